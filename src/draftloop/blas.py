@@ -1,0 +1,45 @@
+"""Put a fast BLAS under MLX on Linux CPUs, before MLX is first imported; knows nothing of models.
+
+The CPU wheel of MLX links the reference BLAS. A symbol that is already in the process wins over it, so loading
+OpenBLAS globally first makes float32 matrix products about thirty times faster without rebuilding anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from pathlib import Path
+
+REMEDY = "install OpenBLAS (Debian/Ubuntu: apt-get install libopenblas0-pthread; Fedora: dnf install openblas)"
+_CANDIDATES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+_loaded: str | None = None
+
+
+def is_needed() -> bool:
+    """True where MLX runs on the reference BLAS: Linux without a CUDA build of MLX in use."""
+    return platform.system() == "Linux" and not Path("/dev/nvidiactl").exists()
+
+
+def preload() -> str | None:
+    """Load OpenBLAS into the global symbol table once.
+
+    Returns:
+        The name of the library in use, or None where it is not needed, not installed, or MLX came first.
+    """
+    global _loaded
+    if _loaded is not None or not is_needed() or "mlx.core" in sys.modules:
+        return _loaded
+    for name in _CANDIDATES:
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        _loaded = name
+        return _loaded
+    return None
+
+
+def loaded() -> str | None:
+    """The name of the library that `preload` put in place, or None."""
+    return _loaded

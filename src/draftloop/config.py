@@ -1,0 +1,273 @@
+"""One typed field per tunable, its default and its range; from these alone the YAML, the flags and the docs follow.
+
+Resolved in one place, later ones winning: default, YAML file, environment (`DRAFTLOOP_TRAINING_LEARNING_RATE`), flag.
+Knows nothing of models, files of data, or terminals.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from .errors import ConfigError
+from .yaml_strict import quoted, read_yaml_lines
+
+ENV_PREFIX = "DRAFTLOOP_"
+RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR"})
+DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
+
+Rule = Literal["auto", "greedy", "rejection", "match"]
+Loss = Literal["ce", "kl", "lk"]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what MLX and NumPy both take
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, every key known, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(
+                "true and false (YAML reads yes, no, on and off as them) mean nothing here"
+            )  # or `epochs: yes` would be one epoch
+        return value
+
+
+class Models(Section):
+    """The pair. A Hugging Face id, a local directory, or `embedded:target` and `embedded:draft`."""
+
+    target: str = Field("embedded:target", min_length=1, description="the large model whose output is wanted")
+    draft: str = Field("embedded:draft", min_length=1, description="the small model that proposes")
+    trust_remote_code: bool = Field(False, description="let a model directory run Python of its own")
+
+
+class Speculative(Section):
+    """How text is generated, wherever it is generated."""
+
+    num_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(4, description="proposals a round (K)")
+    rule: Rule = Field("auto", description="acceptance rule; auto: greedy at temperature 0, else rejection")
+    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = Field(0.8, description="0 is greedy")
+    top_p: Annotated[float, Field(ge=0.0, le=1.0)] = Field(1.0, description="nucleus; 0 and 1 are off")
+    min_p: Share = Field(0.0, description="floor as a share of the likeliest token; 0 is off")
+    top_k: NotNegative = Field(0, description="0 is off")
+    max_tokens: Positive = Field(128, description="ends a generation")
+    seed: Seed = Field(0, description="of everything random in generating")
+    chat_template: bool = Field(True, description="apply the tokenizer's chat template where it has one")
+    prefill_step_size: Positive = Field(512, description="prompt tokens a forward pass")
+
+
+class Lora(Section):
+    """The adapter's shape, in mlx-lm's own terms (`scale`, not alpha)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="rank of each update")
+    scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each update")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="on the adapter's input")
+    num_layers: Annotated[int, Field(ge=-1)] = Field(-1, description="last layers to adapt; -1 is all")
+
+
+class Training(Section):
+    """How an adapter is trained from failures."""
+
+    loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; lk: kl, then acceptance")
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1e-3, description="peak")
+    batch_size: Positive = Field(8, description="generations a micro-batch")
+    gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
+    epochs: Positive = Field(6, description="passes over the failures")
+    warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.01, description="AdamW's")
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="gradients are clipped to it")
+    max_loss: Annotated[float, Field(gt=0.0)] = Field(50.0, description="a batch above it is skipped")
+    max_skipped_batches: Positive = Field(5, description="that many skipped in a row stop the run")
+    replay_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.2, description="share of supervised tokens")
+    min_failure_cases: Positive = Field(50, description="unused failures that make a retraining worth while")
+    steps_per_report: Positive = Field(10, description="optimizer steps between reports")
+    steps_per_eval: Positive = Field(20, description="optimizer steps between validations")
+    val_batches: Annotated[int, Field(ge=-1)] = Field(-1, description="micro-batches a validation; -1 is all")
+    save_every: Positive = Field(50, description="optimizer steps between checkpoints")
+    patience: Positive = Field(8, description="validations without a better one before the run stops early")
+    max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(None, description="time limit; none by default")
+    seed: Seed = Field(0, description="of order, replay, dropout and the adapter's start")
+    lora: Lora = Lora()
+
+
+class Data(Section):
+    """What is kept of prompts and outputs."""
+
+    max_prompt_length: Positive = Field(2048, description="tokens; a longer prompt is skipped, never cut")
+    max_output_length: Positive = Field(512, description="tokens; labels are cut there, from the end, and counted")
+    replay_capacity: Positive = Field(500, description="generations in the replay buffer")
+    full_sync: bool = Field(False, description="make every append survive power loss too (slower)")
+
+
+class Config(Section):
+    """All of it."""
+
+    models: Models = Models()
+    speculative: Speculative = Speculative()
+    training: Training = Training()
+    data: Data = Data()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration and, for each dotted key that is not at its default, where its value came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+def leaves(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key, in the order of the classes."""
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from leaves(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def resolve(
+    file: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Resolved:
+    """Merge default, file, environment and flags.
+
+    Args:
+        file: YAML to read; None takes the first of DEFAULT_FILES that exists, or no file at all.
+        flags: dotted key to value; a value of None means that the flag was not given.
+        environment: variables to look in; the process's own by default.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range, naming the key and where it came from.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    path = file or next((found for found in DEFAULT_FILES if found.is_file()), None)
+    if path is not None:
+        tree, lines = read_yaml_lines(path)
+        for key, value in _flatten(tree):
+            if key in values:
+                raise ConfigError(f"{path}: {key} is set twice, dotted and under its section; keep one")
+            values[key], origins[key] = value, f"file {path}, line {lines[key]}"
+    for key, value in _from_environment(os.environ if environment is None else environment):
+        values[key], origins[key] = value, f"environment {_variable(key)}"
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key], origins[key] = value, "flag"
+    config = _build(values, origins)
+    return Resolved(config, {key: origins[key] for key in origins if _value(config, key) != _value(Config(), key)})
+
+
+def _value(config: Config, key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _variable(key: str) -> str:
+    return ENV_PREFIX + key.upper().replace(".", "_")
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    known = {_variable(key): key for key in leaves()}
+    for name, value in environment.items():
+        if name in RESERVED_ENV:
+            continue
+        if name in known:
+            yield known[name], value
+        elif name.startswith(tuple(f"{ENV_PREFIX}{section.upper()}_" for section in Config.model_fields)):
+            raise ConfigError(f"environment variable {name} is no setting of draftloop; {_nearest(name, list(known))}")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    sections = {known.rpartition(".")[0] for known in leaves()}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" not in sections or value not in (None, {}):  # a section with nothing under it
+            yield f"{prefix}{key}", value
+
+
+def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{origins[key]}: {key} is set, and so is {parent} as a plain value")
+        node[last] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(dict(e), origins) for e in error.errors())) from None
+
+
+def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    known = list(leaves())
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        key = next((k for k in origins if f"{k}.".startswith(f"{key}.")), key)  # pydantic names the outermost part
+        return f"{origins.get(key, 'configuration')}: unknown key {_short(key)}; {_nearest(key, known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = _short(repr(error["input"]))
+    return f"{origins.get(key, 'configuration')}: {key} = {found}: {message[0].lower()}{message[1:]}"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    import difflib
+
+    same = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]  # right name, wrong section
+    close = difflib.get_close_matches(name, same or known, n=1, cutoff=0.0 if same else 0.5)
+    return f"did you mean {close[0]}?" if close else f"known ones: {', '.join(known)}"
+
+
+def to_yaml(config: Config | None = None) -> str:
+    """The configuration as commented YAML: what `configs/default.yaml` holds."""
+    lines: list[str] = []
+    _write_section(config or Config(), 0, lines)
+    return "\n".join(lines) + "\n"
+
+
+def _write_section(section: Section, depth: int, lines: list[str]) -> None:
+    indent = "  " * depth
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            if depth == 0 and lines:
+                lines.append("")
+            summary = (type(value).__doc__ or "").splitlines()[0].rstrip(".")
+            lines.append(f"{indent}{name}:  # {summary}")
+            _write_section(value, depth + 1, lines)
+        else:
+            lines.append(f"{indent}{name}: {_scalar(value)}  # {field.description}")
+
+
+_PLAIN = re.compile(r"(?!(null|true|false|yes|no|on|off|y|n)$)[A-Za-z_][\w./-]*", re.IGNORECASE | re.ASCII)
+
+
+def _scalar(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        return quoted(value)
+    return str(value)
