@@ -1,0 +1,42 @@
+# The front door. Plain make 3.81 and POSIX sh, so that a Mac's own tools are enough.
+#   ARGS=…    goes to the command: make demo ARGS=--json
+#   PYTHON=…  MLX_BUILD=metal|cpu|cuda12|cuda13   overrule what `make setup` finds
+
+PY := .venv/bin/python
+ARGS =
+export PYTHON MLX_BUILD
+
+.PHONY: help setup demo test test-all test-e2e reference lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv and install draftloop into it (done once; again when pyproject.toml changes)
+	@sh scripts/setup.sh
+
+demo: setup ## collect, train and benchmark on the embedded pair: a few minutes, in a temporary directory
+	@$(PY) -m src.main demo $(ARGS)
+
+test: setup ## the fast tests
+	$(PY) -m pytest $(ARGS)
+
+test-all: setup ## every test
+	$(PY) -m pytest -m "" $(ARGS)
+
+test-e2e: setup ## the tests that train a small model to the end
+	$(PY) -m pytest -m e2e $(ARGS)
+
+reference: setup ## rebuild the embedded pair from the standard library's text (more than an hour)
+	$(PY) -m draftloop.reference.build $(ARGS)
+
+lint: setup ## style, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: setup ## measure the closed loop: benchmarks/results/closed_loop.json
+	@$(PY) benchmarks/closed_loop.py $(ARGS)
+
+clean: ## remove caches and build outputs (.venv and data/ stay)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find . -name .venv -prune -o -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
