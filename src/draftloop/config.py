@@ -98,6 +98,7 @@ class Training(Section):
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
     patience: Positive = Field(8, description="validations without a better one before the run stops early")
     max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(None, description="time limit; none by default")
+    teacher_memory_mb: Positive = Field(2048, description="for the target's distributions; the rest is recomputed")
     seed: Seed = Field(0, description="of order, replay, dropout and the adapter's start")
     lora: Lora = Lora()
 

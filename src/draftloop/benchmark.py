@@ -1,0 +1,243 @@
+"""How much more a target accepts from a draft with an adapter than from the bare one, on the same texts.
+
+Texts are scored once, and every draft length follows from that; `live.py` decodes for real. Knows no terminal or log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from .acceptance import Acceptance, expected_rounds, total
+from .errors import ConfigError, PromptError
+from .pair import Pair
+from .records import Record
+from .scoring import Scores, Text, score
+from .speculative.rules import Rule
+from .stats import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
+
+BASE = "none"  # how tables and JSON name the bare draft
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text to score, and the prompt group that it counts for."""
+
+    text: Text
+    group: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One draft at one rule and draft length; the interval is of the acceptance length, None for one prompt group."""
+
+    adapter: str
+    rule: Rule
+    num_draft_tokens: int
+    acceptance_per_position: float
+    acceptance_rate: float
+    acceptance_length: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Adapter minus bare draft at one rule and draft length, paired by prompt group."""
+
+    rule: Rule
+    num_draft_tokens: int
+    delta_acceptance_length: float
+    ci_low: float | None
+    ci_high: float | None
+    delta_acceptance_per_position: float
+    position_ci_low: float | None
+    position_ci_high: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a benchmark says; `conditions` holds what the numbers depend on."""
+
+    results: list[Row]
+    comparison: list[Difference]
+    conditions: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return asdict(self)
+
+
+def rules_that_fit(samples: Sequence[Sample], rule: str) -> list[Rule]:
+    """The rules to report: the one asked for, or with `auto` every rule that some text was sampled for.
+
+    Raises:
+        ConfigError: no text fits: `greedy` needs temperature 0, the other rules one above it.
+    """
+    greedy = [sample.text.sampler.temperature == 0 for sample in samples]
+    fitting: list[Rule] = ["greedy"] if any(greedy) else []
+    fitting += ["rejection", "match"] if not all(greedy) else []
+    if rule == "auto":
+        return fitting
+    for known in fitting:
+        if known == rule:
+            return [known]
+    found = "at temperature 0" if all(greedy) else "above temperature 0"
+    raise ConfigError(f"rule {rule} does not fit texts that were sampled {found}; expected {' or '.join(fitting)}")
+
+
+def samples_of(rule: Rule, samples: Sequence[Sample]) -> list[Sample]:
+    """The texts that a rule fits."""
+    return [sample for sample in samples if (sample.text.sampler.temperature == 0) == (rule == "greedy")]
+
+
+def logged_samples(records: Iterable[Record], pair: Pair) -> list[Sample]:
+    """The records of this pair's target and tokenizer, as samples.
+
+    Raises:
+        PromptError: none is.
+    """
+    found = list(records)
+    wanted = (pair.identity.target, pair.identity.tokenizer)
+    kept = [record for record in found if (record.pair.target, record.pair.tokenizer) == wanted]
+    if not kept:
+        raise PromptError(
+            f"none of {len(found)} held-out generations is of this target; collect with it, or give --prompts-file"
+        )
+    return [Sample(Text.of(record), record.group) for record in kept]
+
+
+def compare(
+    pair: Pair,
+    samples: Sequence[Sample],
+    rule: str,
+    draft_lengths: Sequence[int],
+    adapter: tuple[str, Path] | None,
+    *,
+    seed: int,
+) -> Report:
+    """Estimate under every rule that fits, each on the texts that it fits.
+
+    Args and errors as `estimate` and `rules_that_fit`.
+    """
+    rows: list[Row] = []
+    differences: list[Difference] = []
+    rules = rules_that_fit(samples, rule)
+    for one in rules:
+        more, changes = estimate(pair, samples_of(one, samples), one, draft_lengths, adapter, seed=seed)
+        rows += more
+        differences += changes
+    conditions = {
+        "rules": rules,
+        "num_draft_tokens": list(draft_lengths),
+        "samplers": _samplers(samples),
+        "pair": asdict(pair.identity),
+        "adapter": adapter[0] if adapter else BASE,
+        "texts": len(samples),
+        "prompt_groups": len({sample.group for sample in samples}),
+        "tokens": sum(len(sample.text.output) for sample in samples),
+        "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
+        "seed": seed,
+        "device": str(mx.default_device()),
+    }
+    return Report(rows, differences, conditions)
+
+
+def _samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
+    """The distinct samplers of the texts, without their seeds."""
+    found = {tuple(asdict(replace(sample.text.sampler, seed=0)).items()): None for sample in samples}
+    return [{name: value for name, value in items if name != "seed"} for items in found]
+
+
+def estimate(
+    pair: Pair,
+    samples: Sequence[Sample],
+    rule: Rule,
+    draft_lengths: Sequence[int],
+    adapter: tuple[str, Path] | None,
+    *,
+    seed: int,
+) -> tuple[list[Row], list[Difference]]:
+    """Rows of the bare draft and, where one is given, of the adapter, and their paired differences.
+
+    Args:
+        pair: the models; whatever adapter it carries is put off and on as needed.
+        samples: target outputs whose sampler fits `rule`.
+        rule: acceptance rule.
+        draft_lengths: each K >= 1.
+        adapter: its name and directory; None estimates the bare draft alone.
+        seed: of the bootstrap.
+    """
+    drafts: dict[str, Path | None] = {BASE: None}
+    if adapter is not None:
+        drafts[adapter[0]] = adapter[1]
+    scores = score(pair, [sample.text for sample in samples], rule, drafts)
+    groups = [sample.group for sample in samples]
+    rows: list[Row] = []
+    differences: list[Difference] = []
+    for k in draft_lengths:
+        outputs = {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}
+        rows += [_row(name, rule, k, column, groups, seed) for name, column in outputs.items()]
+        if adapter is not None:
+            differences.append(_difference(rule, k, outputs[BASE], outputs[adapter[0]], groups, seed))
+    return rows, differences
+
+
+def accepted(scores: Scores, rule: Rule, num_draft_tokens: int) -> Acceptance:
+    """The expected counts of one scored text."""
+    return expected_rounds(scores.log_p, scores.log_q, rule, num_draft_tokens, scores.position)
+
+
+def _row(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[str], seed: int) -> Row:
+    summed = total(outputs)
+    interval = ratio_interval([o.tokens for o in outputs], [o.rounds for o in outputs], groups, seed=seed)
+    assert summed.acceptance_per_position is not None
+    return Row(
+        adapter=name,
+        rule=rule,
+        num_draft_tokens=k,
+        acceptance_per_position=summed.acceptance_per_position,
+        acceptance_rate=summed.acceptance_rate,
+        acceptance_length=summed.acceptance_length,
+        ci_low=interval.low,
+        ci_high=interval.high,
+    )
+
+
+def _difference(
+    rule: Rule, k: int, base: list[Acceptance], adapted: list[Acceptance], groups: list[str], seed: int
+) -> Difference:
+    length = _paired(base, adapted, groups, seed, lambda o: (o.tokens, o.rounds))
+    position = _paired(base, adapted, groups, seed, lambda o: (o.position_sum or 0.0, o.tokens))
+    return Difference(
+        rule=rule,
+        num_draft_tokens=k,
+        delta_acceptance_length=length.estimate,
+        ci_low=length.low,
+        ci_high=length.high,
+        delta_acceptance_per_position=position.estimate,
+        position_ci_low=position.low,
+        position_ci_high=position.high,
+    )
+
+
+def _paired(
+    base: list[Acceptance],
+    adapted: list[Acceptance],
+    groups: list[str],
+    seed: int,
+    ratio: Callable[[Acceptance], tuple[float, float]],
+) -> Interval:
+    before, after = ([ratio(output) for output in outputs] for outputs in (base, adapted))
+    return paired_ratio_difference_interval(
+        [part for part, _ in before],
+        [whole for _, whole in before],
+        [part for part, _ in after],
+        [whole for _, whole in after],
+        groups,
+        seed=seed,
+    )

@@ -1,0 +1,104 @@
+"""The command line: parse, resolve the configuration, make one call, print text or JSON. No logic, no mlx at import.
+
+Results go to stdout, progress and messages to stderr. A user's mistake is one line and an exit code, never a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from .. import __version__
+from ..config import resolve
+from ..errors import DraftloopError
+from . import adapters, benchmark, collect, demo, doctor, generate, status, train
+from .app import App, forget_error_fields, note, print_error
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML to read.  [default: configs/config.yaml, else configs/default.yaml]",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    show_default=True,
+    help="Where failures, replay, adapters and runs are kept.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr (the same as --log-level debug).")
+@click.option("--log-level", type=click.Choice(_LEVELS), default="warning", show_default=True, help="Least to be said.")
+@click.version_option(__version__, prog_name="draftloop")
+@click.pass_context
+def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbose: bool, log_level: str) -> None:
+    """Make a draft model guess its target better, from the tokens that the target rejected.
+
+    The stages, in order: collect-data, train, benchmark acceptance, adapters promote. `demo` runs them on the pair that
+    comes with the code.
+    """
+    level = "DEBUG" if verbose else log_level.upper()
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
+    for parent in data_dir.parents:
+        if parent.exists() and not parent.is_dir():
+            raise click.BadParameter(f"{parent} is a file", param_hint="--data-dir")
+    context.obj = App(config_file, data_dir)
+    if config_file is not None:
+        resolve(config_file)  # a mistake in it is told even where the command would not need it
+
+
+for _command in (
+    collect.collect_data,
+    train.train,
+    benchmark.benchmark,
+    generate.generate,
+    status.status,
+    adapters.adapters,
+    demo.demo,
+    doctor.doctor,
+):
+    cli.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its code: 0 done, 1 fault, 2 usage, 10-13 and 130 as the README lists them."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    as_json = "--json" in arguments
+    forget_error_fields()
+    try:
+        result = cli.main(arguments, prog_name="draftloop", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        return 2
+    except click.ClickException as error:
+        return print_error(error.format_message(), 2, as_json, hint=_hint(error))
+    except DraftloopError as error:
+        return print_error(str(error), error.exit_code, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        return print_error("interrupted", 130, as_json)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
+        return 1
+    except OSError as error:
+        return print_error(f"{error.strerror or error}: {error.filename or 'no file name'}", 1, as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _hint(error: click.ClickException) -> str | None:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path} --help`" if context is not None else None

@@ -1,0 +1,189 @@
+"""What every command shares: the configuration with its flags, the data directory's places, text or JSON out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..config import Config, Resolved, resolve
+
+if TYPE_CHECKING:
+    from ..pair import Pair
+    from ..registry import Registry
+    from ..store.log import FailureLog
+
+SCHEMA_VERSION = 1  # of everything that --json prints
+_error_fields: dict[str, Any] = {}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class App:
+    """One invocation: where its configuration and data are, and the flags that were given."""
+
+    config_file: Path | None
+    data_dir: Path
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def resolved(self) -> Resolved:
+        """The configuration with the origin of every value."""
+        return resolve(self.config_file, self.flags)
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self.resolved.config
+
+    @property
+    def log(self) -> FailureLog:
+        """The log of generations."""
+        from ..store.log import FailureLog
+
+        return FailureLog(self.data_dir / "failures" / "failures.jsonl", full_sync=self.config.data.full_sync)
+
+    @property
+    def registry(self) -> Registry:
+        """The adapters."""
+        from ..registry import Registry
+
+        return Registry(self.data_dir / "adapters")
+
+    def load_pair(self, adapter: str = "champion") -> Pair:
+        """The configured pair with an adapter on its draft: what `--adapter` takes, a champion that is none yet too."""
+        path = self.registry.resolve(adapter)
+        quiet_libraries()
+        from ..pair import load_pair
+
+        return load_pair(self.config.models, path, None if path is None else self.adapter_name(path))
+
+    def adapter_name(self, path: Path) -> str:
+        """What reports and records call the adapter at `path`: its version, or where it lies."""
+        return path.name if path.parent == self.registry.root else str(path.absolute())
+
+
+class ConfigOption(click.Option):
+    """A flag that sets one key of the configuration, whose default, range and meaning are declared there alone."""
+
+    def __init__(self, *names: str, key: str, **settings: Any) -> None:
+        """Take click's arguments, and the dotted `key`."""
+        super().__init__(list(names), expose_value=False, callback=self._keep, **settings)
+        self.key = key
+
+    def _keep(self, context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            context.find_object(App).flags[self.key] = value  # type: ignore[union-attr]
+
+
+def config_option(*names: str, key: str, **settings: Any) -> Callable[[Command], Command]:
+    """Add a ConfigOption; its help and default come from the field."""
+    described = _describe(key)
+    settings.setdefault("help", described[0])
+    if settings.get("is_flag"):
+        settings["default"] = None
+
+    def decorate(command: Command) -> Command:
+        option = ConfigOption(*names, key=key, **settings)
+        option.help = f"{settings['help']}  [{key}, {described[1]}]"
+        parameters = command.__dict__.setdefault("__click_params__", [])
+        parameters.append(option)
+        return command
+
+    return decorate
+
+
+def _describe(key: str) -> tuple[str, str]:
+    *parents, last = key.split(".")
+    section: Any = Config()
+    for parent in parents:
+        section = getattr(section, parent)
+    description = type(section).model_fields[last].description or key
+    return f"{description[0].upper()}{description[1:]}.", str(getattr(section, last))
+
+
+def model_options(command: Command) -> Command:
+    """`--model` and `--draft-model`, wherever models are loaded."""
+    command = config_option("--draft-model", key="models.draft", metavar="NAME|DIR")(command)
+    return config_option("--model", key="models.target", metavar="NAME|DIR")(command)
+
+
+def sampling_options(command: Command) -> Command:
+    """The sampler, the rule and the lengths, in mlx-lm's names."""
+    for names, key, kind in reversed(
+        [
+            ("--max-tokens", "speculative.max_tokens", int),
+            ("--temp", "speculative.temperature", float),
+            ("--top-p", "speculative.top_p", float),
+            ("--min-p", "speculative.min_p", float),
+            ("--top-k", "speculative.top_k", int),
+            ("--num-draft-tokens", "speculative.num_draft_tokens", int),
+            ("--rule", "speculative.rule", str),
+            ("--seed", "speculative.seed", int),
+        ]
+    ):
+        command = config_option(names, key=key, type=kind)(command)
+    return config_option("--chat-template/--no-chat-template", key="speculative.chat_template", is_flag=True)(command)
+
+
+def json_option(command: Command) -> Command:
+    """`--json`: one object on stdout instead of text."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")(command)
+
+
+def adapter_option(help_text: str = "Adapter of the draft.") -> Callable[[Command], Command]:
+    """`--adapter`, also as mlx-lm's `--adapter-path`."""
+    return click.option(
+        "--adapter",
+        "--adapter-path",
+        "adapter",
+        default="champion",
+        metavar="none|champion|latest|vNNNN|DIR",
+        help=f"{help_text}  [default: champion, or none until there is one]",
+    )
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON object and a newline on stdout, in ASCII: prompts hold whatever a shell or a broken file puts there."""
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **values}, indent=2, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """A line for the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def on_error(**fields: Any) -> None:
+    """Fields that the JSON of an error carries beside `status` and `error`, until the command ends."""
+    _error_fields.update(fields)
+
+
+def forget_error_fields() -> None:
+    """Begin a command with none of the fields of the one before."""
+    _error_fields.clear()
+
+
+def print_error(message: str, exit_code: int, as_json: bool, hint: str | None = None) -> int:
+    """Say what went wrong, as one line and, where JSON was asked for, as an object; returns the exit code."""
+    line = " ".join(message.split())
+    if as_json:
+        print_json({"status": "error", **_error_fields, "error": line, "exit_code": exit_code})
+    label = {10: "nothing to do", 13: "locked", 130: "stopped"}.get(exit_code, "error")
+    note(f"{label}: {line}" + (f" ({hint})" if hint else ""))
+    return exit_code
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own advice and progress bars off the terminal."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,111 @@
+"""`collect-data`: prompts in, records out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import Interrupted, PromptError
+from .app import App, adapter_option, json_option, model_options, note, print_json, sampling_options
+
+
+@click.command("collect-data")
+@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
+@click.option(
+    "--prompts-file",
+    type=click.Path(path_type=Path),
+    help="A .txt file, a prompt a line, or .jsonl with `prompt` or chat `messages` in each object.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many new generations.")
+@click.option("--source", default="default", show_default=True, metavar="NAME", help="Where the prompts come from.")
+@click.option("--fresh", is_flag=True, help="Collect again what was collected under the same conditions.")
+@adapter_option("Adapter of the draft while collecting.")
+@sampling_options
+@model_options
+@json_option
+@click.pass_obj
+def collect_data(
+    app: App,
+    prompts: tuple[str, ...],
+    prompts_file: Path | None,
+    limit: int | None,
+    source: str,
+    fresh: bool,
+    adapter: str,
+    as_json: bool,
+) -> int:
+    """Run draft and target side by side and log every token that the target rejected.
+
+    Every finished generation is one line of <data-dir>/failures/failures.jsonl. Run again with the same prompts, it
+    goes on where it stopped.
+    """
+    from ..prompts import Prompt, read_prompts
+
+    asked = [Prompt(text) for text in prompts] + (read_prompts(prompts_file) if prompts_file else [])
+    if not asked:
+        raise PromptError("no prompts: give -p TEXT or --prompts-file FILE")
+    if not source.strip() or not source.isprintable():
+        raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
+
+    from ..collect import CollectSettings, collect
+    from ..interrupt import stop_request
+    from ..text import decoding_settings
+    from .progress import Progress
+
+    config = app.config
+    decoding = decoding_settings(config.speculative)
+    pair = app.load_pair(adapter)
+    settings = CollectSettings(
+        decoding=decoding,
+        source=source,
+        chat_template=config.speculative.chat_template,
+        max_prompt_length=config.data.max_prompt_length,
+        fresh=fresh,
+        limit=limit,
+    )
+    total = min(len(asked), limit or len(asked))
+    with stop_request() as stop, Progress("collecting", total) as progress:
+        report = collect(
+            pair,
+            asked,
+            app.log,
+            settings,
+            stop,
+            lambda so_far, _: progress.advance(
+                1, _summary(so_far.acceptance.acceptance_length, so_far.tokens_per_second)
+            ),
+        )
+    for line in report.skipped_prompts[:20]:
+        note(f"skipped: {line}")
+    values = report.to_json() | {"log": str(app.log.path), "adapter": pair.adapter, "rule": decoding.rule}
+    if as_json:
+        print_json({"status": "interrupted" if report.interrupted else "ok", **values})
+    else:
+        _print(values)
+    if not report.interrupted:
+        return 0
+    note("stopped: everything logged so far is kept; the same command goes on from here")
+    return Interrupted.exit_code
+
+
+def _summary(length: float, speed: float | None) -> str:
+    return f"{length:.2f} tokens a round, {speed or 0:.0f} tokens/s"
+
+
+def _print(values: dict[str, object]) -> None:
+    from .tables import print_pairs
+
+    print_pairs(
+        {
+            "prompts": values["prompts"],
+            "generations": values["generations"],
+            "tokens": values["tokens"],
+            "acceptance rate": values["acceptance_rate"],
+            "acceptance length": values["acceptance_length"],
+            "failures": values["failures"],
+            "skipped": ", ".join(f"{n} {why}" for why, n in values["skipped"].items()) or "none",  # type: ignore[attr-defined]
+            "tokens/s": values["tokens_per_second"],
+            "log": values["log"],
+        }
+    )

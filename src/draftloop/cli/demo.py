@@ -1,0 +1,82 @@
+"""`demo`: the loop on the pair that comes with the code."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .app import json_option, note, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from ..demo import Loop
+
+
+@click.command()
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep the data in this new directory.")
+@json_option
+def demo(seed: int, keep: Path | None, as_json: bool) -> None:
+    """Watch a draft get better: collect, train and measure on the embedded pair, in a few minutes.
+
+    Everything happens in a temporary data directory; your own data is not touched.
+    """
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
+    quiet_libraries()
+    from dataclasses import replace
+
+    from .. import blas
+    from ..demo import DEMO, loop_config, run_loop
+    from .progress import Steps
+
+    if blas.is_needed() and not blas.loaded():
+        note(f"slower than it need be: {blas.REMEDY}")
+    settings = replace(DEMO, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="draftloop-demo-") as temporary, Steps() as steps:
+        _, loop = run_loop(settings, loop_config(settings), keep or Path(temporary), steps.at)
+    if as_json:
+        print_json({"status": "ok", **loop.to_json()})
+    else:
+        _print(loop, keep)
+
+
+def _print(loop: Loop, keep: Path | None) -> None:
+    from .. import reference
+    from .tables import interval, print_table
+
+    rows = []
+    for domain, what in ((reference.WEAK_DOMAIN, "new to the draft"), (reference.OWN_DOMAIN, "the draft's own")):
+        before, after, change = loop.row(domain, False), loop.row(domain, True), loop.change(domain)
+        for name, a, b, low, high in (
+            (
+                "accepted per position",
+                before.acceptance_per_position,
+                after.acceptance_per_position,
+                change.position_ci_low,
+                change.position_ci_high,
+            ),
+            ("tokens a round", before.acceptance_length, after.acceptance_length, change.ci_low, change.ci_high),
+        ):
+            rows.append([f"{domain} ({what}): {name}", a, b, f"{b - a:+.3f}", interval(low, high, signed=True)])
+    print_table(["", "before", "after", "change", "95% interval"], rows)
+    click.echo(_sentence(loop))
+    if keep is not None:
+        click.echo(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
+
+
+def _sentence(loop: Loop) -> str:
+    from .. import reference
+
+    before, after = (loop.row(reference.WEAK_DOMAIN, adapter) for adapter in (False, True))
+    change = loop.change(reference.WEAK_DOMAIN)
+    proven = change.ci_low is not None and change.ci_low > 0
+    verdict = "more" if proven else "not provably more"
+    failures = sum(report.failures for report in loop.collected.values())
+    return (
+        f"After {failures} failures and {loop.trained.seconds:.0f} seconds of training the target accepts {verdict} of "
+        f"what the draft proposes: {after.acceptance_length:.2f} tokens a round instead of "
+        f"{before.acceptance_length:.2f}, on prompts that neither has seen."
+    )

@@ -1,0 +1,36 @@
+"""`doctor`: what this machine has, each line with its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from .app import App, json_option, model_options, print_json, quiet_libraries
+
+_MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
+
+
+@click.command()
+@click.option("--pair/--no-pair", "with_pair", default=True, help="Also load both models.  [default: --pair]")
+@model_options
+@json_option
+@click.pass_obj
+def doctor(app: App, with_pair: bool, as_json: bool) -> int:
+    """Platform, MLX device, BLAS, memory, write access and the pair; each line with its remedy."""
+    quiet_libraries()
+    from .. import blas
+
+    blas.preload()
+    from ..doctor import examine
+
+    findings = []
+    for finding in examine(app.config, app.data_dir, with_pair=with_pair):
+        findings.append(finding)
+        if not as_json:
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            click.echo(f"{_MARKS[finding.state]} {finding.name}: {finding.found}{remedy}")
+    healthy = all(finding.state != "problem" for finding in findings)
+    if as_json:
+        print_json({"status": "ok" if healthy else "problem", "findings": [asdict(finding) for finding in findings]})
+    return 0 if healthy else 1

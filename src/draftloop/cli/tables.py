@@ -1,0 +1,51 @@
+"""Tables and lists on stdout, the same on a terminal and in a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """stdout; as wide as the terminal, or 110 columns where it is none."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 110
+    return Console(file=sys.stdout, width=width, highlight=False)
+
+
+def cell(value: object) -> str:
+    """A number with the digits that mean something, `n/a` for None, text as it is."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """`[low, high]`, or `n/a` where one prompt alone gives none."""
+    if low is None or high is None:
+        return "n/a"
+    return f"[{low:+.3f}, {high:+.3f}]" if signed else f"[{low:.3f}, {high:.3f}]"
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table; the first column is text, the others are aligned right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    console().print(table)
+
+
+def print_pairs(values: Mapping[str, object]) -> None:
+    """Names and values, aligned."""
+    width = max(map(len, values))
+    for name, value in values.items():
+        click.echo(f"{name:<{width}}  {cell(value)}")

@@ -1,0 +1,107 @@
+"""`train`: failures in, a new version of the draft's adapter out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UsageError
+from .app import App, config_option, json_option, model_options, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from ..training.train import TrainResult
+
+_OPTIONS = [
+    ("--epochs", "training.epochs", int),
+    ("--loss", "training.loss", str),
+    ("--learning-rate", "training.learning_rate", float),
+    ("--batch-size", "training.batch_size", int),
+    ("--grad-accumulation-steps", "training.gradient_accumulation_steps", int),
+    ("--warmup-steps", "training.warmup_steps", int),
+    ("--replay-ratio", "training.replay_ratio", float),
+    ("--rank", "training.lora.rank", int),
+    ("--scale", "training.lora.scale", float),
+    ("--dropout", "training.lora.dropout", float),
+    ("--steps-per-report", "training.steps_per_report", int),
+    ("--steps-per-eval", "training.steps_per_eval", int),
+    ("--val-batches", "training.val_batches", int),
+    ("--save-every", "training.save_every", int),
+    ("--patience", "training.patience", int),
+    ("--max-minutes", "training.max_minutes", float),
+    ("--seed", "training.seed", int),
+]
+
+
+def _training_options(command: click.decorators.FC) -> click.decorators.FC:
+    for name, key, kind in reversed(_OPTIONS):
+        command = config_option(name, key=key, type=kind)(command)
+    return command
+
+
+@click.command()
+@_training_options
+@click.option("--from-base", is_flag=True, help="Start from the bare draft, not from the champion's weights.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="latest",
+    metavar="[RUN]",
+    help="Go on with an interrupted run: its id, or the latest one.",
+)
+@model_options
+@json_option
+@click.pass_obj
+def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
+    """Fine-tune the draft's adapter on logged failures, mixed with replay; gives a new version.
+
+    Starts from the champion's weights where there is one. Held-out generations are never read.
+    """
+    if resume and (from_base or app.flags):
+        raise UsageError("--resume goes on with the run's own settings; leave the other options out")
+    config = app.config
+    quiet_libraries()
+    from ..replay import ReplayBuffer
+    from ..training.train import resume as resume_run
+    from ..training.train import train as train_adapter
+
+    replay = ReplayBuffer(app.data_dir / "replay", config.data.replay_capacity)
+    runs = app.data_dir / "runs"
+    if resume:
+        result = resume_run(resume, app.log, replay, app.registry, runs, quiet=as_json)
+    else:
+        pair = app.load_pair("none" if from_base else "champion")
+        result = train_adapter(pair, app.log, replay, app.registry, config, runs, quiet=as_json)
+    if as_json:
+        print_json({"status": "ok", **asdict(result)})
+    else:
+        _print(result)
+
+
+def _print(result: TrainResult) -> None:
+    from .tables import print_pairs
+
+    left_out = ", ".join(f"{n} ({why})" for why, n in result.left_out.items())
+    print_pairs(
+        {
+            "version": f"{result.version} in {result.path}",
+            "started from": result.parent or "the bare draft",
+            "trained on": f"{result.failures} failures; {result.tokens:,} tokens, {result.replay_share:.0%} replayed",
+            "left out": left_out or "nothing",
+            "labels cut": result.cut_labels,
+            "steps": f"{result.steps} of {result.planned_steps} ({result.ended}), {result.seconds:.0f} s",
+            "skipped batches": result.skipped_batches,
+            "training loss": _change(result.train_loss_before, result.train_loss_after),
+            "validation loss": _change(result.val_loss_before, result.val_loss_after),
+            "accepted per position": _change(result.val_acceptance_before, result.val_acceptance_after),
+            "weights kept": "the last" if result.best_step is None else f"those after step {result.best_step}",
+        }
+    )
+    click.echo("\nNext: `benchmark acceptance --adapter latest`, then `adapters promote latest`.")
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "n/a (nothing was held out)"
+    return f"{before:.4f} -> {after:.4f}"

@@ -1,0 +1,165 @@
+"""The whole loop on the embedded pair: collect failures, train on them, measure on prompts that nobody trained on.
+
+The weak domain is one that the target knows and the draft has never read; the other is the draft's own, there to see
+that nothing is forgotten.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import reference
+from .benchmark import Difference, Report, Row, compare
+from .collect import CollectReport, CollectSettings, collect
+from .config import Config, Speculative, Training
+from .live import samples_from_prompts
+from .pair import Pair, load_pair
+from .prompts import read_prompts
+from .registry import Registry
+from .replay import ReplayBuffer
+from .speculative.decoder import Settings
+from .store.log import FailureLog
+from .text import decoding_settings
+from .training.train import TrainResult, train
+
+Say = Callable[[str], None]
+Step = Callable[[str, int, int], None]
+"""Told what is being done, how many pieces are done and of how many."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How much of everything. The sampler is the configuration's; lengths in tokens."""
+
+    weak_prompts: int
+    own_prompts: int
+    benchmark_prompts: int
+    max_tokens: int
+    num_draft_tokens: tuple[int, ...] = (4,)
+    seed: int = 0
+
+
+DEMO = LoopSettings(weak_prompts=100, own_prompts=25, benchmark_prompts=40, max_tokens=64)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One turn of the loop: what was collected and trained, and both domains before and after."""
+
+    collected: dict[str, CollectReport]
+    trained: TrainResult
+    reports: dict[str, Report]
+    seconds: float
+
+    def row(self, domain: str, adapter: bool, rule: str = "rejection", k: int = 4) -> Row:
+        """The measurement of one domain, with the adapter or without."""
+        rows = self.reports[domain].results
+        return next(r for r in rows if (r.adapter != "none", r.rule, r.num_draft_tokens) == (adapter, rule, k))
+
+    def change(self, domain: str, rule: str = "rejection", k: int = 4) -> Difference:
+        """Adapter minus bare draft in one domain."""
+        return next(c for c in self.reports[domain].comparison if (c.rule, c.num_draft_tokens) == (rule, k))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `demo --json` prints."""
+        weak, own = reference.WEAK_DOMAIN, reference.OWN_DOMAIN
+        change = self.change(weak)
+        return {
+            **self._before_and_after(weak),
+            "comparison": {
+                "delta_acceptance_length": change.delta_acceptance_length,
+                "ci_low": change.ci_low,
+                "ci_high": change.ci_high,
+                "delta_acceptance_per_position": change.delta_acceptance_per_position,
+                "position_ci_low": change.position_ci_low,
+                "position_ci_high": change.position_ci_high,
+            },
+            "other_domain": self._before_and_after(own),
+            "conditions": self.reports[weak].conditions,
+            "version": self.trained.version,
+            "seconds": self.seconds,
+        }
+
+    def _before_and_after(self, domain: str) -> dict[str, dict[str, float]]:
+        found = {"base": self.row(domain, False), "adapter": self.row(domain, True)}
+        names = ("acceptance_per_position", "acceptance_rate", "acceptance_length")
+        return {side: {name: getattr(row, name) for name in names} for side, row in found.items()}
+
+
+def loop_config(settings: LoopSettings, training: Training | None = None) -> Config:
+    """The defaults on the embedded pair, with the loop's lengths."""
+    speculative = Speculative(
+        max_tokens=settings.max_tokens, num_draft_tokens=settings.num_draft_tokens[0], seed=settings.seed
+    )
+    return Config(speculative=speculative, training=training or Training(seed=settings.seed))
+
+
+def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step) -> tuple[Pair, Loop]:
+    """Collect, train and measure in `data_dir`.
+
+    Args:
+        settings: how much.
+        config: by `loop_config`.
+        data_dir: empty or new; all that is made lies there.
+        step: progress.
+
+    Returns:
+        The pair with the new adapter on its draft, and everything that was found out.
+    """
+    began = time.perf_counter()
+    pair = load_pair(config.models)
+    decoding = decoding_settings(config.speculative)
+    log = FailureLog(data_dir / "failures" / "failures.jsonl")
+    replay = ReplayBuffer(data_dir / "replay", config.data.replay_capacity)
+    registry = Registry(data_dir / "adapters")
+    counts: dict[str, int] = {reference.WEAK_DOMAIN: settings.weak_prompts, reference.OWN_DOMAIN: settings.own_prompts}
+    collected = {
+        domain: collect_domain(pair, log, domain, count, decoding, config, step) for domain, count in counts.items()
+    }
+    trained = train(
+        pair,
+        log,
+        replay,
+        registry,
+        config,
+        data_dir / "runs",
+        on_step=lambda done, total: step("training", done, total),
+    )
+    path = registry.root / trained.version
+    reports: dict[str, Report] = {}
+    for domain in reference.DOMAINS:
+        reports[domain] = measure_domain(pair, domain, settings, decoding, (trained.version, path), step)
+    loop = Loop(collected, trained, reports, time.perf_counter() - began)
+    return pair.with_adapter(path, trained.version), loop
+
+
+def collect_domain(
+    pair: Pair, log: FailureLog, domain: str, count: int, decoding: Settings, config: Config, step: Step
+) -> CollectReport:
+    """Collect from the first `count` collecting prompts of a domain, with the domain's name as source."""
+    prompts = read_prompts(reference.prompts_file(domain, "collect"))[:count]
+    settings = CollectSettings(decoding, source=domain, max_prompt_length=config.data.max_prompt_length)
+    what = f"collecting {domain}"
+    return collect(pair, prompts, log, settings, None, lambda report, _: step(what, report.generations, len(prompts)))
+
+
+def measure_domain(
+    pair: Pair, domain: str, settings: LoopSettings, decoding: Settings, adapter: tuple[str, Path], step: Step
+) -> Report:
+    """Both drafts on what the target makes of the domain's benchmark prompts."""
+    prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[: settings.benchmark_prompts]
+    done = 0
+
+    def count(_tokens: int) -> None:
+        nonlocal done
+        done += 1
+        step(f"generating {domain} to measure on", done, len(prompts))
+
+    samples, _ = samples_from_prompts(
+        pair, prompts, decoding, chat_template=True, max_prompt_length=1 << 20, on_text=count
+    )
+    return compare(pair, samples, "auto", settings.num_draft_tokens, adapter, seed=settings.seed)

@@ -1,0 +1,134 @@
+"""Look over this machine and this configuration: each finding with what to do about it. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from . import blas
+from .config import Config
+from .errors import DraftloopError
+
+State = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `remedy` is empty where nothing is to be done."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def examine(config: Config, data_dir: Path, *, with_pair: bool = True) -> Iterator[Finding]:
+    """Every check, one after the other; a problem in one does not keep the others from running.
+
+    Args:
+        config: whose pair is loaded.
+        data_dir: where write access is tried.
+        with_pair: load both models too.
+    """
+    yield _platform()
+    yield _packages()
+    yield _blas()
+    yield _device()
+    yield _memory()
+    yield _writable(data_dir)
+    if with_pair:
+        yield from _pair(config)
+
+
+def _platform() -> Finding:
+    found = f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}"
+    if (platform.system(), platform.machine()) == ("Darwin", "x86_64"):
+        return Finding("platform", "problem", found, "MLX needs Apple silicon, or Linux")
+    return Finding("platform", "ok", found)
+
+
+def _packages() -> Finding:
+    names = ("mlx", "mlx-lm", "numpy", "safetensors", "transformers")
+    found = ", ".join(f"{name} {_version(name)}" for name in names)
+    missing = "mlx-lm missing" in found or "mlx missing" in found
+    return Finding("packages", "problem" if missing else "ok", found, "run `make setup`" if missing else "")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _blas() -> Finding:
+    if not blas.is_needed():
+        return Finding("BLAS", "ok", "not needed: matrix products run on the GPU or in Accelerate")
+    if blas.loaded():
+        return Finding("BLAS", "ok", f"{blas.loaded()} serves matrix products")
+    return Finding("BLAS", "warning", "MLX's own reference BLAS, about 30 times slower", blas.REMEDY)
+
+
+def _device() -> Finding:
+    import mlx.core as mx
+
+    device = mx.default_device()
+    if device == mx.cpu:
+        return Finding("device", "ok", f"CPU, {os.cpu_count()} cores; float32 throughout")
+    info = mx.device_info()
+    return Finding("device", "ok", f"{info.get('device_name', 'GPU')} ({device})")
+
+
+def _memory() -> Finding:
+    import mlx.core as mx
+
+    limit = _physical_memory()
+    if mx.metal.is_available():
+        limit = int(mx.device_info()["max_recommended_working_set_size"])
+    found = f"{limit / 2**30:.1f} GB for models"
+    if limit < 4 * 2**30:
+        return Finding("memory", "warning", found, "enough for the embedded pair; close programs before a real one")
+    return Finding("memory", "ok", found)
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _writable(data_dir: Path) -> Finding:
+    parent = next(path for path in (data_dir, *data_dir.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        return Finding("data", "problem", f"{data_dir}: {error.strerror}", "choose another place with --data-dir")
+    free = shutil.disk_usage(parent).free
+    found = f"{data_dir} can be written, {free / 2**30:.1f} GB free"
+    if free < 2**30:
+        return Finding("data", "warning", found, "free some space: adapters and logs need a few hundred MB")
+    return Finding("data", "ok", found)
+
+
+def _pair(config: Config) -> Iterator[Finding]:
+    try:
+        from .pair import cache_kinds, load_pair
+
+        pair = load_pair(config.models)
+    except DraftloopError as error:
+        yield Finding("pair", "problem", str(error), "correct models.target and models.draft")
+        return
+    vocabulary = len(pair.tokenizer.get_vocab())
+    yield Finding(
+        "pair",
+        "ok",
+        f"{config.models.target} + {config.models.draft}: one tokenizer, {vocabulary:,} ids, {pair.width:,} shared",
+    )
+    limit = "no limit" if pair.context is None else f"up to {pair.context:,} tokens"
+    yield Finding("caches", "ok", f"{cache_kinds(pair.target)}, {cache_kinds(pair.draft)}: can be trimmed, {limit}")

@@ -1,0 +1,256 @@
+"""Load a target and a draft, prove that they can work together before any work starts, attach the draft's adapter.
+
+One tokenizer, the target's, turns text into ids for both; so what must agree is what every id means. Logit widths may
+differ (models of one family are padded differently): ids from the smaller width on are never proposed nor emitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import blas, reference
+from .config import Models
+from .errors import AdapterError, PairError
+from .records import PairId
+
+blas.preload()  # before the first import of mlx, here where every model is loaded
+
+import mlx.core as mx  # noqa: E402
+import mlx_lm  # noqa: E402
+from mlx import nn  # noqa: E402
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache  # noqa: E402
+
+from . import lora, registry  # noqa: E402
+
+_log = logging.getLogger(__name__)
+_EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json")
+_MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a draft that were proved to fit.
+
+    Attributes:
+        tokenizer: the target's, as mlx-lm wraps it.
+        width: ids 0 .. width - 1 have a logit in both models.
+        stop_tokens: ids that end a generation, the target's.
+        context: the longest sequence that both caches and position encodings hold; None is unlimited.
+        adapter: version or directory attached to the draft; None is the bare draft.
+    """
+
+    target: nn.Module
+    draft: nn.Module
+    tokenizer: Any
+    identity: PairId
+    width: int
+    stop_tokens: frozenset[int]
+    context: int | None
+    adapter: str | None = None
+
+    def with_adapter(self, path: Path | None, name: str | None = None) -> Pair:
+        """The same pair with another adapter, or none, on the same draft.
+
+        Args:
+            path: an adapter directory; None takes the adapter off.
+            name: what reports and records call it; by default the directory's name.
+
+        Raises:
+            AdapterError: damaged, of another shape, or made for another draft; the draft is as it was.
+        """
+        if path is None:
+            lora.detach(self.draft)
+            return replace(self, adapter=None)
+        manifest = registry.verify(path)
+        if manifest is not None and manifest.pair is not None and manifest.pair.draft != self.identity.draft:
+            raise AdapterError(
+                f"{path} was trained for draft {manifest.pair.draft[:12]}, this draft is {self.identity.draft[:12]}: "
+                "choose a version of this draft (`adapters list`), or train one"
+            )
+        lora.attach_directory(self.draft, path)
+        return replace(self, adapter=name or path.name)
+
+
+def load_pair(models: Models, adapter_path: Path | None = None, adapter_name: str | None = None) -> Pair:
+    """Load and check both models.
+
+    Args:
+        models: names or directories of target and draft.
+        adapter_path: adapter directory for the draft, None for the bare draft.
+        adapter_name: what reports and records call the adapter.
+
+    Raises:
+        PairError: not found, not loadable, another tokenizer, or a cache that cannot be trimmed.
+        AdapterError: the adapter does not fit the draft.
+    """
+    target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
+    target, tokenizer, target_config = _load(target_path, models)
+    draft, draft_tokenizer, draft_config = _load(draft_path, models)
+    check_tokenizers(tokenizer, draft_tokenizer)
+    windows = [check_cache(target, "target"), check_cache(draft, "draft")]
+    windows += [_position_limit(config) for config in (target_config, draft_config)]
+    widths = [_logit_width(model) for model in (target, draft)]
+    pair = Pair(
+        target=target,
+        draft=draft,
+        tokenizer=tokenizer,
+        identity=PairId(
+            target=fingerprint(target_path), draft=fingerprint(draft_path), tokenizer=_tokenizer_fingerprint(tokenizer)
+        ),
+        width=min(widths),
+        stop_tokens=frozenset(int(i) for i in tokenizer.eos_token_ids),
+        context=min((window for window in windows if window is not None), default=None),
+    )
+    return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
+
+
+def find_model(name: str) -> Path:
+    """The local directory of a model; one with a Hugging Face id is downloaded on first use.
+
+    Raises:
+        PairError: neither a model directory nor a repository that can be had.
+    """
+    path = _EMBEDDED.get(name, Path(name))
+    with suppress(RuntimeError):  # ~ of nobody
+        path = path.expanduser()
+    if not _exists(path):
+        if name.startswith(("embedded:", ".", "/", "~")) or name.count("/") != 1:
+            raise PairError(
+                f"model {name!r} is no directory here; expected a directory in mlx-lm's format, a Hugging Face id "
+                f"(owner/name), or one of {', '.join(_EMBEDDED)}"
+            )
+        path = _download(name)
+    if not (path / "config.json").is_file():
+        raise PairError(f"{path} holds no config.json; expected a model directory in mlx-lm's format")
+    if not list(path.glob("model*.safetensors")):
+        raise PairError(f"{path} holds no model*.safetensors; other weight formats are not read")
+    return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file system takes
+        return False
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "model*.safetensors", "*.txt", "*.jinja"]))
+    except Exception as error:  # each version of the hub's client has another HTTP library, with errors of its own
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PairError(
+            f"model {name!r} is neither a directory here nor to be had from Hugging Face ({first_line}); "
+            "check the name and the network, or give a local directory"
+        ) from error
+
+
+def _load(path: Path, models: Models) -> tuple[nn.Module, Any, dict[str, Any]]:
+    try:
+        model, tokenizer, config = mlx_lm.load(
+            str(path), return_config=True, trust_remote_code=models.trust_remote_code
+        )
+    except Exception as error:  # a wrong config.json or tokenizer file fails in as many ways as there are libraries
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
+    if mx.default_device() == mx.cpu:  # 16-bit matrix products are forty times slower there
+        model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+    model.eval()
+    model.freeze()
+    return model, tokenizer, config
+
+
+def check_tokenizers(target: Any, draft: Any) -> None:
+    """Raise PairError, naming the first difference, unless every id means the same to both models."""
+    ours, theirs = ({i: token for token, i in t.get_vocab().items()} for t in (target, draft))
+    for i in sorted(ours.keys() | theirs.keys()):
+        if ours.get(i) != theirs.get(i):
+            raise PairError(
+                f"target and draft have different tokenizers: id {i} is {ours.get(i)!r} to the target and "
+                f"{theirs.get(i)!r} to the draft; use two models of one family"
+            )
+    for name in ("bos_token_id", "eos_token_id"):
+        a, b = getattr(target, name), getattr(draft, name)
+        if a != b:
+            raise PairError(f"target and draft disagree on {name}: {a} and {b}; use two models of one family and kind")
+    ours_special, theirs_special = (set(t.all_special_ids) for t in (target, draft))
+    for i in sorted(ours_special ^ theirs_special):
+        raise PairError(f"id {i} is a special token to only one of target and draft; use two models of one family")
+
+
+def check_cache(model: nn.Module, role: str) -> int | None:
+    """How many tokens the model's cache holds before a rewind would fail; None is unlimited.
+
+    Raises:
+        PairError: a cache that cannot give back rejected tokens at all (state-space and hybrid models).
+    """
+    caches = make_prompt_cache(model)
+    if not can_trim_prompt_cache(caches):
+        kinds = sorted({type(cache).__name__ for cache in caches if not cache.is_trimmable()})
+        raise PairError(
+            f"the {role}'s cache ({', '.join(kinds)}) cannot take back rejected tokens, so it cannot decode "
+            "speculatively; choose a model with plain attention"
+        )
+    return min(_windows(caches), default=None)
+
+
+def _windows(caches: Iterable[Any]) -> Iterable[int]:
+    """Sizes after which rotating and chunked caches forget, nested ones included."""
+    for cache in caches:
+        if hasattr(cache, "caches"):
+            yield from _windows(cache.caches)
+        for name in ("max_size", "chunk_size"):
+            size = getattr(cache, name, None)
+            if isinstance(size, int):
+                yield size
+
+
+def _position_limit(config: dict[str, Any]) -> int | None:
+    inner = config.get("text_config")
+    limit = (inner if isinstance(inner, dict) else config).get("max_position_embeddings")
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _logit_width(model: nn.Module) -> int:
+    return int(model(mx.array([[0]])).shape[-1])
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 over the config, and each shard's name, size, header, first and last megabyte: what a model is."""
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for shard in sorted(path.glob("model*.safetensors")):
+        size = shard.stat().st_size
+        digest.update(f"{shard.name}:{size}:".encode())
+        with shard.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            file.seek(0)
+            digest.update(file.read(min(size, 8 + header + _MEGABYTE)))
+            file.seek(max(0, size - _MEGABYTE))
+            digest.update(file.read())
+    for name in _TOKENIZER_FILES:
+        if (path / name).is_file():
+            digest.update(name.encode() + (path / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    digest = hashlib.sha256()
+    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        digest.update(f"{i}:{token}\n".encode("utf-8", "surrogatepass"))
+    digest.update(f"{tokenizer.bos_token_id}/{tokenizer.eos_token_id}".encode())
+    return digest.hexdigest()
+
+
+def cache_kinds(model: nn.Module) -> str:
+    """The names of a model's cache types, for a person."""
+    return " and ".join(sorted({type(cache).__name__ for cache in make_prompt_cache(model)}))

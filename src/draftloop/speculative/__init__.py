@@ -1,0 +1,1 @@
+"""The decoder: draft, verify, accept, and the distributions it samples from."""

@@ -1,0 +1,90 @@
+"""The seam for every file operation that changes something. Knows nothing of what is written.
+
+A fault test subclasses `Files` and fails or kills at the n-th call; nothing else in the store changes the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from draftloop.errors import StoreError
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+
+class Files:
+    """The real operations. Files are made 0600 and directories 0700: prompts are people's."""
+
+    def make_directory(self, path: Path) -> None:
+        """Make `path` and its missing parents, each one durably."""
+        if path.is_dir():
+            return
+        self.make_directory(path.parent)
+        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        self.sync_directory(path.parent)
+
+    def open(self, path: Path, flags: int) -> int:
+        """A descriptor of `path`; the caller closes it."""
+        return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """One write. Returns how many bytes it took, which a full disk makes fewer than asked."""
+        return os.write(descriptor, data)
+
+    def write_all(self, descriptor: int, data: bytes) -> None:
+        """Write until nothing is left."""
+        left = memoryview(data)
+        while left:
+            left = left[self.write(descriptor, bytes(left)) :]
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(descriptor, size)
+
+    def sync(self, descriptor: int, full: bool = False) -> None:
+        """Hand the file to the disk. On macOS only `full` empties the drive's own cache too; on Linux fsync does."""
+        full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+        if full and full_sync is not None:
+            fcntl.fcntl(descriptor, full_sync)
+        else:
+            os.fsync(descriptor)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move `source` to `target` at one instant, in place of a file that is there."""
+        source.replace(target)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file or a whole directory; one that is gone already is as good."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+FILES = Files()
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Report an operating system's refusal to write `path` as a StoreError that says what still holds."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} could not be written: {error.strerror or error}. What was acknowledged before is unharmed; "
+            "see that the disk has room and may be written to, then run the command again."
+        ) from error

@@ -1,0 +1,39 @@
+"""Which split a prompt group belongs to, for ever. Knows no file: it is told what the log already fixed."""
+
+from __future__ import annotations
+
+import hashlib
+
+from draftloop.records import Split
+
+FIRST_TRAIN_GROUPS = 10
+TRAIN_SHARE = 0.70
+VALIDATION_SHARE = 0.10  # held out: the rest
+_SALT = b"draftloop splits 1:"
+
+
+def hashed_split(group: str) -> Split:
+    """The split that the salted hash of a group gives: 70% train, 10% validation, 20% held out."""
+    digest = hashlib.sha256(_SALT + group.encode()).digest()
+    share = int.from_bytes(digest[:8]) / 2**64
+    if share < TRAIN_SHARE:
+        return "train"
+    return "validation" if share < TRAIN_SHARE + VALIDATION_SHARE else "heldout"
+
+
+class Splits:
+    """The split of every group met so far: fixed at its first record and looked up ever after."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Split] = {}
+
+    def learn(self, group: str, split: Split) -> None:
+        """Take over what a record of the log says; the first one of a group counts."""
+        self._known.setdefault(group, split)
+
+    def split_for(self, group: str) -> Split:
+        """The split of the next record of `group`: its own, `train` among the first ten groups, or the hash's."""
+        known = self._known.get(group)
+        if known is not None:
+            return known
+        return "train" if len(self._known) < FIRST_TRAIN_GROUPS else hashed_split(group)

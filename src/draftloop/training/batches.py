@@ -1,0 +1,76 @@
+"""Examples side by side in one array. Knows no model and no loss.
+
+B examples -> inputs (B, L) int32, filled up on the right. Attention is causal, so what stands on the right of an
+example changes nothing in it; the filler is id 0 because some id must stand there, and no id is ever read as padding.
+Which positions count is said by lengths alone: the M supervised ones are listed one after the other, example by
+example, as flat indices into (B·L). L and M are rounded up so that few shapes repeat; what M gained has weight 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from draftloop.training.examples import Example
+
+_LENGTH_STEP = 32
+_POSITION_STEP = 64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        examples: what it was made of, in the order of the rows.
+        inputs: (B, L) int32 ids.
+        positions: (M,) int32, flat indices into (B·L) of the supervised positions.
+        labels: (M,) int32, the ids predicted there.
+        temperature: (M, 1) float32, of the record's sampler, 1 where that is 0.
+        weights: (M,) float32, 1 where supervised and 0 where filled up.
+        tokens: supervised positions, the sum of `weights`.
+    """
+
+    examples: tuple[Example, ...]
+    inputs: mx.array
+    positions: mx.array
+    labels: mx.array
+    temperature: mx.array
+    weights: mx.array
+    tokens: int
+
+
+def make_batch(examples: Sequence[Example]) -> Batch:
+    """The arrays of some examples, at least one; each with any number of labels, none included."""
+    length = _round_up(max(len(example.inputs) for example in examples), _LENGTH_STEP)
+    tokens = sum(len(example.labels) for example in examples)
+    size = _round_up(tokens, _POSITION_STEP)
+    inputs = np.zeros((len(examples), length), np.int32)
+    positions, labels = np.zeros(size, np.int32), np.zeros(size, np.int32)
+    temperature, weights = np.ones((size, 1), np.float32), np.zeros(size, np.float32)
+    start = 0
+    for row, example in enumerate(examples):
+        inputs[row, : len(example.inputs)] = example.inputs
+        stop = start + len(example.labels)
+        positions[start:stop] = row * length + np.array(example.positions, np.int32)
+        labels[start:stop] = example.labels
+        temperature[start:stop] = example.sampler.temperature or 1.0
+        weights[start:stop] = 1.0
+        start = stop
+    return Batch(
+        examples=tuple(examples),
+        inputs=mx.array(inputs),
+        positions=mx.array(positions),
+        labels=mx.array(labels),
+        temperature=mx.array(temperature),
+        weights=mx.array(weights),
+        tokens=tokens,
+    )
+
+
+def _round_up(value: int, step: int) -> int:
+    """The next multiple, at least one: an array of size 0 is no shape that models take."""
+    return max(1, -(-value // step)) * step

@@ -1,0 +1,111 @@
+"""Checkpoints of a run: written whole under a new name, then a pointer moves. Knows neither model nor plan.
+
+`<run>/checkpoints/cNNNN/` holds `tensors.safetensors` (adapter, optimizer, random state, best weights) and
+`progress.json` (position, scores, the tensors' sha256). `latest.json` names the one that counts; nothing is ever saved
+over a live path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import orjson
+
+from draftloop.errors import RunError
+from draftloop.store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
+from draftloop.store.files import FILES, Files, storing
+
+TENSORS = "tensors.safetensors"
+PROGRESS = "progress.json"
+LATEST = "latest.json"
+
+
+class Checkpoints:
+    """The checkpoints under `directory`, of which one process at a time writes.
+
+    Args:
+        directory: made at the first save.
+        files: the seam for the operations that change something.
+    """
+
+    def __init__(self, directory: Path, files: Files = FILES) -> None:
+        self.directory = directory
+        self._files = files
+
+    def save(self, tensors: dict[str, mx.array], progress: dict[str, Any]) -> Path:
+        """Make a checkpoint and forget the older ones.
+
+        Raises:
+            StoreError: the disk refused; the checkpoint before still counts.
+        """
+        with storing(self.directory):
+            self._files.make_directory(self.directory)
+            remove_leftovers(self.directory, self._files)
+            name = self._next_name()
+            temporary = temporary_path(self.directory)
+            self._files.make_directory(temporary)
+            try:
+                self._write(temporary, tensors, progress)
+                publish_directory(temporary, self.directory / name, self._files)
+            except BaseException:
+                with suppress(OSError):  # failing that, the next save removes it
+                    self._files.remove(temporary)
+                raise
+            write_atomically(self.directory / LATEST, orjson.dumps({"checkpoint": name}), self._files)
+            self._prune(name)
+        return self.directory / name
+
+    def load(self) -> tuple[dict[str, mx.array], dict[str, Any]]:
+        """Tensors, evaluated, and progress of the checkpoint that counts.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        try:
+            path = self.directory / str(orjson.loads((self.directory / LATEST).read_bytes())["checkpoint"])
+            progress = orjson.loads((path / PROGRESS).read_bytes())
+            found, expected = _sha256(path / TENSORS), progress.pop("sha256")
+        except FileNotFoundError as error:
+            raise RunError(f"{error.filename} is missing: this run left no checkpoint; start a new training") from None
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"the checkpoint in {self.directory} is damaged ({error}); start a new training") from None
+        if found != expected:
+            raise RunError(f"{path / TENSORS} is damaged: its sha256 is not the one written; start a new training")
+        tensors = mx.load(str(path / TENSORS))
+        mx.eval(tensors)
+        return tensors, progress
+
+    def exist(self) -> bool:
+        """Whether there is one to go on from."""
+        return (self.directory / LATEST).is_file()
+
+    def remove(self) -> None:
+        """Forget all of them."""
+        with storing(self.directory):
+            self._files.remove(self.directory)
+
+    def _write(self, directory: Path, tensors: dict[str, mx.array], progress: dict[str, Any]) -> None:
+        try:
+            mx.save_safetensors(str(directory / TENSORS), tensors)
+        except RuntimeError as error:  # MLX's own word for a disk that is full
+            raise OSError(f"{error}") from error
+        content = {**progress, "sha256": _sha256(directory / TENSORS)}
+        write_atomically(directory / PROGRESS, orjson.dumps(content, option=orjson.OPT_SORT_KEYS), self._files)
+
+    def _next_name(self) -> str:
+        numbers = [int(path.name[1:]) for path in self.directory.glob("c*") if path.name[1:].isdigit()]
+        return f"c{max(numbers, default=0) + 1:04d}"
+
+    def _prune(self, keep: str) -> None:
+        for path in self.directory.glob("c*"):
+            if path.name != keep:
+                self._files.remove(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,55 @@
+"""Logits at chosen positions only: the head over a large vocabulary is what costs, and prompts need none.
+
+inputs (B, L) -> hidden (B, L, D) -> the M chosen rows (M, D) -> logits (M, V). Most models of mlx-lm are a body,
+`model`, and a head, `lm_head` or the tied embedding; but some scale or cap their logits in between. So the short way is
+tried once against the model's own call and given up where the two differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+from mlx import nn
+
+Forward = Callable[[mx.array, mx.array], mx.array]
+"""From inputs (B, L) and flat positions (M,) to logits (M, V)."""
+
+_PROBE = ((3, 1, 2, 0, 1, 3), (1, 1, 0, 2, 3, 0))
+
+
+def make_forward(model: nn.Module, name: str, say: Callable[[str], None]) -> Forward:
+    """The way to logits at chosen positions of `model`, tried out once.
+
+    Args:
+        model: in mlx-lm's shape; it may change its weights or adapter later, but not its layers.
+        name: target or draft, for the message.
+        say: told when the short way is not the model's own.
+    """
+    if _agrees(model):
+        return lambda inputs, positions: _head(model)(_rows(model.model(inputs), positions))
+    say(f"the {name}'s logits are more than a head on its hidden states: computing them at every position (slower)")
+    return lambda inputs, positions: _rows(model(inputs), positions)
+
+
+def _agrees(model: nn.Module) -> bool:
+    probe = mx.array(_PROBE)
+    try:
+        short = _head(model)(model.model(probe))
+    except (AttributeError, TypeError, ValueError):
+        return False
+    full = model(probe)
+    return short.shape == full.shape and bool(mx.allclose(short, full, rtol=1e-5, atol=1e-6).item())
+
+
+def _head(model: nn.Module) -> Callable[[mx.array], mx.array]:
+    if "lm_head" in model:
+        head: Callable[[mx.array], mx.array] = model.lm_head
+        return head
+    tied: Callable[[mx.array], mx.array] = model.model.embed_tokens.as_linear
+    return tied
+
+
+def _rows(values: mx.array, positions: mx.array) -> mx.array:
+    """(B, L, D) and (M,) -> (M, D)."""
+    return values.reshape(-1, values.shape[-1])[positions]

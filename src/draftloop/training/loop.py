@@ -1,0 +1,274 @@
+"""The loop over a plan's windows: validate, keep the best weights, checkpoint, step, report. Knows no records.
+
+Everything happens at the borders between optimizer steps. There, `Progress` and the learner's state are all there is to
+a run; a stop in the middle of a step gives the step up and goes back to the border before it: nothing changed since.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from draftloop import lora
+from draftloop.config import Training
+from draftloop.errors import Interrupted
+from draftloop.interrupt import StopRequest
+from draftloop.training.examples import Example
+from draftloop.training.losses import Sums
+from draftloop.training.plan import Plan
+from draftloop.training.report import TRAIN, VALIDATION, Reporter
+from draftloop.training.run import RunDirectory
+from draftloop.training.step import Learner, StepResult, under
+from draftloop.training.validation import Scores, validate
+
+_GIGABYTE = 1 << 30
+
+
+class _StopNow(Exception):
+    """Somebody asked to stop; the step in work is given up."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: optimizer steps behind it; the position in the plan.
+        tokens: supervised tokens trained on.
+        skipped: micro-batches that could not be used, and `skipped_in_row` those right before `step`.
+        seconds: of training, over all resumptions.
+        first_loss: mean loss of the first step, before any update.
+        epoch, epoch_loss, epoch_tokens: the epoch in work, and the sums of what it has trained on.
+        validated_step: the step after which validation was last made.
+        before, best: validation scores of the start and of the weights kept, which are those after `best_step`.
+        stale: validations since the best one.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    epoch: int = 0
+    epoch_loss: float = 0.0
+    epoch_tokens: int = 0
+    validated_step: int | None = None
+    before: Scores | None = None
+    best: Scores | None = None
+    best_step: int | None = None
+    stale: int = 0
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Progress:
+        """The progress that `asdict` made an object of."""
+        scores = {name: Scores.from_json(values[name]) for name in ("before", "best")}
+        return cls(**{**values, **scores})
+
+    @property
+    def epoch_mean_loss(self) -> float | None:
+        """Mean loss of the epoch in work."""
+        return self.epoch_loss / self.epoch_tokens if self.epoch_tokens else None
+
+
+@dataclass
+class _SinceReport:
+    """Sums since the last report."""
+
+    loss: float = 0.0
+    acceptance: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Loop:
+    """One run from where it stands to its end.
+
+    Args:
+        run: its directory.
+        learner: makes the steps.
+        plan: the windows.
+        validation: micro-batches; empty where nothing could be held out.
+        settings: of the training.
+        reporter: is told.
+        stop: asks to stop.
+        progress: where the run stands.
+        best: the weights kept so far, where `progress.best` is set.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        learner: Learner,
+        plan: Plan,
+        validation: Sequence[tuple[Example, ...]],
+        settings: Training,
+        reporter: Reporter,
+        stop: StopRequest,
+        progress: Progress,
+        best: dict[str, mx.array],
+    ) -> None:
+        self.progress = progress
+        self._run, self._learner, self._plan, self._validation = run, learner, plan, validation
+        self._settings, self._reporter, self._stop = settings, reporter, stop
+        self._best = best
+        self._steps = len(plan.windows)
+        self._since = _SinceReport()
+        self._saved_step: int | None = None
+
+    def run(self) -> str:
+        """Train to the end; the draft then carries the best weights, or the last where nothing could be held out.
+
+        Returns:
+            Why it ended: `finished`, `early stop` or `time limit`.
+
+        Raises:
+            Interrupted: asked to stop; a checkpoint was written.
+            TrainingFailed: too many micro-batches in a row could not be used.
+        """
+        with self._reporter.live(self._steps, self.progress.step):
+            self._reporter.move(self.progress.step, self._steps, "")
+            try:
+                ended = self._until_the_end()
+            except _StopNow:
+                self.save()
+                raise Interrupted(
+                    f"stopped after step {self.progress.step} of {self._steps} of run {self._run.id}; "
+                    f"`train --resume {self._run.id}` goes on from there"
+                ) from None
+        self.save()
+        self._keep_the_best()
+        return ended
+
+    def save(self) -> None:
+        """Write a checkpoint of this border. Raises StoreError: the disk refused."""
+        best = {f"best.{name}": value for name, value in self._best.items()}
+        self._run.checkpoints.save({**self._learner.state(), **best}, asdict(self.progress))
+        self._saved_step = self.progress.step
+
+    def _until_the_end(self) -> str:
+        progress, settings = self.progress, self._settings
+        while True:
+            ended = self._why_ended()
+            due = ended is not None or progress.step % settings.steps_per_eval == 0
+            if self._validation and due and progress.validated_step != progress.step:
+                self._timed(self._validate)
+                continue  # it may have been one too many without a better one
+            if ended is not None:
+                return ended
+            if progress.step % settings.save_every == 0 and self._saved_step != progress.step:
+                self.save()
+            self._timed(self._step)
+
+    def _why_ended(self) -> str | None:
+        if self.progress.step >= self._steps:
+            return "finished"
+        if self._validation and self.progress.stale >= self._settings.patience:
+            return "early stop"
+        limit = self._settings.max_minutes
+        return "time limit" if limit is not None and self.progress.seconds >= 60 * limit else None
+
+    def _timed(self, work: Callable[[], None]) -> None:
+        start = time.monotonic()
+        try:
+            work()
+        finally:
+            self.progress.seconds += time.monotonic() - start
+
+    def _check(self) -> None:
+        if self._stop:
+            raise _StopNow
+
+    def _step(self) -> None:
+        progress = self.progress
+        window = self._plan.windows[progress.step]
+        start = time.monotonic()
+        result = self._learner.train(window, progress.step, progress.skipped_in_row, self._check)
+        self._since.seconds += time.monotonic() - start
+        if window.epoch != progress.epoch:
+            progress.epoch, progress.epoch_loss, progress.epoch_tokens = window.epoch, 0.0, 0
+        if progress.first_loss is None and result.tokens:
+            progress.first_loss = result.loss / result.tokens
+        progress.step += 1
+        progress.tokens += result.tokens
+        progress.skipped += len(result.skipped)
+        progress.skipped_in_row = result.skipped_in_row
+        progress.epoch_loss += result.loss
+        progress.epoch_tokens += result.tokens
+        self._tell(result)
+
+    def _validate(self) -> None:
+        scores = validate(self._validation, self._evaluate)
+        progress = self.progress
+        if scores.better_than(progress.best):
+            progress.best, progress.best_step, progress.stale = scores, progress.step, 0
+            self._best = lora.adapter_parameters(self._learner.draft)
+        else:
+            progress.stale += 1
+        progress.before = progress.before or scores
+        progress.validated_step = progress.step
+        mark = " (best so far)" if progress.best_step == progress.step else ""
+        self._reporter.report(
+            VALIDATION,
+            {"step": progress.step, **asdict(scores), "best": bool(mark)},
+            f"validation after step {progress.step}: loss {scores.loss:.4f}, acceptance {scores.acceptance:.4f}{mark}",
+        )
+
+    def _evaluate(self, batch: tuple[Example, ...]) -> Sums:
+        self._check()
+        return self._learner.evaluate(batch)
+
+    def _keep_the_best(self) -> None:
+        if self._best:
+            lora.load_parameters(self._learner.draft, self._best)
+        self._learner.draft.eval()
+
+    def _tell(self, result: StepResult) -> None:
+        progress, since = self.progress, self._since
+        for one in result.skipped:
+            self._reporter.say(f"step {progress.step}: skipped records {', '.join(one.record_ids)}: {one.reason}")
+        since.loss += result.loss
+        since.acceptance += result.acceptance
+        since.tokens += result.tokens
+        values = self._row(result)
+        self._reporter.move(progress.step, self._steps, _line(values, self._steps))
+        if progress.step % self._settings.steps_per_report == 0 or progress.step == self._steps:
+            self._reporter.report(TRAIN, values, _line(values, self._steps))
+            self._since = _SinceReport()
+
+    def _row(self, result: StepResult) -> dict[str, Any]:
+        """Loss and acceptance are means since the last report, null where every batch was skipped."""
+        since = self._since
+        return {
+            "step": self.progress.step,
+            "epoch": self.progress.epoch + 1,
+            "loss": since.loss / since.tokens if since.tokens else None,
+            "acceptance": since.acceptance / since.tokens if since.tokens else None,
+            "gradient_norm": result.gradient_norm,
+            "learning_rate": result.learning_rate,
+            "tokens_per_second": since.tokens / max(since.seconds, 1e-9),
+            "peak_memory_gb": mx.get_peak_memory() / _GIGABYTE,
+            "skipped_batches": self.progress.skipped,
+            "tokens": self.progress.tokens,
+            "seconds": self.progress.seconds,
+        }
+
+
+def split_checkpoint(tensors: dict[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
+    """The learner's state and the best weights out of a checkpoint's tensors."""
+    best = under("best.", tensors)
+    return {name: value for name, value in tensors.items() if not name.startswith("best.")}, best
+
+
+def _line(values: dict[str, Any], steps: int) -> str:
+    loss, acceptance = ("-" if values[name] is None else f"{values[name]:.4f}" for name in ("loss", "acceptance"))
+    return (
+        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, acceptance {acceptance}, "
+        f"gradient {values['gradient_norm']:.3g}, learning rate {values['learning_rate']:.2e}, "
+        f"{values['tokens_per_second']:,.0f} tokens/s, peak {1024 * values['peak_memory_gb']:,.0f} MB, "
+        f"skipped {values['skipped_batches']}"
+    )

@@ -1,0 +1,160 @@
+"""What a training works on: failures to train on, a pool to replay from, and validation. Knows no model and no mlx.
+
+Only the splits `train` and `validation` are read; the log does not even decode the others. Failures of the pair's
+target and tokenizer are trained on, used ones too; the rest of the split `train` comes in through the buffer alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from draftloop.config import Config
+from draftloop.errors import NothingToDo, RunError
+from draftloop.records import Record
+from draftloop.replay import ReplayBuffer, drawable
+from draftloop.store.log import FailureLog
+from draftloop.training.examples import Selection, fingerprint, is_of_pair, select
+
+if TYPE_CHECKING:
+    from draftloop.pair import Pair
+
+
+@dataclass(frozen=True)
+class Material:
+    """Examples by what they are for.
+
+    Attributes:
+        failures: trained on once an epoch.
+        pool: replayed from; empty where the buffer is, or where nothing is to be replayed.
+        validation: never trained on.
+        failure_records: the records of `failures`, for the replay buffer to remember.
+        left_out: failures and validation generations that could not be used, counted by reason.
+        damaged_lines: lines of the log that could not be read.
+    """
+
+    failures: Selection
+    pool: Selection
+    validation: Selection
+    failure_records: list[Record]
+    left_out: Counter[str] = field(default_factory=Counter)
+    damaged_lines: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What finds the same material again: record ids and a hash of each part, and what was left out."""
+        return {
+            **{name: part.ids for name, part in self._parts().items()},
+            "sha256": {name: fingerprint(part.examples) for name, part in self._parts().items()},
+            "left_out": dict(self.left_out),
+        }
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Records, supervised tokens and hash of each part."""
+        return {
+            name: {"records": len(part.examples), "tokens": part.tokens, "sha256": fingerprint(part.examples)}
+            for name, part in self._parts().items()
+        }
+
+    def notes(self, replay_ratio: float) -> list[str]:
+        """What a person should know before the training starts, a line each."""
+        counts = f"{len(self.failures.examples)} failures, {self.failures.tokens:,} supervised tokens"
+        found = [f"training on {counts}; validation on {len(self.validation.examples)} generations"]
+        if self.left_out:
+            reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(self.left_out.items()))
+            found.append(f"left out: {reasons}")
+        if self.failures.cut_labels:
+            found.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
+        if self.damaged_lines:
+            found.append(f"{self.damaged_lines} damaged lines of the log were passed over")
+        if not self.validation.examples:
+            found.append("nothing could be held out for validation: no early stop, and the last weights are kept")
+        if replay_ratio > 0:
+            found.append(
+                f"replay draws from {len(self.pool.examples)} generations"
+                if self.pool.examples
+                else "the replay buffer has nothing to draw from: training on failures alone"
+            )
+        return found
+
+    def _parts(self) -> dict[str, Selection]:
+        return {"failures": self.failures, "replay_pool": self.pool, "validation": self.validation}
+
+
+def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) -> Material:
+    """The material of a new training; the replay buffer is brought up to date first.
+
+    Raises:
+        NothingToDo: no failure that could be trained on.
+        StoreError: the log or the buffer cannot be used.
+    """
+    records = list(log.records(splits={"train", "validation"}))
+    damaged = len(log.damage)
+    train = [record for record in records if record.split == "train"]
+    ours = [record for record in train if is_of_pair(record, pair.identity)]
+    kept = [record for record in replay.refresh(ours, config.training.seed) if is_of_pair(record, pair.identity)]
+    wanted = [record for record in train if record.is_failure]
+    failures = select(wanted, pair.identity, pair.width, config.data)
+    if not failures.examples:
+        raise NothingToDo(_nothing(log, train, failures.left_out))
+    used = set(failures.ids)
+    failure_records = [record for record in wanted if record.id in used]
+    pool = drawable(kept, failure_records, ours) if config.training.replay_ratio > 0 else []
+    validation_records = [record for record in records if record.split == "validation"]
+    validation = select(validation_records, pair.identity, pair.width, config.data)
+    return Material(
+        failures=failures,
+        pool=select(pool, pair.identity, pair.width, config.data),
+        validation=validation,
+        failure_records=failure_records,
+        left_out=failures.left_out + validation.left_out,
+        damaged_lines=damaged,
+    )
+
+
+def regather(saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) -> Material:
+    """The material that `to_json` described, whatever was logged since.
+
+    Raises:
+        RunError: a record is gone, or is not what it was.
+    """
+    found = {record.id: record for record in replay.records()}
+    found.update((record.id, record) for record in log.records(splits={"train", "validation"}))
+    try:
+        parts = {name: list(saved[name]) for name in ("failures", "replay_pool", "validation")}
+        hashes, left_out = dict(saved["sha256"]), Counter(saved["left_out"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"the run's list of records is damaged ({error}); start a new training") from None
+    records = {name: _look_up(ids, found) for name, ids in parts.items()}
+    selections = {name: select(part, pair.identity, pair.width, config.data) for name, part in records.items()}
+    for name, selection in selections.items():
+        if fingerprint(selection.examples) != hashes.get(name):
+            raise RunError(f"the records of {name} are not what they were when the run began; start a new training")
+    return Material(
+        failures=selections["failures"],
+        pool=selections["replay_pool"],
+        validation=selections["validation"],
+        failure_records=records["failures"],
+        left_out=left_out,
+    )
+
+
+def _look_up(ids: Iterable[str], found: Mapping[str, Record]) -> list[Record]:
+    ids = list(ids)
+    missing = [record_id for record_id in ids if record_id not in found]
+    if missing:
+        raise RunError(
+            f"{len(missing)} records of the run are no longer in the log, the first is {missing[0]}; "
+            "start a new training"
+        )
+    return [found[record_id] for record_id in ids]
+
+
+def _nothing(log: FailureLog, train: list[Record], left_out: Counter[str]) -> str:
+    if not train:
+        return f"{log.path} holds no generation to train on; run collect-data first"
+    accepted = sum(not record.is_failure for record in train)
+    reasons = {**left_out, "every draft token accepted": accepted}
+    listed = ", ".join(f"{count} ({reason})" for reason, count in sorted(reasons.items()) if count)
+    return f"none of the {len(train)} generations to train on in {log.path} is a usable failure: {listed}"

@@ -1,0 +1,166 @@
+"""The directory of one training, `<data>/runs/rNNNN/`: what reproduces it and what it wrote. Knows no model.
+
+`run.yaml` (resolved configuration, versions, seed, data hashes, git commit), `material.json` (ids of the records, so
+that a resumed run trains on the same ones whatever was logged since), `metrics.jsonl`, `train.log`, `checkpoints/`, and
+at the end `result.json`: where that is, the run is finished.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from draftloop.config import Config
+from draftloop.errors import ConfigError, RunError
+from draftloop.store.atomic import write_atomically
+from draftloop.store.files import FILES, Files, storing
+from draftloop.training.checkpoints import Checkpoints
+from draftloop.yaml_strict import read_yaml
+
+DESCRIPTION = "run.yaml"
+MATERIAL = "material.json"
+RESULT = "result.json"
+LATEST = "latest"
+_PACKAGES = ("draftloop", "mlx", "mlx-lm", "numpy")
+
+
+class RunDirectory:
+    """One run's files. Making the object touches nothing; `create` and `find` give one that exists."""
+
+    def __init__(self, path: Path, files: Files = FILES) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints", files)
+        self._files = files
+
+    @classmethod
+    def create(cls, runs: Path, files: Files = FILES) -> RunDirectory:
+        """A new empty run under `runs`, numbered after the last one. Raises StoreError: the disk refused."""
+        with storing(runs):
+            files.make_directory(runs)
+            number = max((_number(path) for path in _runs(runs)), default=0)
+            while True:
+                number += 1
+                path = runs / f"r{number:04d}"
+                try:
+                    path.mkdir(mode=0o700)
+                except FileExistsError:
+                    continue
+                files.sync_directory(runs)
+                return cls(path, files)
+
+    @classmethod
+    def find(cls, runs: Path, reference: str) -> RunDirectory:
+        """The run to go on with.
+
+        Args:
+            runs: the directory of all runs.
+            reference: its id, or `latest` for the newest one that is not finished.
+
+        Raises:
+            RunError: there is no such run, it is finished, or it left no checkpoint.
+        """
+        everything = [cls(path) for path in _runs(runs)]
+        open_ones = [run.id for run in everything if not run.is_finished() and run.checkpoints.exist()]
+        names = ", ".join(open_ones) or "none"
+        wanted = open_ones[-1] if reference == LATEST and open_ones else reference
+        run = next((run for run in everything if run.id == wanted), None)
+        if run is None:
+            raise RunError(f"no run {reference!r} to resume in {runs}; unfinished ones: {names}")
+        if run.is_finished():
+            raise RunError(f"run {run.id} is finished; unfinished ones: {names}")
+        if not run.checkpoints.exist():
+            raise RunError(f"run {run.id} left no checkpoint to go on from; start a new training")
+        return run
+
+    @property
+    def id(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    def is_finished(self) -> bool:
+        """Whether it gave a version."""
+        return (self.path / RESULT).is_file()
+
+    def describe(self, description: dict[str, Any], material: dict[str, Any]) -> None:
+        """Write `run.yaml` and `material.json`. Raises StoreError: the disk refused."""
+        text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
+        self._write(DESCRIPTION, text.encode())
+        self._write(MATERIAL, orjson.dumps(material))
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""
+        self._write(RESULT, orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
+        self.checkpoints.remove()
+
+    def description(self) -> dict[str, Any]:
+        """What `run.yaml` says. Raises RunError: missing or damaged."""
+        try:
+            return read_yaml(self.path / DESCRIPTION)
+        except ConfigError as error:
+            raise RunError(f"run {self.id} cannot be resumed: {error}") from None
+
+    def config(self) -> Config:
+        """The configuration that the run was started with. Raises RunError: missing or damaged."""
+        try:
+            return Config.model_validate(self.description()["config"])
+        except (KeyError, ValueError) as error:
+            raise RunError(f"run {self.id} cannot be resumed: {self.path / DESCRIPTION}: {error}") from None
+
+    def material(self) -> dict[str, Any]:
+        """What `material.json` says. Raises RunError: missing or damaged."""
+        try:
+            found: dict[str, Any] = orjson.loads((self.path / MATERIAL).read_bytes())
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise RunError(f"run {self.id} cannot be resumed: {self.path / MATERIAL}: {error}") from None
+        return found
+
+    def _write(self, name: str, content: bytes) -> None:
+        with storing(self.path / name):
+            write_atomically(self.path / name, content, self._files)
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions, platform, and the commit of this code where it is a git checkout, else null."""
+    return {
+        "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in _PACKAGES}},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "git_commit": git_commit(Path(__file__).parent),
+    }
+
+
+def git_commit(directory: Path) -> str | None:
+    """The commit checked out around `directory`; None where its files are not under git, or git is not there."""
+    try:
+        _git(directory, "ls-files", "--error-unmatch", "__init__.py")
+        return _git(directory, "rev-parse", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _runs(runs: Path) -> list[Path]:
+    """The run directories, oldest first."""
+    found = [path for path in runs.glob("r*") if path.is_dir() and path.name[1:].isdigit()]
+    return sorted(found, key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name[1:])

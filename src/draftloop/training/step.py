@@ -1,0 +1,217 @@
+"""One optimizer step: micro-batches -> gradient sums -> mean over the window's tokens -> clip -> AdamW. Knows no epoch.
+
+Every micro-batch gives sums over its supervised tokens; the window divides once, by all tokens of its micro-batches, so
+accumulating equals one large batch. A micro-batch whose loss or gradient cannot be used leaves no trace but its
+name. Dropout is drawn from (seed, step, micro-batch) alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx import nn
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from draftloop import lora
+from draftloop.config import Training
+from draftloop.errors import TrainingFailed
+from draftloop.random_state import get_state, set_state
+from draftloop.training.batches import Batch, make_batch
+from draftloop.training.examples import Example
+from draftloop.training.forward import Forward
+from draftloop.training.losses import Sums, log_softmax, loss_sums
+from draftloop.training.plan import Window
+from draftloop.training.teacher import Teacher
+
+MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A micro-batch that was not trained on: the ids of its records, and why."""
+
+    record_ids: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a window did: sums over the supervised tokens trained on, the mean gradient's norm, and what was skipped.
+
+    `skipped_in_row` counts the micro-batches skipped one after the other up to the end of the window.
+    """
+
+    loss: float
+    acceptance: float
+    tokens: int
+    gradient_norm: float
+    learning_rate: float
+    skipped: tuple[Skipped, ...]
+    skipped_in_row: int
+
+
+class Learner:
+    """The draft's adapter, what it learns from, and its optimizer.
+
+    Args:
+        draft: carries the adapter; nothing else in it is trained.
+        forward: the draft's logits at chosen positions.
+        teacher: log p for any batch.
+        width: ids that target and draft share.
+        settings: of the training.
+        steps: how many the whole training has, for the schedule.
+    """
+
+    def __init__(
+        self, draft: nn.Module, forward: Forward, teacher: Teacher, width: int, settings: Training, steps: int
+    ) -> None:
+        self.draft = draft
+        self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
+        self.optimizer.init(draft.trainable_parameters())
+        self._forward = forward
+        self._teacher = teacher
+        self._width = width
+        self._settings = settings
+        self._steps = steps
+        self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
+
+    def train(self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None]) -> StepResult:
+        """Make one optimizer step.
+
+        Args:
+            window: the micro-batches.
+            step: its number in the training, from 0.
+            skipped_in_row: micro-batches skipped one after the other right before.
+            check: called before each micro-batch; may raise to give up the step, which then has changed nothing.
+
+        Raises:
+            TrainingFailed: too many micro-batches in a row could not be used.
+        """
+        self.draft.train()
+        gradients: Any = None
+        loss, acceptance, tokens = 0.0, 0.0, 0
+        skipped: list[Skipped] = []
+        for number, examples in enumerate(window.micro_batches):
+            check()
+            mx.random.seed(_mixed(self._settings.seed, step, number))
+            found = self._micro_batch(examples)
+            if isinstance(found, Skipped):
+                skipped_in_row += 1
+                skipped.append(found)
+                self._give_up_after(skipped_in_row, found, step)
+                continue
+            sums, own = found
+            skipped_in_row = 0
+            loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
+            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
+        rate = learning_rate(step, self._steps, self._settings)
+        norm = self._apply(gradients, tokens, rate) if tokens else 0.0
+        return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
+
+    def evaluate(self, examples: Sequence[Example]) -> Sums:
+        """The sums of one micro-batch without dropout or gradient, as Python numbers."""
+        self.draft.eval()
+        batch = make_batch(examples)
+        sums = self._sums(batch, self._teacher.log_probs(batch))
+        return Sums(*(value.item() for value in sums))
+
+    def state(self) -> dict[str, mx.array]:
+        """Adapter, optimizer and random state by name: with the position in the plan, all that a resumed run needs."""
+        adapter = {f"adapter.{name}": value for name, value in lora.adapter_parameters(self.draft).items()}
+        optimizer = {f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)}
+        return {**adapter, **optimizer, "random": get_state()}
+
+    def restore(self, state: dict[str, mx.array]) -> None:
+        """Go back to what `state` returned."""
+        lora.load_parameters(self.draft, under("adapter.", state))
+        self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
+        set_state(state["random"])
+
+    def _sums(self, batch: Batch, log_p: mx.array) -> Sums:
+        log_q = log_softmax(self._forward(batch.inputs, batch.positions), batch.temperature, self._width)
+        return loss_sums(self._settings.loss, log_q, log_p, batch.labels, batch.weights)
+
+    def _micro_batch(self, examples: Sequence[Example]) -> tuple[Sums, Any] | Skipped:
+        """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used."""
+        batch = make_batch(examples)
+        arrays, gradients = self._sums_and_gradients(batch, self._teacher.log_probs(batch))
+        norm = _norm(gradients)
+        mx.eval(arrays, gradients, norm)
+        sums = Sums(*(value.item() for value in arrays))
+        reason = problem(sums, norm.item(), self._settings.max_loss)
+        if reason is not None:
+            return Skipped(tuple(example.record_id for example in examples), reason)
+        return sums, gradients
+
+    def _apply(self, gradients: Any, tokens: int, rate: float) -> float:
+        """Update the adapter with the mean gradient; returns its norm before clipping."""
+        mean = tree_map(lambda gradient: gradient / tokens, gradients)
+        clipped, norm = optim.clip_grad_norm(mean, self._settings.max_grad_norm)
+        self.optimizer.learning_rate = rate
+        self.optimizer.update(self.draft, clipped)
+        mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
+        return float(norm.item())
+
+    def _give_up_after(self, in_row: int, last: Skipped, step: int) -> None:
+        if in_row >= self._settings.max_skipped_batches:
+            raise TrainingFailed(
+                f"training stopped at step {step}: {in_row} micro-batches in a row could not be used; of the last one, "
+                f"records {', '.join(last.record_ids)}, {last.reason}. Lower training.learning_rate or look at these "
+                "records; no adapter was made"
+            )
+
+
+def learning_rate(step: int, steps: int, settings: Training) -> float:
+    """Linear warm-up to the peak, then a cosine down towards 0 at the end of the training.
+
+    Args:
+        step: from 0 to steps - 1.
+        steps: of the whole training; warm-up takes at most a fifth of them.
+        settings: `learning_rate` is the peak, `warmup_steps` the steps before it.
+    """
+    warmup = min(settings.warmup_steps, int(MOST_WARMUP * steps))
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def problem(sums: Sums, gradient_norm: float, max_loss: float) -> str | None:
+    """Why a micro-batch must not be trained on; None where it may.
+
+    Args:
+        sums: of the micro-batch, Python numbers.
+        gradient_norm: of the loss sum.
+        max_loss: the most that the mean loss of a token may be.
+    """
+    if sums.tokens == 0:
+        return "it has no supervised token"
+    loss = float(sums.loss / sums.tokens)
+    if not math.isfinite(loss):
+        return f"its loss is {loss}"
+    if loss > max_loss:
+        return f"its loss {loss:.4g} is above training.max_loss = {max_loss:g}"
+    if not math.isfinite(gradient_norm):
+        return f"the norm of its gradient is {gradient_norm}"
+    return None
+
+
+def under(prefix: str, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
+    """The arrays whose name starts with `prefix`, by the rest of their name."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _norm(gradients: Any) -> mx.array:
+    return mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers, as different as theirs."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 0x9E3779B97F4A7C15 + number + 1) % (1 << 64)
+    return mixed

@@ -1,0 +1,305 @@
+"""The one entry: records of a pair in, an immutable version of the draft's adapter out. Knows no command line.
+
+log + replay buffer -> material (failures, replay pool, validation) -> plan -> loop -> version. Training starts from
+the adapter that the pair's draft carries: a candidate goes on from the champion. A bare draft gets a fresh one of the
+configured shape. Nothing is deleted: what was used is written into the version's manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from draftloop import __version__, lora
+from draftloop.adapter_format import AdapterConfig, parse_config
+from draftloop.config import Config, Models
+from draftloop.errors import RunError
+from draftloop.interrupt import StopRequest, stop_request
+from draftloop.pair import Pair, load_pair
+from draftloop.registry import Registry, Version
+from draftloop.replay import ReplayBuffer
+from draftloop.store.log import FailureLog
+from draftloop.training.forward import make_forward
+from draftloop.training.loop import Loop, Progress, split_checkpoint
+from draftloop.training.material import Material, gather, regather
+from draftloop.training.plan import Plan, make_plan
+from draftloop.training.report import Reporter
+from draftloop.training.run import RunDirectory, environment
+from draftloop.training.step import Learner
+from draftloop.training.teacher import Teacher
+from draftloop.training.validation import validation_batches
+
+SCHEMA = 1
+OnStep = Callable[[int, int], None]
+"""Told after every optimizer step how many are done and of how many."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did.
+
+    Attributes:
+        version, path: the new version of the adapter and its directory.
+        parent: the adapter it started from; None is the bare draft.
+        run, run_path: id and directory of the run.
+        ended: `finished`, `early stop` or `time limit`.
+        steps: optimizer steps made, of `planned_steps`; `best_step` is the one whose weights were kept.
+        failures, validation_records, replay_pool: how many records each part has.
+        tokens: supervised tokens trained on; `replay_share` is the share of replayed ones in the plan.
+        train_loss_before: mean of the first step; train_loss_after: mean of the last epoch.
+        val_*: before the first step and of the weights kept; None where nothing could be held out.
+        skipped_batches: micro-batches that could not be used.
+        cut_labels: output tokens beyond `data.max_output_length`.
+        left_out: records that could not be used, counted by reason.
+    """
+
+    version: str
+    path: str
+    parent: str | None
+    run: str
+    run_path: str
+    ended: str
+    loss: str
+    steps: int
+    planned_steps: int
+    best_step: int | None
+    failures: int
+    validation_records: int
+    replay_pool: int
+    tokens: int
+    replay_share: float
+    seconds: float
+    train_loss_before: float | None
+    train_loss_after: float | None
+    val_loss_before: float | None
+    val_loss_after: float | None
+    val_acceptance_before: float | None
+    val_acceptance_after: float | None
+    skipped_batches: int
+    cut_labels: int
+    left_out: dict[str, int]
+
+
+def train(
+    pair: Pair,
+    log: FailureLog,
+    replay: ReplayBuffer,
+    registry: Registry,
+    config: Config,
+    runs: Path,
+    *,
+    on_step: OnStep | None = None,
+    quiet: bool | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """Train the adapter that the pair's draft carries, or a fresh one on a bare draft, and publish it as a new version.
+
+    Args:
+        pair: its draft carries the trained weights afterwards.
+        log: whose splits `train` and `validation` are read.
+        replay: brought up to date before, told of the failures after.
+        registry: gets the version.
+        config: resolved; `training` and `data` are read, all of it is kept in `run.yaml`.
+        runs: the run's directory is made there.
+        on_step: for a caller with a progress display of its own; nothing else goes to the terminal then.
+        quiet: nothing to the terminal; by default so where `on_step` is given.
+        stop: asks to stop; by default the first Ctrl-C or SIGTERM does.
+
+    Raises:
+        NothingToDo: no failure of this target and tokenizer in the split `train`.
+        TrainingFailed: the numbers went wrong; no version was made.
+        Interrupted: stopped; a checkpoint was written, and the message says how to go on.
+        StoreError: the disk refused.
+    """
+    material = gather(log, replay, pair, config)
+    parent = pair.adapter if lora.is_attached(pair.draft) else None
+    if not lora.is_attached(pair.draft):
+        lora.attach_fresh(pair.draft, AdapterConfig.of(config.training.lora), config.training.seed)
+    run = RunDirectory.create(runs)
+    run.describe(_description(run, pair, parent, material, config), material.to_json())
+    reporter = Reporter(run.path, quiet=quiet if quiet is not None else on_step is not None, on_step=on_step)
+    for line in [*material.notes(config.training.replay_ratio), *_kept_shape(pair, parent, config)]:
+        reporter.say(line)
+    return _Session(run, pair, replay, registry, config, material, parent, reporter).work(stop, Progress(), None)
+
+
+def resume(
+    reference: str,
+    log: FailureLog,
+    replay: ReplayBuffer,
+    registry: Registry,
+    runs: Path,
+    *,
+    load: Callable[[Models], Pair] = load_pair,
+    on_step: OnStep | None = None,
+    quiet: bool | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """Go on with an interrupted run, on its own records and configuration, as if it had never stopped.
+
+    Args:
+        reference: a run's id, or `latest` for the newest one that can be resumed.
+        log, replay, registry, runs: those of the start.
+        load: gives the pair of the run's configuration; its adapter, if any, is replaced by the run's.
+        on_step, quiet, stop: as in `train`.
+
+    Raises:
+        RunError: no such run, it is finished, or its records, pair or checkpoint are not what they were.
+        TrainingFailed, Interrupted, StoreError: as in `train`.
+    """
+    run = RunDirectory.find(runs, reference)
+    config, description = run.config(), run.description()
+    tensors, saved = run.checkpoints.load()
+    pair = load(config.models)
+    if description.get("pair") != asdict(pair.identity):
+        raise RunError(
+            f"run {run.id} was made with other models than {config.models.target} and {config.models.draft} are now; "
+            "start a new training"
+        )
+    material = regather(run.material(), log, replay, pair, config)
+    lora.attach_fresh(pair.draft, parse_config(description.get("adapter"), f"run {run.id}"), config.training.seed)
+    reporter = Reporter(run.path, quiet=quiet if quiet is not None else on_step is not None, on_step=on_step)
+    session = _Session(run, pair, replay, registry, config, material, description.get("parent"), reporter)
+    try:
+        progress = Progress.from_json(saved)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the checkpoint of run {run.id} is of another draftloop ({error}); start anew") from None
+    return session.work(stop, progress, tensors)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One start or resumption of a run."""
+
+    run: RunDirectory
+    pair: Pair
+    replay: ReplayBuffer
+    registry: Registry
+    config: Config
+    material: Material
+    parent: str | None
+    reporter: Reporter
+
+    def work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
+        """Train from `progress` to the end and publish."""
+        settings, material = self.config.training, self.material
+        mx.reset_peak_memory()
+        plan = make_plan(material.failures.examples, {e.record_id: e for e in material.pool.examples}, settings)
+        learner = self._learner(plan)
+        best = self._restore(learner, tensors, progress, plan) if tensors is not None else {}
+        batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
+        with ExitStack() as stack:
+            stop = stop or stack.enter_context(stop_request())
+            loop = Loop(self.run, learner, plan, batches, settings, self.reporter, stop, progress, best)
+            ended = loop.run()
+        version = (self._published() if tensors is not None else None) or self._publish(plan, progress)
+        result = self._result(version, plan, progress, ended)
+        self.replay.remember(material.failure_records, settings.seed)
+        self.run.finish(asdict(result))
+        return result
+
+    def _learner(self, plan: Plan) -> Learner:
+        pair, settings, say = self.pair, self.config.training, self.reporter.say
+        lora.set_dropout(pair.draft, settings.lora.dropout)
+        everything = (self.material.failures, self.material.pool, self.material.validation)
+        examples = [example for part in everything for example in part.examples]
+        forward = make_forward(pair.target, "target", say)
+        teacher = Teacher(forward, pair.width, examples, settings.teacher_memory_mb, say)
+        draft_forward = make_forward(pair.draft, "draft", say)
+        return Learner(pair.draft, draft_forward, teacher, pair.width, settings, len(plan.windows))
+
+    def _restore(
+        self, learner: Learner, tensors: dict[str, mx.array], progress: Progress, plan: Plan
+    ) -> dict[str, mx.array]:
+        """Put the learner where the checkpoint was; returns the best weights so far."""
+        state, best = split_checkpoint(tensors)
+        learner.restore(state)
+        self.reporter.forget_after(progress.step)
+        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {len(plan.windows)}")
+        return best
+
+    def _published(self) -> Version | None:
+        """The version that this run made before it was killed on its last metres."""
+        latest = self.registry.latest()
+        manifest = self.registry.verify(self.registry.root / latest) if latest is not None else None
+        if latest is None or manifest is None or manifest.metrics.get("run") != self.run.id:
+            return None
+        return Version(latest, self.registry.root / latest, manifest)
+
+    def _publish(self, plan: Plan, progress: Progress) -> Version:
+        metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
+        manifest = {
+            "parent": self.parent,
+            "pair": self.pair.identity,
+            "record_ids": self._trained_ids(plan, progress.step),
+            "config": self.config.model_dump(mode="json"),
+            "metrics": metrics,
+            "draftloop_version": __version__,
+        }
+        return self.registry.create(lambda directory: lora.save_adapter(self.pair.draft, directory), manifest)
+
+    def _trained_ids(self, plan: Plan, steps: int) -> tuple[str, ...]:
+        """Records of the steps made, in the log's order, then what was only replayed."""
+        seen = {e.record_id for window in plan.windows[:steps] for batch in window.micro_batches for e in batch}
+        known = dict.fromkeys([*self.material.failures.ids, *self.material.pool.ids])
+        return tuple(record_id for record_id in known if record_id in seen)
+
+    def _result(self, version: Version, plan: Plan, progress: Progress, ended: str) -> TrainResult:
+        before, best, material = progress.before, progress.best, self.material
+        return TrainResult(
+            version=version.name,
+            path=str(version.path),
+            parent=self.parent,
+            run=self.run.id,
+            run_path=str(self.run.path),
+            ended=ended,
+            loss=self.config.training.loss,
+            steps=progress.step,
+            planned_steps=len(plan.windows),
+            best_step=progress.best_step,
+            failures=len(material.failures.examples),
+            validation_records=len(material.validation.examples),
+            replay_pool=len(material.pool.examples),
+            tokens=progress.tokens,
+            replay_share=plan.replay_share,
+            seconds=progress.seconds,
+            train_loss_before=progress.first_loss,
+            train_loss_after=progress.epoch_mean_loss,
+            val_loss_before=before.loss if before else None,
+            val_loss_after=best.loss if best else None,
+            val_acceptance_before=before.acceptance if before else None,
+            val_acceptance_after=best.acceptance if best else None,
+            skipped_batches=progress.skipped,
+            cut_labels=material.failures.cut_labels,
+            left_out=dict(material.left_out),
+        )
+
+
+def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
+    """Says that an adapter which is trained on keeps its rank and scale."""
+    shape, wanted = lora.describe(pair.draft), config.training.lora
+    if parent is None or (shape.rank, shape.scale) == (wanted.rank, wanted.scale):
+        return []
+    return [f"{parent} is trained on as it is: rank {shape.rank}, scale {shape.scale:g}; training.lora is for new ones"]
+
+
+def _description(
+    run: RunDirectory, pair: Pair, parent: str | None, material: Material, config: Config
+) -> dict[str, Any]:
+    """What `run.yaml` says."""
+    return {
+        "schema": SCHEMA,
+        "run": run.id,
+        **environment(),
+        "seed": config.training.seed,
+        "pair": asdict(pair.identity),
+        "parent": parent,
+        "adapter": lora.describe(pair.draft).to_json(),
+        "data": material.summary(),
+        "config": config.model_dump(mode="json"),
+    }

@@ -1,0 +1,73 @@
+"""How well the adapter does on the split `validation`: loss and acceptance per position. It chooses the weights kept.
+
+Better means a higher acceptance per position, the mean of Σ min(p, q): what speculative decoding pays for. A loss may
+fall while acceptance does not; it only breaks ties. Micro-batches are of one source each, so that both come by source.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from draftloop.training.examples import Example
+from draftloop.training.losses import Sums
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Means over the supervised tokens of the validation examples, and the acceptance per position of each source."""
+
+    loss: float
+    acceptance: float
+    tokens: int
+    by_source: dict[str, float]
+
+    def better_than(self, other: Scores | None) -> bool:
+        """Whether to keep these weights rather than the other's."""
+        return other is None or (self.acceptance, -self.loss) > (other.acceptance, -other.loss)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any] | None) -> Scores | None:
+        """The scores of a parsed JSON object, or none."""
+        return None if values is None else cls(**values)
+
+
+def validation_batches(examples: Iterable[Example], size: int, most: int) -> list[tuple[Example, ...]]:
+    """Micro-batches of one source and of similar length each, the sources taking turns.
+
+    Args:
+        examples: of the split `validation`.
+        size: of a micro-batch.
+        most: how many micro-batches; -1 is all.
+    """
+    by_source: dict[str, list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=lambda example: (len(example.ids), example.record_id)):
+        by_source[example.source].append(example)
+    rows = [_chunks(by_source[source], size) for source in sorted(by_source)]
+    taking_turns = [batch for turn in zip_longest(*rows) for batch in turn if batch is not None]
+    return taking_turns if most < 0 else taking_turns[:most]
+
+
+def validate(batches: Sequence[tuple[Example, ...]], evaluate: Callable[[tuple[Example, ...]], Sums]) -> Scores:
+    """The scores of micro-batches, at least one, each of one source."""
+    total, tokens = 0.0, 0.0
+    accepted: dict[str, float] = defaultdict(float)
+    counted: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        sums = evaluate(batch)
+        total, tokens = total + float(sums.loss), tokens + float(sums.tokens)
+        accepted[batch[0].source] += float(sums.acceptance)
+        counted[batch[0].source] += float(sums.tokens)
+    return Scores(
+        loss=total / tokens,
+        acceptance=sum(accepted.values()) / tokens,
+        tokens=int(tokens),
+        by_source={source: accepted[source] / counted[source] for source in sorted(accepted)},
+    )
+
+
+def _chunks(examples: list[Example], size: int) -> list[tuple[Example, ...]]:
+    return [tuple(examples[i : i + size]) for i in range(0, len(examples), size)]

@@ -1,0 +1,56 @@
+"""One process-wide setting for all tests: a fast BLAS, no compilation, two threads, no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for _name in [name for name in os.environ if name.startswith("DRAFTLOOP_")]:
+    del os.environ[_name]
+
+from draftloop import blas  # noqa: E402
+
+blas.preload()
+
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+import pytest  # noqa: E402
+
+if TYPE_CHECKING:
+    from draftloop.config import Models
+    from draftloop.pair import Pair
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Directories of a small target and draft that agree now and then. Nobody changes them."""
+    from model_dirs import write_pair
+
+    return write_pair(tmp_path_factory.mktemp("small_pair"))
+
+
+@pytest.fixture(scope="session")
+def small_pair(small_models: Models) -> Pair:
+    """The pair of `small_models`, loaded once; who attaches an adapter takes it off again."""
+    from draftloop.pair import load_pair
+
+    return load_pair(small_models)
+
+
+@pytest.fixture(scope="session")
+def embedded_pair() -> Pair:
+    """The pair that comes with the code, loaded once; who attaches an adapter takes it off again."""
+    from draftloop.config import Models
+    from draftloop.pair import load_pair
+
+    return load_pair(Models(target="embedded:target", draft="embedded:draft"))
+
+
+@pytest.fixture
+def root() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parents[1]

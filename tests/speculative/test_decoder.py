@@ -1,0 +1,235 @@
+"""The decoder is lossless, its caches hold exactly what was kept, and a round says all that happened in it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.generate import generate_step
+from scipy.stats import chisquare
+from tiny import sampler, tiny_pair
+
+from draftloop.errors import ConfigError, PromptError
+from draftloop.pair import Pair
+from draftloop.speculative.decoder import Decoding, Round, Settings, count_rounds
+from draftloop.speculative.transforms import sampling_log_probs
+
+PROMPT = [3, 1, 4, 1, 5]
+MODES = [("greedy", 0.0), ("rejection", 0.9), ("match", 0.9)]
+
+
+def settings(
+    rule: str = "rejection", temperature: float = 0.9, count: int = 4, length: int = 24, seed: int = 0
+) -> Settings:
+    return Settings(sampler(temperature, seed=seed), rule, count, length)
+
+
+def tokens_of(rounds: list[Round]) -> list[int]:
+    return [token for found in rounds for token in found.tokens]
+
+
+def plain_greedy(pair: Pair, prompt: list[int], length: int) -> list[int]:
+    """What mlx-lm generates with the target alone, cut after a stop token."""
+    found = []
+    for token, _ in generate_step(mx.array(prompt), pair.target, max_tokens=length):
+        found.append(int(token))
+        if token in pair.stop_tokens:
+            break
+    return found
+
+
+# -- losslessness -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+@pytest.mark.parametrize("likeness", [0.0, 0.9, 1.0])
+def test_greedy_output_is_the_targets_own_token_for_token(count: int, likeness: float) -> None:
+    pair = tiny_pair(likeness=likeness)
+    for start in range(4):
+        prompt = [start, *PROMPT]
+        rounds = list(Decoding(pair, prompt, settings("greedy", 0.0, count)))
+        assert tokens_of(rounds) == plain_greedy(pair, prompt, 24)
+
+
+def test_greedy_output_ends_at_the_targets_stop_token() -> None:
+    unlimited = tiny_pair(likeness=0.9)
+    stop = plain_greedy(unlimited, PROMPT, 24)[9]
+    pair = replace(unlimited, stop_tokens=frozenset({stop}))
+    for count in (1, 3, 8):
+        decoding = Decoding(pair, PROMPT, settings("greedy", 0.0, count))
+        assert tokens_of(list(decoding)) == plain_greedy(pair, PROMPT, 24)
+        assert decoding.finish == "stop"
+
+
+def test_in_half_precision_a_first_difference_lies_at_a_near_tie() -> None:
+    bound, pair, near_ties = 0.05, tiny_pair(likeness=0.9), 0
+    for model in (pair.target, pair.draft):
+        model.set_dtype(mx.float16)
+    for start in range(8):
+        prompt = [start, *PROMPT]
+        ours = tokens_of(list(Decoding(pair, prompt, settings("greedy", 0.0))))
+        plain = plain_greedy(pair, prompt, 24)
+        first = next((i for i, (a, b) in enumerate(zip(ours, plain, strict=True)) if a != b), None)
+        if first is not None:
+            near_ties += 1
+            logits = np.array(pair.target(mx.array([prompt + plain[:first]]))[0, -1].astype(mx.float32))
+            top_two = np.sort(logits)[-2:]
+            assert top_two[1] - top_two[0] < bound
+    assert near_ties <= 2  # counted: they are rare, not the rule
+
+
+def joint_log_probs(pair: Pair, prompt: list[int], length: int, sampling: object) -> np.ndarray:
+    """log-probability of every sequence of `length` ids after `prompt`, by the target alone; (V,) * length."""
+    table = np.zeros((1,))
+    prefixes: list[list[int]] = [[]]
+    for _ in range(length):
+        logits = pair.target(mx.array([prompt + prefix for prefix in prefixes]))[:, -1]
+        rows = np.array(sampling_log_probs(logits, sampling, pair.width), dtype=np.float64)
+        table = (table.reshape(-1, 1) + rows).reshape(-1)
+        prefixes = [[*prefix, i] for prefix in prefixes for i in range(pair.width)]
+    return table
+
+
+@pytest.mark.parametrize(("rule", "count", "top_p"), [("rejection", 1, 1.0), ("rejection", 3, 0.9), ("match", 2, 1.0)])
+def test_sampled_output_has_the_targets_distribution(rule: str, count: int, top_p: float) -> None:
+    pair, length, samples, sampling = tiny_pair(4, likeness=0.3), 3, 400, sampler(1.1, top_p=top_p)
+    expected = np.exp(joint_log_probs(pair, [1, 2], length, sampling))
+    observed = np.zeros(4**length)
+    for seed in range(samples):
+        found = list(Decoding(pair, [1, 2], Settings(replace(sampling, seed=seed), rule, count, length)))
+        observed[int("".join(map(str, tokens_of(found))), 4)] += 1
+    assert observed[expected == 0].sum() == 0
+    often = expected * samples >= 5  # chi-square needs a few in each cell; the rest form one cell
+    cells = [np.append(values[often], values[~often].sum()) for values in (observed, expected * samples)]
+    kept = cells[1] > 0
+    assert chisquare(cells[0][kept], cells[1][kept] * samples / cells[1][kept].sum()).pvalue > 1e-4
+
+
+# -- what a round says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+@pytest.mark.parametrize("count", [1, 3, 6])
+@pytest.mark.parametrize("likeness", [0.0, 0.8, 1.0])
+def test_the_caches_hold_every_kept_token_but_the_last_after_every_round(
+    rule: str, temperature: float, count: int, likeness: float
+) -> None:
+    pair = replace(tiny_pair(likeness=likeness), stop_tokens=frozenset({7}))
+    decoding = Decoding(pair, PROMPT, settings(rule, temperature, count, length=17))
+    for found in decoding:
+        kept = len(PROMPT) + decoding.emitted
+        behind = 2 if found.bonus_log_p is not None else 1
+        assert decoding.cache_offsets == (kept - 1, kept - behind)
+    assert decoding.finish == ("stop" if found.tokens[-1] == 7 else "length")
+
+
+def test_a_twin_of_the_target_has_every_round_fully_accepted_and_every_kind_of_end_occurs() -> None:
+    pair = tiny_pair(likeness=1.0)
+    rounds = list(Decoding(pair, PROMPT, settings("rejection", count=4, length=23)))
+    assert [found.accepted for found in rounds] == [4, 4, 4, 4, 3]
+    assert [len(found.tokens) for found in rounds] == [5, 5, 5, 5, 3]
+    assert rounds[-1].bonus_log_p is None  # no room for a bonus token
+    assert count_rounds(rounds, 23)[-1] == (3, 3)
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+def test_log_probabilities_are_those_of_a_teacher_forced_pass(rule: str, temperature: float) -> None:
+    pair = tiny_pair(likeness=0.97)
+    decoding = Decoding(pair, PROMPT, settings(rule, temperature, count=2, length=30))
+    rounds = list(decoding)
+    decoding.settle()
+    output = tokens_of(rounds)
+    ids = mx.array([PROMPT + output[:-1]])
+    log_p, log_q = (
+        np.array(sampling_log_probs(model(ids)[0, len(PROMPT) - 1 :], sampler(temperature), pair.width))
+        for model in (pair.target, pair.draft)
+    )
+    bonus_positions = 0
+    for found in rounds:
+        for offset, draw in enumerate(found.draws):
+            at = found.start + offset
+            assert draw.token == output[at]
+            assert (draw.draft_token == draw.token) == (offset < found.accepted)
+            measured = [draw.draft_log_p, draw.draft_log_q, draw.token_log_p, draw.token_log_q]
+            expected = [rows[at, i] for i in (draw.draft_token, draw.token) for rows in (log_p, log_q)]
+            np.testing.assert_allclose(measured, expected, atol=1e-4)
+        if found.bonus_log_p is not None:
+            at = found.start + len(found.tokens) - 1
+            assert found.bonus_log_p == pytest.approx(log_p[at, output[at]], abs=1e-4)
+            assert decoding.bonus_draws[at].token_log_q == pytest.approx(log_q[at, output[at]], abs=1e-4)
+            assert log_q[at, decoding.bonus_draws[at].draft_token] > -np.inf
+            bonus_positions += 1
+    assert bonus_positions == len(decoding.bonus_draws) > 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_proposals_past_the_end_of_the_text_count_as_nothing(count: int) -> None:
+    for stop, likeness in itertools.product(range(8), (0.5, 1.0)):
+        pair = replace(tiny_pair(likeness=likeness), stop_tokens=frozenset({stop, stop + 8, stop + 16}))
+        rounds = list(Decoding(pair, PROMPT, settings("rejection", count=count, length=14)))
+        length, start = len(tokens_of(rounds)), 0
+        for drafted, accepted in count_rounds(rounds, length):
+            assert drafted == min(count, length - start)
+            assert 0 <= accepted <= drafted
+            start += accepted + 1
+        assert start - length in (0, 1)
+
+
+def test_the_same_seed_gives_the_same_rounds_and_another_seed_others() -> None:
+    pair = tiny_pair(likeness=0.5)
+    first, again, other = (list(Decoding(pair, PROMPT, settings(seed=seed))) for seed in (1, 1, 2))
+    assert first == again
+    assert tokens_of(first) != tokens_of(other)
+
+
+def test_a_prefill_in_small_steps_changes_nothing() -> None:
+    pair, prompt = tiny_pair(likeness=0.5), [i % 60 for i in range(23)]
+    whole = list(Decoding(pair, prompt, settings("greedy", 0.0)))
+    stepped = list(Decoding(pair, prompt, replace(settings("greedy", 0.0), prefill_step_size=5)))
+    assert tokens_of(whole) == tokens_of(stepped)
+
+
+def test_the_global_random_state_is_neither_used_nor_changed() -> None:
+    pair = tiny_pair(likeness=0.5)
+    mx.random.seed(11)
+    before = mx.random.state[0].tolist()
+    first = list(Decoding(pair, PROMPT, settings()))
+    assert mx.random.state[0].tolist() == before
+    mx.random.seed(12)
+    assert list(Decoding(pair, PROMPT, settings())) == first
+
+
+# -- padded and refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("target", "draft"), [(64, 48), (48, 64)])
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+def test_ids_that_only_one_model_has_are_never_proposed_nor_emitted(
+    target: int, draft: int, rule: str, temperature: float
+) -> None:
+    pair = tiny_pair(target, draft)
+    assert pair.width == 48
+    for seed in range(2):
+        rounds = list(Decoding(pair, PROMPT, settings(rule, temperature, count=5, length=40, seed=seed)))
+        assert max(i for found in rounds for i in (*found.proposals, *found.tokens)) < 48
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(PromptError, match="empty"):
+        Decoding(tiny_pair(), [], settings())
+
+
+def test_a_text_that_outgrows_the_caches_is_refused_before_any_work() -> None:
+    pair = tiny_pair(context=5 + 24 + 4)  # one short of prompt, output and a round
+    with pytest.raises(PromptError, match="34 positions, the pair holds 33"):
+        Decoding(pair, PROMPT, settings())
+    assert list(Decoding(replace(pair, context=34), PROMPT, settings()))
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for wrong in ({"count": 0}, {"length": 0}, {"rule": "greedy"}):
+        with pytest.raises(ConfigError):
+            settings(**wrong)

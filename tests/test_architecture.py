@@ -1,0 +1,105 @@
+"""What the layout promises: pure modules import without MLX, nobody imports the package twice, no path of one home."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+PURE = (
+    "draftloop",
+    "draftloop.acceptance",
+    "draftloop.config",
+    "draftloop.errors",
+    "draftloop.records",
+    "draftloop.registry",
+    "draftloop.stats",
+    "draftloop.yaml_strict",
+    *sorted(
+        f"draftloop.store.{file.stem}".removesuffix(".__init__") for file in (SOURCE / "draftloop/store").glob("*.py")
+    ),
+)
+BLOCKED = ("mlx", "mlx_lm", "transformers")
+PROGRAM = f"""
+import importlib, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ImportError(f"{{name}} is blocked here")
+sys.meta_path.insert(0, Blocked())
+importlib.import_module(sys.argv[1])
+"""
+
+
+def import_without_mlx(module: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, module],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_pure_module_imports_without_mlx(module):
+    done = import_without_mlx(module)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_stops_a_module_that_needs_mlx():
+    done = import_without_mlx("draftloop.speculative.transforms")
+    assert done.returncode != 0
+    assert "is blocked here" in done.stderr
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+
+
+def imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_bytes(), filename=str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def names_it_twice(file: Path) -> bool:
+    return any(name == "src.draftloop" or name.startswith("src.draftloop.") for name in imported(file))
+
+
+def test_nobody_imports_the_package_through_src(tmp_path):
+    """It would load every module a second time, under another name: two of every class."""
+    for wrong in ("from src.draftloop import config", "import src.draftloop.config", "from src import draftloop"):
+        (tmp_path / "wrong.py").write_text(wrong)
+        assert names_it_twice(tmp_path / "wrong.py"), wrong
+    files = python_files("src", "tests", "benchmarks")
+    assert [str(file) for file in files if names_it_twice(file)] == []
+    assert len(files) > 20
+
+
+HOME = re.compile(r"(?<![\w.])(/home/|/Users/|/root/|[A-Za-z]:\\+Users\\)\w", re.IGNORECASE)
+
+
+def test_no_file_names_the_path_of_a_home_directory():
+    assert HOME.search('"/home/ann/x"')
+    assert HOME.search(r"C:\Users\ann")
+    files = [
+        *python_files("src", "benchmarks"),
+        *ROOT.glob("configs/*.yaml"),
+        *ROOT.glob("scripts/*"),
+        ROOT / "Makefile",
+    ]
+    found = [f"{file}:{match.group()}" for file in files if (match := HOME.search(file.read_text("utf-8")))]
+    assert found == []

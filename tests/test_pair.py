@@ -1,0 +1,363 @@
+"""A pair is proved to fit before any work starts, and what cannot work is refused in one line that names the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import generate_step
+from model_dirs import (
+    VOCABULARY,
+    add_token,
+    edit_json,
+    foreign,
+    llama_config,
+    swap_tokens,
+    write_llama,
+    write_lora,
+    write_mamba,
+)
+from tiny import sampler
+
+from draftloop import lora, reference
+from draftloop.config import Models
+from draftloop.errors import AdapterError, PairError, PromptError
+from draftloop.pair import Pair, cache_kinds, check_cache, find_model, fingerprint, load_pair
+from draftloop.registry import Registry
+from draftloop.speculative.decoder import Decoding, Settings
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def models(small_models: Models, tmp_path: Path) -> Models:
+    """A pair of one's own to spoil."""
+    for name in ("target", "draft"):
+        shutil.copytree(getattr(small_models, name), tmp_path / name)
+    return Models(target=str(tmp_path / "target"), draft=str(tmp_path / "draft"))
+
+
+def refusal(models: Models) -> str:
+    with pytest.raises(PairError) as caught:
+        load_pair(models)
+    assert caught.value.exit_code == 2
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def write(name: str, content: bytes | dict[str, object]) -> Damage:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return lambda directory: (directory / name).write_bytes(data)
+
+
+# -- what fits --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_of_one_family_loads_with_everything_that_decoding_needs(small_pair: Pair) -> None:
+    assert small_pair.width == VOCABULARY
+    assert small_pair.stop_tokens == {0}
+    assert small_pair.context == llama_config()["max_position_embeddings"]
+    assert small_pair.adapter is None
+    assert small_pair.identity.target != small_pair.identity.draft
+    assert cache_kinds(small_pair.target) == "KVCache"
+
+
+def test_both_models_are_frozen_and_run_in_float32_on_a_cpu(small_pair: Pair) -> None:
+    for model in (small_pair.target, small_pair.draft):
+        assert not model.trainable_parameters()["model"]["layers"][0]["mlp"]
+        if mx.default_device() == mx.cpu:
+            assert model(mx.array([[1]])).dtype == mx.float32
+
+
+def test_the_embedded_pair_loads_by_its_names_and_by_its_directories(embedded_pair: Pair) -> None:
+    by_path = load_pair(Models(target=str(reference.TARGET), draft=str(reference.DRAFT)))
+    assert by_path.identity == embedded_pair.identity
+    assert embedded_pair.width == len(embedded_pair.tokenizer.get_vocab())
+
+
+@pytest.mark.parametrize(("target_rows", "draft_rows"), [(VOCABULARY + 12, VOCABULARY), (VOCABULARY, VOCABULARY + 40)])
+def test_models_of_one_tokenizer_that_are_padded_differently_share_the_smaller_width(
+    target_rows: int, draft_rows: int, tmp_path: Path
+) -> None:
+    target = write_llama(tmp_path / "target", seed=1, rows=target_rows)
+    draft = write_llama(tmp_path / "draft", seed=2, rows=draft_rows)
+    pair = load_pair(Models(target=str(target), draft=str(draft)))
+    assert pair.width == VOCABULARY
+    settings = Settings(sampler(2.0), "rejection", 4, 60)  # hot: every id is likely
+    rounds = list(Decoding(replace(pair, stop_tokens=frozenset()), [5, 6], settings))
+    assert max(i for found in rounds for i in (*found.proposals, *found.tokens)) < VOCABULARY
+
+
+# -- another tokenizer ------------------------------------------------------------------------------------------------
+
+
+def test_other_ids_in_a_vocabulary_of_the_same_size_are_refused_and_the_first_is_named(models: Models) -> None:
+    swap_tokens(Path(models.draft), 70, 140)
+    assert "id 70 is " in refusal(models)
+
+
+def test_an_added_token_is_refused_by_its_id(models: Models) -> None:
+    add_token(Path(models.draft), "<tool>")
+    message = refusal(models)
+    assert f"id {VOCABULARY} is None to the target and '<tool>' to the draft" in message
+
+
+def test_a_token_that_only_the_target_has_is_refused_too(models: Models) -> None:
+    add_token(Path(models.target), "<tool>")
+    assert "'<tool>' to the target and None to the draft" in refusal(models)
+
+
+@pytest.mark.parametrize("name", ["bos", "eos"])
+def test_another_begin_or_end_of_text_is_refused(name: str, models: Models) -> None:
+    edit_json(Path(models.draft) / "tokenizer_config.json", **{f"{name}_token": "a"})
+    message = refusal(models)
+    assert f"disagree on {name}_token_id: 0 and " in message
+
+
+def test_a_token_that_is_special_to_one_of_them_only_is_refused(models: Models) -> None:
+    for directory, special in ((models.target, True), (models.draft, False)):
+        add_token(Path(directory), "<tool>", special=special)
+        edit_json(
+            Path(directory) / "tokenizer_config.json", additional_special_tokens=["<tool>"] if special else None
+        )
+    assert f"id {VOCABULARY} is a special token to only one" in refusal(models)
+
+
+# -- caches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_a_model_whose_cache_cannot_be_trimmed_is_refused_in_either_place(
+    role: str, small_models: Models, tmp_path: Path
+) -> None:
+    mamba = str(write_mamba(tmp_path / "mamba"))
+    message = refusal(small_models.model_copy(update={role: mamba}))
+    assert f"the {role}'s cache (ArraysCache) cannot take back rejected tokens" in message
+
+
+WINDOW = 40
+
+
+@pytest.fixture
+def windowed(tmp_path: Path, small_models: Models) -> Pair:
+    """A target that forgets what lies further back than WINDOW tokens."""
+    kinds = ["sliding_attention", "full_attention"]
+    write_llama(tmp_path / "target", seed=1, layer_types=kinds, sliding_window=WINDOW)
+    return load_pair(Models(target=str(tmp_path / "target"), draft=small_models.draft))
+
+
+def test_the_window_of_a_rotating_cache_is_the_longest_text(windowed: Pair) -> None:
+    assert windowed.context == WINDOW
+    assert check_cache(windowed.draft, "draft") is None
+
+
+def test_a_text_that_would_reach_past_the_window_is_refused_and_one_that_fits_is_the_targets_own(
+    windowed: Pair,
+) -> None:
+    prompt, length, count = list(range(5, 15)), WINDOW - 10 - 5, 4
+    settings = Settings(sampler(0.0), "greedy", count, length)
+    pair = replace(windowed, stop_tokens=frozenset())
+    output = [token for found in Decoding(pair, prompt, settings) for token in found.tokens]
+    plain = [int(token) for token, _ in generate_step(mx.array(prompt), pair.target, max_tokens=length)]
+    assert output == plain
+    with pytest.raises(PromptError, match=f"need {WINDOW + 1} positions, the pair holds {WINDOW}"):
+        Decoding(pair, prompt, replace(settings, max_tokens=length + 1))
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_the_shorter_position_encoding_of_the_two_is_the_longest_text(role: str, models: Models) -> None:
+    edit_json(Path(getattr(models, role)) / "config.json", max_position_embeddings=96)
+    assert load_pair(models).context == 96
+
+
+def test_models_that_name_no_limit_have_none(models: Models) -> None:
+    for directory in (models.target, models.draft):
+        edit_json(Path(directory) / "config.json", max_position_embeddings=None)
+    assert load_pair(models).context is None
+
+
+# -- directories ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nowhere", "./nowhere", "a/b/c", "embedded:other", "~nobody-of-this-name/x", "a\0b", "x" * 300, "/" + "y" * 5000],
+)
+def test_a_model_that_is_not_there_is_refused_with_what_is_expected(name: str) -> None:
+    with pytest.raises(PairError) as caught:
+        find_model(name)
+    assert "expected a directory in mlx-lm's format, a Hugging Face id (owner/name), or one of embedded" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing-at-all", "a b/c", "owner/" + "x" * 300])
+def test_a_hugging_face_id_that_cannot_be_had_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PairError, match="nor to be had from Hugging Face") as caught:
+        find_model(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("missing", "reason"), [("config.json", "no config.json"), ("model.safetensors", "no model")])
+def test_a_directory_without_one_of_its_files_is_no_model(missing: str, reason: str, models: Models) -> None:
+    (Path(models.draft) / missing).unlink()
+    assert reason in refusal(models)
+
+
+def cut_weights(keep: int) -> Damage:
+    def cut(directory: Path) -> None:
+        path = directory / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:keep])
+
+    return cut
+
+
+DAMAGED: dict[str, Damage] = {
+    "weights cut to nothing": cut_weights(0),
+    "weights cut in the header": cut_weights(100),
+    "weights cut in the body": cut_weights(-1),
+    "weights of other bytes": write("model.safetensors", b"\xff" * 500),
+    "weights of another shape": lambda directory: edit_json(directory / "config.json", hidden_size=64),
+    "a config that is no JSON": write("config.json", b"{"),
+    "a config that is no UTF-8": write("config.json", b"\xff"),
+    "a config that is a list": write("config.json", b"[]"),
+    "a config that is nothing": write("config.json", b"null"),
+    "a config without members": write("config.json", b"{}"),
+    "an unknown architecture": lambda directory: edit_json(directory / "config.json", model_type="nothing"),
+    "a width of zero": lambda directory: edit_json(directory / "config.json", hidden_size=0),
+    "a width that is text": lambda directory: edit_json(directory / "config.json", hidden_size="wide"),
+    "a text_config that is text": lambda directory: edit_json(directory / "config.json", text_config="x"),
+    "a limit that is text": lambda directory: edit_json(directory / "config.json", max_position_embeddings="x"),
+    "Python of its own": lambda directory: edit_json(directory / "config.json", model_file="model.py"),
+    "no tokenizer": lambda directory: (directory / "tokenizer.json").unlink(),
+    "a tokenizer of other bytes": write("tokenizer.json", b"\x00\x01"),
+    "a tokenizer without members": write("tokenizer.json", b"{}"),
+    "a tokenizer config that is a list": write("tokenizer_config.json", b"[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_model_directory_is_refused_in_one_line(damage: Damage, models: Models) -> None:
+    damage(Path(models.draft))
+    message = refusal(models)
+    assert message.startswith(f"{models.draft} cannot be loaded by mlx-lm: ")
+
+
+# -- fingerprints -----------------------------------------------------------------------------------------------------
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Not a model that loads, but one with three megabytes of weights to take a fingerprint of."""
+    header = b'{"a":{"dtype":"U8","shape":[3145728],"data_offsets":[0,3145728]}}'
+    body = bytes(3 * MEGABYTE)
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + body)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    return tmp_path
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [9, 80, MEGABYTE, -MEGABYTE + 5, -1], ids=["header", "first", "first MB", "last MB", "last"])
+def test_one_changed_bit_in_the_header_or_in_the_first_or_last_megabyte_changes_the_fingerprint(
+    at: int, large: Path
+) -> None:
+    before = fingerprint(large)
+    assert fingerprint(large) == before
+    flip(large / "model.safetensors", at)
+    assert fingerprint(large) != before
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_changed_config_or_tokenizer_changes_the_fingerprint(name: str, large: Path) -> None:
+    before = fingerprint(large)
+    (large / name).write_text('{"x": 1}')
+    assert fingerprint(large) != before
+
+
+def test_another_length_or_another_shard_changes_the_fingerprint(large: Path) -> None:
+    seen = {fingerprint(large)}
+    with (large / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    seen.add(fingerprint(large))
+    shutil.copy(large / "model.safetensors", large / "model-2.safetensors")
+    seen.add(fingerprint(large))
+    assert len(seen) == 3
+
+
+def test_a_copy_of_a_model_has_its_fingerprint(small_models: Models, models: Models) -> None:
+    assert fingerprint(Path(models.target)) == fingerprint(Path(small_models.target))
+
+
+def test_the_identity_of_a_tokenizer_is_what_its_ids_mean(small_pair: Pair, models: Models) -> None:
+    for directory in (models.target, models.draft):
+        edit_json(Path(directory) / "tokenizer_config.json", chat_template="{{ messages[0]['content'] }}")
+    assert load_pair(models).identity.tokenizer == small_pair.identity.tokenizer
+    for directory in (models.target, models.draft):
+        swap_tokens(Path(directory), 70, 140)
+    assert load_pair(models).identity.tokenizer != small_pair.identity.tokenizer
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def logits(pair: Pair) -> list[float]:
+    return list(pair.draft(mx.array([[3, 1, 4]]))[0, -1].tolist())
+
+
+def version_for(pair: Pair, root: Path, identity: object, amount: float = 0.5) -> Path:
+    registry = Registry(root / "adapters")
+    made = registry.create(lambda path: write_lora(path, pair.draft, amount=amount) and None, {"pair": identity})
+    return made.path
+
+
+def test_an_adapter_changes_the_draft_until_it_is_taken_off(models: Models, tmp_path: Path) -> None:
+    pair = load_pair(models)
+    before = logits(pair)
+    adapted = pair.with_adapter(write_lora(tmp_path / "other", pair.draft, amount=0.5))
+    assert adapted.adapter == "other"
+    assert logits(adapted) != before
+    assert adapted.with_adapter(None).adapter is None
+    assert logits(pair) == before
+
+
+def test_a_version_of_this_draft_loads_with_the_pair(models: Models, tmp_path: Path) -> None:
+    pair = load_pair(models)
+    path = version_for(pair, tmp_path, pair.identity)
+    assert load_pair(models, path).adapter == "v0001"
+    assert load_pair(models, path, "the champion").adapter == "the champion"
+
+
+def test_an_adapter_made_for_another_draft_is_refused_although_its_shapes_fit(models: Models, tmp_path: Path) -> None:
+    pair = load_pair(models)
+    path = version_for(pair, tmp_path, foreign(pair.identity))
+    with pytest.raises(AdapterError, match=f"trained for draft ffffffffffff, this draft is {pair.identity.draft[:12]}"):
+        load_pair(models, path)
+
+
+def test_a_refused_adapter_leaves_the_one_that_is_on(models: Models, tmp_path: Path) -> None:
+    pair = load_pair(models)
+    adapted = pair.with_adapter(write_lora(tmp_path / "good", pair.draft, amount=0.5))
+    before = logits(adapted)
+    foreign_version = version_for(pair, tmp_path, foreign(pair.identity))
+    damaged = write_lora(tmp_path / "damaged", pair.draft, amount=0.1)
+    (damaged / "adapters.safetensors").write_bytes(b"\0" * 50)
+    for path in (foreign_version, damaged, tmp_path / "nowhere"):
+        with pytest.raises(AdapterError):
+            adapted.with_adapter(path)
+        assert logits(adapted) == before
+        assert lora.is_attached(adapted.draft)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections import Counter
+
+import pytest
+from builders import CountingFiles, failing_files, make_record
+
+from draftloop.errors import StoreError
+from draftloop.records import PairId
+from draftloop.replay import (
+    Drawn,
+    ReplayBuffer,
+    draw,
+    drawable,
+    generation_acceptance,
+    replay_tokens,
+    reservoir,
+    well_accepted_sources,
+    worth_keeping,
+)
+
+
+def generation(acceptance: float, source: str = "prose", **overrides):
+    """A record whose every position is accepted with about this probability."""
+    import math
+
+    values = {"log_p": (0.0,) * 6, "log_q": (math.log(acceptance),) * 6, "source": source}
+    return make_record(**{**values, **overrides})
+
+
+def generations(count: int, source: str, low: float = 0.1, high: float = 0.9):
+    return [generation(low + (high - low) * i / count, source) for i in range(count)]
+
+
+def test_acceptance_of_a_generation_is_the_mean_over_its_positions():
+    record = make_record(log_p=(-1.0,) * 6, log_q=(-1.0, -1.0, -1.0, None, None, None))
+    assert generation_acceptance(record) == pytest.approx(0.5)
+
+
+def test_of_every_source_the_generations_at_or_above_its_own_median_are_worth_keeping():
+    weak, strong = generations(10, "prose", 0.1, 0.4), generations(10, "code", 0.6, 0.9)
+    kept = worth_keeping([*weak, *strong])
+    assert kept == [*weak[5:], *strong[5:]]
+
+
+def test_equal_generations_are_all_kept_and_a_single_one_too():
+    same = [generation(0.5) for _ in range(4)]
+    assert worth_keeping(same) == same
+    assert len(worth_keeping([generation(0.1, "one")])) == 1
+
+
+def test_only_the_train_split_ever_enters(tmp_path):
+    buffer = ReplayBuffer(tmp_path, capacity=10)
+    records = [generation(0.5, split=split) for split in ("train", "validation", "heldout")]
+    assert buffer.refresh(records, seed=0) == [records[0]]
+    assert buffer.remember(records, seed=0) == [records[0]]
+    assert buffer.records() == [records[0]]
+
+
+def test_a_full_reservoir_holds_every_source_in_proportion():
+    records = [*generations(300, "prose"), *generations(80, "code"), *generations(20, "mail")]
+    kept = reservoir(records, capacity=100, seed=0)
+    assert Counter(record.source for record in kept) == {"prose": 75, "code": 20, "mail": 5}
+
+
+def test_sources_of_another_pair_are_other_sources():
+    other = PairId(target="x" * 64, draft="b" * 64, tokenizer="c" * 64)
+    records = [*generations(30, "prose"), *(generation(0.5, pair=other) for _ in range(10))]
+    kept = reservoir(records, capacity=20, seed=0)
+    assert Counter(record.pair == other for record in kept) == {False: 15, True: 5}
+
+
+def test_the_reservoir_is_the_same_for_any_order_and_another_for_another_seed():
+    records = generations(60, "prose")
+    shuffled = random.Random(1).sample(records, len(records))
+    assert reservoir(records, 20, seed=4) == reservoir(shuffled, 20, seed=4)
+    assert reservoir(records, 20, seed=4) != reservoir(records, 20, seed=5)
+
+
+def test_adding_in_pieces_ends_with_the_same_reservoir(tmp_path):
+    records = generations(60, "prose")
+    buffer = ReplayBuffer(tmp_path, capacity=20)
+    for start in range(0, 60, 7):
+        buffer.remember(records[start : start + 7], seed=4)
+    assert buffer.records() == reservoir(records, 20, seed=4)
+
+
+def test_what_is_kept_survives_the_log_it_came_from(tmp_path):
+    first = generations(10, "code")
+    ReplayBuffer(tmp_path, capacity=50).refresh(first, seed=0)
+    later = generations(4, "prose")
+    kept = ReplayBuffer(tmp_path, capacity=50).refresh(later, seed=0)
+    assert set(kept) == set(first[5:]) | set(later[2:])
+    assert oct((tmp_path / "replay.jsonl").stat().st_mode & 0o777) == "0o600"
+
+
+def test_a_damaged_line_is_reported_and_the_rest_is_kept(tmp_path):
+    buffer = ReplayBuffer(tmp_path, capacity=50)
+    records = buffer.remember(generations(5, "code"), seed=0)
+    lines = buffer.path.read_bytes().splitlines(keepends=True)
+    buffer.path.write_bytes(b"".join([*lines[:2], lines[2].replace(b"code", b"c0de"), *lines[3:]]))
+    assert buffer.records() == records[:2] + records[3:]
+    assert len(buffer.damage) == 1
+    buffer.remember([], seed=0)
+    assert buffer.records() == records[:2] + records[3:]
+    assert not buffer.damage
+
+
+def test_a_full_disk_at_any_operation_leaves_the_old_buffer_or_the_new_one(tmp_path):
+    old, new = generations(3, "code"), generations(3, "prose")
+    probe = CountingFiles()
+    ReplayBuffer(tmp_path / "probe", 50).remember(old, seed=0)
+    ReplayBuffer(tmp_path / "probe", 50, files=probe).remember(new, seed=0)
+    for at in range(1, len(probe.names) + 1):
+        directory = tmp_path / str(at)
+        ReplayBuffer(directory, 50).remember(old, seed=0)
+        with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)):
+            ReplayBuffer(directory, 50, files=failing_files(at, for_good=True)).remember(new, seed=0)
+        assert set(ReplayBuffer(directory, 50).records()) in ({*old}, {*old, *new})
+        assert len(ReplayBuffer(directory, 50).remember(new, seed=0)) == 6
+
+
+def test_sources_are_well_accepted_at_or_above_the_whole():
+    weak, strong = generations(30, "prose", 0.2, 0.4), generations(10, "code", 0.6, 0.8)
+    assert well_accepted_sources([*weak, *strong]) == {"code"}
+    assert well_accepted_sources(weak) == {"prose"}
+    assert well_accepted_sources([]) == set()
+
+
+def test_a_first_training_replays_the_source_that_the_draft_does_well_in():
+    """150 prose and 40 code generations, all new and all failures: replaying prose would protect nothing."""
+    prose, code = generations(150, "prose", 0.2, 0.4), generations(40, "code", 0.5, 0.7)
+    everything = [*prose, *code]
+    pool = drawable(worth_keeping(everything), everything, everything)
+    assert pool == code[20:]
+
+
+def test_what_is_not_trained_on_anyway_is_replayed_whatever_its_source():
+    old, new = generations(10, "prose", 0.2, 0.4), generations(10, "prose", 0.2, 0.4)
+    code = generations(10, "code", 0.5, 0.7)
+    pool = drawable([*old, *new, *code], new, [*old, *new, *code])
+    assert pool == [*old, *code]
+
+
+def test_a_single_source_is_replayed_from_its_better_half():
+    records = generations(10, "default")
+    assert drawable(worth_keeping(records), records, records) == records[5:]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.5, 0.9])
+def test_the_share_of_replayed_tokens_is_exact(ratio):
+    fresh = 9_000
+    wanted = replay_tokens(fresh, ratio)
+    drawn = draw({f"r{i}": 5 + i % 7 for i in range(40)}, wanted, seed=0, epoch=0)
+    assert sum(one.tokens for one in drawn) == wanted
+    assert wanted / (fresh + wanted) == pytest.approx(ratio, abs=1e-4)
+
+
+def test_only_the_last_draw_is_cut():
+    lengths = {f"r{i}": 10 for i in range(5)}
+    drawn = draw(lengths, 37, seed=0, epoch=0)
+    assert [one.tokens for one in drawn] == [10, 10, 10, 7]
+
+
+def test_no_record_is_drawn_twice_more_often_than_another():
+    counts = Counter(one.record_id for one in draw({f"r{i}": 10 for i in range(7)}, 10 * 17, seed=0, epoch=0))
+    assert set(counts.values()) == {2, 3}
+
+
+def test_every_epoch_draws_anew_and_the_same_epoch_the_same():
+    lengths = {f"r{i}": 10 for i in range(50)}
+    draws = [draw(lengths, 100, seed=3, epoch=epoch) for epoch in (0, 1, 0)]
+    assert draws[0] == draws[2] != draws[1]
+    assert draws[0] != draw(lengths, 100, seed=4, epoch=0)
+    assert draws[0] == draw(dict(reversed(lengths.items())), 100, seed=3, epoch=0)
+
+
+def test_an_empty_pool_draws_nothing():
+    assert draw({}, 100, seed=0, epoch=0) == []
+    assert draw({"empty": 0}, 100, seed=0, epoch=0) == []
+    assert draw({"a": 3}, 0, seed=0, epoch=0) == []
+    assert draw({"a": 3}, 2, seed=0, epoch=0) == [Drawn("a", 2)]

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from tiny import sampler
+
+from draftloop.config import Training
+from draftloop.training.examples import Example
+from draftloop.training.plan import make_plan
+
+
+def examples(count: int, source: str = "new") -> list[Example]:
+    return [Example(f"{source}{i}", source, (1, 2) + (3,) * (3 + i % 5), 2, sampler()) for i in range(count)]
+
+
+FAILURES, POOL = examples(21), {example.record_id: example for example in examples(9, "old")}
+
+
+def planned(**settings):
+    return make_plan(FAILURES, POOL, Training(**{"batch_size": 4, "epochs": 3, **settings}))
+
+
+def by_epoch(plan, epoch):
+    return [e for w in plan.windows if w.epoch == epoch for batch in w.micro_batches for e in batch]
+
+
+def test_every_epoch_has_each_failure_once_and_whole():
+    plan = planned()
+    for epoch in range(3):
+        fresh = [example for example in by_epoch(plan, epoch) if example.source == "new"]
+        assert sorted(fresh, key=lambda e: e.record_id) == sorted(FAILURES, key=lambda e: e.record_id)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.5])
+def test_the_replayed_share_of_the_supervised_tokens_of_each_epoch_is_the_configured_one(ratio):
+    plan = planned(replay_ratio=ratio)
+    for epoch in range(3):
+        tokens = Counter()
+        for example in by_epoch(plan, epoch):
+            tokens[example.source] += len(example.labels)
+        assert tokens["old"] / tokens.total() == pytest.approx(ratio, abs=0.5 / tokens.total() + 1e-9)
+    total = sum(len(e.labels) for epoch in range(3) for e in by_epoch(plan, epoch))
+    assert (plan.tokens, plan.replay_share) == (total, pytest.approx(ratio, abs=0.01))
+
+
+def test_replay_is_drawn_anew_each_epoch():
+    plan = planned(replay_ratio=0.1)
+    drawn = [Counter(e.record_id for e in by_epoch(plan, epoch) if e.source == "old") for epoch in range(3)]
+    assert drawn[0] != drawn[1] or drawn[1] != drawn[2]
+
+
+def test_without_a_pool_the_failures_stay_alone():
+    plan = make_plan(FAILURES, {}, Training(epochs=2, replay_ratio=0.5))
+    assert plan.replayed_tokens == 0
+    assert plan.tokens == 2 * sum(len(example.labels) for example in FAILURES)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    assert planned() == planned()
+    assert planned() != planned(seed=1)
+    first, second = (by_epoch(planned(replay_ratio=0.0), epoch) for epoch in (0, 1))
+    assert first != second
+
+
+def test_a_longer_training_begins_like_a_shorter_one():
+    assert planned(epochs=3).windows[: len(planned(epochs=2).windows)] == planned(epochs=2).windows
+
+
+def test_windows_end_with_their_epoch_and_the_last_one_may_be_smaller():
+    plan = make_plan(FAILURES, {}, Training(batch_size=4, epochs=2, gradient_accumulation_steps=4))
+    assert [(window.epoch, len(window.micro_batches)) for window in plan.windows] == [(0, 4), (0, 2), (1, 4), (1, 2)]
+    assert sorted(len(batch) for window in plan.windows for batch in window.micro_batches) == [1, 1] + [4] * 10
+
+
+def test_micro_batches_hold_similar_lengths():
+    plan = make_plan(FAILURES, {}, Training(batch_size=4, epochs=1))
+    spread = [
+        max(len(e.ids) for e in batch) - min(len(e.ids) for e in batch)
+        for window in plan.windows
+        for batch in window.micro_batches
+    ]
+    assert max(spread) <= 1
