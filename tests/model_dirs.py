@@ -1,6 +1,6 @@
-"""Small models on disk in mlx-lm's directory format, right ones and wrong ones, with a byte-level tokenizer of their own.
+"""Small models on disk in mlx-lm's directory format, right and wrong ones, with a byte-level tokenizer of their own.
 
-Everything here is made in a moment and seeded: random Llamas of a few thousand weights, and 300 ids that spell any text.
+Everything is made in a moment and seeded: random Llamas of a few thousand weights, and 300 ids that spell any text.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from draftloop.training.train import TrainResult, resume, train
 VOCABULARY = 64
 
 
-def records_of(pair: Pair, count: int, **overrides: Any) -> list[Record]:
+def records_of(of: Pair, count: int, /, **overrides: Any) -> list[Record]:
     """Failures with random ids: prompts of 2 to 5 tokens, outputs of 6 to 12."""
     random = np.random.default_rng(overrides.pop("seed", 0))
     temperature = overrides.pop("temperature", 0.8)
@@ -39,7 +39,7 @@ def records_of(pair: Pair, count: int, **overrides: Any) -> list[Record]:
             "prompt_tokens": _ids(random, prompt),
             "target_output": _ids(random, output),
             "draft_output": _ids(random, output),
-            "pair": pair.identity,
+            "pair": of.identity,
             "sampler": sampler(temperature),
             "log_p": tuple(-float(x) for x in random.random(output)),
             "log_q": tuple(-float(x) for x in random.random(output)),

@@ -40,10 +40,14 @@ def examine(config: Config, data_dir: Path, *, with_pair: bool = True) -> Iterat
     yield _platform()
     yield _packages()
     yield _blas()
-    yield _device()
-    yield _memory()
+    broken = _broken_mlx()
+    if broken is None:
+        yield _device()
+        yield _memory()
+    else:
+        yield broken
     yield _writable(data_dir)
-    if with_pair:
+    if with_pair and broken is None:
         yield from _pair(config)
 
 
@@ -74,6 +78,14 @@ def _blas() -> Finding:
     if blas.loaded():
         return Finding("BLAS", "ok", f"{blas.loaded()} serves matrix products")
     return Finding("BLAS", "warning", "MLX's own reference BLAS, about 30 times slower", blas.REMEDY)
+
+
+def _broken_mlx() -> Finding | None:
+    try:
+        import mlx_lm  # noqa: F401 - and mlx.core with it
+    except ImportError as error:
+        return Finding("MLX", "problem", f"cannot be imported: {' '.join(str(error).split())}", "run `make setup`")
+    return None
 
 
 def _device() -> Finding:

@@ -7,7 +7,6 @@ differ (models of one family are padded differently): ids from the smaller width
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache  # noqa
 
 from . import lora, registry  # noqa: E402
 
-_log = logging.getLogger(__name__)
 _EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json")
 _MEGABYTE = 1 << 20

@@ -118,7 +118,7 @@ class Record:
     """One finished generation. All token ids; N tokens of output, the end of text counting as one.
 
     Attributes:
-        id: 32 random hex digits.
+        id: 32 hex digits; a hash of what was generated, so that a repeated run has the same ids.
         draft_output: N ids, what the draft proposed at each position given the emitted prefix.
         target_output: N ids, what was emitted.
         disagreements: the rejections of the verification, one for every round that rejected, in order.

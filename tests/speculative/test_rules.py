@@ -16,7 +16,7 @@ from draftloop.speculative.rules import draw, rule_for, verify
 from draftloop.speculative.transforms import sampling_log_probs
 
 VOCABULARY, SAMPLES = 5, 30_000
-# Two Markov chains: the distribution of the next id depends on the last one only, so every probability can be tabulated.
+# Two Markov chains: the next id depends on the last one only, so every probability can be tabulated.
 TARGET = mx.random.normal((VOCABULARY, VOCABULARY), key=mx.random.key(1)) * 1.5
 DRAFT = mx.random.normal((VOCABULARY, VOCABULARY), key=mx.random.key(2)) * 1.5
 

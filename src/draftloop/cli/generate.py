@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 
 import click
@@ -24,7 +25,7 @@ def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str)
 def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     """Generate text from PROMPT: the target's own output, sooner. `-` reads the prompt from stdin."""
     if prompt == "-":
-        prompt = click.get_binary_stream("stdin").read().decode("utf-8", "replace")
+        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
         on_error(prompt=prompt)
     config = app.config
     from ..text import decoding_settings

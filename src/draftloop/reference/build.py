@@ -357,6 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
     streams = out / "streams"
     streams.mkdir(exist_ok=True)
     data = []
+    taken: list[str] = []
     parts: tuple[Part, ...] = ("train", "collect", "benchmark")
     for domain in DOMAINS:
         for part in parts:
@@ -374,7 +375,8 @@ def main(arguments: list[str] | None = None) -> None:
                 }
             )
             if part != "train":
-                chosen = prompt_sets.choose(found, domain, part, options.seed)
+                chosen = prompt_sets.choose(found, domain, part, options.seed, taken)
+                taken += chosen
                 prompt_sets.write(chosen, out / PROMPTS.name / f"{domain}.{part}.jsonl")
     print(json.dumps(data, indent=1), file=sys.stderr, flush=True)
 

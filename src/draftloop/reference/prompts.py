@@ -17,8 +17,10 @@ _MIN_CHARACTERS, _MAX_CHARACTERS = 30, 160
 _HEADED = re.compile(r"^([\w.]+\n\n)?(.+)", re.DOTALL)
 
 
-def choose(documents: Iterable[Document], domain: Domain, part: Part, seed: int) -> list[str]:
-    """`COUNTS[part]` distinct prompts of one domain, in random order, few from any one module.
+def choose(
+    documents: Iterable[Document], domain: Domain, part: Part, seed: int, taken: Iterable[str] = ()
+) -> list[str]:
+    """`COUNTS[part]` distinct prompts of one domain, none of them one of `taken`, in random order.
 
     Raises:
         ValueError: the held-out modules give too few.
@@ -29,13 +31,15 @@ def choose(documents: Iterable[Document], domain: Domain, part: Part, seed: int)
     for openings in by_module:
         rng.shuffle(openings)
     chosen: dict[str, str] = {}
+    gone = {_normalised(text) for text in taken}
     while len(chosen) < COUNTS[part]:
         left = [openings for openings in by_module if openings]
         if not left:
             raise ValueError(f"{domain}/{part}: {len(chosen)} distinct prompts found, {COUNTS[part]} needed")
         for openings in left:  # one from each module in turn, so that no large module drowns the others
             text = openings.pop()
-            chosen.setdefault(_normalised(text), text)
+            if _normalised(text) not in gone:
+                chosen.setdefault(_normalised(text), text)
     prompts = list(chosen.values())
     rng.shuffle(prompts)
     return prompts[: COUNTS[part]]

@@ -1,0 +1,105 @@
+"""`generate`: text on stdout, everything else on stderr, and an object with fixed names for other programs."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from model_dirs import write_lora
+
+from draftloop.pair import Pair
+
+SUCCESS = {
+    "status",
+    "prompt",
+    "prompt_tokens",
+    "text",
+    "tokens",
+    "acceptance_rate",
+    "acceptance_length",
+    "tokens_per_second",
+}
+FAILURE = {"status", "prompt", "error"}
+SHORT = ["--max-tokens", "10"]
+
+
+def test_text_goes_to_stdout_and_the_numbers_to_stderr(call_with_pair, small_pair: Pair) -> None:
+    found = call_with_pair("generate", "the target", *SHORT, "--temp", "0")
+    expected = call_with_pair("generate", "the target", *SHORT, "--temp", "0", "--json").json
+    assert found.code == 0
+    assert found.out == expected["text"] + "\n"
+    assert found.err.startswith("10 tokens, ")
+    assert found.err.count("\n") == 1
+
+
+def test_json_has_the_fields_that_others_read(call_with_pair, small_pair: Pair) -> None:
+    found = call_with_pair("generate", "the target", *SHORT, "--json")
+    assert (found.code, found.err) == (0, "")
+    values = found.json
+    assert values.keys() >= SUCCESS
+    assert (values["status"], values["prompt"]) == ("ok", "the target")
+    assert values["text"] == small_pair.tokenizer.decode(values["tokens"])
+    assert values["prompt_tokens"] == len(small_pair.tokenizer.encode("[user]the target\n[assistant]"))
+    assert 1 <= values["acceptance_length"] <= 5
+    assert 0 <= values["acceptance_rate"] <= 1
+    assert values["tokens_per_second"] > 0
+    assert (values["adapter"], values["rule"], values["finish"]) == (None, "rejection", "length")
+
+
+def test_a_missing_adapter_is_an_error_with_the_fields_that_others_read(call_with_pair) -> None:
+    found = call_with_pair("generate", "the target", "--adapter-path", "/nowhere/at/all", "--json")
+    assert found.code == 2
+    assert found.json.keys() >= FAILURE
+    assert (found.json["status"], found.json["prompt"]) == ("error", "the target")
+    assert "/nowhere/at/all" in found.json["error"]
+    assert found.err == f"error: {found.json['error']}\n"
+
+
+@pytest.mark.parametrize(
+    "first", [["--temp", "warm", "say it"], ["say it", "--temp", "warm"], ["say it", "--temp", "99"]]
+)
+def test_the_prompt_is_in_the_error_wherever_the_mistake_is(first: list[str], call) -> None:
+    assert call("generate", *first, "--json").json["prompt"] == "say it"
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(call_with_pair) -> None:
+    texts = [call_with_pair("generate", "read", *SHORT, "--seed", seed).out for seed in ("1", "1", "2")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_chat_template_can_be_switched_off(call_with_pair, small_pair: Pair) -> None:
+    found = call_with_pair("generate", "the target", *SHORT, "--no-chat-template", "--json").json
+    assert found["prompt_tokens"] == len(small_pair.tokenizer.encode("the target"))
+
+
+def test_an_adapter_directory_is_used_and_named_by_where_it_lies(call_with_pair, small_pair: Pair, tmp_path) -> None:
+    """Even one whose name means something else."""
+    write_lora(tmp_path / "none", small_pair.draft, amount=5.0)
+    greedy = ["generate", "the target", "--max-tokens", "16", "--temp", "0", "--json"]
+    bare = call_with_pair(*greedy, "--adapter", "none").json
+    adapted = call_with_pair(*greedy, "--adapter-path", "./none").json
+    assert (bare["adapter"], adapted["adapter"]) == (None, str(tmp_path / "none"))
+    assert bare["text"] == adapted["text"]  # the target's own, whatever the draft proposes
+    assert adapted["acceptance_length"] < bare["acceptance_length"]
+
+
+@pytest.mark.parametrize(("given", "read"), [(b"the target", "the target"), (b"\xffthe", "\ufffdthe")])
+def test_a_dash_reads_the_prompt_from_stdin(given: bytes, read: str, call_with_pair, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8"))
+    assert call_with_pair("generate", "-", *SHORT, "--json").json["prompt"] == read
+
+
+@pytest.mark.parametrize("prompt", ["a\udcffb", "\ufeffa", "a\0b", "\u202eשלום"], ids=ascii)
+def test_odd_text_comes_back_as_it_was_given(prompt: str, call_with_pair) -> None:
+    found = call_with_pair("generate", prompt, *SHORT, "--json")
+    assert found.code == 0
+    assert found.out.isascii()
+    assert json.loads(found.out)["prompt"] == prompt
+
+
+def test_the_embedded_pair_is_the_default(call) -> None:
+    found = call("generate", "Return the", *SHORT, "--json").json
+    assert found["status"] == "ok"
+    assert found["text"].isprintable() or "\n" in found["text"]

@@ -1,0 +1,101 @@
+"""The front door: help, version, options before the command, and the uninstalled checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from draftloop import __version__
+from draftloop.cli import cli, main
+
+COMMANDS = {"adapters", "benchmark", "collect-data", "demo", "doctor", "generate", "status", "train"}
+
+
+def test_help_names_every_command(call) -> None:
+    found = call("--help")
+    assert (found.code, found.err) == (0, "")
+    assert set(cli.commands) == COMMANDS
+    for command in COMMANDS:
+        assert f"\n  {command} " in found.out
+
+
+def test_the_version_is_the_packages(call) -> None:
+    assert call("--version").out == f"draftloop, version {__version__}\n"
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help_and_json(command: str, call) -> None:
+    found = call(command, "--help")
+    assert (found.code, found.err) == (0, "")
+    if command not in ("adapters", "benchmark"):  # groups; their commands have it
+        assert "--json" in found.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["adapters"], ["benchmark"]], ids=" ".join)
+def test_half_a_command_shows_the_help_on_stderr(arguments: list[str], call) -> None:
+    found = call(*arguments)
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith(f"Usage: {' '.join(['draftloop', *arguments])} [OPTIONS] COMMAND")
+    assert found.err.count("\n") > 5  # as it is written, not squeezed into a line
+
+
+def test_main_exits_with_the_code_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["draftloop", "nothing"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "No such command 'nothing'" in capsys.readouterr().err
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(call, tmp_path: Path, monkeypatch) -> None:
+    def found(*flags: str) -> str:
+        """The value in use, as the refusal of it says."""
+        return call("generate", "x", *flags).err
+
+    Path("configs").mkdir()
+    Path("configs/config.yaml").write_text("speculative: {temperature: 11}\n")
+    assert "config.yaml, line 1: speculative.temperature = 11" in found()
+    monkeypatch.setenv("DRAFTLOOP_SPECULATIVE_TEMPERATURE", "12")
+    assert "DRAFTLOOP_SPECULATIVE_TEMPERATURE: speculative.temperature = '12'" in found()
+    assert "flag: speculative.temperature = 13.0" in found("--temp", "13")
+
+
+def test_a_mistake_in_a_given_file_is_told_even_where_nothing_needs_it(call) -> None:
+    Path("my.yaml").write_text("speculative: {temprature: 1}\n")
+    found = call("-c", "my.yaml", "status")
+    assert (found.code, found.out) == (2, "")
+    assert "my.yaml, line 1: unknown key speculative.temprature; did you mean speculative.temperature?" in found.err
+
+
+def test_configs_config_yaml_is_taken_where_it_is(call) -> None:
+    Path("configs").mkdir()
+    Path("configs/default.yaml").write_text("training: {min_failure_cases: 7}\n")
+    assert call("status", "--json").json["min_failure_cases"] == 7
+    Path("configs/config.yaml").write_text("training: {min_failure_cases: 8}\n")
+    assert call("status", "--json").json["min_failure_cases"] == 8
+
+
+def test_the_data_directory_is_where_it_is_said_to_be(call) -> None:
+    assert call("--data-dir", "elsewhere", "status", "--json").json["log"] == "elsewhere/failures/failures.jsonl"
+
+
+def without_installed_packages_of_ours(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Python with the dependencies but without what .pth files add, an editable draftloop among it."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONPATH"] = sysconfig.get_paths()["purelib"]
+    return subprocess.run(
+        [sys.executable, "-S", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_plain_checkout_runs_uninstalled(root: Path, tmp_path: Path) -> None:
+    absent = without_installed_packages_of_ours("-c", "import draftloop", cwd=tmp_path)
+    assert "No module named 'draftloop'" in absent.stderr  # or the rest would prove nothing
+    found = without_installed_packages_of_ours("-m", "src.main", "--help", cwd=root)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.startswith("Usage: draftloop [OPTIONS] COMMAND")

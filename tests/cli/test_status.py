@@ -1,0 +1,60 @@
+"""`status`: what has piled up, and that it is plain text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builders import make_record, write_adapter
+
+from draftloop.registry import Registry
+from draftloop.store.log import FailureLog
+
+LOG = Path("data/failures/failures.jsonl")
+
+
+def test_an_empty_directory_has_a_status_and_stays_empty(call) -> None:
+    found = call("status")
+    assert found.code == 0
+    assert "champion" in found.out
+    assert "the bare draft is in use" in found.out
+    assert not Path("data").exists()
+
+
+def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
+    log = FailureLog(LOG)
+    for i in range(3):
+        log.append(make_record(prompt=f"secret {'x' * i}", source="mine"))
+    found = call("status")
+    assert f"Prompts and outputs lie in {LOG} in plain text" in found.err
+    assert "3 (3 new, 0 used in training)" in found.out
+    assert "3 mine" in found.out
+    assert "secret" not in found.out + found.err
+
+
+def test_json_has_the_counts(call) -> None:
+    log = FailureLog(LOG)
+    records = [log.append(make_record(prompt=f"prompt {'x' * i}")) for i in range(3)]
+    registry = Registry(Path("data/adapters"))
+    registry.create(write_adapter, {"record_ids": [records[0].id]})
+    registry.promote("v0001")
+    found = call("status", "--json")
+    assert (found.code, found.err) == (0, "")
+    values = found.json
+    assert values["status"] == "ok"
+    assert (values["generations"], values["failures_new"], values["failures_used"]) == (3, 2, 1)
+    assert (values["splits"], values["sources"]) == ({"train": 3}, {"default": 3})
+    assert (values["adapters"], values["champion"]) == (["v0001"], "v0001")
+
+
+def test_damage_is_named_and_no_fault(call) -> None:
+    log = FailureLog(LOG)
+    for i in range(2):
+        log.append(make_record(prompt=f"prompt {'x' * i}"))
+    LOG.write_bytes(LOG.read_bytes().replace(b"rejection", b"rejectioM", 1))
+    found = call("status")
+    assert found.code == 0
+    assert "damaged: line 1: " in found.err
+
+
+def test_a_data_directory_whose_name_is_no_utf_8_has_a_status(call) -> None:
+    assert call("--data-dir", "a\udcff", "status", "--json").json["log"] == "a\udcff/failures/failures.jsonl"

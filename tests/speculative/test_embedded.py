@@ -1,0 +1,31 @@
+"""On the embedded pair, a real one, speculation changes nothing in what the target says."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import generate_step
+from tiny import sampler
+
+from draftloop import reference
+from draftloop.pair import Pair
+from draftloop.prompts import read_prompts
+from draftloop.speculative.decoder import Decoding, Settings
+
+LENGTH = 24
+
+
+@pytest.mark.parametrize("domain", reference.DOMAINS)
+def test_greedy_output_of_25_prompts_is_mlx_lms_plain_output_of_the_target(embedded_pair: Pair, domain: str) -> None:
+    pair, accepted = embedded_pair, 0
+    for prompt in read_prompts(reference.prompts_file(domain, "benchmark"))[:25]:
+        ids = pair.tokenizer.encode(prompt.text)
+        plain = []
+        for token, _ in generate_step(mx.array(ids), pair.target, max_tokens=LENGTH):
+            plain.append(int(token))
+            if token in pair.stop_tokens:
+                break
+        rounds = list(Decoding(pair, ids, Settings(sampler(0.0), "greedy", 4, LENGTH)))
+        assert [token for found in rounds for token in found.tokens] == plain
+        accepted += sum(found.accepted for found in rounds)
+    assert accepted > 0  # else nothing was speculated, and nothing shown

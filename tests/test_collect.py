@@ -1,0 +1,396 @@
+"""Collecting writes what the decoder did, once for each prompt and its conditions, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from model_dirs import VOCABULARY, add_token, write_llama, write_lora
+from tiny import sampler, tiny_llama
+
+from draftloop.collect import (
+    ALREADY_COLLECTED,
+    CollectReport,
+    CollectSettings,
+    collect,
+    generate_record,
+    generation_seed,
+    usable_ids,
+)
+from draftloop.config import Models
+from draftloop.errors import PromptError
+from draftloop.interrupt import StopRequest
+from draftloop.pair import Pair, load_pair
+from draftloop.prompts import Prompt, Unusable
+from draftloop.records import Record
+from draftloop.speculative.decoder import Decoding, Draw, Round, Settings, count_rounds
+from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.store.log import FailureLog
+
+MODES = [("greedy", 0.0), ("rejection", 0.9), ("match", 0.9)]
+PROMPTS = [Prompt(text) for text in ("the target", "what the draft wants", "read", "the same text", "learns")]
+SHORT = Settings(sampler(0.9), "rejection", 3, 8)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> FailureLog:
+    return FailureLog(tmp_path / "failures.jsonl")
+
+
+def run(pair: Pair, log: FailureLog, prompts: list[Prompt] = PROMPTS, **changes: object) -> CollectReport:
+    return collect(pair, prompts, log, replace(CollectSettings(SHORT, chat_template=False), **changes))
+
+
+def contents(log: FailureLog) -> dict[str, tuple[int, ...]]:
+    return {record.prompt: record.target_output for record in log.records()}
+
+
+# -- the record says what the decoder did -----------------------------------------------------------------------------
+
+
+def mass(value: float | None) -> float:
+    return -math.inf if value is None else value
+
+
+def rebuilt(record: Record) -> list[tuple[int, tuple[int, ...], int, tuple[Draw, ...], float | None]]:
+    """Every round of a record, from the record alone: start, tokens, accepted, draws, log p of the bonus token."""
+    by_position = {found.position: found for found in record.disagreements}
+    rounds, start, length = [], 0, len(record.target_output)
+    for drafted, accepted in record.rounds:
+        tokens = record.target_output[start : min(start + accepted + 1, length)]
+        draws = []
+        for at in range(start, start + accepted):
+            token = record.target_output[at]
+            assert record.draft_output[at] == token
+            p, q = mass(record.log_p[at]), mass(record.log_q[at])
+            draws.append(Draw(token, p, q, token, p, q))
+        if accepted < drafted:
+            found = by_position.pop(start + accepted)
+            assert record.draft_output[found.position] == found.draft_token
+            draws.append(
+                Draw(
+                    found.draft_token,
+                    mass(found.draft_logp),
+                    mass(found.draft_logq),
+                    found.target_token,
+                    mass(found.target_logp),
+                    mass(found.target_logq),
+                )
+            )
+        bonus = mass(record.log_p[start + accepted]) if accepted == drafted and len(tokens) > accepted else None
+        rounds.append((start, tokens, accepted, tuple(draws), bonus))
+        start += len(tokens)
+    assert start == length
+    assert not by_position
+    return rounds
+
+
+def events(rounds: list[Round]) -> list[tuple[int, tuple[int, ...], int, tuple[Draw, ...], float | None]]:
+    return [(found.start, found.tokens, found.accepted, found.draws, found.bonus_log_p) for found in rounds]
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+@pytest.mark.parametrize(("count", "top_k"), [(1, 0), (2, 4), (4, 2)])
+def test_every_round_rebuilt_from_a_record_is_the_decoders_own(
+    rule: str, temperature: float, count: int, top_k: int, small_pair: Pair
+) -> None:
+    kinds = set()
+    for seed, stop in ((1, 0), (2, 0), (3, 40), (4, 200)):
+        pair = replace(small_pair, stop_tokens=frozenset(range(stop, stop + 9)))
+        settings = Settings(sampler(temperature, top_k=top_k, seed=seed), rule, count, 19)
+        ids = [5, 6, 7 + seed]
+        record = generate_record(pair, "x", ids, CollectSettings(settings))
+        assert record is not None
+        again = replace(settings, sampler=replace(settings.sampler, seed=generation_seed(seed, ids)))
+        decoding = Decoding(pair, ids, again)
+        rounds = list(decoding)
+        decoding.settle()
+        assert rebuilt(record) == events(rounds)
+        assert {at: (record.draft_output[at], mass(record.log_q[at])) for at in decoding.bonus_draws} == {
+            at: (drawn.draft_token, drawn.token_log_q) for at, drawn in decoding.bonus_draws.items()
+        }
+        assert record.rounds == count_rounds(rounds, len(record.target_output))
+        assert (record.finish, record.sampler) == (decoding.finish, again.sampler)
+        kinds |= {"refused" if found.bonus_log_p is None else "bonus" for found in rounds} | {record.finish}
+    assert {"refused", "bonus"} <= kinds  # each kind of round was there to be rebuilt
+
+
+def test_the_check_above_catches_a_record_of_another_run(small_pair: Pair) -> None:
+    records = [
+        generate_record(small_pair, "x", [5, 6, 7], CollectSettings(replace(SHORT, sampler=sampler(0.9, seed=seed))))
+        for seed in (1, 2)
+    ]
+    assert rebuilt(records[0]) != rebuilt(records[1])
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+def test_what_a_record_says_at_every_position_is_what_the_models_say(
+    rule: str, temperature: float, small_pair: Pair
+) -> None:
+    settings = Settings(sampler(temperature, seed=3), rule, 2, 24)
+    record = generate_record(small_pair, "x", [5, 6, 7], CollectSettings(settings))
+    ids = mx.array([[*record.prompt_tokens, *record.target_output[:-1]]])
+    rows = [
+        np.array(sampling_log_probs(model(ids)[0, 2:], settings.sampler, VOCABULARY))
+        for model in (small_pair.target, small_pair.draft)
+    ]
+    at = np.arange(len(record.target_output))
+    for said, table in ((record.log_p, rows[0]), (record.log_q, rows[1])):
+        np.testing.assert_allclose([mass(v) for v in said], table[at, record.target_output], atol=1e-4)
+    assert np.isfinite(rows[1][at, record.draft_output]).all()  # the draft could have drawn each of its proposals
+    if rule == "greedy":
+        assert record.draft_output == tuple(rows[1].argmax(axis=-1))
+
+
+def test_where_the_draft_had_no_turn_stands_what_it_would_have_drawn(small_pair: Pair) -> None:
+    """Not what was emitted there: the two differ now and then, and such a place is no disagreement."""
+    differ = 0
+    for seed in range(4):
+        settings = Settings(sampler(0.9, seed=seed), "rejection", 1, 20)
+        record = generate_record(small_pair, "x", [5, 6, 7], CollectSettings(settings))
+        rejected = {found.position for found in record.disagreements}
+        pairs = enumerate(zip(record.draft_output, record.target_output, strict=True))
+        differ += sum(a != b and at not in rejected for at, (a, b) in pairs)
+    assert differ > 3
+
+
+# -- what is written, and when ----------------------------------------------------------------------------------------
+
+
+def test_a_report_adds_up_what_the_records_say(small_pair: Pair, log: FailureLog) -> None:
+    report = run(small_pair, log, source="tests")
+    records = list(log.records())
+    assert (report.prompts, report.generations) == (5, 5)
+    assert [record.prompt for record in records] == [prompt.text for prompt in PROMPTS]
+    assert {(record.source, record.run_seed, record.adapter) for record in records} == {("tests", 0, None)}
+    assert report.failures == sum(record.is_failure for record in records) > 0
+    values = report.to_json()
+    assert values["tokens"] == sum(len(record.target_output) for record in records)
+    assert values["rounds"] == sum(len(record.rounds) for record in records)
+    drafted, accepted = (sum(getattr(record, name) for record in records) for name in ("drafted", "accepted"))
+    assert values["acceptance_rate"] == pytest.approx(accepted / drafted)
+    assert values["acceptance_length"] == pytest.approx(values["tokens"] / values["rounds"])
+    assert values["tokens_per_second"] == pytest.approx(values["tokens"] / values["seconds"])
+
+
+def test_each_record_is_on_disk_before_the_report_of_it(small_pair: Pair, log: FailureLog) -> None:
+    seen = []
+
+    def look(report: CollectReport, record: Record) -> None:
+        seen.append(report.generations)
+        assert [found.id for found in FailureLog(log.path).records()][-1] == record.id
+        assert len(list(log.records())) == report.generations
+
+    collect(small_pair, PROMPTS[:3], log, CollectSettings(SHORT, chat_template=False), on_record=look)
+    assert seen == [1, 2, 3]
+
+
+def test_a_generation_without_a_disagreement_is_kept_and_is_no_failure(small_pair: Pair, log: FailureLog) -> None:
+    twin = replace(small_pair, draft=small_pair.target)
+    report = run(twin, log)
+    assert (report.generations, report.failures) == (5, 0)
+    records = list(log.records())
+    assert len(records) == 5
+    assert not any(record.is_failure for record in records)
+    assert report.to_json()["acceptance_rate"] == 1.0
+
+
+def test_a_chat_template_is_applied_unless_it_is_switched_off(small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log, PROMPTS[:1], chat_template=True)
+    run(small_pair, log, PROMPTS[:1], chat_template=False)
+    texts = [small_pair.tokenizer.decode(record.prompt_tokens) for record in log.records()]
+    assert texts == ["[user]the target\n[assistant]", "the target"]
+
+
+def test_lone_surrogates_in_a_prompt_come_back_from_the_log(small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log, [Prompt("a\udcffb")])
+    (record,) = log.records()
+    assert record.prompt == "a\udcffb"
+    assert small_pair.tokenizer.decode(record.prompt_tokens) == "a\ufffdb"
+
+
+# -- again, and on ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_run_again_has_nothing_left_to_do(small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log)
+    before = log.path.read_bytes()
+    report = run(small_pair, log)
+    assert (report.generations, report.skipped) == (0, {ALREADY_COLLECTED: 5})
+    assert report.skipped_prompts == []  # nothing is wrong with them
+    assert report.to_json()["acceptance_length"] is None
+    assert log.path.read_bytes() == before
+
+
+def test_a_prompt_that_comes_twice_is_collected_once(small_pair: Pair, log: FailureLog) -> None:
+    report = run(small_pair, log, [PROMPTS[0], PROMPTS[0]], fresh=True)
+    assert (report.generations, report.skipped) == (1, {ALREADY_COLLECTED: 1})
+
+
+def test_fresh_collects_again_and_gives_the_same_texts(small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log)
+    assert run(small_pair, log, fresh=True).generations == 5
+    records = list(log.records())
+    assert [record.target_output for record in records[:5]] == [record.target_output for record in records[5:]]
+    assert [record.id for record in records[:5]] == [record.id for record in records[5:]]
+    assert len({record.id for record in records}) == 5  # an id says what was generated
+
+
+OTHER = {
+    "seed": {"decoding": replace(SHORT, sampler=sampler(0.9, seed=1))},
+    "temperature": {"decoding": replace(SHORT, sampler=sampler(0.8))},
+    "top-p": {"decoding": replace(SHORT, sampler=sampler(0.9, top_p=0.9))},
+    "K": {"decoding": replace(SHORT, num_draft_tokens=2)},
+    "rule": {"decoding": replace(SHORT, rule="match")},
+}
+
+
+@pytest.mark.parametrize("changes", OTHER.values(), ids=OTHER)
+def test_other_conditions_collect_anew(changes: dict[str, object], small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log, PROMPTS[:2])
+    assert run(small_pair, log, PROMPTS[:2], **changes).generations == 2
+
+
+@pytest.mark.parametrize("part", ["target", "draft", "tokenizer"])
+def test_another_pair_collects_anew(part: str, small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log, PROMPTS[:2])
+    other = replace(small_pair, identity=replace(small_pair.identity, **{part: "0" * 64}))
+    assert run(other, log, PROMPTS[:2]).generations == 2
+
+
+def test_another_adapter_collects_anew_and_is_named_in_the_record(
+    small_models: Models, tmp_path: Path, log: FailureLog
+) -> None:
+    pair = load_pair(small_models)
+    run(pair, log, PROMPTS[:2])
+    adapted = pair.with_adapter(write_lora(tmp_path / "v0001", pair.draft, amount=0.2))
+    assert run(adapted, log, PROMPTS[:2]).generations == 2
+    assert [record.adapter for record in log.records()] == [None, None, "v0001", "v0001"]
+    assert run(adapted, log, PROMPTS[:2]).generations == 0
+
+
+def test_source_and_longest_prompt_are_no_conditions(small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log)
+    assert run(small_pair, log, source="elsewhere", max_prompt_length=99).generations == 0
+
+
+def test_a_limit_counts_new_generations(small_pair: Pair, log: FailureLog) -> None:
+    assert run(small_pair, log, limit=2).generations == 2
+    second = run(small_pair, log, limit=2)
+    assert (second.generations, second.skipped) == (2, {ALREADY_COLLECTED: 2})
+    assert run(small_pair, log).generations == 1
+    assert list(contents(log)) == [prompt.text for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+def test_the_order_of_prompts_changes_no_generation(
+    rule: str, temperature: float, small_pair: Pair, tmp_path: Path
+) -> None:
+    decoding = Settings(sampler(temperature), rule, 3, 8)
+    forward, backward, alone = (FailureLog(tmp_path / name) for name in "abc")
+    run(small_pair, forward, decoding=decoding)
+    run(small_pair, backward, PROMPTS[::-1], decoding=decoding)
+    run(small_pair, alone, PROMPTS[2:3], decoding=decoding)
+    assert contents(forward) == contents(backward)
+    assert contents(alone).items() <= contents(forward).items()
+
+
+def test_prompts_do_not_share_their_randomness(small_pair: Pair) -> None:
+    assert len({generation_seed(seed, ids) for seed in (0, 1) for ids in ([1, 2], [12], [1], [2, 1])}) == 8
+    assert 0 <= generation_seed(5, [1]) < 2**63
+
+
+@pytest.fixture(scope="module")
+def whole(small_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, ...]]:
+    """What a run of all prompts gives that nobody stops."""
+    log = FailureLog(tmp_path_factory.mktemp("whole") / "failures.jsonl")
+    run(small_pair, log)
+    return contents(log)
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it was looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+@pytest.mark.parametrize("looks", [0, 1, 4, 9, 14, 19])
+def test_a_stop_keeps_what_was_logged_and_the_next_run_goes_on(
+    looks: int, small_pair: Pair, whole: dict[str, tuple[int, ...]], log: FailureLog
+) -> None:
+    acknowledged = []
+    settings, stop = CollectSettings(SHORT, chat_template=False), StopAfter(looks)
+    report = collect(small_pair, PROMPTS, log, settings, stop, lambda _, record: acknowledged.append(record.id))
+    assert report.interrupted
+    assert [record.id for record in log.records()] == acknowledged
+    assert len(acknowledged) == report.generations < 5
+    assert (looks > 6) <= (report.generations > 0)  # some stops come after the first record
+    assert run(small_pair, log).generations == 5 - len(acknowledged)
+    assert contents(log) == whole
+
+
+# -- prompts that cannot be used --------------------------------------------------------------------------------------
+
+LONG = Prompt("12345" * 300)
+
+
+def test_unusable_prompts_are_skipped_named_and_counted(small_pair: Pair, log: FailureLog) -> None:
+    report = run(
+        small_pair, log, [Prompt(" \n"), PROMPTS[0], LONG, Prompt("a b\n" * 3), Prompt("")], max_prompt_length=30
+    )
+    assert report.generations == 2
+    assert report.skipped == {"empty": 2, "too long": 1}
+    first, second, third = report.skipped_prompts
+    assert first == "prompt 1 (''): empty, no text"
+    assert second.startswith("prompt 3 ('1234512345123451234512345123451234512345'): too long, 1,500 ")
+    assert third == "prompt 5 (''): empty, no text"
+    assert report.to_json()["skipped"] == {"empty": 2, "too long": 1}
+
+
+def test_a_prompt_that_the_caches_cannot_hold_is_skipped(small_pair: Pair, log: FailureLog) -> None:
+    pair = replace(small_pair, context=20)
+    report = run(pair, log, [Prompt("12345678"), Prompt("123456789")])
+    assert (report.generations, report.skipped) == (1, {"too long": 1})
+    assert "need 21 positions, the pair holds 20" in report.skipped_prompts[0]
+
+
+def test_a_prompt_with_a_token_that_a_model_has_no_row_for_is_skipped(tmp_path: Path) -> None:
+    for name, seed in (("target", 1), ("draft", 2)):
+        write_llama(tmp_path / name, model=tiny_llama(VOCABULARY, seed=seed))
+        add_token(tmp_path / name, "<tool>")
+    pair = load_pair(Models(target=str(tmp_path / "target"), draft=str(tmp_path / "draft")))
+    found = usable_ids(pair, Prompt("use <tool>"), SHORT, chat_template=False, max_length=99)
+    assert found == Unusable("unknown token", f"target and draft share ids up to {VOCABULARY - 1}, found {VOCABULARY}")
+    assert isinstance(usable_ids(pair, Prompt("use"), SHORT, chat_template=False, max_length=99), list)
+
+
+def test_a_run_without_one_usable_prompt_is_refused_and_writes_nothing(small_pair: Pair, log: FailureLog) -> None:
+    with pytest.raises(PromptError, match=r"none of 2 prompts was usable: prompt 1 \(''\): empty, no text; prompt 2"):
+        run(small_pair, log, [Prompt(""), LONG], max_prompt_length=30)
+    assert not log.path.exists()
+
+
+def test_a_run_whose_usable_prompts_were_collected_before_is_not_refused(small_pair: Pair, log: FailureLog) -> None:
+    run(small_pair, log, PROMPTS[:1])
+    report = run(small_pair, log, [Prompt(""), PROMPTS[0]])
+    assert report.skipped == {"empty": 1, ALREADY_COLLECTED: 1}
+
+
+@pytest.mark.parametrize("rule", ["greedy", "rejection"])
+def test_the_embedded_pair_leaves_records_that_hold_together(rule: str, embedded_pair: Pair, log: FailureLog) -> None:
+    decoding = Settings(sampler(0.0 if rule == "greedy" else 0.8), rule, 4, 24)
+    report = run(embedded_pair, log, [Prompt("Return the"), Prompt("import os\n")], decoding=decoding)
+    for record in log.records():
+        assert sum(len(tokens) for _, tokens, *_ in rebuilt(record)) == len(record.target_output)
+        assert record.pair == embedded_pair.identity
+    assert report.failures > 0

@@ -1,0 +1,100 @@
+"""The doctor looks at everything, whatever it finds on the way, and says what to do about each finding."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from draftloop import blas, doctor
+from draftloop.config import Config, Models
+from draftloop.doctor import Finding, examine
+
+
+def findings(config: Config, data_dir: Path, with_pair: bool = True) -> dict[str, Finding]:
+    return {found.name: found for found in examine(config, data_dir, with_pair=with_pair)}
+
+
+@pytest.fixture
+def config(small_models: Models) -> Config:
+    return Config(models=small_models)
+
+
+def test_every_part_is_looked_at_and_nothing_is_changed(config: Config, tmp_path: Path) -> None:
+    found = findings(config, tmp_path / "data")
+    assert list(found) == ["platform", "packages", "BLAS", "device", "memory", "data", "pair", "caches"]
+    assert all(one.state == "ok" for name, one in found.items() if name not in ("BLAS", "memory"))
+    assert "one tokenizer, 300 ids, 300 shared" in found["pair"].found
+    assert "KVCache" in found["caches"].found
+    assert "up to 512 tokens" in found["caches"].found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_embedded_pair_is_found_by_default(tmp_path: Path) -> None:
+    assert findings(Config(), tmp_path)["pair"].state == "ok"
+
+
+def test_without_the_pair_no_model_is_loaded(tmp_path: Path) -> None:
+    found = findings(Config(models=Models(target="/nowhere")), tmp_path, with_pair=False)
+    assert list(found) == ["platform", "packages", "BLAS", "device", "memory", "data"]
+
+
+def test_a_pair_that_does_not_load_is_a_problem_with_its_reason(config: Config, tmp_path: Path) -> None:
+    models = config.models.model_copy(update={"draft": str(tmp_path)})
+    found = findings(Config(models=models), tmp_path)["pair"]
+    assert found.state == "problem"
+    assert "holds no config.json" in found.found
+    assert "models.draft" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("needed", "loaded", "state", "found"),
+    [
+        (True, "libopenblas.so.0", "ok", "libopenblas.so.0"),
+        (True, None, "warning", "reference BLAS"),
+        (False, None, "ok", "not needed"),
+    ],
+)
+def test_a_slow_blas_is_a_warning_with_the_package_to_install(
+    needed: bool, loaded: str | None, state: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blas, "is_needed", lambda: needed)
+    monkeypatch.setattr(blas, "loaded", lambda: loaded)
+    finding = findings(Config(), tmp_path, with_pair=False)["BLAS"]
+    assert finding.state == state
+    assert found in finding.found
+    assert finding.remedy == (blas.REMEDY if state == "warning" else "")
+
+
+def test_a_directory_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**where: Path) -> object:
+        assert where == {"dir": tmp_path}
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    found = findings(Config(), tmp_path / "data" / "deep", with_pair=False)["data"]
+    assert (found.state, found.remedy) == ("problem", "choose another place with --data-dir")
+    assert "Permission denied" in found.found
+
+
+def test_little_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_physical_memory", lambda: 3 << 30)
+    assert findings(Config(), tmp_path, with_pair=False)["memory"].state == "warning"
+
+
+def test_an_mlx_that_cannot_be_imported_is_a_problem_and_the_rest_is_still_looked_at(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlx_lm", None)
+    found = findings(config, tmp_path)
+    assert list(found) == ["platform", "packages", "BLAS", "MLX", "data"]
+    assert (found["MLX"].state, found["MLX"].remedy) == ("problem", "run `make setup`")
+
+
+def test_a_missing_package_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: "missing" if name == "mlx" else "1.0")
+    found = findings(Config(), tmp_path, with_pair=False)["packages"]
+    assert (found.state, found.remedy) == ("problem", "run `make setup`")
+    assert "mlx missing" in found.found

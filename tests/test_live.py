@@ -1,0 +1,120 @@
+"""Live decoding is what collecting does, gives every draft the same prompts, and stands beside its own estimate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from model_dirs import write_lora
+from tiny import sampler, tiny_pair
+
+from draftloop.collect import CollectSettings, generate_record
+from draftloop.config import Models
+from draftloop.errors import PromptError
+from draftloop.live import decode_all, decode_live, plain_speed, samples_from_prompts
+from draftloop.pair import Pair, load_pair
+from draftloop.prompts import Prompt
+from draftloop.records import prompt_group
+from draftloop.speculative.decoder import Settings
+
+SETTINGS = Settings(sampler(0.8, seed=4), "rejection", 3, 10)
+PROMPTS = [Prompt("the target"), Prompt("what the draft wants")]
+
+
+@pytest.fixture
+def pair(small_models: Models) -> Pair:
+    """A pair of one's own: live decoding leaves an adapter on."""
+    return load_pair(small_models)
+
+
+def test_a_prompt_is_decoded_as_collecting_decodes_it(small_pair: Pair) -> None:
+    prompts = [[5, 6], [7, 8, 9]]
+    told: list[int] = []
+    decoded = decode_all(small_pair, prompts, SETTINGS, told.append)
+    for ids, text, counted in zip(prompts, decoded.texts, decoded.outputs, strict=True):
+        record = generate_record(small_pair, "x", ids, CollectSettings(SETTINGS))
+        assert record is not None
+        assert (text.output, text.sampler) == (record.target_output, record.sampler)
+        assert (counted.drafted, counted.accepted) == (record.drafted, record.accepted)
+    assert told == [len(text.output) for text in decoded.texts]
+    assert decoded.seconds > 0
+
+
+def test_prompts_become_samples_of_the_targets_own_text(small_pair: Pair) -> None:
+    found, skipped = samples_from_prompts(
+        small_pair, [Prompt(""), *PROMPTS, Prompt("1" * 70)], SETTINGS, chat_template=False, max_prompt_length=40
+    )
+    assert [sample.group for sample in found] == [prompt_group(prompt.text) for prompt in PROMPTS]
+    assert [sample.text.prompt_tokens for sample in found] == [
+        tuple(small_pair.tokenizer.encode(prompt.text)) for prompt in PROMPTS
+    ]
+    assert skipped == [
+        "prompt 1: empty, no text",
+        "prompt 4: too long, 70 tokens, at most 40 expected (data.max_prompt_length)",
+    ]
+
+
+def test_prompts_of_which_none_can_be_used_are_refused(small_pair: Pair) -> None:
+    with pytest.raises(PromptError, match="none of 2 prompts was usable: prompt 1: empty, no text; prompt 2: empty"):
+        samples_from_prompts(small_pair, [Prompt(""), Prompt(" ")], SETTINGS, chat_template=True, max_prompt_length=40)
+
+
+def test_the_draft_length_changes_no_greedy_text(small_pair: Pair) -> None:
+    greedy = Settings(sampler(0.0), "greedy", 1, 12)
+    texts = [decode_all(small_pair, [[5, 6]], replace(greedy, num_draft_tokens=k)).texts for k in (1, 4)]
+    assert texts[0] == texts[1]
+
+
+def test_every_rule_draft_and_draft_length_gets_its_row(pair: Pair, tmp_path: Path) -> None:
+    adapter = write_lora(tmp_path / "v0001", pair.draft, amount=0.3)
+    samples, _ = samples_from_prompts(pair, PROMPTS, SETTINGS, chat_template=False, max_prompt_length=40)
+    told: list[int] = []
+    rows = decode_live(pair, samples, ["rejection", "match"], [1, 3], ("v0001", adapter), SETTINGS, told.append)
+    assert [(row.rule, row.adapter, row.num_draft_tokens) for row in rows] == [
+        (rule, name, k) for rule in ("rejection", "match") for name in ("none", "v0001") for k in (1, 3)
+    ]
+    assert len(told) == 8 * len(samples)
+    for row in rows:
+        assert 1 <= row.acceptance_length <= row.num_draft_tokens + 1
+        assert 1 <= row.estimated_acceptance_length <= row.num_draft_tokens + 1
+        assert row.tokens == 20
+        assert min(row.tokens_per_second, row.plain_tokens_per_second) > 0
+
+
+def test_each_draft_decodes_with_its_own_adapter(pair: Pair, tmp_path: Path) -> None:
+    """An adapter that ruins the draft shows; one of zeros shows nothing."""
+    ruin = write_lora(tmp_path / "ruin", pair.draft, amount=5.0)
+    zero = write_lora(tmp_path / "zero", pair.draft, amount=0.0)
+    greedy = Settings(sampler(0.0), "greedy", 3, 16)
+    samples, _ = samples_from_prompts(pair, PROMPTS, greedy, chat_template=False, max_prompt_length=40)
+    lengths = {}
+    for name, path in (("ruin", ruin), ("zero", zero)):
+        bare, adapted = decode_live(pair, samples, ["greedy"], [3], (name, path), greedy)
+        lengths["none"], lengths[name] = bare.acceptance_length, adapted.acceptance_length
+    assert lengths["ruin"] < lengths["none"] == lengths["zero"]
+
+
+def test_the_greedy_estimate_beside_a_live_row_is_the_live_length(pair: Pair) -> None:
+    greedy = Settings(sampler(0.0), "greedy", 3, 16)
+    samples, _ = samples_from_prompts(pair, PROMPTS, greedy, chat_template=False, max_prompt_length=40)
+    for row in decode_live(pair, samples, ["greedy"], [1, 2, 5], None, greedy):
+        assert row.estimated_acceptance_length == pytest.approx(row.acceptance_length, abs=1e-12)
+        assert row.acceptance_length > 1
+
+
+def test_plain_generation_ends_at_a_stop_token_too() -> None:
+    pair = tiny_pair()
+    (text,) = decode_all(pair, [[3, 1, 4]], Settings(sampler(0.0), "greedy", 2, 20)).texts
+    stopping = replace(pair, stop_tokens=frozenset({text.output[0]}))
+    calls = []
+
+    class Watched:
+        layers = pair.target.layers
+
+        def __call__(self, ids: object, cache: object = None) -> object:
+            calls.append(1)
+            return pair.target(ids, cache=cache)
+
+    assert plain_speed(replace(stopping, target=Watched()), [[3, 1, 4]], sampler(0.0), 20) > 0
+    assert len(calls) < 6  # the prompt, the first token, and what mlx-lm computes ahead
