@@ -81,7 +81,7 @@ class Training(Section):
     """How an adapter is trained from failures."""
 
     loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; lk: kl, then acceptance")
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1e-3, description="peak")
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(3e-3, description="peak")
     batch_size: Positive = Field(8, description="generations a micro-batch")
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
     epochs: Positive = Field(6, description="passes over the failures")

@@ -20,7 +20,7 @@ from .pair import Pair
 from .prompts import Prompt, Unusable
 from .records import Sampler, prompt_group
 from .scoring import Text, score
-from .speculative.decoder import Decoding, Settings, count_rounds
+from .speculative.decoder import Decoding, Settings, count_rounds, fits
 from .speculative.rules import Rule
 
 
@@ -34,6 +34,7 @@ class LiveRow:
     acceptance_length: float
     estimated_acceptance_length: float
     acceptance_rate: float
+    prompts: int
     tokens: int
     tokens_per_second: float
     plain_tokens_per_second: float
@@ -133,10 +134,16 @@ def decode_live(
         rules: to run.
         draft_lengths: each K >= 1.
         adapter: its name and directory, compared with the bare draft; None runs the bare draft alone.
-        settings: the sampler and max_tokens.
+        settings: the sampler and max_tokens; a prompt that leaves no room for so many is left out.
         on_text: called with the tokens of each finished text.
+
+    Raises:
+        PromptError: not one prompt leaves room.
     """
-    prompts = [sample.text.prompt_tokens for sample in samples]
+    longest = replace(settings, num_draft_tokens=max(draft_lengths))
+    prompts = [sample.text.prompt_tokens for sample in samples if fits(pair, len(sample.text.prompt_tokens), longest)]
+    if not prompts:
+        raise PromptError(f"no prompt leaves room for {settings.max_tokens} tokens; lower --max-tokens")
     drafts: list[tuple[str, Path | None]] = [(BASE, None), *([adapter] if adapter else [])]
     rows = []
     for rule in rules:
@@ -170,6 +177,7 @@ def live_row(pair: Pair, decoded: Decoded, settings: Settings, name: str, path: 
         acceptance_length=summed.acceptance_length,
         estimated_acceptance_length=estimated.acceptance_length,
         acceptance_rate=summed.acceptance_rate,
+        prompts=len(decoded.texts),
         tokens=summed.tokens,
         tokens_per_second=summed.tokens / decoded.seconds,
         plain_tokens_per_second=plain,

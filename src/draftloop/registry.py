@@ -228,6 +228,7 @@ class Registry:
         return found
 
     def _version_path(self, name: str) -> Path:
+        _check_reference(name)
         path = self.root / name
         if not _is_version_name(name) or not path.is_dir():
             raise AdapterError(f"No adapter {name} in {self.root}. {self._what_exists()}.")

@@ -6,6 +6,7 @@ Results go to stdout, progress and messages to stderr. A user's mistake is one l
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -70,8 +71,8 @@ for _command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code: 0 done, 1 fault, 2 usage, 10-13 and 130 as the README lists them."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(run(arguments))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, where no loop listens for it
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:

@@ -250,6 +250,15 @@ def check_length(pair: Pair, prompt_tokens: int, settings: Settings) -> None:
         )
 
 
+def fits(pair: Pair, prompt_tokens: int, settings: Settings) -> bool:
+    """Whether `check_length` lets such a prompt through."""
+    try:
+        check_length(pair, prompt_tokens, settings)
+    except PromptError:
+        return False
+    return True
+
+
 def _prefill(model: nn.Module, cache: list[Any], ids: mx.array, step: int) -> None:
     for start in range(0, ids.size, step):
         model(ids[start : start + step][None], cache=cache)

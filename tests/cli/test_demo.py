@@ -1,0 +1,42 @@
+"""`demo` prints a table and one plain sentence, or JSON; here at a size that takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from draftloop import demo
+from draftloop.config import Training
+from draftloop.demo import LoopSettings
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real demo on the real pair, but few prompts and one epoch."""
+    few = LoopSettings(weak_prompts=12, own_prompts=3, benchmark_prompts=3, max_tokens=12)
+    monkeypatch.setattr(demo, "DEMO", few)
+    whole = demo.loop_config
+    monkeypatch.setattr(demo, "loop_config", lambda settings: whole(settings, Training(epochs=1)))
+
+
+def test_the_table_and_the_sentence_go_to_stdout_and_progress_to_stderr(call) -> None:
+    found = call("demo")
+    assert found.code == 0, found.err
+    for text in ("before", "after", "95% interval", "prose", "code", "tokens a round instead of"):
+        assert text in found.out
+    assert "collecting prose 12/12" in found.err
+    assert list(Path().iterdir()) == []  # everything happened in a temporary directory
+
+
+def test_json_has_both_domains_and_the_data_can_be_kept(call) -> None:
+    found = call("demo", "--json", "--keep", "kept")
+    assert found.code == 0, found.err
+    values = found.json
+    for side in ("base", "adapter"):
+        assert values[side].keys() >= {"acceptance_per_position", "acceptance_length"}
+        assert values["other_domain"][side].keys() >= {"acceptance_per_position", "acceptance_length"}
+    assert values["comparison"].keys() >= {"delta_acceptance_length", "ci_low", "ci_high"}
+    assert values["seconds"] > 0
+    assert (Path("kept") / "adapters" / "v0001" / "adapters.safetensors").is_file()
+    assert call("demo", "--keep", "kept").code == 2
