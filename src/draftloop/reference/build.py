@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -347,6 +348,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), choices=[1, 2, 4, 8])
     options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="draftloop-reference-") as streams:
+        _build(options, Path(streams))
+
+
+def _build(options: argparse.Namespace, streams: Path) -> None:
+    """Text to ids in `streams`, then prompts, models and card in `options.out`."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
 
@@ -354,8 +361,6 @@ def main(arguments: list[str] | None = None) -> None:
     found = documents()
     trained_on = (d.text for d in found if d.part == "train")
     tokenizer_json = train_tokenizer(trained_on)
-    streams = out / "streams"
-    streams.mkdir(exist_ok=True)
     data = []
     taken: list[str] = []
     parts: tuple[Part, ...] = ("train", "collect", "benchmark")
