@@ -137,7 +137,7 @@ class Loop:
             except _StopNow:
                 self.save()
                 raise Interrupted(
-                    f"stopped after step {self.progress.step} of {self._steps} of run {self._run.id}; "
+                    f"after step {self.progress.step} of {self._steps} of run {self._run.id}; "
                     f"`train --resume {self._run.id}` goes on from there"
                 ) from None
         self.save()

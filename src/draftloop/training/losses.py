@@ -46,27 +46,25 @@ def ce(log_q: mx.array, labels: mx.array) -> mx.array:
     return -mx.take_along_axis(log_q, labels[:, None], axis=-1).squeeze(-1)
 
 
-def kl(log_q: mx.array, log_p: mx.array) -> mx.array:
-    """KL(p‖q) at each position, (M,)."""
-    p = mx.exp(log_p)
+def kl(log_q: mx.array, log_p: mx.array, p: mx.array) -> mx.array:
+    """KL(p‖q) at each position, (M,); p = exp(log p)."""
     finite_log_p = mx.where(p > 0, log_p, 0.0)
     return mx.sum(p * (finite_log_p - log_q), axis=-1)
 
 
-def acceptance(log_q: mx.array, log_p: mx.array) -> mx.array:
+def acceptance(p: mx.array, q: mx.array) -> mx.array:
     """a = Σ min(p, q) = 1 − TV(p, q) at each position, (M,)."""
-    return mx.sum(mx.minimum(mx.exp(log_p), mx.exp(log_q)), axis=-1)
+    return mx.sum(mx.minimum(p, q), axis=-1)
 
 
-def lk(log_q: mx.array, log_p: mx.array, weights: mx.array, eta: float = LK_ETA) -> mx.array:
+def lk(divergence: mx.array, a: mx.array, weights: mx.array, eta: float = LK_ETA) -> mx.array:
     """λ·KL + (1−λ)·(1−a) at each position, (M,); λ = exp(−η·ā) with ā the mean over the micro-batch, no gradient.
 
     arXiv 2602.23881: KL leads while little is accepted, the acceptance itself takes over.
     """
-    a = acceptance(log_q, log_p)
     mean = mx.sum(weights * a) / mx.maximum(mx.sum(weights), 1.0)
     share = mx.stop_gradient(mx.exp(-eta * mean))
-    return share * kl(log_q, log_p) + (1.0 - share) * (1.0 - a)
+    return share * divergence + (1.0 - share) * (1.0 - a)
 
 
 def loss_sums(kind: Loss, log_q: mx.array, log_p: mx.array, labels: mx.array, weights: mx.array) -> Sums:
@@ -79,14 +77,15 @@ def loss_sums(kind: Loss, log_q: mx.array, log_p: mx.array, labels: mx.array, we
         labels: (M,) int32.
         weights: (M,) float32.
     """
+    p = mx.exp(log_p)
+    a = acceptance(p, mx.exp(log_q))
     if kind == "ce":
         each = ce(log_q, labels)
     elif kind == "kl":
-        each = kl(log_q, log_p)
+        each = kl(log_q, log_p, p)
     else:
-        each = lk(log_q, log_p, weights)
-    accepted = mx.stop_gradient(acceptance(log_q, log_p))
-    return Sums(_masked_sum(each, weights), mx.sum(weights), _masked_sum(accepted, weights))
+        each = lk(kl(log_q, log_p, p), a, weights)
+    return Sums(_masked_sum(each, weights), mx.sum(weights), _masked_sum(mx.stop_gradient(a), weights))
 
 
 def _masked_sum(each: mx.array, weights: mx.array) -> mx.array:

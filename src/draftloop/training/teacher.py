@@ -32,19 +32,19 @@ class Teacher:
     """
 
     def __init__(
-        self, forward: Forward, width: int, examples: Iterable[Example], memory_mb: int, say: Callable[[str], None]
+        self, forward: Forward, width: int, examples: Iterable[Example], memory_mb: float, say: Callable[[str], None]
     ) -> None:
         self._forward = forward
         self._width = width
         self._examples = {example.record_id: example for example in examples}
         self._kept: dict[str, mx.array] = {}
-        self._room = memory_mb * _MEGABYTE
+        self._room = int(memory_mb * _MEGABYTE)
         numbers = width * sum(len(e.labels) for e in self._examples.values() if e.sampler.temperature > 0)
         self._type = mx.float32 if 4 * numbers <= self._room else mx.float16
         if 2 * numbers > self._room:
             say(
                 f"the teacher's distributions need {2 * numbers / _MEGABYTE:,.0f} MB, training.teacher_memory_mb is "
-                f"{memory_mb:,}: what does not fit is computed anew each epoch (slower)"
+                f"{memory_mb:,g}: what does not fit is computed anew each epoch (slower)"
             )
         elif self._type == mx.float16:
             say("the teacher's distributions are kept in 16 bits to fit training.teacher_memory_mb")

@@ -194,7 +194,7 @@ class _Session:
         best = self._restore(learner, tensors, progress, plan) if tensors is not None else {}
         batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
         with ExitStack() as stack:
-            stop = stop or stack.enter_context(stop_request())
+            stop = stop if stop is not None else stack.enter_context(stop_request())
             loop = Loop(self.run, learner, plan, batches, settings, self.reporter, stop, progress, best)
             ended = loop.run()
         version = (self._published() if tensors is not None else None) or self._publish(plan, progress)

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import mlx.core as mx
+import orjson
+import pytest
+from workshop import Workshop, records_of
+
+from draftloop import lora
+from draftloop.errors import Interrupted
+from draftloop.interrupt import StopRequest
+from draftloop.training import loop as loop_module
+from draftloop.training.validation import Scores
+
+EVERYTHING = {
+    "epochs": 3,
+    "batch_size": 3,
+    "gradient_accumulation_steps": 3,
+    "replay_ratio": 0.3,
+    "learning_rate": 5e-3,
+    "warmup_steps": 2,
+    "steps_per_eval": 2,
+    "save_every": 2,
+    "steps_per_report": 2,
+    "lora": {"rank": 3, "dropout": 0.2},
+}
+STEPS = 9
+
+
+def workshop(root: Path, validation: int = 3, **settings) -> Workshop:
+    """14 failures: seven micro-batches and three windows an epoch, the last of one micro-batch.
+
+    The validation records say what some failures say, so that learning shows on them.
+    """
+    shop = Workshop(root, {**EVERYTHING, **settings})
+    shop.write(records_of(shop.pair, 14))
+    shop.write(records_of(shop.pair, validation, split="validation"))
+    return shop
+
+
+def stopped_at(step: int) -> tuple[StopRequest, dict]:
+    """A request that is made when `step` steps are done."""
+    stop = StopRequest()
+
+    def look(done: int, _steps: int) -> None:
+        stop.requested = done >= step
+
+    return stop, {"stop": stop, "on_step": look}
+
+
+def rows(shop: Workshop, run: str = "r0001", kind: str | None = None) -> list[dict]:
+    lines = (shop.runs / run / "metrics.jsonl").read_bytes().splitlines()
+    return [row for row in map(orjson.loads, lines) if kind in (None, row["kind"])]
+
+
+def without_time(values: dict) -> dict:
+    return {name: value for name, value in values.items() if name not in {"seconds", "path", "run_path"}}
+
+
+def checkpoint(shop: Workshop) -> tuple[dict[str, bytes], dict]:
+    """The tensors of the checkpoint by name; and the progress without its time."""
+    (directory,) = (shop.runs / "r0001" / "checkpoints").glob("c*")
+    tensors = mx.load(str(directory / "tensors.safetensors"))
+    progress = orjson.loads((directory / "progress.json").read_bytes())
+    return {name: bytes(memoryview(value)) for name, value in tensors.items()}, {
+        name: value for name, value in progress.items() if name not in {"seconds", "sha256"}
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    shop = workshop(tmp_path_factory.mktemp("uninterrupted"))
+    result = shop.train()
+    assert result.steps == result.planned_steps == STEPS
+    assert result.best_step > 4  # or the comparisons below would be of the start
+    return shop, result
+
+
+@pytest.mark.parametrize("k", range(STEPS + 1))
+def test_stopping_after_any_step_and_resuming_ends_in_the_same_bits(tmp_path, uninterrupted, k):
+    reference, expected = uninterrupted
+    shop = workshop(tmp_path)
+    with pytest.raises(Interrupted, match=rf"after step {k} of {STEPS} of run r0001; `train --resume r0001`"):
+        shop.train(**stopped_at(k)[1])
+    assert shop.registry.versions() == []
+    result = shop.resume()
+    name = "adapters.safetensors"
+    assert (Path(result.path) / name).read_bytes() == (Path(expected.path) / name).read_bytes()
+    assert without_time(vars(result)) == without_time(vars(expected))
+    assert rows(shop, kind="validation") == rows(reference, kind="validation")
+    steps = [row["step"] for row in rows(shop, kind="train")]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize(("k", "later"), [(1, 4), (3, 5), (4, 8)])
+def test_optimizer_random_state_and_position_agree_after_a_resumption_too(tmp_path, k, later):
+    straight, resumed = workshop(tmp_path / "straight"), workshop(tmp_path / "resumed")
+    with pytest.raises(Interrupted):
+        straight.train(**stopped_at(later)[1])
+    with pytest.raises(Interrupted):
+        resumed.train(**stopped_at(k)[1])
+    with pytest.raises(Interrupted):
+        resumed.resume(**stopped_at(later)[1])
+    tensors, progress = checkpoint(straight)
+    assert checkpoint(resumed) == (tensors, progress)
+    assert progress["step"] == later
+    assert {name.split(".")[0] for name in tensors} == {"adapter", "optimizer", "best", "random"}
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, uninterrupted):
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, _steps: int) -> None:
+        if done == 7:
+            raise Killed
+
+    shop = workshop(tmp_path)
+    with pytest.raises(Killed):
+        shop.train(on_step=kill)
+    assert checkpoint(shop)[1]["step"] == 6
+    result = shop.resume("r0001")
+    name = "adapters.safetensors"
+    assert (Path(result.path) / name).read_bytes() == (Path(uninterrupted[1].path) / name).read_bytes()
+
+
+def test_the_comparison_would_notice_another_seed(tmp_path, uninterrupted):
+    other = workshop(tmp_path, seed=1).train()
+    name = "adapters.safetensors"
+    assert (Path(other.path) / name).read_bytes() != (Path(uninterrupted[1].path) / name).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_signal_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, number):
+    def press(done: int, _steps: int) -> None:
+        if done == 2:
+            os.kill(os.getpid(), number)
+
+    shop = workshop(tmp_path)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="train --resume r0001") as stopped:
+        shop.train(on_step=press)
+    assert stopped.value.exit_code == 130
+    assert signal.getsignal(number) == before
+    assert checkpoint(shop)[1]["step"] == 2
+
+
+def test_a_stop_in_the_middle_of_a_window_gives_up_that_window_alone(tmp_path, uninterrupted):
+    class ThirdTime(StopRequest):
+        asked = 0
+
+        def __bool__(self) -> bool:
+            self.asked += 1
+            return self.asked == 6  # a validation batch, the first step's three micro-batches, and one more
+
+    shop = workshop(tmp_path)
+    with pytest.raises(Interrupted, match="after step 1 of"):
+        shop.train(stop=ThirdTime())
+    result = shop.resume()
+    name = "adapters.safetensors"
+    assert (Path(result.path) / name).read_bytes() == (Path(uninterrupted[1].path) / name).read_bytes()
+
+
+def scripted(monkeypatch, acceptances: list[float]) -> list[dict[str, bytes]]:
+    """Validation says these acceptances in turn, the last one for ever; returns the weights that each was said of."""
+    seen: list[dict[str, bytes]] = []
+
+    def validate(_batches, evaluate):
+        learner = evaluate.__self__._learner
+        seen.append({n: bytes(memoryview(a)) for n, a in lora.adapter_parameters(learner.draft).items()})
+        return Scores(1.0, acceptances[min(len(seen), len(acceptances)) - 1], 10, {})
+
+    monkeypatch.setattr(loop_module, "validate", validate)
+    return seen
+
+
+def weights_of(result) -> dict[str, bytes]:
+    found = mx.load(f"{result.path}/adapters.safetensors")
+    return {name: bytes(memoryview(value)) for name, value in found.items()}
+
+
+def test_the_weights_of_the_best_acceptance_are_kept(tmp_path, monkeypatch):
+    seen = scripted(monkeypatch, [0.1, 0.3, 0.2])
+    shop = workshop(tmp_path)
+    result = shop.train()
+    assert result.best_step == 2
+    assert (result.val_acceptance_before, result.val_acceptance_after) == (0.1, 0.3)
+    assert weights_of(result) == seen[1] != seen[-1]
+    assert {n: bytes(memoryview(a)) for n, a in lora.adapter_parameters(shop.pair.draft).items()} == seen[1]
+
+
+def test_when_nothing_gets_better_the_start_is_kept(tmp_path, monkeypatch):
+    seen = scripted(monkeypatch, [0.5, 0.4])
+    result = workshop(tmp_path, patience=100).train()
+    assert result.best_step == 0
+    assert weights_of(result) == seen[0]
+    assert result.ended == "finished"
+
+
+def test_patience_stops_early(tmp_path, monkeypatch):
+    seen = scripted(monkeypatch, [0.5, 0.6, 0.4])
+    result = workshop(tmp_path, patience=2).train()
+    assert result.ended == "early stop"
+    assert result.steps == 6
+    assert len(seen) == 4
+
+
+def test_patience_counts_across_a_resumption(tmp_path, monkeypatch):
+    scripted(monkeypatch, [0.5, 0.6, 0.4])
+    shop = workshop(tmp_path, patience=2)
+    with pytest.raises(Interrupted):
+        shop.train(**stopped_at(5)[1])
+    result = shop.resume()
+    assert (result.ended, result.steps, result.best_step) == ("early stop", 6, 2)
+
+
+def test_a_time_limit_ends_the_training_with_a_validation(tmp_path):
+    result = workshop(tmp_path, max_minutes=1e-9).train()
+    assert result.ended == "time limit"
+    assert result.steps == 0
+    assert result.val_acceptance_after is not None
+
+
+def test_without_validation_the_last_weights_are_kept(tmp_path):
+    result = workshop(tmp_path, validation=0).train()
+    assert result.best_step is None
+    assert result.val_loss_before is result.val_loss_after is result.val_acceptance_after is None
+    assert result.steps == STEPS
+
+
+def test_validation_is_measured_and_not_made_up(tmp_path, uninterrupted):
+    """Its figures are those of the model: other weights and other records give others, and none is a round number."""
+    shop, result = uninterrupted
+    found = rows(shop, kind="validation")
+    assert len({row["loss"] for row in found}) == len(found) == 6
+    assert result.val_loss_before == found[0]["loss"] > 0
+    fewer = workshop(tmp_path, validation=2).train()
+    assert fewer.val_loss_before != result.val_loss_before
+
+
+def test_metrics_have_all_that_was_promised(uninterrupted):
+    shop, result = uninterrupted
+    train = rows(shop, kind="train")
+    assert [row["step"] for row in train] == [2, 4, 6, 8, 9]
+    assert set(train[0]) == {
+        "kind",
+        "step",
+        "epoch",
+        "loss",
+        "acceptance",
+        "gradient_norm",
+        "learning_rate",
+        "tokens_per_second",
+        "peak_memory_gb",
+        "skipped_batches",
+        "tokens",
+        "seconds",
+    }
+    assert train[-1]["tokens"] == result.tokens
+    assert all(row["loss"] > 0 and row["gradient_norm"] > 0 and row["tokens_per_second"] > 0 for row in train)
+    assert [row["epoch"] for row in train] == [1, 2, 2, 3, 3]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+from builders import make_record
+from workshop import Workshop, records_of
+
+from draftloop.errors import NothingToDo, RunError
+from draftloop.records import PairId
+from draftloop.training.examples import OTHER_PAIR
+from draftloop.training.material import gather, regather
+
+OTHER = PairId("another target", "draft", "tokenizer")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Workshop(tmp_path, {})
+
+
+def gathered(shop):
+    return gather(shop.log, shop.replay, shop.pair, shop.config)
+
+
+def test_failures_train_validation_validates_and_the_held_out_are_not_even_read(shop):
+    records = records_of(shop.pair, 12)
+    accepted = records_of(shop.pair, 1, draft_output=(1, 2), target_output=(1, 2), log_p=(0.0,) * 2, log_q=(0.0,) * 2)
+    validation = records_of(shop.pair, 3, split="validation", seed=1)
+    held_out = records_of(shop.pair, 5, split="heldout", seed=2)
+    shop.write([*records, *accepted, *validation, *held_out])
+    material = gathered(shop)
+    assert material.failures.ids == [record.id for record in records]
+    assert material.validation.ids == [record.id for record in validation]
+    assert accepted[0].id in material.pool.ids
+    used = {*material.failures.ids, *material.pool.ids, *material.validation.ids}
+    assert not used & {record.id for record in held_out}
+    assert not {record.id for record in shop.replay.records()} & {record.id for record in [*held_out, *validation]}
+    assert not material.left_out
+
+
+def test_removing_the_held_out_records_changes_nothing(shop, tmp_path):
+    records, held_out = records_of(shop.pair, 12), records_of(shop.pair, 5, split="heldout", seed=2)
+    shop.write([*held_out, *records])
+    other = Workshop(tmp_path / "without", {})
+    other.write(records)
+    assert gathered(shop).to_json() == gathered(other).to_json()
+
+
+def test_records_of_other_pairs_are_left_out_and_counted(shop):
+    ours, theirs = records_of(shop.pair, 4), records_of(shop.pair, 3, pair=OTHER)
+    shop.write([*ours, *theirs, *records_of(shop.pair, 2, pair=OTHER, split="validation")])
+    material = gathered(shop)
+    assert material.failures.ids == [record.id for record in ours]
+    assert material.left_out == {OTHER_PAIR: 5}
+    assert any("left out: 5 (another target or tokenizer)" in line for line in material.notes(0.2))
+    assert {record.pair for record in shop.replay.records()} == {shop.pair.identity}
+
+
+def test_used_failures_stay_material(shop):
+    shop.write(records_of(shop.pair, 4))
+    assert gathered(shop).failures.ids == gathered(shop).failures.ids
+
+
+def test_what_a_person_should_know_is_said(shop):
+    shop.write(records_of(shop.pair, 2))
+    notes = "\n".join(gathered(shop).notes(0.2))
+    assert "training on 2 failures" in notes
+    assert "nothing could be held out" in notes
+    assert "replay draws from 1 generations" in notes
+
+
+def test_an_empty_replay_pool_is_said_and_no_ratio_means_no_replay(tmp_path):
+    shop = Workshop(tmp_path, {"replay_ratio": 0.0})
+    shop.write(records_of(shop.pair, 4))
+    material = gathered(shop)
+    assert not material.pool.examples
+    assert not any("replay" in line for line in material.notes(0.0))
+    assert any("replay buffer has nothing" in line for line in material.notes(0.2))
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "holds no generation to train on; run collect-data first"),
+        ([make_record(target_output=(1, 2))], r"1 \(another target or tokenizer\)|1 \(every draft token accepted\)"),
+        ([make_record(pair=OTHER)], r"none of the 1 generations .* 1 \(another target or tokenizer\)"),
+    ],
+)
+def test_nothing_to_train_on_is_said_with_its_reasons(shop, records, message):
+    shop.write(records)
+    with pytest.raises(NothingToDo, match=message):
+        gathered(shop)
+
+
+def test_a_damaged_line_is_counted_and_said(shop):
+    shop.write(records_of(shop.pair, 4))
+    lines = shop.log.path.read_bytes().splitlines(keepends=True)
+    shop.log.path.write_bytes(b"".join([lines[0], b"damaged\n", *lines[1:]]))
+    material = gathered(shop)
+    assert len(material.failures.examples) == 4
+    assert any("1 damaged lines" in line for line in material.notes(0.2))
+
+
+def test_the_same_material_is_found_again_whatever_was_logged_since(shop):
+    shop.write([*records_of(shop.pair, 6), *records_of(shop.pair, 2, split="validation", seed=1)])
+    material = gathered(shop)
+    saved = material.to_json()
+    shop.write(records_of(shop.pair, 6, seed=3))
+    shop.replay.refresh(shop.log.records(), seed=0)
+    again = regather(saved, shop.log, shop.replay, shop.pair, shop.config)
+    assert again.to_json() == saved
+    assert again.failures.examples == material.failures.examples
+
+
+def test_a_replayed_record_that_only_the_buffer_still_has_is_found(shop):
+    old, new = records_of(shop.pair, 4, source="old"), records_of(shop.pair, 4, seed=1)
+    shop.replay.remember(old, seed=0)
+    shop.write(new)
+    saved = gathered(shop).to_json()
+    assert {record.id for record in old} <= set(saved["replay_pool"])
+    assert regather(saved, shop.log, shop.replay, shop.pair, shop.config).to_json() == saved
+
+
+def test_a_record_that_is_gone_or_changed_is_refused(shop):
+    shop.write(records_of(shop.pair, 6))
+    saved = gathered(shop).to_json()
+    changed = {**saved, "sha256": {**saved["sha256"], "failures": "0"}}
+    with pytest.raises(RunError, match="records of failures are not what they were"):
+        regather(changed, shop.log, shop.replay, shop.pair, shop.config)
+    with pytest.raises(RunError, match="list of records is damaged"):
+        regather({}, shop.log, shop.replay, shop.pair, shop.config)
+    shop.log.path.unlink()
+    with pytest.raises(RunError, match="no longer in the log"):
+        regather(saved, shop.log, shop.replay, shop.pair, shop.config)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from draftloop.config import Config
+from draftloop.errors import RunError
+from draftloop.training.run import RunDirectory, environment, git_commit
+
+
+def started(runs: Path, config: Config | None = None) -> RunDirectory:
+    run = RunDirectory.create(runs)
+    run.describe({"run": run.id, "config": (config or Config()).model_dump(mode="json")}, {"failures": ["a"]})
+    run.checkpoints.save({"a": mx.array(1.0)}, {"step": 1})
+    return run
+
+
+def test_runs_are_numbered_and_private(tmp_path):
+    first, second = RunDirectory.create(tmp_path / "runs"), RunDirectory.create(tmp_path / "runs")
+    assert (first.id, second.id) == ("r0001", "r0002")
+    assert oct(first.path.stat().st_mode & 0o777) == "0o700"
+    second.path.rmdir()
+    assert RunDirectory.create(tmp_path / "runs").id == "r0002"
+
+
+def test_what_was_described_comes_back(tmp_path):
+    config = Config.model_validate({"training": {"learning_rate": 1e-5, "seed": 7, "max_minutes": 1.5}})
+    run = started(tmp_path, config)
+    found = RunDirectory.find(tmp_path, run.id)
+    assert found.config() == config
+    assert found.material() == {"failures": ["a"]}
+    assert found.description()["run"] == "r0001"
+    assert oct((run.path / "run.yaml").stat().st_mode & 0o777) == "0o600"
+
+
+def test_latest_is_the_newest_run_that_can_be_resumed(tmp_path):
+    first, second, third = (started(tmp_path) for _ in range(3))
+    RunDirectory.create(tmp_path)  # killed before its first checkpoint
+    third.finish({"version": "v0001"})
+    assert RunDirectory.find(tmp_path, "latest").id == second.id
+    assert RunDirectory.find(tmp_path, "r0001").id == first.id
+
+
+def test_a_run_that_cannot_be_resumed_is_refused_with_what_can_be(tmp_path):
+    with pytest.raises(RunError, match=r"no run 'latest' to resume in .*; unfinished ones: none"):
+        RunDirectory.find(tmp_path, "latest")
+    run = started(tmp_path)
+    with pytest.raises(RunError, match=r"no run '\.\./r0001' .*; unfinished ones: r0001"):
+        RunDirectory.find(tmp_path, "../r0001")
+    empty = RunDirectory.create(tmp_path)
+    with pytest.raises(RunError, match="r0002 left no checkpoint"):
+        RunDirectory.find(tmp_path, empty.id)
+    run.finish({})
+    assert not run.checkpoints.exist()
+    with pytest.raises(RunError, match="r0001 is finished"):
+        RunDirectory.find(tmp_path, "r0001")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("run.yaml", b"config: {training: {epochs: none}}", RunDirectory.config),
+        ("run.yaml", b"seed: 1", RunDirectory.config),
+        ("run.yaml", b"\xff", RunDirectory.description),
+        ("material.json", b"{", RunDirectory.material),
+    ],
+)
+def test_damaged_descriptions_are_refused_by_name(tmp_path, name, content, read):
+    run = started(tmp_path)
+    (run.path / name).write_bytes(content)
+    with pytest.raises(RunError, match=rf"r0001 cannot be resumed.*{name}"):
+        read(run)
+
+
+def test_the_environment_names_the_versions():
+    found = environment()
+    assert found["versions"]["mlx"]
+    assert found["versions"]["python"].startswith("3.")
+    assert set(found) == {"versions", "platform", "git_commit"}
+
+
+def git(directory: Path, *arguments: str) -> None:
+    command = ["git", "-C", str(directory), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_the_commit_is_told_where_the_code_is_under_git_and_nowhere_else(tmp_path):
+    assert git_commit(tmp_path) is None
+    (tmp_path / "__init__.py").write_text("")
+    git(tmp_path, "init")
+    assert git_commit(tmp_path) is None  # a checkout around it, but the code is not part of it
+    git(tmp_path, "add", "__init__.py")
+    git(tmp_path, "commit", "-m", "x")
+    assert len(git_commit(tmp_path) or "") == 40

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from tiny import tiny_llama, tiny_pair
+from workshop import adapter_bytes, examples_of, snapshot
+
+from draftloop import lora
+from draftloop.adapter_format import AdapterConfig
+from draftloop.config import Training
+from draftloop.errors import TrainingFailed
+from draftloop.training.examples import Example
+from draftloop.training.forward import make_forward
+from draftloop.training.plan import Window
+from draftloop.training.step import Learner, Skipped, learning_rate, problem
+from draftloop.training.teacher import Teacher
+
+PAIR = tiny_pair(64)
+EXAMPLES = examples_of(PAIR, 12)
+
+
+def nothing() -> None:
+    """Nobody wants to stop."""
+
+
+def learner(
+    draft: nn.Module | None = None, forward=None, steps: int = 100, dropout: float = 0.0, **settings
+) -> Learner:
+    draft = draft or tiny_llama(seed=2)
+    lora.attach_fresh(draft, AdapterConfig(rank=4, scale=2.0, dropout=dropout), seed=0)
+    noise = {
+        n: 0.1 * mx.random.normal(a.shape, key=mx.random.key(i))
+        for i, (n, a) in enumerate(lora.adapter_parameters(draft).items())
+    }
+    lora.load_parameters(draft, noise)
+    teacher = Teacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
+    forward = forward or make_forward(draft, "draft", print)
+    return Learner(draft, forward, teacher, 64, Training(warmup_steps=0, **settings), steps)
+
+
+def window(*batches: list[Example]) -> Window:
+    return Window(0, tuple(tuple(batch) for batch in batches))
+
+
+def state(learner: Learner) -> dict[str, bytes]:
+    return {name: bytes(memoryview(value)) for name, value in learner.state().items() if name != "random"}
+
+
+def difference(one: Learner, two: Learner) -> float:
+    ours, theirs = lora.adapter_parameters(one.draft), lora.adapter_parameters(two.draft)
+    return max(mx.abs(ours[name] - theirs[name]).max().item() for name in ours)
+
+
+@pytest.mark.parametrize("split", [(3, 9), (1, 1, 10), (4, 4, 4)])
+def test_accumulating_is_the_full_batch_with_cross_entropy(split):
+    """Micro-batches of unequal sizes: averaging their means instead would be off by far more."""
+    whole, pieces = learner(loss="ce", max_grad_norm=1e9), learner(loss="ce", max_grad_norm=1e9)
+    borders = np.cumsum([0, *split])
+    batches = [EXAMPLES[a:b] for a, b in pairwise(borders)]
+    one = whole.train(window(EXAMPLES), 0, 0, nothing)
+    two = pieces.train(window(*batches), 0, 0, nothing)
+    assert two.tokens == one.tokens
+    assert two.loss == pytest.approx(one.loss, rel=1e-5)
+    assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+    for ours, theirs in zip(state(whole), state(pieces), strict=True):
+        assert ours == theirs
+    for name, value in whole.state().items():
+        if name.endswith(".m"):  # the mean gradient itself, before AdamW normalises it
+            assert mx.allclose(value, pieces.state()[name], rtol=1e-3, atol=1e-7)
+
+
+def test_the_mean_of_means_would_not_be_the_full_batch():
+    whole, first, second = (learner(loss="ce") for _ in range(3))
+    all_of_it = whole.train(window(EXAMPLES), 0, 0, nothing)
+    parts = [one.train(window(b), 0, 0, nothing) for one, b in ((first, EXAMPLES[:1]), (second, EXAMPLES[1:]))]
+    mean_of_means = sum(part.loss / part.tokens for part in parts) / 2
+    assert abs(mean_of_means - all_of_it.loss / all_of_it.tokens) > 1e-3
+
+
+def test_a_window_that_is_smaller_than_the_accumulation_is_applied_all_the_same():
+    found = learner(gradient_accumulation_steps=4)
+    before = adapter_bytes(found.draft)
+    found.train(window(EXAMPLES[:2]), 0, 0, nothing)
+    assert adapter_bytes(found.draft) != before
+
+
+@pytest.mark.parametrize("kind", ["ce", "kl", "lk"])
+def test_every_loss_lowers_itself(kind):
+    found = learner(loss=kind, learning_rate=5e-3)
+    first = found.train(window(EXAMPLES), 0, 0, nothing)
+    for step in range(1, 25):
+        last = found.train(window(EXAMPLES), step, 0, nothing)
+    assert last.loss / last.tokens < first.loss / first.tokens - 0.1
+    assert last.acceptance > first.acceptance or kind == "ce"  # these tokens are random, not the target's
+
+
+def quantized() -> nn.Module:
+    model = tiny_llama(seed=2, width=64)
+    nn.quantize(model, group_size=32, bits=4)
+    mx.eval(model.parameters())
+    return model.freeze()
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_llama(seed=2), quantized])
+def test_exactly_the_adapter_changes_and_base_and_target_stay_byte_for_byte(make):
+    draft = make()
+    base, target = snapshot(draft), snapshot(PAIR.target)
+    found = learner(draft)
+    before = adapter_bytes(draft)
+    found.train(window(EXAMPLES), 0, 0, nothing)
+    after = adapter_bytes(draft)
+    assert snapshot(draft) == base
+    assert snapshot(PAIR.target) == target
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_the_loss_is_the_one_of_the_output_tokens_alone():
+    """By the plain call of the model, position by position: the prompt is read, and not trained on."""
+    found = learner(loss="ce")
+    expected = 0.0
+    for example in EXAMPLES[:3]:
+        logits = found.draft(mx.array([example.ids]))[0] / example.sampler.temperature
+        log_q = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        for at in range(example.prompt_length, len(example.ids)):
+            expected -= log_q[at - 1, example.ids[at]].item()
+    sums = found.evaluate(EXAMPLES[:3])
+    assert sums.loss == pytest.approx(expected, rel=1e-5)
+    assert sums.tokens == sum(len(example.ids) - example.prompt_length for example in EXAMPLES[:3])
+
+
+def poisoned(kind: str, on: int):
+    """A forward whose call number `on` gives a loss or a gradient that is not finite."""
+
+    def make(draft: nn.Module):
+        real, calls = make_forward(draft, "draft", print), []
+
+        @mx.custom_function
+        def bad_gradient(x: mx.array) -> mx.array:
+            return x
+
+        @bad_gradient.vjp
+        def _(primals, cotangents, outputs):
+            return mx.full(cotangents.shape, float(kind.split()[1]))
+
+        def forward(inputs: mx.array, positions: mx.array) -> mx.array:
+            calls.append(1)
+            logits = real(inputs, positions)
+            if len(calls) != on:
+                return logits
+            return bad_gradient(logits) if kind.startswith("gradient") else logits + float(kind.split()[1])
+
+        return forward
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["loss nan", "gradient nan", "gradient inf"])
+def test_a_batch_that_is_not_finite_leaves_weights_and_optimizer_untouched(kind):
+    draft = tiny_llama(seed=2)
+    found = learner(draft, forward=poisoned(kind, on=2)(draft))
+    found.train(window(EXAMPLES[:4]), 0, 0, nothing)
+    before = state(found)
+    result = found.train(window(EXAMPLES[4:8]), 1, 0, nothing)
+    assert state(found) == before
+    assert result.tokens == 0
+    assert result.skipped_in_row == 1
+    assert result.skipped[0].record_ids == tuple(example.record_id for example in EXAMPLES[4:8])
+    assert kind.split()[0] in result.skipped[0].reason
+    assert "nan" in result.skipped[0].reason
+    assert found.train(window(EXAMPLES[4:8]), 2, result.skipped_in_row, nothing).skipped_in_row == 0
+    assert state(found) != before
+
+
+def test_the_good_batches_of_a_window_count_without_the_bad_one():
+    draft = tiny_llama(seed=2)
+    found, clean = learner(draft, forward=poisoned("loss nan", on=2)(draft)), learner()
+    result = found.train(window(EXAMPLES[:4], EXAMPLES[4:8], EXAMPLES[8:]), 0, 0, nothing)
+    expected = clean.train(window(EXAMPLES[:4], EXAMPLES[8:]), 0, 0, nothing)
+    assert (result.loss, result.tokens) == (expected.loss, expected.tokens)
+    assert difference(found, clean) == 0.0
+    assert len(result.skipped) == 1
+
+
+def test_a_loss_above_the_limit_skips_the_batch():
+    found = learner(max_loss=0.01)
+    before = state(found)
+    result = found.train(window(EXAMPLES[:4]), 0, 0, nothing)
+    assert state(found) == before
+    assert "above training.max_loss = 0.01" in result.skipped[0].reason
+
+
+def test_several_in_a_row_stop_the_training_and_name_the_last():
+    found = learner(max_loss=0.01, max_skipped_batches=3)
+    found.train(window(EXAMPLES[:2], EXAMPLES[2:4]), 0, 0, nothing)
+    with pytest.raises(TrainingFailed, match=rf"step 7: 3 micro-batches in a row.*{EXAMPLES[4].record_id}"):
+        found.train(window(EXAMPLES[4:6]), 7, 2, nothing)
+
+
+def test_a_batch_without_a_label_is_skipped_and_named():
+    found = learner()
+    before = state(found)
+    result = found.train(window([EXAMPLES[0].shortened(0)]), 0, 0, nothing)
+    assert state(found) == before
+    assert result.skipped == (Skipped((EXAMPLES[0].record_id,), "it has no supervised token"),)
+    assert result.tokens == 0
+
+
+def test_a_stop_in_the_middle_of_a_window_changes_nothing():
+    found = learner()
+    before, asked = state(found), []
+
+    def stop_at_the_second() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        found.train(window(EXAMPLES[:4], EXAMPLES[4:]), 0, 0, stop_at_the_second)
+    assert state(found) == before
+
+
+def test_gradients_are_clipped_to_the_limit_and_the_norm_before_is_reported():
+    clipped, free = learner(max_grad_norm=1e-3), learner(max_grad_norm=1e9)
+    one, two = (found.train(window(EXAMPLES), 0, 0, nothing) for found in (clipped, free))
+    assert one.gradient_norm == two.gradient_norm > 1e-3
+    moments = [value for name, value in clipped.state().items() if name.endswith(".m")]
+    norm = math.sqrt(sum(mx.sum(mx.square(value / 0.1)).item() for value in moments))
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_dropout_acts_and_is_a_function_of_seed_step_and_micro_batch():
+    def loss(step: int, seed: int = 0) -> float:
+        mx.random.seed(99 + step)
+        return learner(dropout=0.5, seed=seed).train(window(EXAMPLES), step, 0, nothing).loss
+
+    plain = learner().train(window(EXAMPLES), 0, 0, nothing).loss
+    assert loss(0) == loss(0)
+    assert len({plain, loss(0), loss(1), loss(0, seed=1)}) == 4
+
+
+def test_evaluating_has_no_dropout_and_changes_nothing():
+    found = learner(dropout=0.5)
+    before = state(found)
+    assert found.evaluate(EXAMPLES[:4]) == found.evaluate(EXAMPLES[:4])
+    assert state(found) == before
+
+
+def test_a_restored_learner_goes_on_to_the_same_bits():
+    first, second = learner(dropout=0.3), learner(dropout=0.3)
+    for step in range(3):
+        first.train(window(EXAMPLES[:6]), step, 0, nothing)
+    second.restore(first.state())
+    for found in (first, second):
+        found.train(window(EXAMPLES[6:]), 3, 0, nothing)
+    assert state(first) == state(second)
+    assert first.state()["random"].tolist() == second.state()["random"].tolist()
+
+
+def test_the_schedule_warms_up_and_falls_to_nearly_nothing():
+    settings = Training(learning_rate=1.0, warmup_steps=10)
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert 0 < rates[0] < 0.1
+    assert rates[10] == max(rates) == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[99] < 0.001
+
+
+def test_a_short_training_still_reaches_its_peak():
+    for steps in (1, 2, 4, 7):
+        assert (
+            max(learning_rate(step, steps, Training(learning_rate=1.0, warmup_steps=10)) for step in range(steps))
+            == 1.0
+        )
+
+
+def test_problems_are_told_apart():
+    from draftloop.training.losses import Sums
+
+    assert problem(Sums(4.0, 2.0, 1.0), 1.0, max_loss=2.0) is None
+    assert "loss 2.5 is above" in problem(Sums(5.0, 2.0, 1.0), 1.0, max_loss=2.0)
+    assert problem(Sums(math.inf, 2.0, 1.0), 1.0, max_loss=2.0) == "its loss is inf"
+    assert problem(Sums(1.0, 2.0, 1.0), math.inf, max_loss=2.0) == "the norm of its gradient is inf"

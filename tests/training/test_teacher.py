@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from tiny import tiny_pair
+from workshop import examples_of
+
+from draftloop.records import Sampler
+from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.training.batches import make_batch
+from draftloop.training.examples import Example
+from draftloop.training.forward import make_forward
+from draftloop.training.teacher import Teacher
+
+PAIR = tiny_pair(64)
+EXAMPLES = examples_of(PAIR, 6)
+TOKENS = sum(len(example.labels) for example in EXAMPLES)
+
+
+class Counting:
+    """The target's forward, counting how often it is asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._forward = make_forward(PAIR.target, "target", print)
+
+    def __call__(self, inputs: mx.array, positions: mx.array) -> mx.array:
+        self.calls += 1
+        return self._forward(inputs, positions)
+
+
+def teacher(memory_mb: float = 64, examples=EXAMPLES, width: int = 64) -> tuple[Teacher, Counting, list[str]]:
+    forward, said = Counting(), []
+    return Teacher(forward, width, examples, memory_mb, said.append), forward, said
+
+
+def with_sampler(example: Example, **values: float) -> Example:
+    settings = {"temperature": 0.8, "top_p": 1.0, "min_p": 0.0, "top_k": 0, "seed": 0, **values}
+    return Example(example.record_id, "s", example.ids, example.prompt_length, Sampler(**settings))
+
+
+@pytest.mark.parametrize("values", [{}, {"top_k": 5}, {"top_p": 0.7, "temperature": 1.3}, {"min_p": 0.1}])
+def test_it_is_the_target_s_distribution_under_the_record_s_own_sampler(values):
+    example = with_sampler(EXAMPLES[0], **values)
+    found, _, _ = teacher(examples=[example], width=60)
+    log_p = found.log_probs(make_batch([example]))[: len(example.labels)]
+    logits = PAIR.target(mx.array([example.ids]))[0]
+    for i in range(len(example.labels)):
+        expected = sampling_log_probs(logits[example.prompt_length - 1 + i], example.sampler, 60)
+        assert mx.allclose(mx.exp(log_p[i]), mx.exp(expected), atol=1e-5)
+    assert mx.allclose(mx.sum(mx.exp(log_p), axis=-1), mx.ones(len(log_p)), atol=1e-5)
+
+
+def test_the_target_reads_each_record_once():
+    found, forward, said = teacher()
+    for _ in range(3):
+        for start in (0, 2, 4):
+            found.log_probs(make_batch(EXAMPLES[start : start + 2]))
+    assert forward.calls == len(EXAMPLES)
+    assert not said
+
+
+def test_a_record_s_rows_do_not_depend_on_its_neighbours_or_on_the_order():
+    one, _, _ = teacher()
+    other, _, _ = teacher()
+    alone = one.log_probs(make_batch([EXAMPLES[3]]))
+    together = other.log_probs(make_batch([EXAMPLES[5], EXAMPLES[3]]))
+    n, before = len(EXAMPLES[3].labels), len(EXAMPLES[5].labels)
+    assert mx.array_equal(alone[:n], together[before : before + n])
+
+
+def test_a_shortened_example_gets_the_first_rows_of_the_whole_one():
+    first, _, _ = teacher()
+    rows = first.log_probs(make_batch([EXAMPLES[0].shortened(3)]))
+    whole = first.log_probs(make_batch([EXAMPLES[0]]))
+    assert mx.array_equal(rows[:3], whole[:3])
+
+
+def test_positions_that_are_only_filled_up_have_no_mass():
+    found, _, _ = teacher()
+    log_p = found.log_probs(make_batch(EXAMPLES[:1]))
+    assert log_p.shape == (64, 64)
+    assert np.isneginf(np.array(log_p[len(EXAMPLES[0].labels) :])).all()
+
+
+def test_a_greedy_record_is_one_hot_at_its_tokens_and_asks_no_target():
+    greedy = with_sampler(EXAMPLES[0], temperature=0.0)
+    found, forward, _ = teacher(examples=[greedy])
+    log_p = np.array(found.log_probs(make_batch([greedy])))[: len(greedy.labels)]
+    assert forward.calls == 0
+    assert log_p.argmax(-1).tolist() == list(greedy.labels)
+    assert np.exp(log_p).sum(-1).tolist() == [1.0] * len(greedy.labels)
+
+
+def large(count: int) -> list[Example]:
+    """Examples of 64 labels each: 16 kB of float32 at 64 ids."""
+    return [Example(str(i), "s", (1, *([2 + i] * 64)), 1, EXAMPLES[0].sampler) for i in range(count)]
+
+
+def test_what_does_not_fit_in_32_bits_is_kept_in_16_and_said():
+    examples = large(6)  # 96 kB, or 48
+    found, forward, said = teacher(memory_mb=1 / 16, examples=examples)
+    exact, _, _ = teacher(memory_mb=64, examples=examples)
+    for _ in range(2):
+        for example in examples:
+            batch = make_batch([example])
+            assert mx.allclose(found.log_probs(batch)[:64], exact.log_probs(batch)[:64], rtol=1e-3)
+    assert forward.calls == 6
+    assert "16 bits" in said[0]
+
+
+def test_what_does_not_fit_at_all_is_computed_anew_to_the_same_bits_and_said():
+    examples = large(12)  # 96 kB in 16 bits
+    found, forward, said = teacher(memory_mb=1 / 16, examples=examples)
+    rounds = [[found.log_probs(make_batch([example])) for example in order] for order in (examples, examples)]
+    assert forward.calls == 12 + 4
+    assert "computed anew" in said[0]
+    backwards, _, _ = teacher(memory_mb=1 / 16, examples=examples)
+    last_first = [backwards.log_probs(make_batch([example])) for example in reversed(examples)]
+    for one, two, three in zip(*rounds, reversed(last_first), strict=True):
+        assert mx.array_equal(one, two)
+        assert mx.array_equal(one, three)

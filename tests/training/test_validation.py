@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from tiny import sampler
+
+from draftloop.training.examples import Example
+from draftloop.training.losses import Sums
+from draftloop.training.validation import Scores, validate, validation_batches
+
+
+def example(number: int, source: str, labels: int = 3) -> Example:
+    return Example(f"{source}{number}", source, (1,) * (1 + labels), 1, sampler())
+
+
+EXAMPLES = [*(example(i, "prose", 1 + i) for i in range(5)), *(example(i, "code") for i in range(2))]
+
+
+def test_every_example_is_in_one_batch_of_its_own_source():
+    batches = validation_batches(EXAMPLES, size=2, most=-1)
+    assert sorted(e.record_id for batch in batches for e in batch) == sorted(e.record_id for e in EXAMPLES)
+    assert all(len({e.source for e in batch}) == 1 for batch in batches)
+    assert [batch[0].source for batch in batches] == ["code", "prose", "prose", "prose"]
+
+
+def test_a_limit_takes_every_source_s_turn():
+    assert [batch[0].source for batch in validation_batches(EXAMPLES, size=1, most=3)] == ["code", "prose", "code"]
+    assert validation_batches(EXAMPLES, size=1, most=0) == []
+
+
+def test_scores_are_ratios_of_sums_over_all_and_by_source():
+    sums = {"code": Sums(8.0, 4.0, 3.0), "prose": Sums(2.0, 1.0, 0.2)}
+    scores = validate([(EXAMPLES[0],), (EXAMPLES[5],)], lambda batch: sums[batch[0].source])
+    assert scores == Scores(2.0, pytest.approx(3.2 / 5), 5, {"code": 0.75, "prose": pytest.approx(0.2)})
+
+
+def test_acceptance_decides_and_the_loss_breaks_ties():
+    base = Scores(2.0, 0.5, 10, {})
+    assert base.better_than(None)
+    assert Scores(3.0, 0.6, 10, {}).better_than(base)
+    assert not Scores(1.0, 0.4, 10, {}).better_than(base)
+    assert Scores(1.9, 0.5, 10, {}).better_than(base)
+    assert not base.better_than(base)
+    assert not Scores(float("nan"), float("nan"), 10, {}).better_than(base)
+
+
+def test_scores_come_back_from_json():
+    scores = Scores(2.0, 0.5, 10, {"a": 0.5})
+    assert Scores.from_json({"loss": 2.0, "acceptance": 0.5, "tokens": 10, "by_source": {"a": 0.5}}) == scores
+    assert Scores.from_json(None) is None
