@@ -11,10 +11,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in [name for name in os.environ if name.startswith("DRAFTLOOP_")]:
     del os.environ[_name]
 
-from draftloop import blas  # noqa: E402
-
-blas.preload()
-
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 

@@ -17,11 +17,19 @@ SOURCE = ROOT / "src"
 PURE = (
     "draftloop",
     "draftloop.acceptance",
+    "draftloop.adapter_format",
+    "draftloop.cli",
     "draftloop.config",
     "draftloop.errors",
+    "draftloop.overview",
+    "draftloop.prompts",
     "draftloop.records",
     "draftloop.registry",
+    "draftloop.replay",
     "draftloop.stats",
+    "draftloop.training.examples",
+    "draftloop.training.plan",
+    "draftloop.training.report",
     "draftloop.yaml_strict",
     *sorted(
         f"draftloop.store.{file.stem}".removesuffix(".__init__") for file in (SOURCE / "draftloop/store").glob("*.py")

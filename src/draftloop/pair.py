@@ -13,19 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import blas, reference
+import mlx.core as mx
+import mlx_lm
+from mlx import nn
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+
+from . import lora, reference, registry
 from .config import Models
 from .errors import AdapterError, PairError
 from .records import PairId
-
-blas.preload()  # before the first import of mlx, here where every model is loaded
-
-import mlx.core as mx  # noqa: E402
-import mlx_lm  # noqa: E402
-from mlx import nn  # noqa: E402
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache  # noqa: E402
-
-from . import lora, registry  # noqa: E402
 
 _EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json")

@@ -19,9 +19,6 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
 def doctor(app: App, with_pair: bool, as_json: bool) -> int:
     """Platform, MLX device, BLAS, memory, write access and the pair; each line with its remedy."""
     quiet_libraries()
-    from .. import blas
-
-    blas.preload()
     from ..doctor import examine
 
     findings = []

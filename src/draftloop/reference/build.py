@@ -141,9 +141,6 @@ def _train_worker(
     rank: int, world: int, shared: str, size: int, barrier: Any, recipe: Recipe, streams: Path, out: Path, seed: int
 ) -> None:
     """One of `world` processes: its rows of every batch, the mean of all gradients, the same update as the others."""
-    from .. import blas
-
-    blas.preload()
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim
