@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ def main() -> None:
     options = parser.parse_args()
     settings = replace(QUICK if options.quick else FULL, seed=options.seed)
     live_tokens = 1_000 if options.quick else LIVE_TOKENS
-    began = time.perf_counter()
     with Steps() as steps, tempfile.TemporaryDirectory(prefix="draftloop-closed-loop-") as folder:
         pair, loop = once(settings, Path(folder) / "first", steps)
         adapter = Path(folder) / "first" / "adapters" / loop.trained.version
@@ -68,9 +66,7 @@ def main() -> None:
             "temperature": 0.8,
             "num_draft_tokens": 4,
             "loop": asdict(settings),
-            "seconds_of_one_loop": round(loop.seconds, 1),
-            "seconds": round(time.perf_counter() - began, 1),
-            "training": {k: v for k, v in asdict(loop.trained).items() if k not in ("path", "run_path")},
+            "training": {k: v for k, v in asdict(loop.trained).items() if k not in ("path", "run_path", "seconds")},
             "measured": {domain: report.conditions for domain, report in loop.reports.items()},
         }
         rows = {domain: report.to_json() for domain, report in loop.reports.items()}
@@ -95,14 +91,13 @@ def live_against_estimate(
     files = [read_prompts(reference.prompts_file(domain, "benchmark")) for domain in reference.DOMAINS]
     prompts = [prompt for both in zip(*files, strict=True) for prompt in both]
     usable, _ = usable_prompts(pair, prompts, decoding, chat_template=True, max_length=1 << 20)
-    texts, outputs, seconds, tokens = [], [], 0.0, 0
+    texts, outputs, tokens = [], [], 0
     for _, ids in usable:
         if tokens >= least_tokens:
             break
         decoded = decode_all(pair, [ids], decoding)
         texts += decoded.texts
         outputs += decoded.outputs
-        seconds += decoded.seconds
         tokens = sum(output.tokens for output in outputs)
         steps.at(f"decoding for real, K = {k}", min(tokens, least_tokens), least_tokens)
     scores = score(pair, texts, decoding.rule, {"adapter": adapter})["adapter"]
@@ -116,7 +111,6 @@ def live_against_estimate(
         "estimated_length": guess.acceptance_length,
         "off_percent": 100 * abs(guess.acceptance_length / real.acceptance_length - 1),
         "standard_errors": abs(sum(off)) / math.sqrt(sum(value * value for value in off)),
-        "tokens_per_second": real.tokens / seconds,
     }
 
 

@@ -71,7 +71,7 @@ class Speculative(Section):
 class Lora(Section):
     """The adapter's shape, in mlx-lm's own terms (`scale`, not alpha)."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="rank of each update")
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="rank of each update")
     scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each update")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="on the adapter's input")
     num_layers: Annotated[int, Field(ge=-1)] = Field(-1, description="last layers to adapt; -1 is all")
@@ -84,7 +84,7 @@ class Training(Section):
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(3e-3, description="peak")
     batch_size: Positive = Field(8, description="generations a micro-batch")
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
-    epochs: Positive = Field(6, description="passes over the failures")
+    epochs: Positive = Field(8, description="passes over the failures")
     warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.01, description="AdamW's")
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="gradients are clipped to it")
