@@ -13,7 +13,7 @@ import pytest
 
 from draftloop.reference import build
 from draftloop.reference.corpus import Document
-from draftloop.reference.prompts import choose
+from draftloop.reference.openings import choose
 
 
 def test_every_epoch_reads_every_row_once_and_in_another_order() -> None:

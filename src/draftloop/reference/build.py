@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import DOMAINS, PROMPTS, ROOT, Domain
-from . import prompts as prompt_sets
+from . import DOMAINS, PROMPTS, ROOT, Domain, openings
 from .corpus import Document, Part, documents
 
 VOCABULARY = 2048
@@ -377,9 +376,9 @@ def _build(options: argparse.Namespace, streams: Path) -> None:
                 }
             )
             if part != "train":
-                chosen = prompt_sets.choose(found, domain, part, options.seed, taken)
+                chosen = openings.choose(found, domain, part, options.seed, taken)
                 taken += chosen
-                prompt_sets.write(chosen, out / PROMPTS.name / f"{domain}.{part}.jsonl")
+                openings.write(chosen, out / PROMPTS.name / f"{domain}.{part}.jsonl")
     print(json.dumps(data, indent=1), file=sys.stderr, flush=True)
 
     # 2. The models. The draft first: it is quick, and a mistake shows early.
