@@ -39,3 +39,14 @@ def test_any_module_that_comes_first_puts_openblas_before_mlx(module: str, root:
 
 def test_nothing_is_claimed_where_mlx_was_imported_first(root: Path) -> None:
     assert loaded_after("import mlx.core", root) == "None"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has builds of MLX to choose from")
+def test_a_cuda_build_of_mlx_needs_no_openblas_and_the_cpu_build_does(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(blas, "_CUDA_BUILDS", ("a-build-that-is-absent",))
+    assert blas.is_needed()
+    (tmp_path / "mlx_cuda_12-0.32.dist-info").mkdir()
+    (tmp_path / "mlx_cuda_12-0.32.dist-info" / "METADATA").write_text("Name: mlx-cuda-12\nVersion: 0.32\n")
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not blas.is_needed()

@@ -9,16 +9,17 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 
 REMEDY = "install OpenBLAS (Debian/Ubuntu: apt-get install libopenblas0-pthread; Fedora: dnf install openblas)"
 _CANDIDATES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+_CUDA_BUILDS = ("mlx-cuda-12", "mlx-cuda-13")
 _loaded: str | None = None
 
 
 def is_needed() -> bool:
-    """True where MLX runs on the reference BLAS: Linux without a CUDA build of MLX in use."""
-    return platform.system() == "Linux" and not Path("/dev/nvidiactl").exists()
+    """True where MLX runs on the reference BLAS: Linux without a CUDA build of MLX, whatever cards there are."""
+    return platform.system() == "Linux" and not any(map(_is_installed, _CUDA_BUILDS))
 
 
 def preload() -> str | None:
@@ -43,3 +44,11 @@ def preload() -> str | None:
 def loaded() -> str | None:
     """The name of the library that `preload` put in place, or None."""
     return _loaded
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

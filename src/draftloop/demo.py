@@ -26,7 +26,6 @@ from .store.log import FailureLog
 from .text import decoding_settings
 from .training.train import TrainResult, train
 
-Say = Callable[[str], None]
 Step = Callable[[str, int, int], None]
 """Told what is being done, how many pieces are done and of how many."""
 

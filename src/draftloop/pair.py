@@ -66,7 +66,8 @@ class Pair:
         if manifest is not None and manifest.pair is not None and manifest.pair.draft != self.identity.draft:
             raise AdapterError(
                 f"{path} was trained for draft {manifest.pair.draft[:12]}, this draft is {self.identity.draft[:12]}: "
-                "choose a version of this draft (`adapters list`), or train one"
+                "choose a version of this draft (`adapters list`) or none (`--adapter none`, `train --from-base`), "
+                "or give this pair a data directory of its own (--data-dir)"
             )
         lora.attach_directory(self.draft, path)
         return replace(self, adapter=name or path.name)
@@ -137,9 +138,10 @@ def _exists(path: Path) -> bool:
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
+    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "model*.safetensors", "*.txt", "*.jinja"]))
+        return Path(snapshot_download(name, allow_patterns=DEFAULT_ALLOW_PATTERNS))
     except Exception as error:  # each version of the hub's client has another HTTP library, with errors of its own
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PairError(

@@ -122,6 +122,12 @@ def test_by_default_the_logged_held_out_generations_are_measured(call_with_pair)
     assert limited["conditions"]["texts"] == 1
     assert limited["results"][0]["ci_low"] is None
 
+    log = Path("data/failures/failures.jsonl")
+    log.write_bytes(b"damaged\n" + log.read_bytes())
+    damaged = call_with_pair("benchmark", "acceptance", "--num-draft-tokens", "2", "--json")
+    assert damaged.json["results"] == found["results"]
+    assert f"damaged: {log}, line 1: " in damaged.err
+
     refused = call_with_pair("benchmark", "acceptance", "--rule", "greedy", "--json")
     assert (refused.code, refused.json["status"]) == (2, "error")
     assert "rule greedy does not fit texts that were sampled above temperature 0" in refused.json["error"]

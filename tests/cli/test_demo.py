@@ -9,6 +9,7 @@ import pytest
 from draftloop import demo
 from draftloop.config import Training
 from draftloop.demo import LoopSettings
+from draftloop.errors import Interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,13 @@ def test_json_has_both_domains_and_the_data_can_be_kept(call) -> None:
     assert values["seconds"] > 0
     assert (Path("kept") / "adapters" / "v0001" / "adapters.safetensors").is_file()
     assert call("demo", "--keep", "kept").code == 2
+
+
+def test_a_demo_that_was_stopped_does_not_offer_a_run_that_is_gone(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_arguments: object) -> None:
+        raise Interrupted("`train --resume r0001` goes on from there")
+
+    monkeypatch.setattr(demo, "run_loop", stopped)
+    found = call("demo")
+    assert (found.code, found.err) == (130, "stopped: nothing of the demo is kept; run it again from the start\n")
+    assert "--resume" in call("demo", "--keep", "kept").err

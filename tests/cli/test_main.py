@@ -84,6 +84,17 @@ def test_the_data_directory_is_where_it_is_said_to_be(call) -> None:
     assert call("--data-dir", "elsewhere", "status", "--json").json["log"] == "elsewhere/failures/failures.jsonl"
 
 
+def test_configuration_and_data_directory_can_be_said_by_the_environment_and_a_flag_wins(call, monkeypatch) -> None:
+    for number in (7, 8):
+        Path(f"{number}.yaml").write_text(f"training: {{min_failure_cases: {number}}}\n")
+    monkeypatch.setenv("DRAFTLOOP_CONFIG", "7.yaml")
+    monkeypatch.setenv("DRAFTLOOP_DATA_DIR", "there")
+    found = call("status", "--json").json
+    assert (found["min_failure_cases"], found["log"]) == (7, "there/failures/failures.jsonl")
+    found = call("-c", "8.yaml", "--data-dir", "here", "status", "--json").json
+    assert (found["min_failure_cases"], found["log"]) == (8, "here/failures/failures.jsonl")
+
+
 def without_installed_packages_of_ours(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Python with the dependencies but without what .pth files add, an editable draftloop among it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -91,13 +91,21 @@ def test_nothing_to_train_on_is_said_with_its_reasons(shop, records, message):
         gathered(shop)
 
 
-def test_a_damaged_line_is_counted_and_said(shop):
+def test_a_generation_that_was_logged_twice_is_trained_on_once(shop):
+    records, validation = records_of(shop.pair, 3), records_of(shop.pair, 1, split="validation", seed=1)
+    shop.write([*records, *validation, *records, *validation])
+    material = gathered(shop)
+    assert material.failures.ids == [record.id for record in records]
+    assert material.validation.ids == [validation[0].id]
+
+
+def test_a_damaged_line_is_said_by_its_number(shop):
     shop.write(records_of(shop.pair, 4))
     lines = shop.log.path.read_bytes().splitlines(keepends=True)
     shop.log.path.write_bytes(b"".join([lines[0], b"damaged\n", *lines[1:]]))
     material = gathered(shop)
     assert len(material.failures.examples) == 4
-    assert any("1 damaged lines" in line for line in material.notes(0.2))
+    assert any("passed over: 2" in line for line in material.notes(0.2))
 
 
 def test_the_same_material_is_found_again_whatever_was_logged_since(shop):

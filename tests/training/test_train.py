@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from workshop import Workshop, adapter_bytes, records_of, snapshot
 from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Config
-from draftloop.errors import NothingToDo, RunError, StoreError, TrainingFailed
+from draftloop.errors import Interrupted, NothingToDo, RunError, StoreError, TrainingFailed
+from draftloop.interrupt import StopRequest
 from draftloop.records import PairId
 from draftloop.registry import Registry
 from draftloop.training import train as train_module
@@ -140,9 +142,6 @@ def test_a_candidate_goes_on_from_the_adapter_that_the_draft_carries(tmp_path):
 
 
 def test_a_child_s_interrupted_run_resumes_from_a_bare_pair(tmp_path):
-    from draftloop.errors import Interrupted
-    from draftloop.interrupt import StopRequest
-
     def child(root: Path) -> Workshop:
         shop = workshop(root)
         shop.train()
@@ -259,6 +258,18 @@ def test_a_run_that_was_killed_after_its_version_was_made_does_not_make_another(
         shop.resume()
 
 
+def test_a_run_whose_id_was_used_before_still_makes_its_own_version(tmp_path):
+    """Who deletes the runs and keeps the versions starts again with r0001."""
+    shop = workshop(tmp_path)
+    assert shop.train().run == "r0001"
+    shutil.rmtree(shop.runs)
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        shop.train(stop=stop, on_step=lambda done, _: setattr(stop, "requested", done >= 3))
+    result = shop.resume()
+    assert (result.run, result.version) == ("r0001", "v0002")
+
+
 def test_a_disk_that_is_full_at_the_end_loses_no_training(tmp_path, monkeypatch):
     shop = workshop(tmp_path)
 
@@ -275,9 +286,6 @@ def test_a_disk_that_is_full_at_the_end_loses_no_training(tmp_path, monkeypatch)
 
 
 def test_resuming_with_other_models_or_a_foreign_checkpoint_is_refused(tmp_path, monkeypatch):
-    from draftloop.errors import Interrupted
-    from draftloop.interrupt import StopRequest
-
     shop = workshop(tmp_path)
     stop = StopRequest()
     stop.requested = True

@@ -26,11 +26,13 @@ _LEVELS = ("debug", "info", "warning", "error")
     "-c",
     "--config",
     "config_file",
+    envvar="DRAFTLOOP_CONFIG",
     type=click.Path(path_type=Path, dir_okay=False),
     help="YAML to read.  [default: configs/config.yaml, else configs/default.yaml]",
 )
 @click.option(
     "--data-dir",
+    envvar="DRAFTLOOP_DATA_DIR",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("data"),
     show_default=True,

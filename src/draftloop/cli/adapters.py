@@ -20,7 +20,7 @@ def adapters() -> None:
 @json_option
 @click.pass_obj
 def list_versions(app: App, as_json: bool) -> None:
-    """Every version with what it was trained on and how it did on validation."""
+    """Every version with its role, its parent and how many records it was trained on; --json has its scores too."""
     registry = app.registry
     champion, previous = registry.champion(), registry.previous()
     rows: list[dict[str, Any]] = []

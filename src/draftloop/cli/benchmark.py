@@ -94,10 +94,13 @@ def _held_out(app: App, limit: int | None) -> list[Record]:
     }
     if given:
         raise click.UsageError("logged texts keep the sampler they were made with; sampling flags need --prompts-file")
-    found = list(app.log.records({"heldout"}))[:limit]
+    log = app.log
+    found = list(log.records({"heldout"}))[:limit]
+    for damage in log.damage:
+        note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
     if not found:
         raise PromptError(
-            f"no held-out generations in {app.log.path}: the first ten prompts all train, of the others one in five is "
+            f"no held-out generations in {log.path}: the first ten prompts all train, of the others one in five is "
             "held out; collect more, or give --prompts-file"
         )
     return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import Interrupted
 from .app import json_option, note, print_json, quiet_libraries
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
         note(f"slower than it need be: {blas.REMEDY}")
     settings = replace(DEMO, seed=seed)
     with tempfile.TemporaryDirectory(prefix="draftloop-demo-") as temporary, Steps() as steps:
-        _, loop = run_loop(settings, loop_config(settings), keep or Path(temporary), steps.at)
+        try:
+            _, loop = run_loop(settings, loop_config(settings), keep or Path(temporary), steps.at)
+        except Interrupted:
+            if keep is None:  # the run that could be resumed goes with the temporary directory
+                raise Interrupted("nothing of the demo is kept; run it again from the start") from None
+            raise
     if as_json:
         print_json({"status": "ok", **loop.to_json()})
     else:

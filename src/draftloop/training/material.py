@@ -32,7 +32,7 @@ class Material:
         validation: never trained on.
         failure_records: the records of `failures`, for the replay buffer to remember.
         left_out: failures and validation generations that could not be used, counted by reason.
-        damaged_lines: lines of the log that could not be read.
+        damaged_lines: numbers of the log's lines that could not be read.
     """
 
     failures: Selection
@@ -40,7 +40,7 @@ class Material:
     validation: Selection
     failure_records: list[Record]
     left_out: Counter[str] = field(default_factory=Counter)
-    damaged_lines: int = 0
+    damaged_lines: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What finds the same material again: record ids and a hash of each part, and what was left out."""
@@ -67,7 +67,7 @@ class Material:
         if self.failures.cut_labels:
             found.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
         if self.damaged_lines:
-            found.append(f"{self.damaged_lines} damaged lines of the log were passed over")
+            found.append(f"damaged lines of the log, passed over: {', '.join(map(str, self.damaged_lines))}")
         if not self.validation.examples:
             found.append("nothing could be held out for validation: no early stop, and the last weights are kept")
         if replay_ratio > 0:
@@ -89,8 +89,8 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
         NothingToDo: no failure that could be trained on.
         StoreError: the log or the buffer cannot be used.
     """
-    records = list(log.records(splits={"train", "validation"}))
-    damaged = len(log.damage)
+    records = list({record.id: record for record in log.records(splits={"train", "validation"})}.values())
+    damaged = tuple(found.line_number for found in log.damage)
     train = [record for record in records if record.split == "train"]
     ours = [record for record in train if is_of_pair(record, pair.identity)]
     kept = [record for record in replay.refresh(ours, config.training.seed) if is_of_pair(record, pair.identity)]

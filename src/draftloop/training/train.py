@@ -8,7 +8,7 @@ configured shape. Nothing is deleted: what was used is written into the version'
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import mlx.core as mx
 from draftloop import __version__, lora
 from draftloop.adapter_format import AdapterConfig, parse_config
 from draftloop.config import Config, Models
-from draftloop.errors import RunError
+from draftloop.errors import AdapterError, RunError
 from draftloop.interrupt import StopRequest, stop_request
 from draftloop.pair import Pair, load_pair
 from draftloop.registry import Registry, Version
@@ -197,7 +197,8 @@ class _Session:
             stop = stop if stop is not None else stack.enter_context(stop_request())
             loop = Loop(self.run, learner, plan, batches, settings, self.reporter, stop, progress, best)
             ended = loop.run()
-        version = (self._published() if tensors is not None else None) or self._publish(plan, progress)
+        metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
+        version = (self._published(metrics) if tensors is not None else None) or self._publish(plan, progress, metrics)
         result = self._result(version, plan, progress, ended)
         self.replay.remember(material.failure_records, settings.seed)
         self.run.finish(asdict(result))
@@ -223,16 +224,17 @@ class _Session:
         self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {len(plan.windows)}")
         return best
 
-    def _published(self) -> Version | None:
-        """The version that this run made before it was killed on its last metres."""
-        latest = self.registry.latest()
-        manifest = self.registry.verify(self.registry.root / latest) if latest is not None else None
-        if latest is None or manifest is None or manifest.metrics.get("run") != self.run.id:
-            return None
-        return Version(latest, self.registry.root / latest, manifest)
+    def _published(self, metrics: dict[str, Any]) -> Version | None:
+        """The version that this run made before it was killed on its last metres; a run's id alone may come again."""
+        for name in reversed(self.registry.versions()):
+            with suppress(AdapterError):  # a damaged one is passed over; if it is this run's own, another is made
+                if self.registry.manifest(name).metrics == metrics:
+                    path = self.registry.root / name
+                    self.registry.verify(path)
+                    return Version(name, path, self.registry.manifest(name))
+        return None
 
-    def _publish(self, plan: Plan, progress: Progress) -> Version:
-        metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
+    def _publish(self, plan: Plan, progress: Progress, metrics: dict[str, Any]) -> Version:
         manifest = {
             "parent": self.parent,
             "pair": self.pair.identity,
