@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MEASURES = {"acceptance_per_position": "accepted per position", "acceptance_length": "tokens a round"}
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -22,8 +23,27 @@ def rendered(text: str) -> str:
 
 
 def table(name: str) -> str:
-    """The figures of one results file in Markdown, and what they were measured on."""
+    """One results file in Markdown."""
     found = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return demo_table(found) if name == "demo" else figures_table(found)
+
+
+def demo_table(found: dict[str, Any]) -> str:
+    """What `demo --json` printed, before and after, on both domains."""
+    lines = ["| domain | | before | after |", "|---|---|---|---|"]
+    domains = (("prose, new to the draft", found), ("code, the draft's own", found["other_domain"]))
+    for domain, sides in domains:
+        for key, what in MEASURES.items():
+            before, after = (sides[side][key] for side in ("base", "adapter"))
+            lines.append(f"| {domain} | {what} | {before:.3f} | {after:.3f} |")
+    change = found["comparison"]
+    gained = f"{change['delta_acceptance_length']:+.3f} tokens a round on prose"
+    interval = f"[{change['ci_low']:+.3f}, {change['ci_high']:+.3f}]"
+    return "\n".join([*lines, "", f"{gained}, 95% interval {interval}; {found['seconds']:.0f} seconds.", ""])
+
+
+def figures_table(found: dict[str, Any]) -> str:
+    """The figures of a benchmark, and what they were measured on."""
     lines = ["| what | measured | should be | reached |", "|---|---|---|---|"]
     for row in found["figures"]:
         bound = f"at least {row['at_least']:g}" if "at_least" in row else f"at most {row['at_most']:g}"

@@ -16,7 +16,7 @@ from draftloop.collect import (
     ALREADY_COLLECTED,
     CollectReport,
     CollectSettings,
-    collect,
+    collect_data,
     generate_record,
     generation_seed,
     usable_ids,
@@ -42,7 +42,7 @@ def log(tmp_path: Path) -> FailureLog:
 
 
 def run(pair: Pair, log: FailureLog, prompts: list[Prompt] = PROMPTS, **changes: object) -> CollectReport:
-    return collect(pair, prompts, log, replace(CollectSettings(SHORT, chat_template=False), **changes))
+    return collect_data(pair, prompts, log, replace(CollectSettings(SHORT, chat_template=False), **changes))
 
 
 def contents(log: FailureLog) -> dict[str, tuple[int, ...]]:
@@ -185,7 +185,7 @@ def test_each_record_is_on_disk_before_the_report_of_it(small_pair: Pair, log: F
         assert [found.id for found in FailureLog(log.path).records()][-1] == record.id
         assert len(list(log.records())) == report.generations
 
-    collect(small_pair, PROMPTS[:3], log, CollectSettings(SHORT, chat_template=False), on_record=look)
+    collect_data(small_pair, PROMPTS[:3], log, CollectSettings(SHORT, chat_template=False), on_record=look)
     assert seen == [1, 2, 3]
 
 
@@ -330,7 +330,7 @@ def test_a_stop_keeps_what_was_logged_and_the_next_run_goes_on(
 ) -> None:
     acknowledged = []
     settings, stop = CollectSettings(SHORT, chat_template=False), StopAfter(looks)
-    report = collect(small_pair, PROMPTS, log, settings, stop, lambda _, record: acknowledged.append(record.id))
+    report = collect_data(small_pair, PROMPTS, log, settings, stop, lambda _, record: acknowledged.append(record.id))
     assert report.interrupted
     assert [record.id for record in log.records()] == acknowledged
     assert len(acknowledged) == report.generations < 5

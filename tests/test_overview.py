@@ -35,12 +35,13 @@ def test_generations_failures_splits_and_sources_are_counted(log: FailureLog, re
     for i in range(40):
         log.append(make_record(prompt=f"prompt {'x' * i}", source="a" if i % 2 else "b", **(agreed if i < 8 else {})))
     found, records = overview(log, registry, 50), list(log.records())
-    assert (found["generations"], found["failures"], found["failures_new"]) == (40, 32, 32)
+    assert (found["generations"], found["failures"]) == (40, 32)
     assert found["sources"] == {"a": 20, "b": 20}
     assert sum(found["splits"].values()) == 40
     assert found["splits"].keys() == {"train", "validation", "heldout"}
-    ready = [record for record in records if record.is_failure and record.split == "train"]
-    assert found["failures_ready"] == len(ready) < 32
+    trainable = [record for record in records if record.is_failure and record.split == "train"]
+    assert found["failures_new"] == len(trainable) < 32
+    assert found["failures_held_out"] == 32 - len(trainable)
     assert found["log_bytes"] == log.path.stat().st_size
 
 
@@ -51,7 +52,21 @@ def test_a_failure_that_a_version_was_trained_on_is_used(log: FailureLog, regist
     registry.promote("v0002")
     found = overview(log, registry, 50)
     assert (found["failures"], found["failures_used"], found["failures_new"]) == (5, 2, 3)
-    assert found["failures_ready"] == 3
+    assert found["failures_held_out"] == 0
+
+
+def test_a_generation_that_was_logged_twice_counts_once(log: FailureLog, registry: Registry) -> None:
+    record = make_record()
+    log.append(record)
+    log.append(record)
+    assert overview(log, registry, 50)["failures"] == 1
+
+
+def test_the_versions_and_the_pointer_are_named(log: FailureLog, registry: Registry) -> None:
+    for _ in range(2):
+        registry.create(write_adapter, {})
+    registry.promote("v0002")
+    found = overview(log, registry, 50)
     assert (found["adapters"], found["champion"], found["previous"]) == (["v0001", "v0002"], "v0002", None)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from draftloop.config import Lora
-from draftloop.errors import AdapterError
+from .config import Lora
+from .errors import AdapterError
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"

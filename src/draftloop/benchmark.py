@@ -5,6 +5,7 @@ Texts are scored once, and every draft length follows from that; `live.py` decod
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,7 +104,8 @@ def logged_samples(records: Iterable[Record], pair: Pair) -> list[Sample]:
     """
     found = list(records)
     wanted = (pair.identity.target, pair.identity.tokenizer)
-    kept = [record for record in found if (record.pair.target, record.pair.tokenizer) == wanted]
+    of_target = [record for record in found if (record.pair.target, record.pair.tokenizer) == wanted]
+    kept = [record for record in of_target if max(record.target_output) < pair.width]  # another draft's ids may go on
     if not kept:
         raise PromptError(
             f"none of {len(found)} held-out generations is of this target; collect with it, or give --prompts-file"
@@ -139,12 +141,18 @@ def compare(
         "adapter": adapter[0] if adapter else BASE,
         "texts": len(samples),
         "prompt_groups": len({sample.group for sample in samples}),
+        "prompts_sha256": _hash_of_groups(samples),
         "tokens": sum(len(sample.text.output) for sample in samples),
         "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
         "seed": seed,
         "device": str(mx.default_device()),
     }
     return Report(rows, differences, conditions)
+
+
+def _hash_of_groups(samples: Sequence[Sample]) -> str:
+    """Which prompts these were: a hash of their groups, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(sample.group for sample in samples)).encode()).hexdigest()
 
 
 def _samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:

@@ -83,7 +83,7 @@ def generation_seed(run_seed: int, prompt_tokens: Iterable[int]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def collect(
+def collect_data(
     pair: Pair,
     prompts: Sequence[Prompt],
     log: FailureLog,

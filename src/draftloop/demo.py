@@ -14,7 +14,7 @@ from typing import Any
 
 from . import reference
 from .benchmark import Difference, Report, Row, compare
-from .collect import CollectReport, CollectSettings, collect
+from .collect import CollectReport, CollectSettings, collect_data
 from .config import Config, Speculative, Training
 from .live import samples_from_prompts
 from .pair import Pair, load_pair
@@ -78,7 +78,7 @@ class Loop:
                 "position_ci_high": change.position_ci_high,
             },
             "other_domain": self._before_and_after(own),
-            "conditions": self.reports[weak].conditions,
+            "conditions": {domain: report.conditions for domain, report in self.reports.items()},
             "version": self.trained.version,
             "seconds": self.seconds,
         }
@@ -143,7 +143,9 @@ def collect_domain(
     prompts = read_prompts(reference.prompts_file(domain, "collect"))[:count]
     settings = CollectSettings(decoding, source=domain, max_prompt_length=config.data.max_prompt_length)
     what = f"collecting {domain}"
-    return collect(pair, prompts, log, settings, None, lambda report, _: step(what, report.generations, len(prompts)))
+    return collect_data(
+        pair, prompts, log, settings, None, lambda report, _: step(what, report.generations, len(prompts))
+    )
 
 
 def measure_domain(

@@ -18,9 +18,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from draftloop.adapter_format import CONFIG, WEIGHTS, AdapterConfig, check_leaves, read_config, read_shapes
-from draftloop.errors import AdapterError
-from draftloop.random_state import unchanged
+from .adapter_format import CONFIG, WEIGHTS, AdapterConfig, check_leaves, read_config, read_shapes
+from .errors import AdapterError
+from .random_state import unchanged
 
 _LINEAR = (
     nn.Linear,

@@ -12,8 +12,8 @@ from .store.log import FailureLog
 def overview(log: FailureLog, registry: Registry, min_failure_cases: int) -> dict[str, Any]:
     """Counts of generations and failures, splits, sources and versions, as plain values.
 
-    A failure is used once a version was trained on it; only unused failures of the train split count towards a
-    retraining.
+    Only failures of the `train` split can be trained on: they are new until a version was trained on them, then used.
+    The others are held out. A generation that was logged twice counts once.
     """
     used: set[str] = set()
     for name in registry.versions():
@@ -21,20 +21,22 @@ def overview(log: FailureLog, registry: Registry, min_failure_cases: int) -> dic
     splits: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    ready = 0
+    seen: set[str] = set()
     for record in log.records():
+        if record.id in seen:
+            continue
+        seen.add(record.id)
         splits[record.split] += 1
         sources[record.source] += 1
         if record.is_failure:
-            state = "used" if record.id in used else "new"
+            state = "held_out" if record.split != "train" else "used" if record.id in used else "new"
             failures[state] += 1
-            ready += state == "new" and record.split == "train"
     return {
         "generations": sum(splits.values()),
         "failures": sum(failures.values()),
         "failures_new": failures["new"],
         "failures_used": failures["used"],
-        "failures_ready": ready,
+        "failures_held_out": failures["held_out"],
         "min_failure_cases": min_failure_cases,
         "splits": dict(splits),
         "sources": dict(sources),

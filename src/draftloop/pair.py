@@ -24,7 +24,10 @@ from .errors import AdapterError, PairError
 from .records import PairId
 
 _EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"),
+)
 _MEGABYTE = 1 << 20
 
 

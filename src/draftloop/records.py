@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from draftloop.errors import StoreError
+from .errors import StoreError
 
 SCHEMA = 1
 

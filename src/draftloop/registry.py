@@ -21,12 +21,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from draftloop.adapter_format import CONFIG, WEIGHTS, read_config, read_shapes
-from draftloop.errors import AdapterError, StoreError
-from draftloop.records import PairId, RecordError, check_schema, dump, seal, unseal
-from draftloop.store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
-from draftloop.store.files import FILES, Files, storing
-from draftloop.store.lock import Lock
+from .adapter_format import CONFIG, WEIGHTS, read_config, read_shapes
+from .errors import AdapterError, StoreError
+from .records import PairId, RecordError, check_schema, dump, seal, unseal
+from .store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
+from .store.files import FILES, Files, storing
+from .store.lock import Lock
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from draftloop.acceptance import log_probs, position_weights
-from draftloop.records import Record, to_line
-from draftloop.store.atomic import remove_leftovers, write_atomically
-from draftloop.store.files import FILES, Files, storing
-from draftloop.store.lock import Lock
-from draftloop.store.log import Damage, FailureLog
+from .acceptance import log_probs, position_weights
+from .records import Record, to_line
+from .store.atomic import remove_leftovers, write_atomically
+from .store.files import FILES, Files, storing
+from .store.lock import Lock
+from .store.log import Damage, FailureLog
 
 FILE = "replay.jsonl"
 _DRAW = 0x5E91A7  # keeps this random stream apart from others of one seed

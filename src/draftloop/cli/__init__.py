@@ -6,6 +6,7 @@ Results go to stdout, progress and messages to stderr. A user's mistake is one l
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return print_error("interrupted", 130, as_json)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; Python flushes at exit
         return 1
     except OSError as error:
         return print_error(f"{error.strerror or error}: {error.filename or 'no file name'}", 1, as_json)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from ..pair import Pair
     from ..registry import Registry
     from ..store.log import FailureLog
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1  # of everything that --json prints
 _error_fields: dict[str, Any] = {}
@@ -32,10 +36,13 @@ class App:
     data_dir: Path
     flags: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def resolved(self) -> Resolved:
-        """The configuration with the origin of every value."""
-        return resolve(self.config_file, self.flags)
+        """The configuration with the origin of every value; asked for once all flags are parsed."""
+        found = resolve(self.config_file, self.flags)
+        for key, origin in found.origins.items():
+            _log.info("%s comes from %s", key, origin)
+        return found
 
     @property
     def config(self) -> Config:
@@ -62,7 +69,11 @@ class App:
         quiet_libraries()
         from ..pair import load_pair
 
-        return load_pair(self.config.models, path, None if path is None else self.adapter_name(path))
+        pair = load_pair(self.config.models, path, None if path is None else self.adapter_name(path))
+        _log.info(
+            "pair: %s, adapter %s, %s shared ids, context %s", pair.identity, pair.adapter, pair.width, pair.context
+        )
+        return pair
 
     def adapter_name(self, path: Path) -> str:
         """What reports and records call the adapter at `path`: its version, or where it lies."""
@@ -173,7 +184,8 @@ def print_error(message: str, exit_code: int, as_json: bool, hint: str | None = 
     """Say what went wrong, as one line and, where JSON was asked for, as an object; returns the exit code."""
     line = " ".join(message.split())
     if as_json:
-        print_json({"status": "error", **_error_fields, "error": line, "exit_code": exit_code})
+        status = {10: "nothing_to_do", 130: "interrupted"}.get(exit_code, "error")
+        print_json({"status": status, **_error_fields, "error": line, "exit_code": exit_code})
     label = {10: "nothing to do", 13: "locked", 130: "stopped"}.get(exit_code, "error")
     note(f"{label}: {line}" + (f" ({hint})" if hint else ""))
     return exit_code

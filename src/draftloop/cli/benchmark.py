@@ -153,12 +153,17 @@ def _measure(
 
 
 def _print(report: Report, live: list[LiveRow]) -> None:
-    from .tables import interval, print_table
+    from .tables import describe, interval, print_table
 
     conditions = report.conditions
     click.echo(
         f"{conditions['texts']} texts of {conditions['prompt_groups']} prompts, {conditions['tokens']:,} tokens; "
         f"intervals: {conditions['interval']}"
+    )
+    samplers = "; ".join(describe(sampler) for sampler in conditions["samplers"])
+    pair = conditions["pair"]
+    click.echo(
+        f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}; bootstrap seed {conditions['seed']}"
     )
     print_table(
         ["adapter", "rule", "K", "accepted per position", "acceptance rate", "acceptance length", "95%"],

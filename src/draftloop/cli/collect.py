@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -48,7 +50,8 @@ def collect_data(
     if not source.strip() or not source.isprintable():
         raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
 
-    from ..collect import CollectSettings, collect
+    from ..collect import CollectSettings
+    from ..collect import collect_data as collect_prompts
     from ..interrupt import stop_request
     from ..text import decoding_settings
     from .progress import Progress
@@ -66,7 +69,7 @@ def collect_data(
     )
     total = min(len(asked), limit or len(asked))
     with stop_request() as stop, Progress("collecting", total) as progress:
-        report = collect(
+        report = collect_prompts(
             pair,
             asked,
             app.log,
@@ -78,7 +81,13 @@ def collect_data(
         )
     for line in report.skipped_prompts[:20]:
         note(f"skipped: {line}")
-    values = report.to_json() | {"log": str(app.log.path), "adapter": pair.adapter, "rule": decoding.rule}
+    values = report.to_json() | {
+        "log": str(app.log.path),
+        "adapter": pair.adapter,
+        "rule": decoding.rule,
+        "num_draft_tokens": decoding.num_draft_tokens,
+        "sampler": asdict(decoding.sampler),
+    }
     if as_json:
         print_json({"status": "interrupted" if report.interrupted else "ok", **values})
     else:
@@ -93,8 +102,8 @@ def _summary(length: float, speed: float | None) -> str:
     return f"{length:.2f} tokens a round, {speed or 0:.0f} tokens/s"
 
 
-def _print(values: dict[str, object]) -> None:
-    from .tables import print_pairs
+def _print(values: dict[str, Any]) -> None:
+    from .tables import describe, print_pairs
 
     print_pairs(
         {
@@ -104,8 +113,10 @@ def _print(values: dict[str, object]) -> None:
             "acceptance rate": values["acceptance_rate"],
             "acceptance length": values["acceptance_length"],
             "failures": values["failures"],
-            "skipped": ", ".join(f"{n} {why}" for why, n in values["skipped"].items()) or "none",  # type: ignore[attr-defined]
+            "skipped": ", ".join(f"{n} {why}" for why, n in values["skipped"].items()) or "none",
             "tokens/s": values["tokens_per_second"],
+            "conditions": f"rule {values['rule']}, K = {values['num_draft_tokens']}, {describe(values['sampler'])}, "
+            f"adapter {values['adapter'] or 'none'}",
             "log": values["log"],
         }
     )

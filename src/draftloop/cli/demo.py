@@ -67,10 +67,22 @@ def _print(loop: Loop, keep: Path | None) -> None:
             ("tokens a round", before.acceptance_length, after.acceptance_length, change.ci_low, change.ci_high),
         ):
             rows.append([f"{domain} ({what}): {name}", a, b, f"{b - a:+.3f}", interval(low, high, signed=True)])
-    print_table(["", "before", "after", "change", "95% interval"], rows)
+    print_table(["", "before", "after", "change", "95% interval"], rows, title=_conditions(loop))
     click.echo(_sentence(loop))
     if keep is not None:
         click.echo(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
+
+
+def _conditions(loop: Loop) -> str:
+    from .. import reference
+    from .tables import describe
+
+    row, conditions = loop.row(reference.WEAK_DOMAIN, True), loop.reports[reference.WEAK_DOMAIN].conditions
+    prompts = ", ".join(f"{report.conditions['prompt_groups']} of {name}" for name, report in loop.reports.items())
+    return (
+        f"embedded pair, rule {row.rule}, K = {row.num_draft_tokens}, {describe(conditions['samplers'][0])}; "
+        f"held-out prompts: {prompts}"
+    )
 
 
 def _sentence(loop: Loop) -> str:

@@ -6,6 +6,8 @@ import click
 
 from .app import App, json_option, note, print_json
 
+_STATES = {"new": "new", "used": "used in training", "held_out": "held out"}
+
 
 @click.command()
 @json_option
@@ -26,7 +28,7 @@ def status(app: App, as_json: bool) -> None:
     print_pairs(
         {
             "generations": found["generations"],
-            "failures": f"{found['failures']} ({found['failures_new']} new, {found['failures_used']} used in training)",
+            "failures": ", ".join(f"{found[f'failures_{state}']} {what}" for state, what in _STATES.items()),
             "retraining": f"worth while from {found['min_failure_cases']} new failures of the train split",
             "splits": splits,
             "sources": sources,

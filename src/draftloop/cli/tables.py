@@ -27,6 +27,13 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def describe(sampler: Mapping[str, float]) -> str:
+    """A sampler in a few words: the temperature, the filters that are on, and the seed where it has one."""
+    off = {"top_p": (0.0, 1.0), "min_p": (0.0,), "top_k": (0,)}
+    said = [f"{name} {value:g}" for name, value in sampler.items() if value not in off.get(name, ())]
+    return ", ".join(said)
+
+
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
     """`[low, high]`, or `n/a` where one prompt alone gives none."""
     if low is None or high is None:

@@ -69,10 +69,10 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     replay = ReplayBuffer(app.data_dir / "replay", config.data.replay_capacity)
     runs = app.data_dir / "runs"
     if resume:
-        result = resume_run(resume, app.log, replay, app.registry, runs, quiet=as_json)
+        result = resume_run(resume, app.log, replay, app.registry, runs)
     else:
         pair = app.load_pair("none" if from_base else "champion")
-        result = train_adapter(pair, app.log, replay, app.registry, config, runs, quiet=as_json)
+        result = train_adapter(pair, app.log, replay, app.registry, config, runs)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
     else:

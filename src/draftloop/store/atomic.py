@@ -7,8 +7,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from draftloop.errors import StoreError
-from draftloop.store.files import DIRECTORY_MODE, FILE_MODE, FILES, Files
+from ..errors import StoreError
+from .files import DIRECTORY_MODE, FILE_MODE, FILES, Files
 
 TEMPORARY_PREFIX = ".tmp-"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from draftloop.errors import StoreError
+from ..errors import StoreError
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700

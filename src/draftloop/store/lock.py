@@ -9,8 +9,8 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from draftloop.errors import LockedError
-from draftloop.store.files import FILE_MODE, FILES, Files, storing
+from ..errors import LockedError
+from .files import FILE_MODE, FILES, Files, storing
 
 WAIT_S = 60.0  # for locks that are held for a moment only; a wait that long means a stuck holder
 POLL_S = 0.002

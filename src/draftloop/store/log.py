@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from draftloop.records import (
+from ..records import (
     Record,
     RecordError,
     from_body,
@@ -24,9 +24,9 @@ from draftloop.records import (
     unseal,
     whole_records,
 )
-from draftloop.store.files import FILES, Files, storing
-from draftloop.store.lock import Lock
-from draftloop.store.splits import Splits
+from .files import FILES, Files, storing
+from .lock import Lock
+from .splits import Splits
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from draftloop.records import Split
+from ..records import Split
 
 FIRST_TRAIN_GROUPS = 10
 TRAIN_SHARE = 0.70

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from draftloop.training.examples import Example
+from .examples import Example
 
 _LENGTH_STEP = 32
 _POSITION_STEP = 64

@@ -15,9 +15,9 @@ from typing import Any
 import mlx.core as mx
 import orjson
 
-from draftloop.errors import RunError
-from draftloop.store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
-from draftloop.store.files import FILES, Files, storing
+from ..errors import RunError
+from ..store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
+from ..store.files import FILES, Files, storing
 
 TENSORS = "tensors.safetensors"
 PROGRESS = "progress.json"

@@ -13,17 +13,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from draftloop import lora
-from draftloop.config import Training
-from draftloop.errors import Interrupted
-from draftloop.interrupt import StopRequest
-from draftloop.training.examples import Example
-from draftloop.training.losses import Sums
-from draftloop.training.plan import Plan
-from draftloop.training.report import TRAIN, VALIDATION, Reporter
-from draftloop.training.run import RunDirectory
-from draftloop.training.step import Learner, StepResult, under
-from draftloop.training.validation import Scores, validate
+from .. import lora
+from ..config import Training
+from ..errors import Interrupted
+from ..interrupt import StopRequest
+from .examples import Example
+from .losses import Sums
+from .plan import Plan
+from .report import TRAIN, VALIDATION, Reporter
+from .run import RunDirectory
+from .step import Learner, StepResult, under
+from .validation import Scores, validate
 
 _GIGABYTE = 1 << 30
 

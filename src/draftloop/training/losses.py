@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from draftloop.config import Loss
+from ..config import Loss
 
 LK_ETA = 3.0  # arXiv 2602.23881
 

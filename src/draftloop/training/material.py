@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from draftloop.config import Config
-from draftloop.errors import NothingToDo, RunError
-from draftloop.records import Record
-from draftloop.replay import ReplayBuffer, drawable
-from draftloop.store.log import FailureLog
-from draftloop.training.examples import Selection, fingerprint, is_of_pair, select
+from ..config import Config
+from ..errors import NothingToDo, RunError
+from ..records import Record
+from ..replay import ReplayBuffer, drawable
+from ..store.log import FailureLog
+from .examples import Selection, fingerprint, is_of_pair, select
 
 if TYPE_CHECKING:
-    from draftloop.pair import Pair
+    from ..pair import Pair
 
 
 @dataclass(frozen=True)

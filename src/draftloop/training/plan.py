@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from draftloop.config import Training
-from draftloop.replay import draw, replay_tokens
-from draftloop.training.examples import Example
+from ..config import Training
+from ..replay import draw, replay_tokens
+from .examples import Example
 
 _ORDER = 0x0D0E  # keeps this random stream apart from others of one seed
 _NEIGHBOURS = 8  # micro-batches whose examples are sorted by length together

@@ -17,8 +17,8 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from draftloop.store.atomic import write_atomically
-from draftloop.store.files import FILE_MODE, storing
+from ..store.atomic import write_atomically
+from ..store.files import FILE_MODE, storing
 
 TRAIN = "train"
 VALIDATION = "validation"

@@ -17,12 +17,12 @@ from typing import Any
 import orjson
 import yaml
 
-from draftloop.config import Config
-from draftloop.errors import ConfigError, RunError
-from draftloop.store.atomic import write_atomically
-from draftloop.store.files import FILES, Files, storing
-from draftloop.training.checkpoints import Checkpoints
-from draftloop.yaml_strict import read_yaml
+from ..config import Config
+from ..errors import ConfigError, RunError
+from ..store.atomic import write_atomically
+from ..store.files import FILES, Files, storing
+from ..yaml_strict import read_yaml
+from .checkpoints import Checkpoints
 
 DESCRIPTION = "run.yaml"
 MATERIAL = "material.json"

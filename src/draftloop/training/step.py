@@ -17,16 +17,16 @@ import mlx.optimizers as optim
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from draftloop import lora
-from draftloop.config import Training
-from draftloop.errors import TrainingFailed
-from draftloop.random_state import get_state, set_state
-from draftloop.training.batches import Batch, make_batch
-from draftloop.training.examples import Example
-from draftloop.training.forward import Forward
-from draftloop.training.losses import Sums, log_softmax, loss_sums
-from draftloop.training.plan import Window
-from draftloop.training.teacher import Teacher
+from .. import lora
+from ..config import Training
+from ..errors import TrainingFailed
+from ..random_state import get_state, set_state
+from .batches import Batch, make_batch
+from .examples import Example
+from .forward import Forward
+from .losses import Sums, log_softmax, loss_sums
+from .plan import Window
+from .teacher import Teacher
 
 MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for
 

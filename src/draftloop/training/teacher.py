@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
-from draftloop.speculative.transforms import sampling_log_probs
-from draftloop.training.batches import Batch
-from draftloop.training.examples import Example
-from draftloop.training.forward import Forward
+from ..speculative.transforms import sampling_log_probs
+from .batches import Batch
+from .examples import Example
+from .forward import Forward
 
 _MEGABYTE = 1 << 20
 

@@ -15,24 +15,24 @@ from typing import Any
 
 import mlx.core as mx
 
-from draftloop import __version__, lora
-from draftloop.adapter_format import AdapterConfig, parse_config
-from draftloop.config import Config, Models
-from draftloop.errors import AdapterError, RunError
-from draftloop.interrupt import StopRequest, stop_request
-from draftloop.pair import Pair, load_pair
-from draftloop.registry import Registry, Version
-from draftloop.replay import ReplayBuffer
-from draftloop.store.log import FailureLog
-from draftloop.training.forward import make_forward
-from draftloop.training.loop import Loop, Progress, split_checkpoint
-from draftloop.training.material import Material, gather, regather
-from draftloop.training.plan import Plan, make_plan
-from draftloop.training.report import Reporter
-from draftloop.training.run import RunDirectory, environment
-from draftloop.training.step import Learner
-from draftloop.training.teacher import Teacher
-from draftloop.training.validation import validation_batches
+from .. import __version__, lora
+from ..adapter_format import AdapterConfig, parse_config
+from ..config import Config, Models
+from ..errors import AdapterError, RunError
+from ..interrupt import StopRequest, stop_request
+from ..pair import Pair, load_pair
+from ..registry import Registry, Version
+from ..replay import ReplayBuffer
+from ..store.log import FailureLog
+from .forward import make_forward
+from .loop import Loop, Progress, split_checkpoint
+from .material import Material, gather, regather
+from .plan import Plan, make_plan
+from .report import Reporter
+from .run import RunDirectory, environment
+from .step import Learner
+from .teacher import Teacher
+from .validation import validation_batches
 
 SCHEMA = 1
 OnStep = Callable[[int, int], None]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from draftloop.training.examples import Example
-from draftloop.training.losses import Sums
+from .examples import Example
+from .losses import Sums
 
 
 @dataclass(frozen=True, slots=True)
