@@ -25,10 +25,11 @@ def status(app: App, as_json: bool) -> None:
     splits, sources = (
         ", ".join(f"{n} {name}" for name, n in found[key].items()) or "none" for key in ("splits", "sources")
     )
+    states = ", ".join(f"{found[f'failures_{state}']} {what}" for state, what in _STATES.items())
     print_pairs(
         {
             "generations": found["generations"],
-            "failures": ", ".join(f"{found[f'failures_{state}']} {what}" for state, what in _STATES.items()),
+            "failures": f"{found['failures']} ({states})",
             "retraining": f"worth while from {found['min_failure_cases']} new failures of the train split",
             "splits": splits,
             "sources": sources,
