@@ -26,7 +26,7 @@ def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
         log.append(make_record(prompt=f"secret {'x' * i}", source="mine"))
     found = call("status")
     assert f"Prompts and outputs lie in {LOG} in plain text" in found.err
-    assert "3 (3 new, 0 used in training, 0 held out)" in found.out
+    assert "3 (3 new, 0 used in training, 0 kept for validation and benchmark)" in found.out
     assert "3 mine" in found.out
     assert "secret" not in found.out + found.err
 

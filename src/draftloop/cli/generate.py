@@ -23,7 +23,7 @@ def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str)
 @json_option
 @click.pass_obj
 def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
-    """Generate text from PROMPT: the target's own output, sooner. `-` reads the prompt from stdin."""
+    """Generate text from PROMPT: the target's own output, in fewer of its passes. `-` reads the prompt from stdin."""
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
         on_error(prompt=prompt)

@@ -6,7 +6,7 @@ import click
 
 from .app import App, json_option, note, print_json
 
-_STATES = {"new": "new", "used": "used in training", "held_out": "held out"}
+_STATES = {"new": "new", "used": "used in training", "held_out": "kept for validation and benchmark"}
 
 
 @click.command()

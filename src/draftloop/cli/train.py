@@ -98,7 +98,10 @@ def _print(result: TrainResult) -> None:
             "weights kept": "the last" if result.best_step is None else f"those after step {result.best_step}",
         }
     )
-    click.echo("\nNext: `benchmark acceptance --adapter latest`, then `adapters promote latest`.")
+    if result.best_step == 0:
+        click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
+    else:
+        click.echo("\nNext: `benchmark acceptance --adapter latest`, then `adapters promote latest`.")
 
 
 def _change(before: float | None, after: float | None) -> str:
