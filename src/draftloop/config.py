@@ -112,6 +112,44 @@ class Data(Section):
     full_sync: bool = Field(False, description="make every append survive power loss too (slower)")
 
 
+class Gate(Section):
+    """What a candidate must prove, on held-out generations, to become the champion."""
+
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        0.05, description="chance, per held-out epoch, that a draft which is no better is promoted"
+    )
+    max_attempts: Positive = Field(5, description="scored attempts before an epoch ends")
+    min_heldout_prompts: Annotated[int, Field(ge=2)] = Field(
+        12, description="fewer are inconclusive, per source unjudged"
+    )
+    max_heldout_generations: Positive = Field(400, description="most that are scored; every source in proportion")
+    max_drop: Annotated[float, Field(gt=0.0)] = Field(0.02, description="tokens a round that no source may lose")
+    max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(8, description="K up to which speed is forecast")
+    live_prompts: NotNegative = Field(4, description="prompts decoded for real to hold the estimate against; 0 is off")
+
+
+class Drift(Section):
+    """When a fall of acceptance is taken for a change of what is asked (Page-Hinkley, per source, on generations)."""
+
+    false_alarm_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.01, description="chance of an alarm within the horizon, per source, when nothing changed"
+    )
+    horizon: Annotated[int, Field(ge=10)] = Field(200, description="generations that the rate above speaks of")
+    reference: Annotated[int, Field(ge=10)] = Field(30, description="generations that say what was usual")
+    tolerance: Share = Field(0.01, description="falls of acceptance per position up to this are let be")
+    min_failure_cases: Positive = Field(10, description="unused failures that make a retraining on an alarm possible")
+
+
+class Retrain(Section):
+    """What `retrain` may do unattended."""
+
+    min_interval_minutes: Annotated[float, Field(ge=0.0)] = Field(30.0, description="between two trainings")
+    max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(60.0, description="of training; null is no limit")
+    max_memory_gb: Annotated[float, Field(gt=0.0)] | None = Field(None, description="of MLX; null is no limit")
+    niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="19 gives way to everything else")
+    keep_versions: Annotated[int, Field(ge=1)] = Field(10, description="newest versions whose weights are kept")
+
+
 class Config(Section):
     """All of it."""
 
@@ -119,6 +157,9 @@ class Config(Section):
     speculative: Speculative = Speculative()
     training: Training = Training()
     data: Data = Data()
+    gate: Gate = Gate()
+    drift: Drift = Drift()
+    retrain: Retrain = Retrain()
 
 
 @dataclass(frozen=True)
