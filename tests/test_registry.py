@@ -11,9 +11,11 @@ import orjson
 import pytest
 from builders import write_adapter
 
-from draftloop.errors import AdapterError, StoreError
+from draftloop.errors import AdapterError, ChampionMoved, StoreError
+from draftloop.manifest import verify
 from draftloop.records import PairId, seal, unseal
-from draftloop.registry import Pointer, Registry, verify
+from draftloop.registry import Pointer, Registry
+from draftloop.store.journal import Journal
 
 
 @pytest.fixture
@@ -109,9 +111,10 @@ def test_every_promotion_is_audited_even_after_a_torn_line(registry: Registry) -
     registry.promote("v0002")
     first, torn, second = (registry.root / "audit.jsonl").read_bytes().splitlines()
     assert torn == b'{"torn'
-    entry = json.loads(first)
+    entry = json.loads(unseal(first))
     assert entry.pop("when") > 0
-    assert entry == {"what": "promote", "why": "passed the gate", "champion": "v0001", "previous": None, "sequence": 1}
+    moved = {"champion": "v0001", "previous": None, "pointer": 1, "sequence": 1}
+    assert entry == {"what": "promote", "why": "passed the gate", **moved}
     assert json.loads(second)["why"] == "by hand"
 
 
@@ -295,3 +298,82 @@ def test_a_damaged_pointer_is_reported_with_the_way_out(registry: Registry, cont
     (registry.root / "pointer.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"pointer\.json is damaged.*promote a version again.*v0001"):
         registry.champion()
+
+
+def test_rolling_back_changes_champion_and_previous_over_and_is_audited(registry: Registry) -> None:
+    make(registry, 2)
+    registry.promote("v0001")
+    registry.promote("v0002")
+    assert registry.rollback("it talks worse") == Pointer("v0001", "v0002", 3)
+    assert registry.pointer() == Pointer("v0001", "v0002", 3)
+    assert registry.rollback() == Pointer("v0002", "v0001", 4)
+    last = Journal(registry.root / "audit.jsonl").entries()[-2]
+    assert (last["what"], last["why"], last["champion"], last["pointer"]) == ("rollback", "it talks worse", "v0001", 3)
+
+
+def test_the_first_champion_is_rolled_back_to_the_bare_draft(registry: Registry) -> None:
+    make(registry)
+    registry.promote("v0001")
+    assert registry.rollback() == Pointer(None, "v0001", 2)
+    assert registry.resolve("champion") is None
+    assert registry.rollback() == Pointer("v0001", None, 3)
+
+
+def test_rolling_back_nothing_is_refused(registry: Registry) -> None:
+    make(registry)
+    with pytest.raises(AdapterError, match="nothing was ever promoted"):
+        registry.rollback()
+
+
+def test_a_damaged_previous_is_not_rolled_back_to(registry: Registry) -> None:
+    make(registry, 2)
+    registry.promote("v0001")
+    registry.promote("v0002")
+    (registry.root / "v0001" / "adapters.safetensors").write_bytes(b"x")
+    with pytest.raises(AdapterError, match="is damaged"):
+        registry.rollback()
+    assert registry.pointer() == Pointer("v0002", "v0001", 2)
+
+
+@pytest.mark.parametrize("move", [lambda r: r.promote("v0003", "late", 1), lambda r: r.rollback("late", 1)])
+def test_a_decision_against_a_champion_that_is_no_more_moves_nothing(registry: Registry, move: Any) -> None:
+    make(registry, 3)
+    registry.promote("v0001")
+    registry.promote("v0002")
+    with pytest.raises(ChampionMoved, match="v0002 now, by move 2 of the pointer; this was decided at move 1"):
+        move(registry)
+    assert registry.pointer() == Pointer("v0002", "v0001", 2)
+    assert registry.promote("v0003", "in time", 2).champion == "v0003"
+
+
+def test_pruning_keeps_the_newest_the_champion_the_previous_and_the_protected(registry: Registry) -> None:
+    make(registry, 7)
+    registry.promote("v0001")
+    registry.promote("v0002")
+    assert registry.prunable(2, protected={"v0004"}) == ["v0003", "v0005"]
+    assert registry.versions() == [f"v000{i}" for i in range(1, 8)]
+    assert registry.prune(2, protected={"v0004"}) == ["v0003", "v0005"]
+    assert registry.versions() == ["v0001", "v0002", "v0004", "v0006", "v0007"]
+    assert registry.pruned() == ["v0003", "v0005"]
+    assert registry.prune(2, protected={"v0004"}) == []
+
+
+def test_a_pruned_version_keeps_its_manifest_and_its_name(registry: Registry) -> None:
+    version = registry.create(write_adapter, {"record_ids": ["1", "2"]})
+    make(registry)
+    registry.prune(1)
+    assert registry.manifest("v0001") == version.manifest
+    with pytest.raises(AdapterError, match="No adapter v0001"):
+        registry.promote("v0001")
+    registry.prune(1)
+    (registry.root / "v0002").rename(registry.root / "elsewhere")
+    assert make(registry) == ["v0002"]  # nothing is left that knows of the other v0002
+    assert registry.pruned() == ["v0001"]
+
+
+def test_a_version_with_a_damaged_manifest_is_not_pruned(registry: Registry) -> None:
+    make(registry, 2)
+    (registry.root / "v0001" / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(AdapterError, match="manifest"):
+        registry.prune(1)
+    assert registry.versions() == ["v0001", "v0002"]

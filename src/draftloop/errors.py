@@ -48,6 +48,12 @@ class TrainingFailed(DraftloopError):
     """Training stopped because its numbers went wrong."""
 
 
+class ChampionMoved(DraftloopError):
+    """The champion is another one than a decision was made against."""
+
+    exit_code = 12
+
+
 class NothingToDo(DraftloopError):
     """There was no work; not a fault."""
 

@@ -18,7 +18,7 @@ import mlx_lm
 from mlx import nn
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
-from . import lora, reference, registry
+from . import lora, manifest, reference
 from .config import Models
 from .errors import AdapterError, PairError
 from .records import PairId
@@ -65,10 +65,10 @@ class Pair:
         if path is None:
             lora.detach(self.draft)
             return replace(self, adapter=None)
-        manifest = registry.verify(path)
-        if manifest is not None and manifest.pair is not None and manifest.pair.draft != self.identity.draft:
+        found = manifest.verify(path)
+        if found is not None and found.pair is not None and found.pair.draft != self.identity.draft:
             raise AdapterError(
-                f"{path} was trained for draft {manifest.pair.draft[:12]}, this draft is {self.identity.draft[:12]}: "
+                f"{path} was trained for draft {found.pair.draft[:12]}, this draft is {self.identity.draft[:12]}: "
                 "choose a version of this draft (`adapters list`) or none (`--adapter none`, `train --from-base`), "
                 "or give this pair a data directory of its own (--data-dir)"
             )

@@ -2,74 +2,41 @@
 
 A version is a directory `vNNNN` that is renamed into place whole and never changed. `pointer.json` names champion and
 previous in one file, so that they move together. `audit.jsonl` gets its line before the pointer moves: no promotion
-goes unrecorded, and a line whose sequence the next one repeats is one that a crash cut off before it happened.
+goes unrecorded, and a line whose `pointer` the next one repeats is one that a crash cut off before it happened. Of a
+version whose weights were pruned the manifest stays, in `pruned/`: it says which records were learned from.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from .adapter_format import CONFIG, WEIGHTS, read_config, read_shapes
-from .errors import AdapterError, StoreError
-from .records import PairId, RecordError, check_schema, dump, seal, unseal
+from .adapter_format import CONFIG, WEIGHTS
+from .errors import AdapterError, ChampionMoved, StoreError
+from .manifest import MANIFEST, Manifest, hash_files, make_manifest, read_manifest, read_sealed_manifest, verify
+from .records import dump, seal
 from .store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
 from .store.files import FILES, Files, storing
+from .store.journal import Journal
 from .store.lock import Lock
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 POINTER = "pointer.json"
 AUDIT = "audit.jsonl"
+PRUNED = "pruned"
 
 _VERSION_NAME = re.compile(r"v[0-9]{4,}")
 _MAX_REFERENCE = 4096
 _MAX_NAME_BYTES = 255
 _CLOSED = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class FileHash:
-    """What a file of a version must be: its size in bytes and its sha256 in hex."""
-
-    size: Annotated[int, Field(strict=True, ge=0)]
-    sha256: str
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a version is made of and came from.
-
-    Attributes:
-        name: the version's own name; files: every file but the manifest, by its path inside the directory.
-        created: unix seconds.
-        parent: the version it was trained from, None when it started from the bare draft.
-        record_ids: the records it was trained on.
-    """
-
-    name: str
-    files: dict[str, FileHash]
-    created: float
-    parent: str | None = None
-    pair: PairId | None = None
-    record_ids: tuple[str, ...] = ()
-    config: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    draftloop_version: str | None = None
-    schema: Literal[1] = 1
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +58,6 @@ class Pointer:
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
 
-_MANIFEST = TypeAdapter(Manifest)
 _POINTER = TypeAdapter(Pointer)
 
 
@@ -122,13 +88,13 @@ class Registry:
         with self._lock, storing(self.root):
             remove_leftovers(self.root, self._files)
             name = self._next_name()
-            _manifest(manifest, name, {})  # a field that cannot be kept is refused before the work, not after it
+            make_manifest(manifest, name, {})  # a field that cannot be kept is refused before the work, not after it
             temporary = temporary_path(self.root)
             self._files.make_directory(temporary)
             try:
                 write(temporary)
                 verify(temporary)
-                made = _manifest(manifest, name, _hash_files(temporary))
+                made = make_manifest(manifest, name, hash_files(temporary))
                 write_atomically(temporary / MANIFEST, seal(dump(made)), self._files)
                 publish_directory(temporary, self.root / name, self._files)
             except BaseException:
@@ -142,6 +108,11 @@ class Registry:
         entries = self.root.iterdir() if self.root.is_dir() else iter(())
         names = (e.name for e in entries if _is_version_name(e.name) and e.is_dir() and not e.is_symlink())
         return sorted(names, key=_number)
+
+    def pruned(self) -> list[str]:
+        """The names of the versions whose weights were deleted, oldest first."""
+        names = (path.stem for path in (self.root / PRUNED).glob("v*.json"))
+        return sorted((name for name in names if _is_version_name(name)), key=_number)
 
     def latest(self) -> str | None:
         """The newest version, with or without a verdict; None when there is none."""
@@ -172,22 +143,64 @@ class Registry:
                 f"{self._what_exists()}; {AUDIT} beside it tells which was the champion."
             ) from None
 
-    def promote(self, name: str, why: str = "by hand") -> Pointer:
+    def promote(self, name: str, why: str = "by hand", expected: int | None = None) -> Pointer:
         """Make `name` the champion and the champion `previous`, after proving that it is whole. Twice is once.
+
+        Args:
+            name: a version.
+            why: for the audit.
+            expected: the pointer's sequence that the decision rests on; None promotes whatever it is.
 
         Raises:
             AdapterError: there is no such version, or it is damaged; the pointer did not move.
+            ChampionMoved: somebody moved the pointer since it was at `expected`.
             StoreError: the disk refused, and the pointer is the old one or, if only the last sync failed, the new one.
         """
         with self._lock, storing(self.root / POINTER):
             self.verify(self._version_path(name))
-            now = self.pointer()
+            now = self._pointer_at(expected)
             if now.champion == name:
                 return now
-            new = Pointer(name, now.champion, now.sequence + 1)
-            self._audit({"what": "promote", "when": time.time(), "why": why, **asdict(new)})
-            write_atomically(self.root / POINTER, dump(new) + b"\n", self._files)
-        return new
+            return self._move(Pointer(name, now.champion, now.sequence + 1), "promote", why)
+
+    def rollback(self, why: str = "by hand", expected: int | None = None) -> Pointer:
+        """Change champion and previous over, after proving that the previous one is whole; twice is back again.
+
+        Before the first promotion the bare draft was in use, so that is what the first champion is rolled back to.
+
+        Args and errors as `promote`; AdapterError too where nothing was ever promoted.
+        """
+        with self._lock, storing(self.root / POINTER):
+            now = self._pointer_at(expected)
+            if now.sequence == 0:
+                raise AdapterError("nothing was ever promoted, so there is nothing to go back to")
+            if now.previous is not None:
+                self.verify(self._version_path(now.previous))
+            return self._move(Pointer(now.previous, now.champion, now.sequence + 1), "rollback", why)
+
+    def prune(self, keep: int, protected: Collection[str] = ()) -> list[str]:
+        """Delete the weights of old versions; their manifests stay. Returns the names of the deleted.
+
+        Args:
+            keep: how many of the newest versions stay; champion and previous stay besides.
+            protected: names that stay whatever their age.
+
+        Raises:
+            AdapterError: the manifest of one to delete is damaged, so that what it learned from would be forgotten.
+            StoreError: the disk refused; each version is there whole or gone.
+        """
+        with self._lock, storing(self.root):
+            remove_leftovers(self.root, self._files)
+            removed = self.prunable(keep, protected)
+            for name in removed:
+                self._forget_weights(name)
+        return removed
+
+    def prunable(self, keep: int, protected: Collection[str] = ()) -> list[str]:
+        """What `prune` would delete."""
+        now = self.pointer()
+        staying = {now.champion, now.previous, *protected, *self.versions()[-keep:]}
+        return [name for name in self.versions() if name not in staying]
 
     def resolve(self, reference: str) -> Path | None:
         """The directory that `none`, `champion`, `latest`, `vNNNN` or a path means; None for the bare draft.
@@ -216,13 +229,16 @@ class Registry:
         return manifest
 
     def manifest(self, name: str) -> Manifest:
-        """What a version's manifest says; its files are not read.
+        """What a version's manifest says, a pruned one's too; its files are not read.
 
         Raises:
             AdapterError: no such version, or its manifest is missing or damaged.
             StoreError: a newer draftloop wrote the manifest.
         """
-        found = _read_manifest(self._version_path(name))
+        pruned = self.root / PRUNED / f"{name}.json"
+        if not (self.root / name).exists() and name in self.pruned():
+            return read_sealed_manifest(pruned)
+        found = read_manifest(self._version_path(name))
         if found is None:
             raise AdapterError(f"{self.root / name / MANIFEST} is missing: this is no finished version.")
         return found
@@ -263,36 +279,34 @@ class Registry:
         """One past every number ever used that is still known of, so that no name is given twice."""
         pointer = self.pointer()
         names = [entry.name for entry in self.root.iterdir()] + [pointer.champion or "", pointer.previous or ""]
+        names += self.pruned()
         return f"v{max((_number(name) for name in names if _is_version_name(name)), default=0) + 1:04d}"
 
-    def _audit(self, entry: dict[str, Any]) -> None:
-        path = self.root / AUDIT
-        descriptor = self._files.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            self._files.write_all(descriptor, (b"\n" if torn else b"") + dump(entry) + b"\n")
-            self._files.sync(descriptor)
-        finally:
-            os.close(descriptor)
+    def _pointer_at(self, expected: int | None) -> Pointer:
+        now = self.pointer()
+        if expected is not None and now.sequence != expected:
+            raise ChampionMoved(
+                f"the champion is {now.champion or 'the bare draft'} now, by move {now.sequence} of the pointer; "
+                f"this was decided at move {expected}"
+            )
+        return now
 
+    def _move(self, new: Pointer, what: str, why: str) -> Pointer:
+        said = {"champion": new.champion, "previous": new.previous, "pointer": new.sequence}
+        Journal(self.root / AUDIT, self._files).append({"what": what, "when": time.time(), "why": why, **said})
+        write_atomically(self.root / POINTER, dump(new) + b"\n", self._files)
+        return new
 
-def verify(path: Path) -> Manifest | None:
-    """Prove that an adapter directory is what its manifest says, and that config and weights' header are readable.
-
-    Returns:
-        The manifest; None for a directory from elsewhere that has none, of which no hash could be checked.
-
-    Raises:
-        AdapterError: a file is missing or damaged; it is named.
-        StoreError: a newer draftloop wrote the manifest.
-    """
-    manifest = _read_manifest(path)
-    if manifest is not None:
-        _check_hashes(path, manifest)
-    read_config(path)
-    read_shapes(path)
-    return manifest
+    def _forget_weights(self, name: str) -> None:
+        """The manifest is safe in `pruned/` before the directory goes, in one step."""
+        path = self._version_path(name)
+        manifest = self.manifest(name)
+        self._files.make_directory(self.root / PRUNED)
+        write_atomically(self.root / PRUNED / f"{name}.json", seal(dump(manifest)), self._files)
+        doomed = temporary_path(self.root)
+        self._files.rename(path, doomed)
+        self._files.sync_directory(self.root)
+        self._files.remove(doomed)
 
 
 def _is_version_name(name: str) -> bool:
@@ -315,56 +329,3 @@ def _check_reference(reference: str) -> None:
             f"{reference[:80]!r} cannot name an adapter. Expected none, champion, latest, a version such as v0001, "
             "or the path of an adapter directory."
         )
-
-
-def _manifest(given: dict[str, Any], name: str, hashes: dict[str, FileHash]) -> Manifest:
-    """The manifest of `given` fields, as it will read back."""
-    values = {"created": time.time(), **given, "name": name, "files": hashes, "schema": SCHEMA}
-    try:
-        if not _all_finite(values):
-            raise ValueError("a number in it is NaN or infinite, which JSON cannot keep")
-        return _MANIFEST.validate_python(orjson.loads(dump(values)))
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"The manifest of {name} cannot be written: {error}") from error
-
-
-def _all_finite(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(_all_finite(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return all(_all_finite(item) for item in value)
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _read_manifest(path: Path) -> Manifest | None:
-    try:
-        values = orjson.loads(unseal((path / MANIFEST).read_bytes()))
-        check_schema(values.get("schema"), SCHEMA, "manifest")
-        return _MANIFEST.validate_python(values)
-    except FileNotFoundError:
-        return None
-    except (RecordError, ValueError, OSError) as error:
-        raise AdapterError(f"{path / MANIFEST} is damaged: {error}. Take the adapter from its source again.") from None
-
-
-def _hash_files(directory: Path) -> dict[str, FileHash]:
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
-    return {path.relative_to(directory).as_posix(): _hash(path) for path in paths}
-
-
-def _hash(path: Path) -> FileHash:
-    with path.open("rb") as file:
-        return FileHash(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _check_hashes(path: Path, manifest: Manifest) -> None:
-    try:
-        found = _hash_files(path)
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
-    for name in sorted({WEIGHTS, CONFIG} | manifest.files.keys()):
-        if name not in manifest.files or found.get(name) != manifest.files[name]:
-            raise AdapterError(
-                f"{path / name} is damaged: found {found.get(name, 'no such file')}, expected "
-                f"{manifest.files.get(name, 'it in the manifest')}. Use another version, or restore this one."
-            )

@@ -13,7 +13,8 @@ from builders import NO_SYNC, CountingFiles, failing_files, write_adapter
 from safetensors import SafetensorError
 
 from draftloop.errors import AdapterError, StoreError
-from draftloop.registry import Pointer, Registry, verify
+from draftloop.manifest import verify
+from draftloop.registry import Pointer, Registry
 
 OLD = Pointer("v0001", None, 1)
 NEW = Pointer("v0002", "v0001", 2)
