@@ -14,9 +14,23 @@ import orjson
 from safetensors.numpy import save_file
 
 from draftloop.records import Disagreement, PairId, Record, Sampler
-from draftloop.store.files import Files
+from draftloop.store.atomic import write_new
+from draftloop.store.files import FILES, Files
 
-OPERATIONS = frozenset({"make_directory", "open", "write", "truncate", "sync", "sync_directory", "rename", "remove"})
+OPERATIONS = frozenset(
+    {
+        "make_directory",
+        "make_private",
+        "open",
+        "write",
+        "produce",
+        "truncate",
+        "sync",
+        "sync_directory",
+        "rename",
+        "remove",
+    }
+)
 _ids = itertools.count(1)
 
 
@@ -73,16 +87,16 @@ def _disagreements(
         start = at + 1
 
 
-def write_adapter(directory: Path, value: float = 0.0) -> None:
-    """A small adapter in mlx-lm's format whose every weight is `value`."""
+def write_adapter(directory: Path, value: float = 0.0, files: Files = FILES) -> None:
+    """A small adapter in mlx-lm's format whose every weight is `value`, written as the trainer does it."""
     weights = {
         "model.layers.0.self_attn.q_proj.lora_a": np.full((8, 2), value, np.float32),
         "model.layers.0.self_attn.q_proj.lora_b": np.full((2, 8), value, np.float32),
     }
-    save_file(weights, directory / "adapters.safetensors")
+    files.produce(directory / "adapters.safetensors", lambda path: save_file(weights, path))
     parameters = {"rank": 2, "scale": 2.0, "dropout": 0.0}
     config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
-    (directory / "adapter_config.json").write_bytes(orjson.dumps(config))
+    write_new(directory / "adapter_config.json", orjson.dumps(config), files)
 
 
 class NoSync(Files):
@@ -95,12 +109,29 @@ class NoSync(Files):
 NO_SYNC = NoSync()
 
 
-class CountingFiles(Files):
-    """Files that number their operations from 1 and let `before(number, name)` interfere."""
+class RecordedSyncs(Files):
+    """Files that note of every sync, of files and of directories, whether it was to be a full one."""
 
-    def __init__(self, before: Callable[[int, str], None] = lambda _number, _name: None) -> None:
+    def __init__(self) -> None:
+        self.full: list[bool] = []
+
+    def sync(self, descriptor: int, full: bool = False) -> None:
+        self.full.append(full)
+
+
+def _nothing(_number: int, _name: str) -> None:
+    """Let the operation be."""
+
+
+class CountingFiles(NoSync):
+    """Files that number their operations from 1 and let `before(number, name)` and `after(number, name)` interfere."""
+
+    def __init__(
+        self, before: Callable[[int, str], None] = _nothing, after: Callable[[int, str], None] = _nothing
+    ) -> None:
         self.names: list[str] = []
         self._before = before
+        self._after = after
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -109,8 +140,11 @@ class CountingFiles(Files):
 
         def numbered(*args: Any, **kwargs: Any) -> Any:
             self.names.append(name)
-            self._before(len(self.names), name)
-            return value(*args, **kwargs)
+            number = len(self.names)
+            self._before(number, name)
+            result = value(*args, **kwargs)
+            self._after(number, name)
+            return result
 
         return numbered
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from builders import write_adapter
+from builders import RecordedSyncs, write_adapter
 
 from draftloop.errors import AdapterError, ChampionMoved, StoreError
 from draftloop.manifest import verify
@@ -77,6 +77,18 @@ def test_everything_is_private(registry: Registry) -> None:
     registry.promote("v0001")
     for path in [registry.root, *registry.root.rglob("*")]:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_new_version_and_a_promotion_outlive_a_power_loss_on_macos_too(registry: Registry) -> None:
+    make(registry)
+    files = RecordedSyncs()
+    careful = Registry(registry.root, files)
+    name = careful.create(write_adapter, {}).name
+    assert files.full.count(True) == 5  # weights, configuration, manifest, their directory and its name
+    files.full.clear()
+    careful.promote(name)
+    assert files.full == [True] * len(files.full)  # the journal, the pointer and their names
+    assert len(files.full) >= 3
 
 
 def test_promoting_moves_champion_and_previous_together(registry: Registry) -> None:

@@ -20,6 +20,7 @@ from draftloop.pair import Pair
 from draftloop.records import Record, to_line
 from draftloop.registry import Registry
 from draftloop.replay import ReplayBuffer
+from draftloop.store.files import FILES, Files
 from draftloop.store.log import FailureLog
 from draftloop.training.examples import Example, to_example
 from draftloop.training.train import TrainResult, resume, train
@@ -69,12 +70,13 @@ class Workshop:
 
     root: Path
     settings: dict[str, Any]
+    files: Files = FILES
 
     def __post_init__(self) -> None:
         self.pair = tiny_pair(VOCABULARY)
-        self.log = FailureLog(self.root / "failures" / "failures.jsonl")
-        self.replay = ReplayBuffer(self.root / "replay", 50)
-        self.registry = Registry(self.root / "adapters")
+        self.log = FailureLog(self.root / "failures" / "failures.jsonl", self.files)
+        self.replay = ReplayBuffer(self.root / "replay", 50, self.files)
+        self.registry = Registry(self.root / "adapters", self.files)
         self.runs = self.root / "runs"
 
     @property
@@ -91,14 +93,14 @@ class Workshop:
     def train(self, **keywords: Any) -> TrainResult:
         """On the pair as it is, quietly."""
         places = (self.log, self.replay, self.registry, self.config, self.runs)
-        return train(self.pair, *places, **{"quiet": True, **keywords})
+        return train(self.pair, *places, **{"quiet": True, "files": self.files, **keywords})
 
     def resume(self, reference: str = "latest", **keywords: Any) -> TrainResult:
         """With models loaded anew."""
         self.pair = tiny_pair(VOCABULARY)
         load = keywords.pop("load", lambda _models: self.pair)
         places = (self.log, self.replay, self.registry, self.runs)
-        return resume(reference, *places, load=load, **{"quiet": True, **keywords})
+        return resume(reference, *places, load=load, **{"quiet": True, "files": self.files, **keywords})
 
 
 def _ids(random: np.random.Generator, count: int) -> tuple[int, ...]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .config import Lora
@@ -22,7 +23,8 @@ WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 MAX_RANK = 1 << 14
 _MAX_CONFIG_BYTES = 1 << 20
-_FLOATS = frozenset({"F32", "F16", "BF16"})
+_FLOATS = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}  # and their exponents' bits
+_CHUNK_BYTES = 1 << 22
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -116,6 +118,30 @@ def read_shapes(directory: Path) -> Shapes:
     return shapes
 
 
+def check_finite(directory: Path) -> None:
+    """Refuse weights with a NaN or an infinity: what all bits of the exponent being set means. Memory stays bounded.
+
+    Args:
+        directory: `read_shapes` has accepted its weights.
+
+    Raises:
+        AdapterError: naming the first such leaf; or the file cannot be read.
+    """
+    path = directory / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(start - 8))
+            for name in sorted(header.keys() - {"__metadata__"}):
+                kind, exponent = _FLOATS[header[name]["dtype"]]
+                begin, end = header[name]["data_offsets"]
+                chunks = _chunks(file, start + begin, end - begin)
+                if any(np.any((np.frombuffer(chunk, kind) & exponent) == exponent) for chunk in chunks):
+                    raise AdapterError(f"{path}: {name} holds NaN or infinity; the adapter is damaged")
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
 def check_leaves(found: Shapes, expected: Shapes, where: str) -> None:
     """Raise AdapterError, naming the first leaf that is missing, has no place, or has another shape than expected."""
     for name in sorted(expected.keys() | found.keys()):
@@ -125,6 +151,12 @@ def check_leaves(found: Shapes, expected: Shapes, where: str) -> None:
             raise AdapterError(f"{where}: {name} has no place in this draft; was the adapter made for another one?")
         if found[name] != expected[name]:
             raise AdapterError(f"{where}: {name} has the shape {found[name]}, this draft needs {expected[name]}")
+
+
+def _chunks(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
+    file.seek(offset)
+    for begin in range(0, length, _CHUNK_BYTES):
+        yield file.read(min(_CHUNK_BYTES, length - begin))
 
 
 def _object(value: object, where: str) -> Mapping[str, Any]:

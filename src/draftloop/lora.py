@@ -21,6 +21,8 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from .adapter_format import CONFIG, WEIGHTS, AdapterConfig, check_leaves, read_config, read_shapes
 from .errors import AdapterError
 from .random_state import unchanged
+from .store.atomic import write_new
+from .store.files import FILES, Files
 
 _LINEAR = (
     nn.Linear,
@@ -127,19 +129,16 @@ def describe(model: nn.Module) -> AdapterConfig:
     )
 
 
-def save_adapter(model: nn.Module, directory: Path) -> None:
+def save_adapter(model: nn.Module, directory: Path, files: Files = FILES) -> None:
     """Write the adapter that `model` carries into a directory that exists and is not published yet.
 
     Raises:
         AdapterError: the model carries none.
         OSError: the disk refused.
     """
-    config = describe(model)
-    try:
-        mx.save_safetensors(str(directory / WEIGHTS), adapter_parameters(model), metadata={"format": "mlx"})
-    except RuntimeError as error:  # MLX's own word for a disk that is full
-        raise OSError(f"{error}") from error
-    (directory / CONFIG).write_text(json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n")
+    config, weights = describe(model), adapter_parameters(model)
+    files.produce(directory / WEIGHTS, lambda path: mx.save_safetensors(path, weights, metadata={"format": "mlx"}))
+    write_new(directory / CONFIG, (json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n").encode(), files)
 
 
 def _add_layers(model: nn.Module, config: AdapterConfig, where: str) -> None:

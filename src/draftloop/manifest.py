@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from .adapter_format import CONFIG, WEIGHTS, read_config, read_shapes
+from .adapter_format import CONFIG, WEIGHTS, check_finite, read_config, read_shapes
 from .errors import AdapterError, StoreError
 from .records import PairId, RecordError, check_schema, dump, unseal
 
@@ -61,13 +61,13 @@ _MANIFEST = TypeAdapter(Manifest)
 
 
 def verify(path: Path) -> Manifest | None:
-    """Prove that an adapter directory is what its manifest says, and that config and weights' header are readable.
+    """Prove that an adapter directory is what its manifest says, and that its config and weights can be used.
 
     Returns:
         The manifest; None for a directory from elsewhere that has none, of which no hash could be checked.
 
     Raises:
-        AdapterError: a file is missing or damaged; it is named.
+        AdapterError: a file is missing or damaged, or a weight is NaN or infinite; it is named.
         StoreError: a newer draftloop wrote the manifest.
     """
     manifest = read_manifest(path)
@@ -75,6 +75,7 @@ def verify(path: Path) -> Manifest | None:
         _check_hashes(path, manifest)
     read_config(path)
     read_shapes(path)
+    check_finite(path)
     return manifest
 
 

@@ -96,7 +96,7 @@ class Registry:
                 verify(temporary)
                 made = make_manifest(manifest, name, hash_files(temporary))
                 write_atomically(temporary / MANIFEST, seal(dump(made)), self._files)
-                publish_directory(temporary, self.root / name, self._files)
+                publish_directory(temporary, self.root / name, self._files, full=True)
             except BaseException:
                 with suppress(OSError):  # failing that, the next create removes it
                     self._files.remove(temporary)
@@ -294,7 +294,7 @@ class Registry:
     def _move(self, new: Pointer, what: str, why: str) -> Pointer:
         said = {"champion": new.champion, "previous": new.previous, "pointer": new.sequence}
         Journal(self.root / AUDIT, self._files).append({"what": what, "when": time.time(), "why": why, **said})
-        write_atomically(self.root / POINTER, dump(new) + b"\n", self._files)
+        write_atomically(self.root / POINTER, dump(new) + b"\n", self._files, full=True)
         return new
 
     def _forget_weights(self, name: str) -> None:

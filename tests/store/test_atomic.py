@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders import CountingFiles, failing_files
+from builders import CountingFiles, RecordedSyncs, failing_files
 
 from draftloop.errors import StoreError
 from draftloop.store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
@@ -61,7 +61,7 @@ def test_a_directory_is_published_whole_and_private(tmp_path: Path) -> None:
 def test_every_file_and_directory_is_synced_before_the_rename(tmp_path: Path) -> None:
     files = CountingFiles()
     publish_directory(fill(tmp_path / "t"), tmp_path / "v", files)
-    assert files.names == ["open", "sync"] * 4 + ["rename", "sync_directory", "sync"]
+    assert files.names == ["make_private", "open", "sync"] * 4 + ["rename", "sync_directory", "sync"]
 
 
 @pytest.mark.parametrize("kind", ["directory", "empty directory", "file", "dangling link"])
@@ -78,6 +78,14 @@ def test_nothing_is_published_over_what_exists(tmp_path: Path, kind: str) -> Non
     with pytest.raises(StoreError, match="exists already"):
         publish_directory(fill(tmp_path / "t"), final)
     assert (tmp_path / "t" / "a").exists()
+
+
+def test_what_must_outlive_a_power_loss_is_synced_in_full_everywhere(tmp_path: Path) -> None:
+    for full in (True, False):
+        files = RecordedSyncs()
+        write_atomically(tmp_path / "f", b"data", files, full=full)
+        publish_directory(fill(tmp_path / f"t{full}"), tmp_path / f"v{full}", files, full=full)
+        assert files.full == [full] * 7
 
 
 def test_leftovers_go_and_nothing_else_does(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -49,6 +50,58 @@ def test_only_a_full_sync_asks_macos_to_empty_the_drives_cache(tmp_path: Path, m
     FILES.sync(descriptor, full=True)
     os.close(descriptor)
     assert asked == [51]
+
+
+def full_sync_refused_with(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As on macOS where the drive refuses a full sync; returns the descriptors that were synced in the ordinary way."""
+
+    def refuse(_descriptor: int, _command: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    synced: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    return synced
+
+
+def test_a_drive_that_knows_no_full_sync_gets_the_ordinary_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = full_sync_refused_with(errno.ENOTSUP, monkeypatch)
+    FILES.sync(99, full=True)
+    assert synced == [99]
+
+
+def test_a_full_sync_that_fails_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = full_sync_refused_with(errno.EIO, monkeypatch)
+    with pytest.raises(OSError, match="Input/output error"):
+        FILES.sync(99, full=True)
+    assert synced == []
+
+
+def test_a_new_directory_is_one_that_was_not_there(tmp_path: Path) -> None:
+    FILES.make_directory(tmp_path / "a" / "b", new=True)
+    assert mode(tmp_path / "a" / "b") == 0o700
+    with pytest.raises(FileExistsError):
+        FILES.make_directory(tmp_path / "a", new=True)
+
+
+def test_a_library_that_writes_by_itself_is_given_the_name_and_its_refusal_is_the_systems(tmp_path: Path) -> None:
+    FILES.produce(tmp_path / "f", lambda path: Path(path).touch())
+    assert (tmp_path / "f").exists()
+
+    def refuse(_path: str) -> None:
+        raise RuntimeError("[write] Unable to write 100 bytes to file.")
+
+    with pytest.raises(OSError, match="Unable to write 100 bytes"):
+        FILES.produce(tmp_path / "g", refuse)
+
+
+def test_what_others_made_becomes_private(tmp_path: Path) -> None:
+    (tmp_path / "f").touch(0o644)
+    (tmp_path / "d").mkdir(0o755)
+    FILES.make_private(tmp_path / "f")
+    FILES.make_private(tmp_path / "d")
+    assert (mode(tmp_path / "f"), mode(tmp_path / "d")) == (0o600, 0o700)
 
 
 def test_remove_takes_files_directories_and_what_is_gone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from builders import make_record
+from builders import RecordedSyncs, make_record
 
 from draftloop.errors import LockedError, StoreError
 from draftloop.records import Record, RecordError, from_body, resume_key, seal, to_line, unseal
@@ -52,6 +52,16 @@ def test_a_log_that_is_not_there_is_empty_and_reading_makes_nothing(log: Failure
     assert list(log.records()) == []
     assert log.resume_keys() == set()
     assert not log.path.parent.exists()
+
+
+def test_an_append_asks_for_a_full_sync_only_when_it_was_told_to(log: FailureLog) -> None:
+    for wanted in (False, True):
+        files = RecordedSyncs()
+        writer = FailureLog(log.path, files, full_sync=wanted)
+        writer.append(make_record())
+        files.full.clear()  # the first one makes the file and its directory
+        writer.append(make_record())
+        assert files.full == [wanted]
 
 
 def test_everything_it_makes_is_private(log: FailureLog) -> None:

@@ -1,14 +1,16 @@
 """The seam for every file operation that changes something. Knows nothing of what is written.
 
-A fault test subclasses `Files` and fails or kills at the n-th call; nothing else in the store changes the disk.
+A fault test subclasses `Files` and fails or kills at the n-th call. Nothing else in the store, the registry and the
+trainer changes the disk, but for lock files.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,17 +18,18 @@ from ..errors import StoreError
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+_NO_FULL_SYNC = frozenset({errno.ENOTSUP, errno.EINVAL, errno.ENOTTY})  # said by drives over a network
 
 
 class Files:
     """The real operations. Files are made 0600 and directories 0700: prompts are people's."""
 
-    def make_directory(self, path: Path) -> None:
-        """Make `path` and its missing parents, each one durably."""
-        if path.is_dir():
+    def make_directory(self, path: Path, new: bool = False) -> None:
+        """Make `path` and its missing parents, each one durably. Raises FileExistsError: `new`, and it is there."""
+        if path.is_dir() and not new:
             return
         self.make_directory(path.parent)
-        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        path.mkdir(mode=DIRECTORY_MODE, exist_ok=not new)
         self.sync_directory(path.parent)
 
     def open(self, path: Path, flags: int) -> int:
@@ -43,6 +46,17 @@ class Files:
         while left:
             left = left[self.write(descriptor, bytes(left)) :]
 
+    def produce(self, path: Path, write: Callable[[str], None]) -> None:
+        """Let a library write `path` by itself: `write` gets its name.
+
+        Raises:
+            OSError: it could not be written; in place of the RuntimeError by which MLX says so.
+        """
+        try:
+            write(str(path))
+        except RuntimeError as error:
+            raise OSError(str(error).rstrip(".")) from error
+
     def truncate(self, descriptor: int, size: int) -> None:
         """Cut the file to `size` bytes."""
         os.ftruncate(descriptor, size)
@@ -51,17 +65,26 @@ class Files:
         """Hand the file to the disk. On macOS only `full` empties the drive's own cache too; on Linux fsync does."""
         full_sync = getattr(fcntl, "F_FULLFSYNC", None)
         if full and full_sync is not None:
-            fcntl.fcntl(descriptor, full_sync)
-        else:
-            os.fsync(descriptor)
+            try:
+                fcntl.fcntl(descriptor, full_sync)
+            except OSError as error:
+                if error.errno not in _NO_FULL_SYNC:
+                    raise
+            else:
+                return
+        os.fsync(descriptor)
 
-    def sync_directory(self, path: Path) -> None:
-        """Make the names in a directory durable."""
+    def sync_directory(self, path: Path, full: bool = False) -> None:
+        """Make the names in a directory durable; `full` as in `sync`."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self.sync(descriptor)
+            self.sync(descriptor, full)
         finally:
             os.close(descriptor)
+
+    def make_private(self, path: Path) -> None:
+        """Give a file or directory that somebody else made the mode it would have had here."""
+        path.chmod(DIRECTORY_MODE if path.is_dir() else FILE_MODE)
 
     def rename(self, source: Path, target: Path) -> None:
         """Move `source` to `target` at one instant, in place of a file that is there."""

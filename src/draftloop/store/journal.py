@@ -58,9 +58,9 @@ class Journal:
                 size = os.fstat(descriptor).st_size
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 self._files.write_all(descriptor, (b"\n" if torn else b"") + seal(dump(numbered)))
-                self._files.sync(descriptor)
+                self._files.sync(descriptor, full=True)
             finally:
                 os.close(descriptor)
             if size == 0:
-                self._files.sync_directory(self.path.parent)
+                self._files.sync_directory(self.path.parent, full=True)
         return numbered

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import orjson
 
 from ..errors import RunError
-from ..store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
+from ..store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically, write_new
 from ..store.files import FILES, Files, storing
+
+if TYPE_CHECKING:
+    import mlx.core as mx  # imported where tensors are, so that looking for checkpoints needs no model's machinery
 
 TENSORS = "tensors.safetensors"
 PROGRESS = "progress.json"
@@ -75,7 +77,9 @@ class Checkpoints:
             raise RunError(f"the checkpoint in {self.directory} is damaged ({error}); start a new training") from None
         if found != expected:
             raise RunError(f"{path / TENSORS} is damaged: its sha256 is not the one written; start a new training")
-        tensors = mx.load(str(path / TENSORS))
+        import mlx.core as mx
+
+        tensors: dict[str, mx.array] = mx.load(str(path / TENSORS))
         mx.eval(tensors)
         return tensors, progress
 
@@ -89,12 +93,11 @@ class Checkpoints:
             self._files.remove(self.directory)
 
     def _write(self, directory: Path, tensors: dict[str, mx.array], progress: dict[str, Any]) -> None:
-        try:
-            mx.save_safetensors(str(directory / TENSORS), tensors)
-        except RuntimeError as error:  # MLX's own word for a disk that is full
-            raise OSError(f"{error}") from error
+        import mlx.core as mx
+
+        self._files.produce(directory / TENSORS, lambda path: mx.save_safetensors(path, tensors))
         content = {**progress, "sha256": _sha256(directory / TENSORS)}
-        write_atomically(directory / PROGRESS, orjson.dumps(content, option=orjson.OPT_SORT_KEYS), self._files)
+        write_new(directory / PROGRESS, orjson.dumps(content, option=orjson.OPT_SORT_KEYS), self._files)
 
     def _next_name(self) -> str:
         numbers = [int(path.name[1:]) for path in self.directory.glob("c*") if path.name[1:].isdigit()]

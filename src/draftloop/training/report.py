@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ..store.atomic import write_atomically
-from ..store.files import FILE_MODE, storing
+from ..store.files import FILES, Files, storing
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -32,6 +32,7 @@ class Reporter:
         quiet: nothing to the terminal, not even plain lines.
         on_step: told after every step how many are done and of how many.
         console: stderr by default.
+        files: the seam for the operations that change something.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Reporter:
         quiet: bool = False,
         on_step: Callable[[int, int], None] | None = None,
         console: Console | None = None,
+        files: Files = FILES,
     ) -> None:
         self._log = directory / "train.log"
         self._metrics = directory / "metrics.jsonl"
         self._on_step = on_step
+        self._files = files
         self._console = console or Console(stderr=True, quiet=quiet)
         self._live: tuple[Progress, TaskID] | None = None
 
@@ -57,7 +60,8 @@ class Reporter:
         if self._metrics.is_file():
             lines = self._metrics.read_bytes().splitlines(keepends=True)
             with storing(self._metrics):
-                write_atomically(self._metrics, b"".join(line for line in lines if _step_of(line) <= step))
+                kept = b"".join(line for line in lines if _step_of(line) <= step)
+                write_atomically(self._metrics, kept, self._files)
 
     @contextmanager
     def live(self, steps: int, done: int) -> Iterator[None]:
@@ -90,7 +94,7 @@ class Reporter:
     def report(self, kind: str, values: dict[str, Any], text: str) -> None:
         """A row of metrics, and its line where no bar shows it already."""
         with storing(self._metrics):
-            _append(self._metrics, orjson.dumps({"kind": kind, **values}) + b"\n")
+            self._append(self._metrics, orjson.dumps({"kind": kind, **values}) + b"\n")
         if self._live is None or kind == VALIDATION:
             self.say(text)
         else:
@@ -98,15 +102,14 @@ class Reporter:
 
     def _record(self, text: str) -> None:
         with storing(self._log):
-            _append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode("utf-8", "replace"))
+            self._append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode("utf-8", "replace"))
 
-
-def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
+    def _append(self, path: Path, data: bytes) -> None:
+        descriptor = self._files.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            self._files.write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
 
 
 def _step_of(line: bytes) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,25 +49,23 @@ class RunDirectory:
             while True:
                 number += 1
                 path = runs / f"r{number:04d}"
-                try:
-                    path.mkdir(mode=0o700)
-                except FileExistsError:
-                    continue
-                files.sync_directory(runs)
-                return cls(path, files)
+                with suppress(FileExistsError):
+                    files.make_directory(path, new=True)
+                    return cls(path, files)
 
     @classmethod
-    def find(cls, runs: Path, reference: str) -> RunDirectory:
+    def find(cls, runs: Path, reference: str, files: Files = FILES) -> RunDirectory:
         """The run to go on with.
 
         Args:
             runs: the directory of all runs.
             reference: its id, or `latest` for the newest one that is not finished.
+            files: the seam for the operations that change something.
 
         Raises:
             RunError: there is no such run, it is finished, or it left no checkpoint.
         """
-        everything = [cls(path) for path in _runs(runs)]
+        everything = [cls(path, files) for path in _runs(runs)]
         open_ones = [run.id for run in everything if not run.is_finished() and run.checkpoints.exist()]
         names = ", ".join(open_ones) or "none"
         wanted = open_ones[-1] if reference == LATEST and open_ones else reference
@@ -79,13 +78,23 @@ class RunDirectory:
             raise RunError(f"run {run.id} left no checkpoint to go on from; start a new training")
         return run
 
+    @classmethod
+    def unfinished(cls, runs: Path, purpose: str, files: Files = FILES) -> list[RunDirectory]:
+        """Runs that were started for `purpose` and gave no version, oldest first; unreadable ones are passed over."""
+        found = []
+        for run in (cls(path, files) for path in _runs(runs)):
+            with suppress(RunError):
+                if not run.is_finished() and run.description().get("purpose") == purpose:
+                    found.append(run)
+        return found
+
     @property
     def id(self) -> str:
         """The run's name."""
         return self.path.name
 
     def is_finished(self) -> bool:
-        """Whether it gave a version."""
+        """Whether it gave a version, or was given up."""
         return (self.path / RESULT).is_file()
 
     def describe(self, description: dict[str, Any], material: dict[str, Any]) -> None:
@@ -93,6 +102,10 @@ class RunDirectory:
         text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
         self._write(DESCRIPTION, text.encode())
         self._write(MATERIAL, orjson.dumps(material))
+
+    def give_up(self, why: str) -> None:
+        """Mark a run that nobody will go on with; its checkpoints go. Raises StoreError: the disk refused."""
+        self.finish({"given_up": why})
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""

@@ -23,6 +23,7 @@ from ..interrupt import StopRequest, stop_request
 from ..pair import Pair, load_pair
 from ..registry import Registry, Version
 from ..replay import ReplayBuffer
+from ..store.files import FILES, Files
 from ..store.log import FailureLog
 from .forward import make_forward
 from .loop import Loop, Progress, split_checkpoint
@@ -96,6 +97,8 @@ def train(
     on_step: OnStep | None = None,
     quiet: bool | None = None,
     stop: StopRequest | None = None,
+    purpose: str = "train",
+    files: Files = FILES,
 ) -> TrainResult:
     """Train the adapter that the pair's draft carries, or a fresh one on a bare draft, and publish it as a new version.
 
@@ -109,6 +112,8 @@ def train(
         on_step: for a caller with a progress display of its own; nothing else goes to the terminal then.
         quiet: nothing to the terminal; by default so where `on_step` is given.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does.
+        purpose: who asked for it, kept in `run.yaml`.
+        files: the seam for what this run changes on disk; log, replay and registry have their own.
 
     Raises:
         NothingToDo: no failure of this target and tokenizer in the split `train`.
@@ -120,12 +125,13 @@ def train(
     parent = pair.adapter if lora.is_attached(pair.draft) else None
     if not lora.is_attached(pair.draft):
         lora.attach_fresh(pair.draft, AdapterConfig.of(config.training.lora), config.training.seed)
-    run = RunDirectory.create(runs)
-    run.describe(_description(run, pair, parent, material, config), material.to_json())
-    reporter = Reporter(run.path, quiet=quiet if quiet is not None else on_step is not None, on_step=on_step)
+    run = RunDirectory.create(runs, files)
+    run.describe({**_description(run, pair, parent, material, config), "purpose": purpose}, material.to_json())
+    reporter = _reporter(run, on_step, quiet, files)
     for line in [*material.notes(config.training.replay_ratio), *_kept_shape(pair, parent, config)]:
         reporter.say(line)
-    return _Session(run, pair, replay, registry, config, material, parent, reporter).work(stop, Progress(), None)
+    session = _Session(run, pair, replay, registry, config, material, parent, reporter, files)
+    return session.work(stop, Progress(), None)
 
 
 def resume(
@@ -139,6 +145,7 @@ def resume(
     on_step: OnStep | None = None,
     quiet: bool | None = None,
     stop: StopRequest | None = None,
+    files: Files = FILES,
 ) -> TrainResult:
     """Go on with an interrupted run, on its own records and configuration, as if it had never stopped.
 
@@ -146,13 +153,13 @@ def resume(
         reference: a run's id, or `latest` for the newest one that can be resumed.
         log, replay, registry, runs: those of the start.
         load: gives the pair of the run's configuration; its adapter, if any, is replaced by the run's.
-        on_step, quiet, stop: as in `train`.
+        on_step, quiet, stop, files: as in `train`.
 
     Raises:
         RunError: no such run, it is finished, or its records, pair or checkpoint are not what they were.
         TrainingFailed, Interrupted, StoreError: as in `train`.
     """
-    run = RunDirectory.find(runs, reference)
+    run = RunDirectory.find(runs, reference, files)
     config, description = run.config(), run.description()
     tensors, saved = run.checkpoints.load()
     pair = load(config.models)
@@ -163,8 +170,8 @@ def resume(
         )
     material = regather(run.material(), log, replay, pair, config)
     lora.attach_fresh(pair.draft, parse_config(description.get("adapter"), f"run {run.id}"), config.training.seed)
-    reporter = Reporter(run.path, quiet=quiet if quiet is not None else on_step is not None, on_step=on_step)
-    session = _Session(run, pair, replay, registry, config, material, description.get("parent"), reporter)
+    reporter = _reporter(run, on_step, quiet, files)
+    session = _Session(run, pair, replay, registry, config, material, description.get("parent"), reporter, files)
     try:
         progress = Progress.from_json(saved)
     except (KeyError, TypeError) as error:
@@ -184,6 +191,7 @@ class _Session:
     material: Material
     parent: str | None
     reporter: Reporter
+    files: Files
 
     def work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
         """Train from `progress` to the end and publish."""
@@ -243,7 +251,7 @@ class _Session:
             "metrics": metrics,
             "draftloop_version": __version__,
         }
-        return self.registry.create(lambda directory: lora.save_adapter(self.pair.draft, directory), manifest)
+        return self.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, self.files), manifest)
 
     def _trained_ids(self, plan: Plan, steps: int) -> tuple[str, ...]:
         """Records of the steps made, in the log's order, then what was only replayed."""
@@ -280,6 +288,10 @@ class _Session:
             cut_labels=material.failures.cut_labels,
             left_out=dict(material.left_out),
         )
+
+
+def _reporter(run: RunDirectory, on_step: OnStep | None, quiet: bool | None, files: Files) -> Reporter:
+    return Reporter(run.path, quiet if quiet is not None else on_step is not None, on_step, files=files)
 
 
 def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
