@@ -23,6 +23,7 @@ from draftloop.acceptance import (
     log_probs,
     position_weights,
     realised,
+    rounds_moments,
     survival,
     total,
 )
@@ -343,6 +344,51 @@ def test_the_recursion_agrees_with_simulated_rounds_of_twelve_tokens(k: int) -> 
     errors = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
     estimate = counts(expected_rounds(np.zeros(12), log_q, "match", k))
     assert (np.abs(samples.mean(axis=0) - estimate) < 3.0 * errors).all()
+
+
+@given(pairs=st.lists(st.tuples(st.floats(-4.0, 0.0), log_probabilities), min_size=1, max_size=6), k=st.integers(0, 7))
+@reproducible
+@pytest.mark.parametrize("rule", ["rejection", "match"])
+def test_the_moments_of_the_rounds_equal_those_over_all_outcomes_of_every_position(
+    rule: Rule, pairs: list[tuple[float, float | None]], k: int
+) -> None:
+    log_p, log_q = scored(pairs)
+    weights = position_weights(log_p, log_q, rule)
+    first = second = 0.0
+    for coins in itertools.product([False, True], repeat=len(weights)):
+        probability = float(np.prod(np.where(coins, weights, 1.0 - weights)))
+        rounds = len(walk(coins, k))
+        first, second = first + probability * rounds, second + probability * rounds**2
+    assert rounds_moments(log_p, log_q, rule, k) == pytest.approx((first, second - first**2), abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("rule", SAMPLED_RULES)
+def test_live_rounds_scatter_about_their_expectation_by_the_variance(rule: Rule, k: int) -> None:
+    """1,000 squares of near-normal gaps: their sum has a relative standard error of about 0.05."""
+    pair = make_pair(5, end_of_text=0, seed=11)
+    moments = [rounds_moments(*pair.score(output), rule, k) for output, _ in live_runs(rule, k)]
+    gaps = [len(rounds) - mean for (_, rounds), (mean, _) in zip(live_runs(rule, k), moments, strict=True)]
+    assert sum(gap**2 for gap in gaps) == pytest.approx(sum(variance for _, variance in moments), rel=0.2)
+
+
+@given(pairs=outputs, k=st.integers(0, 8))
+@reproducible
+@pytest.mark.parametrize("rule", SAMPLED_RULES)
+def test_the_mean_of_the_rounds_is_the_expected_rounds(
+    rule: Rule, pairs: list[tuple[float, float | None]], k: int
+) -> None:
+    log_p, log_q = scored(pairs)
+    mean, variance = rounds_moments(log_p, log_q, rule, k)
+    assert mean == pytest.approx(expected_rounds(log_p, log_q, rule, k).rounds, rel=1e-12)
+    assert variance >= 0.0
+
+
+@given(agrees=st.lists(st.booleans(), min_size=1, max_size=40), k=st.integers(0, 9))
+@reproducible
+def test_greedy_rounds_do_not_vary(agrees: list[bool], k: int) -> None:
+    log_q = log_probs([0.0 if agree else None for agree in agrees])
+    assert rounds_moments(np.zeros(len(agrees)), log_q, "greedy", k) == (len(walk(agrees, k)), 0.0)
 
 
 @given(agrees=st.lists(st.booleans(), min_size=1, max_size=40), k=st.integers(0, 9))

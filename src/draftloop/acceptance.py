@@ -181,6 +181,34 @@ def expected_rounds(
     )
 
 
+def rounds_moments(log_p: FloatArray, log_q: FloatArray, rule: Rule, num_draft_tokens: int) -> tuple[float, float]:
+    """Mean and variance of the number of rounds that one output takes, over draft and verification given y.
+
+    Backwards over the renewal process, with s_i(a) the probability that the round at i accepts exactly a:
+    M_i = 1 + Σ s_i(a)·M_j and, by the law of total variance, V_i = Σ s_i(a)·(V_j + (1 + M_j − M_i)²), j = i + a + 1.
+
+    Args:
+        log_p: (N,) float64, as in `position_weights`; end-of-text included.
+        log_q: (N,) float64, as in `position_weights`.
+        rule: the acceptance rule; under `greedy` the variance is 0.
+        num_draft_tokens: K ≥ 0.
+
+    Returns:
+        The mean, `expected_rounds(...).rounds` but for rounding, and the variance, in rounds and rounds squared.
+
+    Raises:
+        ValueError: as `survival`.
+    """
+    stops = _stops(survival(log_p, log_q, rule, num_draft_tokens))  # (N, K+1)
+    length, width = stops.shape
+    mean, variance = np.zeros(length + width), np.zeros(length + width)
+    for i in reversed(range(length)):
+        later = slice(i + 1, i + 1 + width)
+        mean[i] = 1.0 + stops[i] @ mean[later]
+        variance[i] = stops[i] @ (variance[later] + (1.0 + mean[later] - mean[i]) ** 2)
+    return float(mean[0]), float(variance[0])
+
+
 def realised(rounds: Sequence[tuple[int, int]], tokens: int) -> Acceptance:
     """The counts of a live run, comparable with `expected_rounds` on the sequence that it emitted.
 
@@ -290,10 +318,15 @@ def _checked(values: FloatArray, name: str) -> FloatArray:
     return np.minimum(array, 0.0)
 
 
+def _stops(reached_at_least: FloatArray) -> FloatArray:
+    """(N, K+1) from S (N, K+1): the probability that a round accepts exactly a proposals."""
+    return -np.diff(reached_at_least, axis=1, append=0.0)
+
+
 def _round_starts(reached_at_least: FloatArray) -> FloatArray:
     """π (N,) from S (N, K+1): the probability that a round starts at each position."""
     length, width = reached_at_least.shape
-    stops = -np.diff(reached_at_least, axis=1, append=0.0)  # (N, K+1), probability of exactly a accepted
+    stops = _stops(reached_at_least)
     starts = np.zeros(length + width)
     starts[0] = 1.0
     for i in range(length):

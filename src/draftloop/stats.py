@@ -74,7 +74,7 @@ def ratio_interval(
         ValueError: no output, unequal lengths, a number that is not finite, a denominator that is not positive,
             or `level` or `draws` out of range.
     """
-    columns = _group_sums(groups, numerators=numerators, denominators=denominators)
+    columns = group_sums(groups, numerators=numerators, denominators=denominators)
     _require_positive(columns[1])
     return _interval(columns, level=level, draws=draws, seed=seed)
 
@@ -107,7 +107,7 @@ def paired_ratio_difference_interval(
     Raises:
         ValueError: as `ratio_interval`.
     """
-    columns = _group_sums(
+    columns = group_sums(
         groups,
         numerators_a=numerators_a,
         denominators_a=denominators_a,
@@ -119,8 +119,16 @@ def paired_ratio_difference_interval(
     return _interval(columns, level=level, draws=draws, seed=seed)
 
 
-def _group_sums(groups: Sequence[Hashable], **columns: Numbers) -> list[FloatArray]:
-    """Sum every column over each group: one (G,) array a column, groups in the order of their first appearance."""
+def group_sums(groups: Sequence[Hashable], **columns: Numbers) -> list[FloatArray]:
+    """Sum every column over each group: one (G,) array a column, groups in the order of their first appearance.
+
+    Args:
+        groups: (n,) prompt group of each output.
+        columns: (n,) finite numbers each, by the name that an error calls them.
+
+    Raises:
+        ValueError: no output, unequal lengths, or a number that is not finite.
+    """
     if len(groups) == 0:
         raise ValueError("no outputs: expected at least one")
     index = {group: number for number, group in enumerate(dict.fromkeys(groups))}

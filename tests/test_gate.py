@@ -1,0 +1,295 @@
+"""The gate: each condition of a promotion failing by itself, together, and the cases in which there is no verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from draftloop.config import Gate
+from draftloop.gate import Costs, Decision, Forecast, ScoredText, SourceCheck, decide
+from draftloop.sign_flip import alpha_of_attempt
+
+TOKENS = 60
+K_MAX = 8
+FAST = Costs(t_draft=0.05, t_target=tuple(1.0 + 0.05 * k for k in range(K_MAX + 1)))
+SLOW = Costs(t_draft=5.0, t_target=tuple(1.0 + k for k in range(K_MAX + 1)))
+
+
+def rounds_at(weight: float) -> tuple[float, ...]:
+    """Expected rounds of TOKENS tokens at K = 1 to K_MAX where each proposal is kept with probability `weight`."""
+    return tuple(TOKENS / sum(weight**a for a in range(k + 1)) for k in range(1, K_MAX + 1))
+
+
+def texts(prompts: int, gain: float, *, source: str = "prose", seed: int = 0, spread: float = 0.01) -> list[ScoredText]:
+    """One text a prompt; the candidate keeps `gain` more of its proposals, give or take `spread`."""
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0.4, 0.7, prompts)
+    gains = rng.normal(gain, spread, prompts)
+    return [
+        ScoredText(f"{source} {i}", source, TOKENS, rounds_at(weight), rounds_at(weight + more))
+        for i, (weight, more) in enumerate(zip(weights, gains, strict=True))
+    ]
+
+
+def judged(scored: Sequence[ScoredText], **options: Any) -> Decision:
+    usual = {"num_draft_tokens": 4, "attempt": 1, "settings": Gate(), "seed": 0}
+    return decide(scored, **(usual | {"champion_costs": FAST, "candidate_costs": FAST} | options))
+
+
+def test_a_candidate_that_is_clearly_better_is_promoted_and_the_reasons_say_what_was_proven() -> None:
+    found = judged(texts(20, 0.08))
+    assert found.outcome == "promote"
+    assert (found.prompts, found.texts, found.tokens, found.num_draft_tokens) == (20, 20, 20 * TOKENS, 4)
+    assert found.p_value == 2.0**-20
+    assert (found.exact, found.alpha) == (True, alpha_of_attempt(1, 0.05))
+    assert [reason.split(":")[0] for reason in found.reasons] == [
+        "2.428 tokens a round against 2.107 over 20 prompts is more than chance labels give",
+        "source prose",
+        "the forecast speed-up does not fall",
+    ]
+    assert "p = 9.5e-07 <= 0.03 (attempt 1)" in found.reasons[0]
+
+
+def test_the_numbers_are_ratios_of_sums_and_their_difference() -> None:
+    scored = texts(20, 0.08)
+    found = judged(scored)
+    champion = 20 * TOKENS / sum(text.champion_rounds[3] for text in scored)
+    candidate = 20 * TOKENS / sum(text.candidate_rounds[3] for text in scored)
+    assert found.champion_length == pytest.approx(champion, rel=1e-12)
+    assert found.candidate_length == pytest.approx(candidate, rel=1e-12)
+    assert found.difference == pytest.approx(candidate - champion, rel=1e-9)
+    assert found.ci_low is not None
+    assert found.ci_high is not None
+    assert 0 < found.ci_low < found.difference < found.ci_high
+
+
+def test_two_drafts_that_score_alike_differ_by_exactly_zero_and_the_candidate_is_refused() -> None:
+    found = judged(texts(20, 0.0, spread=0.0))
+    assert found.outcome == "refuse"
+    assert (found.difference, found.ci_low, found.ci_high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert [(check.drop, check.drop_upper) for check in found.sources] == [(0.0, 0.0)]
+    assert found.champion_forecast == found.candidate_forecast
+    (reason,) = found.reasons
+    assert "no more than chance labels may give: p = 1 > 0.03" in reason
+
+
+def test_a_gain_that_chance_may_give_is_refused_for_that_alone() -> None:
+    """No source loses and the forecast rises; that is not enough."""
+    found = judged(texts(40, 0.001, spread=0.01, seed=4), settings=Gate(max_drop=0.5))
+    assert found.outcome == "refuse"
+    assert found.difference is not None
+    assert found.difference > 0
+    assert len(found.reasons) == 1
+    assert "chance labels may give" in found.reasons[0]
+
+
+def test_a_source_that_loses_refuses_what_gains_overall() -> None:
+    found = judged([*texts(40, 0.1), *texts(15, -0.03, source="code")])
+    assert found.outcome == "refuse"
+    (reason,) = found.reasons
+    assert reason.startswith("source code: its drop is at most 0.")
+    assert "not below 0.02" in reason
+    assert [(check.source, check.judged, check.ok) for check in found.sources] == [
+        ("code", True, False),
+        ("prose", True, True),
+    ]
+
+
+def test_a_source_need_not_gain_as_long_as_its_bound_holds() -> None:
+    found = judged([*texts(40, 0.1), *texts(30, 0.0, source="code", spread=0.002)])
+    assert found.outcome == "promote"
+    code = found.sources[0]
+    assert code.drop_upper is not None
+    assert 0.0 < code.drop_upper < 0.02
+
+
+def test_a_source_whose_bound_is_too_wide_refuses_even_where_its_estimate_gains() -> None:
+    found = judged([*texts(40, 0.1), *texts(12, 0.01, source="code", spread=0.05, seed=1)])
+    code = found.sources[0]
+    assert code.drop < 0.0
+    assert not code.ok
+    assert found.outcome == "refuse"
+
+
+@pytest.mark.parametrize(("prompts", "outcome"), [(11, "promote"), (12, "refuse")])
+def test_a_source_with_too_few_prompts_is_reported_and_not_judged(prompts: int, outcome: str) -> None:
+    found = judged([*texts(40, 0.1), *texts(prompts, -0.03, source="code")])
+    assert found.outcome == outcome
+    code = found.sources[0]
+    assert (code.prompts, code.judged, code.ok) == (prompts, prompts >= 12, prompts < 12)
+    assert code.drop_upper is not None
+    assert code.drop_upper > 0.02
+
+
+def test_a_source_of_one_prompt_has_no_bound() -> None:
+    found = judged([*texts(40, 0.1), *texts(1, 0.02, source="code")])
+    assert found.sources[0].drop_upper is None
+    assert (found.sources[0].judged, found.sources[0].ok, found.outcome) == (False, True, "promote")
+
+
+def test_the_bound_of_a_source_is_one_sided_at_95_percent() -> None:
+    """Its two-sided interval at 95% would reach further."""
+    code = texts(30, 0.0, source="code", spread=0.02)
+    checked = judged(code).sources[0]
+    overall = judged(code)
+    assert overall.ci_low is not None
+    assert checked.drop_upper is not None
+    assert checked.drop < checked.drop_upper < -overall.ci_low
+
+
+def test_a_forecast_that_falls_refuses_what_gains() -> None:
+    costly = replace(FAST, t_draft=0.2)
+    found = judged(texts(20, 0.08), candidate_costs=costly)
+    assert found.outcome == "refuse"
+    (reason,) = found.reasons
+    assert reason.startswith("the forecast speed-up falls: ")
+    assert found.candidate_forecast is not None
+    assert found.champion_forecast is not None
+    assert found.candidate_forecast.speed_up < found.champion_forecast.speed_up
+
+
+def test_every_condition_that_fails_is_named() -> None:
+    found = judged([*texts(20, -0.02), *texts(15, -0.05, source="code")], candidate_costs=replace(FAST, t_draft=0.2))
+    assert found.outcome == "refuse"
+    assert [reason.split(":")[0] for reason in found.reasons][1:] == [
+        "source code",
+        "source prose",
+        "the forecast speed-up falls",
+    ]
+    assert "no more than chance labels may give" in found.reasons[0]
+
+
+def test_each_draft_is_forecast_at_its_own_best_draft_length() -> None:
+    found = judged(texts(20, 0.15))
+    assert found.champion_forecast is not None
+    assert found.candidate_forecast is not None
+    assert 1 <= found.champion_forecast.best_k < found.candidate_forecast.best_k <= K_MAX
+    assert found.num_draft_tokens == 4
+
+
+def test_where_speculation_never_pays_the_best_draft_length_is_zero_and_the_speed_up_one() -> None:
+    found = judged(texts(20, 0.08), champion_costs=SLOW, candidate_costs=SLOW)
+    assert found.champion_forecast == found.candidate_forecast == Forecast(0, 1.0)
+    assert found.outcome == "promote"
+
+
+def test_the_forecast_looks_no_further_than_the_costs() -> None:
+    short = Costs(FAST.t_draft, FAST.t_target[:3])
+    found = judged(texts(20, 0.2), champion_costs=short, candidate_costs=short)
+    assert found.candidate_forecast is not None
+    assert found.candidate_forecast.best_k == 2
+
+
+def test_the_comparison_is_at_the_draft_length_that_was_asked_for() -> None:
+    """Better at K = 1 alone: promoted there, refused at 2."""
+    scored = [
+        replace(text, candidate_rounds=(0.9 * text.champion_rounds[0], *text.champion_rounds[1:]))
+        for text in texts(20, 0.0)
+    ]
+    assert [judged(scored, num_draft_tokens=k).outcome for k in (1, 2)] == ["promote", "refuse"]
+
+
+@pytest.mark.parametrize("prompts", [0, 1, 11])
+def test_with_too_few_prompts_there_is_no_verdict_and_nothing_is_spent(prompts: int) -> None:
+    found = judged(texts(prompts, 0.1))
+    assert found.outcome == "inconclusive"
+    assert found.reasons == (f"{prompts} held-out prompts: a verdict needs 12; nothing was spent",)
+    assert (found.p_value, found.alpha, found.exact, found.difference, found.sources) == (None, None, None, None, ())
+
+
+def test_texts_without_a_verdict_need_no_scores() -> None:
+    unscored = [ScoredText(f"{i}", "prose", TOKENS, (), ()) for i in range(11)]
+    assert judged(unscored).outcome == "inconclusive"
+
+
+def test_prompts_are_counted_by_group_and_not_by_text() -> None:
+    """Three outputs of each of four prompts are four prompts."""
+    scored = [replace(text, group=f"{i % 4}") for i, text in enumerate(texts(12, 0.1))]
+    found = judged(scored)
+    assert (found.outcome, found.prompts, found.texts) == ("inconclusive", 4, 12)
+
+
+def test_a_later_attempt_must_prove_more() -> None:
+    """p = 2^-12 passes at attempt 1 to 5 of alpha 0.05, and at the first alone of alpha 0.0005."""
+    scored = texts(12, 0.1)
+    strict = Gate(alpha=0.0005)
+    outcomes = [judged(scored, attempt=attempt).outcome for attempt in range(1, 6)]
+    assert outcomes == ["promote"] * 5
+    outcomes = [judged(scored, attempt=attempt, settings=strict).outcome for attempt in range(1, 6)]
+    assert outcomes == ["promote"] + ["refuse"] * 4
+
+
+def test_the_same_seed_gives_the_same_decision() -> None:
+    scored = texts(50, 0.005)
+    assert judged(scored, seed=1) == judged(scored, seed=1)
+    assert judged(scored, seed=1).p_value != judged(scored, seed=2).p_value
+
+
+@pytest.mark.parametrize("prompts", [5, 13, 60])
+def test_a_decision_is_plain_json(prompts: int) -> None:
+    tree = asdict(judged([*texts(prompts, 0.01), *texts(1, 0.01, source="code")]))
+    assert json.loads(json.dumps(tree, allow_nan=False))["outcome"] == tree["outcome"]
+    assert plain(tree)
+
+
+def plain(value: Any) -> bool:
+    """No NumPy scalar hides among the values, not even one that is a float as well."""
+    if isinstance(value, dict):
+        return all(map(plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(plain, value))
+    return type(value) in (str, int, float, bool, type(None))
+
+
+def test_the_check_of_plain_values_catches_a_numpy_float() -> None:
+    check = SourceCheck("prose", 12, 2.0, 2.0, np.float64(0.0), 0.0, True, True)
+    assert not plain(asdict(check))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attempt": 0}, "attempt 1 to 5"),
+        ({"attempt": 6}, "attempt 1 to 5"),
+        ({"num_draft_tokens": 0}, "expected K >= 1"),
+        ({"num_draft_tokens": 9}, "rounds go up to K = 8: expected 9"),
+        ({"candidate_costs": Costs(0.1, (1.0, 1.1))}, "as far for both"),
+        ({"champion_costs": Costs(0.1, ()), "candidate_costs": Costs(0.1, ())}, "as far for both"),
+        ({"champion_costs": replace(FAST, t_draft=-1.0)}, "expected positive seconds"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        judged(texts(20, 0.1), **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"candidate_rounds": (30.0,)}, "up to different K"),
+        ({"candidate_rounds": (float("nan"),) * K_MAX}, "candidate has a number"),
+        ({"champion_rounds": (0.0,) * K_MAX}, "champion has a number"),
+        ({"tokens": 0}, "tokens has a number"),
+    ],
+)
+def test_unusable_texts_are_refused(changes: dict[str, Any], message: str) -> None:
+    scored = texts(20, 0.1)
+    with pytest.raises(ValueError, match=message):
+        judged([replace(scored[0], **changes), *scored[1:]])
+
+
+def test_the_gate_refuses_more_often_than_the_test_alone_and_never_less() -> None:
+    """A promotion implies p <= alpha, which the benchmark of the error rate relies on."""
+    found = [
+        judged([*texts(20, 0.02, seed=seed), *texts(12, 0.0, source="code", seed=seed, spread=0.02)])
+        for seed in range(60)
+    ]
+    passed = [one.p_value is not None and one.alpha is not None and one.p_value <= one.alpha for one in found]
+    promoted = [one.outcome == "promote" for one in found]
+    assert all(ok for ok, promotion in zip(passed, promoted, strict=True) if promotion)
+    assert 0 < sum(promoted) < sum(passed)
