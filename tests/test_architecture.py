@@ -20,19 +20,24 @@ PURE = (
     "draftloop.adapter_format",
     "draftloop.cli",
     "draftloop.config",
+    "draftloop.drift",
     "draftloop.errors",
+    "draftloop.gate",
     "draftloop.overview",
     "draftloop.prompts",
     "draftloop.records",
     "draftloop.registry",
     "draftloop.replay",
+    "draftloop.sign_flip",
     "draftloop.stats",
     "draftloop.training.examples",
     "draftloop.training.plan",
     "draftloop.training.report",
     "draftloop.yaml_strict",
     *sorted(
-        f"draftloop.store.{file.stem}".removesuffix(".__init__") for file in (SOURCE / "draftloop/store").glob("*.py")
+        f"draftloop.{folder}.{file.stem}".removesuffix(".__init__")
+        for folder in ("schedule", "store")
+        for file in (SOURCE / "draftloop" / folder).glob("*.py")
     ),
 )
 BLOCKED = ("mlx", "mlx_lm", "transformers")

@@ -1,4 +1,4 @@
-"""What a data directory holds is counted from its log and its versions, without a model."""
+"""What a data directory holds is counted from its log, its versions and their verdicts, without a model."""
 
 from __future__ import annotations
 
@@ -7,76 +7,103 @@ from pathlib import Path
 import pytest
 from builders import make_record, write_adapter
 
-from draftloop.overview import overview
-from draftloop.registry import Registry
-from draftloop.store.log import FailureLog
+from draftloop.data_directory import DataDirectory
+from draftloop.overview import survey
+from draftloop.records import PairId
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> FailureLog:
-    return FailureLog(tmp_path / "failures" / "failures.jsonl")
+def data(tmp_path: Path) -> DataDirectory:
+    return DataDirectory(tmp_path / "data")
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "adapters")
+def judge(data: DataDirectory, name: str) -> None:
+    data.verdicts.give_by_hand(name, None, 0, "by hand")
 
 
-def test_an_empty_directory_is_all_zeros_and_stays_empty(log: FailureLog, registry: Registry, tmp_path: Path) -> None:
-    found = overview(log, registry, 50)
-    assert {found[key] for key in ("generations", "failures", "failures_new", "failures_used", "log_bytes")} == {0}
-    assert (found["splits"], found["sources"], found["adapters"], found["damage"]) == ({}, {}, [], [])
-    assert (found["champion"], found["previous"], found["min_failure_cases"]) == (None, None, 50)
+def test_an_empty_directory_is_all_zeros_and_stays_empty(data: DataDirectory, tmp_path: Path) -> None:
+    found = survey(data)
+    assert (found.generations, found.failures, found.failures_new, found.failures_used) == (0, 0, 0, 0)
+    assert (found.splits, found.sources, found.stream, found.damage, found.candidate) == ({}, {}, [], [], None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_generations_failures_splits_and_sources_are_counted(log: FailureLog, registry: Registry) -> None:
+def test_generations_failures_splits_and_sources_are_counted(data: DataDirectory) -> None:
     agreed = {"target_output": (5, 6), "draft_output": (5, 6)}
     for i in range(40):
-        log.append(make_record(prompt=f"prompt {'x' * i}", source="a" if i % 2 else "b", **(agreed if i < 8 else {})))
-    found, records = overview(log, registry, 50), list(log.records())
-    assert (found["generations"], found["failures"]) == (40, 32)
-    assert found["sources"] == {"a": 20, "b": 20}
-    assert sum(found["splits"].values()) == 40
-    assert found["splits"].keys() == {"train", "validation", "heldout"}
+        record = make_record(prompt=f"prompt {'x' * i}", source="a" if i % 2 else "b", **(agreed if i < 8 else {}))
+        data.log.append(record)
+    found, records = survey(data), list(data.log.records())
+    assert (found.generations, found.failures) == (40, 32)
+    assert found.sources == {"a": 20, "b": 20}
+    assert sum(found.splits.values()) == 40
+    assert found.splits.keys() == {"train", "validation", "heldout"}
     trainable = [record for record in records if record.is_failure and record.split == "train"]
-    assert found["failures_new"] == len(trainable) < 32
-    assert found["failures_held_out"] == 32 - len(trainable)
-    assert found["log_bytes"] == log.path.stat().st_size
+    assert found.failures_new == len(trainable) < 32
+    assert found.failures_held_out == 32 - len(trainable)
+    heldout = [record for record in records if record.split == "heldout"]
+    assert found.heldout_ids == {record.id for record in heldout}
+    assert found.heldout_prompts == {record.group for record in heldout}
+    assert [one.source for one in found.stream] == [record.source for record in records]
 
 
-def test_a_failure_that_a_version_was_trained_on_is_used(log: FailureLog, registry: Registry) -> None:
-    records = [log.append(make_record(prompt=f"prompt {'x' * i}")) for i in range(5)]
+def test_a_failure_is_used_once_a_version_that_learned_from_it_has_a_verdict(data: DataDirectory) -> None:
+    records = [data.log.append(make_record(prompt=f"prompt {'x' * i}")) for i in range(5)]
     for ids in ([records[0].id], [records[0].id, records[3].id]):
-        registry.create(write_adapter, {"record_ids": ids})
-    registry.promote("v0002")
-    found = overview(log, registry, 50)
-    assert (found["failures"], found["failures_used"], found["failures_new"]) == (5, 2, 3)
-    assert found["failures_held_out"] == 0
+        data.registry.create(write_adapter, {"record_ids": ids})
+    found = survey(data)
+    assert (found.failures_used, found.failures_new, found.candidate) == (0, 5, "v0002")
+    judge(data, "v0002")
+    found = survey(data)
+    assert (found.failures, found.failures_used, found.failures_new) == (5, 2, 3)
+    assert found.candidate is None  # v0001 was passed over for a newer one
 
 
-def test_a_generation_that_was_logged_twice_counts_once(log: FailureLog, registry: Registry) -> None:
+def test_a_pruned_version_has_not_forgotten_what_it_learned_from(data: DataDirectory) -> None:
+    record = data.log.append(make_record())
+    data.registry.create(write_adapter, {"record_ids": [record.id]})
+    judge(data, "v0001")
+    data.registry.create(write_adapter, {})
+    data.registry.prune(1)
+    assert survey(data).failures_used == 1
+
+
+def test_a_version_that_is_in_use_is_no_candidate(data: DataDirectory) -> None:
+    data.registry.create(write_adapter, {})
+    data.registry.promote("v0001")
+    assert survey(data).candidate is None
+
+
+def test_a_version_made_for_another_draft_is_no_candidate(data: DataDirectory) -> None:
+    data.registry.create(write_adapter, {"pair": PairId("t", "d", "k")})
+    assert survey(data, "t", "d").candidate == "v0001"
+    assert survey(data, "t", "other").candidate is None
+
+
+def test_generations_of_another_target_are_counted_apart(data: DataDirectory) -> None:
+    data.log.append(make_record())
+    data.log.append(make_record(prompt="another", pair=PairId("other", "b" * 64, "c" * 64)))
+    found = survey(data, "other")
+    assert (found.generations, found.other_pairs, found.failures_new, len(found.stream)) == (2, 1, 1, 1)
+
+
+def test_a_generation_that_was_logged_twice_counts_once(data: DataDirectory) -> None:
     record = make_record()
-    log.append(record)
-    log.append(record)
-    assert overview(log, registry, 50)["failures"] == 1
+    data.log.append(record)
+    data.log.append(record)
+    found = survey(data)
+    assert (found.failures, found.generations, len(found.stream)) == (1, 1, 1)
 
 
-def test_the_versions_and_the_pointer_are_named(log: FailureLog, registry: Registry) -> None:
-    for _ in range(2):
-        registry.create(write_adapter, {})
-    registry.promote("v0002")
-    found = overview(log, registry, 50)
-    assert (found["adapters"], found["champion"], found["previous"]) == (["v0001", "v0002"], "v0002", None)
-
-
-def test_a_damaged_line_is_named_and_the_rest_counted(log: FailureLog, registry: Registry) -> None:
+def test_damaged_lines_and_versions_are_named_and_the_rest_is_counted(data: DataDirectory) -> None:
     for i in range(3):
-        log.append(make_record(prompt=f"prompt {'x' * i}"))
-    lines = log.path.read_bytes().split(b"\n")
-    lines[1] = lines[1].replace(b"rejection", b"rejectioM")
-    log.path.write_bytes(b"\n".join(lines))
-    found = overview(log, registry, 50)
-    assert found["generations"] == 2
-    (damage,) = found["damage"]
-    assert damage.startswith("line 2: ")
+        data.log.append(make_record(prompt=f"prompt {'x' * i}"))
+    lines = data.log.path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"prompt x", b"prompt y")
+    data.log.path.write_bytes(b"".join(lines))
+    for _ in range(2):
+        judge(data, data.registry.create(write_adapter, {}).name)
+    (data.registry.root / "v0001" / "manifest.json").write_bytes(b"{}")
+    found = survey(data)
+    assert found.generations == 2
+    assert [line.partition(":")[0] for line in found.damage] == ["line 2", "v0001"]

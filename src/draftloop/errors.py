@@ -40,6 +40,10 @@ class RunError(UsageError):
     """A training run that cannot be resumed, or training data that gives nothing to train on."""
 
 
+class ScheduleError(UsageError):
+    """A schedule that cannot be put in place, or a scheduler that is missing or refuses."""
+
+
 class StoreError(DraftloopError):
     """The store cannot be read or written as it must: damage, a newer schema, a full disk."""
 

@@ -1,49 +1,105 @@
-"""What a data directory holds, counted from the log and the registry; no model is needed for it."""
+"""What a data directory holds, counted in one pass over the log; no model is needed for it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass, field
 
-from .registry import Registry
-from .store.log import FailureLog
+from .data_directory import DataDirectory
+from .drift import Generation, generation_of
+from .errors import DraftloopError
+from .records import Record
 
 
-def overview(log: FailureLog, registry: Registry, min_failure_cases: int) -> dict[str, Any]:
-    """Counts of generations and failures, splits, sources and versions, as plain values.
+@dataclass
+class Overview:
+    """Counts of what was logged. A generation that was logged twice counts once.
 
-    Only failures of the `train` split can be trained on: they are new until a version was trained on them, then used.
-    The others are held out. A generation that was logged twice counts once.
+    Attributes:
+        generations: all; the next three are failures. Only failures of the split `train` can be trained on: they are
+            new until a version that learned from them has a verdict, then used. The others are held out.
+        other_pairs: generations of another target than the one that was asked for; not in the next three.
+        heldout_prompts, heldout_ids: prompt groups and records of the split `heldout`.
+        stream: what drift looks at, in the log's order.
+        candidate: the newest version without a verdict, None where the newest has one.
+        damage: lines of the log and versions that cannot be read.
     """
-    used: set[str] = set()
-    for name in registry.versions():
-        used.update(registry.manifest(name).record_ids)
-    splits: Counter[str] = Counter()
-    sources: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
+
+    generations: int = 0
+    failures_new: int = 0
+    failures_used: int = 0
+    failures_held_out: int = 0
+    other_pairs: int = 0
+    heldout_prompts: set[str] = field(default_factory=set)
+    heldout_ids: set[str] = field(default_factory=set)
+    stream: list[Generation] = field(default_factory=list)
+    splits: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    candidate: str | None = None
+    damage: list[str] = field(default_factory=list)
+
+    @property
+    def failures(self) -> int:
+        """Generations with a rejection."""
+        return self.failures_new + self.failures_used + self.failures_held_out
+
+
+def survey(data: DataDirectory, target: str | None = None, draft: str | None = None) -> Overview:
+    """Read the log and the versions' manifests once.
+
+    Args:
+        data: where they are.
+        target: the fingerprint of a target; failures, held-out records and the stream are of it alone. None is any.
+        draft: the fingerprint of a draft; only a version made for it is a candidate. None is any.
+
+    Raises:
+        StoreError: a newer draftloop wrote some of it.
+    """
+    found = Overview()
+    used = _used(data, found, draft)
     seen: set[str] = set()
-    for record in log.records():
-        if record.id in seen:
-            continue
-        seen.add(record.id)
-        splits[record.split] += 1
-        sources[record.source] += 1
-        if record.is_failure:
-            state = "held_out" if record.split != "train" else "used" if record.id in used else "new"
-            failures[state] += 1
-    return {
-        "generations": sum(splits.values()),
-        "failures": sum(failures.values()),
-        "failures_new": failures["new"],
-        "failures_used": failures["used"],
-        "failures_held_out": failures["held_out"],
-        "min_failure_cases": min_failure_cases,
-        "splits": dict(splits),
-        "sources": dict(sources),
-        "adapters": registry.versions(),
-        "champion": registry.champion(),
-        "previous": registry.previous(),
-        "log": str(log.path),
-        "log_bytes": log.path.stat().st_size if log.path.exists() else 0,
-        "damage": [f"line {found.line_number}: {found.reason}" for found in log.damage],
-    }
+    for record in data.log.records():
+        if record.id not in seen:
+            seen.add(record.id)
+            _count(found, record, used, target)
+    found.damage = [f"line {one.line_number}: {one.reason}" for one in data.log.damage] + found.damage
+    return found
+
+
+def _count(found: Overview, record: Record, used: set[str], target: str | None) -> None:
+    found.generations += 1
+    found.splits[record.split] += 1
+    found.sources[record.source] += 1
+    if target is not None and record.pair.target != target:
+        found.other_pairs += 1
+        return
+    if record.target_output:
+        found.stream.append(generation_of(record))
+    if record.split == "heldout":
+        found.heldout_prompts.add(record.group)
+        found.heldout_ids.add(record.id)
+    if record.is_failure:
+        if record.split != "train":
+            found.failures_held_out += 1
+        elif record.id in used:
+            found.failures_used += 1
+        else:
+            found.failures_new += 1
+
+
+def _used(data: DataDirectory, found: Overview, draft: str | None) -> set[str]:
+    """Records that a version with a verdict learned from; the newest version without one is the candidate."""
+    registry, used = data.registry, set[str]()
+    now = registry.pointer()
+    for name in [*registry.pruned(), *registry.versions()]:
+        try:
+            verdict, manifest = data.verdicts.of(name), registry.manifest(name)
+            if verdict is None and name not in (now.champion, now.previous):
+                fits = draft is None or manifest.pair is None or manifest.pair.draft == draft
+                found.candidate = name if fits else None
+                continue
+            found.candidate = None
+            used.update(manifest.record_ids)
+        except DraftloopError as error:
+            found.damage.append(f"{name}: {error}")
+    return used

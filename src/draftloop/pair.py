@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,11 @@ import mlx_lm
 from mlx import nn
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
-from . import lora, manifest, reference
+from . import lora, manifest
 from .config import Models
 from .errors import AdapterError, PairError
+from .model_files import find_model, fingerprint
 from .records import PairId
-
-_EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
-    *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"),
-)
-_MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -109,50 +102,6 @@ def load_pair(models: Models, adapter_path: Path | None = None, adapter_name: st
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
 
 
-def find_model(name: str) -> Path:
-    """The local directory of a model; one with a Hugging Face id is downloaded on first use.
-
-    Raises:
-        PairError: neither a model directory nor a repository that can be had.
-    """
-    path = _EMBEDDED.get(name, Path(name))
-    with suppress(RuntimeError):  # ~ of nobody
-        path = path.expanduser()
-    if not _exists(path):
-        if name.startswith(("embedded:", ".", "/", "~")) or name.count("/") != 1:
-            raise PairError(
-                f"model {name!r} is no directory here; expected a directory in mlx-lm's format, a Hugging Face id "
-                f"(owner/name), or one of {', '.join(_EMBEDDED)}"
-            )
-        path = _download(name)
-    if not (path / "config.json").is_file():
-        raise PairError(f"{path} holds no config.json; expected a model directory in mlx-lm's format")
-    if not list(path.glob("model*.safetensors")):
-        raise PairError(f"{path} holds no model*.safetensors; other weight formats are not read")
-    return path
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that no file system takes
-        return False
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=DEFAULT_ALLOW_PATTERNS))
-    except Exception as error:  # each version of the hub's client has another HTTP library, with errors of its own
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PairError(
-            f"model {name!r} is neither a directory here nor to be had from Hugging Face ({first_line}); "
-            "check the name and the network, or give a local directory"
-        ) from error
-
-
 def _load(path: Path, models: Models) -> tuple[nn.Module, Any, dict[str, Any]]:
     try:
         model, tokenizer, config = mlx_lm.load(
@@ -222,24 +171,6 @@ def _position_limit(config: dict[str, Any]) -> int | None:
 
 def _logit_width(model: nn.Module) -> int:
     return int(model(mx.array([[0]])).shape[-1])
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 over the config, and each shard's name, size, header, first and last megabyte: what a model is."""
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    for shard in sorted(path.glob("model*.safetensors")):
-        size = shard.stat().st_size
-        digest.update(f"{shard.name}:{size}:".encode())
-        with shard.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-            file.seek(0)
-            digest.update(file.read(min(size, 8 + header + _MEGABYTE)))
-            file.seek(max(0, size - _MEGABYTE))
-            digest.update(file.read())
-    for name in _TOKENIZER_FILES:
-        if (path / name).is_file():
-            digest.update(name.encode() + (path / name).read_bytes())
-    return digest.hexdigest()
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -59,6 +59,16 @@ class Scores:
     position: NDArray[np.float64]
 
 
+def score_carried(pair: Pair, texts: Sequence[Text], rule: Rule) -> list[Scores]:
+    """The scores of `texts` under the draft with whatever adapter it carries. Args as `score`."""
+    found: dict[int, Scores] = {}
+    for block in _blocks(texts, pair.width):
+        log_p = dict(_log_probs(pair.target, texts, block, pair.width))
+        for i, log_q in _log_probs(pair.draft, texts, block, pair.width):
+            found[i] = _scores(log_p[i], log_q, texts[i].output, rule)
+    return [found[i] for i in range(len(texts))]
+
+
 def score(pair: Pair, texts: Sequence[Text], rule: Rule, drafts: Mapping[str, Path | None]) -> dict[str, list[Scores]]:
     """Score every text under every draft.
 

@@ -58,3 +58,50 @@ def test_a_damaged_version_is_not_promoted(call, registry: Registry) -> None:
     assert (found.code, found.json["status"]) == (2, "error")
     assert "v0002/adapters.safetensors is damaged" in found.err
     assert registry.champion() is None
+
+
+def test_rolling_back_and_coming_back(call, registry: Registry) -> None:
+    assert call("adapters", "rollback").code == 2
+    call("adapters", "promote", "v0001")
+    assert call("adapters", "rollback").out == "champion: none: the bare draft is in use (previous: v0001)\n"
+    found = call("adapters", "rollback", "--why", "it was fine", "--json").json
+    assert (found["champion"], found["previous"]) == ("v0001", None)
+    assert "it was fine" in (registry.root / "audit.jsonl").read_text()
+
+
+def test_a_version_is_shown_with_its_origin_and_verdict(call, registry: Registry) -> None:
+    call("adapters", "promote", "v0002", "--why", "it talks better")
+    found = call("adapters", "show", "champion")
+    for said in ("v0002 (champion)", "v0001", "1 records", "by hand", "it talks better", "whole"):
+        assert said in found.out
+    shown = call("adapters", "show", "v0002", "--json").json
+    assert (shown["version"], shown["parent"], shown["whole"]) == ("v0002", "v0001", True)
+    assert shown["files"].keys() == {"adapters.safetensors", "adapter_config.json"}
+    assert (shown["verdict"]["outcome"], shown["record_ids"]) == ("by hand", [f"{1:032x}"])
+    assert call("adapters", "show", "v0003", "--json").json["verdict"] is None
+
+
+def test_showing_what_is_not_there_is_refused(call, registry: Registry) -> None:
+    for name in ("none", "champion", "v0009", "../x"):
+        found = call("adapters", "show", name)
+        assert (found.code, found.err.count("\n")) == (2, 1), name
+    (registry.root / "v0001" / "adapters.safetensors").write_bytes(b"x")
+    assert "is damaged" in call("adapters", "show", "v0001").err
+
+
+def test_pruning_says_first_what_it_would_delete(call, registry: Registry) -> None:
+    assert call("adapters", "prune", "--keep", "1", "--dry-run").out == "would delete the weights of: v0001, v0002\n"
+    assert registry.versions() == ["v0001", "v0002", "v0003"]
+    found = call("adapters", "prune", "--keep", "1", "--json").json
+    assert (found["pruned"], found["kept"]) == (["v0001", "v0002"], ["v0003"])
+    assert call("adapters", "list", "--json").json["pruned"] == ["v0001", "v0002"]
+
+
+def test_one_damaged_manifest_does_not_hide_the_other_versions(call, registry: Registry) -> None:
+    (registry.root / "v0002" / "manifest.json").write_bytes(b"{}")
+    found = call("adapters", "list")
+    assert found.code == 0
+    assert "v0001" in found.out
+    assert "v0003" in found.out
+    assert "damaged:" in found.err
+    assert "v0002" in found.err

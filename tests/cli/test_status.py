@@ -6,10 +6,20 @@ from pathlib import Path
 
 from builders import make_record, write_adapter
 
+from draftloop import reference
+from draftloop.model_files import fingerprint
+from draftloop.records import PairId, Record
+
 from draftloop.registry import Registry
 from draftloop.store.log import FailureLog
 
 LOG = Path("data/failures/failures.jsonl")
+PAIR = PairId(fingerprint(reference.TARGET), fingerprint(reference.DRAFT), "c" * 64)
+
+
+def ours(prompt: str, **overrides: str) -> Record:
+    """A record of the configured pair."""
+    return make_record(prompt=prompt, pair=PAIR, **overrides)
 
 
 def test_an_empty_directory_has_a_status_and_stays_empty(call) -> None:
@@ -23,7 +33,7 @@ def test_an_empty_directory_has_a_status_and_stays_empty(call) -> None:
 def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
     log = FailureLog(LOG)
     for i in range(3):
-        log.append(make_record(prompt=f"secret {'x' * i}", source="mine"))
+        log.append(ours(f"secret {'x' * i}", source="mine"))
     found = call("status")
     assert f"Prompts and outputs lie in {LOG} in plain text" in found.err
     assert "3 (3 new, 0 used in training, 0 kept for validation and benchmark)" in found.out
@@ -33,10 +43,10 @@ def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
 
 def test_json_has_the_counts(call) -> None:
     log = FailureLog(LOG)
-    records = [log.append(make_record(prompt=f"prompt {'x' * i}")) for i in range(3)]
+    records = [log.append(ours(f"prompt {'x' * i}")) for i in range(3)]
     registry = Registry(Path("data/adapters"))
     registry.create(write_adapter, {"record_ids": [records[0].id]})
-    registry.promote("v0001")
+    assert call("adapters", "promote", "v0001").code == 0
     found = call("status", "--json")
     assert (found.code, found.err) == (0, "")
     values = found.json
@@ -58,3 +68,31 @@ def test_damage_is_named_and_no_fault(call) -> None:
 
 def test_a_data_directory_whose_name_is_no_utf_8_has_a_status(call) -> None:
     assert call("--data-dir", "a\udcff", "status", "--json").json["log"] == "a\udcff/failures/failures.jsonl"
+
+
+def test_generations_of_another_target_are_named_and_not_counted_as_failures(call) -> None:
+    FailureLog(LOG).append(make_record())
+    found = call("status")
+    assert "1 of the generations" in found.out
+    assert call("status", "--json").json["failures_new"] == 0
+
+
+def test_it_says_what_retrain_would_do_next(call) -> None:
+    for i in range(3):
+        FailureLog(LOG).append(ours(f"prompt {'x' * i}"))
+    assert "nothing (3 unused failures of 50)" in call("status").out
+    following = call("status", "--json").json["next"]
+    assert (following["action"], following["subject"]) == ("nothing", None)
+
+
+def test_a_fall_of_acceptance_is_named(call) -> None:
+    log = FailureLog(LOG)
+    good = {"log_p": (-0.5,) * 6, "log_q": (-0.6,) * 6}
+    bad = {"log_p": (-0.5,) * 6, "log_q": (-6.0,) * 6}
+    for i in range(60):
+        log.append(ours(f"prompt {'x' * i}", source="chat", **(good if i < 40 else bad)))  # type: ignore[arg-type]
+    found = call("status")
+    assert "drift: acceptance of chat fell from 0.9" in found.err
+    (watch,) = call("status", "--json").json["drift"]
+    assert (watch["alarm"], watch["kind"], watch["source"]) == (True, "drift", "chat")
+    assert watch["alarm_at"] >= 10

@@ -1,62 +1,94 @@
-"""`adapters`: list the versions, choose the one in use."""
+"""`adapters`: list, show, promote, roll back, prune and export the versions of the draft's adapter."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import AdapterError
 from .app import App, json_option, note, print_json
+from .export import export
+
+if TYPE_CHECKING:
+    from ..data_directory import DataDirectory
+    from ..registry import Pointer
 
 
 @click.group()
 def adapters() -> None:
-    """List adapter versions, choose the one in use."""
+    """List adapter versions, choose the one in use, export one."""
 
 
 @adapters.command("list")
 @json_option
 @click.pass_obj
 def list_versions(app: App, as_json: bool) -> None:
-    """Every version with its role, its parent and how many records it was trained on; --json has its scores too."""
-    registry = app.registry
-    champion, previous = registry.champion(), registry.previous()
-    rows: list[dict[str, Any]] = []
-    for name in registry.versions():
-        manifest = registry.manifest(name)
-        role = "champion" if name == champion else "previous" if name == previous else ""
-        rows.append(
-            {
-                "version": name,
-                "role": role,
-                "parent": manifest.parent,
-                "created": manifest.created,
-                "records": len(manifest.record_ids),
-                "metrics": manifest.metrics,
-            }
-        )
+    """Every version with its role, verdict, parent and how many records it was trained on; --json has its scores too."""
+    data = app.data
+    pointer = data.registry.pointer()
+    rows, damage = [], []
+    for name in data.registry.versions():
+        try:
+            rows.append(_row(data, name, pointer))
+        except AdapterError as error:  # the others are still to be seen
+            damage.append(str(error))
     if as_json:
-        print_json({"status": "ok", "champion": champion, "previous": previous, "adapters": rows})
+        used = {"champion": pointer.champion, "previous": pointer.previous}
+        print_json({"status": "ok", **used, "adapters": rows, "pruned": data.registry.pruned(), "damage": damage})
         return
+    for line in damage:
+        note(f"damaged: {line}")
     if not rows:
         note("no adapter yet: `train` makes one")
         return
     from .tables import print_table
 
+    names = ("version", "role", "verdict", "parent", "created", "records")
     print_table(
-        ["version", "role", "parent", "made", "records"],
-        [
-            [
-                row["version"],
-                row["role"],
-                row["parent"] or "none",
-                time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])),
-                row["records"],
-            ]
-            for row in rows
-        ],
+        ["version", "role", "verdict", "parent", "made", "records"],
+        [[_shown(name, row[name]) for name in names] for row in rows],
+    )
+
+
+@adapters.command()
+@click.argument("version")
+@json_option
+@click.pass_obj
+def show(app: App, version: str, as_json: bool) -> None:
+    """All about VERSION (vNNNN, champion or latest): origin, scores, verdict, and whether its files are whole."""
+    data = app.data
+    path = data.registry.resolve(version) if version != "none" else None
+    if path is None:
+        raise AdapterError(f"{version} is the bare draft; name a version (`adapters list`)")
+    manifest = data.registry.verify(path)
+    if manifest is None:
+        raise AdapterError(f"{path} is no version of this data directory; name one of `adapters list`")
+    verdict = data.verdicts.of(manifest.name)
+    row = _row(data, manifest.name, data.registry.pointer())
+    if as_json:
+        values = {**row, "files": {name: asdict(found) for name, found in manifest.files.items()}, "whole": True}
+        more = {"config": manifest.config, "record_ids": manifest.record_ids, "pair": manifest.pair}
+        more["pair"] = asdict(manifest.pair) if manifest.pair else None
+        print_json({"status": "ok", **values, **more, "verdict": asdict(verdict) if verdict else None})
+        return
+    from .tables import print_pairs
+
+    print_pairs(
+        {
+            "version": f"{manifest.name} ({row['role'] or 'not in use'})",
+            "made": _shown("created", manifest.created),
+            "parent": manifest.parent or "none: the bare draft",
+            "trained on": f"{len(manifest.record_ids)} records",
+            "made for draft": manifest.pair.draft[:12] if manifest.pair else "unknown",
+            "files": ", ".join(f"{name} ({found.size:,} bytes)" for name, found in manifest.files.items()) + ": whole",
+            "verdict": verdict.outcome if verdict else "none yet: `retrain` gates it",
+            **({"why": "; ".join(verdict.reasons)} if verdict else {}),
+            **({"compared with": verdict.champion or "the bare draft"} if verdict else {}),
+            **({"attempt": f"{verdict.attempt} of epoch {verdict.epoch}"} if verdict and verdict.epoch else {}),
+        }
     )
 
 
@@ -66,13 +98,71 @@ def list_versions(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def promote(app: App, version: str, why: str, as_json: bool) -> None:
-    """Make VERSION (vNNNN or latest) the champion: the adapter that is used from now on."""
-    registry = app.registry
+    """Make VERSION (vNNNN or latest) the champion, without asking the gate."""
+    registry = app.data.registry
     name = registry.latest() if version == "latest" else version
     if name is None:
         raise AdapterError("no version to promote yet: `train` makes one")
+    before = registry.pointer()
     pointer = registry.promote(name, why)
+    app.data.verdicts.give_by_hand(name, before.champion, before.sequence, why)
+    _print_pointer(pointer, as_json)
+
+
+@adapters.command()
+@click.option("--why", default="by hand", show_default=True, help="Reason, for the audit log.")
+@json_option
+@click.pass_obj
+def rollback(app: App, why: str, as_json: bool) -> None:
+    """Go back to the champion before this one; a second time comes back again."""
+    _print_pointer(app.data.registry.rollback(why), as_json)
+
+
+@adapters.command()
+@click.option("--keep", type=click.IntRange(min=1), help="Newest versions to keep.  [default: retrain.keep_versions]")
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
+@json_option
+@click.pass_obj
+def prune(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
+    """Delete the weights of old versions.
+
+    Champion, previous and a candidate without a verdict stay. So do all manifests: they say what was learned from.
+    """
+    data, count = app.data, keep or app.config.retrain.keep_versions
+    protected = [name for name in data.registry.versions()[-1:] if data.verdicts.of(name) is None]
+    work = data.registry.prunable if dry_run else data.registry.prune
+    removed = work(count, protected)
+    if as_json:
+        print_json({"status": "ok", "dry_run": dry_run, "pruned": removed, "kept": data.registry.versions()})
+    else:
+        click.echo(f"{'would delete' if dry_run else 'deleted'} the weights of: {', '.join(removed) or 'none'}")
+
+
+def _row(data: DataDirectory, name: str, pointer: Pointer) -> dict[str, Any]:
+    manifest, verdict = data.registry.manifest(name), data.verdicts.of(name)
+    return {
+        "version": name,
+        "role": "champion" if name == pointer.champion else "previous" if name == pointer.previous else "",
+        "verdict": verdict.outcome if verdict else None,
+        "parent": manifest.parent,
+        "created": manifest.created,
+        "records": len(manifest.record_ids),
+        "metrics": manifest.metrics,
+    }
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name == "created":
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
+    return {"parent": "none", "verdict": "none yet"}.get(name, value) if value is None else value
+
+
+def _print_pointer(pointer: Pointer, as_json: bool) -> None:
     if as_json:
         print_json({"status": "ok", "champion": pointer.champion, "previous": pointer.previous})
     else:
-        click.echo(f"champion: {pointer.champion} (previous: {pointer.previous or 'none'})")
+        champion = pointer.champion or "none: the bare draft is in use"
+        click.echo(f"champion: {champion} (previous: {pointer.previous or 'none'})")
+
+
+adapters.add_command(export)

@@ -16,9 +16,8 @@ import click
 from ..config import Config, Resolved, resolve
 
 if TYPE_CHECKING:
+    from ..data_directory import DataDirectory
     from ..pair import Pair
-    from ..registry import Registry
-    from ..store.log import FailureLog
 
 _log = logging.getLogger(__name__)
 
@@ -49,23 +48,16 @@ class App:
         """The configuration."""
         return self.resolved.config
 
-    @property
-    def log(self) -> FailureLog:
-        """The log of generations."""
-        from ..store.log import FailureLog
+    @cached_property
+    def data(self) -> DataDirectory:
+        """Where everything mutable lies."""
+        from ..data_directory import DataDirectory
 
-        return FailureLog(self.data_dir / "failures" / "failures.jsonl", full_sync=self.config.data.full_sync)
-
-    @property
-    def registry(self) -> Registry:
-        """The adapters."""
-        from ..registry import Registry
-
-        return Registry(self.data_dir / "adapters")
+        return DataDirectory(self.data_dir, self.config.data)
 
     def load_pair(self, adapter: str = "champion") -> Pair:
         """The configured pair with an adapter on its draft: what `--adapter` takes, a champion that is none yet too."""
-        path = self.registry.resolve(adapter)
+        path = self.data.registry.resolve(adapter)
         quiet_libraries()
         from ..pair import load_pair
 
@@ -77,7 +69,7 @@ class App:
 
     def adapter_name(self, path: Path) -> str:
         """What reports and records call the adapter at `path`: its version, or where it lies."""
-        return path.name if path.parent == self.registry.root else str(path.absolute())
+        return path.name if path.parent == self.data.registry.root else str(path.absolute())
 
 
 class ConfigOption(click.Option):
@@ -184,9 +176,9 @@ def print_error(message: str, exit_code: int, as_json: bool, hint: str | None = 
     """Say what went wrong, as one line and, where JSON was asked for, as an object; returns the exit code."""
     line = " ".join(message.split())
     if as_json:
-        status = {10: "nothing_to_do", 130: "interrupted"}.get(exit_code, "error")
+        status = {10: "nothing_to_do", 12: "inconclusive", 13: "locked", 130: "interrupted"}.get(exit_code, "error")
         print_json({"status": status, **_error_fields, "error": line, "exit_code": exit_code})
-    label = {10: "nothing to do", 13: "locked", 130: "stopped"}.get(exit_code, "error")
+    label = {10: "nothing to do", 12: "inconclusive", 13: "locked", 130: "stopped"}.get(exit_code, "error")
     note(f"{label}: {line}" + (f" ({hint})" if hint else ""))
     return exit_code
 

@@ -94,7 +94,7 @@ def _held_out(app: App, limit: int | None) -> list[Record]:
     }
     if given:
         raise click.UsageError("logged texts keep the sampler they were made with; sampling flags need --prompts-file")
-    log = app.log
+    log = app.data.log
     found = list(log.records({"heldout"}))[:limit]
     for damage in log.damage:
         note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
@@ -115,7 +115,7 @@ def _measure(
     rule: str,
     live: bool,
 ) -> tuple[Report, list[LiveRow]]:
-    path = app.registry.resolve(adapter)
+    path = app.data.registry.resolve(adapter)
     speculative = app.config.speculative
     if prompts is not None:
         from ..speculative.rules import rule_for

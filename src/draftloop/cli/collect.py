@@ -72,7 +72,7 @@ def collect_data(
         report = collect_prompts(
             pair,
             asked,
-            app.log,
+            app.data.log,
             settings,
             stop,
             lambda so_far, _: progress.advance(
@@ -82,7 +82,7 @@ def collect_data(
     for line in report.skipped_prompts[:20]:
         note(f"skipped: {line}")
     values = report.to_json() | {
-        "log": str(app.log.path),
+        "log": str(app.data.log.path),
         "adapter": pair.adapter,
         "rule": decoding.rule,
         "num_draft_tokens": decoding.num_draft_tokens,

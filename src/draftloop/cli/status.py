@@ -1,46 +1,96 @@
-"""`status`: what has piled up, without loading a model."""
+"""`status`: what has piled up, what the next `retrain` would do, and whether acceptance drifts; loads no model."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from .app import App, json_option, note, print_json
+from .app import App, json_option, model_options, note, print_json
 
-_STATES = {"new": "new", "used": "used in training", "held_out": "kept for validation and benchmark"}
+if TYPE_CHECKING:
+    from ..outlook import Situation, Step
 
 
 @click.command()
+@model_options
 @json_option
 @click.pass_obj
 def status(app: App, as_json: bool) -> None:
-    """Failures new and used, splits, sources, adapters. Loads no model."""
-    from ..overview import overview
+    """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
+    import time
 
-    found = overview(app.log, app.registry, app.config.training.min_failure_cases)
+    from ..outlook import look, next_step
+
+    facts = look(app.data, app.config, time.time())
+    step = next_step(facts, app.config)
     if as_json:
-        print_json({"status": "ok", **found})
-        return
+        print_json({"status": "ok", **_values(app, facts, step)})
+    else:
+        _print(app, facts, step)
+
+
+def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
+    found, data = facts.overview, app.data
+    return {
+        "generations": found.generations,
+        "failures": found.failures,
+        "failures_new": found.failures_new,
+        "failures_used": found.failures_used,
+        "failures_held_out": found.failures_held_out,
+        "other_pairs": found.other_pairs,
+        "min_failure_cases": app.config.training.min_failure_cases,
+        "heldout_prompts": len(found.heldout_prompts),
+        "splits": dict(found.splits),
+        "sources": dict(found.sources),
+        "adapters": data.registry.versions(),
+        "champion": facts.pointer.champion,
+        "previous": facts.pointer.previous,
+        "candidate": found.candidate,
+        "next": asdict(step),
+        "drift": [{**asdict(one), "alarm": one.alarm} for one in facts.watches],
+        "log": str(data.log.path),
+        "log_bytes": data.log.path.stat().st_size if data.log.path.exists() else 0,
+        "damage": found.damage,
+    }
+
+
+def _print(app: App, facts: Situation, step: Step) -> None:
     from .tables import print_pairs
 
+    values = _values(app, facts, step)
+    counts = {
+        "new": values["failures_new"],
+        "used in training": values["failures_used"],
+        "kept for validation and benchmark": values["failures_held_out"],
+    }
     splits, sources = (
-        ", ".join(f"{n} {name}" for name, n in found[key].items()) or "none" for key in ("splits", "sources")
+        ", ".join(f"{n} {name}" for name, n in values[key].items()) or "none" for key in ("splits", "sources")
     )
-    states = ", ".join(f"{found[f'failures_{state}']} {what}" for state, what in _STATES.items())
     print_pairs(
         {
-            "generations": found["generations"],
-            "failures": f"{found['failures']} ({states})",
-            "retraining": f"worth while from {found['min_failure_cases']} new failures of the train split",
+            "generations": values["generations"],
+            "failures": f"{values['failures']} ({', '.join(f'{n} {what}' for what, n in counts.items())})",
+            **({"other targets": f"{values['other_pairs']} of the generations"} if values["other_pairs"] else {}),
             "splits": splits,
             "sources": sources,
-            "adapters": ", ".join(found["adapters"]) or "none",
-            "champion": found["champion"] or "none: the bare draft is in use",
-            "previous": found["previous"] or "none",
-            "log": f"{found['log']} ({found['log_bytes']:,} bytes)",
+            "adapters": ", ".join(values["adapters"]) or "none",
+            "champion": values["champion"] or "none: the bare draft is in use",
+            "previous": values["previous"] or "none",
+            **({"candidate": f"{values['candidate']}, without a verdict"} if values["candidate"] else {}),
+            "next retrain": f"{step.action} ({step.why})",
+            "log": f"{values['log']} ({values['log_bytes']:,} bytes)",
         }
     )
-    for damage in found["damage"]:
+    for watch in facts.alarms:
+        note(
+            f"drift: acceptance of {watch.source} fell from {watch.reference:.3f} to {watch.recent:.3f} per position "
+            f"({watch.kind}, after {watch.generations} generations)"
+        )
+    for damage in values["damage"]:
         note(f"damaged: {damage}")
     note(
-        f"Prompts and outputs lie in {found['log']} in plain text, for your eyes alone; delete the file to forget them."
+        f"Prompts and outputs lie in {values['log']} in plain text, for your eyes alone; delete the file to forget "
+        "them."
     )

@@ -60,19 +60,18 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     """
     if resume and (from_base or app.flags):
         raise UsageError("--resume goes on with the run's own settings; leave the other options out")
-    config = app.config
-    quiet_libraries()
-    from ..replay import ReplayBuffer
-    from ..training.train import resume as resume_run
-    from ..training.train import train as train_adapter
+    config, data = app.config, app.data
+    with data.training_lock():  # before MLX is imported
+        quiet_libraries()
+        from ..training.train import resume as resume_run
+        from ..training.train import train as train_adapter
 
-    replay = ReplayBuffer(app.data_dir / "replay", config.data.replay_capacity)
-    runs = app.data_dir / "runs"
-    if resume:
-        result = resume_run(resume, app.log, replay, app.registry, runs)
-    else:
-        pair = app.load_pair("none" if from_base else "champion")
-        result = train_adapter(pair, app.log, replay, app.registry, config, runs)
+        places = (data.log, data.replay, data.registry)
+        if resume:
+            result = resume_run(resume, *places, data.runs)
+        else:
+            pair = app.load_pair("none" if from_base else "champion")
+            result = train_adapter(pair, *places, config, data.runs)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
     else:

@@ -1,0 +1,80 @@
+"""`retrain`: the one command for cron. It does what is due, says so in one line of the audit, and leaves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .app import App, json_option, model_options, note, on_error, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from ..retrain import Outcome
+
+_STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive"}
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be done and why; change nothing.")
+@click.option("--force", is_flag=True, help="Train whatever the count, the interval or a waiting candidate says.")
+@model_options
+@json_option
+@click.pass_obj
+def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
+    """Train on what has piled up, prove that it helps on held-out prompts, promote it or discard it.
+
+    Made for cron: idempotent, one at a time, at low priority, and safe to be killed. Exits with 0 (promoted, or rolled
+    back), 10 (nothing to do), 11 (the gate refused), 12 (inconclusive), 13 (another one is running).
+    """
+    on_error(dry_run=dry_run)
+    if dry_run:
+        return _say_what_would_be_done(app, force, as_json)
+    from ..retrain import give_way, retrain
+
+    give_way(app.config.retrain.niceness)
+    quiet_libraries()
+    found = retrain(app.data, app.config, force=force, say=note)
+    _print(found, as_json)
+    return found.exit_code
+
+
+def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
+    import time
+
+    from ..outlook import look, next_step
+
+    facts = look(app.data, app.config, time.time())
+    step = next_step(facts, app.config, force=force)
+    code = {"nothing": 10, "wait": 12}.get(step.action, 0)
+    if as_json:
+        drift = [{**asdict(found), "alarm": found.alarm} for found in facts.watches]
+        failures = facts.overview.failures_new
+        values: dict[str, Any] = {"dry_run": True, **asdict(step), "failures_new": failures, "drift": drift}
+        print_json({"status": _STATUS[code], **values})
+    else:
+        click.echo(f"would {_WORDS[step.action]}: {step.why}")
+    return code
+
+
+_WORDS = {
+    "nothing": "do nothing",
+    "finish": "finish a promotion",
+    "check": "hold the champion against the draft before it, and roll back if that is better",
+    "resume": "go on with a training",
+    "gate": "gate a candidate",
+    "wait": "wait",
+    "train": "train, then gate what comes of it",
+}
+
+
+def _print(found: Outcome, as_json: bool) -> None:
+    if as_json:
+        print_json({"status": _STATUS[found.exit_code], "dry_run": False, **asdict(found)})
+        return
+    from .tables import print_pairs
+
+    said = {"outcome": found.outcome, "why": found.why}
+    said |= {"version": found.version} if found.version else {}
+    said |= {"weights deleted of": ", ".join(found.pruned)} if found.pruned else {}
+    print_pairs({**said, "champion": found.champion or "none: the bare draft is in use"})

@@ -1,0 +1,64 @@
+"""Where everything mutable of one data directory lies. Making one touches nothing, and no mlx is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from .config import Data
+from .registry import Registry
+from .replay import ReplayBuffer
+from .store.files import FILES, Files
+from .store.journal import Journal
+from .store.lock import Lock
+from .store.log import FailureLog
+from .verdicts import Verdicts
+
+
+@dataclass(frozen=True)
+class DataDirectory:
+    """The places under `root` (`data/`, `--data-dir`).
+
+    Attributes:
+        settings: capacity of the replay buffer, and how hard the log syncs.
+        files: the seam for the operations that change something.
+    """
+
+    root: Path
+    settings: Data = field(default_factory=Data)
+    files: Files = FILES
+
+    @cached_property
+    def log(self) -> FailureLog:
+        """Every finished generation."""
+        return FailureLog(self.root / "failures" / "failures.jsonl", self.files, self.settings.full_sync)
+
+    @cached_property
+    def replay(self) -> ReplayBuffer:
+        """What the draft must not forget."""
+        return ReplayBuffer(self.root / "replay", self.settings.replay_capacity, self.files)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The versions of the adapter."""
+        return Registry(self.root / "adapters", self.files)
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """What the gate said of them."""
+        return Verdicts(self.registry.root, self.files)
+
+    @property
+    def runs(self) -> Path:
+        """The directories of the trainings."""
+        return self.root / "runs"
+
+    @cached_property
+    def audit(self) -> Journal:
+        """One line for every `retrain`."""
+        return Journal(self.runs / "audit.jsonl", self.files)
+
+    def training_lock(self) -> Lock:
+        """Held by whoever trains or gates here; tried once, because waiting would be for hours."""
+        return Lock(self.runs / ".lock", timeout=0, files=self.files)

@@ -1,0 +1,259 @@
+"""Whether a source's acceptance has fallen for good: Page-Hinkley on generations. Knows no model, log, file or clock.
+
+One value a generation, its mean acceptance per position: tokens of one text are not independent of each other. With μ
+the mean of n reference values and δ the tolerance, m_t = Σ_{i≤t} (μ − δ − x_i) and PH_t = m_t − min_{0≤s≤t} m_s,
+m_0 = 0 (Page 1954); PH rises with a fall alone, and the last t at which it was 0 is where the fall is taken to begin.
+
+The threshold is the (1 − rate) quantile of the highest PH over `horizon` generations of an unchanged source. What makes
+it is not the scatter of the stream but that of μ: over 200 generations an error of μ adds up, and with 30 reference
+values thresholds from a stream drawn about a fixed μ raise a false alarm in one watch of five where 1% was asked for.
+Drawing the reference again too, as in a plain bootstrap, still gives 1.3% on normal values, 1.5% to 2% on the embedded
+pair's, 5% to 11% on skewed ones, since it never draws worse than the worst of 30. Studentised it holds on normal values,
+not on skewed ones. So here the future is drawn from what exchangeability says of it: of n + 1 values each is as likely
+as any to have any rank, so the gaps between the sorted reference values have Dirichlet(1, …, 1) masses (Hill's A(n),
+1968; as nonparametric fiducial distribution: Cui and Hannig 2019), values are uniform within their gap, the lowest gap
+reaches down to 0 and nothing lies above the highest value seen, both to the safe side (as the bound for means of bounded
+values of Gaffke 2005). `benchmarks/drift.py` holds it against the rate that was asked for.
+
+A watch that goes on beyond the horizon begins anew after every `horizon` generations, m_0 = 0, with the reference and
+the threshold kept: the rate is one per horizon, so over k horizons the chance of any false alarm is at most k times it.
+Never starting anew, an error of μ would add up without bound, and every second source would raise an alarm at last.
+What exchangeability leaves out: prompts that come in runs of a kind scatter more than the reference lets expect.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from . import config
+from .acceptance import FloatArray
+from .records import Record
+from .replay import generation_acceptance
+
+Kind = Literal["drift", "fall"]
+Key = tuple[str | float, ...]
+
+DRAWS = 2000
+FALL_REFERENCE = 100  # latest generations of the draft before that say what it reached
+_CELLS = 1 << 19  # values drawn at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What drift looks at in one record.
+
+    Attributes:
+        source: as reports call it.
+        key: what makes a stream of its own: pair, source, rule and the sampler's transforms. Another temperature is no
+            drift.
+        adapter: the draft's adapter version, None for the bare draft.
+        acceptance: mean acceptance per position, in [0, 1].
+    """
+
+    source: str
+    key: Key
+    adapter: str | None
+    acceptance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is known about one stream.
+
+    Attributes:
+        source: as reports call it.
+        kind: `drift` is against this champion's own beginning, `fall` against what the draft before it reached.
+        reference: mean acceptance per position that was usual.
+        recent: its mean since the estimated change, or without an alarm of the latest generations, as many as the
+            settings take for a reference; None where nothing was watched.
+        generations: watched, after the reference.
+        statistic: highest Page-Hinkley value so far; above the threshold exactly where there is an alarm.
+        threshold: what it is held against.
+        alarm_at: index in the watched stream, from 0, of the generation with which it first rose above; None without
+            an alarm.
+        change_at: index of the first generation of the fall, as estimated; None without an alarm.
+    """
+
+    source: str
+    kind: Kind
+    reference: float
+    recent: float | None
+    generations: int
+    statistic: float
+    threshold: float
+    alarm_at: int | None
+    change_at: int | None = None
+
+    @property
+    def alarm(self) -> bool:
+        """Whether acceptance is taken to have fallen; it stays so, whatever came after."""
+        return self.alarm_at is not None
+
+
+def generation_of(record: Record) -> Generation:
+    """What drift looks at in a record. Raises ValueError where it has no output."""
+    s, pair = record.sampler, record.pair
+    transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
+    key = (pair.target, pair.draft, record.source, record.rule, *transforms)
+    return Generation(record.source, key, record.adapter, generation_acceptance(record))
+
+
+def watches(
+    generations: Sequence[Generation],
+    champion: str | None,
+    before: Sequence[Generation],
+    settings: config.Drift,
+    seed: int,
+) -> list[Watch]:
+    """Every stream of the champion, held against its own beginning and against the draft before it.
+
+    Args:
+        generations: since the champion took over, or since the last verdict, in the order of the log; those of another
+            adapter are left out.
+        champion: its version, None for the bare draft.
+        before: generations of the draft before it, in the order of the log.
+        settings: rate, horizon, size of the reference, tolerance.
+        seed: of the draws behind the thresholds.
+
+    Returns:
+        Alarms first, then by source. A stream that has no generation beyond its reference, and of which the draft
+        before left fewer generations than a reference takes, is not among them.
+    """
+    former = _streams(before)
+    found = []
+    for key, own in _streams(g for g in generations if g.adapter == champion).items():
+        source = own[0].source
+        first, rest = _values(own[: settings.reference]), _values(own[settings.reference :])
+        if len(rest):
+            found.append(watch(first, rest, source=source, kind="drift", settings=settings, seed=seed))
+        usual = _values(former.get(key, [])[-FALL_REFERENCE:])
+        if len(usual) >= settings.reference:
+            found.append(watch(usual, _values(own), source=source, kind="fall", settings=settings, seed=seed))
+    return sorted(found, key=lambda w: (not w.alarm, w.source, w.kind))
+
+
+def watch(
+    reference: FloatArray, stream: FloatArray, *, source: str, kind: Kind, settings: config.Drift, seed: int
+) -> Watch:
+    """Hold one stream against what was usual.
+
+    Args:
+        reference: (n,) acceptance per position of each generation, in [0, 1], 2 or more.
+        stream: (t,) likewise, in the order of the log; none is fine.
+        source: as reports call it.
+        kind: what the reference is.
+        settings: rate, horizon, tolerance.
+        seed: of the draws behind the threshold.
+
+    Raises:
+        ValueError: a value is no acceptance, or the reference has fewer than 2.
+    """
+    _require_acceptances(reference, least=2)
+    _require_acceptances(stream, least=0)
+    mean = float(reference.mean())
+    limit = threshold(reference, settings, seed)
+    starts = range(0, len(stream), settings.horizon)
+    statistics = [page_hinkley(stream[i : i + settings.horizon], mean, settings.tolerance) for i in starts]
+    statistic = np.concatenate(statistics) if statistics else np.zeros(0)
+    above = np.flatnonzero(statistic > limit)
+    alarm_at = int(above[0]) if len(above) else None
+    change_at = None if alarm_at is None else _change(statistic, alarm_at, settings.horizon)
+    recent = stream[-settings.reference :] if change_at is None else stream[change_at:]
+    return Watch(
+        source=source,
+        kind=kind,
+        reference=mean,
+        recent=float(recent.mean()) if len(recent) else None,
+        generations=len(stream),
+        statistic=float(statistic.max(initial=0.0)),
+        threshold=limit,
+        alarm_at=alarm_at,
+        change_at=change_at,
+    )
+
+
+def page_hinkley(stream: FloatArray, mean: float | FloatArray, tolerance: float) -> FloatArray:
+    """PH_t for a fall (Page 1954, "Continuous inspection schemes", Biometrika 41).
+
+    Args:
+        stream: (..., t) values in order.
+        mean: what was usual, one number or one that goes with every row.
+        tolerance: δ, in the unit of the values; falls up to this are let be.
+
+    Returns:
+        (..., t), 0 or more; 0 where the sum is at its lowest.
+    """
+    m = np.cumsum(mean - tolerance - stream, axis=-1)
+    lowest: FloatArray = np.minimum(np.minimum.accumulate(m, axis=-1), 0.0)
+    return m - lowest
+
+
+def threshold(reference: FloatArray, settings: config.Drift, seed: int) -> float:
+    """What PH exceeds within the horizon with at most the settings' rate, averaged over references: see this module.
+
+    The same reference, settings and seed give the same number.
+
+    Args:
+        reference: (n,) acceptance per position of each generation, in [0, 1].
+        settings: rate, horizon, tolerance.
+        seed: of the draws.
+    """
+    drift = settings
+    return _threshold(tuple(reference.tolist()), drift.tolerance, drift.horizon, drift.false_alarm_rate, seed)
+
+
+@functools.lru_cache(maxsize=256)
+def _threshold(reference: tuple[float, ...], tolerance: float, horizon: int, rate: float, seed: int) -> float:
+    values = np.sort(np.array(reference))
+    random = np.random.default_rng(seed)
+    draws = max(DRAWS, math.ceil(1.0 / rate))
+    at_once = max(1, _CELLS // horizon)
+    highest = [
+        page_hinkley(_futures(values, min(at_once, draws - done), horizon, random), values.mean(), tolerance).max(-1)
+        for done in range(0, draws, at_once)
+    ]
+    rank = math.ceil((draws + 1) * (1.0 - rate))  # by exchangeability too: the rate of the draws, not of their limit
+    return float(np.sort(np.concatenate(highest))[min(rank, draws) - 1])
+
+
+def _futures(values: FloatArray, draws: int, horizon: int, random: np.random.Generator) -> FloatArray:
+    """(draws, horizon) streams of an unchanged source, given its sorted reference values (n,)."""
+    edges = np.array([0.0, *values, values[-1]])
+    masses = random.dirichlet(np.ones(len(edges) - 1), draws)  # (draws, n + 1), one a gap
+    counts = random.multinomial(horizon, masses)
+    gaps = np.repeat(np.tile(np.arange(len(edges) - 1), draws), counts.ravel()).reshape(draws, horizon)
+    gaps = random.permuted(gaps, axis=1)
+    within = random.random((draws, horizon))
+    futures: FloatArray = edges[gaps] + within * np.diff(edges)[gaps]
+    return futures
+
+
+def _change(statistic: FloatArray, alarm_at: int, horizon: int) -> int:
+    """Index of the first generation after the lowest m before the alarm, within the alarm's own horizon."""
+    begin = alarm_at - alarm_at % horizon
+    lowest = np.flatnonzero(statistic[begin:alarm_at] == 0.0)
+    return begin + int(lowest[-1]) + 1 if len(lowest) else begin
+
+
+def _streams(generations: Iterable[Generation]) -> dict[Key, list[Generation]]:
+    streams: dict[Key, list[Generation]] = {}
+    for generation in generations:
+        streams.setdefault(generation.key, []).append(generation)
+    return streams
+
+
+def _values(generations: Sequence[Generation]) -> FloatArray:
+    return np.array([generation.acceptance for generation in generations], dtype=np.float64)
+
+
+def _require_acceptances(values: FloatArray, least: int) -> None:
+    if values.ndim != 1 or len(values) < least:
+        raise ValueError(f"found the shape {values.shape}: expected one row of {least} acceptances or more")
+    if not ((values >= 0.0) & (values <= 1.0)).all():  # a NaN is neither
+        raise ValueError("an acceptance is not from 0 to 1")

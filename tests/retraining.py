@@ -1,0 +1,84 @@
+"""What the tests of unattended retraining share: a data directory with generations of a small real pair."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from draftloop import lora
+from draftloop.adapter_format import AdapterConfig
+from draftloop.collect import CollectSettings, collect_data
+from draftloop.config import Config, Models
+from draftloop.data_directory import DataDirectory
+from draftloop.gate import Costs
+from draftloop.pair import Pair, load_pair
+from draftloop.prompts import Prompt
+from draftloop.retrain import Outcome, retrain
+from draftloop.text import decoding_settings
+
+WORDS = ("red", "green", "blue", "dog", "cat", "sun", "moon", "tree", "house", "river")
+PROMPTS = [Prompt(f"{a} {b}") for a in WORDS for b in WORDS]
+
+
+def config_of(models: Models, **sections: Mapping[str, Any]) -> Config:
+    """Quick to train, and sure to learn something on the small pair."""
+    training = {"lora": {"rank": 8}, "epochs": 8, "learning_rate": 0.01, "min_failure_cases": 10}
+    values: dict[str, dict[str, Any]] = {
+        "models": models.model_dump(),
+        "speculative": {"max_tokens": 16},
+        "training": training,
+        "gate": {"live_prompts": 2, "alpha": 0.3, "max_drop": 0.2},  # p is near 0.0001 here: room for another BLAS
+        "retrain": {"min_interval_minutes": 0.0, "niceness": 0},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return Config.model_validate(values)
+
+
+def equal_costs(_pair: Pair, drafts: Mapping[str, Path | None], most: int) -> dict[str, Costs]:
+    """A machine on which every draft is as cheap as every other."""
+    return {name: Costs(0.001, tuple(0.01 + 0.0001 * k for k in range(most + 1))) for name in drafts}
+
+
+@dataclass
+class Shop:
+    """A data directory, and how it is retrained."""
+
+    data: DataDirectory
+    config: Config
+
+    def retrain(self, **options: Any) -> Outcome:
+        """One run, on a machine whose costs are fixed."""
+        return retrain(self.data, self.config, **{"timing": equal_costs, **options})
+
+    def collect(self, prompts: list[Prompt], source: str = "default", seed: int = 0) -> None:
+        """Generate with the champion, as `collect-data` does."""
+        path = self.data.registry.resolve("champion")
+        pair = load_pair(self.config.models, path, path.name if path else None)
+        decoding = decoding_settings(self.config.speculative)
+        decoding = replace(decoding, sampler=replace(decoding.sampler, seed=seed))
+        collect_data(pair, prompts, self.data.log, CollectSettings(decoding, source=source))
+
+    def add_version(self, size: float, seed: int = 0) -> str:
+        """A version whose update is noise of this size; 0 leaves the draft as it is."""
+        pair = load_pair(self.config.models)
+        lora.attach_fresh(pair.draft, AdapterConfig(rank=8, scale=2.0), seed)
+        keys = mx.random.split(mx.random.key(seed + 1), 1000)
+        noise = {
+            name: size * mx.random.normal(leaf.shape, key=keys[i])
+            for i, (name, leaf) in enumerate(sorted(lora.adapter_parameters(pair.draft).items()))
+            if name.endswith("lora_b")
+        }
+        lora.load_parameters(pair.draft, noise)
+        manifest = {"pair": pair.identity, "parent": self.data.registry.champion()}
+        return self.data.registry.create(lambda path: lora.save_adapter(pair.draft, path), manifest).name
+
+    def copy(self, root: Path) -> Shop:
+        """The same in a directory of its own."""
+        shutil.copytree(self.data.root, root)
+        return Shop(DataDirectory(root), self.config)

@@ -1,0 +1,154 @@
+"""What `retrain` would do next follows from the facts alone, and what is nearly done comes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from draftloop.config import Config
+from draftloop.drift import Watch
+from draftloop.outlook import History, Situation, next_step
+from draftloop.overview import Overview
+from draftloop.registry import Pointer
+
+CONFIG = Config()
+ALARM = Watch("chat", "drift", 0.6, 0.4, 40, 3.0, 1.5, 12)
+CALM = replace(ALARM, alarm_at=None, statistic=0.2)
+
+
+def facts(**changes: Any) -> Situation:
+    overview = Overview(
+        failures_new=changes.pop("failures_new", 0),
+        failures_used=changes.pop("failures_used", 0),
+        candidate=changes.pop("candidate", None),
+        heldout_prompts={str(i) for i in range(changes.pop("heldout", 12))},
+    )
+    values: dict[str, Any] = {
+        "overview": overview,
+        "pointer": Pointer(),
+        "pending": None,
+        "run": None,
+        "watches": (),
+        "unchecked": 0,
+        "minutes": None,
+        "failed_with": None,
+    }
+    return Situation(**{**values, **changes})
+
+
+def action(found: Situation, **options: bool) -> str:
+    return next_step(found, CONFIG, **options).action
+
+
+def test_too_few_failures_are_nothing_to_do_and_it_says_how_many_there_are() -> None:
+    step = next_step(facts(failures_new=49), CONFIG)
+    assert (step.action, step.why) == ("nothing", "49 unused failures of 50")
+
+
+def test_enough_failures_are_trained_on() -> None:
+    assert action(facts(failures_new=50)) == "train"
+    assert action(facts(failures_new=50, watches=(CALM,))) == "train"
+
+
+def test_drift_acts_before_the_count_is_reached_but_not_on_a_handful() -> None:
+    step = next_step(facts(failures_new=10, watches=(ALARM, CALM)), CONFIG)
+    assert step.action == "train"
+    assert "acceptance of chat fell from 0.600 to 0.400" in step.why
+    few = next_step(facts(failures_new=9, watches=(ALARM,)), CONFIG)
+    assert few.action == "nothing"
+    assert "acceptance of chat fell" in few.why
+    assert action(facts(failures_new=10, watches=(CALM,))) == "nothing"
+
+
+def test_the_interval_holds_a_training_back_and_nothing_else() -> None:
+    early = facts(failures_new=50, minutes=29.0)
+    assert "29 minutes ago" in next_step(early, CONFIG).why
+    assert action(early) == "nothing"
+    assert action(replace(early, minutes=30.0)) == "train"
+    assert action(replace(early, run="r0001")) == "resume"
+    assert action(facts(candidate="v0002", minutes=1.0)) == "gate"
+
+
+def test_a_clock_that_went_backward_holds_a_training_back_and_says_so() -> None:
+    step = next_step(facts(failures_new=50, minutes=-90.0), CONFIG)
+    assert step.action == "nothing"
+    assert "the clock went backward by 90 minutes" in step.why
+
+
+def test_force_trains_whatever_is_in_the_way_but_needs_something_to_train_on() -> None:
+    assert action(facts(failures_new=1, minutes=1.0, candidate="v0002", failed_with=50), force=True) == "train"
+    assert action(facts(failures_used=1), force=True) == "train"
+    assert action(facts(), force=True) == "nothing"
+
+
+def test_a_candidate_is_gated_before_anything_is_trained() -> None:
+    step = next_step(facts(failures_new=500, candidate="v0002"), CONFIG)
+    assert (step.action, step.subject) == ("gate", "v0002")
+
+
+def test_a_candidate_waits_for_held_out_prompts() -> None:
+    step = next_step(facts(failures_new=500, candidate="v0002", heldout=11), CONFIG)
+    assert (step.action, step.subject) == ("wait", "v0002")
+    assert "11 held-out prompts of 12" in step.why
+
+
+def test_a_training_that_was_cut_off_is_gone_on_with_before_a_candidate_is_gated() -> None:
+    step = next_step(facts(run="r0003", candidate="v0002"), CONFIG)
+    assert (step.action, step.subject) == ("resume", "r0003")
+
+
+def test_a_promotion_that_was_cut_off_comes_first() -> None:
+    step = next_step(facts(pending="v0002", run="r0003", watches=(ALARM,), failures_new=500), CONFIG, force=True)
+    assert (step.action, step.subject) == ("finish", "v0002")
+
+
+def test_an_alarm_under_a_promoted_champion_holds_it_against_the_one_before() -> None:
+    promoted = facts(pointer=Pointer("v0002", "v0001", 2), watches=(ALARM,), unchecked=30, failures_new=500)
+    assert action(promoted) == "check"
+    assert action(promoted, checked=True) == "train"
+    assert action(replace(promoted, unchecked=29)) == "train"
+    assert action(replace(promoted, watches=(CALM,))) == "train"
+    assert action(replace(promoted, pointer=Pointer(None, "v0001", 2))) == "train"
+    assert action(replace(promoted, pointer=Pointer("v0001", None, 1))) == "check"
+
+
+def test_a_failed_training_is_not_tried_again_on_the_same_failures() -> None:
+    assert action(facts(failures_new=109, failed_with=60)) == "nothing"
+    assert action(facts(failures_new=110, failed_with=60)) == "train"
+
+
+def entry(**values: Any) -> dict[str, Any]:
+    return {"when": 600.0, "outcome": "nothing", "trained": False, "generations": 0, "failures": 0, **values}
+
+
+def test_the_interval_counts_from_the_last_training_by_order_not_by_time() -> None:
+    lines = [entry(when=9000.0), entry(trained=True), entry(when=9000.0)]
+    assert History(lines).minutes(1200.0) == 10.0
+    assert History([entry()]).minutes(1200.0) is None
+    assert History(lines).minutes(0.0) == -10.0
+
+
+def test_a_noted_backward_clock_begins_the_interval_anew() -> None:
+    lines = [entry(when=9000.0, trained=True), entry(when=600.0, clock=True)]
+    assert History(lines).minutes(1200.0) == 10.0
+
+
+def test_alarms_are_dealt_with_by_a_verdict_and_not_by_a_run_that_did_nothing() -> None:
+    lines = [entry(outcome="refused", generations=70), entry(generations=90), entry(outcome="failed", generations=95)]
+    assert History(lines).settled == 70
+    assert History([]).settled == 0
+
+
+def test_checks_count_for_the_champion_that_they_were_made_of() -> None:
+    lines = [entry(checked=2, generations=50), entry(checked=2, generations=80), entry(checked=3, generations=90)]
+    history = History(lines)
+    assert (history.checks(Pointer("v", None, 2)), history.checked(Pointer("v", None, 2))) == (2, 80)
+    assert (history.checks(Pointer("v", None, 4)), history.checked(Pointer("v", None, 4))) == (0, 0)
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [("failed", 60), ("refused", None)])
+def test_only_the_last_training_counts_as_failed(outcome: str, expected: int | None) -> None:
+    lines = [entry(outcome="failed", trained=True, failures=10), entry(outcome=outcome, trained=True, failures=60)]
+    assert History([*lines, entry()]).failed_with == expected
