@@ -40,9 +40,9 @@ def config_of(models: Models, **sections: Mapping[str, Any]) -> Config:
     return Config.model_validate(values)
 
 
-def equal_costs(_pair: Pair, drafts: Mapping[str, Path | None], most: int) -> dict[str, Costs]:
-    """A machine on which every draft is as cheap as every other."""
-    return {name: Costs(0.001, tuple(0.01 + 0.0001 * k for k in range(most + 1))) for name in drafts}
+def fixed_costs(_pair: Pair, most: int) -> Costs:
+    """A machine that always takes the same time."""
+    return Costs(0.001, tuple(0.01 + 0.0001 * k for k in range(most + 1)))
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Shop:
 
     def retrain(self, **options: Any) -> Outcome:
         """One run, on a machine whose costs are fixed."""
-        return retrain(self.data, self.config, **{"timing": equal_costs, **options})
+        return retrain(self.data, self.config, **{"timing": fixed_costs, **options})
 
     def collect(self, prompts: list[Prompt], source: str = "default", seed: int = 0) -> None:
         """Generate with the champion, as `collect-data` does."""
@@ -64,7 +64,7 @@ class Shop:
         decoding = replace(decoding, sampler=replace(decoding.sampler, seed=seed))
         collect_data(pair, prompts, self.data.log, CollectSettings(decoding, source=source))
 
-    def add_version(self, size: float, seed: int = 0) -> str:
+    def add_version(self, size: float, seed: int = 0, **fields: Any) -> str:
         """A version whose update is noise of this size; 0 leaves the draft as it is."""
         pair = load_pair(self.config.models)
         lora.attach_fresh(pair.draft, AdapterConfig(rank=8, scale=2.0), seed)
@@ -75,7 +75,7 @@ class Shop:
             if name.endswith("lora_b")
         }
         lora.load_parameters(pair.draft, noise)
-        manifest = {"pair": pair.identity, "parent": self.data.registry.champion()}
+        manifest = {"pair": pair.identity, "parent": self.data.registry.champion(), **fields}
         return self.data.registry.create(lambda path: lora.save_adapter(pair.draft, path), manifest).name
 
     def copy(self, root: Path) -> Shop:

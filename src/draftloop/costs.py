@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -21,29 +19,22 @@ REPEATS = 7
 PREFIX = 32  # tokens already in the cache, if the pair holds as many
 
 
-def measure(pair: Pair, drafts: Mapping[str, Path | None], max_draft_tokens: int) -> dict[str, Costs]:
-    """Medians of forward passes with a filled cache.
+def measure(pair: Pair, max_draft_tokens: int) -> Costs:
+    """Medians of forward passes with a filled cache, in seconds.
 
     Args:
-        pair: the models; afterwards its draft carries the last of `drafts`.
-        drafts: name to adapter directory; None is the bare draft, which has less to compute.
+        pair: the models, the draft with whatever adapter it carries.
         max_draft_tokens: Kmax; the target is timed over 1 .. Kmax + 1 positions.
-
-    Returns:
-        The costs of each draft, in seconds; the target's are the same in all.
     """
     prefix = max(1, min(PREFIX, (pair.context or PREFIX + max_draft_tokens + 1) - max_draft_tokens - 1))
     target: list[list[float]] = [[] for _ in range(max_draft_tokens + 1)]
-    draft: dict[str, list[float]] = {name: [] for name in drafts}
+    draft: list[float] = []
     for _ in range(BLOCKS):
         cache = _filled(pair.target, prefix)
         for k, times in enumerate(target, 1):
             times += _passes(pair.target, cache, k)
-        for name, path in drafts.items():
-            variant = pair.with_adapter(path)
-            draft[name] += _passes(variant.draft, _filled(variant.draft, prefix), 1)
-    medians = tuple(statistics.median(times) for times in target)
-    return {name: Costs(t_draft=statistics.median(times), t_target=medians) for name, times in draft.items()}
+        draft += _passes(pair.draft, _filled(pair.draft, prefix), 1)
+    return Costs(t_draft=statistics.median(draft), t_target=tuple(statistics.median(times) for times in target))
 
 
 def _filled(model: nn.Module, prefix: int) -> list[Any]:

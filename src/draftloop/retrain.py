@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -283,6 +283,10 @@ class _Work:
 
     def _gate(self, version: str, facts: Situation) -> None:
         registry, verdicts, pointer = self.data.registry, self.data.verdicts, facts.pointer
+        self.outcome.version = version
+        if self._is_the_champion_again(version, pointer):
+            self._refuse_unscored(version, pointer)
+            return
         pair = self._pair()
         records = {record.id: record for record in self._own_records({"heldout"})}
         most = self.config.gate.max_heldout_generations
@@ -300,8 +304,40 @@ class _Work:
             registry.resolve(version),
             attempt,
         )
-        self.outcome.version = version
-        self._settle(trial, version, facts.pointer, epoch.number, attempt)
+        self._settle(trial, version, pointer, epoch.number, attempt)
+
+    def _is_the_champion_again(self, version: str, pointer: Pointer) -> bool:
+        """Whether training on the champion kept the weights that it began with."""
+        manifest = self.data.registry.manifest(version)
+        return manifest.parent == pointer.champion and manifest.metrics.get("best_step") == 0
+
+    def _refuse_unscored(self, version: str, pointer: Pointer) -> None:
+        """A verdict that needs no held-out prompt, so it spends nothing of the epoch."""
+        why = "no later weights did better on validation than those it started from, which are the champion's"
+        self.data.verdicts.give(self._verdict(version, pointer, "refused", (why,), 0, 0, {}))
+        self.outcome.outcome, self.outcome.why = "refused", why
+
+    def _verdict(
+        self,
+        version: str,
+        pointer: Pointer,
+        outcome: Literal["promoted", "refused"],
+        reasons: tuple[str, ...],
+        epoch: int,
+        attempt: int,
+        numbers: dict[str, Any],
+    ) -> Verdict:
+        return Verdict(
+            version=version,
+            champion=pointer.champion,
+            outcome=outcome,
+            reasons=reasons,
+            epoch=epoch,
+            attempt=attempt,
+            pointer=pointer.sequence,
+            when=self.clock(),
+            numbers=numbers,
+        )
 
     def _settle(self, trial: Trial, version: str, pointer: Pointer, epoch: int, attempt: int) -> None:
         """Write the verdict down, then act on it: what a crash cuts off in between is finished by the next run."""
@@ -311,18 +347,9 @@ class _Work:
             outcome.outcome = "inconclusive"
             return
         promoted = decision.outcome == "promote"
-        verdict = Verdict(
-            version=version,
-            champion=pointer.champion,
-            outcome="promoted" if promoted else "refused",
-            reasons=decision.reasons,
-            epoch=epoch,
-            attempt=attempt,
-            pointer=pointer.sequence,
-            when=self.clock(),
-            numbers={**trial.to_json(), "conditions": self._conditions()},
-        )
-        self.data.verdicts.give(verdict)
+        numbers = {**trial.to_json(), "conditions": self._conditions()}
+        said: Literal["promoted", "refused"] = "promoted" if promoted else "refused"
+        self.data.verdicts.give(self._verdict(version, pointer, said, decision.reasons, epoch, attempt, numbers))
         if promoted:
             try:
                 self.data.registry.promote(version, outcome.why, pointer.sequence)

@@ -7,7 +7,7 @@ What the gate would promote is then decoded live, and must take the rounds that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ MOST_STANDARD_ERRORS = 4.0  # one honest candidate in 16,000 is above by chance
 MOST_RELATIVE = 0.02  # in 16 bits a cached pass and a teacher-forced one round differently
 
 
-Timing = Callable[[Pair, Mapping[str, Path | None], int], dict[str, Costs]]
+Timing = Callable[[Pair, int], Costs]
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Trial:
 
     decision: Decision
     positions: dict[str, dict[str, float]]  # acceptance per position of both drafts by source, and over all
-    costs: dict[str, Costs]
+    costs: Costs
     live: LiveCheck | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         live = {**asdict(self.live), "agrees": self.live.agrees} if self.live else None
-        costs = {name: asdict(found) for name, found in self.costs.items()}
-        return {**asdict(self.decision), "acceptance_per_position": self.positions, "costs": costs, "live": live}
+        found = {"acceptance_per_position": self.positions, "costs": asdict(self.costs), "live": live}
+        return {**asdict(self.decision), **found}
 
 
 def hold_trial(
@@ -84,20 +84,21 @@ def hold_trial(
         attempt: which look at these records it is, from 1.
         config: of gate and decoding.
         seed: of intervals, drawn signs and live decoding.
-        timing: measures the costs of a pair's drafts up to a K.
+        timing: measures what a pair costs here, up to a K. Both drafts are given the costs of one that carries an
+            adapter: its own overhead goes when it is fused, and must not keep a better draft out.
     """
     drafts = {CHAMPION: champion, CANDIDATE: candidate}
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
     scored = _score(pair, records, drafts, config, most)
-    costs = timing(pair, drafts, most)
+    costs = timing(pair, most)
     decision = decide(
         [text for text, _ in scored],
         num_draft_tokens=k,
         attempt=attempt,
         settings=config.gate,
-        champion_costs=costs[CHAMPION],
-        candidate_costs=costs[CANDIDATE],
+        champion_costs=costs,
+        candidate_costs=costs,
         seed=seed,
     )
     live = None

@@ -38,7 +38,7 @@ class Verdict:
         version: its name; champion: what it was compared with, None the bare draft.
         outcome: `promoted` or `refused` by the gate; `by hand` where a person promoted it without one.
         reasons: why, a sentence each.
-        epoch, attempt: which attempt of which epoch, from 1; 0 and 0 by hand.
+        epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out text was scored.
         pointer: the sequence of the registry's pointer that the verdict rests on.
         when: unix seconds.
         numbers: all that was measured, with its conditions.

@@ -26,7 +26,7 @@ def adapters() -> None:
 @json_option
 @click.pass_obj
 def list_versions(app: App, as_json: bool) -> None:
-    """Every version with its role, verdict, parent and how many records it was trained on; --json has its scores too."""
+    """Every version with role, verdict, parent and how many records it was trained on; --json has its scores too."""
     data = app.data
     pointer = data.registry.pointer()
     rows, damage = [], []

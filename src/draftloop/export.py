@@ -1,0 +1,291 @@
+"""A version of the adapter, alone or in its draft's weights, in a directory for plain mlx-lm. Knows no terminal.
+
+version -> files in a temporary directory -> loaded back from there by mlx-lm -> acceptance on held-out generations,
+against the bare draft and the draft with the adapter -> model card -> renamed into place. What is measured is what is
+shipped: fusing rounds, and quantizing rounds a lot.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+
+from . import __version__
+from .adapter_format import read_config
+from .benchmark import BASE, Sample, logged_samples
+from .config import Config
+from .errors import AdapterError, PromptError, StoreError
+from .fuse import ExportError, Quantization, Written, write_fused
+from .manifest import MANIFEST, verify
+from .model_card import Card, write_card
+from .model_files import find_model, fingerprint
+from .pair import Pair, check_tokenizers
+from .records import Record
+from .registry import Registry, Version
+from .shipped import SHIPPED, Measured, measure
+from .store.atomic import publish_directory, temporary_path, write_new
+from .store.files import FILES, Files, storing
+
+CARD = "README.md"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be exported, where to, and in what form; by `plan`."""
+
+    version: Version
+    destination: Path
+    fuse: bool
+    quantization: Quantization
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was made.
+
+    Attributes:
+        version: of the adapter; path: the new directory.
+        fused: a whole draft; else an adapter alone.
+        weights: how they are stored, for a person.
+        quantization: as in the config of a fused draft; None where it has none.
+        bits_per_weight: of a fused draft, scales included.
+        fingerprint: of a fused draft.
+        measured: None where there was nothing to measure on; not_measured says why.
+        versions: of the software that wrote and measured it.
+    """
+
+    version: str
+    path: str
+    fused: bool
+    weights: str
+    quantization: dict[str, Any] | None
+    bits_per_weight: float | None
+    fingerprint: str | None
+    measured: Measured | None
+    not_measured: str | None
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return asdict(self)
+
+
+def plan(registry: Registry, reference: str, destination: Path, *, fuse: bool, quantization: Quantization) -> Job:
+    """Everything that can be refused before a model is loaded.
+
+    Args:
+        registry: the adapters.
+        reference: `champion`, `latest`, `vNNNN`, or the directory of a version.
+        destination: not there yet, or an empty directory.
+        fuse: a whole draft instead of an adapter.
+        quantization: of the whole draft.
+
+    Raises:
+        AdapterError: no such version, or it is damaged.
+        ExportError: the destination is taken, or a quantization for an adapter alone.
+    """
+    if not fuse and quantization != Quantization():
+        raise ExportError("an adapter alone has no quantization; --q-bits, --q-group-size and --dequantize need --fuse")
+    version = _find(registry, reference)
+    return Job(version, _free_place(destination, registry.root), fuse, quantization)
+
+
+def export(
+    job: Job,
+    pair: Pair,
+    config: Config,
+    held_out: Iterable[Record],
+    say: Say = lambda _: None,
+    files: Files = FILES,
+) -> Exported:
+    """Make the directory; it appears whole, or not at all.
+
+    Args:
+        job: by `plan`.
+        pair: the models of `config`; afterwards its draft carries the adapter.
+        config: names of the models, K, and the seed of the intervals.
+        held_out: logged generations to measure on; those of other targets are left out.
+        say: told what is being done.
+        files: the seam.
+
+    Raises:
+        AdapterError: the version was made for another draft.
+        ExportError: the draft cannot be quantized so.
+        StoreError: the disk refused; nothing is left behind.
+    """
+    pair = pair.with_adapter(job.version.path, job.version.name)
+    place = job.destination
+    with storing(place):
+        files.make_directory(place.parent)
+        temporary = temporary_path(place.parent)
+        try:
+            files.make_directory(temporary, new=True)
+            made = _fill(temporary, job, pair, config, list(held_out), say, files)
+            with suppress(FileNotFoundError):
+                place.rmdir()  # an empty one was found fit; if it is no longer empty, this refuses
+            publish_directory(temporary, place, files)
+        except BaseException:
+            with suppress(OSError):
+                files.remove(temporary)
+            raise
+    return made
+
+
+def _find(registry: Registry, reference: str) -> Version:
+    path = registry.resolve(reference)
+    if path is None:
+        raise AdapterError(f"{reference}: there is no adapter to export; `train` makes one, `adapters list` shows all")
+    manifest = registry.verify(path)
+    if manifest is None:
+        raise AdapterError(f"{path / MANIFEST} is missing; only versions that draftloop made are exported")
+    return Version(manifest.name, path, manifest)
+
+
+def _free_place(path: Path, registry_root: Path) -> Path:
+    """The absolute path, if nothing is there that an export would be in the way of."""
+    place = Path(os.path.abspath(path))  # noqa: PTH100 - `absolute` keeps `..`, and a rename needs a name
+    try:
+        real, versions = (Path(os.path.realpath(found)) for found in (place, registry_root))
+        free = _is_free(place)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{str(path)!r} cannot be exported to: {error}; give another directory") from None
+    if not free:
+        raise ExportError(
+            f"{place} is there already, and nothing is written over; give a directory that is not there yet, or empty"
+        )
+    if versions in (real, *real.parents):
+        raise ExportError(f"{place} lies among the versions in {registry_root}; give a directory elsewhere")
+    return place
+
+
+def _is_free(place: Path) -> bool:
+    try:
+        os.lstat(place)
+    except FileNotFoundError:
+        return True
+    return place.is_dir() and not place.is_symlink() and not any(place.iterdir())
+
+
+def _fill(
+    directory: Path, job: Job, pair: Pair, config: Config, records: list[Record], say: Say, files: Files
+) -> Exported:
+    say(f"writing {job.version.name}")
+    written = _write(directory, job, config, files)
+    shipped = _load_back(directory, job, pair, config)
+    samples, not_measured = _samples(records, pair)
+    measured = None
+    if samples:
+        say(f"measuring on {len(samples)} held-out generations")
+        adapter = (job.version.name, job.version.path)
+        k, seed = config.speculative.num_draft_tokens, config.speculative.seed
+        measured = measure(pair, shipped, adapter, samples, k, seed=seed)
+    made = Exported(
+        version=job.version.name,
+        path=str(job.destination),
+        fused=job.fuse,
+        weights=_describe(written, job.version.path),
+        quantization=written.quantization if written else None,
+        bits_per_weight=written.bits_per_weight if written else None,
+        fingerprint=shipped.identity.draft if job.fuse else None,
+        measured=measured,
+        not_measured=not_measured,
+        versions=_versions(),
+    )
+    card = write_card(_card(made, job, pair, config)).encode("utf-8", "replace")
+    write_new(directory / CARD, card, files)
+    return made
+
+
+def _write(directory: Path, job: Job, config: Config, files: Files) -> Written | None:
+    """The files of a whole draft, or of the adapter, then proved to be the version's own."""
+    version = job.version
+    if job.fuse:
+        source, trust = find_model(config.models.draft), config.models.trust_remote_code
+        return write_fused(source, version.path, directory, job.quantization, trust_remote_code=trust, files=files)
+    for name in (*version.manifest.files, MANIFEST):
+        files.make_directory((directory / name).parent)
+        files.produce(directory / name, partial(shutil.copyfile, version.path / name))
+    verify(directory)
+    return None
+
+
+def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
+    """The pair with what was written as its draft, as anybody's mlx-lm loads it."""
+    draft_path = directory if job.fuse else find_model(config.models.draft)
+    try:
+        draft, tokenizer = mlx_lm.load(
+            str(draft_path),
+            adapter_path=None if job.fuse else str(directory),
+            trust_remote_code=config.models.trust_remote_code,
+        )
+    except Exception as error:  # as many kinds as there are models and libraries
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise StoreError(f"mlx-lm cannot load what was written ({reason}); nothing was exported") from error
+    check_tokenizers(pair.tokenizer, tokenizer)
+    if mx.default_device() == mx.cpu:  # as `load_pair` does
+        draft.set_dtype(mx.float32)
+        mx.eval(draft.parameters())
+    draft.eval()
+    return replace(pair, draft=draft, adapter=None, identity=replace(pair.identity, draft=fingerprint(draft_path)))
+
+
+def _samples(records: list[Record], pair: Pair) -> tuple[list[Sample], str | None]:
+    if not records:
+        return [], "no held-out generation"
+    try:
+        return logged_samples(records, pair), None
+    except PromptError:
+        return [], f"no held-out generation of this target among {len(records)}"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "draftloop": __version__,
+        "mlx": mx.__version__,
+        "mlx-lm": mlx_lm.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _describe(written: Written | None, adapter: Path) -> str:
+    if written is None:
+        shape = read_config(adapter)
+        return f"LoRA, rank {shape.rank}, scale {shape.scale:g}"
+    bits = f"{written.bits_per_weight:.3g} bits a weight"
+    if written.quantization is None:
+        return f"not quantized, {bits}"
+    return f"{written.quantization['bits']} bits in groups of {written.quantization['group_size']}, {bits} in all"
+
+
+def _card(made: Exported, job: Job, pair: Pair, config: Config) -> Card:
+    manifest = job.version.manifest
+    this = {"this model": made.fingerprint} if made.fingerprint else {}
+    return Card(
+        name=job.destination.name,
+        target=config.models.target,
+        draft=config.models.draft,
+        fused=job.fuse,
+        version=job.version.name,
+        parent=manifest.parent,
+        created=manifest.created,
+        records=len(manifest.record_ids),
+        weights=made.weights,
+        fingerprints={**asdict(pair.identity), **this},
+        num_draft_tokens=config.speculative.num_draft_tokens,
+        versions=made.versions,
+        measured=made.measured,
+        not_measured=made.not_measured,
+        names={BASE: "bare draft", job.version.name: "draft + adapter", SHIPPED: "this export, from its files"},
+    )
