@@ -25,6 +25,7 @@ PURE = (
     "draftloop.errors",
     "draftloop.gate",
     "draftloop.manifest",
+    "draftloop.model_card",
     "draftloop.model_files",
     "draftloop.outlook",
     "draftloop.overview",

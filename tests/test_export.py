@@ -23,9 +23,9 @@ from tiny import sampler
 
 from draftloop.benchmark import logged_samples
 from draftloop.config import Config, Speculative
-from draftloop.errors import AdapterError, PairError, StoreError, UsageError
+from draftloop.errors import AdapterError, ExportError, PairError, StoreError, UsageError
 from draftloop.export import Exported, Job, export, plan
-from draftloop.fuse import ExportError, Quantization
+from draftloop.fuse import Quantization
 from draftloop.manifest import verify
 from draftloop.model_files import fingerprint
 from draftloop.pair import Pair, load_pair
@@ -102,7 +102,10 @@ def test_an_adapter_alone_is_taken_by_plain_mlx_lm_as_it_is(
     made = export(job(registry, tmp_path / "out", fuse=False), pair, config, records)
     out = tmp_path / "out"
     assert names(out) == {"adapters.safetensors", "adapter_config.json", "manifest.json", "README.md"}
-    assert verify(out) == registry.manifest("v0001")
+    manifest, own = verify(out), registry.manifest("v0001")
+    assert manifest is not None
+    assert (manifest.files, manifest.pair, manifest.created) == (own.files, own.pair, own.created)
+    assert (manifest.record_ids, manifest.config) == ((), {})  # neither what it learned from nor where that lay
     draft = config.models.draft
     assert mx.array_equal(logits(draft, out), logits(draft, registry.root / "v0001"))
     assert not mx.array_equal(logits(draft, out), logits(draft))

@@ -19,8 +19,8 @@ from tiny import tiny_llama
 
 from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
-from draftloop.errors import UsageError
-from draftloop.fuse import ExportError, Quantization, Written, write_fused
+from draftloop.errors import ExportError, UsageError
+from draftloop.fuse import Quantization, Written, write_fused
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7, 250, 11]])
 

@@ -136,12 +136,12 @@ def compare(
     conditions = {
         "rules": rules,
         "num_draft_tokens": list(draft_lengths),
-        "samplers": _samplers(samples),
+        "samplers": distinct_samplers(samples),
         "pair": asdict(pair.identity),
         "adapter": adapter[0] if adapter else BASE,
         "texts": len(samples),
         "prompt_groups": len({sample.group for sample in samples}),
-        "prompts_sha256": _hash_of_groups(samples),
+        "prompts_sha256": hash_of_groups(samples),
         "tokens": sum(len(sample.text.output) for sample in samples),
         "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
         "seed": seed,
@@ -150,12 +150,12 @@ def compare(
     return Report(rows, differences, conditions)
 
 
-def _hash_of_groups(samples: Sequence[Sample]) -> str:
+def hash_of_groups(samples: Sequence[Sample]) -> str:
     """Which prompts these were: a hash of their groups, whatever their order."""
     return hashlib.sha256("\n".join(sorted(sample.group for sample in samples)).encode()).hexdigest()
 
 
-def _samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
+def distinct_samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
     """The distinct samplers of the texts, without their seeds."""
     found = {tuple(asdict(replace(sample.text.sampler, seed=0)).items()): None for sample in samples}
     return [{name: value for name, value in items if name != "seed"} for items in found]
@@ -189,9 +189,9 @@ def estimate(
     differences: list[Difference] = []
     for k in draft_lengths:
         outputs = {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}
-        rows += [_row(name, rule, k, column, groups, seed) for name, column in outputs.items()]
+        rows += [row_of(name, rule, k, column, groups, seed) for name, column in outputs.items()]
         if adapter is not None:
-            differences.append(_difference(rule, k, outputs[BASE], outputs[adapter[0]], groups, seed))
+            differences.append(difference_of(rule, k, outputs[BASE], outputs[adapter[0]], groups, seed))
     return rows, differences
 
 
@@ -200,7 +200,8 @@ def accepted(scores: Scores, rule: Rule, num_draft_tokens: int) -> Acceptance:
     return expected_rounds(scores.log_p, scores.log_q, rule, num_draft_tokens, scores.position)
 
 
-def _row(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[str], seed: int) -> Row:
+def row_of(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[str], seed: int) -> Row:
+    """The row of one draft at one K, from the counts of its texts."""
     summed = total(outputs)
     interval = ratio_interval([o.tokens for o in outputs], [o.rounds for o in outputs], groups, seed=seed)
     assert summed.acceptance_per_position is not None
@@ -216,9 +217,10 @@ def _row(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[
     )
 
 
-def _difference(
+def difference_of(
     rule: Rule, k: int, base: list[Acceptance], adapted: list[Acceptance], groups: list[str], seed: int
 ) -> Difference:
+    """`adapted` minus `base` at one K, paired by prompt group."""
     length = _paired(base, adapted, groups, seed, lambda o: (o.tokens, o.rounds))
     position = _paired(base, adapted, groups, seed, lambda o: (o.position_sum or 0.0, o.tokens))
     return Difference(

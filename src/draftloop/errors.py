@@ -44,6 +44,10 @@ class ScheduleError(UsageError):
     """A schedule that cannot be put in place, or a scheduler that is missing or refuses."""
 
 
+class ExportError(UsageError):
+    """An export that cannot be made as asked."""
+
+
 class StoreError(DraftloopError):
     """The store cannot be read or written as it must: damage, a newer schema, a full disk."""
 

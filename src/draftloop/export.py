@@ -24,13 +24,13 @@ from . import __version__
 from .adapter_format import read_config
 from .benchmark import BASE, Sample, logged_samples
 from .config import Config
-from .errors import AdapterError, PromptError, StoreError
-from .fuse import ExportError, Quantization, Written, write_fused
-from .manifest import MANIFEST, verify
+from .errors import AdapterError, ExportError, PromptError, StoreError
+from .fuse import Quantization, Written, write_fused
+from .manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
 from .model_card import Card, write_card
 from .model_files import find_model, fingerprint
 from .pair import Pair, check_tokenizers
-from .records import Record
+from .records import Record, dump, seal
 from .registry import Registry, Version
 from .shipped import SHIPPED, Measured, measure
 from .store.atomic import publish_directory, temporary_path, write_new
@@ -214,11 +214,21 @@ def _write(directory: Path, job: Job, config: Config, files: Files) -> Written |
     if job.fuse:
         source, trust = find_model(config.models.draft), config.models.trust_remote_code
         return write_fused(source, version.path, directory, job.quantization, trust_remote_code=trust, files=files)
-    for name in (*version.manifest.files, MANIFEST):
+    for name in version.manifest.files:
         files.make_directory((directory / name).parent)
         files.produce(directory / name, partial(shutil.copyfile, version.path / name))
-    verify(directory)
+    found = hash_files(directory)
+    if found != version.manifest.files:
+        raise StoreError(f"{version.name} was not copied whole; nothing was exported")
+    write_new(directory / MANIFEST, seal(dump(_for_others(version, found))), files)
     return None
+
+
+def _for_others(version: Version, found: dict[str, FileHash]) -> Manifest:
+    """A manifest that proves the files and names the draft; what was learned from, and where it lay, stays at home."""
+    own = version.manifest
+    kept = {"created": own.created, "parent": own.parent, "pair": own.pair, "draftloop_version": own.draftloop_version}
+    return make_manifest(kept, version.name, found)
 
 
 def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:

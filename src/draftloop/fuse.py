@@ -24,7 +24,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from mlx_lm.utils import compute_bits_per_weight, dequantize_model, quantize_model, save_config, save_model
 
 from . import lora
-from .errors import UsageError
+from .errors import ExportError
 from .store.files import FILES, Files
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -34,10 +34,6 @@ _COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken"),
     *("chat_template*", "generation_config.json", "*.py", "LICENSE*", "NOTICE*"),
 )
-
-
-class ExportError(UsageError):
-    """An export that cannot be made as asked."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from .benchmark import (
     Difference,
     Row,
     Sample,
-    _difference,
-    _hash_of_groups,
-    _row,
-    _samplers,
     accepted,
+    difference_of,
+    distinct_samplers,
+    hash_of_groups,
+    row_of,
     rules_that_fit,
     samples_of,
 )
@@ -88,19 +88,19 @@ def measure(
         fitting = samples_of(rule, samples)
         groups = [sample.group for sample in fitting]
         outputs = _outputs(pair, shipped, adapter, fitting, rule, num_draft_tokens)
-        rows += [_row(name, rule, num_draft_tokens, column, groups, seed) for name, column in outputs.items()]
+        rows += [row_of(name, rule, num_draft_tokens, column, groups, seed) for name, column in outputs.items()]
         for against, of in combinations(outputs, 2):
-            change = _difference(rule, num_draft_tokens, outputs[against], outputs[of], groups, seed)
+            change = difference_of(rule, num_draft_tokens, outputs[against], outputs[of], groups, seed)
             comparison.append(Comparison(**asdict(change), of=of, against=against))
     conditions = {
         "rules": rules,
         "num_draft_tokens": num_draft_tokens,
-        "samplers": _samplers(samples),
+        "samplers": distinct_samplers(samples),
         "pair": asdict(pair.identity),
         "adapter": adapter[0],
         "texts": len(samples),
         "prompt_groups": len({sample.group for sample in samples}),
-        "prompts_sha256": _hash_of_groups(samples),
+        "prompts_sha256": hash_of_groups(samples),
         "tokens": sum(len(sample.text.output) for sample in samples),
         "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
         "seed": seed,
