@@ -309,7 +309,7 @@ def _accepts_more(found: _Comparison, test: SignFlip, alpha: float, attempt: int
     lengths = f"{found.candidate:.3f} tokens a round against {found.champion:.3f} over {found.prompts} prompts"
     verdict = "more than chance labels give" if holds else "no more than chance labels may give"
     sign = "<=" if holds else ">"
-    return _Condition(holds, f"{lengths} is {verdict}: p = {test.p_value:.2g} {sign} {alpha:.2g} (attempt {attempt})")
+    return _Condition(holds, f"{lengths} is {verdict}: p = {test.p_value:.3g} {sign} {alpha:.3g} (attempt {attempt})")
 
 
 def _no_source_loses(sources: Sequence[SourceCheck], max_drop: float) -> list[_Condition]:

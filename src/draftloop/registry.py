@@ -236,7 +236,7 @@ class Registry:
             StoreError: a newer draftloop wrote the manifest.
         """
         pruned = self.root / PRUNED / f"{name}.json"
-        if not (self.root / name).exists() and name in self.pruned():
+        if name in self.pruned() and not (self.root / name).exists():
             return read_sealed_manifest(pruned)
         found = read_manifest(self._version_path(name))
         if found is None:
@@ -302,7 +302,7 @@ class Registry:
         path = self._version_path(name)
         manifest = self.manifest(name)
         self._files.make_directory(self.root / PRUNED)
-        write_atomically(self.root / PRUNED / f"{name}.json", seal(dump(manifest)), self._files)
+        write_atomically(self.root / PRUNED / f"{name}.json", seal(dump(manifest)), self._files, full=True)
         doomed = temporary_path(self.root)
         self._files.rename(path, doomed)
         self._files.sync_directory(self.root)

@@ -1,8 +1,10 @@
 """The test that decides: paired sign flips over prompt groups, and what each attempt of an epoch may spend of alpha.
 
-It knows two numbers an output and its group, not what they count, and nothing of mlx. A candidate that is no better
-than the champion is exchangeable with it on every prompt, so the label on a group's pair of scores is a fair coin: the
-level holds at any number of groups and for any distribution of the scores. A bootstrap's does not, see `stats`.
+It knows a number an output and its group, not what they count, and nothing of mlx. Where candidate and champion might
+as well have changed places on every prompt, the label on a group's pair of scores is a fair coin: the level holds at
+any number of groups and for any distribution of the scores. A bootstrap's does not, see `stats`. It does not hold for
+a candidate that is equal on average alone, a little better on most prompts and much worse on a few: from a dozen
+prompts nobody can tell; `benchmarks/gate.py` measures how often that one passes.
 """
 
 from __future__ import annotations

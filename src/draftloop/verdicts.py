@@ -198,4 +198,4 @@ class Verdicts:
     def _write(self, path: Path, value: Verdict | Epoch) -> None:
         with storing(path):
             self._files.make_directory(path.parent)
-            write_atomically(path, seal(dump(value)), self._files)
+            write_atomically(path, seal(dump(value)), self._files, full=True)

@@ -8,6 +8,7 @@ over a live path.
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TENSORS = "tensors.safetensors"
 PROGRESS = "progress.json"
 LATEST = "latest.json"
+_NAME = re.compile(r"c[0-9]{4,}")
 
 
 class Checkpoints:
@@ -68,12 +70,12 @@ class Checkpoints:
             RunError: there is none, or it is damaged.
         """
         try:
-            path = self.directory / str(orjson.loads((self.directory / LATEST).read_bytes())["checkpoint"])
+            path = self.directory / _checked(orjson.loads((self.directory / LATEST).read_bytes())["checkpoint"])
             progress = orjson.loads((path / PROGRESS).read_bytes())
             found, expected = _sha256(path / TENSORS), progress.pop("sha256")
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} is missing: this run left no checkpoint; start a new training") from None
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"the checkpoint in {self.directory} is damaged ({error}); start a new training") from None
         if found != expected:
             raise RunError(f"{path / TENSORS} is damaged: its sha256 is not the one written; start a new training")
@@ -100,13 +102,19 @@ class Checkpoints:
         write_new(directory / PROGRESS, orjson.dumps(content, option=orjson.OPT_SORT_KEYS), self._files)
 
     def _next_name(self) -> str:
-        numbers = [int(path.name[1:]) for path in self.directory.glob("c*") if path.name[1:].isdigit()]
+        numbers = [int(path.name[1:]) for path in self.directory.glob("c*") if _NAME.fullmatch(path.name)]
         return f"c{max(numbers, default=0) + 1:04d}"
 
     def _prune(self, keep: str) -> None:
         for path in self.directory.glob("c*"):
             if path.name != keep:
                 self._files.remove(path)
+
+
+def _checked(name: object) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{LATEST} names {str(name)[:80]!r}")
+    return name
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ at the end `result.json`: where that is, the run is finished.
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -29,6 +30,7 @@ DESCRIPTION = "run.yaml"
 MATERIAL = "material.json"
 RESULT = "result.json"
 LATEST = "latest"
+_NAME = re.compile(r"r[0-9]{4,}")
 _PACKAGES = ("draftloop", "mlx", "mlx-lm", "numpy")
 
 
@@ -170,8 +172,8 @@ def _version(package: str) -> str | None:
 
 
 def _runs(runs: Path) -> list[Path]:
-    """The run directories, oldest first."""
-    found = [path for path in runs.glob("r*") if path.is_dir() and path.name[1:].isdigit()]
+    """The run directories, oldest first; a symbolic link among them is none, for a run is written to."""
+    found = [path for path in runs.glob("r*") if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
     return sorted(found, key=_number)
 
 
