@@ -13,7 +13,7 @@ import pytest
 from draftloop import __version__
 from draftloop.cli import cli, main
 
-COMMANDS = {"adapters", "benchmark", "collect-data", "demo", "doctor", "generate", "status", "train"}
+COMMANDS = {"adapters", "benchmark", "collect-data", "demo", "doctor", "generate", "schedule", "status", "train"}
 
 
 def test_help_names_every_command(call) -> None:
@@ -32,11 +32,11 @@ def test_the_version_is_the_packages(call) -> None:
 def test_every_command_has_help_and_json(command: str, call) -> None:
     found = call(command, "--help")
     assert (found.code, found.err) == (0, "")
-    if command not in ("adapters", "benchmark"):  # groups; their commands have it
+    if command not in ("adapters", "benchmark", "schedule"):  # groups; their commands have it
         assert "--json" in found.out
 
 
-@pytest.mark.parametrize("arguments", [[], ["adapters"], ["benchmark"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["adapters"], ["benchmark"], ["schedule"]], ids=" ".join)
 def test_half_a_command_shows_the_help_on_stderr(arguments: list[str], call) -> None:
     found = call(*arguments)
     assert (found.code, found.out) == (2, "")

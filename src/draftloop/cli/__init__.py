@@ -16,7 +16,7 @@ import click
 from .. import __version__
 from ..config import resolve
 from ..errors import DraftloopError
-from . import adapters, benchmark, collect, demo, doctor, generate, status, train
+from . import adapters, benchmark, collect, demo, doctor, generate, retrain, schedule, status, train
 from .app import App, forget_error_fields, note, print_error
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -46,8 +46,8 @@ _LEVELS = ("debug", "info", "warning", "error")
 def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbose: bool, log_level: str) -> None:
     """Make a draft model guess its target better, from the tokens that the target rejected.
 
-    The stages, in order: collect-data, train, benchmark acceptance, adapters promote. `demo` runs them on the pair that
-    comes with the code.
+    The stages, in order: collect-data, train, benchmark acceptance, adapters promote. `retrain` does all but the first
+    by itself, and `demo` runs them on the pair that comes with the code.
     """
     level = "DEBUG" if verbose else log_level.upper()
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
@@ -62,6 +62,8 @@ def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbos
 for _command in (
     collect.collect_data,
     train.train,
+    retrain.retrain,
+    schedule.schedule,
     benchmark.benchmark,
     generate.generate,
     status.status,
