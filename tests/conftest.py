@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING  # noqa: E402
 
 import pytest  # noqa: E402
 
+import draftloop  # noqa: E402, F401 - puts a fast BLAS under MLX, which no test may import before
+
 if TYPE_CHECKING:
     from draftloop.config import Models
     from draftloop.pair import Pair

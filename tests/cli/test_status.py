@@ -9,7 +9,6 @@ from builders import make_record, write_adapter
 from draftloop import reference
 from draftloop.model_files import fingerprint
 from draftloop.records import PairId, Record
-
 from draftloop.registry import Registry
 from draftloop.store.log import FailureLog
 

@@ -1,4 +1,4 @@
-"""The YAML row of the fault table: alias bombs, duplicate keys, `1e-5`, unknown keys, a megabyte, and random damage."""
+"""Bad YAML: alias bombs, duplicate keys, `1e-5`, unknown keys, a megabyte, and random damage."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
+from fault_table import Row
 
 from draftloop.config import Config, resolve, to_yaml
 from draftloop.errors import ConfigError
 
-RANDOM_CASES = 300
+pytestmark = pytest.mark.row("YAML")
 
 
 def resolved(path: Path, content: str | bytes) -> Config:
@@ -34,12 +35,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "config.yaml"
 
 
-def test_an_alias_bomb_is_refused_before_it_grows(path):
+def test_an_alias_bomb_is_refused_before_it_grows(path, row: Row):
     """Nine levels of nine aliases: 387 million texts from half a kilobyte."""
     levels = "abcdefghi"
     bomb = "a: &a [" + ", ".join(['"lol"'] * 9) + "]\n"
     bomb += "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise(levels))
     assert "line 2: aliases (*name) are not accepted" in refusal(path, bomb)
+    row.did(1, "alias bombs")
 
 
 def test_a_merge_bomb_is_refused_too(path):
@@ -51,9 +53,10 @@ def test_an_anchor_that_contains_itself_is_refused(path):
 
 
 @pytest.mark.parametrize("key", ["epochs", '"epochs"', "'epochs'", "? epochs\n  "])
-def test_a_duplicate_key_is_refused_with_its_line_however_it_is_written(path, key):
+def test_a_duplicate_key_is_refused_with_its_line_however_it_is_written(path, key, row: Row):
     message = refusal(path, f"training:\n  epochs: 1\n  seed: 1\n  {key}: 2\n")
     assert "line 4: epochs was set on line 2 already" in message
+    row.did(1, "duplicate keys")
 
 
 def test_a_duplicate_section_is_refused_with_its_line(path):
@@ -61,13 +64,14 @@ def test_a_duplicate_section_is_refused_with_its_line(path):
     assert "line 4: training was set on line 1 already" in message
 
 
-def test_an_unknown_key_is_refused_with_its_line_among_many_good_ones(path):
+def test_an_unknown_key_is_refused_with_its_line_among_many_good_ones(path, row: Row):
     good = to_yaml().splitlines()
     for at in [number for number, line in enumerate(good) if line.startswith("  ") and not line.startswith("    ")]:
         bad = [*good[:at], "  nonsense: 1", *good[at:]]
         message = refusal(path, "\n".join(bad) + "\n")
         assert f"line {at + 1}: unknown key " in message
         assert ".nonsense" in message
+        row.did(1, "unknown keys")
 
 
 @pytest.mark.parametrize("number", ["1e-5", "1E-5", "+1e-5", "1.e-5", "0.1e-4", ".1e-4", "0.00001"])
@@ -95,8 +99,9 @@ def test_what_is_no_finite_number_is_refused(path, number, key):
     ],
     ids=["comment", "text", "list", "keys", "brackets", "zeros"],
 )
-def test_a_megabyte_is_refused_without_parsing_it(path, megabyte):
+def test_a_megabyte_is_refused_without_parsing_it(path, megabyte, row: Row):
     assert "bytes; is this a configuration?" in refusal(path, megabyte)
+    row.did(1, "files of a megabyte")
 
 
 @pytest.mark.parametrize("nested", ["[" * 5000, "{a: " * 5000, "- " * 5000, "a: " + "[" * 400 + "]" * 400, "? " * 5000])
@@ -112,19 +117,20 @@ def test_python_in_yaml_is_refused(path, code):
     assert "tags (" in refusal(path, f"models:\n  target: {code}\n")
 
 
-def test_random_damage_is_read_or_refused_and_never_anything_else(path):
+def test_random_damage_is_read_or_refused_and_never_anything_else(path, row: Row):
     """Bytes of the default file cut, doubled, swapped and replaced: a configuration or one line, no other exception."""
     generator = random.Random(0)
     whole = to_yaml().encode()
-    refused = 0
-    for _ in range(RANDOM_CASES):
+    refused, cases = 0, row.count(300, 5000)
+    for _ in range(cases):
         damaged = _damaged(whole, generator)
         try:
             resolved(path, damaged)
         except ConfigError:
             refusal(path, damaged)
             refused += 1
-    assert 0.05 < refused / RANDOM_CASES < 0.95  # so both were met
+    assert 0.05 < refused / cases < 0.95  # so both were met
+    row.did(cases, "damaged files")
 
 
 def _damaged(whole: bytes, generator: random.Random) -> bytes:

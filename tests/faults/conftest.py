@@ -1,0 +1,128 @@
+"""The harness of the table of faults: small counts in the ordinary run, all of them and the table with `--full`.
+
+A test module says which row it serves by `pytestmark = pytest.mark.row("...")`; its tests take the fixture `row`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from fault_table import FAILED, PASSED, ROWS, Row, Table
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parents[1] / "benchmarks" / "results.py"
+LONGEST_S = 900  # of one test at its full count
+_TABLE = pytest.StashKey[Table]()
+_BEGAN = time.time()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="every fault at the full count of the table (make faults)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "row(name): the row of the table of faults that a test serves")
+    table = config.stash[_TABLE] = Table(bool(config.getoption("full", False)))
+    config.pluginmanager.register(_Outcomes(table))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.user_properties.append(("row", _row_name(item)))
+            if config.stash[_TABLE].full:
+                item.add_marker(pytest.mark.timeout(LONGEST_S))
+
+
+def _row_name(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("row")
+    name = marker.args[0] if marker is not None else None
+    if name not in ROWS:
+        raise pytest.UsageError(f"{item.nodeid}: row({name!r}); expected one of {', '.join(ROWS)}")
+    return str(name)
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> Row:
+    """The row of the table that this test serves: how much to do, and where to say what was done."""
+    return request.config.stash[_TABLE].rows[_row_name(request.node)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Run a command line in this process; a mistake must end in one line, which the caller finds in `err`."""
+    from draftloop.cli import run
+
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
+
+    def run_it(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return Outcome(code, out, err)
+
+    return run_it
+
+
+class _Outcomes:
+    """Enters how every test of a row ended."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = dict(report.user_properties).get("row")
+        if name is not None and report.failed:
+            self.table.rows[str(name)].tests[FAILED] += 1
+        elif name is not None and report.passed and report.when == "call":
+            self.table.rows[str(name)].tests[PASSED] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    table = config.stash[_TABLE]
+    if not table.full and not _is_alone(config.args):
+        return
+    whole = [Path(argument).resolve() for argument in config.args] == [HERE] and not config.option.keyword
+    terminalreporter.section("faults")
+    for line in table.lines(everything=whole):
+        terminalreporter.write_line(line)
+    if table.full and whole:
+        minutes = round((time.time() - _BEGAN) / 60, 1)
+        rows = [row.to_json() for row in table.rows.values()]
+        path = _results().write("faults", {"minutes": minutes}, [], rows=rows)
+        terminalreporter.write_line(f"{minutes} minutes; written to {path}")
+
+
+def _is_alone(arguments: Sequence[str]) -> bool:
+    """Whether nothing but faults was asked for: other runs end without the table."""
+    return all(Path(argument.split("::")[0]).resolve().is_relative_to(HERE) for argument in arguments)
+
+
+def _results() -> ModuleType:
+    """The module that writes what benchmarks find."""
+    spec = importlib.util.spec_from_file_location("benchmark_results", RESULTS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
