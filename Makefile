@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup demo test test-all test-e2e reference lint bench clean
+.PHONY: help setup demo test test-all test-e2e faults reference lint bench soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test-all: setup ## every test
 test-e2e: setup ## the tests that train a small model to the end
 	$(PY) -m pytest -m e2e $(ARGS)
 
+faults: setup ## every fault at its full count, and the table of them: under 30 minutes
+	$(PY) -m pytest tests/faults --full -m "" $(ARGS)
+
 reference: setup ## rebuild the embedded pair from the standard library's text (more than an hour)
 	$(PY) -m draftloop.reference.build $(ARGS)
 
@@ -34,8 +37,13 @@ lint: setup ## style, format and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: setup ## measure the closed loop: benchmarks/results/closed_loop.json
+bench: setup ## measure the closed loop, the gate and drift: benchmarks/results (an hour)
 	@$(PY) benchmarks/closed_loop.py $(ARGS)
+	@$(PY) benchmarks/gate.py $(ARGS)
+	@$(PY) benchmarks/drift.py $(ARGS)
+
+soak: setup ## three unattended rounds over a stream that changes: benchmarks/results/soak.json (ten minutes)
+	@$(PY) benchmarks/soak.py $(ARGS)
 
 clean: ## remove caches and build outputs (.venv and data/ stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -14,6 +14,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MEASURES = {"acceptance_per_position": "accepted per position", "acceptance_length": "tokens a round"}
+SECOND_SOURCES = {
+    "none": "one source",
+    "unchanged": "two, the second unchanged",
+    "loses": "two, the second loses",
+}
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -25,7 +30,7 @@ def rendered(text: str) -> str:
 def table(name: str) -> str:
     """One results file in Markdown."""
     found = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-    return demo_table(found) if name == "demo" else figures_table(found)
+    return TABLES.get(name, figures_table)(found)
 
 
 def demo_table(found: dict[str, Any]) -> str:
@@ -53,6 +58,90 @@ def figures_table(found: dict[str, Any]) -> str:
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, {machine['device']}"
     tools = f"MLX {versions['mlx']}, mlx-lm {versions['mlx-lm']}, Python {versions['python']}"
     return "\n".join([*lines, "", f"{where}; {tools}.", ""])
+
+
+def gate_table(found: dict[str, Any]) -> str:
+    """The figures, then how often the gate promotes without a better candidate and with one."""
+    return "\n".join([figures_table(found), null_table(found["nulls"], found["beyond"]), power_table(found["power"])])
+
+
+def null_table(nulls: list[dict[str, Any]], beyond: list[dict[str, Any]]) -> str:
+    """Shares of epochs that promote a candidate which is no better; the kinds of `beyond` are no nulls of the test."""
+    lines = ["| no better on average | prompts | epochs | test alone passes | gate promotes |", "|---|---|---|---|---|"]
+    for row in [*nulls, *beyond]:
+        kind = row["kind"] if row in nulls else f"*{row['kind']}*"
+        rates = f"{percent(row['test'])} | {percent(row['gate'])}"
+        lines.append(f"| {kind} | {row['prompts']} | {row['epochs']:,} | {rates} |")
+    return "\n".join([*lines, ""])
+
+
+def power_table(rows: list[dict[str, Any]]) -> str:
+    """Shares of candidates that are promoted, by what a second source does and by the true gain on the first."""
+    head = ["sources", "prompts", "", *(f"{effect:+g}" for effect in dict.fromkeys(row["effect"] for row in rows))]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for second, prompts in dict.fromkeys((row["second"], row["prompts"]) for row in rows):
+        cells = [row for row in rows if (row["second"], row["prompts"]) == (second, prompts)]
+        for name, what in {"gate_1": "gate, attempt 1", "gate_5": "gate, attempt 5", "test_1": "test alone, 1"}.items():
+            rates = " | ".join(percent(row[name]) for row in cells)
+            lines.append(f"| {SECOND_SOURCES[second]} | {prompts} | {what} | {rates} |")
+    return "\n".join([*lines, ""])
+
+
+def percent(rate: dict[str, float]) -> str:
+    """A share and its interval."""
+    return f"{100 * rate['share']:.1f}% ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
+
+
+def drift_table(found: dict[str, Any]) -> str:
+    """Realised false alarms beside the rate that was chosen, then how long a real fall takes to be noticed."""
+    lines = ["| nothing changed | chosen | false alarms | with a plain bootstrap |", "|---|---|---|---|"]
+    for row in found["false_alarms"]:
+        rates = f"{percent(row['ours'])} | {percent(row['plain_bootstrap'])}"
+        lines.append(f"| {row['kind']} | {100 * row['rate']:g}% | {rates} |")
+    head = ["change", "chosen", "reference", "generations until the alarm", "nine of ten within", "noticed within 200"]
+    lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in found["delays"]:
+        ours = row["ours"]
+        cells = [row["change"], f"{100 * row['rate']:g}%", row["reference"], ours["median"], ours["ninety"]]
+        shown = " | ".join("-" if cell is None else str(cell) for cell in cells)
+        lines.append(f"| {shown} | {100 * ours['detected']:.0f}% |")
+    return "\n".join([*lines, ""])
+
+
+def soak_table(found: dict[str, Any]) -> str:
+    """Every round, then the figures."""
+    domains = list(found["before"])
+    head = ["round", "prompts", "drift alarm after", "outcome", "champion", *domains]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    before = " | ".join(f"{found['before'][domain]:.3f}" for domain in domains)
+    lines.append(f"| before | | | | the bare draft | {before} |")
+    for row in found["rounds"]:
+        asked = ", ".join(f"{count} {domain}" for domain, count in row["prompts"].items() if count)
+        alarm = "none" if row["drift_alarm_after_prompts"] is None else f"{row['drift_alarm_after_prompts']} prompts"
+        after = " | ".join(f"{row['acceptance_per_position'][domain]:.3f}" for domain in domains)
+        lines.append(
+            f"| {row['round']} | {asked} | {alarm} | {row['outcome']} | {row['champion'] or 'none'} | {after} |"
+        )
+    return "\n".join([*lines, "", figures_table(found)])
+
+
+def faults_table(found: dict[str, Any]) -> str:
+    """Every fault, how often it was made, and how it ended."""
+    lines = ["| fault | count | what must hold | result |", "|---|---|---|---|"]
+    for row in found["rows"]:
+        counts = ", ".join(f"{number:,} {what}" for what, number in row["counts"].items()) or f"{row['tests']} tests"
+        lines.append(f"| {row['row']} | {counts} | {row['holds']} | {row['result']} |")
+    return "\n".join([*lines, ""])
+
+
+TABLES = {
+    "demo": demo_table,
+    "drift": drift_table,
+    "faults": faults_table,
+    "gate": gate_table,
+    "soak": soak_table,
+}
+"""Results files with a table of their own kind; the others are figures alone."""
 
 
 def number(value: Any) -> str:
