@@ -13,7 +13,18 @@ import pytest
 from draftloop import __version__
 from draftloop.cli import cli, main
 
-COMMANDS = {"adapters", "benchmark", "collect-data", "demo", "doctor", "generate", "schedule", "status", "train"}
+COMMANDS = {
+    "adapters",
+    "benchmark",
+    "collect-data",
+    "demo",
+    "doctor",
+    "generate",
+    "retrain",
+    "schedule",
+    "status",
+    "train",
+}
 
 
 def test_help_names_every_command(call) -> None:

@@ -131,7 +131,7 @@ def test_a_scheduler_that_is_not_there_is_an_error_of_one_line(call, crontab: Pa
         found = call("schedule", "install", "--kind", kind, "--yes")
         assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
         assert f"no `{tool}` was found on PATH" in found.err
-    assert [file for file in (tmp_path / "home").rglob("*") if file.is_file()] == []
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_second_scheduler_of_the_same_directory_is_pointed_out(call, crontab: Path, tmp_path: Path) -> None:

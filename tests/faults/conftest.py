@@ -13,13 +13,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from fault_table import FAILED, PASSED, ROWS, Row, Table
 
+if TYPE_CHECKING:
+    from retraining import Shop
+
+    from draftloop.config import Models
+
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results.py"
-LONGEST_S = 900  # of one test at its full count
+LONGEST_S = 1500  # of one test at its full count
 _TABLE = pytest.StashKey[Table]()
 _BEGAN = time.time()
 
@@ -81,6 +87,22 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return Outcome(code, out, err)
 
     return run_it
+
+
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) -> Shop:
+    """Real generations of sixty prompts, in all three splits, and a configuration that is quick; nobody changes it."""
+    from builders import NO_SYNC
+    from retraining import PROMPTS, Shop, config_of
+
+    from draftloop.data_directory import DataDirectory
+
+    gate = {"min_heldout_prompts": 2, "live_prompts": 0}
+    training = {"epochs": 1, "min_failure_cases": 5}
+    config = config_of(small_models, gate=gate, training=training, speculative={"max_tokens": 8})
+    shop = Shop(DataDirectory(tmp_path_factory.mktemp("collected") / "data", files=NO_SYNC), config)
+    shop.collect(PROMPTS[:60])
+    return shop
 
 
 class _Outcomes:

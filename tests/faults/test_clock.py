@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from builders import NO_SYNC, make_record, write_adapter
 from fault_table import Row
-from retraining import PROMPTS, Shop, config_of
+from retraining import PROMPTS, Shop
 
-from draftloop.config import Config, Models
+from draftloop.config import Config
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import TrainingFailed
 from draftloop.model_files import local_fingerprint
@@ -97,14 +97,13 @@ def test_it_says_that_the_clock_went_backward(tmp_path: Path) -> None:
     assert "the clock went backward by 1440 minutes" in found.why
 
 
-def test_a_real_retrain_a_day_back_trains_nothing_a_second_time(tmp_path: Path, small_models: Models, row: Row) -> None:
-    gate = {"min_heldout_prompts": 2, "live_prompts": 0}
-    config = config_of(small_models, gate=gate, training={"epochs": 1}, retrain={"min_interval_minutes": INTERVAL})
-    shop = Shop(DataDirectory(tmp_path / "data", files=NO_SYNC), config)
-    shop.collect(PROMPTS[:40])
+def test_a_real_retrain_a_day_back_trains_nothing_a_second_time(tmp_path: Path, collected: Shop, row: Row) -> None:
+    retraining = collected.config.retrain.model_copy(update={"min_interval_minutes": INTERVAL})
+    shop = collected.copy(tmp_path / "data")
+    shop = Shop(DataDirectory(shop.data.root, files=NO_SYNC), shop.config.model_copy(update={"retrain": retraining}))
     first = shop.retrain(clock=lambda: 1_700_000_000.0)
     assert first.trained
-    shop.collect(PROMPTS[40:60])
+    shop.collect(PROMPTS[60:75])
     back = shop.retrain(clock=lambda: 1_700_000_000.0 - DAY)
     assert (back.outcome, back.trained) == ("nothing", False)
     assert "the clock went backward by 1440 minutes" in back.why

@@ -174,10 +174,9 @@ POISONED = [
 
 def write_poisoned(directory: Path, kind: mx.Dtype, number: str, at: int) -> None:
     """A real adapter of which one number, in one leaf, is none."""
-    draft = tiny_llama(seed=2)
-    lora.attach_fresh(draft, AdapterConfig(rank=2, scale=2.0), seed=0)
-    lora.save_adapter(draft, directory)
-    weights = {name: leaf.astype(kind) for name, leaf in lora.adapter_parameters(draft).items()}
+    lora.attach_fresh(PAIR.draft, AdapterConfig(rank=2, scale=2.0), seed=0)
+    lora.save_adapter(PAIR.draft, directory)
+    weights = {name: leaf.astype(kind) for name, leaf in lora.adapter_parameters(PAIR.draft).items()}
     name = sorted(weights)[at]
     flat = weights[name].flatten()
     flat[at] = -mx.array(mx.nan) if number == "-nan" else mx.array(float(number))

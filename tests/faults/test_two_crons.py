@@ -19,9 +19,9 @@ import pytest
 from builders import NO_SYNC
 from fault_table import Row
 from mortal import environment, python
-from retraining import PROMPTS, Shop, config_of
+from retraining import Shop
 
-from draftloop.config import Models, to_yaml
+from draftloop.config import to_yaml
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import LockedError
 
@@ -93,26 +93,12 @@ def crons(count: int, folder: Path) -> Iterator[list[Cron]]:
             process.stdin.close()
 
 
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) -> Shop:
-    """Generations enough to train and to gate; nobody changes it."""
-    config = config_of(
-        small_models,
-        gate={"min_heldout_prompts": 2, "live_prompts": 0},
-        training={"epochs": 1, "min_failure_cases": 5},
-        speculative={"max_tokens": 8},
-    )
-    root = tmp_path_factory.mktemp("collected")
-    (root / "config.yaml").write_text(to_yaml(config))
-    shop = Shop(DataDirectory(root / "data", files=NO_SYNC), config)
-    shop.collect(PROMPTS[:30])
-    return shop
-
-
 def arguments(collected: Shop, data: Path) -> list[str]:
     """The command line of a `retrain` in a copy of what was collected."""
     shutil.copytree(collected.data.root, data)
-    return ["-c", str(collected.data.root.parent / "config.yaml"), "--data-dir", str(data), "retrain"]
+    file = data.with_suffix(".yaml")
+    file.write_text(to_yaml(collected.config))
+    return ["-c", str(file), "--data-dir", str(data), "retrain"]
 
 
 def trainings(data: Path) -> list[str]:
@@ -121,7 +107,7 @@ def trainings(data: Path) -> list[str]:
 
 
 def test_of_many_at_once_exactly_one_trains_and_the_others_leave(tmp_path: Path, collected: Shop, row: Row) -> None:
-    rounds, many = row.count(1, 30), row.count(6, 20)
+    rounds, many = row.count(1, 30), row.count(4, 20)
     codes: Counter[int] = Counter()
     with crons(many, tmp_path) as processes:
         for number in range(rounds):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from builders import NO_SYNC, write_adapter
 from fault_table import Row
-from retraining import PROMPTS, Shop, config_of
+from retraining import Shop
 
-from draftloop.config import Gate, Models
+from draftloop.config import Gate
 from draftloop.data_directory import DataDirectory
 from draftloop.gate import Costs, ScoredText, decide
 from draftloop.records import Record, to_line
@@ -23,17 +23,6 @@ from draftloop.sign_flip import alpha_of_attempt, sign_flip_test
 pytestmark = pytest.mark.row("a worse candidate")
 
 # -- trained on noise -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) -> Shop:
-    """Real generations, of which some are held out; nobody changes it."""
-    gate = {"min_heldout_prompts": 4, "live_prompts": 0}
-    training = {"epochs": 4, "learning_rate": 0.03}
-    config = config_of(small_models, gate=gate, training=training, speculative={"max_tokens": 12})
-    shop = Shop(DataDirectory(tmp_path_factory.mktemp("collected") / "data", files=NO_SYNC), config)
-    shop.collect(PROMPTS[:60])
-    return shop
 
 
 def noisy(record: Record, random: np.random.Generator) -> Record:
@@ -60,7 +49,7 @@ def with_noise(collected: Shop, root: Path, seed: int, validated: bool) -> Shop:
     kept = [record for record in shop.data.log.records() if record.is_failure or record.split == "heldout"]
     lines = [to_line(noisy(record, random)) for record in kept if validated or record.split != "validation"]
     shop.data.log.path.write_bytes(b"".join(lines))
-    training = shop.config.training.model_copy(update={"seed": seed})
+    training = shop.config.training.model_copy(update={"seed": seed, "epochs": 4, "learning_rate": 0.03})
     return Shop(DataDirectory(root, files=NO_SYNC), shop.config.model_copy(update={"training": training}))
 
 

@@ -57,6 +57,7 @@ class _UnitFiles:
             StoreError: a file that cannot be written.
         """
         before = self.found(job.id)
+        self.is_active(job.id)  # raises where there is no such manager, before anything is written
         try:
             self._write(self.render(job))
             self._enable(job.id)
