@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from builders import CountingFiles
@@ -94,6 +95,13 @@ def environment() -> dict[str, str]:
     """What another Python needs to import what this one does, set as for tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DRAFTLOOP_")}
     return {**kept, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def has_ended(process: subprocess.Popen[str]) -> bool:
+    """Whether a process has ended, after a moment's wait: what a loop with a deadline asks so as not to spin."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(0.02)
+    return process.returncode is not None
 
 
 def was_killed(process: subprocess.CompletedProcess[str]) -> bool:

@@ -1,4 +1,7 @@
-"""A pair is proved to fit before any work starts, and what cannot work is refused in one line that names the reason."""
+"""A pair is proved to fit before any work starts, and what cannot work is refused in one line that names the reason.
+
+Pairs that do not belong together, and padded ones: tests/faults/test_wrong_pair.py and test_padded_pair.py.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,12 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from model_dirs import (
     VOCABULARY,
-    add_token,
     edit_json,
     foreign,
     llama_config,
     swap_tokens,
     write_llama,
     write_lora,
-    write_mamba,
 )
 from tiny import sampler
 
@@ -82,62 +83,7 @@ def test_the_embedded_pair_loads_by_its_names_and_by_its_directories(embedded_pa
     assert embedded_pair.width == len(embedded_pair.tokenizer.get_vocab())
 
 
-@pytest.mark.parametrize(("target_rows", "draft_rows"), [(VOCABULARY + 12, VOCABULARY), (VOCABULARY, VOCABULARY + 40)])
-def test_models_of_one_tokenizer_that_are_padded_differently_share_the_smaller_width(
-    target_rows: int, draft_rows: int, tmp_path: Path
-) -> None:
-    target = write_llama(tmp_path / "target", seed=1, rows=target_rows)
-    draft = write_llama(tmp_path / "draft", seed=2, rows=draft_rows)
-    pair = load_pair(Models(target=str(target), draft=str(draft)))
-    assert pair.width == VOCABULARY
-    settings = Settings(sampler(2.0), "rejection", 4, 60)  # hot: every id is likely
-    rounds = list(Decoding(replace(pair, stop_tokens=frozenset()), [5, 6], settings))
-    assert max(i for found in rounds for i in (*found.proposals, *found.tokens)) < VOCABULARY
-
-
-# -- another tokenizer ------------------------------------------------------------------------------------------------
-
-
-def test_other_ids_in_a_vocabulary_of_the_same_size_are_refused_and_the_first_is_named(models: Models) -> None:
-    swap_tokens(Path(models.draft), 70, 140)
-    assert "id 70 is " in refusal(models)
-
-
-def test_an_added_token_is_refused_by_its_id(models: Models) -> None:
-    add_token(Path(models.draft), "<tool>")
-    message = refusal(models)
-    assert f"id {VOCABULARY} is None to the target and '<tool>' to the draft" in message
-
-
-def test_a_token_that_only_the_target_has_is_refused_too(models: Models) -> None:
-    add_token(Path(models.target), "<tool>")
-    assert "'<tool>' to the target and None to the draft" in refusal(models)
-
-
-@pytest.mark.parametrize("name", ["bos", "eos"])
-def test_another_begin_or_end_of_text_is_refused(name: str, models: Models) -> None:
-    edit_json(Path(models.draft) / "tokenizer_config.json", **{f"{name}_token": "a"})
-    message = refusal(models)
-    assert f"disagree on {name}_token_id: 0 and " in message
-
-
-def test_a_token_that_is_special_to_one_of_them_only_is_refused(models: Models) -> None:
-    for directory, special in ((models.target, True), (models.draft, False)):
-        add_token(Path(directory), "<tool>", special=special)
-        edit_json(Path(directory) / "tokenizer_config.json", additional_special_tokens=["<tool>"] if special else None)
-    assert f"id {VOCABULARY} is a special token to only one" in refusal(models)
-
-
 # -- caches -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("role", ["target", "draft"])
-def test_a_model_whose_cache_cannot_be_trimmed_is_refused_in_either_place(
-    role: str, small_models: Models, tmp_path: Path
-) -> None:
-    mamba = str(write_mamba(tmp_path / "mamba"))
-    message = refusal(small_models.model_copy(update={role: mamba}))
-    assert f"the {role}'s cache (ArraysCache) cannot take back rejected tokens" in message
 
 
 WINDOW = 40

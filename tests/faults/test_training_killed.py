@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +44,25 @@ EVERYTHING = {
 VICTIM = """
 import json, sys
 from pathlib import Path
+import draftloop
+import mlx.core as mx
 from mortal import Board, MortalFiles, die
 from workshop import Workshop
 
+mx.set_default_device(mx.cpu)
 root, settings, border, die_at, written = Path(sys.argv[1]), json.loads(sys.argv[2]), *map(float, sys.argv[3:])
 files = MortalFiles(Board(root.with_suffix(".board")), int(die_at), written)
 Workshop(root, settings, files).train(on_step=lambda done, _steps: die() if done == border else None)
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _on_the_cpu() -> Iterator[None]:
+    """Where the same operations give the same bits in every process."""
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(device)
 
 
 class KeptCheckpoints(NoSync):

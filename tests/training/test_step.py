@@ -134,59 +134,6 @@ def test_the_loss_is_the_one_of_the_output_tokens_alone():
     assert sums.tokens == sum(len(example.ids) - example.prompt_length for example in EXAMPLES[:3])
 
 
-def poisoned(kind: str, on: int):
-    """A forward whose call number `on` gives a loss or a gradient that is not finite."""
-
-    def make(draft: nn.Module):
-        real, calls = make_forward(draft, "draft", print), []
-
-        @mx.custom_function
-        def bad_gradient(x: mx.array) -> mx.array:
-            return x
-
-        @bad_gradient.vjp
-        def _(primals, cotangents, outputs):
-            return mx.full(cotangents.shape, float(kind.split()[1]))
-
-        def forward(inputs: mx.array, positions: mx.array) -> mx.array:
-            calls.append(1)
-            logits = real(inputs, positions)
-            if len(calls) != on:
-                return logits
-            return bad_gradient(logits) if kind.startswith("gradient") else logits + float(kind.split()[1])
-
-        return forward
-
-    return make
-
-
-@pytest.mark.parametrize("kind", ["loss nan", "gradient nan", "gradient inf"])
-def test_a_batch_that_is_not_finite_leaves_weights_and_optimizer_untouched(kind):
-    draft = tiny_llama(seed=2)
-    found = learner(draft, forward=poisoned(kind, on=2)(draft))
-    found.train(window(EXAMPLES[:4]), 0, 0, nothing)
-    before = state(found)
-    result = found.train(window(EXAMPLES[4:8]), 1, 0, nothing)
-    assert state(found) == before
-    assert result.tokens == 0
-    assert result.skipped_in_row == 1
-    assert result.skipped[0].record_ids == tuple(example.record_id for example in EXAMPLES[4:8])
-    assert kind.split()[0] in result.skipped[0].reason
-    assert "nan" in result.skipped[0].reason
-    assert found.train(window(EXAMPLES[4:8]), 2, result.skipped_in_row, nothing).skipped_in_row == 0
-    assert state(found) != before
-
-
-def test_the_good_batches_of_a_window_count_without_the_bad_one():
-    draft = tiny_llama(seed=2)
-    found, clean = learner(draft, forward=poisoned("loss nan", on=2)(draft)), learner()
-    result = found.train(window(EXAMPLES[:4], EXAMPLES[4:8], EXAMPLES[8:]), 0, 0, nothing)
-    expected = clean.train(window(EXAMPLES[:4], EXAMPLES[8:]), 0, 0, nothing)
-    assert (result.loss, result.tokens) == (expected.loss, expected.tokens)
-    assert difference(found, clean) == 0.0
-    assert len(result.skipped) == 1
-
-
 def test_a_loss_above_the_limit_skips_the_batch():
     found = learner(max_loss=0.01)
     before = state(found)

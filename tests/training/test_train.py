@@ -101,14 +101,6 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, trained):
     assert (Path(again.path) / name).read_bytes() == (Path(trained[1].path) / name).read_bytes()
 
 
-def test_training_without_the_held_out_records_gives_the_same_bytes(tmp_path, trained):
-    shop = Workshop(tmp_path, trained[0].settings)
-    shop.write(records_of(shop.pair, 6, split="heldout", seed=5))
-    shop.write(list(trained[0].log.records()))
-    name = "adapters.safetensors"
-    assert (Path(shop.train().path) / name).read_bytes() == (Path(trained[1].path) / name).read_bytes()
-
-
 def test_the_buffer_remembers_what_was_trained_on(trained):
     shop, _ = trained
     assert {record.id for record in shop.replay.records()} == {r.id for r in shop.log.records(splits={"train"})}
