@@ -89,7 +89,7 @@ def collect(size: Size, seed: int, steps: Steps) -> dict[str, FloatArray]:
         for domain in reference.DOMAINS:
             collect_domain(pair, log, domain, size.prompts, decoding, config, steps.at)
         found = [drift.generation_of(record) for record in log.records()]
-    return {domain: np.array([g.acceptance for g in found if g.source == domain]) for domain in reference.DOMAINS}
+    return {domain: np.array([g.acceptance for g in found if g.key.source == domain]) for domain in reference.DOMAINS}
 
 
 def drawn_from(values: FloatArray) -> Draw:

@@ -58,8 +58,7 @@ def promoted(attempt: Attempt, number: int, seed: int) -> bool:
         num_draft_tokens=K,
         attempt=number,
         settings=SETTINGS,
-        champion_costs=COSTS,
-        candidate_costs=COSTS,
+        costs=COSTS,
         seed=seed,
     )
     return decision.outcome == "promote"

@@ -42,7 +42,8 @@ class MortalFiles(CountingFiles):
     """Files that kill their process at operation `die_at`, counted from 1, or at the so manieth called `only`.
 
     What writes dies with the share `written` of its bytes on disk, every other operation before it begins. The board
-    always has the name of the operation in work, or BETWEEN. `die_at` 0 never comes.
+    always has the operation in work, as its name and the how manieth of that name it is, or BETWEEN. `die_at` 0 never
+    comes.
     """
 
     def __init__(self, board: Board, die_at: int = 0, written: float = 0.0, only: str | None = None) -> None:
@@ -70,7 +71,7 @@ class MortalFiles(CountingFiles):
             die()
 
     def _begin(self, number: int, name: str) -> None:
-        self._board.text = name
+        self._board.text = f"{name} {self.names.count(name)}"
         if self._only is not None:
             number = self.names.count(self._only)
         self._dying = number == self._die_at and self._only in (None, name)
@@ -79,6 +80,11 @@ class MortalFiles(CountingFiles):
 
     def _end(self, _number: int, _name: str) -> None:
         self._board.text = BETWEEN
+
+
+def kind(struck: str) -> str:
+    """The name of an operation on the board, without which one of that name it was."""
+    return struck.rstrip(" 0123456789")
 
 
 def die() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from draftloop.config import Drift
-from draftloop.drift import Generation, Watch, generation_of, page_hinkley, threshold, watch, watches
+from draftloop.drift import Generation, Key, Watch, generation_of, page_hinkley, threshold, watch, watches
 from draftloop.replay import generation_acceptance
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,8 +37,12 @@ def watched(reference: FloatArray, stream: FloatArray, config: Drift = DEFAULTS,
     return watch(reference, stream, source="code", kind="drift", settings=config, seed=seed)
 
 
+def key_of(source: str, temperature: float = 0.8) -> Key:
+    return Key("a" * 64, "b" * 64, source, "rejection", temperature, 1.0, 0.0, 0)
+
+
 def generations(values: FloatArray, adapter: str | None = "v0002", temperature: float = 0.8) -> list[Generation]:
-    return [Generation("code", ("code", temperature), adapter, float(value)) for value in values]
+    return [Generation(key_of("code", temperature), adapter, float(value)) for value in values]
 
 
 # The statistic
@@ -251,7 +255,7 @@ def test_thresholds_that_leave_out_what_the_reference_did_not_see_are_caught(
 def test_a_generation_is_what_a_record_says() -> None:
     record = make_record(adapter="v0003", source="prose")
     found = generation_of(record)
-    assert (found.source, found.adapter, found.acceptance) == ("prose", "v0003", generation_acceptance(record))
+    assert (found.key.source, found.adapter, found.acceptance) == ("prose", "v0003", generation_acceptance(record))
 
 
 def test_another_temperature_source_rule_or_pair_is_another_stream_and_another_seed_or_k_is_not() -> None:
@@ -275,6 +279,7 @@ def test_another_temperature_is_no_drift() -> None:
     log = generations(steady(0, 60)) + generations(steady(1, 120, mean=0.3), temperature=1.2)
     found = watches(log, "v0002", [], DEFAULTS, 0)
     assert [(w.alarm, w.generations) for w in found] == [(False, 30), (False, 90)]
+    assert [w.source for w in found] == ["code (temperature 0.8)", "code (temperature 1.2)"]
     together = generations(np.concatenate([steady(0, 60), steady(1, 120, mean=0.3)]))
     assert [w.alarm for w in watches(together, "v0002", [], DEFAULTS, 0)] == [True]
 
@@ -319,7 +324,7 @@ def test_too_little_of_the_draft_before_or_of_another_stream_says_nothing_of_a_f
 def test_alarms_come_first_then_sources_by_name() -> None:
     def stream(source: str, after: float) -> list[Generation]:
         values = np.concatenate([steady(0, 40), steady(1, 120, mean=after)])
-        return [Generation(source, (source,), None, float(value)) for value in values]
+        return [Generation(key_of(source), None, float(value)) for value in values]
 
     log = stream("c", 0.6) + stream("b", 0.3) + stream("a", 0.6)
     found = watches(log, None, [], DEFAULTS, 0)

@@ -38,7 +38,7 @@ def texts(prompts: int, gain: float, *, source: str = "prose", seed: int = 0, sp
 
 def judged(scored: Sequence[ScoredText], **options: Any) -> Decision:
     usual = {"num_draft_tokens": 4, "attempt": 1, "settings": Gate(), "seed": 0}
-    return decide(scored, **(usual | {"champion_costs": FAST, "candidate_costs": FAST} | options))
+    return decide(scored, **(usual | {"costs": FAST} | options))
 
 
 def test_a_candidate_that_is_clearly_better_is_promoted_and_the_reasons_say_what_was_proven() -> None:
@@ -142,9 +142,19 @@ def test_the_bound_of_a_source_is_one_sided_at_95_percent() -> None:
     assert checked.drop < checked.drop_upper < -overall.ci_low
 
 
+ONE_PAYS = Costs(t_draft=0.05, t_target=(1.0, 1.05, *(3.0 + k for k in range(K_MAX - 1))))
+"""Costs of a machine on which no draft length but 1 is worth its while."""
+
+
+def better_but_at_one(scored: Sequence[ScoredText]) -> list[ScoredText]:
+    """The same texts with a candidate that is a little worse than the champion at K = 1."""
+    return [
+        replace(text, candidate_rounds=(text.champion_rounds[0] * 1.05, *text.candidate_rounds[1:])) for text in scored
+    ]
+
+
 def test_a_forecast_that_falls_refuses_what_gains() -> None:
-    costly = replace(FAST, t_draft=0.2)
-    found = judged(texts(20, 0.08), candidate_costs=costly)
+    found = judged(better_but_at_one(texts(20, 0.08)), costs=ONE_PAYS)
     assert found.outcome == "refuse"
     (reason,) = found.reasons
     assert reason.startswith("the forecast speed-up falls: ")
@@ -154,7 +164,7 @@ def test_a_forecast_that_falls_refuses_what_gains() -> None:
 
 
 def test_every_condition_that_fails_is_named() -> None:
-    found = judged([*texts(20, -0.02), *texts(15, -0.05, source="code")], candidate_costs=replace(FAST, t_draft=0.2))
+    found = judged([*texts(20, -0.02), *texts(15, -0.05, source="code")])
     assert found.outcome == "refuse"
     assert [reason.split(":")[0] for reason in found.reasons][1:] == [
         "source code",
@@ -173,14 +183,14 @@ def test_each_draft_is_forecast_at_its_own_best_draft_length() -> None:
 
 
 def test_where_speculation_never_pays_the_best_draft_length_is_zero_and_the_speed_up_one() -> None:
-    found = judged(texts(20, 0.08), champion_costs=SLOW, candidate_costs=SLOW)
+    found = judged(texts(20, 0.08), costs=SLOW)
     assert found.champion_forecast == found.candidate_forecast == Forecast(0, 1.0)
     assert found.outcome == "promote"
 
 
 def test_the_forecast_looks_no_further_than_the_costs() -> None:
     short = Costs(FAST.t_draft, FAST.t_target[:3])
-    found = judged(texts(20, 0.2), champion_costs=short, candidate_costs=short)
+    found = judged(texts(20, 0.2), costs=short)
     assert found.candidate_forecast is not None
     assert found.candidate_forecast.best_k == 2
 
@@ -258,9 +268,8 @@ def test_the_check_of_plain_values_catches_a_numpy_float() -> None:
         ({"attempt": 6}, "attempt 1 to 5"),
         ({"num_draft_tokens": 0}, "expected K >= 1"),
         ({"num_draft_tokens": 9}, "rounds go up to K = 8: expected 9"),
-        ({"candidate_costs": Costs(0.1, (1.0, 1.1))}, "as far for both"),
-        ({"champion_costs": Costs(0.1, ()), "candidate_costs": Costs(0.1, ())}, "as far for both"),
-        ({"champion_costs": replace(FAST, t_draft=-1.0)}, "expected positive seconds"),
+        ({"costs": Costs(0.1, (1.0,))}, "costs for 1 target width"),
+        ({"costs": replace(FAST, t_draft=-1.0)}, "expected positive seconds"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

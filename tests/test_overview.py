@@ -44,7 +44,7 @@ def test_generations_failures_splits_and_sources_are_counted(data: DataDirectory
     heldout = [record for record in records if record.split == "heldout"]
     assert found.heldout_ids == {record.id for record in heldout}
     assert found.heldout_prompts == {record.group for record in heldout}
-    assert [one.source for one in found.stream] == [record.source for record in records]
+    assert [one.key.source for one in found.stream] == [record.source for record in records]
 
 
 def test_a_failure_is_used_once_a_version_that_learned_from_it_has_a_verdict(data: DataDirectory) -> None:

@@ -16,12 +16,10 @@ from tiny import sampler, tiny_pair
 
 from draftloop import lora
 from draftloop.config import Config, Data
+from draftloop.data_directory import DataDirectory
 from draftloop.pair import Pair
 from draftloop.records import Record, to_line
-from draftloop.registry import Registry
-from draftloop.replay import ReplayBuffer
 from draftloop.store.files import FILES, Files
-from draftloop.store.log import FailureLog
 from draftloop.training.examples import Example, to_example
 from draftloop.training.train import TrainResult, resume, train
 
@@ -74,10 +72,9 @@ class Workshop:
 
     def __post_init__(self) -> None:
         self.pair = tiny_pair(VOCABULARY)
-        self.log = FailureLog(self.root / "failures" / "failures.jsonl", self.files)
-        self.replay = ReplayBuffer(self.root / "replay", 50, self.files)
-        self.registry = Registry(self.root / "adapters", self.files)
-        self.runs = self.root / "runs"
+        self.data = DataDirectory(self.root, Data(replay_capacity=50), self.files)
+        self.log, self.replay, self.registry = self.data.log, self.data.replay, self.data.registry
+        self.runs = self.data.runs
 
     @property
     def config(self) -> Config:
@@ -92,15 +89,13 @@ class Workshop:
 
     def train(self, **keywords: Any) -> TrainResult:
         """On the pair as it is, quietly."""
-        places = (self.log, self.replay, self.registry, self.config, self.runs)
-        return train(self.pair, *places, **{"quiet": True, "files": self.files, **keywords})
+        return train(self.pair, self.data, self.config, **{"quiet": True, **keywords})
 
     def resume(self, reference: str = "latest", **keywords: Any) -> TrainResult:
         """With models loaded anew."""
         self.pair = tiny_pair(VOCABULARY)
         load = keywords.pop("load", lambda _models: self.pair)
-        places = (self.log, self.replay, self.registry, self.runs)
-        return resume(reference, *places, load=load, **{"quiet": True, "files": self.files, **keywords})
+        return resume(reference, self.data, load=load, **{"quiet": True, **keywords})
 
 
 def _ids(random: np.random.Generator, count: int) -> tuple[int, ...]:

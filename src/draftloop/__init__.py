@@ -2,11 +2,16 @@
 
 The public API, in the order of the stages; each name is imported when it is first used, so this module needs no mlx:
 
-    pair = load_pair(Config().models)
-    collect_data(pair, prompts, FailureLog(path), CollectSettings(decoding_settings(config.speculative)))
-    train(pair, log, ReplayBuffer(folder, capacity), Registry(folder), config, runs)
-    compare(pair, samples, "auto", [1, 2, 4, 8], (name, adapter_directory), seed=0)
+    config, data = Config(), DataDirectory(Path("data"))
+    pair = load_pair(config.models)
+    collect_data(pair, prompts, data.log, CollectSettings(decoding_settings(config.speculative)))
+    train(pair, data, config)
+    heldout = logged_samples(data.log.records({"heldout"}), pair)
+    compare(pair, heldout, "auto", [1, 2, 4, 8], ("latest", data.registry.resolve("latest")), seed=0)
+    data.registry.promote("latest")
     generate(pair, prompt, settings, chat_template=True, max_prompt_length=2048)
+
+and all of it unattended, under a name that its module has already: `draftloop.retrain.retrain(data, config)`.
 """
 
 from __future__ import annotations
@@ -26,11 +31,9 @@ _HOMES = {
     "decoding_settings": "text",
     "collect_data": "collect",
     "CollectSettings": "collect",
-    "FailureLog": "store.log",
-    "ReplayBuffer": "replay",
+    "DataDirectory": "data_directory",
     "train": "training.train",
     "resume": "training.train",
-    "Registry": "registry",
     "logged_samples": "benchmark",
     "compare": "benchmark",
     "generate": "text",

@@ -16,11 +16,10 @@ from . import reference
 from .benchmark import Difference, Report, Row, compare
 from .collect import CollectReport, CollectSettings, collect_data
 from .config import Config, Speculative, Training
+from .data_directory import DataDirectory
 from .live import samples_from_prompts
 from .pair import Pair, load_pair
 from .prompts import read_prompts
-from .registry import Registry
-from .replay import ReplayBuffer
 from .speculative.decoder import Settings
 from .store.log import FailureLog
 from .text import decoding_settings
@@ -112,23 +111,14 @@ def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step)
     began = time.perf_counter()
     pair = load_pair(config.models)
     decoding = decoding_settings(config.speculative)
-    log = FailureLog(data_dir / "failures" / "failures.jsonl")
-    replay = ReplayBuffer(data_dir / "replay", config.data.replay_capacity)
-    registry = Registry(data_dir / "adapters")
+    data = DataDirectory(data_dir, config.data)
     counts: dict[str, int] = {reference.WEAK_DOMAIN: settings.weak_prompts, reference.OWN_DOMAIN: settings.own_prompts}
     collected = {
-        domain: collect_domain(pair, log, domain, count, decoding, config, step) for domain, count in counts.items()
+        domain: collect_domain(pair, data.log, domain, count, decoding, config, step)
+        for domain, count in counts.items()
     }
-    trained = train(
-        pair,
-        log,
-        replay,
-        registry,
-        config,
-        data_dir / "runs",
-        on_step=lambda done, total: step("training", done, total),
-    )
-    path = registry.root / trained.version
+    trained = train(pair, data, config, on_step=lambda done, total: step("training", done, total))
+    path = data.registry.root / trained.version
     reports: dict[str, Report] = {}
     for domain in reference.DOMAINS:
         reports[domain] = measure_domain(pair, domain, settings, decoding, (trained.version, path), step)

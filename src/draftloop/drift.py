@@ -33,7 +33,7 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -43,11 +43,23 @@ from .records import Record
 from .replay import generation_acceptance
 
 Kind = Literal["drift", "fall"]
-Key = tuple[str | float, ...]
 
 DRAWS = 2000
 FALL_REFERENCE = 100  # latest generations of the draft before that say what it reached
 _CELLS = 1 << 19  # values drawn at a time
+
+
+class Key(NamedTuple):
+    """What makes a stream of its own; another temperature is no drift."""
+
+    target: str
+    draft: str
+    source: str
+    rule: str
+    temperature: float
+    top_p: float
+    min_p: float
+    top_k: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +67,11 @@ class Generation:
     """What drift looks at in one record.
 
     Attributes:
-        source: as reports call it.
-        key: what makes a stream of its own: pair, source, rule and the sampler's transforms. Another temperature is no
-            drift.
+        key: of its stream.
         adapter: the draft's adapter version, None for the bare draft.
         acceptance: mean acceptance per position, in [0, 1].
     """
 
-    source: str
     key: Key
     adapter: str | None
     acceptance: float
@@ -73,7 +82,7 @@ class Watch:
     """What is known about one stream.
 
     Attributes:
-        source: as reports call it.
+        source: as reports call it; where a source has several streams, with what they differ in.
         kind: `drift` is against this champion's own beginning, `fall` against what the draft before it reached.
         reference: mean acceptance per position that was usual.
         recent: its mean since the estimated change, or without an alarm of the latest generations, as many as the
@@ -106,8 +115,8 @@ def generation_of(record: Record) -> Generation:
     """What drift looks at in a record. Raises ValueError where it has no output."""
     s, pair = record.sampler, record.pair
     transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
-    key = (pair.target, pair.draft, record.source, record.rule, *transforms)
-    return Generation(record.source, key, record.adapter, generation_acceptance(record))
+    key = Key(pair.target, pair.draft, record.source, record.rule, *transforms)
+    return Generation(key, record.adapter, generation_acceptance(record))
 
 
 def watches(
@@ -131,10 +140,10 @@ def watches(
         Alarms first, then by source. A stream that has no generation beyond its reference, and of which the draft
         before left fewer generations than a reference takes, is not among them.
     """
-    former = _streams(before)
+    former, streams = _streams(before), _streams(g for g in generations if g.adapter == champion)
     found = []
-    for key, own in _streams(g for g in generations if g.adapter == champion).items():
-        source = own[0].source
+    for key, own in streams.items():
+        source = _name(key, streams)
         first, rest = _values(own[: settings.reference]), _values(own[settings.reference :])
         if len(rest):
             found.append(watch(first, rest, source=source, kind="drift", settings=settings, seed=seed))
@@ -258,6 +267,14 @@ def _streams(generations: Iterable[Generation]) -> dict[Key, list[Generation]]:
     for generation in generations:
         streams.setdefault(generation.key, []).append(generation)
     return streams
+
+
+def _name(key: Key, keys: Iterable[Key]) -> str:
+    """The source of a stream, with what tells it from the other streams of that source."""
+    same = [other for other in keys if other.source == key.source]
+    differing = [name for name in Key._fields if len({getattr(other, name) for other in same}) > 1]
+    said = [f"{name} {str(getattr(key, name))[:12]}" for name in differing]
+    return f"{key.source} ({', '.join(said)})" if said else key.source
 
 
 def _values(generations: Sequence[Generation]) -> FloatArray:

@@ -162,8 +162,7 @@ def decide(
     num_draft_tokens: int,
     attempt: int,
     settings: config.Gate,
-    champion_costs: Costs,
-    candidate_costs: Costs,
+    costs: Costs,
     seed: int,
 ) -> Decision:
     """Judge a candidate against the champion.
@@ -173,14 +172,13 @@ def decide(
         num_draft_tokens: K ≥ 1, the same for both; the rounds must reach it.
         attempt: t ≥ 1 among the scored attempts of this held-out epoch.
         settings: the thresholds.
-        champion_costs: times with the champion's draft; speed is forecast for every K up to the end of `t_target`.
-        candidate_costs: times with the candidate's, for as many K. Where both drafts cost the same, give one
-            measurement twice, or the noise between two of them decides.
+        costs: of both drafts alike, or the noise between two measurements would decide; speed is forecast for every K
+            up to the end of `t_target`, which has T(1) and T(2) at least.
         seed: of the bootstrap, and of the test where it draws.
 
     Raises:
         ValueError: K or the attempt is out of range, the rounds do not go far enough or not equally far, the costs
-            are of unequal length, or a number is not positive and finite.
+            speak of no K ≥ 1, or a number is not positive and finite.
     """
     if num_draft_tokens < 1 or not 1 <= attempt <= settings.max_attempts:
         raise ValueError(
@@ -190,15 +188,17 @@ def decide(
     if prompts < settings.min_heldout_prompts:
         missing = f"{prompts} held-out prompts: a verdict needs {settings.min_heldout_prompts}; nothing was spent"
         return Decision("inconclusive", (missing,), num_draft_tokens, prompts, len(texts), tokens)
-    columns = _columns(texts, max(num_draft_tokens, _forecast_lengths(champion_costs, candidate_costs)))
+    if len(costs.t_target) < 2:
+        raise ValueError(f"costs for {len(costs.t_target)} target widths: expected T(1), T(2), … as far as is known")
+    columns = _columns(texts, max(num_draft_tokens, len(costs.t_target) - 1))
     alpha = alpha_of_attempt(attempt, settings.alpha)
     test = sign_flip_test(
         (columns.champion - columns.candidate)[:, num_draft_tokens - 1], columns.groups.tolist(), alpha=alpha, seed=seed
     )
     overall = _compare(columns, num_draft_tokens, LEVEL, seed)
     sources = _check_sources(columns, num_draft_tokens, settings, seed)
-    before = _forecast(columns.tokens, columns.champion, champion_costs)
-    after = _forecast(columns.tokens, columns.candidate, candidate_costs)
+    before = _forecast(columns.tokens, columns.champion, costs)
+    after = _forecast(columns.tokens, columns.candidate, costs)
     conditions = [
         _accepts_more(overall, test, alpha, attempt),
         *_no_source_loses(sources, settings.max_drop),
@@ -285,14 +285,6 @@ def _check_source(source: str, columns: _Columns, k: int, settings: config.Gate,
         judged=judged,
         ok=not judged or (upper is not None and upper < settings.max_drop),
     )
-
-
-def _forecast_lengths(champion: Costs, candidate: Costs) -> int:
-    """The greatest K that both costs speak of."""
-    lengths = {len(champion.t_target), len(candidate.t_target)}
-    if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(f"costs for {sorted(lengths)} target widths: expected T(1), T(2), … as far for both drafts")
-    return lengths.pop() - 1
 
 
 def _forecast(tokens: FloatArray, rounds: FloatArray, costs: Costs) -> Forecast:

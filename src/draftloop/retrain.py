@@ -204,15 +204,11 @@ class _Work:
             self._trained(
                 train(
                     pair,
-                    self.data.log,
-                    self.data.replay,
-                    self.data.registry,
+                    self.data,
                     self._config_of_training(),
-                    self.data.runs,
                     on_step=self._watch_memory,
                     stop=self.stop,
                     purpose=PURPOSE,
-                    files=self.data.files,
                 )
             )
 
@@ -224,14 +220,10 @@ class _Work:
                 self._trained(
                     resume(
                         run,
-                        self.data.log,
-                        self.data.replay,
-                        self.data.registry,
-                        self.data.runs,
+                        self.data,
                         load=lambda models: self.load(models, None, None),
                         on_step=self._watch_memory,
                         stop=self.stop,
-                        files=self.data.files,
                     )
                 )
         except RunError as error:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx import nn
 from numpy.typing import NDArray
 
 from .pair import Pair
@@ -61,12 +63,7 @@ class Scores:
 
 def score_carried(pair: Pair, texts: Sequence[Text], rule: Rule) -> list[Scores]:
     """The scores of `texts` under the draft with whatever adapter it carries. Args as `score`."""
-    found: dict[int, Scores] = {}
-    for block in _blocks(texts, pair.width):
-        log_p = dict(_log_probs(pair.target, texts, block, pair.width))
-        for i, log_q in _log_probs(pair.draft, texts, block, pair.width):
-            found[i] = _scores(log_p[i], log_q, texts[i].output, rule)
-    return [found[i] for i in range(len(texts))]
+    return _score(pair, texts, rule, {"": lambda: pair.draft})[""]
 
 
 def score(pair: Pair, texts: Sequence[Text], rule: Rule, drafts: Mapping[str, Path | None]) -> dict[str, list[Scores]]:
@@ -81,14 +78,24 @@ def score(pair: Pair, texts: Sequence[Text], rule: Rule, drafts: Mapping[str, Pa
     Returns:
         For each name the scores of `texts`, in their order.
     """
-    found: dict[str, list[Scores | None]] = {name: [None] * len(texts) for name in drafts}
+    return _score(pair, texts, rule, {name: partial(_with_adapter, pair, path) for name, path in drafts.items()})
+
+
+def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
+    return pair.with_adapter(path).draft
+
+
+def _score(
+    pair: Pair, texts: Sequence[Text], rule: Rule, drafts: Mapping[str, Callable[[], nn.Module]]
+) -> dict[str, list[Scores]]:
+    """The scores of every text under what each of `drafts` gives, asked once a block."""
+    found: dict[str, dict[int, Scores]] = {name: {} for name in drafts}
     for block in _blocks(texts, pair.width):
         log_p = dict(_log_probs(pair.target, texts, block, pair.width))
-        for name, path in drafts.items():
-            variant = pair.with_adapter(path)
-            for i, log_q in _log_probs(variant.draft, texts, block, pair.width):
+        for name, carried in drafts.items():
+            for i, log_q in _log_probs(carried(), texts, block, pair.width):
                 found[name][i] = _scores(log_p[i], log_q, texts[i].output, rule)
-    return {name: [scores for scores in column if scores is not None] for name, column in found.items()}
+    return {name: [scores[i] for i in range(len(texts))] for name, scores in found.items()}
 
 
 def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> Scores:

@@ -97,8 +97,7 @@ def hold_trial(
         num_draft_tokens=k,
         attempt=attempt,
         settings=config.gate,
-        champion_costs=costs,
-        candidate_costs=costs,
+        costs=costs,
         seed=seed,
     )
     live = None

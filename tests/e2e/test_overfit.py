@@ -14,11 +14,9 @@ from model_dirs import VOCABULARY, write_llama
 from tiny import sampler, tiny_llama
 
 from draftloop.config import Config, Models
+from draftloop.data_directory import DataDirectory
 from draftloop.pair import Pair, load_pair
 from draftloop.records import Record, to_line
-from draftloop.registry import Registry
-from draftloop.replay import ReplayBuffer
-from draftloop.store.log import FailureLog
 from draftloop.training.train import train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -64,9 +62,9 @@ def test_a_small_draft_learns_forty_examples_by_heart_and_says_them_through_gene
     models = Models(target=str(directories["target"]), draft=str(directories["draft"]))
     pair = load_pair(models)
     examples = records(pair)
-    log = FailureLog(tmp_path / "failures" / "failures.jsonl")
-    log.path.parent.mkdir()
-    log.path.write_bytes(b"".join(map(to_line, examples)))
+    data = DataDirectory(tmp_path)
+    data.log.path.parent.mkdir()
+    data.log.path.write_bytes(b"".join(map(to_line, examples)))
     settings = {
         "loss": "ce",
         "epochs": 40,
@@ -77,9 +75,7 @@ def test_a_small_draft_learns_forty_examples_by_heart_and_says_them_through_gene
         "lora": {"rank": 32, "scale": 2.0},
     }
     config = Config.model_validate({"models": models.model_dump(), "training": settings})
-    replay, registry = ReplayBuffer(tmp_path / "replay", 100), Registry(tmp_path / "adapters")
-
-    result = train(pair, log, replay, registry, config, tmp_path / "runs")
+    result = train(pair, data, config)
 
     assert result.train_loss_before == pytest.approx(math.log(VOCABULARY), abs=0.5)
     assert result.train_loss_after < 2.0

@@ -24,7 +24,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 from builders import make_record
 from draftloop.store.log import FailureLog
-from mortal import Board, MortalFiles
+from mortal import Board, MortalFiles, kind
 
 folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 path, board = folder / "failures.jsonl", Board(folder / "board")
@@ -64,7 +64,7 @@ for number in range(first, last):
         acknowledged += [line.decode().strip() for line in lines]
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), number
-    print(json.dumps({"struck": board.text, "acknowledged": acknowledged}), flush=True)
+    print(json.dumps({"struck": kind(board.text), "acknowledged": acknowledged}), flush=True)
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from collections import Counter
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from builders import NO_SYNC, OPERATIONS, CountingFiles, failing_files, write_adapter
 from fault_table import Row
-from mortal import BETWEEN, environment, python
+from mortal import BETWEEN, environment, kind, python
 from tiny import tiny_llama
 
 from draftloop import lora
@@ -94,21 +95,17 @@ def test_a_promotion_that_fails_at_any_step_leaves_the_old_champion_or_the_new_o
 
 
 PUBLISHERS = """
-import json, os, random, select, shutil, signal, sys, time
+import json, os, select, shutil, signal, sys, time
 from pathlib import Path
-from builders import OPERATIONS
 from draftloop.registry import Registry
 from draftloop.store.atomic import write_new
 from mortal import Board, MortalFiles
 
-root, adapter, first, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+root, adapter, kills = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 board = Board(root.with_suffix(".board"))
 
-def publish(pipe, number):
-    choose = random.Random(number)
-    only = choose.choice(sorted(OPERATIONS - {"truncate"}))
-    die_at = 1 if only == "remove" else choose.randrange(1, 9)  # what is removed, the one before left behind
-    files = MortalFiles(board, die_at if number % 2 else 0, choose.random(), only)
+def publish(pipe, only, die_at, share):
+    files = MortalFiles(board, die_at, share, only)
 
     def write(directory):
         for name in ("adapters.safetensors", "adapter_config.json"):
@@ -123,14 +120,14 @@ def publish(pipe, number):
         os.write(pipe, f"created {name}\\n".encode())
         os.write(pipe, f"promoted {registry.promote(name).sequence}\\n".encode())
 
-for number in range(first, last):
+for only, die_at, share in kills:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        publish(writer, number)
+        publish(writer, only, die_at, share)
     os.close(writer)
     said = b""
-    end = time.monotonic() + (10.0 if number % 2 else 0.03 * random.Random(number).random())
+    end = time.monotonic() + (10.0 if only else 0.03 * share)
     while said.count(b"promoted") < 6 and select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
         found = os.read(reader, 4096)
         said += found
@@ -175,15 +172,34 @@ def check_after(registry: Registry, kill: dict[str, Any], before: Pointer, draft
         assert now.champion in registry.versions()[-2:]
 
 
+Kill = tuple[str | None, int, float]
+"""How manieth call of which operation, with which share of its bytes written; None: after that share of 30 ms."""
+
+
+def planned(names: list[str], row: Row) -> list[Kill]:
+    """Kills at random times, and at every operation of a create and a promote: at each ten times for the table."""
+    choose, seen = random.Random(3), Counter[str]()
+    places = []
+    for name in names:
+        seen[name] += 1
+        places.append((name, seen[name]))
+    places += [("remove", 1)] * 2  # it comes only where the kill before left something behind
+    chosen = places * 10 if row.full else choose.sample(places, 12)
+    kills: list[Kill] = [(name, at, choose.random()) for name, at in chosen]
+    kills += [(None, 0, choose.random()) for _ in range(row.count(12, 500))]
+    choose.shuffle(kills)
+    return kills
+
+
 def test_publishers_killed_at_any_moment_leave_a_champion_that_loads(
     tmp_path: Path, row: Row, draft: Any, adapter: Path
 ) -> None:
-    kills = row.count(24, 500)
+    creating, promoting = operations(tmp_path / "counted")
+    kills = planned([*creating, *promoting], row)
     struck: Counter[str] = Counter()
-    for first in range(0, kills, PER_REGISTRY):
+    for first in range(0, len(kills), PER_REGISTRY):
         registry = Registry(tmp_path / str(first))
-        last = min(first + PER_REGISTRY, kills)
-        command = python("-c", PUBLISHERS, registry.root, adapter, first, last)
+        command = python("-c", PUBLISHERS, registry.root, adapter, json.dumps(kills[first : first + PER_REGISTRY]))
         with subprocess.Popen(
             command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as driver:
@@ -202,9 +218,11 @@ def test_publishers_killed_at_any_moment_leave_a_champion_that_loads(
             registry.verify(registry.root / name)
         registry.create(write_adapter, {})
         assert not list(registry.root.glob(".tmp-*"))
-    row.struck.update(struck)
-    assert struck.total() == kills
-    row.did(kills, "kills")
+    assert struck.total() == len(kills)
+    row.did(len(kills), "kills")
+    for place, times in struck.items():
+        row.struck[kind(place)] += times
     if row.full:
-        assert min(struck[name] for name in OPERATIONS - {"truncate"}) >= 10, struck
-        assert struck[BETWEEN] >= 10
+        places = {f"{name} {at}" for name, at, _ in kills if name}
+        assert min(struck[place] for place in [BETWEEN, *places]) >= 10, struck
+        row.notes.append(f"each of the {len(places)} operations of a create and a promotion at least ten times")

@@ -19,7 +19,7 @@ import orjson
 import pytest
 from builders import NO_SYNC, CountingFiles, NoSync
 from fault_table import Row
-from mortal import Board, environment, python, was_killed
+from mortal import Board, environment, kind, python, was_killed
 from workshop import Workshop, records_of
 
 from draftloop import lora
@@ -109,8 +109,8 @@ def end_of(shop: Workshop, run: str) -> End:
 
 def straight(root: Path, settings: dict[str, Any], files: CountingFiles | None = None) -> End:
     """A training that nobody disturbs."""
-    shop = workshop(root, settings)
-    shop.files = KeptCheckpoints()
+    workshop(root, settings)
+    shop = Workshop(root, settings, KeptCheckpoints())
     result = shop.train()
     found = end_of(shop, result.run)
     assert {name.split(".")[0] for name in found.tensors} == {"adapter", "optimizer", "best", "random"}
@@ -125,7 +125,7 @@ def kill(root: Path, settings: dict[str, Any], border: int = -1, die_at: int = 0
     command = python("-c", VICTIM, *arguments)
     done = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True)
     assert was_killed(done), f"border {border}, operation {die_at}: it lived on"
-    return Board(root.with_suffix(".board")).text
+    return kind(Board(root.with_suffix(".board")).text)
 
 
 def go_on(root: Path, settings: dict[str, Any]) -> End | None:

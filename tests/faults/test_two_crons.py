@@ -120,7 +120,7 @@ def test_of_many_at_once_exactly_one_trains_and_the_others_leave(tmp_path: Path,
             left = [(found, said) for found, said in ended if found["code"] == LOCKED]
             late = [found for found, _ in ended if found["code"] == 10]  # it came when the other had finished
             assert (len(trained), len(trained) + len(left) + len(late)) == (1, many), ended
-            assert all(said[-1].startswith("locked: ") and "is held by process" in said[-1] for _, said in left)
+            assert all(said[-1].startswith("locked: ") and " is held by " in said[-1] for _, said in left)
             assert trainings(data) == ["r0001"]
             shop = DataDirectory(data)
             assert shop.registry.versions() == ["v0001"]

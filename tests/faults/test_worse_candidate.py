@@ -106,8 +106,7 @@ def promotes_anything(seed: int, settings: Gate) -> bool:
             num_draft_tokens=4,
             attempt=attempt,
             settings=settings,
-            champion_costs=COSTS,
-            candidate_costs=COSTS,
+            costs=COSTS,
             seed=seed,
         )
         if decision.outcome == "promote":

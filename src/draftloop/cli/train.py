@@ -66,12 +66,11 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
         from ..training.train import resume as resume_run
         from ..training.train import train as train_adapter
 
-        places = (data.log, data.replay, data.registry)
         if resume:
-            result = resume_run(resume, *places, data.runs)
+            result = resume_run(resume, data)
         else:
             pair = app.load_pair("none" if from_base else "champion")
-            result = train_adapter(pair, *places, config, data.runs)
+            result = train_adapter(pair, data, config)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
     else:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -18,13 +17,11 @@ import mlx.core as mx
 from .. import __version__, lora
 from ..adapter_format import AdapterConfig, parse_config
 from ..config import Config, Models
+from ..data_directory import DataDirectory
 from ..errors import AdapterError, RunError
 from ..interrupt import StopRequest, stop_request
 from ..pair import Pair, load_pair
-from ..registry import Registry, Version
-from ..replay import ReplayBuffer
-from ..store.files import FILES, Files
-from ..store.log import FailureLog
+from ..registry import Version
 from .forward import make_forward
 from .loop import Loop, Progress, split_checkpoint
 from .material import Material, gather, regather
@@ -88,32 +85,25 @@ class TrainResult:
 
 def train(
     pair: Pair,
-    log: FailureLog,
-    replay: ReplayBuffer,
-    registry: Registry,
+    data: DataDirectory,
     config: Config,
-    runs: Path,
     *,
     on_step: OnStep | None = None,
     quiet: bool | None = None,
     stop: StopRequest | None = None,
     purpose: str = "train",
-    files: Files = FILES,
 ) -> TrainResult:
     """Train the adapter that the pair's draft carries, or a fresh one on a bare draft, and publish it as a new version.
 
     Args:
         pair: its draft carries the trained weights afterwards.
-        log: whose splits `train` and `validation` are read.
-        replay: brought up to date before, told of the failures after.
-        registry: gets the version.
+        data: the log's splits `train` and `validation` are read; replay is brought up to date before and told of the
+            failures after; the registry gets the version, and `runs` the directory of this one.
         config: resolved; `training` and `data` are read, all of it is kept in `run.yaml`.
-        runs: the run's directory is made there.
         on_step: for a caller with a progress display of its own; nothing else goes to the terminal then.
         quiet: nothing to the terminal; by default so where `on_step` is given.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does.
         purpose: who asked for it, kept in `run.yaml`.
-        files: the seam for what this run changes on disk; log, replay and registry have their own.
 
     Raises:
         NothingToDo: no failure of this target and tokenizer in the split `train`.
@@ -121,46 +111,43 @@ def train(
         Interrupted: stopped; a checkpoint was written, and the message says how to go on.
         StoreError: the disk refused.
     """
-    material = gather(log, replay, pair, config)
+    material = gather(data.log, data.replay, pair, config)
     parent = pair.adapter if lora.is_attached(pair.draft) else None
     if not lora.is_attached(pair.draft):
         lora.attach_fresh(pair.draft, AdapterConfig.of(config.training.lora), config.training.seed)
-    run = RunDirectory.create(runs, files)
+    run = RunDirectory.create(data.runs, data.files)
     run.describe({**_description(run, pair, parent, material, config), "purpose": purpose}, material.to_json())
-    reporter = _reporter(run, on_step, quiet, files)
+    reporter = _reporter(run, data, on_step, quiet)
     for line in [*material.notes(config.training.replay_ratio), *_kept_shape(pair, parent, config)]:
         reporter.say(line)
-    session = _Session(run, pair, replay, registry, config, material, parent, reporter, files)
+    session = _Session(run, pair, data, config, material, parent, reporter)
     return session.work(stop, Progress(), None)
 
 
 def resume(
     reference: str,
-    log: FailureLog,
-    replay: ReplayBuffer,
-    registry: Registry,
-    runs: Path,
+    data: DataDirectory,
     *,
     load: Callable[[Models], Pair] = load_pair,
     on_step: OnStep | None = None,
     quiet: bool | None = None,
     stop: StopRequest | None = None,
-    files: Files = FILES,
 ) -> TrainResult:
     """Go on with an interrupted run, on its own records and configuration, as if it had never stopped.
 
     Args:
         reference: a run's id, or `latest` for the newest one that can be resumed.
-        log, replay, registry, runs: those of the start.
+        data: the directory of the start; its settings are those of the run.
         load: gives the pair of the run's configuration; its adapter, if any, is replaced by the run's.
-        on_step, quiet, stop, files: as in `train`.
+        on_step, quiet, stop: as in `train`.
 
     Raises:
         RunError: no such run, it is finished, or its records, pair or checkpoint are not what they were.
         TrainingFailed, Interrupted, StoreError: as in `train`.
     """
-    run = RunDirectory.find(runs, reference, files)
+    run = RunDirectory.find(data.runs, reference, data.files)
     config, description = run.config(), run.description()
+    data = replace(data, settings=config.data)
     tensors, saved = run.checkpoints.load()
     pair = load(config.models)
     if description.get("pair") != asdict(pair.identity):
@@ -168,10 +155,10 @@ def resume(
             f"run {run.id} was made with other models than {config.models.target} and {config.models.draft} are now; "
             "start a new training"
         )
-    material = regather(run.material(), log, replay, pair, config)
+    material = regather(run.material(), data.log, data.replay, pair, config)
     lora.attach_fresh(pair.draft, parse_config(description.get("adapter"), f"run {run.id}"), config.training.seed)
-    reporter = _reporter(run, on_step, quiet, files)
-    session = _Session(run, pair, replay, registry, config, material, description.get("parent"), reporter, files)
+    reporter = _reporter(run, data, on_step, quiet)
+    session = _Session(run, pair, data, config, material, description.get("parent"), reporter)
     try:
         progress = Progress.from_json(saved)
     except (KeyError, TypeError) as error:
@@ -185,13 +172,11 @@ class _Session:
 
     run: RunDirectory
     pair: Pair
-    replay: ReplayBuffer
-    registry: Registry
+    data: DataDirectory
     config: Config
     material: Material
     parent: str | None
     reporter: Reporter
-    files: Files
 
     def work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
         """Train from `progress` to the end and publish."""
@@ -208,7 +193,7 @@ class _Session:
         metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
         version = (self._published(metrics) if tensors is not None else None) or self._publish(plan, progress, metrics)
         result = self._result(version, plan, progress, ended)
-        self.replay.remember(material.failure_records, settings.seed)
+        self.data.replay.remember(material.failure_records, settings.seed)
         self.run.finish(asdict(result))
         return result
 
@@ -234,12 +219,13 @@ class _Session:
 
     def _published(self, metrics: dict[str, Any]) -> Version | None:
         """The version that this run made before it was killed on its last metres; a run's id alone may come again."""
-        for name in reversed(self.registry.versions()):
+        registry = self.data.registry
+        for name in reversed(registry.versions()):
             with suppress(AdapterError):  # a damaged one is passed over; if it is this run's own, another is made
-                if self.registry.manifest(name).metrics == metrics:
-                    path = self.registry.root / name
-                    self.registry.verify(path)
-                    return Version(name, path, self.registry.manifest(name))
+                if registry.manifest(name).metrics == metrics:
+                    path = registry.root / name
+                    registry.verify(path)
+                    return Version(name, path, registry.manifest(name))
         return None
 
     def _publish(self, plan: Plan, progress: Progress, metrics: dict[str, Any]) -> Version:
@@ -251,7 +237,8 @@ class _Session:
             "metrics": metrics,
             "draftloop_version": __version__,
         }
-        return self.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, self.files), manifest)
+        files = self.data.files
+        return self.data.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, files), manifest)
 
     def _trained_ids(self, plan: Plan, steps: int) -> tuple[str, ...]:
         """Records of the steps made, in the log's order, then what was only replayed."""
@@ -290,8 +277,8 @@ class _Session:
         )
 
 
-def _reporter(run: RunDirectory, on_step: OnStep | None, quiet: bool | None, files: Files) -> Reporter:
-    return Reporter(run.path, quiet if quiet is not None else on_step is not None, on_step, files=files)
+def _reporter(run: RunDirectory, data: DataDirectory, on_step: OnStep | None, quiet: bool | None) -> Reporter:
+    return Reporter(run.path, quiet if quiet is not None else on_step is not None, on_step, files=data.files)
 
 
 def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
