@@ -42,7 +42,7 @@ def key_of(source: str, temperature: float = 0.8) -> Key:
 
 
 def generations(values: FloatArray, adapter: str | None = "v0002", temperature: float = 0.8) -> list[Generation]:
-    return [Generation(key_of("code", temperature), adapter, float(value)) for value in values]
+    return [Generation(key_of("code", temperature), "g", adapter, float(value)) for value in values]
 
 
 # The statistic
@@ -255,7 +255,8 @@ def test_thresholds_that_leave_out_what_the_reference_did_not_see_are_caught(
 def test_a_generation_is_what_a_record_says() -> None:
     record = make_record(adapter="v0003", source="prose")
     found = generation_of(record)
-    assert (found.key.source, found.adapter, found.acceptance) == ("prose", "v0003", generation_acceptance(record))
+    assert (found.key.source, found.group, found.adapter) == ("prose", record.group, "v0003")
+    assert found.acceptance == generation_acceptance(record)
 
 
 def test_another_temperature_source_rule_or_pair_is_another_stream_and_another_seed_or_k_is_not() -> None:
@@ -324,7 +325,7 @@ def test_too_little_of_the_draft_before_or_of_another_stream_says_nothing_of_a_f
 def test_alarms_come_first_then_sources_by_name() -> None:
     def stream(source: str, after: float) -> list[Generation]:
         values = np.concatenate([steady(0, 40), steady(1, 120, mean=after)])
-        return [Generation(key_of(source), None, float(value)) for value in values]
+        return [Generation(key_of(source), "g", None, float(value)) for value in values]
 
     log = stream("c", 0.6) + stream("b", 0.3) + stream("a", 0.6)
     found = watches(log, None, [], DEFAULTS, 0)

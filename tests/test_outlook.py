@@ -9,12 +9,13 @@ import pytest
 
 from draftloop.config import Config
 from draftloop.drift import Watch
-from draftloop.outlook import History, Situation, next_step
+from draftloop.outlook import Failed, History, Situation, next_step, recipe
 from draftloop.overview import Overview
 from draftloop.registry import Pointer
 
 CONFIG = Config()
 ALARM = Watch("chat", "drift", 0.6, 0.4, 40, 3.0, 1.5, 12)
+FAILED = Failed(60, "as before")
 CALM = replace(ALARM, alarm_at=None, statistic=0.2)
 
 
@@ -33,7 +34,8 @@ def facts(**changes: Any) -> Situation:
         "watches": (),
         "unchecked": 0,
         "minutes": None,
-        "failed_with": None,
+        "failed": None,
+        "recipe": "as before",
     }
     return Situation(**{**values, **changes})
 
@@ -78,7 +80,7 @@ def test_a_clock_that_went_backward_holds_a_training_back_and_says_so() -> None:
 
 
 def test_force_trains_whatever_is_in_the_way_but_needs_something_to_train_on() -> None:
-    assert action(facts(failures_new=1, minutes=1.0, candidate="v0002", failed_with=50), force=True) == "train"
+    assert action(facts(failures_new=1, minutes=1.0, candidate="v0002", failed=FAILED), force=True) == "train"
     assert action(facts(failures_used=1), force=True) == "train"
     assert action(facts(), force=True) == "nothing"
 
@@ -115,8 +117,29 @@ def test_an_alarm_under_a_promoted_champion_holds_it_against_the_one_before() ->
 
 
 def test_a_failed_training_is_not_tried_again_on_the_same_failures() -> None:
-    assert action(facts(failures_new=109, failed_with=60)) == "nothing"
-    assert action(facts(failures_new=110, failed_with=60)) == "train"
+    step = next_step(facts(failures_new=109, failed=FAILED), CONFIG)
+    assert step.action == "nothing"
+    assert "tried again with 1 more failures, with other settings, or with --force" in step.why
+    assert action(facts(failures_new=110, failed=FAILED)) == "train"
+    assert action(facts(failures_new=51, failures_used=59, failed=FAILED)) == "train"
+
+
+def test_a_failed_training_is_tried_again_at_once_with_other_settings() -> None:
+    assert action(facts(failures_new=60, failed=FAILED, recipe="another")) == "train"
+
+
+def test_every_setting_of_a_training_makes_another_recipe_and_no_other_does() -> None:
+    def changed(**sections: Any) -> str:
+        return recipe(Config.model_validate(sections))
+
+    assert recipe(CONFIG) == recipe(Config())
+    for sections in (
+        {"training": {"epochs": 9}},
+        {"retrain": {"max_memory_gb": 3.0}},
+        {"data": {"max_output_length": 9}},
+    ):
+        assert changed(**sections) != recipe(CONFIG)
+    assert changed(speculative={"max_tokens": 9}) == recipe(CONFIG)
 
 
 def entry(**values: Any) -> dict[str, Any]:
@@ -148,7 +171,19 @@ def test_checks_count_for_the_champion_that_they_were_made_of() -> None:
     assert (history.checks(Pointer("v", None, 4)), history.checked(Pointer("v", None, 4))) == (0, 0)
 
 
-@pytest.mark.parametrize(("outcome", "expected"), [("failed", 60), ("refused", None)])
-def test_only_the_last_training_counts_as_failed(outcome: str, expected: int | None) -> None:
-    lines = [entry(outcome="failed", trained=True, failures=10), entry(outcome=outcome, trained=True, failures=60)]
-    assert History([*lines, entry()]).failed_with == expected
+@pytest.mark.parametrize(("outcome", "expected"), [("failed", FAILED), ("nothing", FAILED), ("refused", None)])
+def test_only_the_last_training_counts_as_failed(outcome: str, expected: Failed | None) -> None:
+    last = entry(outcome=outcome, trained=True, trainable=60, recipe="as before")
+    assert History([entry(outcome="failed", trained=True, trainable=10), last, entry()]).failed == expected
+
+
+def test_the_lines_of_another_target_count_for_the_interval_alone() -> None:
+    lines = [
+        entry(outcome="refused", generations=7, target="ours"),
+        entry(outcome="refused", generations=100_000, target="theirs", trained=True, when=660.0, checked=1),
+        entry(outcome="failed", trained=True, target="theirs", when=660.0),
+    ]
+    found = History(lines, "ours")
+    assert (found.settled, found.failed, found.checks(Pointer("v", None, 1))) == (7, None, 0)
+    assert found.minutes(660.0) == 0.0
+    assert History(lines).settled == 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,6 @@ def test_generations_failures_splits_and_sources_are_counted(data: DataDirectory
     assert found.failures_new == len(trainable) < 32
     assert found.failures_held_out == 32 - len(trainable)
     heldout = [record for record in records if record.split == "heldout"]
-    assert found.heldout_ids == {record.id for record in heldout}
     assert found.heldout_prompts == {record.group for record in heldout}
     assert [one.key.source for one in found.stream] == [record.source for record in records]
 
@@ -57,6 +57,31 @@ def test_a_failure_is_used_once_a_version_that_learned_from_it_has_a_verdict(dat
     found = survey(data)
     assert (found.failures, found.failures_used, found.failures_new) == (5, 2, 3)
     assert found.candidate is None  # v0001 was passed over for a newer one
+
+
+def test_a_failure_that_was_offered_in_vain_is_used_too(data: DataDirectory) -> None:
+    records = [data.log.append(make_record(prompt=f"prompt {'x' * i}")) for i in range(3)]
+    data.registry.create(write_adapter, {"record_ids": [records[0].id], "passed_over_ids": [records[2].id]})
+    judge(data, "v0001")
+    found = survey(data)
+    assert (found.failures_used, found.failures_new, found.failures_trainable) == (2, 1, 3)
+
+
+def test_an_older_version_is_no_candidate_because_the_newest_is_damaged(data: DataDirectory) -> None:
+    for _ in range(2):
+        data.registry.create(write_adapter, {})
+    (data.registry.root / "v0002" / "manifest.json").write_bytes(b"{}")
+    found = survey(data)
+    assert found.candidate is None
+    assert [line.split(":")[0] for line in found.damage] == ["v0002"]
+
+
+def test_a_pruned_version_is_no_candidate(data: DataDirectory) -> None:
+    for _ in range(2):
+        data.registry.create(write_adapter, {})
+    assert data.registry.prune(1) == ["v0001"]
+    shutil.rmtree(data.registry.root / "v0002")
+    assert survey(data).candidate is None
 
 
 def test_a_pruned_version_has_not_forgotten_what_it_learned_from(data: DataDirectory) -> None:

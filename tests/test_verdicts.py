@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from builders import failing_files
 
+from draftloop.config import Gate
 from draftloop.errors import StoreError
 from draftloop.records import PairId
 from draftloop.verdicts import Attempt, Epoch, Verdict, Verdicts
 
 PAIR = PairId("target", "draft", "tokenizer")
+OTHER = PairId("other", "draft", "tokenizer")
 IDS = ["1", "2", "3"]
+GATE = Gate(min_heldout_prompts=2)
 
 
 @pytest.fixture
@@ -30,18 +34,25 @@ def verdict(version: str, outcome: str = "refused", epoch: int = 1, attempt: int
         attempt=attempt,
         pointer=0,
         when=12.5,
+        pair=PAIR,
         numbers={"p_value": 0.4, "sources": [{"source": "chat"}]},
     )
 
 
 def attempt(verdicts: Verdicts, version: str, champion: str | None = None, **changes: object) -> tuple[Epoch, int]:
-    values = {"pair": PAIR, "max_attempts": 5, "present": IDS, "draw": lambda number: IDS, **changes}
-    return verdicts.open_attempt(Attempt(version, champion), **values)  # type: ignore[arg-type]
+    values = {"pair": PAIR, "settings": GATE, "present": groups(IDS), "draw": lambda number: IDS, **changes}
+    made = Attempt(version, champion, f"weights of {version}", champion and f"weights of {champion}")
+    return verdicts.open_attempt(made, **values)  # type: ignore[arg-type]
+
+
+def groups(ids: list[str]) -> dict[str, str]:
+    """Every record is of a prompt group of its own."""
+    return {record_id: f"group {record_id}" for record_id in ids}
 
 
 def test_a_version_without_a_verdict_has_none_and_asking_makes_nothing(verdicts: Verdicts) -> None:
     assert verdicts.of("v0001") is None
-    assert verdicts.epoch() is None
+    assert verdicts.epoch(PAIR) is None
     assert not verdicts.root.exists()
 
 
@@ -73,7 +84,7 @@ def test_a_changed_verdict_is_refused_and_names_the_file(verdicts: Verdicts) -> 
 
 def test_the_same_candidate_against_the_same_champion_is_the_same_attempt(verdicts: Verdicts) -> None:
     first = attempt(verdicts, "v0001")
-    assert attempt(Verdicts(verdicts.root), "v0001") == first == (verdicts.epoch(), 1)
+    assert attempt(Verdicts(verdicts.root), "v0001") == first == (verdicts.epoch(PAIR), 1)
     assert attempt(verdicts, "v0002")[1] == 2
     assert attempt(verdicts, "v0001")[1] == 1
 
@@ -85,7 +96,7 @@ def test_another_champion_makes_it_another_attempt(verdicts: Verdicts) -> None:
 
 def test_the_records_of_an_epoch_are_fixed_at_its_first_attempt(verdicts: Verdicts) -> None:
     attempt(verdicts, "v0001")
-    epoch, number = attempt(verdicts, "v0002", present=[*IDS, "4"], draw=lambda number: [*IDS, "4"])
+    epoch, number = attempt(verdicts, "v0002", present=groups([*IDS, "4"]), draw=lambda number: [*IDS, "4"])
     assert (epoch.number, number, epoch.record_ids) == (1, 2, tuple(IDS))
 
 
@@ -93,7 +104,7 @@ def test_an_epoch_ends_after_its_last_attempt_and_the_next_takes_what_was_collec
     for i in range(1, 6):
         assert attempt(verdicts, f"v000{i}")[1] == i
     assert attempt(verdicts, "v0005")[1] == 5
-    epoch, number = attempt(verdicts, "v0006", present=[*IDS, "4"], draw=lambda number: [str(number), "4"])
+    epoch, number = attempt(verdicts, "v0006", present=groups([*IDS, "4"]), draw=lambda number: [str(number), "4"])
     assert (epoch.number, number, epoch.record_ids) == (2, 1, ("2", "4"))
 
 
@@ -106,22 +117,89 @@ def test_an_epoch_ends_at_a_promotion_of_its_own(verdicts: Verdicts) -> None:
     assert attempt(verdicts, "v0004", "v0002")[0].number == 2
 
 
-def test_records_of_another_pair_or_that_were_deleted_make_a_new_epoch(verdicts: Verdicts) -> None:
+def test_the_same_weights_under_another_name_are_the_same_attempt(verdicts: Verdicts) -> None:
     attempt(verdicts, "v0001")
-    assert attempt(verdicts, "v0002", pair=PairId("target", "other draft", "tokenizer"))[0].number == 1
-    assert attempt(verdicts, "v0003", pair=PairId("other", "draft", "tokenizer"))[0].number == 2
-    assert attempt(verdicts, "v0004", present=["1", "2"], pair=PairId("other", "draft", "tokenizer"))[0].number == 3
+    again = Attempt("v0009", None, "weights of v0001", None)
+    assert verdicts.open_attempt(again, PAIR, GATE, groups(IDS), lambda _: IDS)[1] == 1
+    other = Attempt("v0001", None, "other weights of that name", None)
+    assert verdicts.open_attempt(other, PAIR, GATE, groups(IDS), lambda _: IDS)[1] == 2
+
+
+def test_every_target_has_an_epoch_of_its_own_and_its_drafts_share_it(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    assert attempt(verdicts, "v0002", pair=OTHER)[1] == 1
+    assert attempt(verdicts, "v0003", pair=PairId("target", "other draft", "tokenizer"))[1] == 2
+    assert attempt(verdicts, "v0004", pair=OTHER)[1] == 2
+
+
+def test_an_epoch_goes_on_without_a_record_that_is_gone(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    epoch, number = attempt(verdicts, "v0002", present=groups(["1", "3"]))
+    assert (epoch.number, number, epoch.record_ids) == (1, 2, ("1", "3"))
+    epoch, number = attempt(verdicts, "v0003")
+    assert (epoch.number, number, epoch.record_ids) == (1, 3, tuple(IDS))
+
+
+def test_an_epoch_with_too_few_prompts_for_a_verdict_is_drawn_anew(verdicts: Verdicts) -> None:
+    assert attempt(verdicts, "v0001", present=dict.fromkeys(IDS, "one group"))[0].number == 1
+    assert attempt(verdicts, "v0001", present=dict.fromkeys(IDS, "one group"))[0].number == 2
+    assert attempt(verdicts, "v0001", settings=Gate(min_heldout_prompts=4), draw=lambda _: ["7"])[0].number == 3
+
+
+def test_alpha_and_attempts_are_fixed_with_the_epoch(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001", settings=Gate(min_heldout_prompts=2, alpha=0.05, max_attempts=2))
+    later = Gate(min_heldout_prompts=2, alpha=0.4, max_attempts=1)
+    epoch, number = attempt(verdicts, "v0002", settings=later)
+    assert (epoch.number, number, epoch.alpha, epoch.max_attempts) == (1, 2, 0.05, 2)
+    epoch, number = attempt(verdicts, "v0003", settings=later)
+    assert (epoch.number, number, epoch.alpha, epoch.max_attempts) == (2, 1, 0.4, 1)
+
+
+def test_a_lost_epoch_goes_on_where_the_verdicts_say_that_it_was(verdicts: Verdicts) -> None:
+    for i in range(1, 4):
+        attempt(verdicts, f"v000{i}")
+        verdicts.give(verdict(f"v000{i}", attempt=i))
+    attempt(verdicts, "v0004", pair=OTHER)
+    (verdicts.root / "epochs").rename(verdicts.root / "lost")
+    assert attempt(verdicts, "v0005", pair=OTHER)[1] == 1
+    epoch, number = attempt(verdicts, "v0005")
+    assert (epoch.number, number, epoch.lost) == (1, 4, 3)
+    assert attempt(verdicts, "v0006")[1] == 5
+    assert attempt(verdicts, "v0007")[0].number == 2
+
+
+def test_a_lost_epoch_that_ended_with_a_promotion_has_ended(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    verdicts.give(verdict("v0001", "promoted"))
+    shutil.rmtree(verdicts.root / "epochs")
+    epoch, number = attempt(verdicts, "v0002")
+    assert (epoch.number, number, epoch.lost) == (2, 1, 0)
+
+
+def test_a_damaged_verdict_of_an_earlier_attempt_stops_no_later_one(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    verdicts.give(verdict("v0001"))
+    (verdicts.root / "verdicts" / "v0001.json").write_bytes(b"?")
+    assert attempt(verdicts, "v0002")[1] == 2
+
+
+def test_a_damaged_epoch_is_refused_and_says_what_to_do(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    (path,) = (verdicts.root / "epochs").iterdir()
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(StoreError, match=r"damaged.*Delete it: the verdicts tell how many attempts were made in it"):
+        attempt(verdicts, "v0002")
 
 
 @pytest.mark.parametrize("step", range(1, 9))
 def test_an_attempt_that_cannot_be_written_is_none(verdicts: Verdicts, step: int) -> None:
     attempt(verdicts, "v0001")
-    before = verdicts.epoch()
+    before = verdicts.epoch(PAIR)
     files = failing_files(step)
     try:
         attempt(Verdicts(verdicts.root, files), "v0002")
     except StoreError:
-        after = verdicts.epoch()
+        after = verdicts.epoch(PAIR)
         assert after == before or (after is not None and len(after.attempts) == 2 and step >= 6)
     else:
         assert len(files.names) < step

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .errors import ConfigError
 from .yaml_strict import quoted, read_yaml_lines
@@ -126,6 +126,15 @@ class Gate(Section):
     max_drop: Annotated[float, Field(gt=0.0)] = Field(0.02, description="tokens a round that no source may lose")
     max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(8, description="K up to which speed is forecast")
     live_prompts: NotNegative = Field(4, description="prompts decoded for real to hold the estimate against; 0 is off")
+
+    @model_validator(mode="after")
+    def _can_be_conclusive(self) -> Self:
+        if self.max_heldout_generations < self.min_heldout_prompts:
+            raise ValueError(
+                f"max_heldout_generations is {self.max_heldout_generations}: expected min_heldout_prompts "
+                f"({self.min_heldout_prompts}) or more, or no candidate could ever be judged"
+            )
+        return self
 
 
 class Drift(Section):

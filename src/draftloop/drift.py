@@ -68,11 +68,13 @@ class Generation:
 
     Attributes:
         key: of its stream.
+        group: its prompt group.
         adapter: the draft's adapter version, None for the bare draft.
         acceptance: mean acceptance per position, in [0, 1].
     """
 
     key: Key
+    group: str
     adapter: str | None
     acceptance: float
 
@@ -116,7 +118,7 @@ def generation_of(record: Record) -> Generation:
     s, pair = record.sampler, record.pair
     transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
     key = Key(pair.target, pair.draft, record.source, record.rule, *transforms)
-    return Generation(key, record.adapter, generation_acceptance(record))
+    return Generation(key, record.group, record.adapter, generation_acceptance(record))
 
 
 def watches(

@@ -170,7 +170,7 @@ def decide(
     Args:
         texts: held-out outputs; with fewer than `settings.min_heldout_prompts` groups their rounds are not read.
         num_draft_tokens: K ≥ 1, the same for both; the rounds must reach it.
-        attempt: t ≥ 1 among the scored attempts of this held-out epoch.
+        attempt: t ≥ 1 among the scored attempts of this held-out epoch; the shares of all t sum to `settings.alpha`.
         settings: the thresholds.
         costs: of both drafts alike, or the noise between two measurements would decide; speed is forecast for every K
             up to the end of `t_target`, which has T(1) and T(2) at least.
@@ -180,10 +180,8 @@ def decide(
         ValueError: K or the attempt is out of range, the rounds do not go far enough or not equally far, the costs
             speak of no K ≥ 1, or a number is not positive and finite.
     """
-    if num_draft_tokens < 1 or not 1 <= attempt <= settings.max_attempts:
-        raise ValueError(
-            f"K {num_draft_tokens}, attempt {attempt}: expected K >= 1, attempt 1 to {settings.max_attempts}"
-        )
+    if num_draft_tokens < 1 or attempt < 1:
+        raise ValueError(f"K {num_draft_tokens}, attempt {attempt}: expected 1 or more of both")
     prompts, tokens = len({text.group for text in texts}), sum(text.tokens for text in texts)
     if prompts < settings.min_heldout_prompts:
         missing = f"{prompts} held-out prompts: a verdict needs {settings.min_heldout_prompts}; nothing was spent"

@@ -42,6 +42,7 @@ class Manifest:
         created: unix seconds.
         parent: the version it was trained from, None when it started from the bare draft.
         record_ids: the records it was trained on.
+        passed_over_ids: failures that were there and that no step had: unusable ones, and what an early end left.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Manifest:
     parent: str | None = None
     pair: PairId | None = None
     record_ids: tuple[str, ...] = ()
+    passed_over_ids: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     draftloop_version: str | None = None
@@ -142,7 +144,12 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
         raise AdapterError(f"{path} cannot be read: {error}") from None
     for name in sorted({WEIGHTS, CONFIG} | manifest.files.keys()):
         if name not in manifest.files or found.get(name) != manifest.files[name]:
+            wanted = manifest.files.get(name)
             raise AdapterError(
-                f"{path / name} is damaged: found {found.get(name, 'no such file')}, expected "
-                f"{manifest.files.get(name, 'it in the manifest')}. Use another version, or restore this one."
+                f"{path / name} is damaged: found {_said(found.get(name), 'no such file')}, expected "
+                f"{_said(wanted, 'it in the manifest')}. Use another version, or restore this one."
             )
+
+
+def _said(file: FileHash | None, missing: str) -> str:
+    return missing if file is None else f"{file.size:,} bytes of sha256 {file.sha256[:12]}…"

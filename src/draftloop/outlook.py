@@ -6,13 +6,16 @@ cut off, a candidate without a verdict, and only then a new training.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .config import Config
 from .data_directory import DataDirectory
 from .drift import Watch, watches
+from .errors import RunError, StoreError
 from .model_files import local_fingerprint
 from .overview import Overview, survey
 from .registry import Pointer
@@ -42,6 +45,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A training that gave no version: failures that there were to train on, used or not, and its recipe."""
+
+    failures: int
+    recipe: str
+
+
+@dataclass(frozen=True)
 class Situation:
     """The facts that a step follows from.
 
@@ -51,9 +62,10 @@ class Situation:
         pending: a version that passed the gate while the pointer stood where it still stands.
         run: an unfinished run of an earlier `retrain` on top of this champion.
         watches: what drift sees in the generations since the last verdict, alarms first.
-        unchecked: generations of the champion since the last verdict and the last check of it.
+        unchecked: prompt groups that the champion was asked since the last verdict and the last check of it.
         minutes: since the last training, None before the first; negative where the clock went backward.
-        failed_with: unused failures when the last training failed; None where it did not.
+        failed: what is known of the last training where it failed; None where it did not.
+        recipe: of the configuration that a training would have now.
     """
 
     overview: Overview
@@ -63,7 +75,8 @@ class Situation:
     watches: tuple[Watch, ...]
     unchecked: int
     minutes: float | None
-    failed_with: int | None
+    failed: Failed | None
+    recipe: str
 
     @property
     def alarms(self) -> list[Watch]:
@@ -82,8 +95,9 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
     Raises:
         StoreError: pointer, verdict or epoch is damaged, or a newer draftloop wrote there.
     """
-    overview = survey(data, *(local_fingerprint(name) for name in (config.models.target, config.models.draft)))
-    pointer, history = data.registry.pointer(), History(data.audit.entries())
+    target, draft = (local_fingerprint(name) for name in (config.models.target, config.models.draft))
+    overview = survey(data, target, draft)
+    pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
     since = overview.stream[history.settled :]
     before = [one for one in overview.stream if one.adapter == pointer.previous] if pointer.sequence else []
     checked = max(history.settled, history.checked(pointer))
@@ -91,20 +105,32 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
         overview=overview,
         pointer=pointer,
         pending=_pending(data, pointer),
-        run=_resumable(data, pointer),
+        run=_resumable(data, config, pointer),
         watches=tuple(watches(since, pointer.champion, before, config.drift, config.training.seed)),
-        unchecked=sum(one.adapter == pointer.champion for one in overview.stream[checked:]),
+        unchecked=len({one.group for one in overview.stream[checked:] if one.adapter == pointer.champion}),
         minutes=history.minutes(now),
-        failed_with=history.failed_with,
+        failed=history.failed,
+        recipe=recipe(config),
     )
 
 
-class History:
-    """What the lines of `runs/audit.jsonl` say of the past, by their order and never by their time."""
+def recipe(config: Config) -> str:
+    """sha256 of all that decides how a training goes, but for the failures: what failed may go well under another."""
+    sections = (config.models, config.data, config.training, config.retrain)
+    return hashlib.sha256("".join(section.model_dump_json() for section in sections).encode()).hexdigest()
 
-    def __init__(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        self._entries = entries
-        self._last = next((entry for entry in reversed(entries) if entry.get("trained")), None)
+
+class History:
+    """What the lines of `runs/audit.jsonl` say of the past, by their order and never by their time.
+
+    Args:
+        entries: the lines, oldest first.
+        target: fingerprint of the target whose generations and failures are spoken of; None is any.
+    """
+
+    def __init__(self, entries: Sequence[Mapping[str, Any]], target: str | None = None) -> None:
+        self._all = entries
+        self._entries = [one for one in entries if target is None or one.get("target") in (None, target)]
 
     @property
     def settled(self) -> int:
@@ -112,10 +138,12 @@ class History:
         return self._generations(lambda entry: entry.get("outcome") in SETTLING)
 
     @property
-    def failed_with(self) -> int | None:
-        """Unused failures when the last training failed by its numbers; None where it did not."""
-        failed = self._last is not None and self._last.get("outcome") == "failed"
-        return int(self._last["failures"]) if self._last is not None and failed else None
+    def failed(self) -> Failed | None:
+        """The last training where it failed by its numbers or found nothing that it could use; else None."""
+        last = next((entry for entry in reversed(self._entries) if entry.get("trained")), None)
+        if last is None or last.get("outcome") not in ("failed", "nothing"):
+            return None
+        return Failed(int(last.get("trainable", 0)), str(last.get("recipe")))
 
     def checks(self, pointer: Pointer) -> int:
         """How often this champion was held against the one before."""
@@ -130,7 +158,7 @@ class History:
 
         A line that notes a clock gone backward counts as a training at its own time: the interval begins anew there.
         """
-        found = (e for e in reversed(self._entries) if e.get("trained") or e.get("clock"))
+        found = (e for e in reversed(self._all) if e.get("trained") or e.get("clock"))
         last = next(found, None)
         return None if last is None else (now - float(last["when"])) / 60
 
@@ -171,25 +199,34 @@ def _needs_check(facts: Situation, config: Config) -> bool:
 def _gate(overview: Overview, config: Config) -> Step:
     found, least = len(overview.heldout_prompts), config.gate.min_heldout_prompts
     if found < least:
-        why = f"{overview.candidate} waits for the gate: {found} held-out prompts of {least}; collect more"
+        why = f"{overview.candidate} waits for the gate: {found} held-out prompts of {least}"
+        why += "; collect more, or lower gate.min_heldout_prompts"
         return Step("wait", why, overview.candidate)
     return Step("gate", f"{overview.candidate} has no verdict yet", overview.candidate)
 
 
 def _train(facts: Situation, config: Config, force: bool) -> Step:
     unused, least = facts.overview.failures_new, config.training.min_failure_cases
-    alarms, failed = facts.alarms, facts.failed_with
+    alarms, missing = facts.alarms, _missing_since_failed(facts, least)
     said = f"{unused} unused failures"
     if force:
-        return Step("train", f"{said}, and it was asked for") if unused or facts.overview.failures_used else _nothing()
-    if failed is not None and unused < failed + least:
-        return Step("nothing", f"the last training failed; it is tried again with {failed + least} unused failures")
+        return Step("train", f"{said}, and it was asked for") if facts.overview.failures_trainable else _nothing()
+    if missing > 0:
+        why = "the last training came to nothing; it is tried again"
+        return Step("nothing", f"{why} with {missing} more failures, with other settings, or with --force")
     enough, drifted = unused >= least, bool(alarms) and unused >= config.drift.min_failure_cases
     if not (enough or drifted):
         return Step("nothing", f"{said} of {least}" + (f"; {_said(alarms[0])}" if alarms else ""))
     if facts.minutes is not None and facts.minutes < config.retrain.min_interval_minutes:
         return Step("nothing", _too_soon(facts.minutes, config))
     return Step("train", f"{said}, at least {least}" if enough else f"{said}, and {_said(alarms[0])}")
+
+
+def _missing_since_failed(facts: Situation, least: int) -> int:
+    """New failures still to come before what failed is tried again as it was; 0 or less where nothing is in the way."""
+    if facts.failed is None or facts.failed.recipe != facts.recipe:
+        return 0
+    return facts.failed.failures + least - facts.overview.failures_trainable
 
 
 def _nothing() -> Step:
@@ -209,15 +246,20 @@ def _said(alarm: Watch) -> str:
 
 
 def _pending(data: DataDirectory, pointer: Pointer) -> str | None:
-    name = data.registry.latest()
-    verdict = data.verdicts.of(name) if name else None
-    passed = verdict is not None and (verdict.outcome, verdict.pointer) == ("promoted", pointer.sequence)
-    return name if passed else None
+    """The newest version that passed while the pointer stood where it stands; a damaged verdict says nothing."""
+    for name in reversed(data.registry.versions()):
+        with suppress(StoreError):
+            verdict = data.verdicts.of(name)
+            if verdict is not None and (verdict.outcome, verdict.pointer) == ("promoted", pointer.sequence):
+                return name
+    return None
 
 
-def _resumable(data: DataDirectory, pointer: Pointer) -> str | None:
-    """The newest run that was cut off, if it goes on from this champion."""
+def _resumable(data: DataDirectory, config: Config, pointer: Pointer) -> str | None:
+    """The newest run that was cut off, if it goes on from this champion and with these models."""
     for run in reversed(RunDirectory.unfinished(data.runs, PURPOSE)):
-        if run.checkpoints.exist() and run.description().get("parent") == pointer.champion:
-            return run.id
+        with suppress(RunError):
+            fits = run.config().models == config.models and run.description().get("parent") == pointer.champion
+            if fits and run.checkpoints.exist():
+                return run.id
     return None

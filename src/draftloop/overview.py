@@ -17,9 +17,10 @@ class Overview:
 
     Attributes:
         generations: all; the next three are failures. Only failures of the split `train` can be trained on: they are
-            new until a version that learned from them has a verdict, then used. The others are held out.
+            new until a version that was trained while they were there has a verdict, then used. The others are held
+            out.
         other_pairs: generations of another target than the one that was asked for; not in the next three.
-        heldout_prompts, heldout_ids: prompt groups and records of the split `heldout`.
+        heldout_prompts: prompt groups of the split `heldout` that the target said something to.
         stream: what drift looks at, in the log's order.
         candidate: the newest version without a verdict, None where the newest has one.
         damage: lines of the log and versions that cannot be read.
@@ -31,12 +32,16 @@ class Overview:
     failures_held_out: int = 0
     other_pairs: int = 0
     heldout_prompts: set[str] = field(default_factory=set)
-    heldout_ids: set[str] = field(default_factory=set)
     stream: list[Generation] = field(default_factory=list)
     splits: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     candidate: str | None = None
     damage: list[str] = field(default_factory=list)
+
+    @property
+    def failures_trainable(self) -> int:
+        """Failures of the split `train`, used or not."""
+        return self.failures_new + self.failures_used
 
     @property
     def failures(self) -> int:
@@ -75,9 +80,8 @@ def _count(found: Overview, record: Record, used: set[str], target: str | None) 
         return
     if record.target_output:
         found.stream.append(generation_of(record))
-    if record.split == "heldout":
+    if record.split == "heldout" and record.target_output:
         found.heldout_prompts.add(record.group)
-        found.heldout_ids.add(record.id)
     if record.is_failure:
         if record.split != "train":
             found.failures_held_out += 1
@@ -88,18 +92,19 @@ def _count(found: Overview, record: Record, used: set[str], target: str | None) 
 
 
 def _used(data: DataDirectory, found: Overview, draft: str | None) -> set[str]:
-    """Records that a version with a verdict learned from; the newest version without one is the candidate."""
+    """Records that versions with a verdict learned from or were offered; the newest version without one, if it is for
+    this draft, is the candidate."""
     registry, used = data.registry, set[str]()
-    now = registry.pointer()
-    for name in [*registry.pruned(), *registry.versions()]:
+    now, pruned = registry.pointer(), registry.pruned()
+    for name in [*pruned, *registry.versions()]:
+        found.candidate = None
         try:
             verdict, manifest = data.verdicts.of(name), registry.manifest(name)
-            if verdict is None and name not in (now.champion, now.previous):
-                fits = draft is None or manifest.pair is None or manifest.pair.draft == draft
-                found.candidate = name if fits else None
-                continue
-            found.candidate = None
-            used.update(manifest.record_ids)
         except DraftloopError as error:
             found.damage.append(f"{name}: {error}")
+            continue
+        if verdict is not None or name in (now.champion, now.previous):
+            used.update(manifest.record_ids, manifest.passed_over_ids)
+        elif name not in pruned and (draft is None or manifest.pair is None or manifest.pair.draft == draft):
+            found.candidate = name
     return used

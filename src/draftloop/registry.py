@@ -136,7 +136,7 @@ class Registry:
         try:
             return _POINTER.validate_python(orjson.loads(path.read_bytes()))
         except FileNotFoundError:
-            return Pointer()
+            return Pointer(sequence=self._lost_moves())
         except (orjson.JSONDecodeError, ValidationError):
             raise StoreError(
                 f"{path} is damaged: expected champion, previous and sequence. Delete it and promote a version again: "
@@ -172,21 +172,35 @@ class Registry:
         """
         with self._lock, storing(self.root / POINTER):
             now = self._pointer_at(expected)
-            if now.sequence == 0:
+            if now.champion is None and now.previous is None:
                 raise AdapterError("nothing was ever promoted, so there is nothing to go back to")
             if now.previous is not None:
                 self.verify(self._version_path(now.previous))
             return self._move(Pointer(now.previous, now.champion, now.sequence + 1), "rollback", why)
 
+    def expect(self, sequence: int) -> None:
+        """Raise ChampionMoved where the pointer's sequence is another one than a decision rests on."""
+        self._pointer_at(sequence)
+
+    def rolled_back(self) -> set[str]:
+        """The versions that a rollback took out of use and no later move brought back."""
+        moves, found = self._moves(), set[str]()
+        for number in sorted(number for number in moves if number <= self.pointer().sequence):
+            move = moves[number]
+            found.discard(move["champion"])
+            if move["what"] == "rollback" and move["previous"] is not None:
+                found.add(move["previous"])
+        return found
+
     def prune(self, keep: int, protected: Collection[str] = ()) -> list[str]:
         """Delete the weights of old versions; their manifests stay. Returns the names of the deleted.
 
         Args:
-            keep: how many of the newest versions stay; champion and previous stay besides.
+            keep: how many of the newest versions stay; champion and previous stay besides, and any whose manifest is
+                damaged, for what it learned from would be forgotten.
             protected: names that stay whatever their age.
 
         Raises:
-            AdapterError: the manifest of one to delete is damaged, so that what it learned from would be forgotten.
             StoreError: the disk refused; each version is there whole or gone.
         """
         with self._lock, storing(self.root):
@@ -200,7 +214,7 @@ class Registry:
         """What `prune` would delete."""
         now = self.pointer()
         staying = {now.champion, now.previous, *protected, *self.versions()[-keep:]}
-        return [name for name in self.versions() if name not in staying]
+        return [name for name in self.versions() if name not in staying and self._is_readable(name)]
 
     def resolve(self, reference: str) -> Path | None:
         """The directory that `none`, `champion`, `latest`, `vNNNN` or a path means; None for the bare draft.
@@ -279,7 +293,7 @@ class Registry:
         """One past every number ever used that is still known of, so that no name is given twice."""
         pointer = self.pointer()
         names = [entry.name for entry in self.root.iterdir()] + [pointer.champion or "", pointer.previous or ""]
-        names += self.pruned()
+        names += [path.stem for path in self.root.glob("*/v*.json")]  # of the pruned, and what else goes by a name
         return f"v{max((_number(name) for name in names if _is_version_name(name)), default=0) + 1:04d}"
 
     def _pointer_at(self, expected: int | None) -> Pointer:
@@ -296,6 +310,25 @@ class Registry:
         Journal(self.root / AUDIT, self._files).append({"what": what, "when": time.time(), "why": why, **said})
         write_atomically(self.root / POINTER, dump(new) + b"\n", self._files, full=True)
         return new
+
+    def _moves(self) -> dict[int, dict[str, Any]]:
+        """The audit's lines by the pointer's sequence; of two with one number the first was cut off."""
+        return {int(line["pointer"]): line for line in Journal(self.root / AUDIT, self._files).entries()}
+
+    def _lost_moves(self) -> int:
+        """How many moves there were where there is no pointer, so that no number is given twice.
+
+        A first one alone may have been cut off before there was a pointer, and is then still to be made.
+        """
+        moves = max(self._moves(), default=0)
+        return moves if moves > 1 else 0
+
+    def _is_readable(self, name: str) -> bool:
+        try:
+            self.manifest(name)
+        except AdapterError:
+            return False
+        return True
 
     def _forget_weights(self, name: str) -> None:
         """The manifest is safe in `pruned/` before the directory goes, in one step."""

@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Container, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .adapter_format import WEIGHTS
 from .config import Config, Models, Training
 from .data_directory import DataDirectory
-from .errors import ChampionMoved, Interrupted, RunError, StoreError, TrainingFailed
+from .errors import (
+    AdapterError,
+    ChampionMoved,
+    Interrupted,
+    NothingToDo,
+    PairError,
+    RunError,
+    StoreError,
+    TrainingFailed,
+)
 from .interrupt import StopRequest
+from .model_files import local_fingerprint
 from .outlook import PURPOSE, History, Situation, Step, look, next_step
-from .records import Record
+from .records import PairId, Record
 from .registry import Pointer
 from .replay import reservoir
 from .training.run import RunDirectory
-from .verdicts import Attempt, Verdict
+from .verdicts import Attempt, Epoch, Verdict
 
 if TYPE_CHECKING:
     from .pair import Pair
@@ -35,6 +47,7 @@ Load = Callable[[Models, Path | None, str | None], "Pair"]
 Say = Callable[[str], None]
 
 EXIT_CODES: dict[Ending, int] = {"promoted": 0, "rolled back": 0, "nothing": 10, "refused": 11, "inconclusive": 12}
+MAX_RESUMPTIONS = 3  # from one and the same step: what ends a run there ends it again
 _GIGABYTE = 1 << 30
 
 
@@ -48,9 +61,13 @@ class Outcome:
         steps: what was done, in order: actions of `outlook.Step`.
         run, version: of the training or the candidate, where there was one.
         champion: in use afterwards.
-        trained: whether a training ended.
+        trained: whether a training ended, in a version or in nothing.
         checked: the pointer's sequence, where champion and previous were compared and nothing changed.
-        failures, generations: unused failures, and generations of the target, when it began.
+        clock: whether the clock went backward since the last training.
+        target: fingerprint of the configured target, None where it is not on this machine.
+        recipe: `outlook.recipe`.
+        failures, trainable, generations: unused failures, all that can be trained on, and generations of the target,
+            when it began.
         pruned: versions whose weights were deleted.
         numbers: of the trial.
     """
@@ -64,7 +81,10 @@ class Outcome:
     trained: bool = False
     checked: int | None = None
     clock: bool = False
+    target: str | None = None
+    recipe: str | None = None
     failures: int = 0
+    trainable: int = 0
     generations: int = 0
     pruned: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -143,16 +163,20 @@ class _Work:
         """Step after step until a verdict, or nothing is left to do."""
         facts = look(self.data, self.config, self.clock())
         outcome = self.outcome
-        outcome.failures, outcome.generations = facts.overview.failures_new, len(facts.overview.stream)
+        outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
+        outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe
+        outcome.target = local_fingerprint(self.config.models.target)
         outcome.clock = facts.minutes is not None and facts.minutes < 0
         checked = False
         while True:
             step = next_step(facts, self.config, force=self.force and not outcome.trained, checked=checked)
+            if step.action == "train" and outcome.trained:
+                raise StoreError(f"{outcome.version} was trained and is no candidate: see `status` for what is damaged")
             self.say(f"{step.action}: {step.why}")
             outcome.steps.append(step.action)
             self._do(step, facts)
             outcome.champion = self.data.registry.champion()
-            if step.action not in ("check", "resume", "train") or outcome.outcome == "rolled back":
+            if outcome.why:
                 break
             checked = True
             facts = look(self.data, self.config, self.clock())
@@ -177,14 +201,15 @@ class _Work:
     def _do(self, step: Step, facts: Situation) -> None:
         outcome = self.outcome
         if step.action == "finish":
-            pointer = self.data.registry.promote(str(step.subject), step.why, facts.pointer.sequence)
-            outcome.outcome, outcome.why, outcome.version = "promoted", step.why, pointer.champion
+            self._finish(str(step.subject), step.why, facts.pointer)
         elif step.action == "check":
             self._check(step, facts)
         elif step.action == "resume":
-            self._resume(str(step.subject))
+            with self._giving_up():
+                self._resume(str(step.subject))
         elif step.action == "train":
-            self._train()
+            with self._giving_up():
+                self._train()
         elif step.action == "gate":
             self._gate(str(step.subject), facts)
         else:
@@ -196,10 +221,10 @@ class _Work:
     def _train(self) -> None:
         from .training.train import train
 
-        for run in RunDirectory.unfinished(self.data.runs, PURPOSE, self.data.files):
+        for run in self._unfinished():
             self.say(f"run {run.id} was cut off and cannot be gone on with: starting clean")
-            run.give_up("cut off, without a checkpoint on top of the champion")
-        pair = self._pair()
+            run.give_up("cut off, without a checkpoint on top of this champion and pair")
+        pair = self._pair(self.data.registry.pointer())
         with self._limited():
             self._trained(
                 train(
@@ -215,7 +240,10 @@ class _Work:
     def _resume(self, run: str) -> None:
         from .training.train import resume
 
+        self.outcome.run = run
         try:
+            if RunDirectory.find(self.data.runs, run, self.data.files).note_resumption() > MAX_RESUMPTIONS:
+                raise RunError(f"it was gone on with {MAX_RESUMPTIONS} times and came no further")
             with self._limited():
                 self._trained(
                     resume(
@@ -226,9 +254,24 @@ class _Work:
                         stop=self.stop,
                     )
                 )
-        except RunError as error:
+        except (RunError, PairError, AdapterError) as error:
             self.say(f"run {run} cannot be gone on with: {error}")
-            RunDirectory.find(self.data.runs, run, self.data.files).give_up(str(error))
+            RunDirectory(self.data.runs / run, self.data.files).give_up(str(error))
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """A training that failed by its numbers is not gone on with: it would fail again."""
+        try:
+            yield
+        except TrainingFailed as error:
+            for run in self._unfinished():
+                run.give_up(str(error))
+            raise
+        except NothingToDo as error:
+            self.outcome.trained, self.outcome.why = True, str(error)
+
+    def _unfinished(self) -> list[RunDirectory]:
+        return RunDirectory.unfinished(self.data.runs, PURPOSE, self.data.files)
 
     def _trained(self, result: TrainResult) -> None:
         self.outcome.trained, self.outcome.run, self.outcome.version = True, result.run, result.version
@@ -273,40 +316,69 @@ class _Work:
 
     # Judging
 
-    def _gate(self, version: str, facts: Situation) -> None:
-        registry, verdicts, pointer = self.data.registry, self.data.verdicts, facts.pointer
-        self.outcome.version = version
-        if self._is_the_champion_again(version, pointer):
-            self._refuse_unscored(version, pointer)
+    def _finish(self, version: str, why: str, pointer: Pointer) -> None:
+        """Make the promotion that a crash cut off."""
+        outcome = self.outcome
+        outcome.version = version
+        try:
+            self.data.registry.promote(version, why, pointer.sequence)
+        except AdapterError as error:
+            given = self.data.verdicts.of(version)
+            assert given is not None  # it said `promoted` when the situation was looked at, under this lock
+            outcome.outcome, outcome.why = "refused", f"it passed the gate and was damaged since: {error}"
+            self.data.verdicts.give(replace(given, outcome="refused", reasons=(outcome.why,)))
             return
-        pair = self._pair()
-        records = {record.id: record for record in self._own_records({"heldout"})}
-        most = self.config.gate.max_heldout_generations
+        outcome.outcome, outcome.why = "promoted", why
+
+    def _gate(self, version: str, facts: Situation) -> None:
+        verdicts, pointer, gate = self.data.verdicts, facts.pointer, self.config.gate
+        self.outcome.version = version
+        unfit = self._unfit(version)
+        if unfit is not None:
+            self._refuse_unscored(version, pointer, unfit)
+            return
+        pair = self._pair(pointer)
+        records = {record.id: record for record in self._own_records(pair, {"heldout"})}
         epoch, attempt = verdicts.open_attempt(
-            Attempt(version, pointer.champion),
+            self._attempt(version, pointer.champion),
             pair.identity,
-            self.config.gate.max_attempts,
-            records.keys(),
-            lambda number: [record.id for record in reservoir(records.values(), most, number)],
+            gate,
+            {record.id: record.group for record in records.values()},
+            lambda number: _heldout_sample(records.values(), gate.max_heldout_generations, number),
         )
         self.say(f"scoring {len(epoch.record_ids)} held-out generations: attempt {attempt} of epoch {epoch.number}")
         trial = self._trial(
             [records[record_id] for record_id in epoch.record_ids],
-            registry.resolve("champion"),
-            registry.resolve(version),
+            pointer.champion,
+            version,
             attempt,
+            pointer,
+            alpha=epoch.alpha,
         )
-        self._settle(trial, version, pointer, epoch.number, attempt)
+        self._settle(trial, version, pointer, epoch, attempt)
 
-    def _is_the_champion_again(self, version: str, pointer: Pointer) -> bool:
-        """Whether training on the champion kept the weights that it began with."""
-        manifest = self.data.registry.manifest(version)
-        return manifest.parent == pointer.champion and manifest.metrics.get("best_step") == 0
+    def _unfit(self, version: str) -> str | None:
+        """Why a candidate is refused whatever its scores, so that none are taken and nothing is spent; None if not."""
+        registry = self.data.registry
+        try:
+            manifest = registry.verify(registry.root / version)
+        except AdapterError as error:
+            return f"it is damaged: {error}"
+        if manifest is not None and manifest.metrics.get("best_step") == 0:
+            return "no later weights did better on validation than those it started from"
+        if manifest is not None and manifest.parent in registry.rolled_back():
+            return f"{manifest.parent}, on top of which it was trained, was rolled back since"
+        return None
 
-    def _refuse_unscored(self, version: str, pointer: Pointer) -> None:
+    def _attempt(self, version: str, champion: str | None) -> Attempt:
+        def weights(name: str) -> str:
+            return self.data.registry.manifest(name).files[WEIGHTS].sha256
+
+        return Attempt(version, champion, weights(version), weights(champion) if champion else None)
+
+    def _refuse_unscored(self, version: str, pointer: Pointer, why: str) -> None:
         """A verdict that needs no held-out prompt, so it spends nothing of the epoch."""
-        why = "no later weights did better on validation than those it started from, which are the champion's"
-        self.data.verdicts.give(self._verdict(version, pointer, "refused", (why,), 0, 0, {}))
+        self.data.verdicts.give(self._verdict(version, pointer, "refused", (why,)))
         self.outcome.outcome, self.outcome.why = "refused", why
 
     def _verdict(
@@ -315,23 +387,24 @@ class _Work:
         pointer: Pointer,
         outcome: Literal["promoted", "refused"],
         reasons: tuple[str, ...],
-        epoch: int,
-        attempt: int,
-        numbers: dict[str, Any],
+        epoch: Epoch | None = None,
+        attempt: int = 0,
+        numbers: dict[str, Any] | None = None,
     ) -> Verdict:
         return Verdict(
             version=version,
             champion=pointer.champion,
             outcome=outcome,
             reasons=reasons,
-            epoch=epoch,
+            epoch=epoch.number if epoch else 0,
             attempt=attempt,
             pointer=pointer.sequence,
             when=self.clock(),
-            numbers=numbers,
+            pair=epoch.pair if epoch else None,
+            numbers=numbers or {},
         )
 
-    def _settle(self, trial: Trial, version: str, pointer: Pointer, epoch: int, attempt: int) -> None:
+    def _settle(self, trial: Trial, version: str, pointer: Pointer, epoch: Epoch, attempt: int) -> None:
         """Write the verdict down, then act on it: what a crash cuts off in between is finished by the next run."""
         outcome, decision = self.outcome, trial.decision
         outcome.why, outcome.numbers = "; ".join(decision.reasons), trial.to_json()
@@ -339,28 +412,36 @@ class _Work:
             outcome.outcome = "inconclusive"
             return
         promoted = decision.outcome == "promote"
-        numbers = {**trial.to_json(), "conditions": self._conditions()}
+        numbers = {**trial.to_json(), "conditions": self._conditions(epoch.pair)}
         said: Literal["promoted", "refused"] = "promoted" if promoted else "refused"
-        self.data.verdicts.give(self._verdict(version, pointer, said, decision.reasons, epoch, attempt, numbers))
-        if promoted:
-            try:
+        verdict = self._verdict(version, pointer, said, decision.reasons, epoch, attempt, numbers)
+        try:
+            self.data.registry.expect(pointer.sequence)
+            self.data.verdicts.give(verdict)
+            if promoted:
                 self.data.registry.promote(version, outcome.why, pointer.sequence)
-            except ChampionMoved as moved:
-                self.data.verdicts.withdraw(version)
-                outcome.outcome, outcome.why = "inconclusive", f"{moved}; {version} is gated again"
-                return
-        outcome.outcome = "promoted" if promoted else "refused"
+        except ChampionMoved as moved:
+            self.data.verdicts.withdraw(version)
+            outcome.outcome, outcome.why = "inconclusive", f"{moved}; {version} is gated again"
+            return
+        outcome.outcome = said
 
     def _check(self, step: Step, facts: Situation) -> None:
         """Champion against previous on what was generated since: the gate's own test, with the roles changed over."""
         registry, pointer = self.data.registry, facts.pointer
-        self._pair()
-        history = History(self.data.audit.entries())
-        recent = self._own_records()[history.settled :]
+        if pointer.previous is not None:
+            try:
+                registry.verify(registry.root / pointer.previous)
+            except AdapterError as error:
+                self.say(f"{pointer.champion} stays: there is nothing to go back to: {error}")
+                self.outcome.checked = pointer.sequence
+                return
+        history = History(self.data.audit.entries(), self.outcome.target)
+        recent = self._own_records(self._pair(pointer))[history.settled :]
         records = [record for record in recent if record.adapter == pointer.champion]
-        champion = registry.resolve("champion")
-        previous = registry.resolve(pointer.previous or "none")
-        trial = self._trial(records, champion, previous, history.checks(pointer) + 1)
+        records = records[-self.config.gate.max_heldout_generations :]
+        attempt = history.checks(pointer) + 1
+        trial = self._trial(records, pointer.champion, pointer.previous, attempt, pointer, alpha=self.config.gate.alpha)
         self.outcome.checked = pointer.sequence
         if trial.decision.outcome != "promote":
             self.say(f"{pointer.champion} stays: {'; '.join(trial.decision.reasons)}")
@@ -370,44 +451,82 @@ class _Work:
         self.outcome.numbers = trial.to_json()
         registry.rollback(self.outcome.why, pointer.sequence)
 
-    def _trial(self, records: list[Record], champion: Path | None, candidate: Path | None, attempt: int) -> Trial:
+    def _trial(
+        self,
+        records: list[Record],
+        champion: str | None,
+        candidate: str | None,
+        attempt: int,
+        pointer: Pointer,
+        alpha: float,
+    ) -> Trial:
         from .costs import measure
         from .trial import hold_trial
 
+        gate = self.config.gate.model_copy(update={"alpha": alpha})
         return hold_trial(
-            self._pair(),
+            self._pair(pointer),
             records,
-            champion,
-            candidate,
+            self._directory(champion),
+            self._directory(candidate),
             attempt=attempt,
-            config=self.config,
+            config=self.config.model_copy(update={"gate": gate}),
             seed=self.config.training.seed + attempt,
             timing=self.timing or measure,
         )
 
-    def _pair(self) -> Pair:
-        """The configured pair with the champion on its draft, loaded once."""
-        champion = self.data.registry.resolve("champion")
+    def _directory(self, version: str | None) -> Path | None:
+        return None if version is None else self.data.registry.root / version
+
+    def _pair(self, pointer: Pointer) -> Pair:
+        """The configured pair with the champion on its draft, loaded once.
+
+        Raises:
+            StoreError: the champion is damaged, and how to get out of that.
+        """
+        champion = self._directory(pointer.champion)
+        if champion is not None:
+            self._require_whole(champion)
         if self.pair is None:
-            self.pair = self.load(self.config.models, champion, champion.name if champion else None)
+            self.pair = self.load(self.config.models, champion, pointer.champion)
         else:
             self.pair = self.pair.with_adapter(champion)
         return self.pair
 
-    def _own_records(self, splits: Container[str] | None = None) -> list[Record]:
-        """What the survey's stream is of: this target's generations, each once, in the log's order."""
-        identity = self._pair().identity
-        found = {record.id: record for record in self.data.log.records(splits)}
-        return [r for r in found.values() if r.pair.target == identity.target and r.target_output]
+    def _require_whole(self, champion: Path) -> None:
+        try:
+            self.data.registry.verify(champion)
+        except AdapterError as error:
+            raise StoreError(
+                f"the champion is not whole: {error} `adapters rollback` goes back to the draft before it, and "
+                "`adapters promote` to any other version"
+            ) from None
 
-    def _conditions(self) -> dict[str, Any]:
+    def _own_records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
+        """What the survey's stream is of: this target's generations, each once, in the log's order."""
+        found = {record.id: record for record in self.data.log.records(splits)}
+        return [r for r in found.values() if r.pair.target == pair.identity.target and r.target_output]
+
+    def _conditions(self, pair: PairId) -> dict[str, Any]:
         speculative = self.config.speculative
         return {
-            "pair": asdict(self._pair().identity),
+            "pair": asdict(pair),
             "rule": speculative.rule,
             "num_draft_tokens": speculative.num_draft_tokens,
             "gate": self.config.gate.model_dump(),
         }
+
+
+def _heldout_sample(records: Iterable[Record], most: int, seed: int) -> list[str]:
+    """Ids of at most so many records: one of as many prompt groups as there are, then others, every source in
+    proportion."""
+    by_group: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_group[record.group].append(record)
+    chosen = reservoir((members[0] for members in by_group.values()), most, seed)
+    others = (record for members in by_group.values() for record in members[1:])
+    chosen += reservoir(others, most - len(chosen), seed)
+    return [record.id for record in chosen]
 
 
 def _load(models: Models, adapter: Path | None, name: str | None) -> Pair:

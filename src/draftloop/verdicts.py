@@ -1,15 +1,17 @@
 """What the gate said of each version, and the held-out epochs it said it in. Knows no model and no test.
 
-`verdicts/vNNNN.json` is the verdict of a version. `epoch.json` is the epoch in work: the held-out records it is scored
-on, fixed at its first attempt, and the attempts made. An attempt is written down before it is scored, so that a crash
-gives nobody a second look for nothing: the same candidate against the same champion is the same attempt again, and
-everything else is the next one, at a smaller share of alpha.
+`verdicts/vNNNN.json` is the verdict of a version. `epochs/<pair>.json` is the epoch in work of a target: the held-out
+records that candidates are scored on and the chance of an error, both fixed at its first attempt, and the attempts
+made. An attempt is written down before it is scored, so that a crash gives nobody a second look for nothing: the same
+weights against the same weights are the same attempt again, and everything else is the next one, at a smaller share of
+alpha. Where the file of an epoch is lost, the verdicts tell how much of it was spent.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -17,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from . import config
 from .errors import StoreError
 from .records import PairId, RecordError, check_schema, dump, seal, unseal
 from .store.atomic import write_atomically
@@ -24,7 +27,7 @@ from .store.files import FILES, Files, storing
 
 SCHEMA = 1
 FOLDER = "verdicts"
-EPOCH = "epoch.json"
+EPOCHS = "epochs"
 _CLOSED = ConfigDict(extra="forbid")
 
 Outcome = Literal["promoted", "refused", "by hand"]
@@ -41,6 +44,7 @@ class Verdict:
         epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out text was scored.
         pointer: the sequence of the registry's pointer that the verdict rests on.
         when: unix seconds.
+        pair: whose epoch it was; None where no held-out text was scored.
         numbers: all that was measured, with its conditions.
     """
 
@@ -52,6 +56,7 @@ class Verdict:
     attempt: int
     pointer: int
     when: float
+    pair: PairId | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     schema: Literal[1] = 1
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
@@ -59,10 +64,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One look at an epoch: a candidate against a champion."""
+    """One look at an epoch: a candidate against a champion. Which it is lies in the weights, not in the names.
 
-    version: str
-    champion: str | None
+    Attributes:
+        version, champion: names; None is the bare draft.
+        weights, champion_weights: sha256 of the files.
+    """
+
+    version: str = field(compare=False)
+    champion: str | None = field(compare=False)
+    weights: str
+    champion_weights: str | None
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
 
@@ -74,17 +86,27 @@ class Epoch:
         number: from 1.
         pair: whose records they are.
         record_ids: the records.
-        attempts: in order; the n-th spends the n-th share of alpha.
+        alpha: chance that a candidate which is no better passes in it.
+        max_attempts: scored attempts before it ends.
+        lost: attempts of which no more is known than that they were made.
+        attempts: in order; the n-th after the lost ones spends the (lost + n)-th share of alpha.
     """
 
     number: Annotated[int, Field(strict=True, ge=1)]
     pair: PairId
     record_ids: tuple[str, ...]
+    alpha: float
+    max_attempts: int
+    lost: int = 0
     attempts: tuple[Attempt, ...] = ()
     schema: Literal[1] = 1
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
 
+_LOST = {
+    "verdict": "the version is then a candidate again",
+    "epoch": "the verdicts tell how many attempts were made in it",
+}
 _Sealed = TypeVar("_Sealed", Verdict, Epoch)
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _EPOCH: TypeAdapter[Epoch] = TypeAdapter(Epoch)
@@ -131,16 +153,20 @@ class Verdicts:
         with storing(self._path(version)):
             self._files.remove(self._path(version))
 
-    def epoch(self) -> Epoch | None:
-        """The epoch in work, or the last one; None before the first attempt. Raises StoreError: it is damaged."""
-        return self._read(self.root / EPOCH, _EPOCH, "epoch")
+    def epoch(self, pair: PairId) -> Epoch | None:
+        """The epoch in work of this target and tokenizer, or their last one; None before the first attempt.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return self._read(self._epoch_path(pair), _EPOCH, "epoch")
 
     def open_attempt(
         self,
         attempt: Attempt,
         pair: PairId,
-        max_attempts: int,
-        present: Collection[str],
+        settings: config.Gate,
+        present: Mapping[str, str],
         draw: Callable[[int], list[str]],
     ) -> tuple[Epoch, int]:
         """Write down that a candidate is about to be scored.
@@ -148,37 +174,57 @@ class Verdicts:
         Args:
             attempt: the candidate and what it is compared with.
             pair: whose held-out records there are.
-            max_attempts: scored attempts before an epoch ends.
-            present: ids of the held-out records that the log has.
+            settings: alpha and attempts of a new epoch, and how many prompt groups make it worth while.
+            present: the prompt group of each held-out record that the log has, by id.
             draw: given the number of a new epoch, the ids of its records.
 
         Returns:
-            The epoch, and the number of the attempt in it, from 1.
+            The epoch, without records that are gone, and the number of the attempt in it, from 1.
 
         Raises:
-            StoreError: the disk refused, or what is there is damaged.
+            StoreError: the disk refused, or the epoch is damaged.
         """
-        epoch = self.epoch()
-        if epoch is None or self._is_over(epoch, attempt, pair, max_attempts, present):
-            number = epoch.number + 1 if epoch else 1
-            epoch = Epoch(number=number, pair=pair, record_ids=tuple(draw(number)))
+        epoch = self.epoch(pair) or self._remembered(pair, settings, draw)
+        if epoch is None or self._is_over(epoch, attempt, settings, present):
+            epoch = _begin(epoch.number + 1 if epoch else 1, pair, settings, draw)
         if attempt not in epoch.attempts:
             epoch = replace(epoch, attempts=(*epoch.attempts, attempt))
-            self._write(self.root / EPOCH, epoch)
-        return epoch, epoch.attempts.index(attempt) + 1
+            self._write(self._epoch_path(pair), epoch)
+        kept = tuple(record_id for record_id in epoch.record_ids if record_id in present)
+        return replace(epoch, record_ids=kept), epoch.lost + epoch.attempts.index(attempt) + 1
 
-    def _is_over(
-        self, epoch: Epoch, attempt: Attempt, pair: PairId, max_attempts: int, present: Collection[str]
-    ) -> bool:
-        """By a promotion, by its last attempt, or because its records are another pair's or were deleted."""
-        if (epoch.pair.target, epoch.pair.tokenizer) != (pair.target, pair.tokenizer):
+    def _is_over(self, epoch: Epoch, attempt: Attempt, settings: config.Gate, present: Mapping[str, str]) -> bool:
+        """By a promotion, by its last attempt, or because too few prompts of it are left to say anything."""
+        groups = {present[record_id] for record_id in epoch.record_ids if record_id in present}
+        if len(groups) < settings.min_heldout_prompts:
             return True
-        if not set(epoch.record_ids) <= set(present):
+        given = (self._readable(made.version) for made in epoch.attempts)
+        if any(found is not None and (found.outcome, found.epoch) == ("promoted", epoch.number) for found in given):
             return True
-        verdicts = (self.of(made.version) for made in epoch.attempts)
-        if any(found is not None and (found.outcome, found.epoch) == ("promoted", epoch.number) for found in verdicts):
-            return True
-        return attempt not in epoch.attempts and len(epoch.attempts) >= max_attempts
+        return attempt not in epoch.attempts and epoch.lost + len(epoch.attempts) >= epoch.max_attempts
+
+    def _remembered(self, pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]) -> Epoch | None:
+        """What the verdicts tell of the last epoch of a pair whose file is lost; None where they know of none."""
+        given = [found for path in (self.root / FOLDER).glob("*.json") if (found := self._readable(path.stem))]
+        of_pair = [found for found in given if found.pair is not None and _key(found.pair) == _key(pair)]
+        number = max((found.epoch for found in of_pair), default=0)
+        if number == 0:
+            return None
+        last = [found for found in of_pair if found.epoch == number]
+        if any(found.outcome == "promoted" for found in last):
+            return _begin(number + 1, pair, settings, draw)
+        return replace(_begin(number, pair, settings, draw), lost=max(found.attempt for found in last))
+
+    def _readable(self, version: str) -> Verdict | None:
+        """A verdict that is whole; what a damaged one said is not known, and `of` reports it."""
+        try:
+            return self.of(version)
+        except StoreError:
+            return None
+
+    def _epoch_path(self, pair: PairId) -> Path:
+        name = hashlib.sha256(" ".join(_key(pair)).encode()).hexdigest()[:16]
+        return self.root / EPOCHS / f"{name}.json"
 
     def _path(self, version: str) -> Path:
         return self.root / FOLDER / f"{version}.json"
@@ -191,11 +237,24 @@ class Verdicts:
         except FileNotFoundError:
             return None
         except (RecordError, ValidationError, ValueError) as error:
-            raise StoreError(
-                f"{path} is damaged: {error}. Delete it: the version is then a candidate, the epoch a new one."
-            ) from None
+            raise StoreError(f"{path} is damaged: {error}. Delete it: {_LOST[what]}.") from None
 
     def _write(self, path: Path, value: Verdict | Epoch) -> None:
         with storing(path):
             self._files.make_directory(path.parent)
             write_atomically(path, seal(dump(value)), self._files, full=True)
+
+
+def _key(pair: PairId) -> tuple[str, str]:
+    """Of whom the held-out records of a pair are; its draft may be another one."""
+    return pair.target, pair.tokenizer
+
+
+def _begin(number: int, pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]) -> Epoch:
+    return Epoch(
+        number=number,
+        pair=pair,
+        record_ids=tuple(draw(number)),
+        alpha=settings.alpha,
+        max_attempts=settings.max_attempts,
+    )

@@ -10,7 +10,7 @@ import pytest
 from workshop import Workshop, records_of
 
 from draftloop import lora
-from draftloop.errors import Interrupted
+from draftloop.errors import Interrupted, TrainingFailed
 from draftloop.interrupt import StopRequest
 from draftloop.training import loop as loop_module
 from draftloop.training.validation import Scores
@@ -217,11 +217,36 @@ def test_patience_counts_across_a_resumption(tmp_path, monkeypatch):
     assert (result.ended, result.steps, result.best_step) == ("early stop", 6, 2)
 
 
-def test_a_time_limit_ends_the_training_with_a_validation(tmp_path):
-    result = workshop(tmp_path, max_minutes=1e-9).train()
+class Clock:
+    """A clock that goes on by a second with every look at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_module, "time", Clock())
+    shop = workshop(tmp_path, max_minutes=0.1)
+    result = shop.train()
     assert result.ended == "time limit"
-    assert result.steps == 0
+    assert 0 < result.steps < STEPS // 3
     assert result.val_acceptance_after is not None
+    manifest = shop.registry.manifest(result.version)
+    failures = {record.id for record in shop.log.records({"train"})}
+    assert set(manifest.record_ids) | set(manifest.passed_over_ids) == failures
+    assert set(manifest.record_ids).isdisjoint(manifest.passed_over_ids)
+    assert manifest.passed_over_ids
+
+
+def test_a_time_limit_that_leaves_no_step_fails_and_makes_no_version(tmp_path):
+    shop = workshop(tmp_path, max_minutes=1e-9)
+    with pytest.raises(TrainingFailed, match="max_minutes is 1e-09, and not one step was made"):
+        shop.train()
+    assert shop.registry.versions() == []
 
 
 def test_without_validation_the_last_weights_are_kept(tmp_path):

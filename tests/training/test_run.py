@@ -36,6 +36,17 @@ def test_what_was_described_comes_back(tmp_path):
     assert oct((run.path / "run.yaml").stat().st_mode & 0o777) == "0o600"
 
 
+def test_resumptions_are_counted_from_the_step_they_begin_at(tmp_path):
+    run = started(tmp_path)
+    assert [run.note_resumption() for _ in range(3)] == [1, 2, 3]
+    run.checkpoints.save({"a": mx.array(2.0)}, {"step": 1})
+    assert run.note_resumption() == 4
+    run.checkpoints.save({"a": mx.array(2.0)}, {"step": 2})
+    assert [run.note_resumption() for _ in range(2)] == [1, 2]
+    (run.path / "resumptions.json").write_bytes(b"?")
+    assert run.note_resumption() == 1
+
+
 def test_latest_is_the_newest_run_that_can_be_resumed(tmp_path):
     first, second, third = (started(tmp_path) for _ in range(3))
     RunDirectory.create(tmp_path)  # killed before its first checkpoint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import AdapterError
+from ..errors import AdapterError, DraftloopError, StoreError
 from .app import App, json_option, note, print_json
 from .export import export
 
@@ -33,7 +33,7 @@ def list_versions(app: App, as_json: bool) -> None:
     for name in data.registry.versions():
         try:
             rows.append(_row(data, name, pointer))
-        except AdapterError as error:  # the others are still to be seen
+        except DraftloopError as error:  # the others are still to be seen
             damage.append(str(error))
     if as_json:
         used = {"champion": pointer.champion, "previous": pointer.previous}
@@ -129,13 +129,21 @@ def prune(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
     Champion, previous and a candidate without a verdict stay. So do all manifests: they say what was learned from.
     """
     data, count = app.data, keep or app.config.retrain.keep_versions
-    protected = [name for name in data.registry.versions()[-1:] if data.verdicts.of(name) is None]
+    protected = [name for name in data.registry.versions()[-1:] if not _is_judged(data, name)]
     work = data.registry.prunable if dry_run else data.registry.prune
     removed = work(count, protected)
     if as_json:
         print_json({"status": "ok", "dry_run": dry_run, "pruned": removed, "kept": data.registry.versions()})
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} the weights of: {', '.join(removed) or 'none'}")
+
+
+def _is_judged(data: DataDirectory, name: str) -> bool:
+    """Whether a version has a verdict; of a damaged one nobody knows."""
+    try:
+        return data.verdicts.of(name) is not None
+    except StoreError:
+        return False
 
 
 def _row(data: DataDirectory, name: str, pointer: Pointer) -> dict[str, Any]:

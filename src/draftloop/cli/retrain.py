@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..interrupt import terminate_as_interrupt
 from .app import App, json_option, model_options, note, on_error, print_json, quiet_libraries
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
 
     give_way(app.config.retrain.niceness)
     quiet_libraries()
-    found = retrain(app.data, app.config, force=force, say=note)
+    with terminate_as_interrupt():
+        found = retrain(app.data, app.config, force=force, say=note)
     _print(found, as_json)
     return found.exit_code
 

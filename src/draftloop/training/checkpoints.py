@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +70,9 @@ class Checkpoints:
         Raises:
             RunError: there is none, or it is damaged.
         """
-        try:
-            path = self.directory / _checked(orjson.loads((self.directory / LATEST).read_bytes())["checkpoint"])
-            progress = orjson.loads((path / PROGRESS).read_bytes())
+        with self._reading():
+            path, progress = self._latest()
             found, expected = _sha256(path / TENSORS), progress.pop("sha256")
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename} is missing: this run left no checkpoint; start a new training") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"the checkpoint in {self.directory} is damaged ({error}); start a new training") from None
         if found != expected:
             raise RunError(f"{path / TENSORS} is damaged: its sha256 is not the one written; start a new training")
         import mlx.core as mx
@@ -84,6 +80,11 @@ class Checkpoints:
         tensors: dict[str, mx.array] = mx.load(str(path / TENSORS))
         mx.eval(tensors)
         return tensors, progress
+
+    def step(self) -> int:
+        """Optimizer steps made at the checkpoint that counts. Raises RunError: there is none, or it is damaged."""
+        with self._reading():
+            return int(self._latest()[1]["step"])
 
     def exist(self) -> bool:
         """Whether there is one to go on from."""
@@ -93,6 +94,19 @@ class Checkpoints:
         """Forget all of them."""
         with storing(self.directory):
             self._files.remove(self.directory)
+
+    def _latest(self) -> tuple[Path, dict[str, Any]]:
+        path = self.directory / _checked(orjson.loads((self.directory / LATEST).read_bytes())["checkpoint"])
+        return path, orjson.loads((path / PROGRESS).read_bytes())
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise RunError(f"{error.filename} is missing: this run left no checkpoint; start a new training") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"the checkpoint in {self.directory} is damaged ({error}); start a new training") from None
 
     def _write(self, directory: Path, tensors: dict[str, mx.array], progress: dict[str, Any]) -> None:
         import mlx.core as mx

@@ -31,6 +31,7 @@ class Material:
         pool: replayed from; empty where the buffer is, or where nothing is to be replayed.
         validation: never trained on.
         failure_records: the records of `failures`, for the replay buffer to remember.
+        unusable: ids of the target's failures that are not among them: too long, or another tokenizer's.
         left_out: failures and validation generations that could not be used, counted by reason.
         damaged_lines: numbers of the log's lines that could not be read.
     """
@@ -39,6 +40,7 @@ class Material:
     pool: Selection
     validation: Selection
     failure_records: list[Record]
+    unusable: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     damaged_lines: tuple[int, ...] = ()
 
@@ -47,6 +49,7 @@ class Material:
         return {
             **{name: part.ids for name, part in self._parts().items()},
             "sha256": {name: fingerprint(part.examples) for name, part in self._parts().items()},
+            "unusable": self.unusable,
             "left_out": dict(self.left_out),
         }
 
@@ -108,6 +111,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
         pool=select(pool, pair.identity, pair.width, config.data),
         validation=validation,
         failure_records=failure_records,
+        unusable=tuple(r.id for r in wanted if r.id not in used and r.pair.target == pair.identity.target),
         left_out=failures.left_out + validation.left_out,
         damaged_lines=damaged,
     )
@@ -123,7 +127,7 @@ def regather(saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pa
     found.update((record.id, record) for record in log.records(splits={"train", "validation"}))
     try:
         parts = {name: list(saved[name]) for name in ("failures", "replay_pool", "validation")}
-        hashes, left_out = dict(saved["sha256"]), Counter(saved["left_out"])
+        hashes, unusable, left_out = dict(saved["sha256"]), tuple(saved["unusable"]), Counter(saved["left_out"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"the run's list of records is damaged ({error}); start a new training") from None
     records = {name: _look_up(ids, found) for name, ids in parts.items()}
@@ -136,6 +140,7 @@ def regather(saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pa
         pool=selections["replay_pool"],
         validation=selections["validation"],
         failure_records=records["failures"],
+        unusable=unusable,
         left_out=left_out,
     )
 

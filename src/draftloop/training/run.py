@@ -29,6 +29,7 @@ from .checkpoints import Checkpoints
 DESCRIPTION = "run.yaml"
 MATERIAL = "material.json"
 RESULT = "result.json"
+RESUMPTIONS = "resumptions.json"
 LATEST = "latest"
 _NAME = re.compile(r"r[0-9]{4,}")
 _PACKAGES = ("draftloop", "mlx", "mlx-lm", "numpy")
@@ -108,6 +109,26 @@ class RunDirectory:
     def give_up(self, why: str) -> None:
         """Mark a run that nobody will go on with; its checkpoints go. Raises StoreError: the disk refused."""
         self.finish({"given_up": why})
+
+    def note_resumption(self) -> int:
+        """Count that the run is gone on with, before it is.
+
+        Returns:
+            How often it was from the step where its checkpoint stands, this time included: above a few, whatever ends
+            it comes again and again.
+
+        Raises:
+            RunError: the checkpoint is missing or damaged.
+            StoreError: the disk refused.
+        """
+        step = self.checkpoints.step()
+        try:
+            before = orjson.loads((self.path / RESUMPTIONS).read_bytes())
+            times = int(before["times"]) if before["step"] == step else 0
+        except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            times = 0
+        self._write(RESUMPTIONS, orjson.dumps({"step": step, "times": times + 1}))
+        return times + 1
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""

@@ -18,7 +18,7 @@ from .. import __version__, lora
 from ..adapter_format import AdapterConfig, parse_config
 from ..config import Config, Models
 from ..data_directory import DataDirectory
-from ..errors import AdapterError, RunError
+from ..errors import AdapterError, RunError, TrainingFailed
 from ..interrupt import StopRequest, stop_request
 from ..pair import Pair, load_pair
 from ..registry import Version
@@ -190,6 +190,9 @@ class _Session:
             stop = stop if stop is not None else stack.enter_context(stop_request())
             loop = Loop(self.run, learner, plan, batches, settings, self.reporter, stop, progress, best)
             ended = loop.run()
+        if progress.step == 0:
+            limit = f"training.max_minutes is {settings.max_minutes:g}"
+            raise TrainingFailed(f"{limit}, and not one step was made in that time; allow more")
         metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
         version = (self._published(metrics) if tensors is not None else None) or self._publish(plan, progress, metrics)
         result = self._result(version, plan, progress, ended)
@@ -229,10 +232,13 @@ class _Session:
         return None
 
     def _publish(self, plan: Plan, progress: Progress, metrics: dict[str, Any]) -> Version:
+        trained = self._trained_ids(plan, progress.step)
+        offered, learned = [*self.material.failures.ids, *self.material.unusable], set(trained)
         manifest = {
             "parent": self.parent,
             "pair": self.pair.identity,
-            "record_ids": self._trained_ids(plan, progress.step),
+            "record_ids": trained,
+            "passed_over_ids": [record_id for record_id in offered if record_id not in learned],
             "config": self.config.model_dump(mode="json"),
             "metrics": metrics,
             "draftloop_version": __version__,
