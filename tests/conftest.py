@@ -19,6 +19,8 @@ import pytest  # noqa: E402
 import draftloop  # noqa: E402, F401 - puts a fast BLAS under MLX, which no test may import before
 
 if TYPE_CHECKING:
+    from retraining import Shop
+
     from draftloop.config import Models
     from draftloop.pair import Pair
 
@@ -52,3 +54,28 @@ def embedded_pair() -> Pair:
 def root() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) -> Shop:
+    """Generations of a hundred prompts; nobody changes it."""
+    from retraining import PROMPTS, Shop, config_of
+
+    from draftloop.data_directory import DataDirectory
+
+    shop = Shop(DataDirectory(tmp_path_factory.mktemp("collected") / "data"), config_of(small_models))
+    shop.collect(PROMPTS)
+    return shop
+
+
+@pytest.fixture(scope="session")
+def promoted(tmp_path_factory: pytest.TempPathFactory, collected: Shop) -> Shop:
+    """The same after its first promotion; nobody changes it."""
+    shop = collected.copy(tmp_path_factory.mktemp("promoted") / "data")
+    assert shop.retrain().outcome == "promoted"
+    return shop
+
+
+@pytest.fixture
+def shop(collected: Shop, tmp_path: Path) -> Shop:
+    return collected.copy(tmp_path / "data")

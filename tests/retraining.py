@@ -18,8 +18,9 @@ from draftloop.data_directory import DataDirectory
 from draftloop.gate import Costs
 from draftloop.pair import Pair, load_pair
 from draftloop.prompts import Prompt
-from draftloop.retrain import Outcome, retrain
+from draftloop.retrain import retrain
 from draftloop.text import decoding_settings
+from draftloop.unattended.work import Outcome
 
 WORDS = ("red", "green", "blue", "dog", "cat", "sun", "moon", "tree", "house", "river")
 PROMPTS = [Prompt(f"{a} {b}") for a in WORDS for b in WORDS]
@@ -82,3 +83,25 @@ class Shop:
         """The same in a directory of its own."""
         shutil.copytree(self.data.root, root)
         return Shop(DataDirectory(root), self.config)
+
+
+def last_line(shop: Shop) -> dict[str, Any]:
+    return shop.data.audit.entries()[-1]
+
+
+def never(*_arguments: Any) -> Any:
+    raise AssertionError("no model was to be loaded")
+
+
+def promote_by_hand(shop: Shop, version: str) -> None:
+    """As `adapters promote` does."""
+    before = shop.data.registry.pointer()
+    shop.data.registry.promote(version)
+    shop.data.verdicts.give_by_hand(version, before.champion, before.sequence, "by hand")
+
+
+def flip_a_bit(shop: Shop, version: str) -> None:
+    path = shop.data.registry.root / version / "adapters.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)

@@ -18,7 +18,8 @@ from draftloop.errors import TrainingFailed
 from draftloop.model_files import local_fingerprint
 from draftloop.records import PairId
 from draftloop.registry import Pointer, Registry
-from draftloop.retrain import Outcome, retrain
+from draftloop.retrain import retrain
+from draftloop.unattended.work import Outcome
 
 pytestmark = pytest.mark.row("clock goes backward")
 

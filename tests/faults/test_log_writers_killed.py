@@ -24,7 +24,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 from builders import make_record
 from draftloop.store.log import FailureLog
-from mortal import Board, MortalFiles, kind
+from mortal import BETWEEN, Board, MortalFiles, kind
 
 folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 path, board = folder / "failures.jsonl", Board(folder / "board")
@@ -45,6 +45,7 @@ def write(pipe, number):
         os.write(pipe, log.append(record).id.encode() + b"\\n")
 
 for number in range(first, last):
+    board.text = BETWEEN
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -99,7 +99,7 @@ import json, os, select, shutil, signal, sys, time
 from pathlib import Path
 from draftloop.registry import Registry
 from draftloop.store.atomic import write_new
-from mortal import Board, MortalFiles
+from mortal import BETWEEN, Board, MortalFiles
 
 root, adapter, kills = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 board = Board(root.with_suffix(".board"))
@@ -121,6 +121,7 @@ def publish(pipe, only, die_at, share):
         os.write(pipe, f"promoted {registry.promote(name).sequence}\\n".encode())
 
 for only, die_at, share in kills:
+    board.text = BETWEEN
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -11,7 +11,7 @@ from ..interrupt import terminate_as_interrupt
 from .app import App, json_option, model_options, note, on_error, print_json, quiet_libraries
 
 if TYPE_CHECKING:
-    from ..retrain import Outcome
+    from ..unattended.work import Outcome
 
 _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive"}
 

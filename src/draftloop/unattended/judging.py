@@ -1,0 +1,205 @@
+"""The judging of an unattended run: a candidate by the gate, the champion after an alarm, and what comes of it.
+
+A verdict is written down before the pointer moves: what a crash cuts off in between is finished by the next run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..adapter_format import WEIGHTS
+from ..config import Config
+from ..errors import AdapterError, ChampionMoved
+from ..outlook import History
+from ..records import PairId, Record
+from ..registry import Pointer, Registry
+from ..replay import reservoir
+from ..verdicts import Attempt, Epoch, Verdict
+from .work import Work
+
+if TYPE_CHECKING:
+    from ..trial import Trial
+
+Judgement = Literal["promoted", "refused"]
+
+
+def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
+    """Make the promotion that a crash cut off."""
+    try:
+        work.data.registry.promote(version, why, pointer.sequence)
+    except AdapterError as error:
+        given = work.data.verdicts.of(version)
+        assert given is not None  # it said `promoted` when the situation was looked at, under this lock
+        why = f"it passed the gate and was damaged since: {error}"
+        work.data.verdicts.give(replace(given, outcome="refused", reasons=(why,)))
+        work.outcome.end("refused", why, version)
+        return
+    work.outcome.end("promoted", why, version)
+
+
+def gate(work: Work, version: str, pointer: Pointer) -> None:
+    """Hold a candidate against the champion, and promote or refuse it."""
+    unfit = _unfit(work.data.registry, version)
+    if unfit is not None:
+        work.data.verdicts.give(_verdict(work, version, pointer, "refused", (unfit,)))
+        work.outcome.end("refused", unfit, version)
+        return
+    pair = work.pair(pointer)
+    records = {record.id: record for record in work.records(pair, {"heldout"})}
+    most = work.config.gate.max_heldout_generations
+    epoch, attempt = work.data.verdicts.open_attempt(
+        _attempt(work.data.registry, version, pointer.champion),
+        pair.identity,
+        work.config.gate,
+        {record.id: record.group for record in records.values()},
+        lambda number: heldout_sample(records.values(), most, number),
+    )
+    work.say(f"scoring {len(epoch.record_ids)} held-out generations: attempt {attempt} of epoch {epoch.number}")
+    texts = [records[record_id] for record_id in epoch.record_ids]
+    trial = _hold_trial(work, texts, pointer, (pointer.champion, version), attempt, epoch.alpha)
+    _settle(work, trial, version, pointer, epoch, attempt)
+
+
+def check(work: Work, alarm: str, pointer: Pointer) -> None:
+    """Hold the champion against the draft before it on what was generated since, by the gate's own test, with the
+    roles changed over; roll back where the one before is better."""
+    registry = work.data.registry
+    work.outcome.checked = pointer.sequence
+    if pointer.previous is not None:
+        try:
+            registry.verify(registry.root / pointer.previous)
+        except AdapterError as error:
+            work.say(f"{pointer.champion} stays: there is nothing to go back to: {error}")
+            return
+    history = History(work.data.audit.entries(), work.outcome.target)
+    since = work.records(work.pair(pointer))[history.settled :]
+    own = [record for record in since if record.adapter == pointer.champion]
+    latest = own[-work.config.gate.max_heldout_generations :]
+    attempt, alpha = history.checks(pointer) + 1, work.config.gate.alpha
+    trial = _hold_trial(work, latest, pointer, (pointer.champion, pointer.previous), attempt, alpha)
+    reasons = "; ".join(trial.decision.reasons)
+    if trial.decision.outcome != "promote":
+        work.say(f"{pointer.champion} stays: {reasons}")
+        return
+    work.outcome.numbers = trial.to_json()
+    work.outcome.end("rolled back", f"{alarm}, and the draft before it is better there: {reasons}", pointer.champion)
+    registry.rollback(work.outcome.why, pointer.sequence)
+
+
+def heldout_sample(records: Iterable[Record], most: int, seed: int) -> list[str]:
+    """Ids of at most so many records: one of as many prompt groups as there are, then others.
+
+    Args:
+        records: held-out ones.
+        most: how many.
+        seed: of the draw; every source is in it in proportion.
+    """
+    by_group: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_group[record.group].append(record)
+    chosen = reservoir((members[0] for members in by_group.values()), most, seed)
+    others = (record for members in by_group.values() for record in members[1:])
+    chosen += reservoir(others, most - len(chosen), seed)
+    return [record.id for record in chosen]
+
+
+def _unfit(registry: Registry, version: str) -> str | None:
+    """Why a candidate is refused whatever its scores, so that none are taken and nothing is spent; None if not."""
+    try:
+        manifest = registry.verify(registry.root / version)
+    except AdapterError as error:
+        return f"it is damaged: {error}"
+    if manifest is not None and manifest.metrics.get("best_step") == 0:
+        return "no later weights did better on validation than those it started from"
+    if manifest is not None and manifest.parent in registry.rolled_back():
+        return f"{manifest.parent}, on top of which it was trained, was rolled back since"
+    return None
+
+
+def _attempt(registry: Registry, version: str, champion: str | None) -> Attempt:
+    def weights(name: str) -> str:
+        return registry.manifest(name).files[WEIGHTS].sha256
+
+    return Attempt(version, champion, weights(version), weights(champion) if champion else None)
+
+
+def _hold_trial(
+    work: Work,
+    records: list[Record],
+    pointer: Pointer,
+    versions: tuple[str | None, str | None],
+    attempt: int,
+    alpha: float,
+) -> Trial:
+    """Compare two versions, first the one in place, on texts of the target."""
+    from ..costs import measure
+    from ..trial import hold_trial
+
+    gate = work.config.gate.model_copy(update={"alpha": alpha})
+    return hold_trial(
+        work.pair(pointer),
+        records,
+        *map(work.directory, versions),
+        attempt=attempt,
+        config=work.config.model_copy(update={"gate": gate}),
+        seed=work.config.training.seed + attempt,
+        timing=work.timing or measure,
+    )
+
+
+def _settle(work: Work, trial: Trial, version: str, pointer: Pointer, epoch: Epoch, attempt: int) -> None:
+    """Write the verdict down, then act on it, if the champion is still the one that was compared with."""
+    decision, reasons = trial.decision, "; ".join(trial.decision.reasons)
+    work.outcome.numbers = trial.to_json()
+    if decision.outcome == "inconclusive":
+        work.outcome.end("inconclusive", reasons, version)
+        return
+    said: Judgement = "promoted" if decision.outcome == "promote" else "refused"
+    numbers = {**trial.to_json(), "conditions": _conditions(work.config, epoch.pair)}
+    verdict = _verdict(work, version, pointer, said, decision.reasons, epoch, attempt, numbers)
+    try:
+        work.data.registry.expect(pointer.sequence)
+        work.data.verdicts.give(verdict)
+        if said == "promoted":
+            work.data.registry.promote(version, reasons, pointer.sequence)
+    except ChampionMoved as moved:
+        work.data.verdicts.withdraw(version)
+        work.outcome.end("inconclusive", f"{moved}; {version} is gated again", version)
+        return
+    work.outcome.end(said, reasons, version)
+
+
+def _verdict(
+    work: Work,
+    version: str,
+    pointer: Pointer,
+    outcome: Judgement,
+    reasons: tuple[str, ...],
+    epoch: Epoch | None = None,
+    attempt: int = 0,
+    numbers: dict[str, Any] | None = None,
+) -> Verdict:
+    return Verdict(
+        version=version,
+        champion=pointer.champion,
+        outcome=outcome,
+        reasons=reasons,
+        epoch=epoch.number if epoch else 0,
+        attempt=attempt,
+        pointer=pointer.sequence,
+        when=work.clock(),
+        pair=epoch.pair if epoch else None,
+        numbers=numbers or {},
+    )
+
+
+def _conditions(config: Config, pair: PairId) -> dict[str, Any]:
+    return {
+        "pair": asdict(pair),
+        "rule": config.speculative.rule,
+        "num_draft_tokens": config.speculative.num_draft_tokens,
+        "gate": config.gate.model_dump(),
+    }

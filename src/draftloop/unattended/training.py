@@ -1,0 +1,122 @@
+"""The training of an unattended run, within its budget of time and memory; what cannot be gone on with is given up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..config import Config
+from ..errors import AdapterError, NothingToDo, PairError, RunError, TrainingFailed
+from ..outlook import PURPOSE
+from ..training.run import RunDirectory
+from .work import Work
+
+if TYPE_CHECKING:
+    from ..training.train import OnStep, TrainResult
+
+MAX_RESUMPTIONS = 3  # from one and the same step: what ends a run there ends it again
+_GIGABYTE = 1 << 30
+
+
+def train(work: Work) -> None:
+    """Train on top of the champion; runs that were cut off and cannot be gone on with are given up first.
+
+    Raises:
+        TrainingFailed: the run is given up.
+        Interrupted, StoreError, PairError: as in training.
+    """
+    from ..training.train import train as train_adapter
+
+    for run in _unfinished(work):
+        work.say(f"run {run.id} was cut off and cannot be gone on with: starting clean")
+        run.give_up("cut off, without a checkpoint on top of this champion and pair")
+    with _giving_up(work), _limited(work.config):
+        pair = work.pair(work.data.registry.pointer())
+        config, watch = _config_of_training(work.config), _memory_watch(work.config)
+        _trained(work, train_adapter(pair, work.data, config, on_step=watch, stop=work.stop, purpose=PURPOSE))
+
+
+def resume(work: Work, run: str) -> None:
+    """Go on with a run that was cut off, or give it up where that cannot be. Raises as `train`."""
+    from ..training.train import resume as resume_run
+
+    work.outcome.run = run
+    try:
+        if RunDirectory.find(work.data.runs, run, work.data.files).note_resumption() > MAX_RESUMPTIONS:
+            raise RunError(f"it was gone on with {MAX_RESUMPTIONS} times and came no further")
+        with _giving_up(work), _limited(work.config):
+            watch = _memory_watch(work.config)
+            _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=watch, stop=work.stop))
+    except (RunError, PairError, AdapterError) as error:
+        work.say(f"run {run} cannot be gone on with: {error}")
+        RunDirectory(work.data.runs / run, work.data.files).give_up(str(error))
+
+
+@contextmanager
+def _giving_up(work: Work) -> Iterator[None]:
+    """A training that failed by its numbers is not gone on with: it would fail again."""
+    try:
+        yield
+    except TrainingFailed as error:
+        for run in _unfinished(work):
+            run.give_up(str(error))
+        raise
+    except NothingToDo as error:
+        work.outcome.trained = True
+        work.outcome.end("nothing", str(error))
+
+
+def _unfinished(work: Work) -> list[RunDirectory]:
+    return RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files)
+
+
+def _trained(work: Work, result: TrainResult) -> None:
+    work.outcome.trained, work.outcome.run, work.outcome.version = True, result.run, result.version
+    work.forget_pair()
+    work.say(
+        f"trained {result.version} in run {result.run}: {result.steps} steps ({result.ended}), "
+        f"{result.seconds:.0f} s, on {result.failures} failures"
+    )
+
+
+def _config_of_training(config: Config) -> Config:
+    """The shorter one of both time limits."""
+    limits = [limit for limit in (config.training.max_minutes, config.retrain.max_minutes) if limit]
+    training = config.training.model_copy(update={"max_minutes": min(limits, default=None)})
+    return config.model_copy(update={"training": training})
+
+
+@contextmanager
+def _limited(config: Config) -> Iterator[None]:
+    """MLX within `retrain.max_memory_gb`."""
+    limit = config.retrain.max_memory_gb
+    if limit is None:
+        yield
+        return
+    import mlx.core as mx
+
+    before = mx.set_memory_limit(int(limit * _GIGABYTE))
+    try:
+        yield
+    finally:
+        mx.set_memory_limit(before)
+
+
+def _memory_watch(config: Config) -> OnStep:
+    """Fails a training after the step with which it outgrew `retrain.max_memory_gb`."""
+    limit = config.retrain.max_memory_gb
+
+    def watch(_done: int, _of: int) -> None:
+        if limit is None:
+            return
+        import mlx.core as mx
+
+        peak = mx.get_peak_memory() / _GIGABYTE
+        if peak > limit:
+            raise TrainingFailed(
+                f"training took {peak:.2f} GB and retrain.max_memory_gb is {limit:g}; lower training.batch_size or "
+                "training.teacher_memory_mb, or allow more"
+            )
+
+    return watch

@@ -1,0 +1,148 @@
+"""What one unattended run has in hand, and what it found out. Loads the pair where it is asked for, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..config import Config, Models
+from ..data_directory import DataDirectory
+from ..errors import AdapterError, StoreError
+from ..interrupt import StopRequest
+from ..records import Record
+from ..registry import Pointer
+
+if TYPE_CHECKING:
+    from ..pair import Pair
+    from ..trial import Timing
+
+Ending = Literal["promoted", "refused", "inconclusive", "rolled back", "nothing"]
+Load = Callable[[Models, Path | None, str | None], "Pair"]
+Say = Callable[[str], None]
+
+EXIT_CODES: dict[Ending, int] = {"promoted": 0, "rolled back": 0, "nothing": 10, "refused": 11, "inconclusive": 12}
+
+
+@dataclass
+class Outcome:
+    """What one run of `retrain` did; the audit's line says the same.
+
+    Attributes:
+        outcome: how it ended.
+        why: one sentence; empty as long as there is more to do.
+        steps: what was done, in order: actions of `outlook.Step`.
+        run, version: of the training or the candidate, where there was one.
+        champion: in use afterwards.
+        trained: whether a training ended, in a version or in nothing.
+        checked: the pointer's sequence, where champion and previous were compared and nothing changed.
+        clock: whether the clock went backward since the last training.
+        target: fingerprint of the configured target, None where it is not on this machine.
+        recipe: `outlook.recipe`.
+        failures, trainable, generations: unused failures, all that can be trained on, and generations of the target,
+            when it began.
+        pruned: versions whose weights were deleted.
+        numbers: of the trial.
+    """
+
+    outcome: Ending = "nothing"
+    why: str = ""
+    steps: list[str] = field(default_factory=list)
+    run: str | None = None
+    version: str | None = None
+    champion: str | None = None
+    trained: bool = False
+    checked: int | None = None
+    clock: bool = False
+    target: str | None = None
+    recipe: str | None = None
+    failures: int = 0
+    trainable: int = 0
+    generations: int = 0
+    pruned: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def end(self, outcome: Ending, why: str, version: str | None = None) -> None:
+        """Say how the run ends, and about which version."""
+        self.outcome, self.why = outcome, why
+        self.version = self.version if version is None else version
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with."""
+        return EXIT_CODES[self.outcome]
+
+
+def load_pair(models: Models, adapter: Path | None, name: str | None) -> Pair:
+    """`pair.load_pair`, with MLX imported when it is called."""
+    from ..pair import load_pair
+
+    return load_pair(models, adapter, name)
+
+
+@dataclass
+class Work:
+    """One run, under the lock.
+
+    Attributes:
+        data, config: where everything lies; resolved.
+        load: gives the configured pair with an adapter.
+        say: is told what is being done.
+        stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
+        clock: unix seconds.
+        timing: measures what the forecast rests on; None is `costs.measure`.
+        outcome: what was found out so far.
+    """
+
+    data: DataDirectory
+    config: Config
+    load: Load
+    say: Say
+    stop: StopRequest | None
+    clock: Callable[[], float]
+    timing: Timing | None
+    outcome: Outcome = field(default_factory=Outcome)
+    _pair: Pair | None = None
+
+    def pair(self, pointer: Pointer) -> Pair:
+        """The configured pair with the champion on its draft, loaded once.
+
+        Raises:
+            StoreError: the champion is damaged; the message says how to get out of that.
+        """
+        champion = self.directory(pointer.champion)
+        if champion is not None:
+            self._require_whole(champion)
+        if self._pair is None:
+            self._pair = self.load(self.config.models, champion, pointer.champion)
+        else:
+            self._pair = self._pair.with_adapter(champion)
+        return self._pair
+
+    def load_bare(self, models: Models) -> Pair:
+        """A pair without an adapter on its draft."""
+        return self.load(models, None, None)
+
+    def forget_pair(self) -> None:
+        """Its draft carries weights that are no version's; the next one is loaded anew."""
+        self._pair = None
+
+    def directory(self, version: str | None) -> Path | None:
+        """Where a version lies; None for the bare draft."""
+        return None if version is None else self.data.registry.root / version
+
+    def records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
+        """What the survey's stream is of: this target's generations, each once, in the log's order."""
+        found = {record.id: record for record in self.data.log.records(splits)}
+        return [r for r in found.values() if r.pair.target == pair.identity.target and r.target_output]
+
+    def _require_whole(self, champion: Path) -> None:
+        try:
+            self.data.registry.verify(champion)
+        except AdapterError as error:
+            raise StoreError(
+                f"the champion is not whole: {error} `adapters rollback` goes back to the draft before it, and "
+                "`adapters promote` to any other version"
+            ) from None

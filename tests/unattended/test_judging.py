@@ -1,0 +1,188 @@
+"""What becomes of a candidate and of a champion under an alarm, with whatever happens in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from retraining import PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
+
+from draftloop.data_directory import DataDirectory
+from draftloop.errors import StoreError
+from draftloop.outlook import look, next_step
+from draftloop.registry import Pointer
+from draftloop.store.files import Files
+from draftloop.verdicts import Verdict
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_noise_and_an_adapter_that_changes_nothing_are_refused(shop: Shop, size: float) -> None:
+    version = shop.add_version(size)
+    found = shop.retrain()
+    assert (found.outcome, found.exit_code, found.steps) == ("refused", 11, ["gate"])
+    assert (found.numbers["difference"] == 0.0) == (size == 0.0)
+    assert shop.data.registry.pointer() == Pointer()
+    assert shop.data.verdicts.of(version).outcome == "refused"  # type: ignore[union-attr]
+
+
+class _CutOffAtThePointer(Files):
+    """The process ends where the pointer would move."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        if target.name == "pointer.json":
+            raise KeyboardInterrupt
+        super().rename(source, target)
+
+
+def test_a_promotion_that_was_cut_off_is_finished_without_another_look(shop: Shop) -> None:
+    cut = Shop(DataDirectory(shop.data.root, files=_CutOffAtThePointer()), shop.config)
+    with pytest.raises(KeyboardInterrupt):
+        cut.retrain()
+    assert (last_line(shop)["outcome"], last_line(shop)["steps"]) == ("interrupted", ["train", "gate"])
+    assert shop.data.registry.champion() is None
+    assert shop.data.verdicts.of("v0001").outcome == "promoted"  # type: ignore[union-attr]
+    found = shop.retrain()
+    assert (found.outcome, found.steps) == ("promoted", ["finish"])
+    assert shop.data.registry.pointer() == Pointer("v0001", None, 1)
+    assert shop.retrain().outcome == "nothing"
+
+
+def test_a_promotion_is_not_finished_once_somebody_moved_the_pointer(promoted: Shop, tmp_path: Path) -> None:
+    shop = promoted.copy(tmp_path / "data")
+    shop.data.registry.rollback("by hand")
+    assert shop.retrain().outcome == "nothing"
+    assert shop.data.registry.champion() is None
+
+
+def test_a_champion_that_moves_during_the_trial_makes_it_inconclusive(shop: Shop) -> None:
+    other = shop.add_version(0.0)
+    shop.data.verdicts.give_by_hand(other, None, 0, "set aside")
+    timing = _promote_meanwhile(shop, other)
+    found = shop.retrain(timing=timing)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 12)
+    assert f"the champion is {other} now" in found.why
+    assert shop.data.registry.champion() == other
+    again = shop.retrain()
+    assert (again.steps, again.version) == (["gate"], found.version)
+    assert again.numbers["alpha"] < 0.3 * 6 / 9  # the second attempt's share, for it is another comparison
+
+
+def test_a_refusal_rests_on_the_champion_that_it_was_compared_with_too(shop: Shop) -> None:
+    other = shop.add_version(0.0)
+    shop.data.verdicts.give_by_hand(other, None, 0, "set aside")
+    worse = shop.add_version(1.0)
+    found = shop.retrain(timing=_promote_meanwhile(shop, other))
+    assert (found.outcome, found.version, found.steps) == ("inconclusive", worse, ["gate"])
+    assert shop.data.verdicts.of(worse) is None
+
+
+def _promote_meanwhile(shop: Shop, version: str) -> Any:
+    def timing(*arguments: Any) -> Any:
+        shop.data.registry.promote(version)
+        return fixed_costs(*arguments)
+
+    return timing
+
+
+# What is refused without a look at its scores
+
+
+def refused_unscored(shop: Shop, version: str) -> str:
+    """Why a candidate is refused, with no model loaded and nothing spent."""
+    found = shop.retrain(load=never)
+    assert (found.outcome, found.exit_code, found.steps, found.version) == ("refused", 11, ["gate"], version)
+    assert not (shop.data.registry.root / "epochs").exists()
+    verdict = shop.data.verdicts.of(version)
+    assert verdict is not None
+    assert (verdict.outcome, verdict.epoch, verdict.reasons) == ("refused", 0, (found.why,))
+    return found.why
+
+
+@pytest.mark.parametrize("rolled_back", [False, True])
+def test_a_training_that_kept_its_first_weights_is_refused_whatever_the_champion_is_now(
+    shop: Shop, rolled_back: bool
+) -> None:
+    promote_by_hand(shop, shop.add_version(0.0))
+    kept = shop.add_version(0.0, metrics={"best_step": 0})
+    if rolled_back:
+        shop.data.registry.rollback()
+    assert "no later weights did better on validation" in refused_unscored(shop, kept)
+
+
+def test_a_candidate_on_top_of_a_version_that_was_rolled_back_is_refused(shop: Shop) -> None:
+    promote_by_hand(shop, shop.add_version(0.0))
+    candidate = shop.add_version(0.1)
+    shop.data.registry.rollback()
+    assert refused_unscored(shop, candidate) == "v0001, on top of which it was trained, was rolled back since"
+
+
+def test_a_damaged_candidate_is_refused(shop: Shop) -> None:
+    candidate = shop.add_version(0.1)
+    flip_a_bit(shop, candidate)
+    assert "it is damaged: " in refused_unscored(shop, candidate)
+
+
+def test_a_version_that_was_damaged_between_its_verdict_and_its_promotion_is_refused(shop: Shop) -> None:
+    version = shop.add_version(0.1)
+    passed = Verdict(
+        version=version, champion=None, outcome="promoted", reasons=("it is",), epoch=1, attempt=1, pointer=0, when=0.0
+    )
+    shop.data.verdicts.give(passed)
+    flip_a_bit(shop, version)
+    found = shop.retrain(load=never)
+    assert (found.outcome, found.steps) == ("refused", ["finish"])
+    assert "was damaged since" in found.why
+    assert shop.data.registry.pointer() == Pointer()
+    assert look(shop.data, shop.config, 0.0).pending is None
+
+
+def test_a_damaged_champion_is_a_fault_that_says_how_to_get_out_of_it(shop: Shop) -> None:
+    promote_by_hand(shop, shop.add_version(0.0))
+    flip_a_bit(shop, "v0001")
+    with pytest.raises(StoreError, match=r"the champion is not whole: .*`adapters rollback` goes back") as caught:
+        shop.retrain(load=never)
+    assert caught.value.exit_code == 1
+    assert last_line(shop)["outcome"] == "error"
+
+
+def test_a_worse_champion_is_rolled_back_by_itself_when_the_one_before_is_better_there(shop: Shop) -> None:
+    bad = shop.add_version(0.3)
+    shop.data.registry.promote(bad)
+    shop.data.verdicts.give_by_hand(bad, None, 0, "by hand")
+    shop.collect(PROMPTS[:60], seed=1)
+    facts = look(shop.data, shop.config, 0.0)
+    assert [(alarm.kind, alarm.source) for alarm in facts.alarms] == [("fall", "default")]
+    assert next_step(facts, shop.config).action == "check"
+    found = shop.retrain()
+    assert (found.outcome, found.exit_code, found.steps) == ("rolled back", 0, ["check"])
+    assert shop.data.registry.pointer() == Pointer(None, bad, 2)
+    assert not look(shop.data, shop.config, 0.0).alarms
+    assert "acceptance of default fell" in found.why
+
+
+def test_a_damaged_previous_version_is_no_way_back_and_stops_nothing_else(shop: Shop) -> None:
+    promote_by_hand(shop, shop.add_version(0.0))
+    promote_by_hand(shop, shop.add_version(0.3))
+    flip_a_bit(shop, "v0001")
+    nervous = {"false_alarm_rate": 0.99, "horizon": 20, "tolerance": 0.0, "reference": 10, "min_failure_cases": 1000}
+    shop.config = config_of(shop.config.models, drift=nervous, training={"min_failure_cases": 1000})
+    shop.collect(PROMPTS[:60], seed=1)
+    lines: list[str] = []
+    found = shop.retrain(load=never, say=lines.append)
+    assert (found.outcome, found.steps, found.checked) == ("nothing", ["check", "nothing"], 2)
+    assert any("v0002 stays: there is nothing to go back to" in line for line in lines)
+
+
+def test_an_alarm_under_a_champion_that_is_no_worse_rolls_nothing_back(promoted: Shop, tmp_path: Path) -> None:
+    """A watch that cries at nothing: the champion is checked once, and what was collected is trained on."""
+    shop = promoted.copy(tmp_path / "data")
+    nervous = {"false_alarm_rate": 0.99, "horizon": 20, "tolerance": 0.0, "min_failure_cases": 1}
+    shop.config = config_of(shop.config.models, drift=nervous, training={"min_failure_cases": 1000, "epochs": 1})
+    shop.collect(PROMPTS[:80], seed=1)
+    assert look(shop.data, shop.config, 0.0).alarms
+    found = shop.retrain()
+    assert found.steps == ["check", "train", "gate"]
+    assert (found.checked, last_line(shop)["checked"]) == (1, 1)
+    assert shop.data.registry.pointer().sequence == (2 if found.outcome == "promoted" else 1)  # not rolled back
+    assert not look(shop.data, shop.config, 0.0).alarms
