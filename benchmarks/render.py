@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MEASURES = {"acceptance_per_position": "accepted per position", "acceptance_length": "tokens a round"}
+SMALLEST = 1e-9  # a bound that stands for "more than nothing"
 SECOND_SOURCES = {
     "none": "one source",
     "unchanged": "two, the second unchanged",
@@ -51,13 +52,19 @@ def figures_table(found: dict[str, Any]) -> str:
     """The figures of a benchmark, and what they were measured on."""
     lines = ["| what | measured | should be | reached |", "|---|---|---|---|"]
     for row in found["figures"]:
-        bound = f"at least {row['at_least']:g}" if "at_least" in row else f"at most {row['at_most']:g}"
+        bound = _bound(row)
         reached = "yes" if row["reached"] else "**no**"
         lines.append(f"| {row['figure']} ({row['unit']}) | {number(row['value'])} | {bound} | {reached} |")
     machine, versions = found["machine"], found["versions"]
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, {machine['device']}"
     tools = f"MLX {versions['mlx']}, mlx-lm {versions['mlx-lm']}, Python {versions['python']}"
     return "\n".join([*lines, "", f"{where}; {tools}.", ""])
+
+
+def _bound(row: dict[str, Any]) -> str:
+    if "at_most" in row:
+        return f"at most {row['at_most']:g}"
+    return f"at least {row['at_least']:g}" if row["at_least"] > SMALLEST else "above 0"
 
 
 def gate_table(found: dict[str, Any]) -> str:
@@ -153,7 +160,17 @@ def faults_table(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         counts = ", ".join(f"{number:,} {what}" for what, number in row["counts"].items()) or f"{row['tests']} tests"
         lines.append(f"| {row['row']} | {counts} | {row['holds']} | {row['result']} |")
-    return "\n".join([*lines, ""])
+    more = [f"- *{row['row']}*: {'; '.join(said)}." for row in found["rows"] if (said := _details(row))]
+    return "\n".join([*lines, "", *more, ""])
+
+
+def _details(row: dict[str, Any]) -> list[str]:
+    """What was struck, how long it took, and what else is to be said of a fault."""
+    struck = ", ".join(f"{name} {number:,}" for name, number in row["struck"].items())
+    times = [
+        f"{what}: median {took['median']:.2g} s, at most {took['max']:.2g} s" for what, took in row["seconds"].items()
+    ]
+    return [*([f"struck: {struck}"] if struck else []), *times, *row["notes"]]
 
 
 TABLES = {

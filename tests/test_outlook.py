@@ -32,10 +32,11 @@ def facts(**changes: Any) -> Situation:
         "pending": None,
         "run": None,
         "watches": (),
-        "unchecked": 0,
+        "unchecked": (0, 0),
         "minutes": None,
         "failed": None,
         "recipe": "as before",
+        "target": None,
     }
     return Situation(**{**values, **changes})
 
@@ -107,10 +108,11 @@ def test_a_promotion_that_was_cut_off_comes_first() -> None:
 
 
 def test_an_alarm_under_a_promoted_champion_holds_it_against_the_one_before() -> None:
-    promoted = facts(pointer=Pointer("v0002", "v0001", 2), watches=(ALARM,), unchecked=30, failures_new=500)
+    promoted = facts(pointer=Pointer("v0002", "v0001", 2), watches=(ALARM,), unchecked=(30, 12), failures_new=500)
     assert action(promoted) == "check"
     assert action(promoted, checked=True) == "train"
-    assert action(replace(promoted, unchecked=29)) == "train"
+    assert action(replace(promoted, unchecked=(29, 29))) == "train"
+    assert action(replace(promoted, unchecked=(300, 11))) == "train"
     assert action(replace(promoted, watches=(CALM,))) == "train"
     assert action(replace(promoted, pointer=Pointer(None, "v0001", 2))) == "train"
     assert action(replace(promoted, pointer=Pointer("v0001", None, 1))) == "check"
@@ -134,12 +136,14 @@ def test_every_setting_of_a_training_makes_another_recipe_and_no_other_does() ->
 
     assert recipe(CONFIG) == recipe(Config())
     for sections in (
+        {"models": {"draft": "another"}},
         {"training": {"epochs": 9}},
         {"retrain": {"max_memory_gb": 3.0}},
+        {"retrain": {"max_minutes": 3.0}},
         {"data": {"max_output_length": 9}},
     ):
         assert changed(**sections) != recipe(CONFIG)
-    assert changed(speculative={"max_tokens": 9}) == recipe(CONFIG)
+    assert changed(speculative={"max_tokens": 9}, retrain={"niceness": 3, "keep_versions": 2}) == recipe(CONFIG)
 
 
 def entry(**values: Any) -> dict[str, Any]:

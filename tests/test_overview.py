@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ def data(tmp_path: Path) -> DataDirectory:
     return DataDirectory(tmp_path / "data")
 
 
-def judge(data: DataDirectory, name: str) -> None:
+def judge(data: DataDirectory, name: str, outcome: str = "by hand") -> None:
     data.verdicts.give_by_hand(name, None, 0, "by hand")
+    verdict = data.verdicts.of(name)
+    assert verdict is not None
+    data.verdicts.give(replace(verdict, outcome=outcome))  # type: ignore[arg-type]
 
 
 def test_an_empty_directory_is_all_zeros_and_stays_empty(data: DataDirectory, tmp_path: Path) -> None:
@@ -65,6 +69,16 @@ def test_a_failure_that_was_offered_in_vain_is_used_too(data: DataDirectory) -> 
     judge(data, "v0001")
     found = survey(data)
     assert (found.failures_used, found.failures_new, found.failures_trainable) == (2, 1, 3)
+
+
+def test_the_failures_of_a_version_that_there_was_nothing_to_judge_of_are_new_again(data: DataDirectory) -> None:
+    record = data.log.append(make_record())
+    data.registry.create(write_adapter, {"record_ids": [record.id]})
+    judge(data, "v0001", "discarded")
+    found = survey(data)
+    assert (found.failures_new, found.failures_used, found.candidate) == (1, 0, None)
+    data.registry.promote("v0001")
+    assert survey(data).failures_used == 1
 
 
 def test_an_older_version_is_no_candidate_because_the_newest_is_damaged(data: DataDirectory) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from builders import failing_files
 
 from draftloop.config import Gate
 from draftloop.errors import StoreError
-from draftloop.records import PairId
+from draftloop.records import PairId, dump, seal
 from draftloop.verdicts import Attempt, Epoch, Verdict, Verdicts
 
 PAIR = PairId("target", "draft", "tokenizer")
@@ -41,7 +43,7 @@ def verdict(version: str, outcome: str = "refused", epoch: int = 1, attempt: int
 
 def attempt(verdicts: Verdicts, version: str, champion: str | None = None, **changes: object) -> tuple[Epoch, int]:
     values = {"pair": PAIR, "settings": GATE, "present": groups(IDS), "draw": lambda number: IDS, **changes}
-    made = Attempt(version, champion, f"weights of {version}", champion and f"weights of {champion}")
+    made = Attempt(version, champion, f"files of {version}", champion and f"files of {champion}")
     return verdicts.open_attempt(made, **values)  # type: ignore[arg-type]
 
 
@@ -117,11 +119,11 @@ def test_an_epoch_ends_at_a_promotion_of_its_own(verdicts: Verdicts) -> None:
     assert attempt(verdicts, "v0004", "v0002")[0].number == 2
 
 
-def test_the_same_weights_under_another_name_are_the_same_attempt(verdicts: Verdicts) -> None:
+def test_the_same_files_under_another_name_are_the_same_attempt(verdicts: Verdicts) -> None:
     attempt(verdicts, "v0001")
-    again = Attempt("v0009", None, "weights of v0001", None)
+    again = Attempt("v0009", None, "files of v0001", None)
     assert verdicts.open_attempt(again, PAIR, GATE, groups(IDS), lambda _: IDS)[1] == 1
-    other = Attempt("v0001", None, "other weights of that name", None)
+    other = Attempt("v0001", None, "other files of that name", None)
     assert verdicts.open_attempt(other, PAIR, GATE, groups(IDS), lambda _: IDS)[1] == 2
 
 
@@ -140,27 +142,64 @@ def test_an_epoch_goes_on_without_a_record_that_is_gone(verdicts: Verdicts) -> N
     assert (epoch.number, number, epoch.record_ids) == (1, 3, tuple(IDS))
 
 
-def test_an_epoch_with_too_few_prompts_for_a_verdict_is_drawn_anew(verdicts: Verdicts) -> None:
+def test_an_epoch_with_too_few_prompts_left_for_a_verdict_is_drawn_anew(verdicts: Verdicts) -> None:
     assert attempt(verdicts, "v0001", present=dict.fromkeys(IDS, "one group"))[0].number == 1
     assert attempt(verdicts, "v0001", present=dict.fromkeys(IDS, "one group"))[0].number == 2
-    assert attempt(verdicts, "v0001", settings=Gate(min_heldout_prompts=4), draw=lambda _: ["7"])[0].number == 3
 
 
-def test_alpha_and_attempts_are_fixed_with_the_epoch(verdicts: Verdicts) -> None:
-    attempt(verdicts, "v0001", settings=Gate(min_heldout_prompts=2, alpha=0.05, max_attempts=2))
-    later = Gate(min_heldout_prompts=2, alpha=0.4, max_attempts=1)
-    epoch, number = attempt(verdicts, "v0002", settings=later)
-    assert (epoch.number, number, epoch.alpha, epoch.max_attempts) == (1, 2, 0.05, 2)
-    epoch, number = attempt(verdicts, "v0003", settings=later)
-    assert (epoch.number, number, epoch.alpha, epoch.max_attempts) == (2, 1, 0.4, 1)
+def test_alpha_attempts_and_prompts_are_fixed_with_the_epoch(verdicts: Verdicts) -> None:
+    fixed = {"alpha": 0.05, "max_attempts": 2, "min_heldout_prompts": 2}
+    attempt(verdicts, "v0001", settings=Gate(**fixed))
+    changed = {"alpha": 0.4, "max_attempts": 1, "min_heldout_prompts": 9}
+    epoch, number = attempt(verdicts, "v0002", settings=Gate(**changed))
+    assert (epoch.number, number, epoch.fixed) == (1, 2, fixed)
+    epoch, number = attempt(verdicts, "v0003", settings=Gate(**changed))
+    assert (epoch.number, number, epoch.fixed) == (2, 1, changed)
 
 
-def test_a_lost_epoch_goes_on_where_the_verdicts_say_that_it_was(verdicts: Verdicts) -> None:
+def test_a_promotion_for_another_target_ends_no_epoch_of_this_one(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    attempt(verdicts, "v0002")
+    attempt(verdicts, "v0002", pair=OTHER)
+    verdicts.give(replace(verdict("v0002", "promoted"), pair=OTHER))
+    assert attempt(verdicts, "v0003")[1] == 3
+    assert attempt(verdicts, "v0003", pair=OTHER)[0].number == 2
+
+
+def test_a_promotion_under_another_name_ends_the_epoch_too(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    verdicts.give(verdict("v0001"))
+    verdicts.open_attempt(Attempt("v0009", None, "files of v0001", None), PAIR, GATE, groups(IDS), lambda _: IDS)
+    verdicts.give(verdict("v0009", "promoted"))
+    assert attempt(verdicts, "v0010")[0].number == 2
+
+
+def test_a_lost_epoch_keeps_what_was_fixed_with_it(verdicts: Verdicts) -> None:
+    epoch, _ = attempt(verdicts, "v0001")
+    verdicts.give(replace(verdict("v0001"), numbers={"epoch": epoch.fixed}))
+    shutil.rmtree(verdicts.root / "epochs")
+    again, number = attempt(verdicts, "v0002", settings=Gate(alpha=0.49, min_heldout_prompts=3))
+    assert (again.number, number, again.fixed) == (1, 2, epoch.fixed)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("lose_file", [remove, damage])
+def test_a_lost_epoch_goes_on_where_the_verdicts_say_that_it_was(
+    verdicts: Verdicts, lose_file: Callable[[Path], None]
+) -> None:
     for i in range(1, 4):
         attempt(verdicts, f"v000{i}")
         verdicts.give(verdict(f"v000{i}", attempt=i))
     attempt(verdicts, "v0004", pair=OTHER)
-    (verdicts.root / "epochs").rename(verdicts.root / "lost")
+    for path in (verdicts.root / "epochs").iterdir():
+        lose_file(path)
     assert attempt(verdicts, "v0005", pair=OTHER)[1] == 1
     epoch, number = attempt(verdicts, "v0005")
     assert (epoch.number, number, epoch.lost) == (1, 4, 3)
@@ -183,12 +222,14 @@ def test_a_damaged_verdict_of_an_earlier_attempt_stops_no_later_one(verdicts: Ve
     assert attempt(verdicts, "v0002")[1] == 2
 
 
-def test_a_damaged_epoch_is_refused_and_says_what_to_do(verdicts: Verdicts) -> None:
-    attempt(verdicts, "v0001")
+def test_an_epoch_of_a_newer_draftloop_is_not_written_over(verdicts: Verdicts) -> None:
+    epoch, _ = attempt(verdicts, "v0001")
     (path,) = (verdicts.root / "epochs").iterdir()
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(StoreError, match=r"damaged.*Delete it: the verdicts tell how many attempts were made in it"):
+    path.write_bytes(seal(dump(epoch).replace(b'"schema":1', b'"schema":2')))
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="has schema 2; this draftloop reads schemas up to 1"):
         attempt(verdicts, "v0002")
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("step", range(1, 9))

@@ -141,7 +141,7 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
     try:
         found = hash_files(path)
     except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
+        raise StoreError(f"{path} cannot be read: {error}") from None
     for name in sorted({WEIGHTS, CONFIG} | manifest.files.keys()):
         if name not in manifest.files or found.get(name) != manifest.files[name]:
             wanted = manifest.files.get(name)

@@ -60,12 +60,14 @@ class Situation:
         overview: counts of the log.
         pointer: of the registry.
         pending: a version that passed the gate while the pointer stood where it still stands.
-        run: an unfinished run of an earlier `retrain` on top of this champion.
+        run: an unfinished run of an earlier `retrain` on top of this champion and with these models.
         watches: what drift sees in the generations since the last verdict, alarms first.
-        unchecked: prompt groups that the champion was asked since the last verdict and the last check of it.
+        unchecked: generations of the champion since the last verdict and the last check of it, and of how many prompt
+            groups.
         minutes: since the last training, None before the first; negative where the clock went backward.
         failed: what is known of the last training where it failed; None where it did not.
         recipe: of the configuration that a training would have now.
+        target: fingerprint of the configured target; None where it is not on this machine.
     """
 
     overview: Overview
@@ -73,10 +75,11 @@ class Situation:
     pending: str | None
     run: str | None
     watches: tuple[Watch, ...]
-    unchecked: int
+    unchecked: tuple[int, int]
     minutes: float | None
     failed: Failed | None
     recipe: str
+    target: str | None
 
     @property
     def alarms(self) -> list[Watch]:
@@ -93,31 +96,34 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
         now: unix seconds.
 
     Raises:
-        StoreError: pointer, verdict or epoch is damaged, or a newer draftloop wrote there.
+        StoreError: the pointer is damaged, or a newer draftloop wrote there.
     """
     target, draft = (local_fingerprint(name) for name in (config.models.target, config.models.draft))
     overview = survey(data, target, draft)
     pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
     since = overview.stream[history.settled :]
     before = [one for one in overview.stream if one.adapter == pointer.previous] if pointer.sequence else []
-    checked = max(history.settled, history.checked(pointer))
+    looked_at = max(history.settled, history.checked(pointer))
+    unchecked = [one for one in overview.stream[looked_at:] if one.adapter == pointer.champion]
     return Situation(
         overview=overview,
         pointer=pointer,
         pending=_pending(data, pointer),
         run=_resumable(data, config, pointer),
         watches=tuple(watches(since, pointer.champion, before, config.drift, config.training.seed)),
-        unchecked=len({one.group for one in overview.stream[checked:] if one.adapter == pointer.champion}),
+        unchecked=(len(unchecked), len({one.group for one in unchecked})),
         minutes=history.minutes(now),
         failed=history.failed,
         recipe=recipe(config),
+        target=target,
     )
 
 
 def recipe(config: Config) -> str:
     """sha256 of all that decides how a training goes, but for the failures: what failed may go well under another."""
-    sections = (config.models, config.data, config.training, config.retrain)
-    return hashlib.sha256("".join(section.model_dump_json() for section in sections).encode()).hexdigest()
+    sections = "".join(section.model_dump_json() for section in (config.models, config.data, config.training))
+    budget = f"{config.retrain.max_minutes} {config.retrain.max_memory_gb}"
+    return hashlib.sha256((sections + budget).encode()).hexdigest()
 
 
 class History:
@@ -189,11 +195,9 @@ def next_step(facts: Situation, config: Config, *, force: bool = False, checked:
 
 def _needs_check(facts: Situation, config: Config) -> bool:
     """An alarm under a promoted champion, with enough new generations since the last look."""
-    return bool(
-        facts.alarms
-        and facts.pointer.champion is not None
-        and facts.unchecked >= max(config.drift.reference, config.gate.min_heldout_prompts)
-    )
+    generations, prompts = facts.unchecked
+    enough = generations >= config.drift.reference and prompts >= config.gate.min_heldout_prompts
+    return bool(facts.alarms) and facts.pointer.champion is not None and enough
 
 
 def _gate(overview: Overview, config: Config) -> Step:

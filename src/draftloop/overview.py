@@ -92,7 +92,7 @@ def _count(found: Overview, record: Record, used: set[str], target: str | None) 
 
 
 def _used(data: DataDirectory, found: Overview, draft: str | None) -> set[str]:
-    """Records that versions with a verdict learned from or were offered; the newest version without one, if it is for
+    """Records that judged versions learned from or were offered; the newest version without one, if it is for
     this draft, is the candidate."""
     registry, used = data.registry, set[str]()
     now, pruned = registry.pointer(), registry.pruned()
@@ -103,7 +103,10 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> set[str]:
         except DraftloopError as error:
             found.damage.append(f"{name}: {error}")
             continue
-        if verdict is not None or name in (now.champion, now.previous):
+        in_use = name in (now.champion, now.previous)
+        if verdict is not None and verdict.outcome == "discarded" and not in_use:
+            continue
+        if verdict is not None or in_use:
             used.update(manifest.record_ids, manifest.passed_over_ids)
         elif name not in pruned and (draft is None or manifest.pair is None or manifest.pair.draft == draft):
             found.candidate = name

@@ -17,7 +17,6 @@ from .config import Config
 from .data_directory import DataDirectory
 from .errors import Interrupted, StoreError, TrainingFailed
 from .interrupt import StopRequest
-from .model_files import local_fingerprint
 from .outlook import Situation, Step, look, next_step
 from .unattended import judging, training
 from .unattended.work import Load, Outcome, Say, Work, load_pair
@@ -82,7 +81,7 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     facts = look(data, config, work.clock())
     outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
     outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe
-    outcome.target = local_fingerprint(config.models.target)
+    outcome.target = facts.target
     outcome.clock = facts.minutes is not None and facts.minutes < 0
     while not outcome.why:
         if outcome.steps:
@@ -126,4 +125,4 @@ def _ended_by(error: BaseException) -> dict[str, Any]:
     stopped = isinstance(error, Interrupted | KeyboardInterrupt)
     failed = isinstance(error, TrainingFailed)
     outcome = "interrupted" if stopped else "failed" if failed else "error"
-    return {"outcome": outcome, "why": str(error) or "interrupted", "trained": failed}
+    return {"outcome": outcome, "why": str(error) or "interrupted", **({"trained": True} if failed else {})}

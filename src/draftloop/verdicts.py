@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -30,7 +31,7 @@ FOLDER = "verdicts"
 EPOCHS = "epochs"
 _CLOSED = ConfigDict(extra="forbid")
 
-Outcome = Literal["promoted", "refused", "by hand"]
+Outcome = Literal["promoted", "refused", "discarded", "by hand"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +40,14 @@ class Verdict:
 
     Attributes:
         version: its name; champion: what it was compared with, None the bare draft.
-        outcome: `promoted` or `refused` by the gate; `by hand` where a person promoted it without one.
+        outcome: `promoted` or `refused` by the gate; `discarded` where there was nothing to judge, so that its failures
+            are new again; `by hand` where a person promoted it without a verdict.
         reasons: why, a sentence each.
         epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out text was scored.
         pointer: the sequence of the registry's pointer that the verdict rests on.
         when: unix seconds.
         pair: whose epoch it was; None where no held-out text was scored.
-        numbers: all that was measured, with its conditions.
+        numbers: all that was measured, with its conditions, and under `epoch` the settings that were fixed with it.
     """
 
     version: str
@@ -64,17 +66,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One look at an epoch: a candidate against a champion. Which it is lies in the weights, not in the names.
+    """One look at an epoch: a candidate against a champion. Which it is lies in the files, not in the names.
 
     Attributes:
         version, champion: names; None is the bare draft.
-        weights, champion_weights: sha256 of the files.
+        files, champion_files: sha256 of what is in them.
     """
 
     version: str = field(compare=False)
     champion: str | None = field(compare=False)
-    weights: str
-    champion_weights: str | None
+    files: str
+    champion_files: str | None
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
 
@@ -86,8 +88,7 @@ class Epoch:
         number: from 1.
         pair: whose records they are.
         record_ids: the records.
-        alpha: chance that a candidate which is no better passes in it.
-        max_attempts: scored attempts before it ends.
+        alpha, max_attempts, min_heldout_prompts: what the settings of these names said when it began.
         lost: attempts of which no more is known than that they were made.
         attempts: in order; the n-th after the lost ones spends the (lost + n)-th share of alpha.
     """
@@ -97,16 +98,23 @@ class Epoch:
     record_ids: tuple[str, ...]
     alpha: float
     max_attempts: int
+    min_heldout_prompts: int
     lost: int = 0
     attempts: tuple[Attempt, ...] = ()
     schema: Literal[1] = 1
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The gate's settings that hold for all of it."""
+        return {name: getattr(self, name) for name in _FIXED}
 
-_LOST = {
-    "verdict": "the version is then a candidate again",
-    "epoch": "the verdicts tell how many attempts were made in it",
-}
+
+class _DamagedError(StoreError):
+    """A file that is not what was written; a newer draftloop's file is none of these."""
+
+
+_FIXED = ("alpha", "max_attempts", "min_heldout_prompts")
 _Sealed = TypeVar("_Sealed", Verdict, Epoch)
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _EPOCH: TypeAdapter[Epoch] = TypeAdapter(Epoch)
@@ -126,7 +134,7 @@ class Verdicts:
 
     def of(self, version: str) -> Verdict | None:
         """The verdict of a version; None for a candidate. Raises StoreError: it is damaged."""
-        return self._read(self._path(version), _VERDICT, "verdict")
+        return self._read(self._path(version), _VERDICT)
 
     def give(self, verdict: Verdict) -> None:
         """Write a verdict. Raises StoreError: the disk refused; there is none then."""
@@ -159,7 +167,7 @@ class Verdicts:
         Raises:
             StoreError: it is damaged.
         """
-        return self._read(self._epoch_path(pair), _EPOCH, "epoch")
+        return self._read(self._epoch_path(pair), _EPOCH)
 
     def open_attempt(
         self,
@@ -174,7 +182,7 @@ class Verdicts:
         Args:
             attempt: the candidate and what it is compared with.
             pair: whose held-out records there are.
-            settings: alpha and attempts of a new epoch, and how many prompt groups make it worth while.
+            settings: of an epoch that begins now.
             present: the prompt group of each held-out record that the log has, by id.
             draw: given the number of a new epoch, the ids of its records.
 
@@ -182,10 +190,11 @@ class Verdicts:
             The epoch, without records that are gone, and the number of the attempt in it, from 1.
 
         Raises:
-            StoreError: the disk refused, or the epoch is damaged.
+            StoreError: the disk refused, or a newer draftloop wrote the epoch.
         """
-        epoch = self.epoch(pair) or self._remembered(pair, settings, draw)
-        if epoch is None or self._is_over(epoch, attempt, settings, present):
+        given = self._given(pair)
+        epoch = self._whole_epoch(pair) or _remembered(given, pair, settings, draw)
+        if epoch is None or _is_over(epoch, attempt, given, present):
             epoch = _begin(epoch.number + 1 if epoch else 1, pair, settings, draw)
         if attempt not in epoch.attempts:
             epoch = replace(epoch, attempts=(*epoch.attempts, attempt))
@@ -193,34 +202,19 @@ class Verdicts:
         kept = tuple(record_id for record_id in epoch.record_ids if record_id in present)
         return replace(epoch, record_ids=kept), epoch.lost + epoch.attempts.index(attempt) + 1
 
-    def _is_over(self, epoch: Epoch, attempt: Attempt, settings: config.Gate, present: Mapping[str, str]) -> bool:
-        """By a promotion, by its last attempt, or because too few prompts of it are left to say anything."""
-        groups = {present[record_id] for record_id in epoch.record_ids if record_id in present}
-        if len(groups) < settings.min_heldout_prompts:
-            return True
-        given = (self._readable(made.version) for made in epoch.attempts)
-        if any(found is not None and (found.outcome, found.epoch) == ("promoted", epoch.number) for found in given):
-            return True
-        return attempt not in epoch.attempts and epoch.lost + len(epoch.attempts) >= epoch.max_attempts
+    def _whole_epoch(self, pair: PairId) -> Epoch | None:
+        """The epoch in its file; a damaged one is as good as none, for the verdicts remember it."""
+        with suppress(_DamagedError):
+            return self.epoch(pair)
+        return None
 
-    def _remembered(self, pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]) -> Epoch | None:
-        """What the verdicts tell of the last epoch of a pair whose file is lost; None where they know of none."""
-        given = [found for path in (self.root / FOLDER).glob("*.json") if (found := self._readable(path.stem))]
-        of_pair = [found for found in given if found.pair is not None and _key(found.pair) == _key(pair)]
-        number = max((found.epoch for found in of_pair), default=0)
-        if number == 0:
-            return None
-        last = [found for found in of_pair if found.epoch == number]
-        if any(found.outcome == "promoted" for found in last):
-            return _begin(number + 1, pair, settings, draw)
-        return replace(_begin(number, pair, settings, draw), lost=max(found.attempt for found in last))
-
-    def _readable(self, version: str) -> Verdict | None:
-        """A verdict that is whole; what a damaged one said is not known, and `of` reports it."""
-        try:
-            return self.of(version)
-        except StoreError:
-            return None
+    def _given(self, pair: PairId) -> list[Verdict]:
+        """All verdicts of a target's epochs; what a damaged one said is not known, and `of` reports it."""
+        found = []
+        for path in sorted((self.root / FOLDER).glob("*.json")):
+            with suppress(_DamagedError):
+                found.append(self.of(path.stem))
+        return [one for one in found if one is not None and one.pair is not None and _key(one.pair) == _key(pair)]
 
     def _epoch_path(self, pair: PairId) -> Path:
         name = hashlib.sha256(" ".join(_key(pair)).encode()).hexdigest()[:16]
@@ -229,15 +223,17 @@ class Verdicts:
     def _path(self, version: str) -> Path:
         return self.root / FOLDER / f"{version}.json"
 
-    def _read(self, path: Path, kind: TypeAdapter[_Sealed], what: str) -> _Sealed | None:
+    def _read(self, path: Path, kind: TypeAdapter[_Sealed]) -> _Sealed | None:
         try:
             values = orjson.loads(unseal(path.read_bytes()))
-            check_schema(values.get("schema"), SCHEMA, what)
+            check_schema(values.get("schema"), SCHEMA, path.name)
             return kind.validate_python(values)
         except FileNotFoundError:
             return None
         except (RecordError, ValidationError, ValueError) as error:
-            raise StoreError(f"{path} is damaged: {error}. Delete it: {_LOST[what]}.") from None
+            raise _DamagedError(
+                f"{path} is damaged: {error}. Delete it: a version without a verdict is a candidate again."
+            ) from None
 
     def _write(self, path: Path, value: Verdict | Epoch) -> None:
         with storing(path):
@@ -251,10 +247,28 @@ def _key(pair: PairId) -> tuple[str, str]:
 
 
 def _begin(number: int, pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]) -> Epoch:
-    return Epoch(
-        number=number,
-        pair=pair,
-        record_ids=tuple(draw(number)),
-        alpha=settings.alpha,
-        max_attempts=settings.max_attempts,
-    )
+    fixed = {name: getattr(settings, name) for name in _FIXED}
+    return Epoch(number=number, pair=pair, record_ids=tuple(draw(number)), **fixed)
+
+
+def _remembered(
+    given: list[Verdict], pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]
+) -> Epoch | None:
+    """What the verdicts tell of the last epoch where its file is lost; None where they know of none.
+
+    Attempts that came to no verdict are forgotten with it.
+    """
+    number = max((found.epoch for found in given), default=0)
+    if number == 0:
+        return None
+    last = [found for found in given if found.epoch == number]
+    settings = settings.model_copy(update=last[-1].numbers.get("epoch", {}))
+    return replace(_begin(number, pair, settings, draw), lost=max(found.attempt for found in last))
+
+
+def _is_over(epoch: Epoch, attempt: Attempt, given: list[Verdict], present: Mapping[str, str]) -> bool:
+    """By a promotion, by its last attempt, or because too few prompts of it are left to say anything."""
+    groups = {present[record_id] for record_id in epoch.record_ids if record_id in present}
+    promoted = any((found.outcome, found.epoch) == ("promoted", epoch.number) for found in given)
+    spent = epoch.lost + len(epoch.attempts) >= epoch.max_attempts and attempt not in epoch.attempts
+    return promoted or spent or len(groups) < epoch.min_heldout_prompts

@@ -57,7 +57,7 @@ def test_from_prompts_to_a_verdict(call_with_pair, call, settings: list[str]) ->
     assert "promoted" in call("adapters", "list").out or "refused" in call("adapters", "list").out
 
 
-def test_sigterm_at_any_time_ends_it_like_ctrl_c(call_with_pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_ends_it_like_ctrl_c(call_with_pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("draftloop.retrain.look", lambda *_: signal.raise_signal(signal.SIGTERM))
     found = call_with_pair("retrain")
     assert found.code == 130

@@ -232,6 +232,19 @@ def test_long_outputs_are_cut_and_counted(tmp_path, monkeypatch):
     assert "were cut off" in (Path(result.run_path) / "train.log").read_text()
 
 
+def test_failures_that_cannot_be_used_are_named_in_the_manifest_also_after_a_resumption(tmp_path):
+    shop = workshop(tmp_path, failures=4)
+    long = records_of(shop.pair, 1, seed=1, prompt_tokens=tuple([3] * 3000), id="f" * 32)
+    foreign = records_of(shop.pair, 1, seed=2, pair=PairId("f" * 64, "b" * 64, "c" * 64), id="e" * 32)
+    shop.write([*long, *foreign])
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        shop.train(stop=stop, on_step=lambda done, _: setattr(stop, "requested", done >= 1))
+    manifest = shop.registry.manifest(shop.resume().version)
+    assert manifest.passed_over_ids == (long[0].id,)
+    assert len(manifest.record_ids) == 4
+
+
 def test_a_run_that_was_killed_after_its_version_was_made_does_not_make_another(tmp_path, monkeypatch):
     shop = workshop(tmp_path)
 

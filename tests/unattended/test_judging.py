@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_record
 from retraining import PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import StoreError
 from draftloop.outlook import look, next_step
 from draftloop.registry import Pointer
+from draftloop.sign_flip import alpha_of_attempt
 from draftloop.store.files import Files
+from draftloop.unattended.judging import heldout_sample
 from draftloop.verdicts import Verdict
+
+PASSED = Verdict(
+    version="v0001", champion=None, outcome="promoted", reasons=("it is",), epoch=1, attempt=1, pointer=0, when=0.0
+)
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0])
@@ -48,6 +56,15 @@ def test_a_promotion_that_was_cut_off_is_finished_without_another_look(shop: Sho
     assert shop.retrain().outcome == "nothing"
 
 
+def test_a_promotion_that_was_cut_off_is_found_behind_newer_versions_and_damaged_verdicts(shop: Shop) -> None:
+    one, two = shop.add_version(0.1), shop.add_version(0.2)
+    shop.data.verdicts.give(replace(PASSED, version=one))
+    shop.data.verdicts.give(replace(PASSED, version=two))
+    (shop.data.registry.root / "verdicts" / f"{two}.json").write_bytes(b"?")
+    assert look(shop.data, shop.config, 0.0).pending == one
+    assert shop.retrain(load=never).champion == one
+
+
 def test_a_promotion_is_not_finished_once_somebody_moved_the_pointer(promoted: Shop, tmp_path: Path) -> None:
     shop = promoted.copy(tmp_path / "data")
     shop.data.registry.rollback("by hand")
@@ -65,7 +82,7 @@ def test_a_champion_that_moves_during_the_trial_makes_it_inconclusive(shop: Shop
     assert shop.data.registry.champion() == other
     again = shop.retrain()
     assert (again.steps, again.version) == (["gate"], found.version)
-    assert again.numbers["alpha"] < 0.3 * 6 / 9  # the second attempt's share, for it is another comparison
+    assert again.numbers["alpha"] == pytest.approx(alpha_of_attempt(2, 0.3))  # for it is another comparison
 
 
 def test_a_refusal_rests_on_the_champion_that_it_was_compared_with_too(shop: Shop) -> None:
@@ -88,15 +105,15 @@ def _promote_meanwhile(shop: Shop, version: str) -> Any:
 # What is refused without a look at its scores
 
 
-def refused_unscored(shop: Shop, version: str) -> str:
-    """Why a candidate is refused, with no model loaded and nothing spent."""
+def judged_unscored(shop: Shop, version: str) -> tuple[str, str]:
+    """The verdict on a candidate that is refused with no model loaded and nothing spent, and why."""
     found = shop.retrain(load=never)
     assert (found.outcome, found.exit_code, found.steps, found.version) == ("refused", 11, ["gate"], version)
     assert not (shop.data.registry.root / "epochs").exists()
     verdict = shop.data.verdicts.of(version)
     assert verdict is not None
-    assert (verdict.outcome, verdict.epoch, verdict.reasons) == ("refused", 0, (found.why,))
-    return found.why
+    assert (verdict.epoch, verdict.reasons) == (0, (found.why,))
+    return verdict.outcome, found.why
 
 
 @pytest.mark.parametrize("rolled_back", [False, True])
@@ -107,28 +124,63 @@ def test_a_training_that_kept_its_first_weights_is_refused_whatever_the_champion
     kept = shop.add_version(0.0, metrics={"best_step": 0})
     if rolled_back:
         shop.data.registry.rollback()
-    assert "no later weights did better on validation" in refused_unscored(shop, kept)
+    outcome, why = judged_unscored(shop, kept)
+    if rolled_back:
+        assert (outcome, why) == ("discarded", "v0001, on top of which it was trained, was rolled back since")
+    else:
+        assert (outcome, why) == ("refused", "no later weights did better on validation than those it started from")
 
 
 def test_a_candidate_on_top_of_a_version_that_was_rolled_back_is_refused(shop: Shop) -> None:
     promote_by_hand(shop, shop.add_version(0.0))
     candidate = shop.add_version(0.1)
     shop.data.registry.rollback()
-    assert refused_unscored(shop, candidate) == "v0001, on top of which it was trained, was rolled back since"
+    expected = ("discarded", "v0001, on top of which it was trained, was rolled back since")
+    assert judged_unscored(shop, candidate) == expected
+
+
+def test_what_was_rolled_back_is_refused_even_where_its_verdict_is_lost(shop: Shop) -> None:
+    one, two, three = (shop.add_version(size) for size in (0.0, 0.1, 0.2))
+    shop.data.registry.promote(one)
+    shop.data.registry.promote(three)
+    shop.data.registry.rollback()
+    shop.data.registry.promote(two)
+    assert judged_unscored(shop, three) == ("refused", "it was rolled back before")
+
+
+def test_an_epoch_keeps_its_alpha_whatever_the_settings_are_later(shop: Shop) -> None:
+    shop.add_version(1.0)
+    assert shop.retrain().numbers["alpha"] == pytest.approx(alpha_of_attempt(1, 0.3))
+    version = shop.add_version(1.0, seed=1)
+    shop.config = config_of(shop.config.models, gate={"alpha": 0.01})
+    assert shop.retrain().numbers["alpha"] == pytest.approx(alpha_of_attempt(2, 0.3))
+    verdict = shop.data.verdicts.of(version)
+    assert verdict is not None
+    assert verdict.numbers["epoch"] == {"alpha": 0.3, "max_attempts": 5, "min_heldout_prompts": 12}
+
+
+def test_a_sample_has_as_many_prompt_groups_as_it_can() -> None:
+    records = [make_record(id=f"{i:032x}", prompt=f"prompt {'ab'[i % 10 == 0]}{'x' * (i // 10)}") for i in range(60)]
+    groups = {record.group for record in records}
+    chosen = heldout_sample(records, len(groups), seed=1)
+    assert {record.group for record in records if record.id in chosen} == groups
+    assert len(set(heldout_sample(records, 30, seed=1))) == 30
+    assert heldout_sample(records, 30, seed=1) == heldout_sample(records, 30, seed=1) != heldout_sample(records, 30, 2)
+    assert len(heldout_sample(records, 100, seed=1)) == 60
 
 
 def test_a_damaged_candidate_is_refused(shop: Shop) -> None:
     candidate = shop.add_version(0.1)
     flip_a_bit(shop, candidate)
-    assert "it is damaged: " in refused_unscored(shop, candidate)
+    outcome, why = judged_unscored(shop, candidate)
+    assert outcome == "discarded"
+    assert why.startswith("it is damaged: ")
+    assert look(shop.data, shop.config, 0.0).overview.failures_used == 0
 
 
 def test_a_version_that_was_damaged_between_its_verdict_and_its_promotion_is_refused(shop: Shop) -> None:
     version = shop.add_version(0.1)
-    passed = Verdict(
-        version=version, champion=None, outcome="promoted", reasons=("it is",), epoch=1, attempt=1, pointer=0, when=0.0
-    )
-    shop.data.verdicts.give(passed)
+    shop.data.verdicts.give(replace(PASSED, version=version))
     flip_a_bit(shop, version)
     found = shop.retrain(load=never)
     assert (found.outcome, found.steps) == ("refused", ["finish"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from retraining import Shop, config_of, last_line, never
 
-from draftloop.errors import Interrupted, TrainingFailed
+from draftloop.errors import Interrupted, PairError, StoreError, TrainingFailed
 from draftloop.interrupt import StopRequest
-from draftloop.outlook import look
+from draftloop.outlook import look, next_step
 
 
 def test_a_training_that_was_stopped_is_gone_on_with(shop: Shop) -> None:
@@ -53,20 +56,109 @@ def damage_the_checkpoint(run: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-1])
 
 
-def come_no_further(run: Path) -> None:
-    """As if it had been gone on with and killed before its next checkpoint, again and again."""
-    (run / "resumptions.json").write_bytes(b'{"step": 0, "times": 3}')
+def damage_the_material(run: Path) -> None:
+    (run / "material.json").write_bytes(b"{}")
 
 
-@pytest.mark.parametrize("ruin", [damage_the_checkpoint, come_no_further])
+def damage_the_adapter_s_shape(run: Path) -> None:
+    text = (run / "run.yaml").read_text()
+    (run / "run.yaml").write_text(text.replace("rank: 8\n", "rank: -8\n", 1))
+
+
+@pytest.mark.parametrize("ruin", [damage_the_checkpoint, damage_the_material, damage_the_adapter_s_shape])
 def test_a_run_that_cannot_be_gone_on_with_is_given_up_and_it_starts_clean(
     shop: Shop, ruin: Callable[[Path], None]
 ) -> None:
+    shop.config = config_of(shop.config.models, training={"epochs": 1})
     with pytest.raises(Interrupted):
         shop.retrain(stop=_StopAfter(0))
     ruin(shop.data.runs / "r0001")
     found = shop.retrain()
-    assert (found.steps, found.run, found.outcome) == (["resume", "train", "gate"], "r0002", "promoted")
+    assert (found.steps, found.run) == (["resume", "train", "gate"], "r0002")
+
+
+def test_a_run_that_was_killed_again_and_again_at_one_step_fails_and_is_not_begun_anew(shop: Shop) -> None:
+    with pytest.raises(Interrupted):
+        shop.retrain(stop=_StopAfter(0))
+    run = shop.data.runs / "r0001"
+    for _ in range(3):
+        with pytest.raises(_Killed):
+            shop.retrain(load=_dies)
+    assert not (run / "result.json").exists()
+    with pytest.raises(TrainingFailed, match="gone on with 3 times and came no further"):
+        shop.retrain(load=_dies)
+    assert (run / "result.json").exists()
+    found = shop.retrain(load=never)
+    assert (found.outcome, found.steps) == ("nothing", ["nothing"])
+
+
+class _Killed(BaseException):
+    """Nobody catches a kill."""
+
+
+def _dies(*_arguments: Any) -> Any:
+    raise _Killed
+
+
+def test_stops_on_purpose_are_not_held_against_a_run(shop: Shop) -> None:
+    for _ in range(6):
+        with pytest.raises(Interrupted):
+            shop.retrain(stop=_StopAfter(0))
+    assert look(shop.data, shop.config, 0.0).run == "r0001"
+
+
+def test_a_model_that_is_away_for_a_while_costs_no_run(shop: Shop) -> None:
+    with pytest.raises(Interrupted):
+        shop.retrain(stop=_StopAfter(0))
+    draft = Path(shop.config.models.draft)
+    own = shop.config.models.model_copy(update={"draft": str(shop.data.root / "draft")})
+    shutil.copytree(draft, own.draft)
+    shop.config = config_of(own)
+    with pytest.raises(Interrupted):
+        shop.retrain(stop=_StopAfter(0), force=True)
+    Path(own.draft).rename(shop.data.root / "away")
+    for _ in range(4):
+        with pytest.raises(PairError):
+            shop.retrain()
+    Path(shop.data.root / "away").rename(own.draft)
+    assert look(shop.data, shop.config, 0.0).run == "r0002"
+    assert look(shop.data, config_of(own.model_copy(update={"draft": str(draft)})), 0.0).run == "r0001"
+
+
+def test_settings_that_were_mended_while_a_run_was_cut_off_are_tried_at_once(shop: Shop) -> None:
+    good = shop.config
+    shop.config = config_of(good.models, training={"epochs": 1}, retrain={"max_memory_gb": 1000.0})
+    with pytest.raises(Interrupted):
+        shop.retrain(stop=_StopAfter(0))
+    (shop.data.runs / "r0001" / "resumptions.json").write_bytes(b'{"step": 0, "times": 3}')
+    shop.config = good
+    with pytest.raises(TrainingFailed, match="came no further"):
+        shop.retrain()
+    facts = look(shop.data, good, time.time())
+    assert facts.failed is not None
+    assert facts.failed.recipe != facts.recipe
+    assert next_step(facts, good).action == "train"
+
+
+def test_a_training_counts_as_one_even_where_the_gate_was_interrupted(shop: Shop) -> None:
+    def interrupt(*_arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shop.retrain(timing=interrupt)
+    line = last_line(shop)
+    assert (line["outcome"], line["steps"], line["trained"]) == ("interrupted", ["train", "gate"], True)
+
+
+def test_a_version_that_is_damaged_as_soon_as_it_is_made_ends_the_run(shop: Shop) -> None:
+    def damage(line: str) -> None:
+        if line.startswith("trained v0001"):
+            (shop.data.registry.root / "v0001" / "manifest.json").write_bytes(b"{}")
+
+    shop.config = config_of(shop.config.models, training={"epochs": 1})
+    with pytest.raises(StoreError, match="v0001 was trained and is no candidate"):
+        shop.retrain(say=damage)
+    assert shop.data.registry.versions() == ["v0001"]
 
 
 def test_a_run_of_other_models_is_not_gone_on_with(shop: Shop) -> None:

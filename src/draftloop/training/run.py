@@ -130,6 +130,11 @@ class RunDirectory:
         self._write(RESUMPTIONS, orjson.dumps({"step": step, "times": times + 1}))
         return times + 1
 
+    def forget_resumptions(self) -> None:
+        """A run that was stopped on purpose, or by a full disk, came no further for a reason that goes away."""
+        with storing(self.path / RESUMPTIONS):
+            (self.path / RESUMPTIONS).unlink(missing_ok=True)
+
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""
         self._write(RESULT, orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")

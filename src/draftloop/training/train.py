@@ -156,7 +156,7 @@ def resume(
             "start a new training"
         )
     material = regather(run.material(), data.log, data.replay, pair, config)
-    lora.attach_fresh(pair.draft, parse_config(description.get("adapter"), f"run {run.id}"), config.training.seed)
+    lora.attach_fresh(pair.draft, _shape(run, description), config.training.seed)
     reporter = _reporter(run, data, on_step, quiet)
     session = _Session(run, pair, data, config, material, description.get("parent"), reporter)
     try:
@@ -281,6 +281,13 @@ class _Session:
             cut_labels=material.failures.cut_labels,
             left_out=dict(material.left_out),
         )
+
+
+def _shape(run: RunDirectory, description: dict[str, Any]) -> AdapterConfig:
+    try:
+        return parse_config(description.get("adapter"), f"run {run.id}")
+    except AdapterError as error:
+        raise RunError(f"run {run.id} cannot be resumed: {error}") from None
 
 
 def _reporter(run: RunDirectory, data: DataDirectory, on_step: OnStep | None, quiet: bool | None) -> Reporter:

@@ -5,12 +5,13 @@ A verdict is written down before the pointer moves: what a crash cuts off in bet
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..adapter_format import WEIGHTS
+from ..adapter_format import CONFIG, WEIGHTS
 from ..config import Config
 from ..errors import AdapterError, ChampionMoved
 from ..outlook import History
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..trial import Trial
 
 Judgement = Literal["promoted", "refused"]
+Unscored = Literal["refused", "discarded"]
 
 
 def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
@@ -34,7 +36,7 @@ def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
         given = work.data.verdicts.of(version)
         assert given is not None  # it said `promoted` when the situation was looked at, under this lock
         why = f"it passed the gate and was damaged since: {error}"
-        work.data.verdicts.give(replace(given, outcome="refused", reasons=(why,)))
+        work.data.verdicts.give(replace(given, outcome="discarded", reasons=(why,)))
         work.outcome.end("refused", why, version)
         return
     work.outcome.end("promoted", why, version)
@@ -42,10 +44,11 @@ def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
 
 def gate(work: Work, version: str, pointer: Pointer) -> None:
     """Hold a candidate against the champion, and promote or refuse it."""
-    unfit = _unfit(work.data.registry, version)
-    if unfit is not None:
-        work.data.verdicts.give(_verdict(work, version, pointer, "refused", (unfit,)))
-        work.outcome.end("refused", unfit, version)
+    unscored = _without_scores(work.data.registry, version)
+    if unscored is not None:
+        outcome, why = unscored
+        work.data.verdicts.give(_verdict(work, version, pointer, outcome, (why,)))
+        work.outcome.end("refused", why, version)
         return
     pair = work.pair(pointer)
     records = {record.id: record for record in work.records(pair, {"heldout"})}
@@ -59,7 +62,7 @@ def gate(work: Work, version: str, pointer: Pointer) -> None:
     )
     work.say(f"scoring {len(epoch.record_ids)} held-out generations: attempt {attempt} of epoch {epoch.number}")
     texts = [records[record_id] for record_id in epoch.record_ids]
-    trial = _hold_trial(work, texts, pointer, (pointer.champion, version), attempt, epoch.alpha)
+    trial = _hold_trial(work, texts, pointer, (pointer.champion, version), attempt, epoch.fixed)
     _settle(work, trial, version, pointer, epoch, attempt)
 
 
@@ -78,8 +81,8 @@ def check(work: Work, alarm: str, pointer: Pointer) -> None:
     since = work.records(work.pair(pointer))[history.settled :]
     own = [record for record in since if record.adapter == pointer.champion]
     latest = own[-work.config.gate.max_heldout_generations :]
-    attempt, alpha = history.checks(pointer) + 1, work.config.gate.alpha
-    trial = _hold_trial(work, latest, pointer, (pointer.champion, pointer.previous), attempt, alpha)
+    attempt = history.checks(pointer) + 1
+    trial = _hold_trial(work, latest, pointer, (pointer.champion, pointer.previous), attempt, {})
     reasons = "; ".join(trial.decision.reasons)
     if trial.decision.outcome != "promote":
         work.say(f"{pointer.champion} stays: {reasons}")
@@ -106,24 +109,28 @@ def heldout_sample(records: Iterable[Record], most: int, seed: int) -> list[str]
     return [record.id for record in chosen]
 
 
-def _unfit(registry: Registry, version: str) -> str | None:
-    """Why a candidate is refused whatever its scores, so that none are taken and nothing is spent; None if not."""
+def _without_scores(registry: Registry, version: str) -> tuple[Unscored, str] | None:
+    """What becomes of a candidate whatever its scores, and why, so that none are taken and nothing is spent."""
     try:
-        manifest = registry.verify(registry.root / version)
+        registry.verify(registry.root / version)
     except AdapterError as error:
-        return f"it is damaged: {error}"
-    if manifest is not None and manifest.metrics.get("best_step") == 0:
-        return "no later weights did better on validation than those it started from"
-    if manifest is not None and manifest.parent in registry.rolled_back():
-        return f"{manifest.parent}, on top of which it was trained, was rolled back since"
+        return "discarded", f"it is damaged: {error}"
+    manifest, rolled_back = registry.manifest(version), registry.rolled_back()
+    if version in rolled_back:
+        return "refused", "it was rolled back before"
+    if manifest.parent in rolled_back:
+        return "discarded", f"{manifest.parent}, on top of which it was trained, was rolled back since"
+    if manifest.metrics.get("best_step") == 0:
+        return "refused", "no later weights did better on validation than those it started from"
     return None
 
 
 def _attempt(registry: Registry, version: str, champion: str | None) -> Attempt:
-    def weights(name: str) -> str:
-        return registry.manifest(name).files[WEIGHTS].sha256
+    def files(name: str) -> str:
+        found = registry.manifest(name).files
+        return hashlib.sha256("".join(found[file].sha256 for file in (WEIGHTS, CONFIG)).encode()).hexdigest()
 
-    return Attempt(version, champion, weights(version), weights(champion) if champion else None)
+    return Attempt(version, champion, files(version), files(champion) if champion else None)
 
 
 def _hold_trial(
@@ -132,13 +139,13 @@ def _hold_trial(
     pointer: Pointer,
     versions: tuple[str | None, str | None],
     attempt: int,
-    alpha: float,
+    fixed: Mapping[str, Any],
 ) -> Trial:
-    """Compare two versions, first the one in place, on texts of the target."""
+    """Compare two versions, first the one in place, on texts of the target, with some of the gate's settings fixed."""
     from ..costs import measure
     from ..trial import hold_trial
 
-    gate = work.config.gate.model_copy(update={"alpha": alpha})
+    gate = work.config.gate.model_copy(update=fixed)
     return hold_trial(
         work.pair(pointer),
         records,
@@ -158,25 +165,33 @@ def _settle(work: Work, trial: Trial, version: str, pointer: Pointer, epoch: Epo
         work.outcome.end("inconclusive", reasons, version)
         return
     said: Judgement = "promoted" if decision.outcome == "promote" else "refused"
-    numbers = {**trial.to_json(), "conditions": _conditions(work.config, epoch.pair)}
+    numbers = {**trial.to_json(), "conditions": _conditions(work.config, epoch.pair), "epoch": epoch.fixed}
     verdict = _verdict(work, version, pointer, said, decision.reasons, epoch, attempt, numbers)
     try:
         work.data.registry.expect(pointer.sequence)
         work.data.verdicts.give(verdict)
         if said == "promoted":
-            work.data.registry.promote(version, reasons, pointer.sequence)
+            _promote(work, version, reasons, pointer)
     except ChampionMoved as moved:
-        work.data.verdicts.withdraw(version)
         work.outcome.end("inconclusive", f"{moved}; {version} is gated again", version)
         return
     work.outcome.end(said, reasons, version)
+
+
+def _promote(work: Work, version: str, why: str, pointer: Pointer) -> None:
+    """Move the pointer; where somebody was quicker, the version is a candidate again."""
+    try:
+        work.data.registry.promote(version, why, pointer.sequence)
+    except ChampionMoved:
+        work.data.verdicts.withdraw(version)
+        raise
 
 
 def _verdict(
     work: Work,
     version: str,
     pointer: Pointer,
-    outcome: Judgement,
+    outcome: Judgement | Unscored,
     reasons: tuple[str, ...],
     epoch: Epoch | None = None,
     attempt: int = 0,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..config import Config
-from ..errors import AdapterError, NothingToDo, PairError, RunError, TrainingFailed
+from ..config import Config, Models
+from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
 from ..outlook import PURPOSE
 from ..training.run import RunDirectory
 from .work import Work
@@ -15,7 +15,7 @@ from .work import Work
 if TYPE_CHECKING:
     from ..training.train import OnStep, TrainResult
 
-MAX_RESUMPTIONS = 3  # from one and the same step: what ends a run there ends it again
+MAX_RESUMPTIONS = 3  # from one and the same step
 _GIGABYTE = 1 << 30
 
 
@@ -38,19 +38,29 @@ def train(work: Work) -> None:
 
 
 def resume(work: Work, run: str) -> None:
-    """Go on with a run that was cut off, or give it up where that cannot be. Raises as `train`."""
+    """Go on with a run that was cut off, or give it up where that cannot be.
+
+    Raises as `train`; TrainingFailed too where it was gone on with often enough and came no further: what killed it
+    there kills it again.
+    """
     from ..training.train import resume as resume_run
 
     work.outcome.run = run
+    found = RunDirectory(work.data.runs / run, work.data.files)
     try:
-        if RunDirectory.find(work.data.runs, run, work.data.files).note_resumption() > MAX_RESUMPTIONS:
-            raise RunError(f"it was gone on with {MAX_RESUMPTIONS} times and came no further")
+        if found.config() != _config_of_training(work.config):
+            work.outcome.recipe = None  # what fails then fails by other settings than today's
         with _giving_up(work), _limited(work.config):
+            if found.note_resumption() > MAX_RESUMPTIONS:
+                raise TrainingFailed(f"run {run} was gone on with {MAX_RESUMPTIONS} times and came no further")
             watch = _memory_watch(work.config)
             _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=watch, stop=work.stop))
-    except (RunError, PairError, AdapterError) as error:
+    except RunError as error:
         work.say(f"run {run} cannot be gone on with: {error}")
-        RunDirectory(work.data.runs / run, work.data.files).give_up(str(error))
+        found.give_up(str(error))
+    except (Interrupted, KeyboardInterrupt, StoreError, PairError):
+        found.forget_resumptions()
+        raise
 
 
 @contextmanager
@@ -68,7 +78,16 @@ def _giving_up(work: Work) -> Iterator[None]:
 
 
 def _unfinished(work: Work) -> list[RunDirectory]:
-    return RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files)
+    """Those of these models; others may be gone on with under their own configuration."""
+    runs = RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files)
+    return [run for run in runs if _is_of(run, work.config.models)]
+
+
+def _is_of(run: RunDirectory, models: Models) -> bool:
+    try:
+        return run.config().models == models
+    except RunError:  # a configuration that nobody can read any more
+        return True
 
 
 def _trained(work: Work, result: TrainResult) -> None:
