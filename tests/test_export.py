@@ -313,8 +313,8 @@ def test_a_damaged_version_is_refused(tmp_path: Path, registry: Registry) -> Non
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("none", "none: there is no adapter to export"),
-        ("champion", "champion: there is no adapter to export"),
+        ("none", "none is the bare draft"),
+        ("champion", "champion is the bare draft"),
         ("v0009", "No adapter v0009"),
         ("nowhere", "nowhere is neither none, champion, latest"),
     ],

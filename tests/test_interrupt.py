@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from draftloop.interrupt import stop_request, terminate_as_interrupt
+from draftloop.interrupt import stop_request
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -54,10 +54,3 @@ def test_outside_the_main_thread_the_handlers_stay_and_nothing_is_requested() ->
     thread.start()
     thread.join()
     assert seen == [(False, before)]
-
-
-def test_sigterm_interrupts_like_ctrl_c_and_only_meanwhile() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before

@@ -94,7 +94,7 @@ def test_a_candidate_is_gated_before_anything_is_trained() -> None:
 def test_a_candidate_waits_for_held_out_prompts() -> None:
     step = next_step(facts(failures_new=500, candidate="v0002", heldout=11), CONFIG)
     assert (step.action, step.subject) == ("wait", "v0002")
-    assert "11 held-out prompts of 12" in step.why
+    assert step.why == "v0002 waits for the gate, with 11 of 12 held-out prompts; collect about 5 more prompts"
 
 
 def test_a_training_that_was_cut_off_is_gone_on_with_before_a_candidate_is_gated() -> None:

@@ -63,7 +63,7 @@ def test_failures_stay_unused_until_there_is_a_verdict_and_an_inconclusive_candi
     shop.config = config_of(patient.models, gate={"min_heldout_prompts": 90})
     found = shop.retrain()
     assert (found.outcome, found.exit_code, found.steps) == ("inconclusive", 12, ["train", "wait"])
-    assert "held-out prompts of 90" in found.why
+    assert "of 90 held-out prompts; collect about" in found.why
     assert look(shop.data, shop.config, 0.0).overview.failures_used == 0
     assert not (shop.data.registry.root / "epochs").exists()  # nothing was spent
     shop.config = patient

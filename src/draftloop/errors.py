@@ -36,6 +36,12 @@ class AdapterError(UsageError):
     """An adapter that is missing, damaged, or made for another draft."""
 
 
+class AdapterDamaged(AdapterError):
+    """A version of which a file is not what was written."""
+
+    exit_code = 1
+
+
 class RunError(UsageError):
     """A training run that cannot be resumed, or training data that gives nothing to train on."""
 

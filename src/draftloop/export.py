@@ -146,7 +146,10 @@ def export(
 def _find(registry: Registry, reference: str) -> Version:
     path = registry.resolve(reference)
     if path is None:
-        raise AdapterError(f"{reference}: there is no adapter to export; `train` makes one, `adapters list` shows all")
+        raise AdapterError(
+            f"{reference} is the bare draft, so there is no adapter to export; name one of `adapters list`, or let "
+            "`retrain` find a champion"
+        )
     manifest = registry.verify(path)
     if manifest is None:
         raise AdapterError(f"{path / MANIFEST} is missing; only versions that draftloop made are exported")

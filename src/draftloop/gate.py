@@ -296,26 +296,34 @@ def _forecast(tokens: FloatArray, rounds: FloatArray, costs: Costs) -> Forecast:
 
 def _accepts_more(found: _Comparison, test: SignFlip, alpha: float, attempt: int) -> _Condition:
     holds = test.p_value <= alpha
-    lengths = f"{found.candidate:.3f} tokens a round against {found.champion:.3f} over {found.prompts} prompts"
+    change = found.candidate / found.champion - 1.0
+    lengths = f"{abs(change):.1%} {'fewer' if change < 0.0 else 'more'} tokens a round"
+    lengths += f" ({found.candidate:.3f} against {found.champion:.3f}) over {found.prompts} held-out prompts"
     verdict = "more than chance labels give" if holds else "no more than chance labels may give"
     sign = "<=" if holds else ">"
-    return _Condition(holds, f"{lengths} is {verdict}: p = {test.p_value:.3g} {sign} {alpha:.3g} (attempt {attempt})")
+    return _Condition(holds, f"{lengths}: {verdict}, p = {test.p_value:.3g} {sign} {alpha:.3g} at attempt {attempt}")
 
 
 def _no_source_loses(sources: Sequence[SourceCheck], max_drop: float) -> list[_Condition]:
-    return [_source_holds(check, max_drop) for check in sources if check.judged]
+    return [_source_holds(check, max_drop, alone=len(sources) == 1) for check in sources if check.judged]
 
 
-def _source_holds(check: SourceCheck, max_drop: float) -> _Condition:
-    assert check.drop_upper is not None  # a judged source has two prompts or more
-    verdict = "below" if check.ok else "not below"
-    bound = f"its drop is at most {check.drop_upper:.3f} tokens a round (95%), {verdict} {max_drop:g}"
+def _source_holds(check: SourceCheck, max_drop: float, alone: bool) -> _Condition:
+    upper = check.drop_upper
+    assert upper is not None  # a judged source has two prompts or more
+    if upper < 0.0:
+        bound = f"gains at least {-upper:.3f} tokens a round (95%)"
+    else:
+        verdict = "below" if check.ok else "not below"
+        bound = f"may lose up to {upper:.3f} tokens a round (95%), {verdict} {max_drop:g}"
     lengths = f"{check.candidate_length:.3f} against {check.champion_length:.3f} over {check.prompts} prompts"
-    return _Condition(check.ok, f"source {check.source}: {bound}; {lengths}")
+    return _Condition(check.ok, f"source {check.source} {bound}" + ("" if alone else f": {lengths}"))
 
 
 def _no_slower(champion: Forecast, candidate: Forecast) -> _Condition:
     holds = candidate.speed_up >= champion.speed_up
+    if champion.best_k == candidate.best_k == 0:
+        return _Condition(holds, "with either draft no draft length is forecast to beat plain decoding on this machine")
     verdict = "does not fall" if holds else "falls"
-    ours, theirs = (f"{found.speed_up:.3f} at K = {found.best_k}" for found in (candidate, champion))
+    ours, theirs = (f"{found.speed_up:.3f} x plain at K = {found.best_k}" for found in (candidate, champion))
     return _Condition(holds, f"the forecast speed-up {verdict}: {ours} against {theirs}")

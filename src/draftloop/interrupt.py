@@ -25,19 +25,6 @@ class StopRequest:
 
 
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the work like Ctrl-C, so that whoever keeps a journal of it can write the last line."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def stop_request() -> Iterator[StopRequest]:
     """Listen for SIGINT and SIGTERM; outside the main thread, where signals never arrive, the flag stays false."""
     stop = StopRequest()

@@ -16,7 +16,7 @@ import orjson
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from .adapter_format import CONFIG, WEIGHTS, check_finite, read_config, read_shapes
-from .errors import AdapterError, StoreError
+from .errors import AdapterDamaged, StoreError
 from .records import PairId, RecordError, check_schema, dump, unseal
 
 SCHEMA = 1
@@ -113,7 +113,7 @@ def read_sealed_manifest(path: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        AdapterError: it is damaged.
+        AdapterDamaged: it is.
         StoreError: a newer draftloop wrote it.
     """
     try:
@@ -123,7 +123,7 @@ def read_sealed_manifest(path: Path) -> Manifest:
     except FileNotFoundError:
         raise
     except (RecordError, ValueError, OSError) as error:
-        raise AdapterError(f"{path} is damaged: {error}. Take the adapter from its source again.") from None
+        raise AdapterDamaged(f"{path} is damaged: {error}. Take the adapter from its source again.") from None
 
 
 def hash_files(directory: Path) -> dict[str, FileHash]:
@@ -145,7 +145,7 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
     for name in sorted({WEIGHTS, CONFIG} | manifest.files.keys()):
         if name not in manifest.files or found.get(name) != manifest.files[name]:
             wanted = manifest.files.get(name)
-            raise AdapterError(
+            raise AdapterDamaged(
                 f"{path / name} is damaged: found {_said(found.get(name), 'no such file')}, expected "
                 f"{_said(wanted, 'it in the manifest')}. Use another version, or restore this one."
             )

@@ -7,6 +7,7 @@ cut off, a candidate without a verdict, and only then a new training.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .errors import RunError, StoreError
 from .model_files import local_fingerprint
 from .overview import Overview, survey
 from .registry import Pointer
+from .store.splits import HELDOUT_SHARE
 from .training.run import RunDirectory
 
 PURPOSE = "retrain"
@@ -203,8 +205,8 @@ def _needs_check(facts: Situation, config: Config) -> bool:
 def _gate(overview: Overview, config: Config) -> Step:
     found, least = len(overview.heldout_prompts), config.gate.min_heldout_prompts
     if found < least:
-        why = f"{overview.candidate} waits for the gate: {found} held-out prompts of {least}"
-        why += "; collect more, or lower gate.min_heldout_prompts"
+        more = f"collect about {math.ceil((least - found) / HELDOUT_SHARE)} more prompts"
+        why = f"{overview.candidate} waits for the gate, with {found} of {least} held-out prompts; {more}"
         return Step("wait", why, overview.candidate)
     return Step("gate", f"{overview.candidate} has no verdict yet", overview.candidate)
 
@@ -213,8 +215,10 @@ def _train(facts: Situation, config: Config, force: bool) -> Step:
     unused, least = facts.overview.failures_new, config.training.min_failure_cases
     alarms, missing = facts.alarms, _missing_since_failed(facts, least)
     said = f"{unused} unused failures"
+    if not facts.overview.failures_trainable:
+        return _nothing(facts.overview)
     if force:
-        return Step("train", f"{said}, and it was asked for") if facts.overview.failures_trainable else _nothing()
+        return Step("train", f"{said}, and it was asked for")
     if missing > 0:
         why = "the last training came to nothing; it is tried again"
         return Step("nothing", f"{why} with {missing} more failures, with other settings, or with --force")
@@ -233,8 +237,9 @@ def _missing_since_failed(facts: Situation, least: int) -> int:
     return facts.failed.failures + least - facts.overview.failures_trainable
 
 
-def _nothing() -> Step:
-    return Step("nothing", "no failure was logged yet; run collect-data first")
+def _nothing(overview: Overview) -> Step:
+    generations = f"among {overview.generations} generations" if overview.generations else "yet"
+    return Step("nothing", f"no failure to train on {generations}; `collect-data` logs them")
 
 
 def _too_soon(minutes: float, config: Config) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .data_directory import DataDirectory
 from .drift import Generation, generation_of
-from .errors import DraftloopError
+from .errors import AdapterError, DraftloopError
 from .records import Record
 
 
@@ -67,6 +67,10 @@ def survey(data: DataDirectory, target: str | None = None, draft: str | None = N
         if record.id not in seen:
             seen.add(record.id)
             _count(found, record, used, target)
+    try:
+        data.registry.resolve("champion")
+    except AdapterError as error:
+        found.damage.append(str(error))
     found.damage = [f"line {one.line_number}: {one.reason}" for one in data.log.damage] + found.damage
     return found
 

@@ -21,7 +21,7 @@ import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from .adapter_format import CONFIG, WEIGHTS
-from .errors import AdapterError, ChampionMoved, StoreError
+from .errors import AdapterDamaged, AdapterError, ChampionMoved, StoreError
 from .manifest import MANIFEST, Manifest, hash_files, make_manifest, read_manifest, read_sealed_manifest, verify
 from .records import dump, seal
 from .store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
@@ -143,11 +143,11 @@ class Registry:
                 f"{self._what_exists()}; {AUDIT} beside it tells which was the champion."
             ) from None
 
-    def promote(self, name: str, why: str = "by hand", expected: int | None = None) -> Pointer:
+    def promote(self, name: str | None, why: str = "by hand", expected: int | None = None) -> Pointer:
         """Make `name` the champion and the champion `previous`, after proving that it is whole. Twice is once.
 
         Args:
-            name: a version.
+            name: a version; None is the bare draft.
             why: for the audit.
             expected: the pointer's sequence that the decision rests on; None promotes whatever it is.
 
@@ -157,11 +157,13 @@ class Registry:
             StoreError: the disk refused, and the pointer is the old one or, if only the last sync failed, the new one.
         """
         with self._lock, storing(self.root / POINTER):
-            self.verify(self._version_path(name))
+            if name is not None:
+                self.verify(self._version_path(name))
             now = self._pointer_at(expected)
             if now.champion == name:
                 return now
-            return self._move(Pointer(name, now.champion, now.sequence + 1), "promote", why)
+            what = "rollback" if name is None else "promote"
+            return self._move(Pointer(name, now.champion, now.sequence + 1), what, why)
 
     def rollback(self, why: str = "by hand", expected: int | None = None) -> Pointer:
         """Change champion and previous over, after proving that the previous one is whole; twice is back again.
@@ -221,13 +223,13 @@ class Registry:
 
         Raises:
             AdapterError: it is not there, or is no adapter directory.
+            AdapterDamaged: the champion is not whole; the message says how to get out of that.
         """
         _check_reference(reference)
         if reference == "none":
             return None
         if reference == "champion":
-            champion = self.champion()
-            return self._version_path(champion) if champion else None
+            return self._whole_champion()
         if reference == "latest":
             return self._version_path(self.latest() or "latest")
         if _is_version_name(reference):
@@ -257,9 +259,24 @@ class Registry:
             raise AdapterError(f"{self.root / name / MANIFEST} is missing: this is no finished version.")
         return found
 
+    def _whole_champion(self) -> Path | None:
+        name = self.champion()
+        if name is None:
+            return None
+        try:
+            self.verify(self._version_path(name))
+        except AdapterError as error:
+            raise AdapterDamaged(
+                f"the champion is not whole: {error} `adapters rollback` goes back to the draft before it, and "
+                "`adapters promote` to any other version, or with none to the bare draft"
+            ) from None
+        return self.root / name
+
     def _version_path(self, name: str) -> Path:
         _check_reference(name)
         path = self.root / name
+        if name in self.pruned() and not path.exists():
+            raise AdapterError(f"The weights of {name} were deleted as old ones. {self._what_exists()}.")
         if not _is_version_name(name) or not path.is_dir():
             raise AdapterError(f"No adapter {name} in {self.root}. {self._what_exists()}.")
         self._refuse_symlink(path)

@@ -19,7 +19,7 @@ from .errors import Interrupted, StoreError, TrainingFailed
 from .interrupt import StopRequest
 from .outlook import Situation, Step, look, next_step
 from .unattended import judging, training
-from .unattended.work import Load, Outcome, Say, Work, load_pair
+from .unattended.work import Load, OnStep, Outcome, Say, Work, load_pair
 
 if TYPE_CHECKING:
     from .trial import Timing
@@ -32,6 +32,7 @@ def retrain(
     force: bool = False,
     load: Load = load_pair,
     say: Say = lambda _line: None,
+    on_step: OnStep | None = None,
     stop: StopRequest | None = None,
     clock: Callable[[], float] = time.time,
     timing: Timing | None = None,
@@ -44,6 +45,7 @@ def retrain(
         force: train whatever the count, the interval or a waiting candidate says; the gate is never passed over.
         load: gives the configured pair with an adapter.
         say: is told what is being done.
+        on_step: told after every optimizer step how many are done and of how many.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does while training.
         clock: unix seconds.
         timing: measures what the forecast rests on; `costs.measure` by default.
@@ -55,7 +57,7 @@ def retrain(
     """
     with data.training_lock():
         began = time.monotonic()
-        work = Work(data, config, load, say, stop, clock, timing)
+        work = Work(data, config, load, say, on_step, stop, clock, timing)
         try:
             _do_what_is_due(work, force)
         except BaseException as error:
@@ -78,6 +80,7 @@ def give_way(niceness: int) -> None:
 def _do_what_is_due(work: Work, force: bool) -> None:
     """Step after step until a verdict, or nothing is left to do."""
     data, config, outcome = work.data, work.config, work.outcome
+    data.registry.resolve("champion")  # a damaged one is told at once, and not when a training is due
     facts = look(data, config, work.clock())
     outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
     outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe

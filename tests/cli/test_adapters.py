@@ -55,9 +55,28 @@ def test_a_damaged_version_is_not_promoted(call, registry: Registry) -> None:
     weights = registry.root / "v0002" / "adapters.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     found = call("adapters", "promote", "v0002", "--json")
-    assert (found.code, found.json["status"]) == (2, "error")
+    assert (found.code, found.json["status"]) == (1, "error")
     assert "v0002/adapters.safetensors is damaged" in found.err
     assert registry.champion() is None
+
+
+def test_the_bare_draft_can_be_made_the_champion_again(call, registry: Registry) -> None:
+    call("adapters", "promote", "v0001")
+    call("adapters", "promote", "v0002")
+    found = call("adapters", "promote", "none")
+    assert found.out == "champion: none: the bare draft is in use (previous: v0002)\n"
+    assert registry.rolled_back() == {"v0002"}
+    listed = {row["version"]: row["role"] for row in call("adapters", "list", "--json").json["adapters"]}
+    assert listed == {"v0001": "", "v0002": "rolled back", "v0003": ""}
+
+
+def test_a_damaged_verdict_hides_no_other_version(call, registry: Registry) -> None:
+    (registry.root / "verdicts").mkdir()
+    (registry.root / "verdicts" / "v0001.json").write_bytes(b"?")
+    found = call("adapters", "list")
+    assert found.code == 0
+    assert "verdicts/v0001.json is damaged" in found.err
+    assert "v0002" in found.out
 
 
 def test_rolling_back_and_coming_back(call, registry: Registry) -> None:

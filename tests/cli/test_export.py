@@ -138,7 +138,7 @@ def test_the_group_lists_it(call) -> None:
         (["export", "latest"], "Missing option '--to'"),
         (["export", "--to", "out"], "Missing argument 'VERSION'"),
         (["export", "v0009", "--to", "out"], "No adapter v0009"),
-        (["export", "champion", "--to", "out"], "champion: there is no adapter to export"),
+        (["export", "champion", "--to", "out"], "champion is the bare draft"),
         (["export", "latest", "--to", "out", "--q-bits", "4"], "need --fuse"),
         (["export", "latest", "--to", "out", "--q-group-size", "64"], "need --fuse"),
         (["export", "latest", "--to", "out", "--dequantize"], "need --fuse"),

@@ -34,10 +34,26 @@ def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
     for i in range(3):
         log.append(ours(f"secret {'x' * i}", source="mine"))
     found = call("status")
-    assert f"Prompts and outputs lie in {LOG} in plain text" in found.err
-    assert "3 (3 new, 0 used in training, 0 kept for validation and benchmark)" in found.out
+    assert "Prompts and outputs lie under data in plain text" in found.err
+    assert "3 (3 new, 0 judged, 0 kept for validation and benchmark)" in found.out
     assert "3 mine" in found.out
     assert "secret" not in found.out + found.err
+
+
+def test_a_model_that_is_not_on_this_machine_is_named(call) -> None:
+    assert "target nope is not on this machine" in call("status", "--model", "nope").err
+    assert "not on this machine" not in call("status").err
+
+
+def test_a_damaged_champion_is_told_with_the_way_out(call) -> None:
+    registry = Registry(Path("data/adapters"))
+    registry.promote(registry.create(write_adapter, {}).name)
+    weights = registry.root / "v0001" / "adapters.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    found = call("status")
+    assert found.code == 0
+    assert "damaged: the champion is not whole" in found.err
+    assert "`adapters rollback`" in found.err
 
 
 def test_json_has_the_counts(call) -> None:

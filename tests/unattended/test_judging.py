@@ -11,7 +11,7 @@ from builders import make_record
 from retraining import PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
 from draftloop.data_directory import DataDirectory
-from draftloop.errors import StoreError
+from draftloop.errors import AdapterDamaged
 from draftloop.outlook import look, next_step
 from draftloop.registry import Pointer
 from draftloop.sign_flip import alpha_of_attempt
@@ -192,7 +192,7 @@ def test_a_version_that_was_damaged_between_its_verdict_and_its_promotion_is_ref
 def test_a_damaged_champion_is_a_fault_that_says_how_to_get_out_of_it(shop: Shop) -> None:
     promote_by_hand(shop, shop.add_version(0.0))
     flip_a_bit(shop, "v0001")
-    with pytest.raises(StoreError, match=r"the champion is not whole: .*`adapters rollback` goes back") as caught:
+    with pytest.raises(AdapterDamaged, match=r"the champion is not whole: .*`adapters rollback` goes back") as caught:
         shop.retrain(load=never)
     assert caught.value.exit_code == 1
     assert last_line(shop)["outcome"] == "error"

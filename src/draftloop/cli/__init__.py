@@ -107,4 +107,6 @@ def run(arguments: list[str]) -> int:
 
 def _hint(error: click.ClickException) -> str | None:
     context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and error.option_name in {o for p in cli.params for o in p.opts}:
+        return f"it goes before the command: `draftloop {error.option_name} …`"
     return f"see `{context.command_path} --help`" if context is not None else None

@@ -28,11 +28,11 @@ def adapters() -> None:
 def list_versions(app: App, as_json: bool) -> None:
     """Every version with role, verdict, parent and how many records it was trained on; --json has its scores too."""
     data = app.data
-    pointer = data.registry.pointer()
+    pointer, roles = data.registry.pointer(), _roles(data)
     rows, damage = [], []
     for name in data.registry.versions():
         try:
-            rows.append(_row(data, name, pointer))
+            rows.append(_row(data, name, roles))
         except DraftloopError as error:  # the others are still to be seen
             damage.append(str(error))
     if as_json:
@@ -41,6 +41,8 @@ def list_versions(app: App, as_json: bool) -> None:
         return
     for line in damage:
         note(f"damaged: {line}")
+    if data.registry.pruned():
+        note(f"weights deleted as old ones: {', '.join(data.registry.pruned())}")
     if not rows:
         note("no adapter yet: `train` makes one")
         return
@@ -67,7 +69,7 @@ def show(app: App, version: str, as_json: bool) -> None:
     if manifest is None:
         raise AdapterError(f"{path} is no version of this data directory; name one of `adapters list`")
     verdict = data.verdicts.of(manifest.name)
-    row = _row(data, manifest.name, data.registry.pointer())
+    row = _row(data, manifest.name, _roles(data))
     if as_json:
         values = {**row, "files": {name: asdict(found) for name, found in manifest.files.items()}, "whole": True}
         more = {"config": manifest.config, "record_ids": manifest.record_ids, "pair": manifest.pair}
@@ -98,14 +100,15 @@ def show(app: App, version: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def promote(app: App, version: str, why: str, as_json: bool) -> None:
-    """Make VERSION (vNNNN or latest) the champion, without asking the gate."""
+    """Make VERSION (vNNNN, latest, or none for the bare draft) the champion, without asking the gate."""
     registry = app.data.registry
-    name = registry.latest() if version == "latest" else version
-    if name is None:
+    name = {"latest": registry.latest(), "none": None}.get(version, version)
+    if name is None and version == "latest":
         raise AdapterError("no version to promote yet: `train` makes one")
     before = registry.pointer()
     pointer = registry.promote(name, why)
-    app.data.verdicts.give_by_hand(name, before.champion, before.sequence, why)
+    if name is not None:
+        app.data.verdicts.give_by_hand(name, before.champion, before.sequence, why)
     _print_pointer(pointer, as_json)
 
 
@@ -114,7 +117,10 @@ def promote(app: App, version: str, why: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def rollback(app: App, why: str, as_json: bool) -> None:
-    """Go back to the champion before this one; a second time comes back again."""
+    """Go back to the champion before this one; a second time comes back again.
+
+    What is rolled back is promoted by hand alone from then on, and so is what was trained on top of it.
+    """
     _print_pointer(app.data.registry.rollback(why), as_json)
 
 
@@ -146,11 +152,19 @@ def _is_judged(data: DataDirectory, name: str) -> bool:
         return False
 
 
-def _row(data: DataDirectory, name: str, pointer: Pointer) -> dict[str, Any]:
+def _roles(data: DataDirectory) -> dict[str, str]:
+    """What a version is, beside its verdict."""
+    pointer = data.registry.pointer()
+    found = dict.fromkeys(data.registry.rolled_back(), "rolled back")
+    found |= {name: "previous" for name in [pointer.previous] if name and name not in found}
+    return found | {name: "champion" for name in [pointer.champion] if name}
+
+
+def _row(data: DataDirectory, name: str, roles: dict[str, str]) -> dict[str, Any]:
     manifest, verdict = data.registry.manifest(name), data.verdicts.of(name)
     return {
         "version": name,
-        "role": "champion" if name == pointer.champion else "previous" if name == pointer.previous else "",
+        "role": roles.get(name, ""),
         "verdict": verdict.outcome if verdict else None,
         "parent": manifest.parent,
         "created": manifest.created,

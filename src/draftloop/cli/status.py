@@ -57,12 +57,13 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
 
 
 def _print(app: App, facts: Situation, step: Step) -> None:
+    from ..model_files import local_fingerprint
     from .tables import print_pairs
 
     values = _values(app, facts, step)
     counts = {
         "new": values["failures_new"],
-        "used in training": values["failures_used"],
+        "judged": values["failures_used"],
         "kept for validation and benchmark": values["failures_held_out"],
     }
     splits, sources = (
@@ -90,7 +91,8 @@ def _print(app: App, facts: Situation, step: Step) -> None:
         )
     for damage in values["damage"]:
         note(f"damaged: {damage}")
-    note(
-        f"Prompts and outputs lie in {values['log']} in plain text, for your eyes alone; delete the file to forget "
-        "them."
-    )
+    for name, model in (("target", app.config.models.target), ("draft", app.config.models.draft)):
+        if local_fingerprint(model) is None:
+            note(f"{name} {model} is not on this machine, so what is counted is of any; mistyped, or not loaded yet?")
+    if values["generations"]:
+        note(f"Prompts and outputs lie under {app.data.root} in plain text, for your eyes alone.")

@@ -10,6 +10,7 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def console() -> Console:
@@ -52,7 +53,18 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 
 def print_pairs(values: Mapping[str, object]) -> None:
-    """Names and values, aligned."""
-    width = max(map(len, values))
+    """Names and values, aligned; on a terminal a long value goes on below its beginning."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in values.items():
-        click.echo(f"{name:<{width}}  {cell(value)}")
+        table.add_row(name, Text(cell(value)))
+    lines = Console(file=sys.stdout, width=_width(), highlight=False)
+    with lines.capture() as captured:
+        lines.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _width() -> int:
+    """Of the terminal; without one nothing is broken, for programs and grep read it."""
+    return Console(file=sys.stdout).width if sys.stdout.isatty() else 1 << 20

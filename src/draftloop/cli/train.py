@@ -99,7 +99,10 @@ def _print(result: TrainResult) -> None:
     if result.best_step == 0:
         click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
     else:
-        click.echo("\nNext: `benchmark acceptance --adapter latest`, then `adapters promote latest`.")
+        click.echo(
+            "\nNext: `retrain` lets the gate decide. By hand: `benchmark acceptance --adapter latest`, then `adapters "
+            "promote latest`."
+        )
 
 
 def _change(before: float | None, after: float | None) -> str:

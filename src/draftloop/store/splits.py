@@ -9,6 +9,7 @@ from ..records import Split
 FIRST_TRAIN_GROUPS = 10
 TRAIN_SHARE = 0.70
 VALIDATION_SHARE = 0.10  # held out: the rest
+HELDOUT_SHARE = 1.0 - TRAIN_SHARE - VALIDATION_SHARE
 _SALT = b"draftloop splits 1:"
 
 

@@ -173,7 +173,7 @@ def _settle(work: Work, trial: Trial, version: str, pointer: Pointer, epoch: Epo
         if said == "promoted":
             _promote(work, version, reasons, pointer)
     except ChampionMoved as moved:
-        work.outcome.end("inconclusive", f"{moved}; {version} is gated again", version)
+        work.outcome.end("inconclusive", f"{moved}. Nothing was decided about {version}", version)
         return
     work.outcome.end(said, reasons, version)
 

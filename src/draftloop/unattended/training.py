@@ -10,10 +10,10 @@ from ..config import Config, Models
 from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
 from ..outlook import PURPOSE
 from ..training.run import RunDirectory
-from .work import Work
+from .work import OnStep, Work
 
 if TYPE_CHECKING:
-    from ..training.train import OnStep, TrainResult
+    from ..training.train import TrainResult
 
 MAX_RESUMPTIONS = 3  # from one and the same step
 _GIGABYTE = 1 << 30
@@ -31,10 +31,10 @@ def train(work: Work) -> None:
     for run in _unfinished(work):
         work.say(f"run {run.id} was cut off and cannot be gone on with: starting clean")
         run.give_up("cut off, without a checkpoint on top of this champion and pair")
-    with _giving_up(work), _limited(work.config):
+    with _training(work):
         pair = work.pair(work.data.registry.pointer())
-        config, watch = _config_of_training(work.config), _memory_watch(work.config)
-        _trained(work, train_adapter(pair, work.data, config, on_step=watch, stop=work.stop, purpose=PURPOSE))
+        config, on_step = _config_of_training(work.config), _watched(work)
+        _trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
 
 
 def resume(work: Work, run: str) -> None:
@@ -50,11 +50,10 @@ def resume(work: Work, run: str) -> None:
     try:
         if found.config() != _config_of_training(work.config):
             work.outcome.recipe = None  # what fails then fails by other settings than today's
-        with _giving_up(work), _limited(work.config):
+        with _training(work):
             if found.note_resumption() > MAX_RESUMPTIONS:
                 raise TrainingFailed(f"run {run} was gone on with {MAX_RESUMPTIONS} times and came no further")
-            watch = _memory_watch(work.config)
-            _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=watch, stop=work.stop))
+            _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=_watched(work), stop=work.stop))
     except RunError as error:
         work.say(f"run {run} cannot be gone on with: {error}")
         found.give_up(str(error))
@@ -64,10 +63,11 @@ def resume(work: Work, run: str) -> None:
 
 
 @contextmanager
-def _giving_up(work: Work) -> Iterator[None]:
-    """A training that failed by its numbers is not gone on with: it would fail again."""
+def _training(work: Work) -> Iterator[None]:
+    """Within the memory there is. A training that failed by its numbers is not gone on with: it would fail again."""
     try:
-        yield
+        with _limited(work.config):
+            yield
     except TrainingFailed as error:
         for run in _unfinished(work):
             run.give_up(str(error))
@@ -75,6 +75,8 @@ def _giving_up(work: Work) -> Iterator[None]:
     except NothingToDo as error:
         work.outcome.trained = True
         work.outcome.end("nothing", str(error))
+    except Interrupted as error:
+        raise Interrupted(f"{str(error).partition(';')[0]}; the next `retrain` goes on from there") from None
 
 
 def _unfinished(work: Work) -> list[RunDirectory]:
@@ -122,20 +124,25 @@ def _limited(config: Config) -> Iterator[None]:
         mx.set_memory_limit(before)
 
 
-def _memory_watch(config: Config) -> OnStep:
-    """Fails a training after the step with which it outgrew `retrain.max_memory_gb`."""
-    limit = config.retrain.max_memory_gb
+def _watched(work: Work) -> OnStep:
+    """Hands on how far a training is, and fails it after the step with which it outgrew `retrain.max_memory_gb`."""
+    limit = work.config.retrain.max_memory_gb
 
-    def watch(_done: int, _of: int) -> None:
-        if limit is None:
-            return
-        import mlx.core as mx
+    def on_step(done: int, steps: int) -> None:
+        if work.on_step is not None:
+            work.on_step(done, steps)
+        if limit is not None:
+            _require_memory_below(limit)
 
-        peak = mx.get_peak_memory() / _GIGABYTE
-        if peak > limit:
-            raise TrainingFailed(
-                f"training took {peak:.2f} GB and retrain.max_memory_gb is {limit:g}; lower training.batch_size or "
-                "training.teacher_memory_mb, or allow more"
-            )
+    return on_step
 
-    return watch
+
+def _require_memory_below(limit: float) -> None:
+    import mlx.core as mx
+
+    peak = mx.get_peak_memory() / _GIGABYTE
+    if peak > limit:
+        raise TrainingFailed(
+            f"training took {peak:.2f} GB and retrain.max_memory_gb is {limit:g}; lower training.batch_size or "
+            "training.teacher_memory_mb, or allow more"
+        )

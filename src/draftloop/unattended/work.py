@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config, Models
 from ..data_directory import DataDirectory
-from ..errors import AdapterError, StoreError
 from ..interrupt import StopRequest
 from ..records import Record
 from ..registry import Pointer
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 Ending = Literal["promoted", "refused", "inconclusive", "rolled back", "nothing"]
 Load = Callable[[Models, Path | None, str | None], "Pair"]
 Say = Callable[[str], None]
+OnStep = Callable[[int, int], None]
 
 EXIT_CODES: dict[Ending, int] = {"promoted": 0, "rolled back": 0, "nothing": 10, "refused": 11, "inconclusive": 12}
 
@@ -90,6 +90,7 @@ class Work:
         data, config: where everything lies; resolved.
         load: gives the configured pair with an adapter.
         say: is told what is being done.
+        on_step: told after every optimizer step how many are done and of how many.
         stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
         clock: unix seconds.
         timing: measures what the forecast rests on; None is `costs.measure`.
@@ -100,6 +101,7 @@ class Work:
     config: Config
     load: Load
     say: Say
+    on_step: OnStep | None
     stop: StopRequest | None
     clock: Callable[[], float]
     timing: Timing | None
@@ -107,14 +109,8 @@ class Work:
     _pair: Pair | None = None
 
     def pair(self, pointer: Pointer) -> Pair:
-        """The configured pair with the champion on its draft, loaded once.
-
-        Raises:
-            StoreError: the champion is damaged; the message says how to get out of that.
-        """
+        """The configured pair with the champion on its draft, loaded once."""
         champion = self.directory(pointer.champion)
-        if champion is not None:
-            self._require_whole(champion)
         if self._pair is None:
             self._pair = self.load(self.config.models, champion, pointer.champion)
         else:
@@ -137,12 +133,3 @@ class Work:
         """What the survey's stream is of: this target's generations, each once, in the log's order."""
         found = {record.id: record for record in self.data.log.records(splits)}
         return [r for r in found.values() if r.pair.target == pair.identity.target and r.target_output]
-
-    def _require_whole(self, champion: Path) -> None:
-        try:
-            self.data.registry.verify(champion)
-        except AdapterError as error:
-            raise StoreError(
-                f"the champion is not whole: {error} `adapters rollback` goes back to the draft before it, and "
-                "`adapters promote` to any other version"
-            ) from None
