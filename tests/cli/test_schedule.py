@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from stand_ins import CRONTAB, write_tool
+from stand_ins import CRONTAB, LAUNCHCTL, SYSTEMCTL, write_tool
 
 from draftloop.schedule.job import identity_of
 
@@ -29,6 +29,15 @@ def crontab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     return state / "crontab"
+
+
+@pytest.fixture
+def managers(crontab: Path, tmp_path: Path) -> Path:
+    """Stand-ins for systemctl and launchctl beside that of `crontab`; returns where they keep their state."""
+    units = tmp_path / "home" / ".config" / "systemd" / "user"
+    for name, script in (("systemctl", SYSTEMCTL), ("launchctl", LAUNCHCTL)):
+        write_tool(tmp_path / "bin", name, script.format(state=crontab.parent, units=units))
+    return crontab.parent
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,13 +77,73 @@ def test_a_schedule_is_installed_changed_shown_and_removed(call, crontab: Path) 
     assert "\n5 3 * * * umask" in crontab.read_text()
     assert crontab.read_text().count("# draftloop begin") == 1
     assert "installed  yes\n" in call("schedule", "show", "--kind", "cron", "--at", "03:05").out
-    assert "installed  yes, but not as shown here" in call("schedule", "show", "--kind", "cron").out
+    assert "installed  yes\n" in call("schedule", "show", "--kind", "cron").out
     kept = call("schedule", "remove")
     assert (kept.code, kept.err) == (0, "nothing was removed; add --yes\n")
     assert "# draftloop begin" in kept.out
     assert "draftloop" in crontab.read_text()
     gone = call("schedule", "remove", "--yes", "--json").json
     assert (gone["kinds"], gone["removed"], crontab.read_text()) == (["cron"], True, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rhythm", [["--at", "3:10"], ["--every", "30"], ["--every", "1440"]], ids=" ".join)
+def test_the_installed_rhythm_is_shown_and_kept(kind: str, rhythm: list[str], call, managers: Path) -> None:
+    flags = ("--kind", kind)
+    call("schedule", "install", *flags, *rhythm, "--yes")
+    asked = call("schedule", "show", *flags, *rhythm, "--json").json
+    assert (asked["current"], asked["differs"]) == (True, {})
+    found = call("schedule", "show", *flags, "--json").json
+    assert (found["installed"], found["current"], found["differs"]) == (True, True, {})
+    assert found["when"] == found["installed_when"] == asked["installed_when"]
+    assert (found["files"], found["lines"]) == (asked["files"], asked["lines"])
+    again = call("schedule", "install", *flags, "--yes")
+    assert again.err.splitlines()[-1] == f"installed: {found['when']}"
+    assert call("schedule", "show", *flags, "--json").json == found
+
+
+def test_another_rhythm_is_taken_where_it_is_asked_for_and_named_as_the_difference(call, crontab: Path) -> None:
+    call("schedule", "install", "--kind", "cron", "--at", "3:10", "--yes")
+    shown = call("schedule", "show", "--kind", "cron", "--every", "30")
+    assert "\nwhen       every 30 minutes\n" in shown.out
+    assert (
+        "\ninstalled  yes, but with another rhythm (daily at 03:10): `schedule install --yes` with the same"
+        in shown.out
+    )
+    found = call("schedule", "install", "--kind", "cron", "--every", "60", "--yes", "--json").json
+    assert (found["when"], found["installed_when"], found["current"]) == ("every 60 minutes", "every 60 minutes", True)
+
+
+def test_after_the_environment_moved_the_difference_is_told_and_install_keeps_the_rhythm(call, crontab: Path) -> None:
+    call("schedule", "install", "--kind", "cron", "--at", "3:10", "--yes")
+    current = crontab.read_text()
+    venv = str(Path(sys.executable).parent)
+    crontab.write_text(current.replace(venv, "/old/bin"))
+    shown = call("schedule", "show", "--kind", "cron")
+    assert "\nwhen       daily at 03:10\n" in shown.out
+    assert "installed  yes, but with another command (/old/bin/python -P -m draftloop --data-dir " in shown.out
+    assert "schedule run), another PATH (/old/bin:" in shown.out
+    differs = call("schedule", "show", "--kind", "cron", "--json").json["differs"]
+    assert sorted(differs) == ["PATH", "command"]
+    assert "installed: daily at 03:10" in call("schedule", "install", "--kind", "cron", "--yes").err
+    assert crontab.read_text() == current
+
+
+def test_a_setting_that_the_installed_unit_lacks_is_named(call, crontab: Path, monkeypatch) -> None:
+    call("schedule", "install", "--kind", "cron", "--yes")
+    monkeypatch.setenv("DRAFTLOOP_TRAINING_EPOCHS", "3")
+    assert "yes, but with no DRAFTLOOP_TRAINING_EPOCHS: `schedule install --yes`" in call("schedule", "show").out
+
+
+def test_a_rhythm_that_someone_edited_is_told_and_the_default_is_taken(call, crontab: Path) -> None:
+    call("schedule", "install", "--kind", "cron", "--yes")
+    crontab.write_text(crontab.read_text().replace("\n0 * * * *", "\n15 * * * 1"))
+    shown = call("schedule", "show", "--kind", "cron")
+    assert (
+        "the installed rhythm (15 * * * 1) is none that --every or --at writes; every 60 minutes is taken" in shown.err
+    )
+    assert "yes, but with another rhythm (15 * * * 1): " in shown.out
+    assert call("schedule", "show", "--kind", "cron", "--every", "60").err == ""
 
 
 def test_removing_what_is_not_there_is_nothing_to_do(call, crontab: Path, tmp_path: Path) -> None:
@@ -158,9 +227,17 @@ def test_what_is_run_by_itself_is_retrain(call, tmp_path: Path) -> None:
     Path("configs").mkdir()
     Path("configs/config.yaml").write_text("mistake: 1\n")  # so that no model is loaded
     found = call("schedule", "run", "--json")
-    assert found.json["command"][-2:] == ["retrain", "--json"]
-    assert "retrain --json\n" in (tmp_path / "data/runs/schedule.log").read_text()
+    assert found.json["command"][-3:] == ["--data-dir", str(tmp_path / "data"), "retrain"]
+    assert "/data retrain\n" in (tmp_path / "data/runs/schedule.log").read_text()
     assert found.code == 2
+
+
+def test_an_idle_run_is_a_few_lines_of_the_log(call, tmp_path: Path) -> None:
+    assert call("schedule", "run").code == 10
+    lines = (tmp_path / "data/runs/schedule.log").read_text().splitlines()
+    assert len(lines) <= 6, lines
+    assert lines[-4].startswith("outcome   nothing")
+    assert ": exit 10 after " in lines[-1]
 
 
 def test_an_uninstalled_checkout_is_scheduled_and_runs_as_cron_runs_it(root: Path, tmp_path: Path) -> None:

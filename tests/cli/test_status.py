@@ -40,6 +40,15 @@ def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
     assert "secret" not in found.out + found.err
 
 
+def test_it_says_how_the_last_retrain_ended(call) -> None:
+    assert call("status", "--json").json["last_retrain"] is None
+    assert "last retrain" not in call("status").out
+    call("retrain")
+    assert "last retrain  nothing, 20" in call("status").out
+    last = call("status", "--json").json["last_retrain"]
+    assert (last["outcome"], last["why"]) == ("nothing", "no failure to train on yet; `collect-data` logs them")
+
+
 def test_a_model_that_is_not_on_this_machine_is_named(call) -> None:
     assert "target nope is not on this machine" in call("status", "--model", "nope").err
     assert "not on this machine" not in call("status").err

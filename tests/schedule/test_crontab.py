@@ -33,6 +33,13 @@ def test_putting_a_block_in_and_taking_it_out_again_gives_the_same_bytes(before:
     assert with_block(between, "0000abcd", b"") == before + after
 
 
+def test_a_line_with_undecodable_bytes_is_read_into_what_can_be_printed(make_job: MakeJob, tools: Path) -> None:
+    job = make_job(config_file=Path("/x/y.yaml"))
+    (tools / "crontab").write_bytes(cron_block(job).encode().replace(b"/y", b"/\xe4"))
+    command = Crontab().read(Crontab().found(job.id)).parts["command"]
+    assert "/x/\ufffd.yaml" in command
+
+
 def test_a_last_line_without_a_newline_gets_one() -> None:
     assert with_block(b"* * * * * true", "0000abcd", BLOCK) == b"* * * * * true\n" + BLOCK
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from draftloop.errors import ScheduleError
-from draftloop.schedule.job import Daily, Every, carried, entry_point, identity_of, interpreter
+from draftloop.schedule.job import Daily, Every, carried, entry_point, identity_of, interpreter, search_path
 
 from .conftest import MakeJob
 
@@ -59,11 +60,42 @@ def test_settings_and_the_caches_are_carried_and_secrets_are_not() -> None:
         "PYTHONPATH": "src",
         "HF_HUB_CACHE": "",
     }
-    assert set(carried(environment)) == {"PATH", "HF_HOME", "LANG", "DRAFTLOOP_TRAINING_LEARNING_RATE"}
+    assert set(carried(environment, Path("/venv/bin/python"))) == {
+        "PATH",
+        "HF_HOME",
+        "LANG",
+        "DRAFTLOOP_TRAINING_LEARNING_RATE",
+    }
 
 
-def test_a_relative_or_repeated_entry_of_the_path_is_left_out() -> None:
-    assert carried({"PATH": "/a:.:/b::bin:/a"}) == {"PATH": "/a:/b"}
+def folder_with(folder: Path, *programs: str) -> Path:
+    folder.mkdir()
+    for name in programs:
+        (folder / name).touch(mode=0o755)
+    return folder
+
+
+def test_the_path_is_that_of_the_python_and_the_systems_however_long_the_users_is(tmp_path: Path) -> None:
+    python = folder_with(tmp_path / "venv") / "python"
+    usual = f"{tmp_path}/venv:/usr/local/bin:/usr/bin:/bin"
+    for users in ("", "/usr/bin:/bin", f"{tmp_path}/venv/:/usr/bin/:/usr/bin:/sbin:/snap/bin::.:/opt/x/bin"):
+        assert carried({"PATH": users}, python) == {"PATH": usual}
+
+
+def test_a_directory_is_kept_from_which_a_program_comes_that_a_run_calls(tmp_path: Path, monkeypatch) -> None:
+    brew, spare = folder_with(tmp_path / "brew", "git"), folder_with(tmp_path / "spare", "git", "g++", "less")
+    also = folder_with(tmp_path / "also", "less")
+    python = Path("/venv/bin/python")
+    found = search_path(f"{also}:{brew}/:{spare}:{brew}:/usr/bin", python)
+    assert found == f"{brew}:{spare}:/venv/bin:/usr/local/bin:/usr/bin:/bin"
+    for name in ("git", "g++"):
+        assert shutil.which(name, path=found) == shutil.which(name, path=f"{also}:{brew}:{spare}:/usr/bin")
+
+
+def test_a_relative_entry_of_the_path_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_with(tmp_path / "bin", "git")
+    assert search_path("bin:./bin", Path("/venv/bin/python")) == "/venv/bin:/usr/local/bin:/usr/bin:/bin"
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "a\ttab", "nul\0", "\udce4 undecodable", "\ufffe"], ids=ascii)

@@ -44,8 +44,9 @@ def test_what_is_in_place_is_told_from_what_would_be(kind: str, make_job: MakeJo
     assert place.kind == kind
     assert look(place, job) == State(installed=False, current=False, stray=False)
     place.install(job)
-    assert look(place, job) == State(installed=True, current=True, stray=False)
-    assert look(place, make_job(when=Daily(3, 5))) == State(installed=True, current=False, stray=False)
+    assert look(place, job) == State(installed=True, current=True, stray=False, rhythm="every 60 minutes")
+    other = State(True, False, False, "every 60 minutes", {"rhythm": "every 60 minutes"})
+    assert look(place, make_job(when=Daily(3, 5))) == other
     assert kinds_in_place(job.id) == [kind]
     place.remove(job.id)
     assert kinds_in_place(job.id) == []
@@ -56,7 +57,7 @@ def test_files_that_no_manager_knows_are_strays(make_job: MakeJob, tools: Path) 
     place.install(job)
     for state in tools.glob("*.enabled"):
         state.unlink()
-    assert look(place, job) == State(installed=False, current=False, stray=True)
+    assert look(place, job) == State(installed=False, current=False, stray=True, rhythm="every 60 minutes")
 
 
 def test_looking_needs_no_cron(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

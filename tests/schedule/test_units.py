@@ -93,7 +93,7 @@ def test_other_intervals_are_refused_for_cron_and_counted_by_the_others(minutes:
 
 
 def test_a_line_longer_than_cron_takes_is_refused_with_what_makes_it_long(make_job: MakeJob) -> None:
-    with pytest.raises(ScheduleError, match=r"cron takes 998; PATH alone has 901\. Try a shorter one"):
+    with pytest.raises(ScheduleError, match=r"cron takes 998; PATH alone has 901\. Make that shorter"):
         cron_line(make_job(environment={"PATH": "/" + 900 * "x"}))
 
 

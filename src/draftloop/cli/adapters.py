@@ -87,7 +87,7 @@ def show(app: App, version: str, as_json: bool) -> None:
             "made for draft": manifest.pair.draft[:12] if manifest.pair else "unknown",
             "files": ", ".join(f"{name} ({found.size:,} bytes)" for name, found in manifest.files.items()) + ": whole",
             "verdict": verdict.outcome if verdict else "none yet: `retrain` gates it",
-            **({"why": "; ".join(verdict.reasons)} if verdict else {}),
+            **({"why": "\n".join(verdict.reasons)} if verdict else {}),
             **({"compared with": verdict.champion or "the bare draft"} if verdict else {}),
             **({"attempt": f"{verdict.attempt} of epoch {verdict.epoch}"} if verdict and verdict.epoch else {}),
         }

@@ -43,7 +43,10 @@ def _job_options(command: Command) -> Command:
     for option in (
         click.option("--at", callback=_time_of_day, metavar="HH:MM", help="Once a day at this local time instead."),
         click.option(
-            "--every", type=click.IntRange(1, 7 * 24 * 60), metavar="MINUTES", help=f"How often.  [default: {_EVERY}]"
+            "--every",
+            type=click.IntRange(1, 7 * 24 * 60),
+            metavar="MINUTES",
+            help=f"How often.  [default: as it is installed now, else {_EVERY}]",
         ),
         _kind_option("Scheduler.  [default: launchd on macOS, systemd where it runs for you, else cron]"),
     ):
@@ -60,10 +63,11 @@ def _yes_option(command: Command) -> Command:
 @json_option
 @click.pass_obj
 def show(app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, as_json: bool) -> None:
-    """Print what would be installed, and whether it is installed now. Changes nothing."""
+    """Print what `install` would put in place, and in what that differs from what is there. Changes nothing."""
     from ..schedule.schedulers import look
 
-    place, job = _scheduler(kind), _job(app, every, at)
+    place = _scheduler(kind)
+    job = _job(app, _when(app, place, every, at))
     state = look(place, job)
     if as_json:
         _print_json(place, job, state)
@@ -79,10 +83,15 @@ def show(app: App, kind: str | None, every: int | None, at: tuple[int, int] | No
 def install(
     app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, yes: bool, as_json: bool
 ) -> None:
-    """Have `retrain` started at regular times, with this configuration and this data directory."""
+    """Have `retrain` started at regular times, with this configuration and this data directory.
+
+    Run again, it brings what is installed up to date (another Python, another directory) and keeps its rhythm, unless
+    --every or --at says another one.
+    """
     from ..schedule import schedulers
 
-    place, job = _scheduler(kind), _job(app, every, at)
+    place = _scheduler(kind)
+    job = _job(app, _when(app, place, every, at))
     if yes:
         schedulers.install(place, job)
     state = schedulers.look(place, job)
@@ -128,7 +137,7 @@ def remove(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def run(app: App, arguments: tuple[str, ...], as_json: bool) -> int:
-    """What the scheduler starts: `retrain --json`, or the ARGUMENTS after --, logged in runs/schedule.log."""
+    """What the scheduler starts: `retrain`, or the ARGUMENTS after --, logged in runs/schedule.log."""
     from ..schedule.job import RETRAIN, draftloop_command, entry_point, interpreter, log_of
     from ..schedule.run import run_logged
 
@@ -147,7 +156,7 @@ def _scheduler(kind: str | None) -> Scheduler:
     return scheduler(kind or usual_kind())
 
 
-def _job(app: App, every: int | None, at: tuple[int, int] | None) -> Job:
+def _job(app: App, when: Every | Daily) -> Job:
     from ..schedule.job import Job, carried, entry_point, interpreter
 
     return Job(
@@ -156,18 +165,31 @@ def _job(app: App, every: int | None, at: tuple[int, int] | None) -> Job:
         directory=Path.cwd(),
         data_dir=app.data_dir.absolute(),
         config_file=_absolute(app.config_file),
-        when=_when(every, at),
-        environment=carried(os.environ),
+        when=when,
+        environment=carried(os.environ, interpreter()),
         niceness=app.config.retrain.niceness,
     )
 
 
-def _when(every: int | None, at: tuple[int, int] | None) -> Every | Daily:
-    from ..schedule.job import Daily, Every
+def _when(app: App, place: Scheduler, every: int | None, at: tuple[int, int] | None) -> Every | Daily:
+    """The rhythm that is asked for, else the one in place, else the default."""
+    from ..schedule.job import Daily, Every, identity_of
+    from ..schedule.readback import RHYTHM
+    from ..schedule.schedulers import unit_in_place
 
     if every is not None and at is not None:
         raise click.UsageError("--every and --at say two different things; give one of them")
-    return Every(every or _EVERY) if at is None else Daily(*at)
+    if at is not None:
+        return Daily(*at)
+    if every is not None:
+        return Every(every)
+    unit = unit_in_place(place, identity_of(app.data_dir))
+    if unit is None or unit.when is None:
+        if unit is not None:
+            told = unit.parts[RHYTHM]
+            note(f"note: the installed rhythm ({told}) is none that --every or --at writes; {Every(_EVERY)} is taken")
+        return Every(_EVERY)
+    return unit.when
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -196,7 +218,9 @@ def _print_json(place: Scheduler, job: Job, state: State, **more: Any) -> None:
             "files": {} if place.kind == "cron" else texts,
             "lines": "".join(texts.values()).splitlines() if place.kind == "cron" else [],
             "installed": state.installed,
+            "installed_when": state.rhythm,
             "current": state.current,
+            "differs": state.differs,
             "warnings": _warnings(place, job),
             **more,
         }
@@ -225,7 +249,11 @@ def _said(state: State, kind: str) -> str:
         return f"no: files of it lie there, but {kind} does not run them"
     if not state.installed:
         return "no"
-    return "yes" if state.current else "yes, but not as shown here: `schedule install` changes it"
+    if state.current:
+        return "yes"
+    parts = [f"no {name}" if told is None else f"another {name} ({told})" for name, told in state.differs.items()]
+    how = "`schedule install --yes` with the same options changes it"
+    return f"yes, but with {', '.join(parts) or 'other details'}: {how}"
 
 
 def _print_units(texts: dict[str, str]) -> None:

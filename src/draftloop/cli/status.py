@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status(app: App, as_json: bool) -> None:
     """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
-    import time
-
     from ..outlook import look, next_step
 
     facts = look(app.data, app.config, time.time())
@@ -33,6 +33,7 @@ def status(app: App, as_json: bool) -> None:
 
 def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
     found, data = facts.overview, app.data
+    last = next(reversed(data.audit.entries()), None)
     return {
         "generations": found.generations,
         "failures": found.failures,
@@ -48,6 +49,7 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
         "champion": facts.pointer.champion,
         "previous": facts.pointer.previous,
         "candidate": found.candidate,
+        "last_retrain": {name: last[name] for name in ("when", "outcome", "why")} if last else None,
         "next": asdict(step),
         "drift": [{**asdict(one), "alarm": one.alarm} for one in facts.watches],
         "log": str(data.log.path),
@@ -80,6 +82,7 @@ def _print(app: App, facts: Situation, step: Step) -> None:
             "champion": values["champion"] or "none: the bare draft is in use",
             "previous": values["previous"] or "none",
             **({"candidate": f"{values['candidate']}, without a verdict"} if values["candidate"] else {}),
+            **({"last retrain": _ended(values["last_retrain"])} if values["last_retrain"] else {}),
             "next retrain": f"{step.action} ({step.why})",
             "log": f"{values['log']} ({values['log_bytes']:,} bytes)",
         }
@@ -96,3 +99,8 @@ def _print(app: App, facts: Situation, step: Step) -> None:
             note(f"{name} {model} is not on this machine, so what is counted is of any; mistyped, or not loaded yet?")
     if values["generations"]:
         note(f"Prompts and outputs lie under {app.data.root} in plain text, for your eyes alone.")
+
+
+def _ended(last: Mapping[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last["when"]))
+    return f"{last['outcome']}, {when}"

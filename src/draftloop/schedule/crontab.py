@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 from ..errors import ScheduleError
 from .job import Job
+from .readback import Unit, read_cron
 from .tool import call_tool, what_it_said
 from .units import cron_block, cron_marks
 
@@ -35,6 +37,10 @@ class Crontab:
         """
         block = block_in(_read(), identity)
         return {PLACE: block.decode(errors="surrogateescape")} if block else {}
+
+    def read(self, texts: Mapping[str, str]) -> Unit:
+        """What a block says."""
+        return read_cron(texts[PLACE].encode(errors="surrogateescape").decode(errors="replace"))
 
     def is_active(self, identity: str) -> bool:
         """Whether cron will start it: what is in a crontab is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -14,11 +15,10 @@ from pathlib import Path
 from ..config import ENV_PREFIX, leaves
 from ..errors import ScheduleError
 
-RETRAIN = ("retrain", "--json")
+RETRAIN = ("retrain",)
 RUN_LOGGED = ("schedule", "run")
 SECRET = "HF_TOKEN"  # noqa: S105  a name, which is told to the user; the value is never looked at
-CARRIED = (  # what loading a model or a compiler may need; nothing that could be a secret
-    "PATH",
+CARRIED = (  # what loading a model may need; nothing that could be a secret
     "LANG",
     "LC_ALL",
     "LD_LIBRARY_PATH",
@@ -28,6 +28,8 @@ CARRIED = (  # what loading a model or a compiler may need; nothing that could b
     "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
 )
+PROGRAMS = ("git", "g++")  # what a run calls: for the commit in run.yaml, and MLX to compile for a CPU
+SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 _FIND = "import importlib.util as u; found = u.find_spec('draftloop'); print(found.origin if found else '')"
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -160,16 +162,25 @@ def interpreter() -> Path:
     return Path(sys.executable).absolute()
 
 
-def carried(environment: Mapping[str, str]) -> dict[str, str]:
-    """The few variables that a scheduled run is given: CARRIED and the settings of draftloop, where they are set.
-
-    PATH loses what is empty, relative or there twice: relative to what, once a scheduler starts it?
-    """
+def carried(environment: Mapping[str, str], python: Path) -> dict[str, str]:
+    """The few variables that a scheduled run is given: a PATH, and what is set of CARRIED and draftloop's settings."""
     settings = (ENV_PREFIX + key.upper().replace(".", "_") for key in leaves())
     found = {name: environment[name] for name in (*CARRIED, *settings) if environment.get(name)}
-    if "PATH" in found:
-        found["PATH"] = os.pathsep.join(dict.fromkeys(p for p in found["PATH"].split(os.pathsep) if p.startswith("/")))
-    return found
+    return {"PATH": search_path(environment.get("PATH", ""), python), **found}
+
+
+def search_path(path: str, python: Path) -> str:
+    """The few directories of `path` that a run needs: the same one whether or not an environment is activated.
+
+    Returns:
+        Those where PROGRAMS are found first, unless they come after anyway; that of `python`; SYSTEM_PATH. Relative
+        ones are left out: relative to what, once a scheduler starts it?
+    """
+    usual = (str(python.parent), *SYSTEM_PATH)
+    absolute = os.pathsep.join(name for name in path.split(os.pathsep) if name.startswith("/"))
+    programs = [found for name in PROGRAMS if (found := shutil.which(name, path=absolute))]
+    special = (folder for program in programs if (folder := str(Path(program).parent)) not in usual)
+    return os.pathsep.join(dict.fromkeys((*special, *usual)))
 
 
 def _installed(python: Path) -> Path | None:

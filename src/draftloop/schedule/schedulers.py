@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from ..errors import ScheduleError
 from ..store.files import FILES, storing
 from .crontab import Crontab
 from .job import Job
+from .readback import RHYTHM, Unit, differences
 from .unit_files import Launchd, Systemd
 
 KINDS = ("cron", "launchd", "systemd")
@@ -32,6 +33,9 @@ class Scheduler(Protocol):
 
     def found(self, identity: str) -> dict[str, str]:
         """What is in place now; nothing where there is nothing."""
+
+    def read(self, texts: Mapping[str, str]) -> Unit:
+        """What such texts say."""
 
     def is_active(self, identity: str) -> bool:
         """Whether the scheduler knows of what is in place."""
@@ -54,11 +58,16 @@ class State:
         installed: something is in place, and the scheduler will start it.
         current: it is exactly what installing now would put there.
         stray: files of ours lie there, but the scheduler knows nothing of them.
+        rhythm: of what is in place, in words; None where nothing is.
+        differs: the parts in which what is in place differs, to what they are there; None for one that is not there.
+            Empty also where only details differ that no part holds.
     """
 
     installed: bool
     current: bool
     stray: bool
+    rhythm: str | None = None
+    differs: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def scheduler(kind: str) -> Scheduler:
@@ -81,9 +90,18 @@ def usual_kind(
 
 def look(place: Scheduler, job: Job) -> State:
     """Compare what would be installed with what is."""
-    found = _found(place, job.id)
-    active = bool(found) and place.is_active(job.id)
-    return State(active, active and found == place.render(job), bool(found) and not active)
+    found, wanted = _found(place, job.id), place.render(job)
+    if not found:
+        return State(installed=False, current=False, stray=False)
+    active, unit = place.is_active(job.id), place.read(found)
+    differs = differences(unit, place.read(wanted))
+    return State(active, active and found == wanted, not active, unit.parts[RHYTHM], differs)
+
+
+def unit_in_place(place: Scheduler, identity: str) -> Unit | None:
+    """What is in place of the job `identity`, read; None where nothing is."""
+    found = _found(place, identity)
+    return place.read(found) if found else None
 
 
 def kinds_in_place(identity: str) -> list[str]:

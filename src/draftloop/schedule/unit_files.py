@@ -13,6 +13,7 @@ from ..errors import ScheduleError
 from ..store.atomic import write_atomically
 from ..store.files import FILES, storing
 from .job import Job
+from .readback import Unit, read_launchd, read_systemd
 from .tool import call_tool, what_it_said
 from .units import launchd_label, launchd_plist, systemd_name, systemd_units
 
@@ -35,6 +36,10 @@ class _UnitFiles:
 
     def render(self, job: Job) -> dict[str, str]:
         """Path to text of every file."""
+        raise NotImplementedError
+
+    def read(self, texts: Mapping[str, str]) -> Unit:
+        """What they say."""
         raise NotImplementedError
 
     def paths(self, identity: str) -> list[Path]:
@@ -119,6 +124,10 @@ class Launchd(_UnitFiles):
         """The property list."""
         return {str(path): launchd_plist(job) for path in self.paths(job.id)}
 
+    def read(self, texts: Mapping[str, str]) -> Unit:
+        """What the property list says."""
+        return read_launchd("".join(texts.values()))
+
     def paths(self, identity: str) -> list[Path]:
         """In the user's LaunchAgents."""
         return [self._home / "Library" / "LaunchAgents" / f"{launchd_label(identity)}.plist"]
@@ -161,6 +170,10 @@ class Systemd(_UnitFiles):
     def render(self, job: Job) -> dict[str, str]:
         """Service and timer."""
         return {str(self._folder / name): text for name, text in systemd_units(job).items()}
+
+    def read(self, texts: Mapping[str, str]) -> Unit:
+        """What service and timer say."""
+        return read_systemd("".join(texts.values()))
 
     def paths(self, identity: str) -> list[Path]:
         """In the user's configuration."""

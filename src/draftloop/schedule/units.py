@@ -31,10 +31,12 @@ def cron_line(job: Job) -> str:
         )
     command = _for_cron(_shell_command(job))
     if (size := len(command.encode())) > CRON_BYTES:
-        path = len(job.environment.get("PATH", "").encode())
+        longest = max(job.environment, key=lambda name: len(job.environment[name].encode()), default="")
+        alone = len(job.environment.get(longest, "").encode())
         raise ScheduleError(
-            f"the crontab line would have {size} bytes, and cron takes {CRON_BYTES}; PATH alone has {path}. Try a "
-            "shorter one (PATH=/usr/bin:/bin before the command), or --kind systemd."
+            f"the crontab line would have {size} bytes, and cron takes {CRON_BYTES}"
+            + (f"; {longest} alone has {alone}" if longest else "")
+            + ". Make that shorter, or the paths of the directories, or take --kind systemd."
         )
     return f"{clock[0]} {clock[1]} * * * {command}"
 
@@ -97,6 +99,13 @@ def clock_fields(when: Every | Daily) -> tuple[str, str] | None:
     return None
 
 
+def when_of(minute: str, hour: str) -> Every | Daily | None:
+    """What `clock_fields` was given, or None where it does not write such fields; 24 hours at 0:00 are once a day."""
+    known: list[Every | Daily] = [Every(number) for number in range(1, 24 * 60)]
+    known += [Daily(number // 60, number % 60) for number in range(24 * 60)]
+    return next((when for when in known if clock_fields(when) == (minute, hour)), None)
+
+
 def _each(step: int, smallest: int) -> str:
     return "*" if step == smallest else f"*/{step}"
 
@@ -153,14 +162,15 @@ def _service(job: Job) -> str:
 
 
 def _timer(job: Job) -> str:
-    clock = clock_fields(job.when)
+    clock, said = clock_fields(job.when), job.when
     if clock is None:  # counted from the start of the one before, and not while the machine sleeps
         minutes = _minutes(job.when)
         start = f"OnBootSec={minutes}min\nOnUnitActiveSec={minutes}min\n"
     else:  # Persistent: what was missed while the machine was off is made up for, once
+        said = when_of(*clock) or said  # one text for one rhythm
         minute, hour = (field.replace("*/", "0/") for field in clock)
         start = f"OnCalendar=*-*-* {hour}:{minute}:00\nPersistent=true\n"
-    description = f"Description=draftloop retrain {job.when} for {_in_description(job.data_dir)}\n"
+    description = f"Description=draftloop retrain {said} for {_in_description(job.data_dir)}\n"
     return f"[Unit]\n{description}\n[Timer]\n{start}\n[Install]\nWantedBy=timers.target\n"
 
 
