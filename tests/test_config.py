@@ -145,7 +145,7 @@ def test_a_mistyped_variable_is_refused_with_a_suggestion(written):
         ("training:\n  learning_rate: .nan\n", "line 2: training.learning_rate = nan: input should be a finite number"),
         ("training:\n  max_minutes: 1:30\n", "line 2: training.max_minutes = '1:30': input should be a valid number"),
         ("training:\n  max_minutes: -1\n", "line 2: training.max_minutes = -1: input should be greater than 0"),
-        ("training:\n  loss: mse\n", "line 2: training.loss = 'mse': input should be 'ce', 'kl' or 'lk'"),
+        ("training:\n  loss: mse\n", "line 2: training.loss = 'mse': input should be 'ce', 'kl', 'tv', 'nla' or 'lk'"),
         ("training:\n  lora:\n    rank: 0\n", "line 3: training.lora.rank = 0: input should be greater than or equal"),
         ("models:\n  target:\n", "line 2: models.target = None: input should be a valid string"),
         ("models:\n  target: 7\n", "line 2: models.target = 7: input should be a valid string"),

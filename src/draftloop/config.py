@@ -23,7 +23,7 @@ RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR"})
 DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
 
 Rule = Literal["auto", "greedy", "rejection", "match"]
-Loss = Literal["ce", "kl", "lk"]
+Loss = Literal["ce", "kl", "tv", "nla", "lk"]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what MLX and NumPy both take
@@ -80,7 +80,7 @@ class Lora(Section):
 class Training(Section):
     """How an adapter is trained from failures."""
 
-    loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; lk: kl, then acceptance")
+    loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; tv, nla; lk: kl, then tv")
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(3e-3, description="peak")
     batch_size: Positive = Field(8, description="generations a micro-batch")
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")

@@ -32,16 +32,20 @@ KINDS = [(where, number) for where in ("draft", "target") for number in ("nan", 
 KINDS += [("gradient", number) for number in ("nan", "inf", "-inf")]
 
 
-class Poison:
+class Poison(Forward):
     """Wraps a forward; the calls for which `when` is true give logits, or a gradient, that are not finite."""
 
     def __init__(self, forward: Forward, number: str, when: Callable[[int], bool], gradient: bool = False) -> None:
+        super().__init__(self._count, self._spoil)
         self.calls = 0
         self._forward, self._number, self._when, self._gradient = forward, float(number), when, gradient
 
-    def __call__(self, inputs: mx.array, positions: mx.array) -> mx.array:
+    def _count(self, inputs: mx.array, positions: mx.array) -> mx.array:
         self.calls += 1
-        logits = self._forward(inputs, positions)
+        return self._forward.hidden(inputs, positions)
+
+    def _spoil(self, rows: mx.array) -> mx.array:
+        logits = self._forward.head(rows)
         if not self._when(self.calls):
             return logits
         return self._with_bad_gradient(logits) if self._gradient else self._with_one_bad_logit(logits)

@@ -16,7 +16,7 @@ from draftloop.training.forward import make_forward
 from draftloop.training.losses import LK_ETA, Sums, log_softmax, loss_sums
 
 M, V, WIDTH = 5, 9, 7
-KINDS = ("ce", "kl", "lk")
+KINDS = ("ce", "kl", "tv", "nla", "lk")
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 1.5, (M, V))
 TEMPERATURE = np.array([[0.8], [1.0], [0.5], [1.3], [1.0]])
@@ -57,6 +57,8 @@ def definition(kind: str, logits: np.ndarray, share: float | None = None) -> tup
     each = {
         "ce": -np.log(q[np.arange(M), LABELS]),
         "kl": kl,
+        "tv": 1 - a,
+        "nla": -np.log(a),
         "lk": share * kl + (1 - share) * (1 - a),
     }[kind]
     return float((WEIGHTS * each).sum()), float((WEIGHTS * a).sum())
@@ -133,12 +135,12 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
         return log_softmax(forward(inputs, positions), mx.full((4, 1), 0.8), 16)
 
     p = mx.exp(log_p)
-    share = math.exp(-LK_ETA * losses.acceptance(p, mx.exp(log_q())).mean().item())
+    share = math.exp(-LK_ETA * mx.exp(losses.log_acceptance(log_q(), log_p)).mean().item())
 
     def along_the_line() -> float:
         """The loss here; for lk with λ as it was at the start, which is how its gradient sees it."""
         if kind == "lk":
-            refused = 1 - losses.acceptance(p, mx.exp(log_q()))
+            refused = 1 - mx.exp(losses.log_acceptance(log_q(), log_p))
             return (share * losses.kl(log_q(), log_p, p) + (1 - share) * refused).sum().item()
         return loss_sums(kind, log_q(), log_p, labels, mx.ones(4)).loss.item()
 
@@ -196,7 +198,7 @@ def test_a_greedy_teacher_makes_kl_the_cross_entropy_and_a_the_probability_of_y(
     one_hot = mx.where(mx.arange(WIDTH) == labels[:, None], 0.0, -mx.inf)
     p = mx.exp(one_hot)
     assert mx.allclose(losses.kl(log_q, one_hot, p), losses.ce(log_q, labels))
-    assert mx.allclose(losses.acceptance(p, mx.exp(log_q)), mx.exp(-losses.ce(log_q, labels)))
+    assert mx.allclose(mx.exp(losses.log_acceptance(log_q, one_hot)), mx.exp(-losses.ce(log_q, labels)))
     assert loss_sums("kl", log_q, one_hot, labels, weights).loss.item() > 0
 
 
@@ -212,9 +214,20 @@ def test_equal_distributions_are_accepted_whole_at_no_loss():
     log_q = log_softmax(arrays()[0], arrays()[1], WIDTH)
     q = mx.exp(log_q)
     assert mx.allclose(losses.acceptance(q, q), mx.ones(M), atol=1e-6)
+    assert mx.allclose(losses.log_acceptance(log_q, log_q), mx.zeros(M), atol=1e-6)
     assert mx.allclose(losses.kl(log_q, log_q, q), mx.zeros(M), atol=1e-6)
 
 
 def test_16_bit_logits_are_computed_in_32():
     logits, temperature, *_ = arrays()
     assert log_softmax(logits.astype(mx.bfloat16), temperature, WIDTH).dtype == mx.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_terms_of_pieces_add_up_to_those_of_the_whole(kind):
+    logits, temperature, log_p, weights, labels = arrays()
+    log_q = log_softmax(logits, temperature, WIDTH)
+    pieces = [losses.terms(kind, *(a[i : i + 2] for a in (log_q, log_p, labels, weights))) for i in range(0, M, 2)]
+    added = losses.combine(kind, losses.Terms(*map(sum, zip(*pieces, strict=True))))
+    whole = loss_sums(kind, log_q, log_p, labels, weights)
+    assert [one.item() for one in added] == pytest.approx([one.item() for one in whole], rel=1e-6)

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx import nn
+from mlx.utils import tree_flatten
 from tiny import tiny_llama, tiny_pair
 from workshop import adapter_bytes, examples_of, snapshot
 
@@ -14,10 +15,12 @@ from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.errors import TrainingFailed
+from draftloop.training.batches import Batch, make_batch
 from draftloop.training.examples import Example
-from draftloop.training.forward import make_forward
+from draftloop.training.forward import Forward, make_forward
+from draftloop.training.losses import log_softmax
 from draftloop.training.plan import Window
-from draftloop.training.step import Learner, Skipped, learning_rate, problem
+from draftloop.training.step import LEAST_PIECE, PIECE_BYTES, Learner, Skipped, learning_rate, problem
 from draftloop.training.teacher import Teacher
 
 PAIR = tiny_pair(64)
@@ -29,7 +32,12 @@ def nothing() -> None:
 
 
 def learner(
-    draft: nn.Module | None = None, forward=None, steps: int = 100, dropout: float = 0.0, **settings
+    draft: nn.Module | None = None,
+    forward=None,
+    steps: int = 100,
+    dropout: float = 0.0,
+    piece_bytes: int = PIECE_BYTES,
+    **settings,
 ) -> Learner:
     draft = draft or tiny_llama(seed=2)
     lora.attach_fresh(draft, AdapterConfig(rank=4, scale=2.0, dropout=dropout), seed=0)
@@ -40,7 +48,7 @@ def learner(
     lora.load_parameters(draft, noise)
     teacher = Teacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
     forward = forward or make_forward(draft, "draft", print)
-    return Learner(draft, forward, teacher, 64, Training(warmup_steps=0, **settings), steps)
+    return Learner(draft, forward, teacher, 64, Training(warmup_steps=0, **settings), steps, piece_bytes)
 
 
 def window(*batches: list[Example]) -> Window:
@@ -89,7 +97,7 @@ def test_a_window_that_is_smaller_than_the_accumulation_is_applied_all_the_same(
     assert adapter_bytes(found.draft) != before
 
 
-@pytest.mark.parametrize("kind", ["ce", "kl", "lk"])
+@pytest.mark.parametrize("kind", ["ce", "kl", "tv", "nla", "lk"])
 def test_every_loss_lowers_itself(kind):
     found = learner(loss=kind, learning_rate=5e-3)
     first = found.train(window(EXAMPLES), 0, 0, nothing)
@@ -104,6 +112,47 @@ def quantized() -> nn.Module:
     nn.quantize(model, group_size=32, bits=4)
     mx.eval(model.parameters())
     return model.freeze()
+
+
+@pytest.mark.parametrize("kind", ["ce", "kl", "tv", "nla", "lk"])
+def test_positions_in_pieces_give_the_gradient_of_all_at_once(kind):
+    whole, pieces = learner(loss=kind), learner(loss=kind, piece_bytes=1)
+    batch = make_batch([*EXAMPLES, *EXAMPLES])
+    assert len(batch.labels) > 2 * LEAST_PIECE
+    found = [one._sums_and_gradients(batch, one._teacher.log_probs(batch)) for one in (whole, pieces)]
+    sums, gradients = zip(*found, strict=True)
+    expected = pytest.approx([value.item() for value in sums[0]], rel=1e-5)
+    assert [value.item() for value in sums[1]] == expected
+    examples = [*EXAMPLES, *EXAMPLES]
+    assert [*pieces.evaluate(examples)] == expected == [*whole.evaluate(examples)]
+    for (name, expected), (_, own) in zip(*map(tree_flatten, gradients), strict=True):
+        assert mx.any(expected).item() or "lora_a" in name
+        assert mx.allclose(own, expected, rtol=1e-4, atol=1e-5 * mx.abs(expected).max().item()), name
+
+
+@pytest.mark.parametrize("kind", ["ce", "kl", "nla", "lk"])
+def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
+    """The teacher's distributions are one matrix of them; beside it only pieces may be."""
+    vocabulary, positions = 20_000, 512
+    head = mx.random.normal((vocabulary, 8), key=mx.random.key(1))
+    draft = nn.Linear(8, 8)
+    forward = Forward(lambda inputs, _: draft(inputs), lambda rows: rows @ head.T)
+    rows = mx.random.normal((positions, 8), key=mx.random.key(2))
+    log_p = log_softmax(mx.random.normal((positions, vocabulary), key=mx.random.key(3)), mx.ones((1, 1)), vocabulary)
+    labels, weights = mx.zeros(positions, mx.int32), mx.ones(positions)
+    batch = Batch((), rows, mx.arange(positions), labels, mx.ones((positions, 1)), weights, positions)
+    mx.eval(head, rows, log_p, draft.parameters())
+
+    def peak(piece_bytes: int) -> int:
+        found = Learner(draft, forward, None, vocabulary, Training(loss=kind), 1, piece_bytes)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(found._sums_and_gradients(batch, log_p))
+        return mx.get_peak_memory() - before
+
+    matrix = 4 * positions * vocabulary
+    assert peak(1 << 40) > 5 * matrix
+    assert peak(1) < 2.5 * matrix
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_llama(seed=2), quantized])

@@ -12,10 +12,25 @@ from collections.abc import Callable
 import mlx.core as mx
 from mlx import nn
 
-Forward = Callable[[mx.array, mx.array], mx.array]
-"""From inputs (B, L) and flat positions (M,) to logits (M, V)."""
-
 _PROBE = ((3, 1, 2, 0, 1, 3), (1, 1, 0, 2, 3, 0))
+
+
+class Forward:
+    """From inputs (B, L) and flat positions (M,) to logits (M, V), in two halves: the second may be done in pieces.
+
+    Args:
+        hidden: inputs and positions to rows (M, D).
+        head: rows (m, D) to logits (m, V).
+    """
+
+    def __init__(self, hidden: Callable[[mx.array, mx.array], mx.array], head: Callable[[mx.array], mx.array]) -> None:
+        """Take both halves."""
+        self.hidden = hidden
+        self.head = head
+
+    def __call__(self, inputs: mx.array, positions: mx.array) -> mx.array:
+        """Both halves at once."""
+        return self.head(self.hidden(inputs, positions))
 
 
 def make_forward(model: nn.Module, name: str, say: Callable[[str], None]) -> Forward:
@@ -27,9 +42,9 @@ def make_forward(model: nn.Module, name: str, say: Callable[[str], None]) -> For
         say: told when the short way is not the model's own.
     """
     if _agrees(model):
-        return lambda inputs, positions: _head(model)(_rows(model.model(inputs), positions))
+        return Forward(lambda i, positions: _rows(model.model(i), positions), lambda rows: _head(model)(rows))
     say(f"the {name}'s logits are more than a head on its hidden states: computing them at every position (slower)")
-    return lambda inputs, positions: _rows(model(inputs), positions)
+    return Forward(lambda inputs, positions: _rows(model(inputs), positions), lambda logits: logits)
 
 
 def _agrees(model: nn.Module) -> bool:

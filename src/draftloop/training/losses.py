@@ -4,7 +4,8 @@ M positions of a micro-batch, W ids that target and draft share, everything floa
   log q (M, W) = log-softmax of the draft's logits / temperature, over all W ids: no truncation, full support;
   log p (M, W) = the teacher's, truncated as its sampler says, -inf where it has no mass: p log p is 0 there;
   labels (M,), weights (M,) in {0, 1}.
-Sums are returned, never means: only whoever sees a whole accumulation window knows what to divide by.
+Every loss is made of four sums over positions, so positions may come in pieces and their sums be added. Sums are
+returned, never means: only whoever sees a whole accumulation window knows what to divide by.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import mlx.core as mx
 from ..config import Loss
 
 LK_ETA = 3.0  # arXiv 2602.23881
+_LEAST = -1e30  # of a logarithm: minus infinity would make a gradient of 0 times it NaN
 
 
 class Sums(NamedTuple):
@@ -57,35 +59,84 @@ def acceptance(p: mx.array, q: mx.array) -> mx.array:
     return mx.sum(mx.minimum(p, q), axis=-1)
 
 
-def lk(divergence: mx.array, a: mx.array, weights: mx.array, eta: float = LK_ETA) -> mx.array:
-    """λ·KL + (1−λ)·(1−a) at each position, (M,); λ = exp(−η·ā) with ā the mean over the micro-batch, no gradient.
+def log_acceptance(log_q: mx.array, log_p: mx.array) -> mx.array:
+    """log a = log Σ min(p, q) at each position, (M,): finite however little the two have in common, and where p is
+    nowhere, which a position that only fills up has."""
+    return mx.logsumexp(mx.maximum(mx.minimum(log_p, log_q), _LEAST), axis=-1)
 
-    arXiv 2602.23881: KL leads while little is accepted, the acceptance itself takes over.
+
+class Terms(NamedTuple):
+    """What every loss is made of, summed over supervised positions. Scalars.
+
+    Attributes:
+        surprise: Σ −log q(y).
+        divergence: Σ KL(p‖q).
+        acceptance: Σ a, with a = Σ min(p, q) = 1 − TV(p, q).
+        refusal: Σ −log a.
+        tokens: their number.
     """
-    mean = mx.sum(weights * a) / mx.maximum(mx.sum(weights), 1.0)
-    share = mx.stop_gradient(mx.exp(-eta * mean))
-    return share * divergence + (1.0 - share) * (1.0 - a)
+
+    surprise: mx.array
+    divergence: mx.array
+    acceptance: mx.array
+    refusal: mx.array
+    tokens: mx.array
 
 
-def loss_sums(kind: Loss, log_q: mx.array, log_p: mx.array, labels: mx.array, weights: mx.array) -> Sums:
-    """The sums of one loss; all zero, with a zero gradient, where no position is supervised.
+def terms(kind: Loss, log_q: mx.array, log_p: mx.array, labels: mx.array, weights: mx.array) -> Terms:
+    """The terms of some positions; those that a loss does not need are 0.
 
     Args:
-        kind: `ce`, `kl` or `lk`.
+        kind: the loss.
         log_q: (M, W) float32.
         log_p: (M, W) float32.
         labels: (M,) int32.
-        weights: (M,) float32.
+        weights: (M,) float32, 1 where a position is supervised and 0 where it only fills up.
     """
-    p = mx.exp(log_p)
-    a = acceptance(p, mx.exp(log_q))
+    p, nothing = mx.exp(log_p), mx.zeros_like(weights)
+    return Terms(
+        surprise=_masked_sum(ce(log_q, labels) if kind == "ce" else nothing, weights),
+        divergence=_masked_sum(kl(log_q, log_p, p) if kind in ("kl", "lk") else nothing, weights),
+        acceptance=_masked_sum(acceptance(p, mx.exp(log_q)), weights),
+        refusal=_masked_sum(-log_acceptance(log_q, log_p) if kind == "nla" else nothing, weights),
+        tokens=mx.sum(weights),
+    )
+
+
+def lk_share(acceptance: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
+    """λ = exp(−η·ā) with ā the mean acceptance of a micro-batch; it has no gradient."""
+    return mx.stop_gradient(mx.exp(-eta * acceptance / mx.maximum(tokens, 1.0)))
+
+
+def combine(kind: Loss, found: Terms, share: mx.array | None = None) -> Sums:
+    """The sums of one loss; all zero, with a zero gradient, where no position is supervised.
+
+    `ce` −log q(y); `kl` KL(p‖q); `tv` 1 − a; `nla` −log a; `lk` λ·KL + (1−λ)·(1−a) (arXiv 2602.23881): KL leads while
+    little is accepted, then the acceptance.
+
+    Args:
+        kind: the loss.
+        found: of all positions of a micro-batch, or of a piece of them.
+        share: λ of the whole micro-batch where `found` is a piece of it.
+    """
+    refused = found.tokens - found.acceptance
     if kind == "ce":
-        each = ce(log_q, labels)
+        loss = found.surprise
     elif kind == "kl":
-        each = kl(log_q, log_p, p)
+        loss = found.divergence
+    elif kind == "tv":
+        loss = refused
+    elif kind == "nla":
+        loss = found.refusal
     else:
-        each = lk(kl(log_q, log_p, p), a, weights)
-    return Sums(_masked_sum(each, weights), mx.sum(weights), _masked_sum(mx.stop_gradient(a), weights))
+        share = lk_share(found.acceptance, found.tokens) if share is None else share
+        loss = share * found.divergence + (1.0 - share) * refused
+    return Sums(loss, found.tokens, mx.stop_gradient(found.acceptance))
+
+
+def loss_sums(kind: Loss, log_q: mx.array, log_p: mx.array, labels: mx.array, weights: mx.array) -> Sums:
+    """`combine` of the `terms` of all positions at once."""
+    return combine(kind, terms(kind, log_q, log_p, labels, weights))
 
 
 def _masked_sum(each: mx.array, weights: mx.array) -> mx.array:

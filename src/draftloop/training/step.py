@@ -24,10 +24,13 @@ from ..random_state import get_state, set_state
 from .batches import Batch, make_batch
 from .examples import Example
 from .forward import Forward
-from .losses import Sums, log_softmax, loss_sums
+from .losses import Sums
+from .pieces import HeadLoss
 from .plan import Window
 from .teacher import Teacher
 
+PIECE_BYTES = 16 << 20
+LEAST_PIECE = 64  # positions; fewer would leave the cores idle
 MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for
 
 
@@ -65,10 +68,18 @@ class Learner:
         width: ids that target and draft share.
         settings: of the training.
         steps: how many the whole training has, for the schedule.
+        piece_bytes: of draft logits in float32 that exist at a time.
     """
 
     def __init__(
-        self, draft: nn.Module, forward: Forward, teacher: Teacher, width: int, settings: Training, steps: int
+        self,
+        draft: nn.Module,
+        forward: Forward,
+        teacher: Teacher,
+        width: int,
+        settings: Training,
+        steps: int,
+        piece_bytes: int = PIECE_BYTES,
     ) -> None:
         self.draft = draft
         self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
@@ -78,6 +89,7 @@ class Learner:
         self._width = width
         self._settings = settings
         self._steps = steps
+        self._piece = max(LEAST_PIECE, piece_bytes // (4 * width))
         self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
 
     def train(self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None]) -> StepResult:
@@ -117,8 +129,8 @@ class Learner:
         """The sums of one micro-batch without dropout or gradient, as Python numbers."""
         self.draft.eval()
         batch = make_batch(examples)
-        sums = self._sums(batch, self._teacher.log_probs(batch))
-        return Sums(*(value.item() for value in sums))
+        loss, rows = self._loss(batch, self._teacher.log_probs(batch))
+        return Sums(*(value.item() for value in loss.values(rows, self._piece)))
 
     def state(self) -> dict[str, mx.array]:
         """Adapter, optimizer and random state by name: with the position in the plan, all that a resumed run needs."""
@@ -133,8 +145,12 @@ class Learner:
         set_state(state["random"])
 
     def _sums(self, batch: Batch, log_p: mx.array) -> Sums:
-        log_q = log_softmax(self._forward(batch.inputs, batch.positions), batch.temperature, self._width)
-        return loss_sums(self._settings.loss, log_q, log_p, batch.labels, batch.weights)
+        loss, rows = self._loss(batch, log_p)
+        return loss.sums(rows, self._piece)
+
+    def _loss(self, batch: Batch, log_p: mx.array) -> tuple[HeadLoss, mx.array]:
+        rows = self._forward.hidden(batch.inputs, batch.positions)
+        return HeadLoss(self._settings.loss, self._forward.head, batch, log_p, self._width), rows
 
     def _micro_batch(self, examples: Sequence[Example]) -> tuple[Sums, Any] | Skipped:
         """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used."""

@@ -1,0 +1,92 @@
+"""A loss over many positions and a large vocabulary, a piece of the positions at a time. Knows no model but its head.
+
+The head's logits are what fills the memory: M positions of a vocabulary V are 4·M·V bytes, and a loss with its
+gradient takes eight to ten of them. So each piece is computed, differentiated and evaluated by itself, and all that is
+kept of it is its gradient with respect to the rows that went into the head. mx.checkpoint alone is not enough: MLX
+allocates ahead of what it has computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import Loss
+from .batches import Batch
+from .losses import Sums, Terms, combine, lk_share, log_softmax, terms
+
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """What a loss needs beside the rows (M, D) that go into the head.
+
+    Attributes:
+        kind: the loss.
+        head: rows (m, D) to logits (m, V).
+        batch: whose labels, temperatures and weights go with the rows.
+        log_p: (M, W) float32 of the teacher.
+        width: W, ids that target and draft share.
+    """
+
+    kind: Loss
+    head: Callable[[mx.array], mx.array]
+    batch: Batch
+    log_p: mx.array
+    width: int
+
+    def sums(self, rows: mx.array, size: int) -> Sums:
+        """The sums of a micro-batch, with a gradient through `rows` and none through the head.
+
+        Args:
+            rows: (M, D).
+            size: positions a piece; with M or more all is done at once, and nothing is evaluated here.
+        """
+        if size >= rows.shape[0]:
+            return combine(self.kind, self._terms(rows, slice(None)))
+        fixed = _constant(rows)
+        pieces = [slice(start, start + size) for start in range(0, rows.shape[0], size)]
+        share = self._share(fixed, pieces)
+        found = [self._with_gradient(fixed, piece, share) for piece in pieces]
+        loss, tokens, acceptance = (mx.array(sum(column)) for column in zip(*(own for own, _ in found), strict=True))
+        towards = mx.concatenate([gradient for _, gradient in found])
+        moved = mx.sum((towards * (rows - mx.stop_gradient(rows))).astype(mx.float32))  # 0, and its gradient `towards`
+        return Sums(loss + moved, tokens, acceptance)
+
+    def values(self, rows: mx.array, size: int) -> Sums:
+        """The same numbers without a gradient, evaluated piece by piece. Args as `sums`."""
+        pieces = [slice(start, start + size) for start in range(0, rows.shape[0], size)]
+        return combine(self.kind, self._totals(rows, pieces))
+
+    def _totals(self, rows: mx.array, pieces: list[slice]) -> Terms:
+        found = [[term.item() for term in self._terms(rows[piece], piece)] for piece in pieces]
+        return Terms(*(mx.array(sum(column)) for column in zip(*found, strict=True)))
+
+    def _terms(self, rows: mx.array, piece: slice) -> Terms:
+        batch = self.batch
+        log_q = log_softmax(self.head(rows), batch.temperature[piece], self.width)
+        return terms(self.kind, log_q, self.log_p[piece], batch.labels[piece], batch.weights[piece])
+
+    def _share(self, rows: mx.array, pieces: list[slice]) -> mx.array | None:
+        """What `lk` weighs its parts by rests on all positions, so it takes a pass of its own; None for the others."""
+        if self.kind != "lk":
+            return None
+        found = self._totals(rows, pieces)
+        return lk_share(found.acceptance, found.tokens)
+
+    def _with_gradient(
+        self, rows: mx.array, piece: slice, share: mx.array | None
+    ) -> tuple[tuple[float, ...], mx.array]:
+        def loss(rows: mx.array) -> tuple[mx.array, ...]:
+            return tuple(combine(self.kind, self._terms(rows, piece), share))
+
+        values, gradient = mx.value_and_grad(loss)(rows[piece])
+        mx.eval(values, gradient)
+        return tuple(value.item() for value in values), _constant(gradient)
+
+
+def _constant(values: mx.array) -> mx.array:
+    """The same numbers without their past: while a gradient is traced, MLX keeps all that an array was made of."""
+    return mx.array(np.array(values.astype(mx.float32))).astype(values.dtype)
