@@ -13,6 +13,7 @@ from workshop import adapter_bytes, snapshot
 
 from draftloop import lora
 from draftloop.adapter_format import AdapterConfig, read_config
+from draftloop.config import Lora
 from draftloop.errors import AdapterError
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7]])
@@ -246,3 +247,16 @@ def test_damaged_files_are_refused_without_a_crash(tmp_path):
             lora.attach_directory(model, directory)
     with pytest.raises(AdapterError, match="no adapter directory"):
         lora.attach_directory(model, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_all_matrices_are_those_of_the_layers_the_embedding_and_the_head(tied: bool, tmp_path: Path) -> None:
+    model = tiny_llama(seed=2, tied=tied)
+    assert lora.shape_for(model, Lora(rank=2)).keys is None
+    shape = lora.shape_for(model, Lora(rank=2, matrices="all"))
+    lora.attach_fresh(model, shape, seed=0)
+    outside = {name.rpartition(".")[0] for name in lora.adapter_parameters(model) if ".layers." not in name}
+    assert outside == ({"model.embed_tokens"} if tied else {"model.embed_tokens", "lm_head"})
+    assert lora.describe(model) == shape
+    lora.save_adapter(model, tmp_path)
+    assert lora.attach_directory(tiny_llama(seed=2, tied=tied), tmp_path) == shape

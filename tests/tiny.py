@@ -10,7 +10,14 @@ from draftloop.pair import Pair
 from draftloop.records import PairId, Sampler
 
 
-def tiny_llama(vocabulary: int = 64, width: int = 32, layers: int = 2, seed: int = 0, sharpness: float = 4.0) -> Model:
+def tiny_llama(
+    vocabulary: int = 64,
+    width: int = 32,
+    layers: int = 2,
+    seed: int = 0,
+    sharpness: float = 4.0,
+    tied: bool = False,
+) -> Model:
     """A random Llama; `sharpness` scales its weights, so that its distributions are far from uniform."""
     arguments = ModelArgs(
         model_type="llama",
@@ -22,7 +29,7 @@ def tiny_llama(vocabulary: int = 64, width: int = 32, layers: int = 2, seed: int
         rms_norm_eps=1e-5,
         vocab_size=vocabulary,
         head_dim=width // 2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     mx.random.seed(seed)
     model = Model(arguments)

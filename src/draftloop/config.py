@@ -23,6 +23,7 @@ RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR"})
 DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
 
 Rule = Literal["auto", "greedy", "rejection", "match"]
+Matrices = Literal["layers", "all"]
 Loss = Literal["ce", "kl", "tv", "nla", "lk"]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
@@ -75,6 +76,7 @@ class Lora(Section):
     scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each update")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="on the adapter's input")
     num_layers: Annotated[int, Field(ge=-1)] = Field(-1, description="last layers to adapt; -1 is all")
+    matrices: Matrices = Field("layers", description="layers: those of the layers; all: embedding and head too")
 
 
 class Training(Section):

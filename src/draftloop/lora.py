@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,6 +20,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from .adapter_format import CONFIG, WEIGHTS, AdapterConfig, check_leaves, read_config, read_shapes
+from .config import Lora
 from .errors import AdapterError
 from .random_state import unchanged
 from .store.atomic import write_new
@@ -49,6 +51,15 @@ def attach_fresh(model: nn.Module, config: AdapterConfig, seed: int) -> None:
     fresh = [(name, _uniform(shape, key)) for (name, shape), key in zip(matrices, keys, strict=True)]
     model.load_weights(fresh, strict=False)
     mx.eval(adapter_parameters(model))
+
+
+def shape_for(model: nn.Module, wanted: Lora) -> AdapterConfig:
+    """The shape of a fresh adapter of `model` as configured; with `matrices` all its embedding and head are in it."""
+    shape = AdapterConfig.of(wanted)
+    if wanted.matrices == "layers":
+        return shape
+    inside = set().union(*(_adaptable(layer) for layer in model.layers))
+    return replace(shape, keys=tuple(sorted(inside | _outside(model))))
 
 
 def attach_directory(model: nn.Module, directory: Path) -> AdapterConfig:
@@ -187,6 +198,13 @@ def _adaptable(module: nn.Module) -> set[str]:
     adapted = {name for name, _ in _lora_modules(module)}
     bare = {name for name, inner in module.named_modules() if hasattr(inner, "to_lora") or isinstance(inner, _LINEAR)}
     return adapted | {name for name in bare if name.rpartition(".")[0] not in adapted}
+
+
+def _outside(model: nn.Module) -> set[str]:
+    """Adaptable modules that are in no layer, by their whole names."""
+    ours = {id(module) for layer in model.layers for module in layer.modules()}
+    modules = dict(model.named_modules())
+    return {name for name in _adaptable(model) if id(modules[name]) not in ours}
 
 
 def _rank(module: nn.Module) -> int:

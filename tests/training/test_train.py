@@ -245,6 +245,16 @@ def test_failures_that_cannot_be_used_are_named_in_the_manifest_also_after_a_res
     assert len(manifest.record_ids) == 4
 
 
+def test_with_all_matrices_the_embedding_and_the_head_learn_too(tmp_path):
+    shop = workshop(tmp_path, lora={"matrices": "all"})
+    result = shop.train()
+    assert result.best_step > 0
+    weights = mx.load(f"{result.path}/adapters.safetensors")
+    learned = {name for name, leaf in weights.items() if name.endswith("lora_b") and mx.any(leaf).item()}
+    assert {"model.embed_tokens.lora_b", "lm_head.lora_b"} < learned
+    assert len(learned) == len(weights) // 2
+
+
 def test_a_run_that_was_killed_after_its_version_was_made_does_not_make_another(tmp_path, monkeypatch):
     shop = workshop(tmp_path)
 

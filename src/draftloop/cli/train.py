@@ -24,6 +24,7 @@ _OPTIONS = [
     ("--rank", "training.lora.rank", int),
     ("--scale", "training.lora.scale", float),
     ("--dropout", "training.lora.dropout", float),
+    ("--matrices", "training.lora.matrices", str),
     ("--steps-per-report", "training.steps_per_report", int),
     ("--steps-per-eval", "training.steps_per_eval", int),
     ("--val-batches", "training.val_batches", int),

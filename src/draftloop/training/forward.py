@@ -21,12 +21,24 @@ class Forward:
     Args:
         hidden: inputs and positions to rows (M, D).
         head: rows (m, D) to logits (m, V).
+        module: whose parameters the head reads; None where it has none.
     """
 
-    def __init__(self, hidden: Callable[[mx.array, mx.array], mx.array], head: Callable[[mx.array], mx.array]) -> None:
+    def __init__(
+        self,
+        hidden: Callable[[mx.array, mx.array], mx.array],
+        head: Callable[[mx.array], mx.array],
+        module: Callable[[], nn.Module] | None = None,
+    ) -> None:
         """Take both halves."""
         self.hidden = hidden
         self.head = head
+        self._module = module
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The head's module as it is now: an adapter may have been put on it."""
+        return None if self._module is None else self._module()
 
     def __call__(self, inputs: mx.array, positions: mx.array) -> mx.array:
         """Both halves at once."""
@@ -42,7 +54,11 @@ def make_forward(model: nn.Module, name: str, say: Callable[[str], None]) -> For
         say: told when the short way is not the model's own.
     """
     if _agrees(model):
-        return Forward(lambda i, positions: _rows(model.model(i), positions), lambda rows: _head(model)(rows))
+        return Forward(
+            lambda i, positions: _rows(model.model(i), positions),
+            lambda rows: _head(model)(rows),
+            lambda: _head_module(model),
+        )
     say(f"the {name}'s logits are more than a head on its hidden states: computing them at every position (slower)")
     return Forward(lambda inputs, positions: _rows(model(inputs), positions), lambda logits: logits)
 
@@ -58,11 +74,14 @@ def _agrees(model: nn.Module) -> bool:
 
 
 def _head(model: nn.Module) -> Callable[[mx.array], mx.array]:
-    if "lm_head" in model:
-        head: Callable[[mx.array], mx.array] = model.lm_head
-        return head
-    tied: Callable[[mx.array], mx.array] = model.model.embed_tokens.as_linear
-    return tied
+    module = _head_module(model)
+    head: Callable[[mx.array], mx.array] = module if "lm_head" in model else module.as_linear
+    return head
+
+
+def _head_module(model: nn.Module) -> nn.Module:
+    found: nn.Module = model.lm_head if "lm_head" in model else model.model.embed_tokens
+    return found
 
 
 def _rows(values: mx.array, positions: mx.array) -> mx.array:

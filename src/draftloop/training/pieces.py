@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten, tree_map
 
 from ..config import Loss
 from .batches import Batch
@@ -29,6 +32,7 @@ class HeadLoss:
         batch: whose labels, temperatures and weights go with the rows.
         log_p: (M, W) float32 of the teacher.
         width: W, ids that target and draft share.
+        module: whose parameters the head reads, adapted ones among them; None where it has none.
     """
 
     kind: Loss
@@ -36,9 +40,10 @@ class HeadLoss:
     batch: Batch
     log_p: mx.array
     width: int
+    module: nn.Module | None = None
 
     def sums(self, rows: mx.array, size: int) -> Sums:
-        """The sums of a micro-batch, with a gradient through `rows` and none through the head.
+        """The sums of a micro-batch, with a gradient through `rows` and the head's trainable parameters.
 
         Args:
             rows: (M, D).
@@ -46,13 +51,21 @@ class HeadLoss:
         """
         if size >= rows.shape[0]:
             return combine(self.kind, self._terms(rows, slice(None)))
-        fixed = _constant(rows)
         pieces = [slice(start, start + size) for start in range(0, rows.shape[0], size)]
-        share = self._share(fixed, pieces)
-        found = [self._with_gradient(fixed, piece, share) for piece in pieces]
-        loss, tokens, acceptance = (mx.array(sum(column)) for column in zip(*(own for own, _ in found), strict=True))
-        towards = mx.concatenate([gradient for _, gradient in found])
-        moved = mx.sum((towards * (rows - mx.stop_gradient(rows))).astype(mx.float32))  # 0, and its gradient `towards`
+        traced = self._parameters()
+        fixed, parameters = _constant(rows), tree_map(_constant, traced)
+        try:
+            self._set(parameters)
+            share = self._share(fixed, pieces)
+            found = [self._with_gradient(fixed, parameters, piece, share) for piece in pieces]
+        finally:
+            self._set(traced)
+        values, of_rows, of_head = zip(*found, strict=True)
+        loss, tokens, acceptance = (mx.array(sum(column)) for column in zip(*values, strict=True))
+        moved = _moved(rows, mx.concatenate(of_rows))
+        for gradient in of_head:
+            for (_, own), (_, towards) in zip(tree_flatten(traced), tree_flatten(gradient), strict=True):
+                moved = moved + _moved(own, towards)
         return Sums(loss + moved, tokens, acceptance)
 
     def values(self, rows: mx.array, size: int) -> Sums:
@@ -77,14 +90,31 @@ class HeadLoss:
         return lk_share(found.acceptance, found.tokens)
 
     def _with_gradient(
-        self, rows: mx.array, piece: slice, share: mx.array | None
-    ) -> tuple[tuple[float, ...], mx.array]:
-        def loss(rows: mx.array) -> tuple[mx.array, ...]:
+        self, rows: mx.array, parameters: Any, piece: slice, share: mx.array | None
+    ) -> tuple[tuple[float, ...], mx.array, Any]:
+        """The sums of a piece as numbers, and their gradient with respect to its rows and the head's parameters."""
+
+        def loss(rows: mx.array, parameters: Any) -> tuple[mx.array, ...]:
+            self._set(parameters)
             return tuple(combine(self.kind, self._terms(rows, piece), share))
 
-        values, gradient = mx.value_and_grad(loss)(rows[piece])
-        mx.eval(values, gradient)
-        return tuple(value.item() for value in values), _constant(gradient)
+        values, gradients = mx.value_and_grad(loss, argnums=(0, 1))(rows[piece], parameters)
+        self._set(parameters)
+        mx.eval(values, gradients)
+        of_rows, of_head = tree_map(_constant, gradients)
+        return tuple(value.item() for value in values), of_rows, of_head
+
+    def _parameters(self) -> Any:
+        return {} if self.module is None else self.module.trainable_parameters()
+
+    def _set(self, parameters: Any) -> None:
+        if self.module is not None:
+            self.module.update(parameters)
+
+
+def _moved(values: mx.array, towards: mx.array) -> mx.array:
+    """0, with `towards` as its gradient with respect to `values`."""
+    return mx.sum((towards * (values - mx.stop_gradient(values))).astype(mx.float32))
 
 
 def _constant(values: mx.array) -> mx.array:

@@ -150,7 +150,8 @@ class Learner:
 
     def _loss(self, batch: Batch, log_p: mx.array) -> tuple[HeadLoss, mx.array]:
         rows = self._forward.hidden(batch.inputs, batch.positions)
-        return HeadLoss(self._settings.loss, self._forward.head, batch, log_p, self._width), rows
+        forward = self._forward
+        return HeadLoss(self._settings.loss, forward.head, batch, log_p, self._width, forward.module), rows
 
     def _micro_batch(self, examples: Sequence[Example]) -> tuple[Sums, Any] | Skipped:
         """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used."""

@@ -114,7 +114,7 @@ def train(
     material = gather(data.log, data.replay, pair, config)
     parent = pair.adapter if lora.is_attached(pair.draft) else None
     if not lora.is_attached(pair.draft):
-        lora.attach_fresh(pair.draft, AdapterConfig.of(config.training.lora), config.training.seed)
+        lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, config.training.lora), config.training.seed)
     run = RunDirectory.create(data.runs, data.files)
     run.describe({**_description(run, pair, parent, material, config), "purpose": purpose}, material.to_json())
     reporter = _reporter(run, data, on_step, quiet)
