@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import mlx_lm
 import numpy as np
 import pytest
 from builders import CountingFiles, failing_files, make_record
+from log_files import file_size_limit
 from model_dirs import foreign, models_in, swap_tokens, write_lora, write_pair
 from tiny import sampler
 
@@ -389,17 +387,6 @@ def test_a_disk_that_is_full_at_any_step_leaves_no_export_or_a_whole_one(
         renamed = step > steps - 2  # only the sync of the parent directory is left
         assert (names(place) if place.exists() else set()) == (whole if renamed else set())
         assert not list((tmp_path / "exports").glob(".tmp-*"))
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file of this process may grow past `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_weights_that_the_system_cuts_short_are_a_store_error_and_not_mlxs_own(

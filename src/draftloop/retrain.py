@@ -19,9 +19,10 @@ from .errors import Interrupted, StoreError, TrainingFailed
 from .interrupt import StopRequest
 from .outlook import Situation, Step, look, next_step
 from .unattended import judging, training
-from .unattended.work import Load, OnStep, Outcome, Say, Work, load_pair
+from .unattended.work import Load, Outcome, Say, Work, load_pair
 
 if TYPE_CHECKING:
+    from .training.train import OnStep
     from .trial import Timing
 
 

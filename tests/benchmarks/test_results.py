@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import scripts
+
 
 def load(root: Path, name: str) -> ModuleType:
-    """A script of the folder `benchmarks`, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", root / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(root / "benchmarks" / f"{name}.py")
 
 
 def test_the_documents_tables_are_those_of_the_results_files(root: Path) -> None:

@@ -5,18 +5,17 @@ A test module says which row it serves by `pytestmark = pytest.mark.row("...")`;
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 from fault_table import FAILED, PASSED, ROWS, Row, Table
+
+from scripts import load
 
 if TYPE_CHECKING:
     from retraining import Shop
@@ -130,21 +129,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if table.full and whole:
         minutes = round((time.time() - _BEGAN) / 60, 1)
         rows = [row.to_json() for row in table.rows.values()]
-        path = _results().write("faults", {"minutes": minutes}, [], rows=rows)
+        path = load(RESULTS).write("faults", {"minutes": minutes}, [], rows=rows)
         terminalreporter.write_line(f"{minutes} minutes; written to {path}")
 
 
 def _is_alone(arguments: Sequence[str]) -> bool:
     """Whether nothing but faults was asked for: other runs end without the table."""
     return all(Path(argument.split("::")[0]).resolve().is_relative_to(HERE) for argument in arguments)
-
-
-def _results() -> ModuleType:
-    """The module that writes what benchmarks find."""
-    spec = importlib.util.spec_from_file_location("benchmark_results", RESULTS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module

@@ -10,11 +10,12 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from ..interrupt import handling
 from ..store.files import FILE_MODE, FILES, Files, storing
 from ..store.lock import Lock
 
@@ -38,7 +39,8 @@ def run_logged(command: Sequence[str], log: Path, limit: int = LIMIT_BYTES, kept
     try:
         _say(descriptor, shlex.join(command))
         began = time.monotonic()
-        with _passing_signals_on() as receiver:
+        receiver = _Receiver()
+        with handling(receiver.handle):
             receiver.take(_start(command, descriptor))
             code = receiver.wait()
         _say(descriptor, f"{_ending(code)} after {time.monotonic() - began:.1f} s")
@@ -124,14 +126,3 @@ class _Receiver:
         else:
             with suppress(ProcessLookupError):
                 self._child.send_signal(number)
-
-
-@contextmanager
-def _passing_signals_on() -> Iterator[_Receiver]:
-    receiver = _Receiver()
-    before = {number: signal.signal(number, receiver.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield receiver
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,7 @@ _LAUNCHD_REMEDY = "launchd is macOS's own; elsewhere choose --kind systemd or --
 _SYSTEMD_REMEDY = "it comes with systemd; where that is not used choose --kind cron, or on macOS --kind launchd"
 
 
-class _UnitFiles:
+class _UnitFiles(ABC):
     """What both have in common: whole files, written before and removed after the manager is told.
 
     Args:
@@ -34,21 +35,21 @@ class _UnitFiles:
         self._environment = environment
         self._home = Path(environment.get("HOME") or Path.home())
 
+    @abstractmethod
     def render(self, job: Job) -> dict[str, str]:
         """Path to text of every file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, texts: Mapping[str, str]) -> Unit:
         """What they say."""
-        raise NotImplementedError
 
+    @abstractmethod
     def paths(self, identity: str) -> list[Path]:
         """Where the files of a job lie."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_active(self, identity: str) -> bool:
         """Whether the manager will start it."""
-        raise NotImplementedError
 
     def found(self, identity: str) -> dict[str, str]:
         """The files that are there now."""
@@ -96,12 +97,15 @@ class _UnitFiles:
             with storing(path):
                 FILES.remove(path)
 
+    @abstractmethod
     def _enable(self, identity: str) -> None:
-        raise NotImplementedError
+        """Have the manager start it from now on."""
 
+    @abstractmethod
     def _disable(self, identity: str) -> None:
-        raise NotImplementedError
+        """Have the manager start it no more."""
 
+    @abstractmethod
     def _forget(self) -> None:
         """Tell the manager that files are gone."""
 
@@ -160,6 +164,9 @@ class Launchd(_UnitFiles):
         """What launchctl said when it refused, or None."""
         done = call_tool(["launchctl", *arguments], _LAUNCHD_REMEDY)
         return what_it_said(done) if done.returncode else None
+
+    def _forget(self) -> None:
+        """launchd forgot the job when it was disabled."""
 
 
 class Systemd(_UnitFiles):

@@ -87,9 +87,10 @@ def check(work: Work, alarm: str, pointer: Pointer) -> None:
     if trial.decision.outcome != "promote":
         work.say(f"{pointer.champion} stays: {reasons}")
         return
+    why = f"{alarm}, and the draft before it is better there: {reasons}"
+    registry.rollback(why, pointer.sequence)
     work.outcome.numbers = trial.to_json()
-    work.outcome.end("rolled back", f"{alarm}, and the draft before it is better there: {reasons}", pointer.champion)
-    registry.rollback(work.outcome.why, pointer.sequence)
+    work.outcome.end("rolled back", why, pointer.champion)
 
 
 def heldout_sample(records: Iterable[Record], most: int, seed: int) -> list[str]:

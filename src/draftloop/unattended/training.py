@@ -10,10 +10,10 @@ from ..config import Config, Models
 from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
 from ..outlook import PURPOSE
 from ..training.run import RunDirectory
-from .work import OnStep, Work
+from .work import Work
 
 if TYPE_CHECKING:
-    from ..training.train import TrainResult
+    from ..training.train import OnStep, TrainResult
 
 MAX_RESUMPTIONS = 3  # from one and the same step
 _GIGABYTE = 1 << 30

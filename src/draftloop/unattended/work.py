@@ -15,12 +15,12 @@ from ..registry import Pointer
 
 if TYPE_CHECKING:
     from ..pair import Pair
+    from ..training.train import OnStep
     from ..trial import Timing
 
 Ending = Literal["promoted", "refused", "inconclusive", "rolled back", "nothing"]
 Load = Callable[[Models, Path | None, str | None], "Pair"]
 Say = Callable[[str], None]
-OnStep = Callable[[int, int], None]
 
 EXIT_CODES: dict[Ending, int] = {"promoted": 0, "rolled back": 0, "nothing": 10, "refused": 11, "inconclusive": 12}
 
@@ -36,7 +36,7 @@ class Outcome:
         run, version: of the training or the candidate, where there was one.
         champion: in use afterwards.
         trained: whether a training ended, in a version or in nothing.
-        checked: the pointer's sequence, where champion and previous were compared and nothing changed.
+        checked: the pointer's sequence at which champion and previous were to be compared.
         clock: whether the clock went backward since the last training.
         target: fingerprint of the configured target, None where it is not on this machine.
         recipe: `outlook.recipe`.
