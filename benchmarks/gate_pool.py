@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from gate_worlds import FloatArray, Pool
@@ -32,7 +33,7 @@ class PoolSettings:
 
     loop: LoopSettings
     texts: int
-    training_epochs: int = Training().epochs
+    training_epochs: int | Literal["auto"] = Training().epochs
 
 
 def measured_pool(settings: PoolSettings, seed: int, steps: Steps) -> Pool:

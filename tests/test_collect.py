@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from builders import NoSync
 from model_dirs import VOCABULARY, add_token, write_llama, write_lora
 from tiny import sampler, tiny_llama
 
@@ -16,19 +18,23 @@ from draftloop.collect import (
     ALREADY_COLLECTED,
     CollectReport,
     CollectSettings,
+    _content_id,
     collect_data,
     generate_record,
     generation_seed,
     usable_ids,
 )
 from draftloop.config import Models
-from draftloop.errors import PromptError
+from draftloop.distributions import Distributions, TopK, decode
+from draftloop.errors import ConfigError, PromptError
 from draftloop.interrupt import StopRequest
 from draftloop.pair import Pair, load_pair
 from draftloop.prompts import Prompt, Unusable
-from draftloop.records import Record
+from draftloop.records import PairId, Record
+from draftloop.replay import ReplayBuffer
 from draftloop.speculative.decoder import Decoding, Draw, Round, Settings, count_rounds
 from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.store.blobs import BlobFile
 from draftloop.store.log import FailureLog
 
 MODES = [("greedy", 0.0), ("rejection", 0.9), ("match", 0.9)]
@@ -156,6 +162,190 @@ def test_where_the_draft_had_no_turn_stands_what_it_would_have_drawn(small_pair:
         pairs = enumerate(zip(record.draft_output, record.target_output, strict=True))
         differ += sum(a != b and at not in rejected for at, (a, b) in pairs)
     assert differ > 3
+
+
+# -- what the target said, kept beside the records ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def blobs(log: FailureLog) -> BlobFile:
+    return BlobFile(log.path.with_name("teacher.bin"))
+
+
+def kept_of(pair: Pair, settings: Settings, blobs: BlobFile, ids: list[int]) -> tuple[Record, Distributions]:
+    """A record, and the distributions that it points to."""
+    record = generate_record(pair, "x", ids, CollectSettings(settings), blobs=blobs)
+    assert record is not None
+    assert record.teacher is not None
+    return record, decode(blobs.read(record.teacher))
+
+
+def assert_said(pair: Pair, record: Record, ids: list[int], rows: TopK) -> None:
+    """`rows` are what one teacher-forced pass over `ids` gives for their last positions."""
+    logits = pair.target(mx.array([ids]))[0, -len(rows) :]
+    truth = np.array(sampling_log_probs(logits, record.sampler, pair.width))
+    kept = np.isfinite(rows.log_probs)
+    np.testing.assert_allclose(
+        rows.log_probs[kept], np.take_along_axis(truth, rows.ids, axis=1)[kept], atol=1e-4, rtol=0
+    )
+    np.put_along_axis(truth, np.where(kept, rows.ids, rows.ids[:, :1]), -np.inf, axis=1)
+    np.testing.assert_allclose(rows.tail, np.exp(truth).sum(axis=1), atol=1e-4)
+    assert np.where(kept, -np.inf, 0).max() <= 0
+    assert (truth.max(axis=1) <= rows.log_probs[:, -1] + 1e-4).all() or not kept.all()  # none likelier was left out
+
+
+def check_against_truth(pair: Pair, record: Record, found: Distributions) -> None:
+    """Every main row and every row of a branch."""
+    output, prompt = list(record.target_output), list(record.prompt_tokens)
+    assert len(found.rows) == len(output)
+    assert_said(pair, record, prompt + output[:-1], found.rows)
+    at = 0
+    for branch in found.branches:
+        ids = prompt + output[: branch.start] + list(branch.tokens)
+        assert_said(pair, record, ids, found.branch_rows[at : at + len(branch.tokens)])
+        at += len(branch.tokens)
+    assert at == len(found.branch_rows)
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+@pytest.mark.parametrize(("count", "top_k"), [(1, 0), (3, 5)])
+def test_kept_distributions_are_those_of_a_teacher_forced_pass(
+    rule: str, temperature: float, count: int, top_k: int, small_pair: Pair, blobs: BlobFile
+) -> None:
+    branches, finishes = 0, set()
+    for seed, stop in ((1, 0), (2, 40), (3, 200)):
+        pair = replace(small_pair, stop_tokens=frozenset(range(stop, stop + 9)))
+        settings = Settings(sampler(temperature, top_k=top_k, seed=seed), rule, count, 19, teacher_top_k=8)
+        record, found = kept_of(pair, settings, blobs, [5, 6, 7 + seed])
+        check_against_truth(pair, record, found)
+        branches += len(found.branches)
+        finishes.add(record.finish)
+        stops = {d.position for d in record.disagreements if d.draft_token in pair.stop_tokens}
+        assert {branch.start for branch in found.branches} == {d.position for d in record.disagreements} - stops
+    assert branches > 3
+    assert "length" in finishes
+
+
+def test_a_branch_holds_the_proposals_from_the_rejected_one_to_the_last(small_pair: Pair, blobs: BlobFile) -> None:
+    settings = Settings(sampler(0.9, seed=3), "rejection", 4, 30, teacher_top_k=8)
+    record, found = kept_of(replace(small_pair, stop_tokens=frozenset()), settings, blobs, [5, 6, 7])
+    rejected = {d.position: d.draft_token for d in record.disagreements}
+    assert {branch.start: branch.tokens[0] for branch in found.branches} == rejected
+    start, lengths = 0, {}
+    for drafted, accepted in record.rounds:
+        lengths[start + accepted] = min(4, 30 - start) - accepted
+        start += accepted + 1
+        assert drafted <= 4
+    assert {branch.start: len(branch.tokens) for branch in found.branches} == {at: lengths[at] for at in rejected}
+
+
+def test_a_branch_ends_before_a_stop_token_and_none_follows_the_end_of_the_text(
+    small_pair: Pair, blobs: BlobFile
+) -> None:
+    cut = 0
+    for seed in range(12):
+        pair = replace(small_pair, stop_tokens=frozenset(range(60, 70)))
+        settings = Settings(sampler(0.9, seed=seed), "rejection", 6, 24, teacher_top_k=4)
+        record, found = kept_of(pair, settings, blobs, [5, 6, 7 + seed])
+        check_against_truth(pair, record, found)
+        assert not pair.stop_tokens.intersection(token for branch in found.branches for token in branch.tokens)
+        assert all(branch.start < len(record.target_output) for branch in found.branches)
+        cut += any(d.draft_token in pair.stop_tokens for d in record.disagreements)
+    assert cut > 0
+
+
+def test_greedy_rows_are_one_hot(small_pair: Pair, blobs: BlobFile) -> None:
+    record, found = kept_of(small_pair, Settings(sampler(0.0), "greedy", 3, 12, teacher_top_k=32), blobs, [5, 6, 7])
+    assert found.rows.ids[:, 0].tolist() == list(record.target_output)
+    for rows in (found.rows, found.branch_rows):
+        assert rows.k == 1
+        assert (rows.log_probs == 0).all()
+        assert (rows.tail == 0).all()
+
+
+def test_the_embedded_pairs_distributions_are_those_of_a_teacher_forced_pass(
+    embedded_pair: Pair, blobs: BlobFile
+) -> None:
+    settings = Settings(sampler(0.8), "rejection", 4, 24, teacher_top_k=32)
+    record, found = kept_of(embedded_pair, settings, blobs, embedded_pair.tokenizer.encode("import os\n"))
+    check_against_truth(embedded_pair, record, found)
+    assert found.branches
+
+
+def test_a_row_of_another_position_is_no_truth(small_pair: Pair, blobs: BlobFile) -> None:
+    """The broken version that the tests above must catch."""
+    record, found = kept_of(small_pair, replace(SHORT, teacher_top_k=8), blobs, [5, 6, 7])
+    shifted = TopK(*(np.roll(part, 1, axis=0) for part in (found.rows.ids, found.rows.log_probs, found.rows.tail)))
+    with pytest.raises(AssertionError):
+        check_against_truth(small_pair, record, Distributions(shifted, found.branches, found.branch_rows))
+
+
+def keeping(k: int) -> Settings:
+    return replace(SHORT, teacher_top_k=k)
+
+
+def test_keeping_distributions_changes_neither_records_nor_ids_nor_resuming(
+    small_pair: Pair, log: FailureLog, blobs: BlobFile
+) -> None:
+    def collect(k: int, fresh: bool) -> CollectReport:
+        settings = CollectSettings(keeping(k), chat_template=False, fresh=fresh)
+        return collect_data(small_pair, PROMPTS, log, settings, blobs=blobs)
+
+    assert collect(8, fresh=False).generations == 5
+    assert collect(0, fresh=False).generations == 0
+    collect(0, fresh=True)
+    records = list(log.records())
+    assert [record.teacher is None for record in records] == [False] * 5 + [True] * 5
+    same = [replace(record, teacher=None, time=0.0) for record in records]
+    assert same[:5] == same[5:]
+
+
+def test_the_id_of_a_generation_is_what_it_always_was(small_pair: Pair) -> None:
+    """Replay, used failures and manifests know a generation by it."""
+    fixed = replace(small_pair, draft=small_pair.target, identity=PairId("t", "d", "k"))
+    said = [[5], [1], (astuple(SHORT.sampler), "rejection", 3, 8, 512), ("t", "d", "k"), None, "default"]
+    expected = hashlib.sha256(repr(said).encode()).hexdigest()[:32]
+    assert _content_id(fixed, [5], [1], keeping(8), "default") == expected
+
+
+def test_a_blob_is_on_disk_before_the_record_that_points_there(small_pair: Pair, log: FailureLog) -> None:
+    order: list[str] = []
+
+    class Watched(NoSync):
+        def write(self, descriptor: int, data: bytes) -> int:
+            order.append("blob" if data.startswith(b"DLTD") else "record")
+            return super().write(descriptor, data)
+
+        def sync(self, descriptor: int, full: bool = False) -> None:
+            order.append("sync")
+
+    files = Watched()
+    blobs = BlobFile(log.path.with_name("teacher.bin"), files)
+    settings = CollectSettings(keeping(8), chat_template=False)
+    collect_data(small_pair, PROMPTS[:3], FailureLog(log.path, files), settings, blobs=blobs)
+    first = order.index("blob")
+    assert order[first:][-8:] == ["blob", "sync", "record", "sync"] * 2
+
+
+def test_the_replay_buffer_points_at_the_same_blobs(
+    small_pair: Pair, log: FailureLog, blobs: BlobFile, tmp_path: Path
+) -> None:
+    settings = CollectSettings(keeping(8), chat_template=False)
+    collect_data(small_pair, PROMPTS, log, settings, blobs=blobs)
+    replay = ReplayBuffer(tmp_path / "replay", 50)
+    replay.remember(log.records(), seed=0)
+    replay.refresh(log.records(), seed=1)
+    log.path.unlink()  # the buffer outlives the log, and so do the blobs
+    kept = replay.records()
+    assert len(kept) == 5
+    for record in kept:
+        assert record.teacher is not None
+        check_against_truth(small_pair, record, decode(blobs.read(record.teacher)))
+
+
+def test_without_a_file_for_them_distributions_are_refused(small_pair: Pair, log: FailureLog) -> None:
+    with pytest.raises(ConfigError, match=r"pass blobs=data\.blobs"):
+        run(small_pair, log, decoding=keeping(8))
 
 
 # -- what is written, and when ----------------------------------------------------------------------------------------

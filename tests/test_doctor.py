@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from draftloop import blas, doctor
+from draftloop import blas, doctor, memory
 from draftloop.config import Config, Models
 from draftloop.doctor import Finding, examine
+from draftloop.memory import DeviceMemory
 
 
 def findings(config: Config, data_dir: Path, with_pair: bool = True) -> dict[str, Finding]:
@@ -80,8 +81,10 @@ def test_a_directory_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeyp
 
 
 def test_little_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_physical_memory", lambda: 3 << 30)
-    assert findings(Config(), tmp_path, with_pair=False)["memory"].state == "warning"
+    monkeypatch.setattr(memory, "read_device", lambda: DeviceMemory(3 << 30, "Metal's recommended working set"))
+    found = findings(Config(), tmp_path, with_pair=False)["memory"]
+    assert found.state == "warning"
+    assert found.found == "3.0 GB (Metal's recommended working set); training.memory = auto allows 2.4 GB"
 
 
 def test_an_mlx_that_cannot_be_imported_is_a_problem_and_the_rest_is_still_looked_at(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm.models.llama import Model, ModelArgs
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from draftloop.pair import Pair
 from draftloop.records import PairId, Sampler
@@ -58,12 +62,21 @@ def tiny_pair(
     return Pair(
         target=target,
         draft=draft,
-        tokenizer=None,
+        tokenizer=word_tokenizer(vocabulary),
         identity=PairId("target", "draft", "tokenizer"),
         width=min(vocabulary, draft_vocabulary or vocabulary),
         stop_tokens=stop_tokens,
         context=context,
     )
+
+
+@cache
+def word_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Every id spells a number or a word of its own in sentencepiece's way, with a blank before it or without."""
+    words = {f"{'▁' if i % 3 else ''}{i if i % 4 == 0 else f'w{i}'}": i for i in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=next(iter(words))))
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 def sampler(temperature: float = 0.8, top_p: float = 1.0, min_p: float = 0.0, top_k: int = 0, seed: int = 0) -> Sampler:

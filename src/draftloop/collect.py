@@ -10,19 +10,23 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import mlx.core as mx
 
 from .acceptance import Acceptance, realised
-from .errors import PromptError
+from .distributions import Branch, Distributions, TopK, joined
+from .distributions import encode as encode_distributions
+from .errors import ConfigError, PromptError
 from .interrupt import StopRequest
 from .pair import Pair
 from .prompts import Prompt, Unusable, encode
 from .records import Disagreement, Record, RunConditions
 from .speculative.decoder import Decoding, Draw, Round, Settings, check_length, count_rounds
+from .store.blobs import BlobFile
 from .store.log import FailureLog
 
 ALREADY_COLLECTED = "already collected"
@@ -90,6 +94,7 @@ def collect_data(
     settings: CollectSettings,
     stop: StopRequest | None = None,
     on_record: Callable[[CollectReport, Record], None] | None = None,
+    blobs: BlobFile | None = None,
 ) -> CollectReport:
     """Generate from every usable prompt that was not collected yet, and log each finished generation.
 
@@ -100,10 +105,14 @@ def collect_data(
         settings: sampler, rule, lengths, source.
         stop: looked at after every round; a generation that is cut by it is not logged.
         on_record: called after each record with the report so far.
+        blobs: where the target's distributions go; each is on disk before the record that points there.
 
     Raises:
+        ConfigError: `decoding.teacher_top_k` asks for distributions, and there are no `blobs`.
         PromptError: not one prompt was usable, and none had been collected before.
     """
+    if settings.decoding.teacher_top_k and blobs is None:
+        raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
     report = CollectReport(prompts=len(prompts))
     known = set() if settings.fresh else log.resume_keys()
     conditions = _conditions(pair, settings.decoding)
@@ -125,7 +134,7 @@ def collect_data(
             report.skipped[ALREADY_COLLECTED] += 1
             continue
         began = time.perf_counter()
-        record = generate_record(pair, prompt.text, ids, settings, stop)
+        record = generate_record(pair, prompt.text, ids, settings, stop, blobs)
         if record is None:
             break
         record = log.append(record)
@@ -144,9 +153,17 @@ def collect_data(
 
 
 def generate_record(
-    pair: Pair, text: str, ids: Sequence[int], settings: CollectSettings, stop: StopRequest | None = None
+    pair: Pair,
+    text: str,
+    ids: Sequence[int],
+    settings: CollectSettings,
+    stop: StopRequest | None = None,
+    blobs: BlobFile | None = None,
 ) -> Record | None:
-    """Decode one prompt to its end and say all of it as a record; None when `stop` came first."""
+    """Decode one prompt to its end and say all of it as a record; None when `stop` came first.
+
+    What the decoder kept of the target's distributions is in `blobs` by then.
+    """
     run_seed = settings.decoding.sampler.seed
     sampler = replace(settings.decoding.sampler, seed=generation_seed(run_seed, ids))
     decoding = Decoding(pair, ids, replace(settings.decoding, sampler=sampler))
@@ -157,7 +174,31 @@ def generate_record(
             return None
     decoding.settle()
     mx.clear_cache()
-    return _record(pair, text, ids, settings, decoding, rounds)
+    record = _record(pair, text, ids, settings, decoding, rounds)
+    kept = None if blobs is None else distributions_of(rounds, pair.stop_tokens)
+    if blobs is None or kept is None:
+        return record
+    return replace(record, teacher=blobs.append(encode_distributions(kept)))
+
+
+def distributions_of(rounds: Sequence[Round], stop_tokens: Collection[int]) -> Distributions | None:
+    """The target's distributions along a text and in its branches; None where the decoder kept none.
+
+    A branch ends before a stop token: nothing is ever asked after one.
+    """
+    rows: list[TopK] = []
+    branches: list[Branch] = []
+    branch_rows: list[TopK] = []
+    for found in rounds:
+        if found.target_rows is None:
+            return None
+        rows.append(found.target_rows[: len(found.tokens)])
+        if found.accepted < len(found.draws):  # the last draw was rejected
+            proposals = found.proposals[found.accepted :]
+            tokens = tuple(takewhile(lambda token: token not in stop_tokens, proposals))
+            branches += [Branch(found.start + found.accepted, tokens)] if tokens else []
+            branch_rows.append(found.target_rows[found.accepted + 1 :][: len(tokens)])
+    return Distributions(joined(rows), tuple(branches), joined(branch_rows or [rows[0][:0]]))
 
 
 def _record(
@@ -203,7 +244,10 @@ def _record(
 
 def _content_id(pair: Pair, ids: Sequence[int], output: Sequence[int], decoding: Settings, source: str) -> str:
     """32 hex digits that say what was generated: the same run has the same ids, so what draws by id repeats too."""
-    said = [list(ids), list(output), astuple(decoding), astuple(pair.identity), pair.adapter, source]
+    # What is kept beside a text says nothing of the text, so teacher_top_k is no part of this.
+    how = (astuple(decoding.sampler), decoding.rule, decoding.num_draft_tokens)
+    lengths = decoding.max_tokens, decoding.prefill_step_size
+    said = [list(ids), list(output), (*how, *lengths), astuple(pair.identity), pair.adapter, source]
     return hashlib.sha256(repr(said).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

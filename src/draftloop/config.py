@@ -6,6 +6,7 @@ Knows nothing of models, files of data, or terminals.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import ConfigError
 from .yaml_strict import quoted, read_yaml_lines
@@ -25,10 +35,41 @@ DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
 Rule = Literal["auto", "greedy", "rejection", "match"]
 Matrices = Literal["layers", "all"]
 Loss = Literal["ce", "kl", "tv", "nla", "lk"]
+Teacher = Literal["live", "logged", "none"]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what MLX and NumPy both take
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _memory(value: object) -> object:
+    """`auto`, or a number of GB; one message for both, where pydantic would give one for each."""
+    if value == "auto":
+        return value
+    try:
+        size = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        size = math.nan
+    if isinstance(value, bool) or not 0.0 < size < math.inf:
+        raise ValueError("expected auto, or a number of GB above 0")
+    return size
+
+
+def _epochs(value: object) -> object:
+    """`auto`, or a number of epochs."""
+    if value == "auto":
+        return value
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = 0
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number < 2**31:
+        raise ValueError("expected auto, or a whole number above 0")
+    return number
+
+
+Memory = Annotated[float | Literal["auto"], PlainValidator(_memory)]
+Epochs = Annotated[int | Literal["auto"], PlainValidator(_epochs)]
 
 
 class Section(BaseModel):
@@ -84,9 +125,13 @@ class Training(Section):
 
     loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; tv, nla; lk: kl, then tv")
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(3e-3, description="peak")
-    batch_size: Positive = Field(8, description="generations a micro-batch")
+    batch_size: Positive = Field(8, description="most generations a micro-batch")
+    batch_tokens: Positive = Field(512, description="most supervised tokens of a micro-batch of several generations")
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
-    epochs: Positive = Field(8, description="passes over the failures")
+    epochs: Epochs = Field("auto", description="passes over the failures; auto: the fewer the more there are")
+    teacher: Teacher = Field("live", description="live: the target; logged: what was kept of it; none: its tokens")
+    answers: NotNegative = Field(3, description="times the live teacher answers each failure's prompt anew")
+    proposals: NotNegative = Field(0, description="times the draft does, for the live teacher to comment on")
     warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.01, description="AdamW's")
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="gradients are clipped to it")
@@ -100,6 +145,7 @@ class Training(Section):
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
     patience: Positive = Field(8, description="validations without a better one before the run stops early")
     max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(None, description="time limit; none by default")
+    memory: Memory = Field("auto", description="GB that MLX may hold; auto: what the device has")
     teacher_memory_mb: Positive = Field(2048, description="for the target's distributions; the rest is recomputed")
     seed: Seed = Field(0, description="of order, replay, dropout and the adapter's start")
     lora: Lora = Lora()
@@ -111,6 +157,7 @@ class Data(Section):
     max_prompt_length: Positive = Field(2048, description="tokens; a longer prompt is skipped, never cut")
     max_output_length: Positive = Field(512, description="tokens; labels are cut there, from the end, and counted")
     replay_capacity: Positive = Field(500, description="generations in the replay buffer")
+    teacher_top_k: NotNegative = Field(32, description="likeliest tokens of the target kept a position; 0 keeps none")
     full_sync: bool = Field(False, description="make every append survive power loss too (slower)")
 
 
@@ -156,7 +203,9 @@ class Retrain(Section):
 
     min_interval_minutes: Annotated[float, Field(ge=0.0)] = Field(30.0, description="between two trainings")
     max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(60.0, description="of training; null is no limit")
-    max_memory_gb: Annotated[float, Field(gt=0.0)] | None = Field(None, description="of MLX; null is no limit")
+    max_memory_gb: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="of MLX while it trains; the smaller of it and training.memory counts; null is no limit"
+    )
     niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="19 gives way to everything else")
     keep_versions: Annotated[int, Field(ge=1)] = Field(10, description="newest versions whose weights are kept")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from .config import Data
 from .registry import Registry
 from .replay import ReplayBuffer
+from .store.blobs import BlobFile
 from .store.files import FILES, Files
 from .store.journal import Journal
 from .store.lock import Lock
@@ -33,6 +34,11 @@ class DataDirectory:
     def log(self) -> FailureLog:
         """Every finished generation."""
         return FailureLog(self.root / "failures" / "failures.jsonl", self.files, self.settings.full_sync)
+
+    @cached_property
+    def blobs(self) -> BlobFile:
+        """What the target said at every position of them; the records of log and replay buffer point there."""
+        return BlobFile(self.log.path.with_name("teacher.bin"), self.files, self.settings.full_sync)
 
     @cached_property
     def replay(self) -> ReplayBuffer:

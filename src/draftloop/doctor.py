@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from . import blas
+from . import blas, memory
 from .config import Config
 from .errors import DraftloopError
 
@@ -99,19 +99,12 @@ def _device() -> Finding:
 
 
 def _memory() -> Finding:
-    import mlx.core as mx
-
-    limit = _physical_memory()
-    if mx.metal.is_available():
-        limit = int(mx.device_info()["max_recommended_working_set_size"])
-    found = f"{limit / 2**30:.1f} GB for models"
-    if limit < 4 * 2**30:
+    device = memory.read_device()
+    allowed = memory.budget("auto", device)
+    found = f"{device.bytes / 2**30:.1f} GB ({device.figure}); training.memory = auto allows {allowed}"
+    if device.bytes < 4 * 2**30:
         return Finding("memory", "warning", found, "enough for the embedded pair; close programs before a real one")
     return Finding("memory", "ok", found)
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _writable(data_dir: Path) -> Finding:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from draftloop.data_directory import DataDirectory
+from draftloop.distributions import decode
 from draftloop.store.log import FailureLog
 
 LOG = Path("data/failures/failures.jsonl")
@@ -71,6 +73,18 @@ def test_sampler_rule_and_draft_length_of_the_flags_are_in_the_record(call_with_
     assert (s.temperature, s.top_p, s.min_p, s.top_k) == (0.5, 0.9, 0.01, 9)
     assert (record.rule, record.num_draft_tokens, record.run_seed) == ("match", 2, 6)
     assert found.json["rule"] == "match"
+
+
+def test_the_targets_distributions_are_kept_beside_the_log_unless_told_not_to(call_with_pair) -> None:
+    data = DataDirectory(Path("data"))
+    widths = []
+    for flags in ([], ["--teacher-top-k", "3"], ["--teacher-top-k", "0"]):
+        assert call_with_pair("collect-data", "-p", "a", "--fresh", *flags, *SHORT).code == 0
+        *_, record = data.log.records()
+        widths.append(record.teacher and decode(data.blobs.read(record.teacher)).rows.k)
+    assert widths == [32, 3, None]
+    assert data.blobs.path == LOG.with_name("teacher.bin")
+    assert data.blobs.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_log_is_its_owners_alone(call_with_pair) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import mlx_lm
@@ -23,6 +25,25 @@ def test_two_prompts_are_enough_and_it_says_that_nothing_could_be_held_out(call_
     assert "v0001" in found.out
     assert "nothing was held out" in found.out
     assert "nothing could be held out" in found.err
+    assert re.search(r"Learned from 24 positions of 2 generations, \d+ of them rejected\.", found.out)
+    assert "What the draft still misses, on 24 positions of 2 failures it trained on:" in found.out
+
+
+@pytest.mark.usefixtures("collected")
+def test_the_table_of_what_is_missed_fits_a_terminal_and_says_what_the_run_keeps(call_with_pair, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = call_with_pair("train", "--epochs", "1", "--rank", "2")
+    assert found.code == 0, found.err
+    lessons = json.loads(Path("data/runs/r0001/result.json").read_text())["lessons"]
+    assert lessons["learned_from"] == lessons["measured_on"]
+    table = found.out[found.out.index("What the draft still misses") :].splitlines()
+    assert max(map(len, table[: len(lessons["kinds"]) + 6])) <= 80
+    for row in lessons["kinds"]:
+        line = next(line for line in map(str.strip, table) if line.startswith(row["kind"]))
+        numbers = line.removeprefix(row["kind"]).split()
+        shares = [f"{row[name]:.0%}" for name in ("share", "remaining")]
+        means = [f"{row[f'acceptance_{when}']:.3f}" for when in ("before", "after")]
+        assert numbers == [str(row["positions"]), shares[0], str(row["rejected"]), *means, shares[1]]
 
 
 @pytest.mark.usefixtures("collected")
@@ -34,6 +55,7 @@ def test_json_says_what_the_text_says_and_the_version_loads_in_plain_mlx_lm(
     values = found.json
     assert (values["status"], values["version"], values["failures"]) == ("ok", "v0001", 2)
     assert values["train_loss_before"] != values["train_loss_after"]
+    assert values["lessons"] == json.loads(Path(values["run_path"], "result.json").read_text())["lessons"]
     mlx_lm.load(small_models.draft, adapter_path=values["path"])
 
 

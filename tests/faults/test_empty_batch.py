@@ -21,7 +21,7 @@ from draftloop.training.examples import NO_OUTPUT, Example
 from draftloop.training.forward import make_forward
 from draftloop.training.plan import Window
 from draftloop.training.step import Learner
-from draftloop.training.teacher import Teacher
+from draftloop.training.teacher import LiveTeacher
 
 pytestmark = pytest.mark.row("empty or fully masked batch")
 
@@ -32,7 +32,7 @@ EXAMPLES = [*examples_of(PAIR, 12), *examples_of(PAIR, 4, temperature=0.0, seed=
 def learner(loss: Loss) -> Learner:
     draft = tiny_llama(seed=2)
     lora.attach_fresh(draft, AdapterConfig(rank=2, scale=2.0), seed=0)
-    teacher = Teacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
+    teacher = LiveTeacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
     return Learner(draft, make_forward(draft, "draft", print), teacher, 64, Training(loss=loss, warmup_steps=0), 10)
 
 
@@ -55,8 +55,8 @@ def test_a_masked_batch_has_loss_0_and_finite_gradients_and_changes_nothing(loss
     for _ in range(batches):
         examples = masked(choose)
         batch = make_batch(examples)
-        assert (batch.tokens, mx.sum(batch.weights).item()) == (0, 0.0)
-        sums, gradients = found._sums_and_gradients(batch, found._teacher.log_probs(batch))
+        assert (batch.tokens, mx.sum(batch.asked.weights).item()) == (0, 0.0)
+        sums, gradients = found._sums_and_gradients(batch, found._teacher.teach(batch))
         assert (sums.loss.item(), sums.tokens.item(), sums.acceptance.item()) == (0.0, 0.0, 0.0)
         assert all(mx.all(leaf == 0.0).item() for _, leaf in tree_flatten(gradients))
         result = found.train(Window(0, (tuple(examples),)), 1, 0, lambda: None)

@@ -23,7 +23,7 @@ from draftloop.training import train as train_module
 from draftloop.training.forward import Forward, make_forward
 from draftloop.training.plan import Window
 from draftloop.training.step import Learner
-from draftloop.training.teacher import Teacher
+from draftloop.training.teacher import LiveTeacher
 
 pytestmark = pytest.mark.row("NaN or Inf in loss or gradient")
 
@@ -89,7 +89,7 @@ def learner(where: str = "", number: str = "nan", call: int = 0) -> Learner:
         if where in (name, "gradient" if name == "draft" else ""):
             at = call if name == "draft" else 2 * call - 1  # the target is asked for each of two examples
             forwards[name] = Poison(forwards[name], number, lambda i, at=at: i == at, where == "gradient")  # type: ignore[misc]
-    teacher = Teacher(forwards["target"], 64, EXAMPLES, 64, print)
+    teacher = LiveTeacher(forwards["target"], 64, EXAMPLES, 64, print)
     return Learner(draft, forwards["draft"], teacher, 64, Training(warmup_steps=2), steps=6)
 
 

@@ -202,6 +202,52 @@ def test_the_global_random_state_is_neither_used_nor_changed() -> None:
     assert list(Decoding(pair, PROMPT, settings())) == first
 
 
+# -- what is kept of the target's distributions ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+@pytest.mark.parametrize("k", [1, 8, 1000])
+def test_keeping_distributions_changes_no_round(rule: str, temperature: float, k: int) -> None:
+    pair = tiny_pair(likeness=0.9)
+    without = settings(rule, temperature)
+    decodings = [Decoding(pair, PROMPT, replace(without, teacher_top_k=kept)) for kept in (0, k)]
+    bare, kept = (list(decoding) for decoding in decodings)
+    assert bare == kept
+    assert all(found.target_rows is None for found in bare)
+    assert all(len(found.target_rows or ()) == len(found.proposals) + 1 for found in kept)
+    for decoding in decodings:
+        decoding.settle()
+    assert decodings[0].bonus_draws == decodings[1].bonus_draws
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_what_is_kept_are_the_distributions_that_verified(top_k: int) -> None:
+    pair = tiny_pair(likeness=0.9)
+    found = settings()
+    decoding = Decoding(pair, PROMPT, replace(found, sampler=replace(found.sampler, top_k=top_k), teacher_top_k=8))
+    for one in decoding:
+        rows = one.target_rows
+        assert rows is not None
+        assert rows.k == (top_k or 8)
+        both = zip(rows.ids.tolist(), rows.log_probs.tolist(), strict=True)
+        kept = [dict(zip(ids, values, strict=True)) for ids, values in both]
+        for offset, draw in enumerate(one.draws):
+            for token, log_p in ((draw.draft_token, draw.draft_log_p), (draw.token, draw.token_log_p)):
+                assert kept[offset].get(token, log_p) == log_p  # the very same number
+
+
+def test_keeping_distributions_costs_no_synchronisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated: list[int] = []
+    real = mx.eval
+    monkeypatch.setattr(mx, "eval", lambda *arrays: (evaluated.append(1), real(*arrays))[1])
+    counts = []
+    for k in (0, 8):
+        evaluated.clear()
+        rounds = list(Decoding(tiny_pair(likeness=0.9), PROMPT, replace(settings(), teacher_top_k=k)))
+        counts.append((len(evaluated), len(rounds)))
+    assert counts[0] == counts[1]
+
+
 # -- padded and refused -----------------------------------------------------------------------------------------------
 
 
@@ -233,3 +279,5 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for wrong in ({"count": 0}, {"length": 0}, {"rule": "greedy"}):
         with pytest.raises(ConfigError):
             settings(**wrong)
+    with pytest.raises(ConfigError, match="teacher_top_k must be at least 0, found -1"):
+        replace(settings(), teacher_top_k=-1)

@@ -57,7 +57,7 @@ def rows(shop: Workshop, run: str = "r0001", kind: str | None = None) -> list[di
 
 
 def without_time(values: dict) -> dict:
-    return {name: value for name, value in values.items() if name not in {"seconds", "path", "run_path"}}
+    return {name: value for name, value in values.items() if name not in {"seconds", "peak_memory_gb", "path", "run_path"}}
 
 
 def checkpoint(shop: Workshop) -> tuple[dict[str, bytes], dict]:
@@ -66,7 +66,7 @@ def checkpoint(shop: Workshop) -> tuple[dict[str, bytes], dict]:
     tensors = mx.load(str(directory / "tensors.safetensors"))
     progress = orjson.loads((directory / "progress.json").read_bytes())
     return {name: bytes(memoryview(value)) for name, value in tensors.items()}, {
-        name: value for name, value in progress.items() if name not in {"seconds", "sha256"}
+        name: value for name, value in progress.items() if name not in {"seconds", "sha256", "fit"}
     }
 
 

@@ -13,7 +13,7 @@ from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.training import losses
 from draftloop.training.forward import make_forward
-from draftloop.training.losses import LK_ETA, Sums, log_softmax, loss_sums
+from draftloop.training.losses import LK_ETA, Asked, Student, Sums, loss_sums, student
 
 M, V, WIDTH = 5, 9, 7
 KINDS = ("ce", "kl", "tv", "nla", "lk")
@@ -35,14 +35,21 @@ def teacher() -> np.ndarray:
 LOG_P = teacher()
 
 
-def arrays() -> tuple[mx.array, ...]:
-    numbers = [mx.array(a.astype(np.float32)) for a in (LOGITS, TEMPERATURE, LOG_P, WEIGHTS)]
-    return *numbers, mx.array(LABELS)
+NO = mx.zeros(M, mx.bool_)
+LOG_P_ARRAY = mx.array(LOG_P.astype(np.float32))
+
+
+def asked(match: mx.array = NO, greedy: mx.array = NO, weights: np.ndarray = WEIGHTS) -> Asked:
+    numbers = [mx.array(a.astype(np.float32)) for a in (TEMPERATURE, weights)]
+    return Asked(mx.array(LABELS.astype(np.int32)), *numbers, match, greedy)
+
+
+def logits32() -> mx.array:
+    return mx.array(LOGITS.astype(np.float32))
 
 
 def value(kind: str, logits: mx.array, sums=loss_sums) -> mx.array:
-    _, temperature, log_p, weights, labels = arrays()
-    return sums(kind, log_softmax(logits, temperature, WIDTH), log_p, labels, weights).loss
+    return sums(kind, student(logits, asked(), WIDTH), LOG_P_ARRAY, asked()).loss
 
 
 def definition(kind: str, logits: np.ndarray, share: float | None = None) -> tuple[float, float]:
@@ -78,15 +85,14 @@ def gradient_by_differences(kind: str, step: float = 1e-6) -> np.ndarray:
 
 def trains(kind: str, sums=loss_sums) -> bool:
     """The check that a loss must pass: a gradient that is not zero and is the one of the definition."""
-    gradient = np.array(mx.grad(lambda logits: value(kind, logits, sums))(arrays()[0]))
+    gradient = np.array(mx.grad(lambda logits: value(kind, logits, sums))(logits32()))
     expected = gradient_by_differences(kind)
     return bool(np.abs(gradient).max() > 1e-3 and np.allclose(gradient, expected, rtol=1e-3, atol=1e-5))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_is_what_the_design_says(kind):
-    logits, temperature, log_p, weights, labels = arrays()
-    sums = loss_sums(kind, log_softmax(logits, temperature, WIDTH), log_p, labels, weights)
+    sums = loss_sums(kind, student(logits32(), asked(), WIDTH), LOG_P_ARRAY, asked())
     loss, accepted = definition(kind, LOGITS)
     assert sums.loss.item() == pytest.approx(loss, rel=1e-5)
     assert sums.acceptance.item() == pytest.approx(accepted, rel=1e-5)
@@ -102,16 +108,17 @@ def test_the_gradient_is_not_zero_and_agrees_with_finite_differences(kind):
 def test_the_same_check_catches_a_loss_whose_gradient_is_cut_off(kind):
     """The bug of a known implementation: finite, falling in no log, training nothing."""
 
-    def cut(kind: str, log_q: mx.array, *rest: mx.array) -> Sums:
-        return loss_sums(kind, mx.stop_gradient(log_q), *rest)
+    def cut(kind: str, found: Student, *rest: mx.array) -> Sums:
+        return loss_sums(kind, Student(*map(mx.stop_gradient, found)), *rest)
 
-    assert value(kind, arrays()[0], cut).item() == value(kind, arrays()[0]).item()
+    assert value(kind, logits32(), cut).item() == value(kind, logits32()).item()
     assert not trains(kind, cut)
 
 
 def test_the_same_check_catches_one_that_scales_with_the_wrong_temperature():
-    def tepid(kind: str, log_q: mx.array, *rest: mx.array) -> Sums:
-        return loss_sums(kind, log_q * 1.1 - mx.logsumexp(log_q * 1.1, axis=-1, keepdims=True), *rest)
+    def tepid(kind: str, found: Student, *rest: mx.array) -> Sums:
+        warmer = found.log_q * 1.1 - mx.logsumexp(found.log_q * 1.1, axis=-1, keepdims=True)
+        return loss_sums(kind, found._replace(log_q=warmer), *rest)
 
     assert not trains("kl", tepid)
 
@@ -129,10 +136,16 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
     lora.load_parameters(model, noise)
     forward = make_forward(model, "draft", print)
     inputs, positions, labels = mx.array([[1, 2, 3, 4, 5, 6]]), mx.array([2, 3, 4, 5]), mx.array([1, 2, 3, 4])
-    log_p = log_softmax(mx.random.normal((4, 16), key=mx.random.key(1)) * 2, mx.ones((4, 1)), 16)
+    none = mx.zeros(4, mx.bool_)
+    there = Asked(labels, mx.full((4, 1), 0.8), mx.ones(4), none, none)
+    drawn = mx.random.normal((4, 16), key=mx.random.key(1)) * 2
+    log_p = drawn - mx.logsumexp(drawn, axis=-1, keepdims=True)
+
+    def said() -> Student:
+        return student(forward(inputs, positions), there, 16)
 
     def log_q() -> mx.array:
-        return log_softmax(forward(inputs, positions), mx.full((4, 1), 0.8), 16)
+        return said().log_q
 
     p = mx.exp(log_p)
     share = math.exp(-LK_ETA * mx.exp(losses.log_acceptance(log_q(), log_p)).mean().item())
@@ -142,9 +155,9 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
         if kind == "lk":
             refused = 1 - mx.exp(losses.log_acceptance(log_q(), log_p))
             return (share * losses.kl(log_q(), log_p, p) + (1 - share) * refused).sum().item()
-        return loss_sums(kind, log_q(), log_p, labels, mx.ones(4)).loss.item()
+        return loss_sums(kind, said(), log_p, there).loss.item()
 
-    _, gradient = nn.value_and_grad(model, lambda: loss_sums(kind, log_q(), log_p, labels, mx.ones(4)).loss)()
+    _, gradient = nn.value_and_grad(model, lambda: loss_sums(kind, said(), log_p, there).loss)()
     norm = math.sqrt(sum(mx.sum(g * g).item() for _, g in tree_flatten(gradient)))
     start, step = model.trainable_parameters(), 3e-3
     ends = []
@@ -166,68 +179,191 @@ def test_extreme_logits_overflow_nothing(kind, size):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_supervised_token_loss_and_gradient_are_zero_and_finite(kind):
-    logits, temperature, log_p, _, labels = arrays()
-
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, log_softmax(logits, temperature, WIDTH), log_p, labels, mx.zeros(M)).loss
+        return loss_sums(kind, student(logits, asked(), WIDTH), LOG_P_ARRAY, asked(weights=np.zeros(M))).loss
 
-    loss_value, gradient = mx.value_and_grad(loss)(logits)
+    loss_value, gradient = mx.value_and_grad(loss)(logits32())
     assert loss_value.item() == 0
     assert mx.array_equal(gradient, mx.zeros_like(gradient))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_supervised_changes_nothing(kind):
-    logits = arrays()[0]
-    loss, gradient = mx.value_and_grad(lambda logits: value(kind, logits))(logits)
-    other = mx.where(mx.arange(M)[:, None] == M - 1, 77.0, logits)
+    loss, gradient = mx.value_and_grad(lambda logits: value(kind, logits))(logits32())
+    other = mx.where(mx.arange(M)[:, None] == M - 1, 77.0, logits32())
     assert value(kind, other).item() == loss.item()
     assert not mx.any(gradient[M - 1]).item()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_beyond_the_shared_width_have_no_part_in_it(kind):
-    logits = arrays()[0]
-    other = mx.where(mx.arange(V) >= WIDTH, 50.0, logits)
-    assert value(kind, other).item() == value(kind, logits).item()
+    other = mx.where(mx.arange(V) >= WIDTH, 50.0, logits32())
+    assert value(kind, other).item() == value(kind, logits32()).item()
 
 
 def test_a_greedy_teacher_makes_kl_the_cross_entropy_and_a_the_probability_of_y():
-    logits, temperature, _, weights, labels = arrays()
-    log_q = log_softmax(logits, temperature, WIDTH)
-    one_hot = mx.where(mx.arange(WIDTH) == labels[:, None], 0.0, -mx.inf)
-    p = mx.exp(one_hot)
-    assert mx.allclose(losses.kl(log_q, one_hot, p), losses.ce(log_q, labels))
-    assert mx.allclose(mx.exp(losses.log_acceptance(log_q, one_hot)), mx.exp(-losses.ce(log_q, labels)))
-    assert loss_sums("kl", log_q, one_hot, labels, weights).loss.item() > 0
+    found, here = student(logits32(), asked(), WIDTH), asked()
+    one_hot = mx.where(mx.arange(WIDTH) == here.labels[:, None], 0.0, -mx.inf)
+    assert mx.allclose(losses.kl(found.log_q, one_hot, mx.exp(one_hot)), -found.label)
+    assert mx.allclose(losses.log_acceptance(found.log_q, one_hot), found.label)
+    assert loss_sums("kl", found, one_hot, here).loss.item() > 0
 
 
 def test_q_keeps_full_support_where_the_teacher_is_truncated():
-    logits, temperature, log_p, _, _ = arrays()
-    log_q = log_softmax(logits, temperature, WIDTH)
+    log_q = student(logits32(), asked(), WIDTH).log_q
     assert mx.all(mx.isfinite(log_q)).item()
-    assert not mx.all(mx.isfinite(log_p)).item()
+    assert not mx.all(mx.isfinite(LOG_P_ARRAY)).item()
     assert mx.allclose(mx.sum(mx.exp(log_q), axis=-1), mx.ones(M), atol=1e-6)
 
 
 def test_equal_distributions_are_accepted_whole_at_no_loss():
-    log_q = log_softmax(arrays()[0], arrays()[1], WIDTH)
-    q = mx.exp(log_q)
-    assert mx.allclose(losses.acceptance(q, q), mx.ones(M), atol=1e-6)
+    log_q = student(logits32(), asked(), WIDTH).log_q
     assert mx.allclose(losses.log_acceptance(log_q, log_q), mx.zeros(M), atol=1e-6)
-    assert mx.allclose(losses.kl(log_q, log_q, q), mx.zeros(M), atol=1e-6)
+    assert mx.allclose(losses.kl(log_q, log_q, mx.exp(log_q)), mx.zeros(M), atol=1e-6)
 
 
 def test_16_bit_logits_are_computed_in_32():
-    logits, temperature, *_ = arrays()
-    assert log_softmax(logits.astype(mx.bfloat16), temperature, WIDTH).dtype == mx.float32
+    assert student(logits32().astype(mx.bfloat16), asked(), WIDTH).log_q.dtype == mx.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_terms_of_pieces_add_up_to_those_of_the_whole(kind):
-    logits, temperature, log_p, weights, labels = arrays()
-    log_q = log_softmax(logits, temperature, WIDTH)
-    pieces = [losses.terms(kind, *(a[i : i + 2] for a in (log_q, log_p, labels, weights))) for i in range(0, M, 2)]
+    found, here = student(logits32(), asked(), WIDTH), asked()
+
+    def of(piece: slice) -> losses.Terms:
+        return losses.terms(kind, Student(*(a[piece] for a in found)), LOG_P_ARRAY[piece], here.piece(piece))
+
+    pieces = [of(slice(i, i + 2)) for i in range(0, M, 2)]
     added = losses.combine(kind, losses.Terms(*map(sum, zip(*pieces, strict=True))))
-    whole = loss_sums(kind, log_q, log_p, labels, weights)
+    whole = loss_sums(kind, found, LOG_P_ARRAY, here)
     assert [one.item() for one in added] == pytest.approx([one.item() for one in whole], rel=1e-6)
+
+
+# the rule in use
+
+
+def rows(seed: int, m: int, width: int, spread: float) -> np.ndarray:
+    """(m, width) log-distributions in float64."""
+    logits = np.random.default_rng(seed).normal(0, spread, (m, width))
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_under_match_what_is_accepted_is_the_sum_of_p_times_q():
+    found, here = student(logits32(), asked(), WIDTH), asked(match=mx.array([True] * M))
+    expected = (np.exp(LOG_P) * np.exp(np.array(found.log_q))).sum(-1)
+    assert np.allclose(np.exp(np.array(losses.log_acceptance(found.log_q, LOG_P_ARRAY, here.match))), expected)
+    sums = loss_sums("tv", found, LOG_P_ARRAY, here)
+    assert sums.loss.item() == pytest.approx((WEIGHTS * (1 - expected)).sum(), rel=1e-5)
+    assert sums.acceptance.item() == pytest.approx((WEIGHTS * expected).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tv", "nla", "lk"])
+def test_under_match_the_gradient_is_that_of_the_sum_of_p_times_q(kind):
+    here = asked(match=mx.array([True] * M))
+
+    def loss(logits: mx.array) -> mx.array:
+        return loss_sums(kind, student(logits, here, WIDTH), LOG_P_ARRAY, here).loss
+
+    gradient = np.array(mx.grad(loss)(logits32()))
+    q = np.exp(np.array(student(logits32(), here, WIDTH).log_q, np.float64))
+    p = np.exp(LOG_P)
+    a = (p * q).sum(-1, keepdims=True)
+    of_a = q * (p - a) / TEMPERATURE  # d a / d logits
+    share = math.exp(-LK_ETA * (WEIGHTS * a[:, 0]).sum() / WEIGHTS.sum())
+    expected = {
+        "tv": -of_a,
+        "nla": -of_a / a,
+        "lk": share * (q - p) / TEMPERATURE - (1 - share) * of_a,
+    }[kind]
+    assert np.allclose(gradient[:, :WIDTH], WEIGHTS[:, None] * expected, rtol=1e-3, atol=1e-5)
+
+
+def test_at_temperature_0_a_token_is_accepted_where_it_is_the_draft_s_likeliest():
+    found = student(logits32(), asked(), WIDTH)
+    one_hot = mx.where(mx.arange(WIDTH) == asked().labels[:, None], 0.0, -mx.inf)
+    hits = [float(LOGITS[i, :WIDTH].argmax() == LABELS[i]) for i in range(M)]
+    sums = loss_sums("lk", found, one_hot, asked(greedy=mx.array([True] * M)))
+    assert 0 < sum(hits) < M
+    assert sums.acceptance.item() == (WEIGHTS * hits).sum()
+    assert sums.loss.item() == loss_sums("lk", found, one_hot, asked()).loss.item()  # the loss needs a slope
+
+
+# a teacher that names only its k likeliest ids
+
+
+def named(k: int, log_p: np.ndarray) -> tuple[mx.array, mx.array]:
+    """log p (M, k + 1) of the k likeliest ids and of the rest, and the ids."""
+    ids = np.argsort(-log_p, axis=-1)[:, :k]
+    kept = np.take_along_axis(log_p, ids, axis=-1)
+    rest = 1 - np.exp(kept).sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        columns = np.concatenate([kept, np.log(np.where(rest > 1e-6, rest, 0.0))], axis=-1)
+    return mx.array(columns.astype(np.float32)), mx.array(ids.astype(np.int32))
+
+
+TRUTH = rows(1, 64, 512, 3.0)
+MANY = Asked(
+    mx.array(TRUTH.argmax(-1).astype(np.int32)), mx.full((64, 1), 0.8), mx.ones(64), *[mx.zeros(64, mx.bool_)] * 2
+)
+DRAFT = mx.array((TRUTH * 0.7 + rows(2, 64, 512, 1.0)).astype(np.float32))
+
+
+def of_the_likeliest(kind: str, k: int | None) -> tuple[float, float, np.ndarray]:
+    """Loss, acceptance and gradient of the whole distribution, or of its k likeliest ids and a bucket."""
+    log_p, ids = (mx.array(TRUTH.astype(np.float32)), None) if k is None else named(k, TRUTH)
+
+    def loss(logits: mx.array) -> mx.array:
+        return loss_sums(kind, student(logits, MANY, 512, ids), log_p, MANY).loss
+
+    sums = loss_sums(kind, student(DRAFT, MANY, 512, ids), log_p, MANY)
+    return sums.loss.item(), sums.acceptance.item(), np.array(mx.grad(loss)(DRAFT))
+
+
+@pytest.mark.parametrize("kind", ["kl", "tv", "nla"])
+def test_the_loss_on_the_likeliest_ids_is_too_small_and_comes_closer_with_each_of_them(kind):
+    exact, accepted, gradient = of_the_likeliest(kind, None)
+    off, turned = [], []
+    for k in (8, 32, 128):
+        loss, also_accepted, found = of_the_likeliest(kind, k)
+        assert loss <= exact * (1 + 1e-5)
+        assert also_accepted >= accepted * (1 - 1e-5)
+        off.append(exact - loss)
+        turned.append(1 - (found * gradient).sum() / np.sqrt((found**2).sum() * (gradient**2).sum()))
+    assert off[0] > off[1] > off[2]
+    assert turned[0] > turned[1] > turned[2]
+    assert off[2] < 0.02 * exact
+    assert turned[2] < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_naming_every_id_is_the_exact_loss(kind):
+    exact, accepted, gradient = of_the_likeliest(kind, None)
+    loss, also_accepted, found = of_the_likeliest(kind, 512)
+    assert (loss, also_accepted) == (pytest.approx(exact, rel=1e-4), pytest.approx(accepted, rel=1e-5))
+    assert np.allclose(found, gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1e3, 1e30])
+def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
+    log_p, ids = named(8, TRUTH)
+    loss, gradient = mx.value_and_grad(lambda x: loss_sums(kind, student(x, MANY, 512, ids), log_p, MANY).loss)(
+        DRAFT * size
+    )
+    assert math.isfinite(loss.item())
+    assert mx.all(mx.isfinite(gradient)).item()
+
+
+def test_hard_labels_are_one_named_id_and_give_the_cross_entropy():
+    here = asked()
+    log_p, ids = mx.array([[0.0, -mx.inf]] * M), here.labels[:, None]
+    hard = loss_sums("kl", student(logits32(), here, WIDTH, ids), log_p, here).loss
+    assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-6)
+
+
+def test_a_column_without_mass_may_name_an_id_again():
+    log_p, ids = named(8, TRUTH)
+    wider = mx.concatenate([log_p[:, :8], mx.full((64, 3), -mx.inf), log_p[:, 8:]], axis=1)
+    more = mx.concatenate([ids, *[ids[:, :1]] * 3], axis=1)
+    plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), log_p, MANY)
+    assert loss_sums("lk", student(DRAFT, MANY, 512, more), wider, MANY).loss.item() == pytest.approx(plain.loss.item())

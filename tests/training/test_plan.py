@@ -7,7 +7,7 @@ from tiny import sampler
 
 from draftloop.config import Training
 from draftloop.training.examples import Example
-from draftloop.training.plan import make_plan
+from draftloop.training.plan import STEPS_AT_ONE_TOKEN, epochs_of, make_plan
 
 
 def examples(count: int, source: str = "new") -> list[Example]:
@@ -40,8 +40,7 @@ def test_the_replayed_share_of_the_supervised_tokens_of_each_epoch_is_the_config
         for example in by_epoch(plan, epoch):
             tokens[example.source] += len(example.labels)
         assert tokens["old"] / tokens.total() == pytest.approx(ratio, abs=0.5 / tokens.total() + 1e-9)
-    total = sum(len(e.labels) for epoch in range(3) for e in by_epoch(plan, epoch))
-    assert (plan.tokens, plan.replay_share) == (total, pytest.approx(ratio, abs=0.01))
+    assert plan.replay_share == pytest.approx(ratio, abs=0.01)
 
 
 def test_replay_is_drawn_anew_each_epoch():
@@ -52,8 +51,8 @@ def test_replay_is_drawn_anew_each_epoch():
 
 def test_without_a_pool_the_failures_stay_alone():
     plan = make_plan(FAILURES, {}, Training(epochs=2, replay_ratio=0.5))
-    assert plan.replayed_tokens == 0
-    assert plan.tokens == 2 * sum(len(example.labels) for example in FAILURES)
+    assert plan.replay_share == 0
+    assert sum(map(len, plan.micro_batches)) == 2 * len(FAILURES)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():
@@ -81,3 +80,41 @@ def test_micro_batches_hold_similar_lengths():
         for batch in window.micro_batches
     ]
     assert max(spread) <= 1
+
+
+def test_a_micro_batch_of_several_examples_keeps_to_its_supervised_tokens():
+    plan = make_plan(FAILURES, {}, Training(batch_size=8, batch_tokens=12, epochs=1))
+    tokens = [sum(len(e.labels) for e in batch) for batch in plan.micro_batches]
+    assert max(tokens) <= 12
+    assert max(map(len, plan.micro_batches)) > 1
+    assert sum(tokens) == sum(len(e.labels) for e in FAILURES)
+
+
+def test_an_example_longer_than_a_micro_batch_may_be_is_one_of_its_own():
+    plan = make_plan(FAILURES, {}, Training(batch_tokens=1, epochs=1))
+    assert [len(batch) for batch in plan.micro_batches] == [1] * len(FAILURES)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 6, 7, 40])
+def test_a_plan_of_so_many_steps_begins_like_any_and_ends_there(steps):
+    plan = make_plan(FAILURES, POOL, Training(batch_size=4), steps)
+    longer = make_plan(FAILURES, POOL, Training(batch_size=4, epochs=50))
+    assert plan.windows == longer.windows[:steps]
+
+
+def test_a_plan_may_begin_with_a_later_epoch():
+    later = make_plan(FAILURES, POOL, Training(batch_size=4, epochs=1), first_epoch=2)
+    assert later.windows == tuple(w for w in planned().windows if w.epoch == 2)
+
+
+@pytest.mark.parametrize("tokens", [1, 500, 1_280, 12_800, 128_000, 1_280_000])
+def test_auto_gives_few_failures_many_passes_and_the_steps_of_many_grow_like_a_root(tokens):
+    epochs, four_times = (epochs_of(Training(epochs="auto"), n) for n in (tokens, 4 * tokens))
+    assert epochs >= four_times >= 1
+    if tokens >= 1_280:
+        steps = epochs * tokens / 512
+        assert steps == pytest.approx(STEPS_AT_ONE_TOKEN * tokens**0.5, rel=0.5)
+
+
+def test_epochs_as_configured_are_what_they_are():
+    assert epochs_of(Training(epochs=3), 10**9) == 3

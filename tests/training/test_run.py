@@ -36,6 +36,16 @@ def test_what_was_described_comes_back(tmp_path):
     assert oct((run.path / "run.yaml").stat().st_mode & 0o777) == "0o600"
 
 
+def test_the_start_is_kept_for_whoever_resumes_and_a_damaged_one_is_none(tmp_path):
+    run = started(tmp_path)
+    assert run.start() is None
+    run.note_start({"number": 1.5})
+    assert RunDirectory.find(tmp_path, run.id).start() == {"number": 1.5}
+    for damaged in (b"?", b"[1]", b'{"number": "many"}', b'{"number": null}'):
+        (run.path / "start.json").write_bytes(damaged)
+        assert run.start() is None
+
+
 def test_resumptions_are_counted_from_the_step_they_begin_at(tmp_path):
     run = started(tmp_path)
     assert [run.note_resumption() for _ in range(3)] == [1, 2, 3]

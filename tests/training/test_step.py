@@ -18,10 +18,10 @@ from draftloop.errors import TrainingFailed
 from draftloop.training.batches import Batch, make_batch
 from draftloop.training.examples import Example
 from draftloop.training.forward import Forward, make_forward
-from draftloop.training.losses import log_softmax
+from draftloop.training.losses import Asked
 from draftloop.training.plan import Window
 from draftloop.training.step import LEAST_PIECE, PIECE_BYTES, Learner, Skipped, learning_rate, problem
-from draftloop.training.teacher import Teacher
+from draftloop.training.teacher import LiveTeacher, Taught
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 12)
@@ -50,7 +50,7 @@ def learner(
         for i, (n, a) in enumerate(lora.adapter_parameters(draft).items())
     }
     lora.load_parameters(draft, noise)
-    teacher = Teacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
+    teacher = LiveTeacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
     forward = forward or make_forward(draft, "draft", print)
     return Learner(draft, forward, teacher, 64, Training(warmup_steps=0, **settings), steps, piece_bytes)
 
@@ -123,8 +123,8 @@ def quantized() -> nn.Module:
 def test_positions_in_pieces_give_the_gradient_of_all_at_once(kind, keys):
     whole, pieces = learner(loss=kind, keys=keys), learner(loss=kind, keys=keys, piece_bytes=1)
     batch = make_batch([*EXAMPLES, *EXAMPLES])
-    assert len(batch.labels) > 2 * LEAST_PIECE
-    found = [one._sums_and_gradients(batch, one._teacher.log_probs(batch)) for one in (whole, pieces)]
+    assert batch.size > 2 * LEAST_PIECE
+    found = [one._sums_and_gradients(batch, one._teacher.teach(batch)) for one in (whole, pieces)]
     sums, gradients = zip(*found, strict=True)
     expected = pytest.approx([value.item() for value in sums[0]], rel=1e-5)
     assert [value.item() for value in sums[1]] == expected
@@ -143,16 +143,19 @@ def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
     draft = nn.Linear(8, 8)
     forward = Forward(lambda inputs, _: draft(inputs), lambda rows: rows @ head.T)
     rows = mx.random.normal((positions, 8), key=mx.random.key(2))
-    log_p = log_softmax(mx.random.normal((positions, vocabulary), key=mx.random.key(3)), mx.ones((1, 1)), vocabulary)
-    labels, weights = mx.zeros(positions, mx.int32), mx.ones(positions)
-    batch = Batch((), rows, mx.arange(positions), labels, mx.ones((positions, 1)), weights, positions)
+    log_p = mx.random.normal((positions, vocabulary), key=mx.random.key(3))
+    log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)
+    no = mx.zeros(positions, mx.bool_)
+    asked = Asked(mx.zeros(positions, mx.int32), mx.ones((positions, 1)), mx.ones(positions), no, no)
+    batch = Batch((), rows, mx.arange(positions), asked, positions)
+    taught = Taught((log_p,), None, positions)
     mx.eval(head, rows, log_p, draft.parameters())
 
     def peak(piece_bytes: int) -> int:
         found = Learner(draft, forward, None, vocabulary, Training(loss=kind), 1, piece_bytes)
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        mx.eval(found._sums_and_gradients(batch, log_p))
+        mx.eval(found._sums_and_gradients(batch, taught))
         return mx.get_peak_memory() - before
 
     matrix = 4 * positions * vocabulary

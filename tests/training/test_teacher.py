@@ -6,12 +6,13 @@ import pytest
 from tiny import tiny_pair
 from workshop import examples_of
 
+from draftloop.distributions import TopK
 from draftloop.records import Sampler
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training.batches import make_batch
 from draftloop.training.examples import Example
 from draftloop.training.forward import make_forward
-from draftloop.training.teacher import Teacher
+from draftloop.training.teacher import LiveTeacher, LoggedTeacher, Taught
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)
@@ -30,9 +31,13 @@ class Counting:
         return self._forward(inputs, positions)
 
 
-def teacher(memory_mb: float = 64, examples=EXAMPLES, width: int = 64) -> tuple[Teacher, Counting, list[str]]:
+def teacher(memory_mb: float = 64, examples=EXAMPLES, width: int = 64) -> tuple[LiveTeacher, Counting, list[str]]:
     forward, said = Counting(), []
-    return Teacher(forward, width, examples, memory_mb, said.append), forward, said
+    return LiveTeacher(forward, width, examples, memory_mb, said.append), forward, said
+
+
+def everything(taught: Taught) -> mx.array:
+    return taught.piece(slice(None)).log_p
 
 
 def with_sampler(example: Example, **values: float) -> Example:
@@ -44,7 +49,7 @@ def with_sampler(example: Example, **values: float) -> Example:
 def test_it_is_the_target_s_distribution_under_the_record_s_own_sampler(values):
     example = with_sampler(EXAMPLES[0], **values)
     found, _, _ = teacher(examples=[example], width=60)
-    log_p = found.log_probs(make_batch([example]))[: len(example.labels)]
+    log_p = everything(found.teach(make_batch([example])))[: len(example.labels)]
     logits = PAIR.target(mx.array([example.ids]))[0]
     for i in range(len(example.labels)):
         expected = sampling_log_probs(logits[example.prompt_length - 1 + i], example.sampler, 60)
@@ -56,7 +61,7 @@ def test_the_target_reads_each_record_once():
     found, forward, said = teacher()
     for _ in range(3):
         for start in (0, 2, 4):
-            found.log_probs(make_batch(EXAMPLES[start : start + 2]))
+            found.teach(make_batch(EXAMPLES[start : start + 2]))
     assert forward.calls == len(EXAMPLES)
     assert not said
 
@@ -64,22 +69,22 @@ def test_the_target_reads_each_record_once():
 def test_a_record_s_rows_do_not_depend_on_its_neighbours_or_on_the_order():
     one, _, _ = teacher()
     other, _, _ = teacher()
-    alone = one.log_probs(make_batch([EXAMPLES[3]]))
-    together = other.log_probs(make_batch([EXAMPLES[5], EXAMPLES[3]]))
+    alone = everything(one.teach(make_batch([EXAMPLES[3]])))
+    together = everything(other.teach(make_batch([EXAMPLES[5], EXAMPLES[3]])))
     n, before = len(EXAMPLES[3].labels), len(EXAMPLES[5].labels)
     assert mx.array_equal(alone[:n], together[before : before + n])
 
 
 def test_a_shortened_example_gets_the_first_rows_of_the_whole_one():
     first, _, _ = teacher()
-    rows = first.log_probs(make_batch([EXAMPLES[0].shortened(3)]))
-    whole = first.log_probs(make_batch([EXAMPLES[0]]))
+    rows = everything(first.teach(make_batch([EXAMPLES[0].shortened(3)])))
+    whole = everything(first.teach(make_batch([EXAMPLES[0]])))
     assert mx.array_equal(rows[:3], whole[:3])
 
 
 def test_positions_that_are_only_filled_up_have_no_mass():
     found, _, _ = teacher()
-    log_p = found.log_probs(make_batch(EXAMPLES[:1]))
+    log_p = everything(found.teach(make_batch(EXAMPLES[:1])))
     assert log_p.shape == (64, 64)
     assert np.isneginf(np.array(log_p[len(EXAMPLES[0].labels) :])).all()
 
@@ -87,7 +92,7 @@ def test_positions_that_are_only_filled_up_have_no_mass():
 def test_a_greedy_record_is_one_hot_at_its_tokens_and_asks_no_target():
     greedy = with_sampler(EXAMPLES[0], temperature=0.0)
     found, forward, _ = teacher(examples=[greedy])
-    log_p = np.array(found.log_probs(make_batch([greedy])))[: len(greedy.labels)]
+    log_p = np.array(everything(found.teach(make_batch([greedy]))))[: len(greedy.labels)]
     assert forward.calls == 0
     assert log_p.argmax(-1).tolist() == list(greedy.labels)
     assert np.exp(log_p).sum(-1).tolist() == [1.0] * len(greedy.labels)
@@ -105,7 +110,7 @@ def test_what_does_not_fit_in_32_bits_is_kept_in_16_and_said():
     for _ in range(2):
         for example in examples:
             batch = make_batch([example])
-            assert mx.allclose(found.log_probs(batch)[:64], exact.log_probs(batch)[:64], rtol=1e-3)
+            assert mx.allclose(everything(found.teach(batch))[:64], everything(exact.teach(batch))[:64], rtol=1e-3)
     assert forward.calls == 6
     assert "16 bits" in said[0]
 
@@ -113,11 +118,72 @@ def test_what_does_not_fit_in_32_bits_is_kept_in_16_and_said():
 def test_what_does_not_fit_at_all_is_computed_anew_to_the_same_bits_and_said():
     examples = large(12)  # 96 kB in 16 bits
     found, forward, said = teacher(memory_mb=1 / 16, examples=examples)
-    rounds = [[found.log_probs(make_batch([example])) for example in order] for order in (examples, examples)]
+    rounds = [[everything(found.teach(make_batch([example]))) for example in order] for order in (examples, examples)]
     assert forward.calls == 12 + 4
     assert "computed anew" in said[0]
     backwards, _, _ = teacher(memory_mb=1 / 16, examples=examples)
-    last_first = [backwards.log_probs(make_batch([example])) for example in reversed(examples)]
+    last_first = [everything(backwards.teach(make_batch([example]))) for example in reversed(examples)]
     for one, two, three in zip(*rounds, reversed(last_first), strict=True):
         assert mx.array_equal(one, two)
         assert mx.array_equal(one, three)
+
+
+# what the collector kept
+
+
+def top_k(example: Example, k: int) -> TopK:
+    """The k likeliest ids of the target at the labels of `example`."""
+    found, _, _ = teacher(examples=[example])
+    log_p = np.array(everything(found.teach(make_batch([example]))))[: len(example.labels)]
+    ids = np.argsort(-log_p, axis=-1)[:, :k]
+    kept = np.take_along_axis(log_p, ids, axis=-1)
+    return TopK(ids.astype(np.int32), kept, np.clip(1 - np.exp(kept).sum(-1), 0, 1).astype(np.float32))
+
+
+def test_logged_rows_are_what_was_kept_with_the_rest_in_a_bucket():
+    kept = {e.record_id: top_k(e, 8) for e in EXAMPLES}
+    taught = LoggedTeacher(kept).teach(make_batch(EXAMPLES[:2]))
+    rows, n = taught.piece(slice(None)), len(EXAMPLES[0].labels)
+    assert rows.log_p.shape == (taught.size, 9)
+    assert np.array_equal(np.array(rows.ids)[:n], kept[EXAMPLES[0].record_id].ids)
+    assert np.allclose(np.array(rows.log_p)[n : n + 2, :8], kept[EXAMPLES[1].record_id].log_probs[:2])
+    assert np.allclose(np.exp(np.array(rows.log_p)[: n + len(EXAMPLES[1].labels)]).sum(-1), 1, atol=1e-5)
+
+
+def test_a_generation_of_which_nothing_was_kept_is_learned_from_its_own_tokens():
+    kept = {EXAMPLES[0].record_id: top_k(EXAMPLES[0], 8)}
+    rows = LoggedTeacher(kept).teach(make_batch(EXAMPLES[:2])).piece(slice(None))
+    n, labels = len(EXAMPLES[0].labels), EXAMPLES[1].labels
+    assert np.array(rows.ids)[n : n + len(labels), 0].tolist() == list(labels)
+    assert np.exp(np.array(rows.log_p)[n : n + len(labels)]).sum(-1).tolist() == [1.0] * len(labels)
+    assert np.exp(np.array(rows.log_p)[n : n + len(labels), 0]).tolist() == [1.0] * len(labels)
+
+
+def test_generations_kept_with_different_k_go_together():
+    kept = {EXAMPLES[0].record_id: top_k(EXAMPLES[0], 4), EXAMPLES[1].record_id: top_k(EXAMPLES[1], 16)}
+    rows = LoggedTeacher(kept).teach(make_batch(EXAMPLES[:2])).piece(slice(None))
+    n = len(EXAMPLES[0].labels)
+    ids, log_p = np.array(rows.ids)[:n], np.array(rows.log_p)[:n]
+    assert (ids[:, 4:] == ids[:, :1]).all()  # named again, without mass
+    assert np.isneginf(log_p[:, 4:-1]).all()
+    assert np.allclose(np.exp(log_p).sum(-1), 1, atol=1e-5)
+
+
+def test_a_tail_that_is_only_rounding_is_none():
+    rows = top_k(EXAMPLES[0], 64)
+    whole = TopK(rows.ids, rows.log_probs, np.full(len(rows.tail), 3e-7, np.float32))
+    found = LoggedTeacher({EXAMPLES[0].record_id: whole}).teach(make_batch(EXAMPLES[:1])).piece(slice(None))
+    assert np.isneginf(np.array(found.log_p)[:, -1]).all()
+
+
+def test_without_anything_kept_all_is_learned_from_the_tokens():
+    rows = LoggedTeacher({}).teach(make_batch(EXAMPLES[:1])).piece(slice(None))
+    assert rows.log_p.shape[1] == 2
+
+
+@pytest.mark.parametrize("piece", [slice(0, 5), slice(3, 40), slice(20, 64), slice(60, 64), slice(None)])
+def test_a_piece_is_cut_out_of_the_parts_as_out_of_the_whole(piece):
+    found, _, _ = teacher()
+    taught = found.teach(make_batch(EXAMPLES[:2]))
+    assert len(taught.log_p) == 2
+    assert mx.array_equal(taught.piece(piece).log_p, everything(taught)[piece])

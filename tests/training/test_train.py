@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -95,6 +95,41 @@ def test_the_summary_adds_up(trained):
     assert result.val_loss_after > 0
 
 
+def test_what_was_learned_is_counted_by_the_records_and_measured_on_what_was_held_out(trained):
+    shop, result = trained
+    failures, validation = (list(shop.log.records(splits={split})) for split in ("train", "validation"))
+    for found, records in ((result.lessons.learned_from, failures), (result.lessons.measured_on, validation)):
+        assert found.generations == len(records)
+        assert found.positions == sum(len(record.target_output) for record in records)
+        assert found.rejected == sum(len(record.disagreements) for record in records)
+    rows = result.lessons.kinds
+    assert result.lessons.split == "validation"
+    assert sum(row.positions for row in rows) == result.lessons.measured_on.positions
+    assert sum(row.rejected for row in rows) == result.lessons.measured_on.rejected
+    assert sum(row.remaining for row in rows) == pytest.approx(1)
+    assert any(row.acceptance_after != row.acceptance_before for row in rows)
+    assert orjson.loads((Path(result.run_path) / "result.json").read_bytes())["lessons"] == asdict(result.lessons) | {
+        "kinds": [asdict(row) for row in rows]
+    }
+    assert "lessons" not in shop.registry.manifest(result.version).metrics
+
+
+def test_a_resumed_run_knows_how_the_draft_did_at_its_start(tmp_path, trained):
+    shop, stop = workshop(tmp_path), StopRequest()
+    with pytest.raises(Interrupted):
+        shop.train(stop=stop, on_step=lambda done, _: setattr(stop, "requested", done >= 3))
+    assert shop.resume().lessons == trained[1].lessons
+
+
+def test_a_resumed_run_that_cannot_know_its_start_says_nothing_of_it(tmp_path, trained):
+    shop, stop = workshop(tmp_path), StopRequest()
+    with pytest.raises(Interrupted):
+        shop.train(stop=stop, on_step=lambda done, _: setattr(stop, "requested", done >= 3))
+    (shop.runs / "r0001" / "start.json").unlink()
+    expected = [replace(row, acceptance_before=None) for row in trained[1].lessons.kinds]
+    assert list(shop.resume().lessons.kinds) == expected
+
+
 def test_the_same_seed_gives_the_same_bytes(tmp_path, trained):
     again = workshop(tmp_path).train()
     name = "adapters.safetensors"
@@ -115,6 +150,8 @@ def test_two_records_are_enough(tmp_path, capsys):
     assert result.version == "v0001"
     assert result.val_loss_before is None
     assert result.best_step is None
+    assert result.lessons.split == "train"
+    assert result.lessons.measured_on == result.lessons.learned_from
 
 
 def test_a_candidate_goes_on_from_the_adapter_that_the_draft_carries(tmp_path):

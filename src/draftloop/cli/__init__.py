@@ -16,9 +16,17 @@ import click
 from .. import __version__
 from ..config import resolve
 from ..errors import DraftloopError
+from ..memory import is_out_of_memory
 from . import adapters, benchmark, collect, demo, doctor, generate, retrain, schedule, status, train
 from .app import App, forget_error_fields, note, print_error
 
+_MEMORY = {
+    "collect-data": ("generating", "speculative.max_tokens, speculative.prefill_step_size or data.max_prompt_length"),
+    "generate": ("generating", "speculative.max_tokens or speculative.prefill_step_size"),
+    "train": ("loading or publishing", "training.lora.rank or training.teacher_memory_mb"),
+    "retrain": ("loading or scoring", "data.max_output_length or gate.max_draft_tokens"),
+    "benchmark": ("scoring", "data.max_output_length, data.max_prompt_length or speculative.max_tokens"),
+}  # what memory is asked for by each command, and what asks for less
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -100,9 +108,20 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; Python flushes at exit
         return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return print_error(_no_memory(arguments, error), 1, as_json)
     except OSError as error:
         return print_error(f"{error.strerror or error}: {error.filename or 'no file name'}", 1, as_json)
     return result if isinstance(result, int) else 0
+
+
+def _no_memory(arguments: list[str], error: BaseException) -> str:
+    """What a command was doing when memory was refused, and what takes less."""
+    name = next((word for word in arguments if word in _MEMORY), "this command")
+    doing, lower = _MEMORY.get(name, ("working", "max_tokens or the lengths in the section data"))
+    return f"out of memory while {doing} ({error}): lower {lower}, close other programs, or take smaller models"
 
 
 def _hint(error: click.ClickException) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import PromptError
+from ..memory import forget_peak, peak_gigabytes
 from .app import App, adapter_option, config_option, json_option, model_options, note, print_json
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def acceptance(
     records = [] if prompts is not None else _held_out(app, limit)
     report, live_rows = _measure(app, adapter, prompts, records, lengths, rule, live)
     if as_json:
-        print_json({"status": "ok", **report.to_json(), "live": [asdict(row) for row in live_rows]})
+        live_values = [asdict(row) for row in live_rows]
+        print_json({"status": "ok", **report.to_json(), "live": live_values, "peak_memory_gb": peak_gigabytes()})
     else:
         _print(report, live_rows)
 
@@ -121,6 +123,7 @@ def _measure(
         from ..speculative.rules import rule_for
 
         rule_for(rule, speculative.temperature)  # a mismatch is told before anything is generated
+    forget_peak()
     pair = app.load_pair("none")
     from ..benchmark import compare, logged_samples, rules_that_fit
     from ..live import decode_live, samples_from_prompts
@@ -163,7 +166,8 @@ def _print(report: Report, live: list[LiveRow]) -> None:
     samplers = "; ".join(describe(sampler) for sampler in conditions["samplers"])
     pair = conditions["pair"]
     click.echo(
-        f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}; bootstrap seed {conditions['seed']}"
+        f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}; bootstrap seed {conditions['seed']}; "
+        f"peak memory {peak_gigabytes():.2f} GB"
     )
     print_table(
         ["adapter", "rule", "K", "accepted per position", "acceptance rate", "acceptance length", "95%"],

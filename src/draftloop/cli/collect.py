@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import Interrupted, PromptError
-from .app import App, adapter_option, json_option, model_options, note, print_json, sampling_options
+from ..memory import forget_peak, peak_gigabytes
+from .app import App, adapter_option, config_option, json_option, model_options, note, print_json, sampling_options
 
 
 @click.command("collect-data")
@@ -23,6 +24,7 @@ from .app import App, adapter_option, json_option, model_options, note, print_js
 @click.option("--source", default="default", show_default=True, metavar="NAME", help="Where the prompts come from.")
 @click.option("--fresh", is_flag=True, help="Collect again what was collected under the same conditions.")
 @adapter_option("Adapter of the draft while collecting.")
+@config_option("--teacher-top-k", key="data.teacher_top_k", type=int)
 @sampling_options
 @model_options
 @json_option
@@ -57,7 +59,8 @@ def collect_data(
     from .progress import Progress
 
     config = app.config
-    decoding = decoding_settings(config.speculative)
+    decoding = replace(decoding_settings(config.speculative), teacher_top_k=config.data.teacher_top_k)
+    forget_peak()
     pair = app.load_pair(adapter)
     settings = CollectSettings(
         decoding=decoding,
@@ -78,6 +81,7 @@ def collect_data(
             lambda so_far, _: progress.advance(
                 1, _summary(so_far.acceptance.acceptance_length, so_far.tokens_per_second)
             ),
+            app.data.blobs,
         )
     for line in report.skipped_prompts[:20]:
         note(f"skipped: {line}")
@@ -87,6 +91,7 @@ def collect_data(
         "rule": decoding.rule,
         "num_draft_tokens": decoding.num_draft_tokens,
         "sampler": asdict(decoding.sampler),
+        "peak_memory_gb": peak_gigabytes(),
     }
     if as_json:
         print_json({"status": "interrupted" if report.interrupted else "ok", **values})
@@ -115,6 +120,7 @@ def _print(values: dict[str, Any]) -> None:
             "failures": values["failures"],
             "skipped": ", ".join(f"{n} {why}" for why, n in values["skipped"].items()) or "none",
             "tokens/s": values["tokens_per_second"],
+            "peak memory": f"{values['peak_memory_gb']:.2f} GB",
             "conditions": f"rule {values['rule']}, K = {values['num_draft_tokens']}, {describe(values['sampler'])}, "
             f"adapter {values['adapter'] or 'none'}",
             "log": values["log"],

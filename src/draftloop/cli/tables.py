@@ -28,6 +28,11 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def percent(share: float | None) -> str:
+    """A share of 1 in whole percent, `n/a` for None."""
+    return "n/a" if share is None else f"{share:.0%}"
+
+
 def describe(sampler: Mapping[str, float]) -> str:
     """A sampler in a few words: the temperature, the filters that are on, and the seed where it has one."""
     off = {"top_p": (0.0, 1.0), "min_p": (0.0,), "top_k": (0,)}

@@ -11,15 +11,20 @@ from ..errors import UsageError
 from .app import App, config_option, json_option, model_options, print_json, quiet_libraries
 
 if TYPE_CHECKING:
+    from ..training.lessons import Lessons
     from ..training.train import TrainResult
 
 _OPTIONS = [
-    ("--epochs", "training.epochs", int),
+    ("--epochs", "training.epochs", str),
     ("--loss", "training.loss", str),
     ("--learning-rate", "training.learning_rate", float),
     ("--batch-size", "training.batch_size", int),
+    ("--batch-tokens", "training.batch_tokens", int),
     ("--grad-accumulation-steps", "training.gradient_accumulation_steps", int),
     ("--warmup-steps", "training.warmup_steps", int),
+    ("--teacher", "training.teacher", str),
+    ("--answers", "training.answers", int),
+    ("--proposals", "training.proposals", int),
     ("--replay-ratio", "training.replay_ratio", float),
     ("--rank", "training.lora.rank", int),
     ("--scale", "training.lora.scale", float),
@@ -31,6 +36,7 @@ _OPTIONS = [
     ("--save-every", "training.save_every", int),
     ("--patience", "training.patience", int),
     ("--max-minutes", "training.max_minutes", float),
+    ("--memory", "training.memory", str),
     ("--seed", "training.seed", int),
 ]
 
@@ -90,6 +96,7 @@ def _print(result: TrainResult) -> None:
             "left out": left_out or "nothing",
             "labels cut": result.cut_labels,
             "steps": f"{result.steps} of {result.planned_steps} ({result.ended}), {result.seconds:.0f} s",
+            "peak memory": f"{result.peak_memory_gb:.2f} GB",
             "skipped batches": result.skipped_batches,
             "training loss": _change(result.train_loss_before, result.train_loss_after),
             "validation loss": _change(result.val_loss_before, result.val_loss_after),
@@ -97,6 +104,7 @@ def _print(result: TrainResult) -> None:
             "weights kept": "the last" if result.best_step is None else f"those after step {result.best_step}",
         }
     )
+    _print_lessons(result.lessons)
     if result.best_step == 0:
         click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
     else:
@@ -104,6 +112,34 @@ def _print(result: TrainResult) -> None:
             "\nNext: `retrain` lets the gate decide. By hand: `benchmark acceptance --adapter latest`, then `adapters "
             "promote latest`."
         )
+
+
+def _print_lessons(lessons: Lessons) -> None:
+    from .tables import percent, print_table
+
+    learned, measured = lessons.learned_from, lessons.measured_on
+    of_what = "validation generations" if lessons.split == "validation" else "failures it trained on"
+    click.echo(
+        f"\nLearned from {learned.positions:,} positions of {learned.generations:,} generations, "
+        f"{learned.rejected:,} of them rejected.\n\n"
+        f"What the draft still misses, on {measured.positions:,} positions of {measured.generations:,} {of_what}:"
+    )
+    rows = [
+        [
+            row.kind,
+            row.positions,
+            percent(row.share),
+            row.rejected,
+            row.acceptance_before,
+            row.acceptance_after,
+            percent(row.remaining),
+        ]
+        for row in lessons.kinds
+    ]
+    print_table(["kind of token", "positions", "share", "rejected", "before", "after", "missed"], rows)
+    click.echo("before, after: accepted per position; missed: share of what is refused now")
+    if lessons.kinds[0].acceptance_before is None:
+        click.echo("before: n/a, for this run did not keep how the draft did at its start")
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import orjson
@@ -26,7 +26,7 @@ def choose(
         ValueError: the held-out modules give too few.
     """
     rng = random.Random(f"{seed}/{domain}/{part}")
-    cut = _prose_openings if domain == "prose" else _code_openings
+    cut = _CUT[domain]
     by_module = [list(cut(found.text, rng)) for found in documents if (found.domain, found.part) == (domain, part)]
     for openings in by_module:
         rng.shuffle(openings)
@@ -43,6 +43,13 @@ def choose(
     prompts = list(chosen.values())
     rng.shuffle(prompts)
     return prompts[: COUNTS[part]]
+
+
+def openings(documents: Iterable[Document], domain: Domain, part: Part, rng: random.Random) -> Iterator[str]:
+    """Every opening of one domain and part once, cut to a length drawn from `rng`."""
+    for found in documents:
+        if (found.domain, found.part) == (domain, part):
+            yield from _CUT[domain](found.text, rng)
 
 
 def write(prompts: Iterable[str], path: Path) -> None:
@@ -86,3 +93,9 @@ def _code_openings(text: str, rng: random.Random) -> Iterator[str]:
         opening = "\n".join(other[indent:] for other in taken).rstrip()
         if _fits(opening):
             yield opening
+
+
+_CUT: dict[Domain, Callable[[str, random.Random], Iterator[str]]] = {
+    "prose": _prose_openings,
+    "code": _code_openings,
+}

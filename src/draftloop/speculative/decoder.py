@@ -3,7 +3,8 @@
 What flows in a round, K = num_draft_tokens, V = shared ids:
     draft    pending (1 or 2 ids) -> K forward passes of one id -> proposals (K,), log q (K, V)
     target   pending id + proposals (K + 1 ids) -> one forward pass -> log p (K + 1, V)
-    verify   accepted n, next id, all still on the device; then one evaluation of K + 2 ids and 2K + 2 scalars
+    verify   accepted n, next id, all still on the device; then one evaluation of K + 2 ids and 2K + 2 scalars, and
+             where they are asked for the k likeliest ids of every row of log p (K + 1, k)
     cut      at a stop token or max_tokens; both caches lose exactly what was not kept
 
 The floor of a round is K draft passes and one target pass. Between rounds, and at the end, the caches hold the
@@ -14,16 +15,18 @@ last proposal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
+from ..distributions import TopK
 from ..errors import ConfigError, PromptError
 from ..pair import Pair
 from ..records import Sampler
+from .likeliest import Likeliest, likeliest, to_numpy
 from .rules import Rule, draw, rule_for, verify
 from .transforms import sampling_log_probs
 
@@ -32,19 +35,31 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How one text is decoded; `sampler.seed` is the key of all its randomness."""
+    """How one text is decoded; `sampler.seed` is the key of all its randomness.
+
+    `teacher_top_k` changes nothing in the text: so many ids of the target's distributions are kept; 0 keeps none.
+    """
 
     sampler: Sampler
     rule: Rule
     num_draft_tokens: int
     max_tokens: int
     prefill_step_size: int = 512
+    teacher_top_k: int = 0
 
     def __post_init__(self) -> None:
         rule_for(self.rule, self.sampler.temperature)
         if self.num_draft_tokens < 1 or self.max_tokens < 1:
             found = f"{self.num_draft_tokens} and {self.max_tokens}"
             raise ConfigError(f"num_draft_tokens and max_tokens must be at least 1, found {found}")
+        if self.teacher_top_k < 0:
+            raise ConfigError(f"teacher_top_k must be at least 0, found {self.teacher_top_k}")
+
+    def kept_ids(self, width: int) -> int:
+        """How many of `width` ids are kept of a distribution: no more than the sampler leaves."""
+        if self.sampler.temperature == 0:
+            return min(self.teacher_top_k, 1)
+        return min(self.teacher_top_k, self.sampler.top_k or width, width)
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ class Round:
         accepted: leading proposals that are part of the text.
         draws: one a position at which the draft had its turn: every position but a bonus one.
         bonus_log_p: log p of the bonus token that a fully accepted round ends with, else None.
+        target_rows: the target's distributions before each proposal and after the last one, the likeliest ids of each:
+            one row more than proposals; None where they were not asked for. No part of what makes rounds equal.
     """
 
     start: int
@@ -89,6 +106,7 @@ class Round:
     accepted: int
     draws: tuple[Draw, ...]
     bonus_log_p: float | None
+    target_rows: TopK | None = field(default=None, compare=False)
 
 
 class Decoding:
@@ -117,6 +135,7 @@ class Decoding:
         self._pending = [int(prompt[-1])]  # the last kept token; before it, after a full round, the last proposal
         self._key = mx.random.key(settings.sampler.seed)
         self._unsettled: tuple[int, int] | None = None  # position and id of a bonus token
+        self._kept_ids = settings.kept_ids(pair.width)
 
     @property
     def cache_offsets(self) -> tuple[int, int]:
@@ -154,7 +173,7 @@ class Decoding:
         log_p = sampling_log_probs(logits, settings.sampler, self._pair.width)
         accepted, following = verify(log_p, log_q, proposals, keys[count], settings.rule)
 
-        # 3. The one synchronisation: ids and the scalars that a record needs.
+        # 3. The one synchronisation: ids, the scalars that a record needs, and what is kept of log p.
         rows = mx.minimum(accepted, count - 1)
         chosen = proposals[:, None]
         scalars = mx.concatenate(
@@ -164,14 +183,15 @@ class Decoding:
                 mx.stack([log_p[accepted][following], log_q[rows][following]]),
             ]
         )
-        mx.eval(proposals, accepted, following, scalars, bonus)
+        kept_rows = likeliest(log_p, self._kept_ids) if self._kept_ids else None
+        mx.eval(proposals, accepted, following, scalars, bonus, kept_rows)
         n, after, drafted = int(accepted.item()), int(following.item()), [int(i) for i in proposals.tolist()]
         values: list[float] = scalars.tolist()
         if bonus is not None:
             self._settle_with(*bonus)
 
         # 4. Cut at the end of the text, trim both caches by exactly what was not kept, move on.
-        found = self._cut(drafted, n, after, values)
+        found = self._cut(drafted, n, after, values, kept_rows)
         kept = len(found.tokens)
         trim_prompt_cache(self._target_cache, count + 1 - kept)
         trim_prompt_cache(self._draft_cache, max(count - kept, 0))
@@ -208,7 +228,9 @@ class Decoding:
         self.bonus_draws[position] = BonusDraw(int(drawn.item()), float(log_q[token].item()))
         self._unsettled = None
 
-    def _cut(self, proposals: list[int], accepted: int, after: int, values: list[float]) -> Round:
+    def _cut(
+        self, proposals: list[int], accepted: int, after: int, values: list[float], rows: Likeliest | None
+    ) -> Round:
         """The round up to a stop token or `max_tokens`; sets `finish` where the text ends."""
         count = len(proposals)
         tokens = [*proposals[:accepted], after][: self.settings.max_tokens - self.emitted]
@@ -230,6 +252,7 @@ class Decoding:
             accepted=kept,
             draws=tuple(draws),
             bonus_log_p=after_log_p if len(tokens) > count else None,
+            target_rows=None if rows is None else to_numpy(rows),
         )
 
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StoreError
@@ -111,3 +111,31 @@ def storing(path: Path) -> Iterator[None]:
             f"{path} could not be written: {error.strerror or error}. What was acknowledged before is unharmed; "
             "see that the disk has room and may be written to, then run the command again."
         ) from error
+
+
+def append_whole(descriptor: int, data: bytes, files: Files = FILES, full: bool = False) -> int:
+    """Add `data` to the end of a file by one write, and sync it; failing that, cut the file back to what it was.
+
+    Args:
+        descriptor: opened with O_APPEND; the caller holds the lock of all writers.
+        data: all of it.
+        files: the seam.
+        full: as in `Files.sync`.
+
+    Returns:
+        Where it begins, in bytes.
+
+    Raises:
+        OSError: what the system said; a tail of `data` is left only if even the cut failed.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        written = files.write(descriptor, data)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes found room")
+        files.sync(descriptor, full)
+    except OSError:
+        with suppress(OSError):
+            files.truncate(descriptor, size)
+        raise
+    return size

@@ -6,7 +6,6 @@ processes may write. A record is acknowledged when `append` returns: a crash of 
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from ..records import (
     unseal,
     whole_records,
 )
-from .files import FILES, Files, storing
+from .files import FILES, Files, append_whole, storing
 from .lock import Lock
 from .splits import Splits
 
@@ -79,7 +78,7 @@ class FailureLog:
         """
         with self._writable() as descriptor:
             placed = replace(record, split=self._splits.split_for(record.group))
-            self._write(descriptor, to_line(placed))
+            append_whole(descriptor, to_line(placed), self._files, self._full_sync)  # a torn tail is mended by the next
         return placed
 
     def repair(self) -> None:
@@ -196,18 +195,6 @@ class FailureLog:
         finally:
             os.close(descriptor)
         self._files.sync_directory(broken.parent)
-
-    def _write(self, descriptor: int, line: bytes) -> None:
-        size = os.fstat(descriptor).st_size
-        try:
-            written = self._files.write(descriptor, line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes found room")
-            self._files.sync(descriptor, self._full_sync)
-        except OSError:
-            with suppress(OSError):  # failing that, the next append mends the tail
-                self._files.truncate(descriptor, size)
-            raise
 
 
 def _examine(raw: bytes, offset: int) -> _Line | None:

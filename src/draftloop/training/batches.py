@@ -1,4 +1,4 @@
-"""Examples side by side in one array. Knows no model and no loss.
+"""Examples side by side in one array. Knows no model.
 
 B examples -> inputs (B, L) int32, filled up on the right. Attention is causal, so what stands on the right of an
 example changes nothing in it; the filler is id 0 because some id must stand there, and no id is ever read as padding.
@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from .examples import Example
+from .losses import Asked
 
 _LENGTH_STEP = 32
 _POSITION_STEP = 64
@@ -28,19 +29,20 @@ class Batch:
         examples: what it was made of, in the order of the rows.
         inputs: (B, L) int32 ids.
         positions: (M,) int32, flat indices into (B·L) of the supervised positions.
-        labels: (M,) int32, the ids predicted there.
-        temperature: (M, 1) float32, of the record's sampler, 1 where that is 0.
-        weights: (M,) float32, 1 where supervised and 0 where filled up.
-        tokens: supervised positions, the sum of `weights`.
+        asked: labels, temperature, rule and weight of these M positions.
+        tokens: supervised positions, the sum of the weights.
     """
 
     examples: tuple[Example, ...]
     inputs: mx.array
     positions: mx.array
-    labels: mx.array
-    temperature: mx.array
-    weights: mx.array
+    asked: Asked
     tokens: int
+
+    @property
+    def size(self) -> int:
+        """M."""
+        return int(self.positions.shape[0])
 
 
 def make_batch(examples: Sequence[Example]) -> Batch:
@@ -51,6 +53,7 @@ def make_batch(examples: Sequence[Example]) -> Batch:
     inputs = np.zeros((len(examples), length), np.int32)
     positions, labels = np.zeros(size, np.int32), np.zeros(size, np.int32)
     temperature, weights = np.ones((size, 1), np.float32), np.zeros(size, np.float32)
+    match, greedy = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
     start = 0
     for row, example in enumerate(examples):
         inputs[row, : len(example.inputs)] = example.inputs
@@ -59,14 +62,13 @@ def make_batch(examples: Sequence[Example]) -> Batch:
         labels[start:stop] = example.labels
         temperature[start:stop] = example.sampler.temperature or 1.0
         weights[start:stop] = 1.0
+        match[start:stop], greedy[start:stop] = example.rule == "match", example.sampler.temperature == 0
         start = stop
     return Batch(
         examples=tuple(examples),
         inputs=mx.array(inputs),
         positions=mx.array(positions),
-        labels=mx.array(labels),
-        temperature=mx.array(temperature),
-        weights=mx.array(weights),
+        asked=Asked(*map(mx.array, (labels, temperature, weights, match, greedy))),
         tokens=tokens,
     )
 

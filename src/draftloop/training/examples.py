@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..config import Data
-from ..records import PairId, Record, Sampler
+from ..records import BlobRef, PairId, Record, Rule, Sampler
 
 OTHER_PAIR = "another target or tokenizer"
 NO_OUTPUT = "no output token"
@@ -32,6 +32,9 @@ class Example:
         ids: prompt and supervised output, P + n of them.
         prompt_length: P ≥ 1.
         sampler: what the target sampled the output under.
+        rule: what is accepted in the record.
+        blob: where the collector kept what the target said.
+        own: the labels are the draft's, not the target's: only the teacher's distributions can be learned from.
     """
 
     record_id: str
@@ -39,6 +42,9 @@ class Example:
     ids: tuple[int, ...]
     prompt_length: int
     sampler: Sampler
+    rule: Rule = "rejection"
+    blob: BlobRef | None = None
+    own: bool = False
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -117,6 +123,8 @@ def to_example(record: Record, max_output_length: int) -> Example:
         ids=record.prompt_tokens + record.target_output[:max_output_length],
         prompt_length=len(record.prompt_tokens),
         sampler=record.sampler,
+        rule=record.rule,
+        blob=record.teacher,
     )
 
 

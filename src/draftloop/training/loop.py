@@ -1,7 +1,8 @@
-"""The loop over a plan's windows: validate, keep the best weights, checkpoint, step, report. Knows no records.
+"""The loop over a course's windows: validate, keep the best weights, checkpoint, step, report. Knows no records.
 
 Everything happens at the borders between optimizer steps. There, `Progress` and the learner's state are all there is to
 a run; a stop in the middle of a step gives the step up and goes back to the border before it: nothing changed since.
+So does a want of memory: the same step is then tried again in smaller parts.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from .. import lora
 from ..config import Training
 from ..errors import Interrupted
 from ..interrupt import StopRequest
+from .course import Course
 from .examples import Example
+from .fitting import Fit
 from .losses import Sums
-from .plan import Plan
 from .report import TRAIN, VALIDATION, Reporter
 from .run import RunDirectory
 from .step import Learner, StepResult, under
 from .validation import Scores, validate
+from .within_memory import WithinMemory
 
 _GIGABYTE = 1 << 30
 
@@ -46,6 +49,7 @@ class Progress:
         validated_step: the step after which validation was last made.
         before, best: validation scores of the start and of the weights kept, which are those after `best_step`.
         stale: validations since the best one.
+        fit: how micro-batches are cut to fit into memory: a resumed run cuts them alike.
     """
 
     step: int = 0
@@ -62,12 +66,13 @@ class Progress:
     best: Scores | None = None
     best_step: int | None = None
     stale: int = 0
+    fit: Fit | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Progress:
         """The progress that `asdict` made an object of."""
         scores = {name: Scores.from_json(values[name]) for name in ("before", "best")}
-        return cls(**{**values, **scores})
+        return cls(**{**values, **scores, "fit": Fit.from_json(values["fit"])})
 
     @property
     def epoch_mean_loss(self) -> float | None:
@@ -91,32 +96,35 @@ class Loop:
     Args:
         run: its directory.
         learner: makes the steps.
-        plan: the windows.
+        course: what each step is made of.
         validation: micro-batches; empty where nothing could be held out.
         settings: of the training.
         reporter: is told.
         stop: asks to stop.
         progress: where the run stands.
         best: the weights kept so far, where `progress.best` is set.
+        within: keeps steps and validations within memory.
     """
 
     def __init__(
         self,
         run: RunDirectory,
         learner: Learner,
-        plan: Plan,
+        course: Course,
         validation: Sequence[tuple[Example, ...]],
         settings: Training,
         reporter: Reporter,
         stop: StopRequest,
         progress: Progress,
         best: dict[str, mx.array],
+        within: WithinMemory,
     ) -> None:
         self.progress = progress
-        self._run, self._learner, self._plan, self._validation = run, learner, plan, validation
+        self._run, self._learner, self._course, self._validation = run, learner, course, validation
         self._settings, self._reporter, self._stop = settings, reporter, stop
         self._best = best
-        self._steps = len(plan.windows)
+        self._within = within
+        self._steps = course.steps
         self._since = _SinceReport()
         self._saved_step: int | None = None
 
@@ -128,7 +136,7 @@ class Loop:
 
         Raises:
             Interrupted: asked to stop; a checkpoint was written.
-            TrainingFailed: too many micro-batches in a row could not be used.
+            TrainingFailed: too many micro-batches in a row could not be used, or not one fits into memory.
         """
         with self._reporter.live(self._steps, self.progress.step):
             self._reporter.move(self.progress.step, self._steps, "")
@@ -146,6 +154,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint of this border. Raises StoreError: the disk refused."""
+        self.progress.fit = self._learner.fit
         best = {f"best.{name}": value for name, value in self._best.items()}
         self._run.checkpoints.save({**self._learner.state(), **best}, asdict(self.progress))
         self._saved_step = self.progress.step
@@ -185,9 +194,13 @@ class Loop:
 
     def _step(self) -> None:
         progress = self.progress
-        window = self._plan.windows[progress.step]
+        window = self._course.window(progress.step, self._check)
         start = time.monotonic()
-        result = self._learner.train(window, progress.step, progress.skipped_in_row, self._check)
+        result = self._within.do(
+            lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check),
+            window.micro_batches,
+            droppable=True,
+        )
         self._since.seconds += time.monotonic() - start
         if window.epoch != progress.epoch:
             progress.epoch, progress.epoch_loss, progress.epoch_tokens = window.epoch, 0.0, 0
@@ -202,7 +215,7 @@ class Loop:
         self._tell(result)
 
     def _validate(self) -> None:
-        scores = validate(self._validation, self._evaluate)
+        scores = self._within.do(lambda: validate(self._validation, self._evaluate), self._validation, droppable=False)
         progress = self.progress
         if scores.better_than(progress.best):
             progress.best, progress.best_step, progress.stale = scores, progress.step, 0
@@ -251,7 +264,7 @@ class Loop:
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "tokens_per_second": since.tokens / max(since.seconds, 1e-9),
-            "peak_memory_gb": mx.get_peak_memory() / _GIGABYTE,
+            "peak_memory_gb": self._within.peak / _GIGABYTE,
             "skipped_batches": self.progress.skipped,
             "tokens": self.progress.tokens,
             "seconds": self.progress.seconds,

@@ -1,10 +1,12 @@
 """The losses, from log-distributions to sums over supervised positions. Knows no model, no teacher and no records.
 
 M positions of a micro-batch, W ids that target and draft share, everything float32 and in logs as long as it can be:
-  log q (M, W) = log-softmax of the draft's logits / temperature, over all W ids: no truncation, full support;
-  log p (M, W) = the teacher's, truncated as its sampler says, -inf where it has no mass: p log p is 0 there;
-  labels (M,), weights (M,) in {0, 1}.
-Every loss is made of four sums over positions, so positions may come in pieces and their sums be added. Sums are
+  log q (M, S) = log-softmax of the draft's logits / temperature: no truncation, full support;
+  log p (M, S) = the teacher's, truncated as its sampler says, -inf where it has no mass: p log p is 0 there.
+S is W where the teacher's whole distribution is known. Where only its k likeliest ids are, S = k + 1: these ids, and
+one bucket for all others together. Throwing ids together hides what p and q differ by among them, so a loss on buckets
+is at most the one on all ids, and Σ min(p, q) at least as large (data processing inequality).
+Every loss is made of a few sums over positions, so positions may come in pieces and their sums be added. Sums are
 returned, never means: only whoever sees a whole accumulation window knows what to divide by.
 """
 
@@ -21,31 +23,66 @@ _LEAST = -1e30  # of a logarithm: minus infinity would make a gradient of 0 time
 
 
 class Sums(NamedTuple):
-    """Over the supervised positions of a micro-batch: the loss, their number, the acceptance Σ min(p, q). Scalars."""
+    """Over the supervised positions of a micro-batch: the loss, their number, the acceptance of DESIGN. Scalars."""
 
     loss: mx.array
     tokens: mx.array
     acceptance: mx.array
 
 
-def log_softmax(logits: mx.array, temperature: mx.array, width: int) -> mx.array:
-    """log q of the draft.
+class Asked(NamedTuple):
+    """What is asked at M positions.
+
+    Attributes:
+        labels: (M,) int32, the ids that were emitted there.
+        temperature: (M, 1) float32, of the sampler, 1 where that is 0.
+        weights: (M,) float32, 1 where a position is supervised and 0 where it only fills up.
+        match, greedy: (M,) bool, the acceptance rule of the record; neither is `rejection` or `block`.
+    """
+
+    labels: mx.array
+    temperature: mx.array
+    weights: mx.array
+    match: mx.array
+    greedy: mx.array
+
+    def piece(self, piece: slice) -> Asked:
+        """Some of the positions."""
+        return Asked(*(values[piece] for values in self))
+
+
+class Student(NamedTuple):
+    """What the draft says at M positions.
+
+    Attributes:
+        log_q: (M, S) float32, over the ids or buckets that the teacher speaks of.
+        label: (M,) float32, log q(y).
+        hit: (M,) float32, 1 where y is the draft's likeliest id.
+    """
+
+    log_q: mx.array
+    label: mx.array
+    hit: mx.array
+
+
+def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = None) -> Student:
+    """The draft's part of a loss.
 
     Args:
         logits: (M, V), any float type, V >= width.
-        temperature: (M, 1) float32, above 0.
+        asked: at these positions.
         width: W, the ids that target and draft share.
-
-    Returns:
-        (M, W) float32, finite for finite logits.
+        ids: (M, k) int32 where the teacher names only these; None where it names all.
     """
-    scaled = logits[..., :width].astype(mx.float32) / temperature
-    return scaled - mx.logsumexp(scaled, axis=-1, keepdims=True)
-
-
-def ce(log_q: mx.array, labels: mx.array) -> mx.array:
-    """-log q(y) at each position, (M,)."""
-    return -mx.take_along_axis(log_q, labels[:, None], axis=-1).squeeze(-1)
+    scaled = logits[..., :width].astype(mx.float32) / asked.temperature
+    log_z = mx.logsumexp(scaled, axis=-1, keepdims=True)
+    label = (mx.take_along_axis(scaled, asked.labels[:, None], axis=-1) - log_z).squeeze(-1)
+    hit = (mx.argmax(scaled, axis=-1) == asked.labels).astype(mx.float32)
+    if ids is None:
+        return Student(scaled - log_z, label, hit)
+    rest = mx.logsumexp(mx.put_along_axis(scaled, ids, mx.array(_LEAST), axis=-1), axis=-1, keepdims=True)
+    named = mx.take_along_axis(scaled, ids, axis=-1)
+    return Student(mx.concatenate([named, rest], axis=-1) - log_z, label, hit)
 
 
 def kl(log_q: mx.array, log_p: mx.array, p: mx.array) -> mx.array:
@@ -54,15 +91,15 @@ def kl(log_q: mx.array, log_p: mx.array, p: mx.array) -> mx.array:
     return mx.sum(p * (finite_log_p - log_q), axis=-1)
 
 
-def acceptance(p: mx.array, q: mx.array) -> mx.array:
-    """a = Σ min(p, q) = 1 − TV(p, q) at each position, (M,)."""
-    return mx.sum(mx.minimum(p, q), axis=-1)
+def log_acceptance(log_q: mx.array, log_p: mx.array, match: mx.array | None = None) -> mx.array:
+    """log a at each position, (M,): a = Σ min(p, q) = 1 − TV(p, q), or Σ p·q where `match` (M,) says so.
 
-
-def log_acceptance(log_q: mx.array, log_p: mx.array) -> mx.array:
-    """log a = log Σ min(p, q) at each position, (M,): finite however little the two have in common, and where p is
-    nowhere, which a position that only fills up has."""
-    return mx.logsumexp(mx.maximum(mx.minimum(log_p, log_q), _LEAST), axis=-1)
+    Finite however little the two have in common, and where p is nowhere, which a position that only fills up has.
+    """
+    least = mx.minimum(log_p, log_q)
+    if match is not None:
+        least = mx.where(match[:, None], mx.maximum(log_p, _LEAST) + log_q, least)
+    return mx.logsumexp(mx.maximum(least, _LEAST), axis=-1)
 
 
 class Terms(NamedTuple):
@@ -71,41 +108,45 @@ class Terms(NamedTuple):
     Attributes:
         surprise: Σ −log q(y).
         divergence: Σ KL(p‖q).
-        acceptance: Σ a, with a = Σ min(p, q) = 1 − TV(p, q).
+        overlap: Σ a, with a = Σ min(p, q) = 1 − TV(p, q), or Σ p·q under `match`: it has a gradient.
         refusal: Σ −log a.
+        acceptance: Σ a of the rule: at temperature 0 [argmax q = argmax p] in place of the overlap.
         tokens: their number.
     """
 
     surprise: mx.array
     divergence: mx.array
-    acceptance: mx.array
+    overlap: mx.array
     refusal: mx.array
+    acceptance: mx.array
     tokens: mx.array
 
 
-def terms(kind: Loss, log_q: mx.array, log_p: mx.array, labels: mx.array, weights: mx.array) -> Terms:
+def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Terms:
     """The terms of some positions; those that a loss does not need are 0.
 
     Args:
         kind: the loss.
-        log_q: (M, W) float32.
-        log_p: (M, W) float32.
-        labels: (M,) int32.
-        weights: (M,) float32, 1 where a position is supervised and 0 where it only fills up.
+        found: what the draft says.
+        log_p: (M, S) float32 of the teacher.
+        asked: labels, rules and weights of the positions.
     """
-    p, nothing = mx.exp(log_p), mx.zeros_like(weights)
+    log_q, p, nothing = found.log_q, mx.exp(log_p), mx.zeros_like(asked.weights)
+    log_a = log_acceptance(log_q, log_p, asked.match)
+    overlap = mx.exp(log_a)
     return Terms(
-        surprise=_masked_sum(ce(log_q, labels) if kind == "ce" else nothing, weights),
-        divergence=_masked_sum(kl(log_q, log_p, p) if kind in ("kl", "lk") else nothing, weights),
-        acceptance=_masked_sum(acceptance(p, mx.exp(log_q)), weights),
-        refusal=_masked_sum(-log_acceptance(log_q, log_p) if kind == "nla" else nothing, weights),
-        tokens=mx.sum(weights),
+        surprise=_masked_sum(-found.label if kind == "ce" else nothing, asked.weights),
+        divergence=_masked_sum(kl(log_q, log_p, p) if kind in ("kl", "lk") else nothing, asked.weights),
+        overlap=_masked_sum(overlap, asked.weights),
+        refusal=_masked_sum(-log_a if kind == "nla" else nothing, asked.weights),
+        acceptance=_masked_sum(mx.where(asked.greedy, found.hit, overlap), asked.weights),
+        tokens=mx.sum(asked.weights),
     )
 
 
-def lk_share(acceptance: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
+def lk_share(overlap: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
     """λ = exp(−η·ā) with ā the mean acceptance of a micro-batch; it has no gradient."""
-    return mx.stop_gradient(mx.exp(-eta * acceptance / mx.maximum(tokens, 1.0)))
+    return mx.stop_gradient(mx.exp(-eta * overlap / mx.maximum(tokens, 1.0)))
 
 
 def combine(kind: Loss, found: Terms, share: mx.array | None = None) -> Sums:
@@ -119,7 +160,7 @@ def combine(kind: Loss, found: Terms, share: mx.array | None = None) -> Sums:
         found: of all positions of a micro-batch, or of a piece of them.
         share: λ of the whole micro-batch where `found` is a piece of it.
     """
-    refused = found.tokens - found.acceptance
+    refused = found.tokens - found.overlap
     if kind == "ce":
         loss = found.surprise
     elif kind == "kl":
@@ -129,15 +170,15 @@ def combine(kind: Loss, found: Terms, share: mx.array | None = None) -> Sums:
     elif kind == "nla":
         loss = found.refusal
     else:
-        share = lk_share(found.acceptance, found.tokens) if share is None else share
+        share = lk_share(found.overlap, found.tokens) if share is None else share
         loss = share * found.divergence + (1.0 - share) * refused
     return Sums(loss, found.tokens, mx.stop_gradient(found.acceptance))
 
 
-def loss_sums(kind: Loss, log_q: mx.array, log_p: mx.array, labels: mx.array, weights: mx.array) -> Sums:
+def loss_sums(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Sums:
     """`combine` of the `terms` of all positions at once."""
-    return combine(kind, terms(kind, log_q, log_p, labels, weights))
+    return combine(kind, terms(kind, found, log_p, asked))
 
 
 def _masked_sum(each: mx.array, weights: mx.array) -> mx.array:
-    return mx.sum(mx.where(weights > 0, each, 0.0))
+    return mx.sum(mx.where(weights > 0, weights * each, 0.0))

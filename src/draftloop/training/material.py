@@ -31,6 +31,7 @@ class Material:
         pool: replayed from; empty where the buffer is, or where nothing is to be replayed.
         validation: never trained on.
         failure_records: the records of `failures`, for the replay buffer to remember.
+        validation_records: the records of `validation`, and those that could not be used.
         unusable: ids of the target's failures that are not among them: too long, or another tokenizer's.
         left_out: failures and validation generations that could not be used, counted by reason.
         damaged_lines: numbers of the log's lines that could not be read.
@@ -40,6 +41,7 @@ class Material:
     pool: Selection
     validation: Selection
     failure_records: list[Record]
+    validation_records: list[Record]
     unusable: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     damaged_lines: tuple[int, ...] = ()
@@ -111,6 +113,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
         pool=select(pool, pair.identity, pair.width, config.data),
         validation=validation,
         failure_records=failure_records,
+        validation_records=validation_records,
         unusable=tuple(r.id for r in wanted if r.id not in used and r.pair.target == pair.identity.target),
         left_out=failures.left_out + validation.left_out,
         damaged_lines=damaged,
@@ -140,6 +143,7 @@ def regather(saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pa
         pool=selections["replay_pool"],
         validation=selections["validation"],
         failure_records=records["failures"],
+        validation_records=records["validation"],
         unusable=unusable,
         left_out=left_out,
     )

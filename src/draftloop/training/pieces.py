@@ -19,7 +19,8 @@ from mlx.utils import tree_flatten, tree_map
 
 from ..config import Loss
 from .batches import Batch
-from .losses import Sums, Terms, combine, lk_share, log_softmax, terms
+from .losses import Sums, Terms, combine, lk_share, student, terms
+from .teacher import Taught
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class HeadLoss:
     Attributes:
         kind: the loss.
         head: rows (m, D) to logits (m, V).
-        batch: whose labels, temperatures and weights go with the rows.
-        log_p: (M, W) float32 of the teacher.
+        batch: whose labels, temperatures, rules and weights go with the rows.
+        taught: what the teacher says there.
         width: W, ids that target and draft share.
         module: whose parameters the head reads, adapted ones among them; None where it has none.
     """
@@ -38,7 +39,7 @@ class HeadLoss:
     kind: Loss
     head: Callable[[mx.array], mx.array]
     batch: Batch
-    log_p: mx.array
+    taught: Taught
     width: int
     module: nn.Module | None = None
 
@@ -78,16 +79,15 @@ class HeadLoss:
         return Terms(*(mx.array(sum(column)) for column in zip(*found, strict=True)))
 
     def _terms(self, rows: mx.array, piece: slice) -> Terms:
-        batch = self.batch
-        log_q = log_softmax(self.head(rows), batch.temperature[piece], self.width)
-        return terms(self.kind, log_q, self.log_p[piece], batch.labels[piece], batch.weights[piece])
+        asked, taught = self.batch.asked.piece(piece), self.taught.piece(piece)
+        return terms(self.kind, student(self.head(rows), asked, self.width, taught.ids), taught.log_p, asked)
 
     def _share(self, rows: mx.array, pieces: list[slice]) -> mx.array | None:
         """What `lk` weighs its parts by rests on all positions, so it takes a pass of its own; None for the others."""
         if self.kind != "lk":
             return None
         found = self._totals(rows, pieces)
-        return lk_share(found.acceptance, found.tokens)
+        return lk_share(found.overlap, found.tokens)
 
     def _with_gradient(
         self, rows: mx.array, parameters: Any, piece: slice, share: mx.array | None

@@ -1,14 +1,17 @@
 """The order of a whole training, as a function of examples, settings and seed alone. Knows no model and no mlx.
 
-Epoch -> all failures once, and replay drawn anew -> shuffled micro-batches of similar length -> windows of
+Epoch -> all examples once, and replay drawn anew -> shuffled micro-batches of similar length -> windows of
 `gradient_accumulation_steps` micro-batches, one optimizer step each. A window ends with its epoch, so the last one may
-be smaller. Step s of a training is window s of the plan: a resumed run needs nothing but s to go on in the same order.
+be smaller; the last epoch ends with the steps. Step s of a training is window s of the plan: a resumed run needs
+nothing but s to go on in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from ..config import Training
 from ..replay import draw, replay_tokens
 from .examples import Example
 
+STEPS_AT_ONE_TOKEN = 5.3  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)
 _ORDER = 0x0D0E  # keeps this random stream apart from others of one seed
 _NEIGHBOURS = 8  # micro-batches whose examples are sorted by length together
 
@@ -30,44 +34,85 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All windows of a training, and how many of its supervised tokens are replayed ones."""
+    """All windows of a training, and the share of its supervised tokens that is replayed."""
 
     windows: tuple[Window, ...]
-    tokens: int
-    replayed_tokens: int
+    replay_share: float
 
     @property
-    def replay_share(self) -> float:
-        """Replayed tokens over all supervised tokens."""
-        return self.replayed_tokens / self.tokens if self.tokens else 0.0
+    def micro_batches(self) -> list[tuple[Example, ...]]:
+        """Those of all windows."""
+        return [batch for window in self.windows for batch in window.micro_batches]
 
 
-def make_plan(failures: Sequence[Example], pool: Mapping[str, Example], settings: Training) -> Plan:
-    """The windows of `settings.epochs` epochs.
+def make_plan(
+    fresh: Sequence[Example],
+    pool: Mapping[str, Example],
+    settings: Training,
+    steps: int | None = None,
+    first_epoch: int = 0,
+) -> Plan:
+    """The windows of so many optimizer steps.
 
     Args:
-        failures: what is trained on, each once an epoch.
+        fresh: what is trained on, each once an epoch; at least one example with a label.
         pool: what replay is drawn from, by record id; empty for no replay.
-        settings: epochs, batch size, accumulation, replay ratio and seed.
+        settings: epochs, batch sizes, accumulation, replay ratio and seed.
+        steps: windows in all; by default as many as `settings.epochs` epochs have.
+        first_epoch: the number of the first epoch, from which order and replay are drawn.
     """
-    windows: list[Window] = []
-    fresh = sum(len(example.labels) for example in failures)
     lengths = {record_id: len(example.labels) for record_id, example in pool.items()}
-    replayed = replay_tokens(fresh, settings.replay_ratio) if lengths else 0
-    for epoch in range(settings.epochs):
+    tokens = sum(len(example.labels) for example in fresh)
+    replayed = replay_tokens(tokens, settings.replay_ratio) if lengths else 0
+    windows: list[Window] = []
+    for epoch in count(first_epoch):
+        if steps is None and epoch - first_epoch == epochs_of(settings, tokens):
+            break
+        if steps is not None and len(windows) >= steps:
+            break
         drawn = draw(lengths, replayed, settings.seed, epoch)
-        examples = [*failures, *(pool[one.record_id].shortened(one.tokens) for one in drawn)]
-        micro_batches = order(examples, settings.batch_size, np.random.default_rng([settings.seed, epoch, _ORDER]))
+        examples = [*fresh, *(pool[one.record_id].shortened(one.tokens) for one in drawn)]
+        micro_batches = order(examples, settings, np.random.default_rng([settings.seed, epoch, _ORDER]))
         size = settings.gradient_accumulation_steps
         windows += [Window(epoch, tuple(micro_batches[i : i + size])) for i in range(0, len(micro_batches), size)]
-    return Plan(tuple(windows), settings.epochs * (fresh + replayed), settings.epochs * replayed)
+    share = replayed / (tokens + replayed) if tokens + replayed else 0.0
+    return Plan(tuple(windows[:steps]), share)
 
 
-def order(examples: Sequence[Example], size: int, random: np.random.Generator) -> list[tuple[Example, ...]]:
-    """Shuffled micro-batches in which lengths are similar, so that little is padded."""
+def epochs_of(settings: Training, tokens: int) -> int:
+    """Passes over failures of so many supervised tokens: as configured, or by `auto` from how much there is to learn.
+
+    Twice the tokens get √2 times the optimizer steps: few failures are gone through often, for as long as the split
+    `validation` says that it helps; many need fewer passes, and no night is long enough for more.
+    """
+    if settings.epochs != "auto":
+        return settings.epochs
+    steps = STEPS_AT_ONE_TOKEN * math.sqrt(tokens)
+    return max(1, round(steps * settings.batch_tokens * settings.gradient_accumulation_steps / max(tokens, 1)))
+
+
+def order(examples: Sequence[Example], settings: Training, random: np.random.Generator) -> list[tuple[Example, ...]]:
+    """Shuffled micro-batches in which lengths are similar, so that little is padded.
+
+    Each holds at most `batch_size` examples and, if more than one, at most `batch_tokens` supervised tokens.
+    """
     shuffled = [examples[i] for i in random.permutation(len(examples))]
     micro_batches: list[tuple[Example, ...]] = []
-    for start in range(0, len(shuffled), size * _NEIGHBOURS):
-        near = sorted(shuffled[start : start + size * _NEIGHBOURS], key=lambda example: len(example.ids))
-        micro_batches += [tuple(near[i : i + size]) for i in range(0, len(near), size)]
+    for start in range(0, len(shuffled), settings.batch_size * _NEIGHBOURS):
+        near = sorted(shuffled[start : start + settings.batch_size * _NEIGHBOURS], key=lambda example: len(example.ids))
+        micro_batches += _filled(near, settings.batch_size, settings.batch_tokens)
     return [micro_batches[i] for i in random.permutation(len(micro_batches))]
+
+
+def _filled(examples: Sequence[Example], most: int, tokens: int) -> Iterator[tuple[Example, ...]]:
+    """Neighbours together until either bound is met."""
+    batch: list[Example] = []
+    left = tokens
+    for example in examples:
+        if batch and (len(batch) == most or len(example.labels) > left):
+            yield tuple(batch)
+            batch, left = [], tokens
+        batch.append(example)
+        left -= len(example.labels)
+    if batch:
+        yield tuple(batch)

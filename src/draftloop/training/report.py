@@ -91,6 +91,12 @@ class Reporter:
             progress, task = self._live
             progress.update(task, completed=step, description=text)
 
+    def note(self, text: str) -> None:
+        """What is going on between two steps, for the bar alone."""
+        if self._live is not None:
+            progress, task = self._live
+            progress.update(task, description=text)
+
     def report(self, kind: str, values: dict[str, Any], text: str) -> None:
         """A row of metrics, and its line where no bar shows it already."""
         with storing(self._metrics):

@@ -1,8 +1,9 @@
 """The directory of one training, `<data>/runs/rNNNN/`: what reproduces it and what it wrote. Knows no model.
 
 `run.yaml` (resolved configuration, versions, seed, data hashes, git commit), `material.json` (ids of the records, so
-that a resumed run trains on the same ones whatever was logged since), `metrics.jsonl`, `train.log`, `checkpoints/`, and
-at the end `result.json`: where that is, the run is finished.
+that a resumed run trains on the same ones whatever was logged since), `start.json` (what the draft did by kind of token
+before the first step), `texts.json` (what more was asked on the failures' prompts), `metrics.jsonl`, `train.log`,
+`checkpoints/`, and at the end `result.json`: where that is, the run is finished.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +30,8 @@ from .checkpoints import Checkpoints
 
 DESCRIPTION = "run.yaml"
 MATERIAL = "material.json"
+START = "start.json"
+TEXTS = "texts.json"
 RESULT = "result.json"
 RESUMPTIONS = "resumptions.json"
 LATEST = "latest"
@@ -106,6 +110,34 @@ class RunDirectory:
         self._write(DESCRIPTION, text.encode())
         self._write(MATERIAL, orjson.dumps(material))
 
+    def note_start(self, accepted: Mapping[str, float]) -> None:
+        """Keep the draft's acceptance at the start, summed by kind of token: the weights of the start will be gone.
+
+        Raises StoreError: the disk refused.
+        """
+        self._write(START, orjson.dumps(accepted))
+
+    def start(self) -> dict[str, float] | None:
+        """What `note_start` kept; None where it did not, or cannot be read."""
+        try:
+            return {str(kind): float(value) for kind, value in orjson.loads((self.path / START).read_bytes()).items()}
+        except (OSError, orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
+            return None
+
+    def keep_texts(self, texts: list[dict[str, Any]]) -> None:
+        """Keep the texts that the run was given beside the logged ones. Raises StoreError: the disk refused."""
+        self._write(TEXTS, orjson.dumps(texts))
+
+    def texts(self) -> list[dict[str, Any]] | None:
+        """What `keep_texts` kept; None where it did not. Raises RunError: damaged."""
+        try:
+            found: list[dict[str, Any]] = orjson.loads((self.path / TEXTS).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise RunError(f"run {self.id} cannot be resumed: {self.path / TEXTS}: {error}") from None
+        return found
+
     def give_up(self, why: str) -> None:
         """Mark a run that nobody will go on with; its checkpoints go. Raises StoreError: the disk refused."""
         self.finish({"given_up": why})
@@ -139,6 +171,8 @@ class RunDirectory:
         """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""
         self._write(RESULT, orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
         self.checkpoints.remove()
+        with storing(self.path / TEXTS):
+            (self.path / TEXTS).unlink(missing_ok=True)
 
     def description(self) -> dict[str, Any]:
         """What `run.yaml` says. Raises RunError: missing or damaged."""

@@ -2,7 +2,8 @@
 
 Every micro-batch gives sums over its supervised tokens; the window divides once, by all tokens of its micro-batches, so
 accumulating equals one large batch. A micro-batch whose loss or gradient cannot be used leaves no trace but its
-name. Dropout is drawn from (seed, step, micro-batch) alone.
+name. Dropout is drawn from (seed, step, micro-batch) alone. What does not fit into memory is worked on in parts, whose
+sums are added.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from .. import lora
 from ..config import Training
 from ..errors import TrainingFailed
-from ..random_state import get_state, set_state
+from ..random_state import get_state, set_state, unchanged
+from ..records import Sampler
 from .batches import Batch, make_batch
 from .examples import Example
+from .fitting import Fit
 from .forward import Forward
 from .losses import Sums
 from .pieces import HeadLoss
 from .plan import Window
-from .teacher import Teacher
+from .recompute import is_recomputed, set_recompute
+from .teacher import Taught, Teacher
 
 PIECE_BYTES = 16 << 20
 LEAST_PIECE = 64  # positions; fewer would leave the cores idle
+_GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
 MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for
 
 
@@ -64,7 +69,7 @@ class Learner:
     Args:
         draft: carries the adapter; nothing else in it is trained.
         forward: the draft's logits at chosen positions.
-        teacher: log p for any batch.
+        teacher: what the target says, for any batch.
         width: ids that target and draft share.
         settings: of the training.
         steps: how many the whole training has, for the schedule.
@@ -91,6 +96,23 @@ class Learner:
         self._steps = steps
         self._piece = max(LEAST_PIECE, piece_bytes // (4 * width))
         self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
+        self.fit = Fit()
+
+    @property
+    def fit(self) -> Fit:
+        """How micro-batches are worked on so that they fit into memory."""
+        return self._fit
+
+    @fit.setter
+    def fit(self, fit: Fit) -> None:
+        self._fit = fit
+        if fit.recompute != is_recomputed(self.draft):
+            set_recompute(self.draft, fit.recompute)
+
+    @property
+    def piece(self) -> int:
+        """Positions whose logits are there at a time."""
+        return self._piece
 
     def train(self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None]) -> StepResult:
         """Make one optimizer step.
@@ -103,7 +125,16 @@ class Learner:
 
         Raises:
             TrainingFailed: too many micro-batches in a row could not be used.
+            RuntimeError: MLX's own, where it was refused memory; the step has changed nothing then either.
         """
+        before = self.state()
+        try:
+            return self._train(window, step, skipped_in_row, check)
+        except RuntimeError:  # half a step may lie in the adapter by then
+            self.restore(before)
+            raise
+
+    def _train(self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None]) -> StepResult:
         self.draft.train()
         gradients: Any = None
         loss, acceptance, tokens = 0.0, 0.0, 0
@@ -111,7 +142,11 @@ class Learner:
         for number, examples in enumerate(window.micro_batches):
             check()
             mx.random.seed(_mixed(self._settings.seed, step, number))
-            found = self._micro_batch(examples)
+            parts, alone = self.fit.parts(examples)
+            skipped += [_too_long(example) for example in alone]
+            if not parts:
+                continue
+            found = self._micro_batch(parts)
             if isinstance(found, Skipped):
                 skipped_in_row += 1
                 skipped.append(found)
@@ -128,9 +163,35 @@ class Learner:
     def evaluate(self, examples: Sequence[Example]) -> Sums:
         """The sums of one micro-batch without dropout or gradient, as Python numbers."""
         self.draft.eval()
+        return _added([self._evaluated(part) for part in self.fit.pieces(examples)])
+
+    def _evaluated(self, examples: Sequence[Example]) -> Sums:
         batch = make_batch(examples)
-        loss, rows = self._loss(batch, self._teacher.log_probs(batch))
+        loss, rows = self._loss(batch, self._teacher.teach(batch))
         return Sums(*(value.item() for value in loss.values(rows, self._piece)))
+
+    def probe(self, length: int, labels: int, piece: int) -> int:
+        """Bytes that MLX takes at most, beside what it holds, for a pass over one row.
+
+        Args:
+            length: inputs of the row.
+            labels: supervised ones among them, at most all.
+            piece: positions whose logits are there at a time.
+
+        Raises:
+            RuntimeError: MLX's own, where it was refused memory.
+        """
+        example = Example("", "", (0,) * (length + 1), length + 1 - labels, _GREEDY)  # asks no teacher
+        usual, self._piece = self._piece, piece
+        self.draft.train()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        try:
+            with unchanged():
+                self._part([example])
+        finally:
+            self._piece = usual
+        return int(mx.get_peak_memory() - before)
 
     def state(self) -> dict[str, mx.array]:
         """Adapter, optimizer and random state by name: with the position in the plan, all that a resumed run needs."""
@@ -144,26 +205,39 @@ class Learner:
         self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
         set_state(state["random"])
 
-    def _sums(self, batch: Batch, log_p: mx.array) -> Sums:
-        loss, rows = self._loss(batch, log_p)
+    def _sums(self, batch: Batch, taught: Taught) -> Sums:
+        loss, rows = self._loss(batch, taught)
         return loss.sums(rows, self._piece)
 
-    def _loss(self, batch: Batch, log_p: mx.array) -> tuple[HeadLoss, mx.array]:
+    def _loss(self, batch: Batch, taught: Taught) -> tuple[HeadLoss, mx.array]:
         rows = self._forward.hidden(batch.inputs, batch.positions)
         forward = self._forward
-        return HeadLoss(self._settings.loss, forward.head, batch, log_p, self._width, forward.module), rows
+        return HeadLoss(self._settings.loss, forward.head, batch, taught, self._width, forward.module), rows
 
-    def _micro_batch(self, examples: Sequence[Example]) -> tuple[Sums, Any] | Skipped:
-        """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used."""
-        batch = make_batch(examples)
-        arrays, gradients = self._sums_and_gradients(batch, self._teacher.log_probs(batch))
+    def _micro_batch(self, parts: Sequence[Sequence[Example]]) -> tuple[Sums, Any] | Skipped:
+        """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used.
+
+        Sums of parts are those of the whole, but for two things: dropout is drawn part by part, and each part weighs
+        the two halves of `lk` by its own mean acceptance.
+        """
+        found, gradients = [], None
+        for part in parts:
+            sums, own = self._part(part)
+            found.append(sums)
+            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
         norm = _norm(gradients)
-        mx.eval(arrays, gradients, norm)
-        sums = Sums(*(value.item() for value in arrays))
-        reason = problem(sums, norm.item(), self._settings.max_loss)
+        mx.eval(gradients, norm)
+        reason = problem(_added(found), norm.item(), self._settings.max_loss)
         if reason is not None:
-            return Skipped(tuple(example.record_id for example in examples), reason)
-        return sums, gradients
+            return Skipped(tuple(example.record_id for part in parts for example in part), reason)
+        return _added(found), gradients
+
+    def _part(self, examples: Sequence[Example]) -> tuple[Sums, Any]:
+        """Evaluated, so that nothing of a part is left when the next one begins."""
+        batch = make_batch(examples)
+        arrays, gradients = self._sums_and_gradients(batch, self._teacher.teach(batch))
+        mx.eval(arrays, gradients)
+        return Sums(*(value.item() for value in arrays)), gradients
 
     def _apply(self, gradients: Any, tokens: int, rate: float) -> float:
         """Update the adapter with the mean gradient; returns its norm before clipping."""
@@ -220,6 +294,18 @@ def problem(sums: Sums, gradient_norm: float, max_loss: float) -> str | None:
 def under(prefix: str, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
     """The arrays whose name starts with `prefix`, by the rest of their name."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _too_long(example: Example) -> Skipped:
+    reason = (
+        f"its {len(example.inputs):,} tokens alone do not fit into memory, even with activations computed again; lower "
+        "data.max_output_length or data.max_prompt_length, or allow more with training.memory"
+    )
+    return Skipped((example.record_id,), reason)
+
+
+def _added(sums: Sequence[Sums]) -> Sums:
+    return sums[0] if len(sums) == 1 else Sums(*(sum(column) for column in zip(*sums, strict=True)))
 
 
 def _norm(gradients: Any) -> mx.array:

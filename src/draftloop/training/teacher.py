@@ -1,45 +1,96 @@
-"""The target as teacher: its distribution under each record's own sampler, once per record. It is never trained.
+"""What the target says at supervised positions: asked live, read from the log, or only its tokens. Never trained.
 
-One example with n labels -> target logits at its n supervised positions (n, V) -> log p (n, W), kept in float32 where
-all of them fit into the memory allowed, in float16 otherwise, and computed again at each use where even that is much.
+For a batch with M positions all three give log p (M, S) and the ids that its columns stand for:
+  live    the target reads each record once: n positions -> logits (n, V) -> log p (n, W) under the record's sampler,
+          kept in float32 where all fit into the memory allowed, in float16 otherwise, else computed at each use;
+  logged  the k likeliest ids that the collector kept, and one bucket for the rest: S = k + 1. No target is needed;
+  none    all mass on the token that was emitted: S = 2.
 Every record is read alone and rounded alike whether it is kept or not, so log p never depends on the order of a run.
-At temperature 0 p is one-hot at the record's own token, and the target is not asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
+import numpy as np
 
+from ..distributions import TopK
 from ..speculative.transforms import sampling_log_probs
 from .batches import Batch
 from .examples import Example
 from .forward import Forward
 
 _MEGABYTE = 1 << 20
+_NOISE = 1e-6  # of a sum in float32: a smaller tail is none, or it would weigh what the draft gives to no id at all
 
 
-class Teacher:
-    """Log-distributions of the target at the supervised positions.
+class Rows(NamedTuple):
+    """What a teacher says at m positions: log p (m, S) float32, and ids (m, S - 1) int32 or None as in `Taught`."""
+
+    log_p: mx.array
+    ids: mx.array | None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher says at M positions, in parts one after the other: a large vocabulary is never put together.
+
+    Attributes:
+        log_p: parts (n, S) of any float type, each row of mass 1.
+        ids: parts (n, S - 1) int32, that all but the last column stand for; the last is for all other ids together. A
+            column without mass may name any id if the last has none either, else one that is named already. None where
+            S is W: column i is id i.
+        size: M; positions beyond those of the parts only fill up and have no mass.
+    """
+
+    log_p: tuple[mx.array, ...]
+    ids: tuple[mx.array, ...] | None
+    size: int
+
+    def piece(self, piece: slice) -> Rows:
+        """The rows of some positions."""
+        start, stop, _ = piece.indices(self.size)
+        log_p = _cut(self.log_p, start, stop, -mx.inf).astype(mx.float32)
+        return Rows(log_p, None if self.ids is None else _cut(self.ids, start, stop, 0))
+
+
+class Teacher(Protocol):
+    """Whoever says log p for a batch."""
+
+    def teach(self, batch: Batch) -> Taught:
+        """What the target says at the batch's positions."""
+
+
+class LiveTeacher:
+    """The target itself.
 
     Args:
         forward: the target's logits at chosen positions.
         width: W, the ids that target and draft share.
-        examples: every example that will be asked for, whole.
+        examples: every example that will be asked for, whole, but those that are added later.
         memory_mb: for what is kept.
         say: told when not everything can be kept.
+        later: the most labels that the examples added later have.
     """
 
     def __init__(
-        self, forward: Forward, width: int, examples: Iterable[Example], memory_mb: float, say: Callable[[str], None]
+        self,
+        forward: Forward,
+        width: int,
+        examples: Iterable[Example],
+        memory_mb: float,
+        say: Callable[[str], None],
+        later: int = 0,
     ) -> None:
         self._forward = forward
         self._width = width
         self._examples = {example.record_id: example for example in examples}
         self._kept: dict[str, mx.array] = {}
         self._room = int(memory_mb * _MEGABYTE)
-        numbers = width * sum(len(e.labels) for e in self._examples.values() if e.sampler.temperature > 0)
+        numbers = width * (later + sum(len(e.labels) for e in self._examples.values() if not _is_hard(e)))
         self._type = mx.float32 if 4 * numbers <= self._room else mx.float16
         if 2 * numbers > self._room:
             say(
@@ -49,22 +100,23 @@ class Teacher:
         elif self._type == mx.float16:
             say("the teacher's distributions are kept in 16 bits to fit training.teacher_memory_mb")
 
-    def log_probs(self, batch: Batch) -> mx.array:
-        """log p at the batch's positions: (M, W) float32, -inf everywhere on positions that are only filled up."""
+    def add(self, examples: Iterable[Example]) -> None:
+        """Take in examples that will be asked for, whole."""
+        self._examples.update((example.record_id, example) for example in examples)
+
+    def teach(self, batch: Batch) -> Taught:
+        """log p over all ids: (M, W)."""
         parts = [self._of(example) for example in batch.examples if example.labels]
-        missing = batch.labels.shape[0] - batch.tokens
-        if missing:
-            parts.append(mx.full((missing, self._width), -mx.inf, mx.float32))
-        return mx.concatenate(parts, axis=0)
+        return Taught(tuple(parts or [mx.zeros((0, self._width))]), None, batch.size)
 
     def _of(self, example: Example) -> mx.array:
-        """(n, W) float32, where n is the number of labels of `example`, which may be a shortened one."""
-        if example.sampler.temperature == 0:
+        """(n, W), where n is the number of labels of `example`, which may be a shortened one."""
+        if _is_hard(example):
             return mx.where(mx.arange(self._width) == mx.array(example.labels)[:, None], 0.0, -mx.inf)
         rows = self._kept.get(example.record_id)
         if rows is None:
             rows = self._compute(self._examples[example.record_id])
-        return rows[: len(example.labels)].astype(mx.float32)
+        return rows[: len(example.labels)]
 
     def _compute(self, example: Example) -> mx.array:
         logits = self._forward(mx.array([example.inputs]), mx.array(list(example.positions)))
@@ -74,3 +126,58 @@ class Teacher:
             self._kept[example.record_id] = rows
             self._room -= rows.nbytes
         return rows
+
+
+class LoggedTeacher:
+    """What the collector kept; where it kept nothing, the token that was emitted.
+
+    Args:
+        kept: by record id, for as many output tokens as are trained on, or more.
+    """
+
+    def __init__(self, kept: Mapping[str, TopK]) -> None:
+        self._kept = kept
+        self._k = max((rows.k for rows in kept.values()), default=1)
+
+    def teach(self, batch: Batch) -> Taught:
+        """log p of the k likeliest ids and of the rest: (M, k + 1)."""
+        log_p = np.full((batch.tokens, self._k + 1), -np.inf, np.float32)
+        ids = np.zeros((batch.tokens, self._k), np.int32)
+        start = 0
+        for example in batch.examples:
+            stop = start + len(example.labels)
+            self._fill(example, log_p[start:stop], ids[start:stop])
+            start = stop
+        return Taught((mx.array(log_p),), (mx.array(ids),), batch.size)
+
+    def _fill(self, example: Example, log_p: np.ndarray, ids: np.ndarray) -> None:
+        """The rows of one example, in place. A column without mass names an id again that another column names."""
+        rows = None if _is_hard(example) else self._kept.get(example.record_id)
+        if rows is None:
+            ids[:] = np.array(example.labels, np.int32)[:, None]
+            log_p[:, 0] = 0.0
+            return
+        n = len(example.labels)
+        ids[:] = rows.ids[:n, :1]
+        ids[:, : rows.k], log_p[:, : rows.k] = rows.ids[:n], rows.log_probs[:n]
+        with np.errstate(divide="ignore"):
+            log_p[:, -1] = np.log(np.where(rows.tail[:n] > _NOISE, rows.tail[:n], 0.0))
+
+
+def _is_hard(example: Example) -> bool:
+    """Whether all of the teacher's mass is on the label: greedy text has no other."""
+    return example.sampler.temperature == 0 and not example.own
+
+
+def _cut(parts: Sequence[mx.array], start: int, stop: int, filler: float) -> mx.array:
+    """Rows start to stop of parts that lie one after the other; those behind the last one are of `filler`."""
+    found, begin = [], 0
+    for part in parts:
+        end = begin + part.shape[0]
+        if begin < stop and end > start:
+            found.append(part[max(start - begin, 0) : stop - begin])
+        begin = end
+    missing = stop - max(start, begin)
+    if missing > 0:
+        found.append(mx.full((missing, parts[0].shape[1]), filler, parts[0].dtype))
+    return mx.concatenate(found, axis=0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import __version__, lora
+from .. import __version__, lora, memory
 from ..adapter_format import AdapterConfig, parse_config
 from ..config import Config, Models
 from ..data_directory import DataDirectory
@@ -22,15 +22,20 @@ from ..errors import AdapterError, RunError, TrainingFailed
 from ..interrupt import StopRequest, stop_request
 from ..pair import Pair, load_pair
 from ..registry import Version
+from .course import Course
+from .fitting import Fit
 from .forward import make_forward
+from .lessons import Counts, Lessons, count, study
 from .loop import Loop, Progress, split_checkpoint
 from .material import Material, gather, regather
-from .plan import Plan, make_plan
+from .probe import Probe
 from .report import Reporter
 from .run import RunDirectory, environment
 from .step import Learner
 from .teacher import Teacher
+from .tuition import tuition
 from .validation import validation_batches
+from .within_memory import WithinMemory, fit_to
 
 SCHEMA = 1
 OnStep = Callable[[int, int], None]
@@ -49,11 +54,14 @@ class TrainResult:
         steps: optimizer steps made, of `planned_steps`; `best_step` is the one whose weights were kept.
         failures, validation_records, replay_pool: how many records each part has.
         tokens: supervised tokens trained on; `replay_share` is the share of replayed ones in the plan.
+        seconds: of training, over all resumptions.
+        peak_memory_gb: the most that MLX held since the start or the last resumption.
         train_loss_before: mean of the first step; train_loss_after: mean of the last epoch.
         val_*: before the first step and of the weights kept; None where nothing could be held out.
         skipped_batches: micro-batches that could not be used.
         cut_labels: output tokens beyond `data.max_output_length`.
         left_out: records that could not be used, counted by reason.
+        lessons: what was learned from, and which kinds of tokens the draft still misses.
     """
 
     version: str
@@ -72,6 +80,7 @@ class TrainResult:
     tokens: int
     replay_share: float
     seconds: float
+    peak_memory_gb: float
     train_loss_before: float | None
     train_loss_after: float | None
     val_loss_before: float | None
@@ -81,6 +90,7 @@ class TrainResult:
     skipped_batches: int
     cut_labels: int
     left_out: dict[str, int]
+    lessons: Lessons
 
 
 def train(
@@ -182,42 +192,65 @@ class _Session:
         """Train from `progress` to the end and publish."""
         settings, material = self.config.training, self.material
         mx.reset_peak_memory()
-        plan = make_plan(material.failures.examples, {e.record_id: e for e in material.pool.examples}, settings)
-        learner = self._learner(plan)
-        best = self._restore(learner, tensors, progress, plan) if tensors is not None else {}
+        taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter)
+        pool = {example.record_id: example for example in material.pool.examples}
+        course = Course(material.failures.examples, pool, settings, taught.more)
+        learner = self._learner(taught.teacher, course.steps)
+        probe = Probe(self.pair, material)
+        best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}
         batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
         with ExitStack() as stack:
             stop = stop if stop is not None else stack.enter_context(stop_request())
-            loop = Loop(self.run, learner, plan, batches, settings, self.reporter, stop, progress, best)
+            if tensors is None:
+                self.run.note_start(probe.tally())
+            within = self._within_memory(learner, course, progress, stack)
+            loop = Loop(self.run, learner, course, batches, settings, self.reporter, stop, progress, best, within)
             ended = loop.run()
         if progress.step == 0:
             limit = f"training.max_minutes is {settings.max_minutes:g}"
             raise TrainingFailed(f"{limit}, and not one step was made in that time; allow more")
-        metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
-        version = (self._published(metrics) if tensors is not None else None) or self._publish(plan, progress, metrics)
-        result = self._result(version, plan, progress, ended)
+        metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
+        published = self._published(metrics) if tensors is not None else None
+        version = published or self._publish(course, progress, metrics)
+        lessons = probe.lessons(self._learned_from(course, progress.step), self.run.start())
+        result = self._result(version, course, progress, ended, lessons, within.peak)
         self.data.replay.remember(material.failure_records, settings.seed)
         self.run.finish(asdict(result))
         return result
 
-    def _learner(self, plan: Plan) -> Learner:
-        pair, settings, say = self.pair, self.config.training, self.reporter.say
+    def _learner(self, teacher: Teacher, steps: int) -> Learner:
+        pair, settings = self.pair, self.config.training
         lora.set_dropout(pair.draft, settings.lora.dropout)
-        everything = (self.material.failures, self.material.pool, self.material.validation)
-        examples = [example for part in everything for example in part.examples]
-        forward = make_forward(pair.target, "target", say)
-        teacher = Teacher(forward, pair.width, examples, settings.teacher_memory_mb, say)
-        draft_forward = make_forward(pair.draft, "draft", say)
-        return Learner(pair.draft, draft_forward, teacher, pair.width, settings, len(plan.windows))
+        forward = make_forward(pair.draft, "draft", self.reporter.say)
+        return Learner(pair.draft, forward, teacher, pair.width, settings, steps)
+
+    def _within_memory(self, learner: Learner, course: Course, progress: Progress, stack: ExitStack) -> WithinMemory:
+        """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
+        setting, everything = self.config.training.memory, course.plan.micro_batches
+        allowed = memory.budget(setting, memory.read_device())
+        stack.enter_context(memory.limited(allowed))
+        stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
+        learner.fit = progress.fit or fit_to(learner, everything, allowed, *self._teacher_bytes())
+        if learner.fit.changes(everything):
+            self.reporter.say(f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit}")
+        return WithinMemory(learner, everything, allowed, self.reporter.say)
+
+    def _teacher_bytes(self) -> tuple[int, int]:
+        """The most that the teacher will keep, and what it takes for a position where it cannot keep everything."""
+        material = self.material
+        parts = (material.failures, material.pool, material.validation)
+        labels = sum(len(example.labels) for part in parts for example in part.examples)
+        row, allowed = 4 * self.pair.width, self.config.training.teacher_memory_mb << 20
+        return min(row * labels, allowed), row if row * labels > 2 * allowed else 0  # it keeps 16 bits where it must
 
     def _restore(
-        self, learner: Learner, tensors: dict[str, mx.array], progress: Progress, plan: Plan
+        self, learner: Learner, tensors: dict[str, mx.array], progress: Progress, steps: int
     ) -> dict[str, mx.array]:
         """Put the learner where the checkpoint was; returns the best weights so far."""
         state, best = split_checkpoint(tensors)
         learner.restore(state)
         self.reporter.forget_after(progress.step)
-        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {len(plan.windows)}")
+        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {steps}")
         return best
 
     def _published(self, metrics: dict[str, Any]) -> Version | None:
@@ -231,8 +264,8 @@ class _Session:
                     return Version(name, path, registry.manifest(name))
         return None
 
-    def _publish(self, plan: Plan, progress: Progress, metrics: dict[str, Any]) -> Version:
-        trained = self._trained_ids(plan, progress.step)
+    def _publish(self, course: Course, progress: Progress, metrics: dict[str, Any]) -> Version:
+        trained = self._trained_ids(course, progress.step)
         offered, learned = [*self.material.failures.ids, *self.material.unusable], set(trained)
         manifest = {
             "parent": self.parent,
@@ -246,13 +279,20 @@ class _Session:
         files = self.data.files
         return self.data.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, files), manifest)
 
-    def _trained_ids(self, plan: Plan, steps: int) -> tuple[str, ...]:
+    def _trained_ids(self, course: Course, steps: int) -> tuple[str, ...]:
         """Records of the steps made, in the log's order, then what was only replayed."""
-        seen = {e.record_id for window in plan.windows[:steps] for batch in window.micro_batches for e in batch}
+        seen = course.record_ids(steps)
         known = dict.fromkeys([*self.material.failures.ids, *self.material.pool.ids])
         return tuple(record_id for record_id in known if record_id in seen)
 
-    def _result(self, version: Version, plan: Plan, progress: Progress, ended: str) -> TrainResult:
+    def _learned_from(self, course: Course, steps: int) -> Counts:
+        """The failures of the steps made."""
+        trained, failures = set(self._trained_ids(course, steps)), self.material.failures.examples
+        return count(study([e for e in failures if e.record_id in trained], self.material.failure_records))
+
+    def _result(
+        self, version: Version, course: Course, progress: Progress, ended: str, lessons: Lessons, peak: int
+    ) -> TrainResult:
         before, best, material = progress.before, progress.best, self.material
         return TrainResult(
             version=version.name,
@@ -263,14 +303,15 @@ class _Session:
             ended=ended,
             loss=self.config.training.loss,
             steps=progress.step,
-            planned_steps=len(plan.windows),
+            planned_steps=course.steps,
             best_step=progress.best_step,
             failures=len(material.failures.examples),
             validation_records=len(material.validation.examples),
             replay_pool=len(material.pool.examples),
             tokens=progress.tokens,
-            replay_share=plan.replay_share,
+            replay_share=course.plan.replay_share,
             seconds=progress.seconds,
+            peak_memory_gb=peak / memory.GIGABYTE,
             train_loss_before=progress.first_loss,
             train_loss_after=progress.epoch_mean_loss,
             val_loss_before=before.loss if before else None,
@@ -280,6 +321,7 @@ class _Session:
             skipped_batches=progress.skipped,
             cut_labels=material.failures.cut_labels,
             left_out=dict(material.left_out),
+            lessons=lessons,
         )
 
 

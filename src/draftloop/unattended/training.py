@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config, Models
 from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
+from ..memory import smaller
 from ..outlook import PURPOSE
 from ..training.run import RunDirectory
 from .work import Work
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ..training.train import OnStep, TrainResult
 
 MAX_RESUMPTIONS = 3  # from one and the same step
-_GIGABYTE = 1 << 30
 
 
 def train(work: Work) -> None:
@@ -64,10 +64,9 @@ def resume(work: Work, run: str) -> None:
 
 @contextmanager
 def _training(work: Work) -> Iterator[None]:
-    """Within the memory there is. A training that failed by its numbers is not gone on with: it would fail again."""
+    """A training that failed by its numbers, or for want of memory, is not gone on with: it would fail again."""
     try:
-        with _limited(work.config):
-            yield
+        yield
     except TrainingFailed as error:
         for run in _unfinished(work):
             run.give_up(str(error))
@@ -102,47 +101,18 @@ def _trained(work: Work, result: TrainResult) -> None:
 
 
 def _config_of_training(config: Config) -> Config:
-    """The shorter one of both time limits."""
+    """The shorter one of both time limits, and the smaller one of both memories."""
     limits = [limit for limit in (config.training.max_minutes, config.retrain.max_minutes) if limit]
-    training = config.training.model_copy(update={"max_minutes": min(limits, default=None)})
+    memory = smaller(config.training.memory, config.retrain.max_memory_gb)
+    training = config.training.model_copy(update={"max_minutes": min(limits, default=None), "memory": memory})
     return config.model_copy(update={"training": training})
 
 
-@contextmanager
-def _limited(config: Config) -> Iterator[None]:
-    """MLX within `retrain.max_memory_gb`."""
-    limit = config.retrain.max_memory_gb
-    if limit is None:
-        yield
-        return
-    import mlx.core as mx
-
-    before = mx.set_memory_limit(int(limit * _GIGABYTE))
-    try:
-        yield
-    finally:
-        mx.set_memory_limit(before)
-
-
 def _watched(work: Work) -> OnStep:
-    """Hands on how far a training is, and fails it after the step with which it outgrew `retrain.max_memory_gb`."""
-    limit = work.config.retrain.max_memory_gb
+    """Hands on how far a training is; given even where nobody asks, for it keeps the training off the terminal."""
 
     def on_step(done: int, steps: int) -> None:
         if work.on_step is not None:
             work.on_step(done, steps)
-        if limit is not None:
-            _require_memory_below(limit)
 
     return on_step
-
-
-def _require_memory_below(limit: float) -> None:
-    import mlx.core as mx
-
-    peak = mx.get_peak_memory() / _GIGABYTE
-    if peak > limit:
-        raise TrainingFailed(
-            f"training took {peak:.2f} GB and retrain.max_memory_gb is {limit:g}; lower training.batch_size or "
-            "training.teacher_memory_mb, or allow more"
-        )

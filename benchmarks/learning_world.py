@@ -1,0 +1,122 @@
+"""The texts of the learning benchmark: failures, validation, replay and reported ones, all made by the embedded target.
+
+Prompts to learn from are openings of modules that no model of the pair has read; the reported ones are the pair's own
+benchmark prompts, of other modules. Openings that begin alike stay on one side of training and validation. The texts
+are kept in a folder, so that every recipe, size and seed works on the same.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from draftloop import reference
+from draftloop.pair import Pair
+from draftloop.prompts import read_prompts
+from draftloop.records import Sampler
+from draftloop.reference import Domain
+from draftloop.reference.corpus import documents
+from draftloop.reference.openings import openings
+from draftloop.training.examples import Example
+from draftloop.training.rollouts import from_json, roll_out, to_json
+
+TOKENS = 64
+MOST_FAILURES = 1_000
+CEILING_FAILURES = 4_000  # twenty times two hundred
+VALIDATION = 60
+REPLAYED = 300
+REPORTED = 150
+_SAME_BEGINNING = 5  # words
+
+
+@dataclass(frozen=True)
+class World:
+    """Texts of one temperature. Failures are of the weak domain; `own` ones are of the domain the draft was trained on."""
+
+    failures: list[Example]
+    validation: list[Example]
+    replay: list[Example]
+    reported: dict[str, list[Example]]
+
+
+def world(pair: Pair, temperature: float, folder: Path) -> World:
+    """The texts, made once and kept."""
+    path = folder / f"texts-{temperature:g}.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        made = _made(pair, temperature)
+        path.write_bytes(orjson.dumps({name: to_json(texts) for name, texts in made.items()}))
+    found = {name: from_json(texts) for name, texts in orjson.loads(path.read_bytes()).items()}
+    reported = {domain: found[f"reported {domain}"] for domain in reference.DOMAINS}
+    return World(found["failures"], found["validation"], found["replay"], reported)
+
+
+def more_failures(pair: Pair, temperature: float, folder: Path, count: int) -> list[Example]:
+    """For the ceiling: the prompts of all failures, answered again and again until there are so many texts."""
+    path = folder / f"ceiling-{temperature:g}.json"
+    if not path.is_file():
+        failures = world(pair, temperature, folder).failures
+        texts = [*failures, *_answered(pair, failures, -(-count // len(failures)) - 1, seed=9)]
+        path.write_bytes(orjson.dumps(to_json(texts[:count])))
+    return from_json(orjson.loads(path.read_bytes()))
+
+
+def _made(pair: Pair, temperature: float) -> dict[str, list[Example]]:
+    prose = _openings(reference.WEAK_DOMAIN, MOST_FAILURES + VALIDATION)
+    code = _openings(reference.OWN_DOMAIN, REPLAYED)
+    validation, failures = prose[:VALIDATION], prose[VALIDATION:]
+    parts = {"failures": failures, "validation": validation, "replay": code}
+    for domain in reference.DOMAINS:
+        prompts = read_prompts(reference.prompts_file(domain, "benchmark"))
+        parts[f"reported {domain}"] = [prompt.text for prompt in prompts][:REPORTED]
+    return {name: _answered(pair, _asked(pair, texts, name, temperature), 1) for name, texts in parts.items()}
+
+
+def _asked(pair: Pair, texts: list[str], name: str, temperature: float) -> list[Example]:
+    """Prompts as examples of as many tokens as are to be generated."""
+    source = reference.OWN_DOMAIN if name in ("replay", f"reported {reference.OWN_DOMAIN}") else reference.WEAK_DOMAIN
+    found = []
+    for number, text in enumerate(texts):
+        ids = tuple(pair.tokenizer.encode(text))
+        sampler = Sampler(temperature, 1.0, 0.0, 0, 0)
+        rule = "greedy" if temperature == 0 else "rejection"
+        found.append(Example(f"{name}-{number}", source, ids + (0,) * TOKENS, len(ids), sampler, rule))
+    return found
+
+
+def _answered(pair: Pair, asked: list[Example], times: int, seed: int = 1) -> list[Example]:
+    return roll_out(
+        pair.target,
+        asked,
+        times,
+        own=False,
+        seed=seed,
+        width=pair.width,
+        stop_tokens=pair.stop_tokens,
+        on_text=lambda done, of: None,
+    )
+
+
+def _openings(domain: Domain, count: int) -> list[str]:
+    """Distinct prompts; those that begin alike come as far from one another as there are others."""
+    by_beginning: dict[str, list[str]] = {}
+    found = documents()
+    for turn in range(6):
+        rng = random.Random(f"learning/{domain}/{turn}")
+        for text in openings(found, domain, "collect", rng):
+            alike = by_beginning.setdefault(" ".join(text.split()[:_SAME_BEGINNING]), [])
+            if text not in alike:
+                alike.append(text)
+    families = list(by_beginning.values())
+    random.Random(f"learning/{domain}").shuffle(families)
+    held_out = [family[0] for family in families[:VALIDATION]]  # no other of these families is ever used
+    rest = families[VALIDATION:]
+    turns = max(map(len, rest))
+    others = [family[turn] for turn in range(turns) for family in rest if turn < len(family)]
+    chosen = [*held_out, *others][:count]
+    if len(chosen) < count:
+        raise ValueError(f"{domain}: {len(chosen)} distinct prompts found, {count} needed")
+    return chosen

@@ -1,0 +1,154 @@
+"""Steps and validations within a budget of memory: stepped down where they took too much, and then tried again.
+
+A want of memory is either told by MLX, as an error that gave the work up, or seen afterwards, as more taken than
+allowed: a CPU tells nothing until it is too late. Each step down is said once. Knows no plan but its micro-batches.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import mlx.core as mx
+
+from .. import lora, memory
+from ..errors import TrainingFailed
+from .examples import Example
+from .fitting import SAFETY, Cost, Fit, measured
+from .step import Learner
+
+Result = TypeVar("Result")
+Batches = Sequence[Sequence[Example]]
+
+_ADAPTERS = 3  # of its size: the best weights, the sum of a window's gradients, and their mean
+ADVICE = (
+    "lower data.max_output_length, data.max_prompt_length, training.lora.rank or training.teacher_memory_mb, close "
+    "other programs, or allow more with training.memory (and retrain.max_memory_gb)"
+)
+
+
+class WithinMemory:
+    """Does a learner's work, and changes its fit.
+
+    Args:
+        learner: whose fit is changed.
+        everything: all micro-batches that will be trained on.
+        budget: bytes that MLX may hold; None is no bound.
+        say: told of each step down.
+    """
+
+    def __init__(
+        self, learner: Learner, everything: Batches, budget: memory.Budget | None, say: Callable[[str], None]
+    ) -> None:
+        self._learner, self._everything, self._budget, self._say = learner, everything, budget, say
+        self._peak = 0
+        self._warned = False
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that MLX has held since the first work."""
+        return max(self._peak, int(mx.get_peak_memory()))
+
+    def do(self, work: Callable[[], Result], batches: Batches, *, droppable: bool) -> Result:
+        """Do it, again and again in smaller parts while MLX is refused memory.
+
+        Args:
+            work: on these micro-batches; where it raises, it has changed nothing.
+            batches: whose parts are made smaller.
+            droppable: whether examples may be left out that do not fit alone.
+
+        Raises:
+            TrainingFailed: nothing is left to step down to.
+        """
+        self._peak = self.peak
+        mx.reset_peak_memory()
+        while True:
+            try:
+                found = work()
+                break
+            except RuntimeError as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                reason = " ".join(str(error).split())
+            self._after_refusal(reason, batches, droppable)  # not above: the error holds on to all of the work's arrays
+        self._after_success(batches)
+        return found
+
+    def _after_refusal(self, reason: str, batches: Batches, droppable: bool) -> None:
+        gc.collect()
+        mx.clear_cache()
+        fit = self._learner.fit.stepped_down(batches)
+        stuck = not droppable and self._learner.fit.is_smallest(batches)
+        if stuck or not any(fit.takes([one]) for batch in self._everything for one in batch):
+            raise TrainingFailed(
+                f"one example alone, with activations computed again, does not fit into memory ({reason}); {ADVICE}"
+            )
+        self._learner.fit = fit
+        self._say(f"out of memory ({reason}); trying again: {fit}")
+
+    def _after_success(self, batches: Batches) -> None:
+        peak, allowed = mx.get_peak_memory(), self._budget
+        if allowed is None or peak <= allowed.bytes:
+            return
+        found = f"{memory.gigabytes(peak)} GB were taken, and {allowed} are allowed"
+        if not self._learner.fit.is_smallest(batches):
+            self._learner.fit = self._learner.fit.stepped_down(batches)
+            self._say(f"{found}; from now on, {self._learner.fit}")
+        elif allowed.strict:
+            raise TrainingFailed(f"{found}, one example at a time; {ADVICE}")
+        elif not self._warned:
+            self._warned = True
+            self._say(f"{found}, one example at a time; going on as long as it works")
+
+
+def fit_to(learner: Learner, batches: Batches, allowed: memory.Budget, kept: int, per_label: int) -> Fit:
+    """How to work on micro-batches within a budget, by estimate: measured on the learner itself, in a second or so.
+
+    Args:
+        learner: stands as it will when the training begins.
+        batches: all that will be trained on.
+        allowed: bytes that MLX may hold.
+        kept: of them, bytes that the teacher will come to hold.
+        per_label: bytes that it takes for a supervised position of a part, beside what it keeps.
+
+    Raises:
+        TrainingFailed: the models alone leave no room, or not one example fits.
+    """
+    adapter = sum(values.nbytes for values in lora.adapter_parameters(learner.draft).values())
+    held = mx.get_active_memory() + kept + _ADAPTERS * adapter
+    room = SAFETY * max(0, allowed.bytes - held)
+    alone = [[one] for batch in batches for one in batch]
+    fits: list[Fit] = []
+    for recompute in (False, True):
+        fits.append(Fit(_cost(learner, recompute, batches, room, per_label), room, room, recompute))
+        if all(map(fits[-1].takes, alone)):
+            return fits[-1]
+    fit = max(fits, key=lambda fit: sum(map(fit.takes, alone)))  # with one layer there is nothing to gain by it
+    if any(map(fit.takes, alone)):
+        return fit
+    raise TrainingFailed(
+        f"the models and what the teacher keeps take {memory.gigabytes(held)} GB of the {allowed} allowed, and what is "
+        f"left fits no example, even with activations computed again; {ADVICE}"
+    )
+
+
+def _cost(learner: Learner, recompute: bool, batches: Batches, room: float, per_label: int) -> Cost:
+    longest = max(len(one.inputs) for batch in batches for one in batch)
+    most_labels = max(sum(len(one.labels) for one in batch) for batch in batches)
+    before = learner.fit
+    learner.fit = Fit(recompute=recompute)
+
+    def probe(length: int, labels: int, piece: int) -> int | None:
+        try:
+            return learner.probe(length, labels, piece)
+        except RuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return None
+
+    try:
+        return measured(probe, longest, most_labels, room, learner.piece, per_label)
+    finally:
+        learner.fit = before
+        mx.clear_cache()

@@ -1,0 +1,67 @@
+"""The likeliest ids are those of a full sort, and the tail is the mass of all others."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from tiny import sampler
+
+from draftloop.distributions import Distributions, TopK
+from draftloop.speculative.likeliest import likeliest, to_numpy
+from draftloop.speculative.transforms import sampling_log_probs
+
+WIDTH = 50
+
+
+def rows_of(count: int = 7, **filters: float) -> mx.array:
+    logits = 3 * mx.random.normal((count, WIDTH), key=mx.random.key(4))
+    return sampling_log_probs(logits, sampler(**filters), WIDTH)  # type: ignore[arg-type]
+
+
+def found_in(log_probs: mx.array, k: int) -> TopK:
+    return to_numpy(likeliest(log_probs, k))
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, WIDTH - 1, WIDTH])
+def test_they_are_the_first_of_a_full_sort(k: int) -> None:
+    log_probs = rows_of()
+    found = found_in(log_probs, k)
+    everything = np.array(log_probs)
+    order = np.argsort(-everything, axis=1)
+    np.testing.assert_array_equal(found.ids, order[:, :k])
+    np.testing.assert_array_equal(found.log_probs, np.take_along_axis(everything, order, axis=1)[:, :k])
+    rest = np.exp(np.take_along_axis(everything.astype(np.float64), order, axis=1)[:, k:]).sum(axis=1)
+    np.testing.assert_allclose(found.tail, rest, rtol=1e-5)
+    Distributions(found, (), found[:0])  # it holds together
+
+
+def test_a_tail_far_below_the_rounding_of_one_is_kept() -> None:
+    log_probs = mx.array([[0.0, -30.0, -31.0, -32.0]])
+    expected = np.exp([-31.0]) + np.exp([-32.0])
+    np.testing.assert_allclose(found_in(log_probs, 2).tail, expected, rtol=1e-5)
+    assert np.float32(1.0) - np.exp(np.float32([0.0, -30.0])).sum() == 0.0  # what the difference would say
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}])
+def test_ids_without_mass_are_0_and_leave_no_tail(filters: dict[str, float]) -> None:
+    found = found_in(rows_of(**filters), 20)
+    without = ~np.isfinite(found.log_probs)
+    assert without.any()
+    assert (found.ids[without] == 0).all()
+    assert (found.tail == 0).all()
+    np.testing.assert_allclose(np.exp(found.log_probs).sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_a_one_hot_row_is_its_argmax() -> None:
+    log_probs = rows_of(temperature=0.0)
+    found = found_in(log_probs, 1)
+    np.testing.assert_array_equal(found.ids[:, 0], np.array(log_probs).argmax(axis=1))
+    assert (found.log_probs == 0).all()
+    assert (found.tail == 0).all()
+
+
+def test_equal_log_probabilities_are_each_taken_once() -> None:
+    found = found_in(mx.full((2, WIDTH), -np.log(WIDTH)), 10)
+    assert all(len(set(ids.tolist())) == 10 for ids in found.ids)
+    np.testing.assert_allclose(found.tail, 0.8, rtol=1e-5)

@@ -1,0 +1,118 @@
+"""The file of blobs: what is appended is found again by its place, and nothing else passes for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import RecordedSyncs
+
+from draftloop.errors import LockedError, StoreError
+from draftloop.records import BlobRef
+from draftloop.store.blobs import BlobError, BlobFile
+from draftloop.store.lock import Lock
+
+WRITE = """
+import sys
+from pathlib import Path
+from draftloop.store.blobs import BlobFile
+blobs = BlobFile(Path(sys.argv[1]))
+for i in range(int(sys.argv[3])):
+    blob = sys.argv[2].encode() * (i * 37 % 500 + 1)
+    assert blobs.read(blobs.append(blob)) == blob
+"""
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobFile:
+    return BlobFile(tmp_path / "failures" / "teacher.bin")
+
+
+def test_what_is_appended_is_found_at_its_place(blobs: BlobFile) -> None:
+    written = [bytes([i]) * (i * 100) for i in range(6)]
+    places = [blobs.append(blob) for blob in written]
+    assert [blobs.read(place) for place in places] == written
+    assert [BlobFile(blobs.path).read(place) for place in reversed(places)] == written[::-1]
+    assert [place.offset for place in places] == [0, 0, 100, 300, 600, 1000]
+    assert [place.length for place in places] == [0, 100, 200, 300, 400, 500]
+
+
+def test_making_one_and_reading_make_nothing(blobs: BlobFile) -> None:
+    with pytest.raises(BlobError, match=r"teacher\.bin: the 3 bytes from byte 0 cannot be had: No such file"):
+        blobs.read(BlobRef(0, 3, "0" * 16))
+    assert not blobs.path.parent.exists()
+
+
+def test_everything_it_makes_is_private(blobs: BlobFile) -> None:
+    blobs.append(b"x")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in blobs.path.parent.iterdir()}
+    assert modes == dict.fromkeys(["teacher.bin", "teacher.bin.lock"], 0o600)
+
+
+def test_an_append_syncs_once_and_fully_only_when_it_was_told_to(blobs: BlobFile) -> None:
+    for wanted in (False, True):
+        files = RecordedSyncs()
+        writer = BlobFile(blobs.path, files, full_sync=wanted)
+        writer.append(b"x")
+        files.full.clear()  # the first one makes the file and its directory
+        writer.append(b"y")
+        assert files.full == [wanted]
+
+
+@pytest.mark.parametrize("change", [{"offset": 1}, {"length": 4}, {"checksum": "0" * 16}, {"length": 6, "offset": 2}])
+def test_another_place_or_checksum_is_an_error(blobs: BlobFile, change: dict[str, object]) -> None:
+    first = blobs.append(b"hello")
+    blobs.append(b"world")
+    with pytest.raises(BlobError, match="its checksum does not match"):
+        blobs.read(replace(first, **change))  # type: ignore[arg-type]
+    assert issubclass(BlobError, StoreError)
+
+
+@pytest.mark.parametrize("change", [{"offset": 6}, {"length": 11}, {"offset": 2**70}, {"length": 2**70}])
+def test_a_place_beyond_the_end_is_an_error_and_reserves_no_memory(blobs: BlobFile, change: dict[str, int]) -> None:
+    place = replace(blobs.append(b"hello"), **change)
+    with pytest.raises(BlobError, match="the file ends at byte 5"):
+        blobs.read(place)
+
+
+def test_every_flipped_bit_is_seen(blobs: BlobFile) -> None:
+    places = [blobs.append(b"first"), blobs.append(b"second")]
+    whole = blobs.path.read_bytes()
+    for bit in range(5 * 8, len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        blobs.path.write_bytes(damaged)
+        assert blobs.read(places[0]) == b"first"
+        with pytest.raises(BlobError):
+            blobs.read(places[1])
+
+
+def test_a_torn_tail_is_left_alone_and_the_next_blob_comes_after_it(blobs: BlobFile) -> None:
+    first = blobs.append(b"first")
+    with blobs.path.open("ab") as file:
+        file.write(b"to")
+    second = blobs.append(b"second")
+    assert (blobs.read(first), blobs.read(second)) == (b"first", b"second")
+    assert blobs.path.read_bytes() == b"firsttosecond"
+
+
+def test_an_append_gives_up_when_another_process_keeps_the_lock(
+    blobs: BlobFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs._lock, "timeout", 0)
+    with Lock(blobs.path.with_name("teacher.bin.lock")), pytest.raises(LockedError):
+        blobs.append(b"x")
+
+
+def test_several_processes_append_at_once(blobs: BlobFile) -> None:
+    writers, each = 3, 15
+    env = {"PYTHONPATH": ":".join(sys.path)}
+    with ExitStack() as stack:
+        commands = [[sys.executable, "-c", WRITE, str(blobs.path), str(w), str(each)] for w in range(writers)]
+        processes = [stack.enter_context(subprocess.Popen(command, env=env)) for command in commands]
+    assert [process.returncode for process in processes] == [0] * writers
+    assert blobs.path.stat().st_size == writers * sum(i * 37 % 500 + 1 for i in range(each))

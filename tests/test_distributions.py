@@ -1,0 +1,187 @@
+"""Distributions come back from their bytes as they were, and no other bytes pass for them unnoticed."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from draftloop.distributions import (
+    MAGIC,
+    Branch,
+    Distributions,
+    DistributionsError,
+    TopK,
+    decode,
+    encode,
+    joined,
+)
+from draftloop.errors import StoreError
+
+
+def top_k(rows: int, k: int, seed: int = 0, width: int = 100, narrow: bool = False) -> TopK:
+    """Rows of real distributions over `width` ids; `narrow` leaves some of them fewer than `k` ids with mass."""
+    choose = np.random.default_rng(seed)
+    log_probs = np.log(choose.dirichlet(np.full(width, 0.3), rows) + 1e-30)
+    ids = np.argsort(-log_probs, axis=1)[:, :k].astype(np.int32)
+    kept = np.take_along_axis(log_probs, ids, axis=1)
+    if narrow:
+        left = np.arange(k) < choose.integers(1, k + 1, (rows, 1))
+        kept = np.where(left, kept - np.log(np.where(left, np.exp(kept), 0).sum(axis=1, keepdims=True)), -np.inf)
+        ids = np.where(left, ids, 0).astype(np.int32)
+    kept = np.minimum(kept, 0).astype(np.float32)
+    tail = np.clip(1 - np.exp(kept).sum(axis=1), 0, 1).astype(np.float32)
+    return TopK(ids, kept, tail)
+
+
+def distributions(seed: int = 0, positions: int = 9, k: int = 4, narrow: bool = False) -> Distributions:
+    choose = random.Random(seed)
+    starts = sorted(choose.sample(range(positions), choose.randrange(min(positions, 4) + 1)))
+    branches = tuple(Branch(start, tuple(choose.choices(range(100), k=choose.randrange(1, 5)))) for start in starts)
+    branch_rows = sum(len(branch.tokens) for branch in branches)
+    return Distributions(
+        top_k(positions, k, seed, narrow=narrow), branches, top_k(branch_rows, k, seed + 1, narrow=narrow)
+    )
+
+
+def assert_same(found: TopK, expected: TopK) -> None:
+    """Bit for bit but for columns without mass, which bytes do not keep."""
+    width = min(found.k, expected.k)
+    for one in (found, expected):
+        assert not np.isfinite(one.log_probs[:, width:]).any()
+    np.testing.assert_array_equal(found.ids[:, :width], expected.ids[:, :width])
+    np.testing.assert_array_equal(found.log_probs[:, :width], expected.log_probs[:, :width])
+    np.testing.assert_array_equal(found.tail, expected.tail)
+    assert (found.ids.dtype, found.log_probs.dtype, found.tail.dtype) == (np.int32, np.float32, np.float32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 40), st.booleans())
+def test_what_is_encoded_comes_back(seed: int, positions: int, k: int, narrow: bool) -> None:
+    before = distributions(seed, positions, k, narrow)
+    after = decode(encode(before))
+    assert after.branches == before.branches
+    assert_same(after.rows, before.rows)
+    assert_same(after.branch_rows, before.branch_rows)
+    assert encode(after) == encode(before)
+    assert after.rows.k == after.branch_rows.k
+
+
+def test_what_comes_back_may_be_changed() -> None:
+    decode(encode(distributions())).rows.log_probs[0, 0] = -1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_bytes_cut_anywhere_or_grown_are_refused(seed: int, narrow: bool) -> None:
+    data = encode(distributions(seed, positions=3, k=2, narrow=narrow))
+    for cut in range(len(data)):
+        with pytest.raises(DistributionsError):
+            decode(data[:cut])
+    with pytest.raises(DistributionsError, match=f"expected {len(data)} by the counts"):
+        decode(data + b"\0")
+
+
+def test_thousands_of_changed_bytes_are_refused_or_give_something_valid() -> None:
+    """Not every change can be seen here; the checksum is the business of the file."""
+    choose, refused, changes = random.Random(0), 0, 4000
+    for number in range(changes):
+        data = bytearray(encode(distributions(number % 50, narrow=number % 2 == 0)))
+        for _ in range(choose.choice([1, 1, 2, 8])):
+            data[choose.randrange(len(data))] ^= choose.randrange(1, 256)
+        try:
+            found = decode(bytes(data))
+        except DistributionsError:
+            refused += 1
+        else:
+            assert_valid(found)
+    assert changes / 2 < refused < changes
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_at_all_are_refused_with_the_one_error(data: bytes, headed: bool) -> None:
+    with pytest.raises(DistributionsError):
+        decode(MAGIC + b"\1\0\0\0" + b"\2\0\0\0" + data if headed else data)
+    assert issubclass(DistributionsError, StoreError)
+
+
+def assert_valid(found: Distributions) -> None:
+    for rows in (found.rows, found.branch_rows):
+        mass = np.exp(rows.log_probs.astype(np.float64)).sum(axis=1) + rows.tail
+        np.testing.assert_allclose(mass, 1.0, atol=0.02)
+        assert (rows.ids >= 0).all()
+        for ids, log_probs in zip(rows.ids, rows.log_probs, strict=True):
+            kept = ids[np.isfinite(log_probs)]
+            assert len(set(kept.tolist())) == len(kept) > 0
+    assert all(a.start < b.start < len(found.rows) for a, b in pairwise(found.branches))
+    assert sum(len(branch.tokens) for branch in found.branches) == len(found.branch_rows)
+
+
+def test_a_newer_version_is_refused_with_advice() -> None:
+    data = bytearray(encode(distributions()))
+    data[4] = 2
+    with pytest.raises(DistributionsError, match="found version 2, this draftloop reads version 1; update it"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda rows: rows.log_probs.__setitem__((2, 0), np.nan), "row 2 of 9 has log-prob.* no numbers"),
+        (lambda rows: rows.log_probs.__setitem__((2, 0), 0.5), "row 2 of 9 has log-prob.* no numbers"),
+        (lambda rows: rows.log_probs.__setitem__(2, -np.inf), "row 2 of 9 has no id with mass"),
+        (lambda rows: rows.log_probs.__setitem__(2, rows.log_probs[2, ::-1]), "do not descend"),
+        (lambda rows: rows.ids.__setitem__((2, 1), -1), "row 2 of 9 has a negative id"),
+        (lambda rows: rows.ids.__setitem__((2, 1), rows.ids[2, 0]), "row 2 of 9 has an id twice"),
+        (lambda rows: rows.tail.__setitem__(2, -0.001), "row 2 of 9 has a tail outside"),
+        (lambda rows: rows.tail.__setitem__(2, np.nan), "row 2 of 9 has a tail outside"),
+        (lambda rows: rows.log_probs.__isub__(0.5), "row 0 of 9 has a mass that is not 1"),
+    ],
+)
+def test_rows_that_contradict_themselves_are_refused(change: object, problem: str) -> None:
+    rows = top_k(9, 4)
+    change(rows)  # type: ignore[operator]
+    with pytest.raises(DistributionsError, match=problem):
+        Distributions(rows, (), top_k(0, 4))
+
+
+@pytest.mark.parametrize(
+    ("branches", "problem"),
+    [
+        ((Branch(2, (1,)), Branch(2, (1,))), "do not start one after the other"),
+        ((Branch(9, (1, 1)),), "at position 9 of 9"),
+        ((Branch(-1, (1, 1)),), "at position -1 of 9"),
+        ((Branch(1, ()), Branch(2, (1, 1))), "with tokens \\(\\)"),
+        ((Branch(1, (1, -2)),), "with tokens \\(1, -2\\)"),
+        ((Branch(1, (1,)),), "found 2 rows of branches, expected one for each of their 1 tokens"),
+    ],
+)
+def test_branches_that_contradict_themselves_are_refused(branches: tuple[Branch, ...], problem: str) -> None:
+    with pytest.raises(DistributionsError, match=problem):
+        Distributions(top_k(9, 4), branches, top_k(2, 4))
+
+
+def test_arrays_that_do_not_fit_together_are_refused() -> None:
+    rows = top_k(9, 4)
+    for wrong in (TopK(rows.ids[:8], rows.log_probs, rows.tail), TopK(rows.ids, rows.log_probs, rows.tail[:8])):
+        with pytest.raises(DistributionsError, match="found shapes"):
+            Distributions(wrong, (), top_k(0, 4))
+
+
+def test_a_one_hot_row_costs_sixteen_bytes() -> None:
+    def one_hot(count: int) -> Distributions:
+        ids, zeros = np.arange(count, dtype=np.int32)[:, None], np.zeros((count, 1), np.float32)
+        return Distributions(TopK(ids, zeros, np.zeros(count, np.float32)), (), top_k(0, 1))
+
+    assert len(encode(one_hot(11))) - len(encode(one_hot(1))) == 160
+
+
+def test_rows_are_cut_and_joined_as_lists_are() -> None:
+    rows = top_k(9, 4)
+    assert len(rows[2:5]) == 3
+    assert_same(joined([rows[:2], rows[2:2], rows[2:]]), rows)

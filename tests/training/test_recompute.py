@@ -1,0 +1,113 @@
+"""Activations that are computed again: the same numbers in less memory, and no other model is touched."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+from tiny import tiny_llama
+
+from draftloop import lora
+from draftloop.adapter_format import AdapterConfig
+from draftloop.random_state import get_state
+from draftloop.training.recompute import is_recomputed, set_recompute
+
+
+def adapted(dropout: float = 0.0, layers: int = 8) -> nn.Module:
+    draft = tiny_llama(width=64, layers=layers, seed=2, sharpness=1.0)
+    lora.attach_fresh(draft, AdapterConfig(rank=4, scale=2.0, dropout=0.0), seed=0)
+    lora.set_dropout(draft, dropout)
+    leaves = lora.adapter_parameters(draft)
+    noise = {n: 0.1 * mx.random.normal(a.shape, key=mx.random.key(i)) for i, (n, a) in enumerate(leaves.items())}
+    lora.load_parameters(draft, noise)
+    mx.eval(draft.parameters())
+    return draft.train()
+
+
+INPUTS = mx.random.randint(0, 64, (4, 128), key=mx.random.key(5))
+
+
+def differentiated(draft: nn.Module) -> tuple[float, dict[str, mx.array], int]:
+    """Loss, gradients and the bytes that they took."""
+    mx.random.seed(3)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    loss, gradients = nn.value_and_grad(draft, lambda inputs: draft(inputs).square().sum())(INPUTS)
+    mx.eval(loss, gradients)
+    return loss.item(), dict(tree_flatten(gradients)), mx.get_peak_memory() - before
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_loss_gradients_and_random_state_are_the_same(dropout):
+    draft = adapted(dropout)
+    loss, expected, _ = differentiated(draft)
+    state = get_state().tolist()
+    set_recompute(draft, True)
+    again, found, _ = differentiated(draft)
+    assert again == pytest.approx(loss, rel=1e-6)
+    assert found.keys() == expected.keys()
+    assert any(mx.abs(value).max().item() > 0 for value in expected.values())
+    for name, value in expected.items():
+        assert mx.abs(found[name] - value).max().item() <= 1e-6 * mx.abs(value).max().item(), name
+    assert get_state().tolist() == state
+
+
+def test_dropout_drawn_anew_in_the_backward_pass_would_be_noticed(monkeypatch):
+    """As it is where a layer is merely wrapped in mx.checkpoint."""
+    from contextlib import nullcontext
+
+    from draftloop.training import recompute
+
+    draft = adapted(dropout=0.5)
+    _, expected, _ = differentiated(draft)
+    monkeypatch.setattr(recompute, "_drawing_from", lambda _key: nullcontext())
+    set_recompute(draft, True)
+    _, found, _ = differentiated(draft)
+    assert max(mx.abs(found[n] - v).max().item() / mx.abs(v).max().item() for n, v in expected.items()) > 0.01
+
+
+def test_it_takes_far_less_memory_on_a_deep_model():
+    draft = adapted()
+    differentiated(draft)
+    _, _, kept = differentiated(draft)
+    set_recompute(draft, True)
+    _, _, recomputed = differentiated(draft)
+    assert recomputed < 0.6 * kept
+
+
+def test_a_target_of_the_same_class_and_the_class_are_left_alone():
+    target, draft = tiny_llama(width=64, layers=8, seed=1), adapted()
+    kind = type(target.layers[0])
+    call, before = kind.__call__, target(INPUTS)
+    set_recompute(draft, True)
+    assert is_recomputed(draft)
+    assert not is_recomputed(target)
+    assert all(type(layer) is kind for layer in target.layers)
+    assert kind.__call__ is call
+    assert mx.array_equal(target(INPUTS), before)
+
+
+def test_names_stay_and_it_can_be_turned_off_again():
+    draft = adapted()
+    names = [name for name, _ in tree_flatten(draft.parameters())]
+    kinds, shape, before = [type(layer) for layer in draft.layers], lora.describe(draft), draft(INPUTS)
+    set_recompute(draft, True)
+    set_recompute(draft, True)  # twice is once
+    assert [name for name, _ in tree_flatten(draft.parameters())] == names
+    assert lora.describe(draft) == shape
+    assert mx.array_equal(draft(INPUTS), before)
+    set_recompute(draft, False)
+    assert [type(layer) for layer in draft.layers] == kinds
+    assert not is_recomputed(draft)
+
+
+def test_nothing_that_was_computed_is_kept_alive():
+    draft = adapted()
+    set_recompute(draft, True)
+    differentiated(draft)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    differentiated(draft)
+    assert mx.get_active_memory() - before < 1 << 16
