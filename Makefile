@@ -17,8 +17,8 @@ setup: ## make .venv and install draftloop into it (done once; again when pyproj
 demo: setup ## collect, train and benchmark on the embedded pair: a few minutes, in a temporary directory
 	@$(PY) -m src.main demo $(ARGS)
 
-test: setup ## the fast tests
-	$(PY) -m pytest $(ARGS)
+test: setup ## the fast tests, in two processes
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: setup ## every test
 	$(PY) -m pytest -m "" $(ARGS)

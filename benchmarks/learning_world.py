@@ -16,7 +16,7 @@ import orjson
 from draftloop import reference
 from draftloop.pair import Pair
 from draftloop.prompts import read_prompts
-from draftloop.records import Sampler
+from draftloop.records import Rule, Sampler
 from draftloop.reference import Domain
 from draftloop.reference.corpus import documents
 from draftloop.reference.openings import openings
@@ -34,12 +34,12 @@ _SAME_BEGINNING = 5  # words
 
 @dataclass(frozen=True)
 class World:
-    """Texts of one temperature. Failures are of the weak domain; `own` ones are of the domain the draft was trained on."""
+    """Texts of one temperature; failures are of the weak domain, replay of the draft's own."""
 
     failures: list[Example]
     validation: list[Example]
     replay: list[Example]
-    reported: dict[str, list[Example]]
+    reported: dict[Domain, list[Example]]
 
 
 def world(pair: Pair, temperature: float, folder: Path) -> World:
@@ -82,7 +82,7 @@ def _asked(pair: Pair, texts: list[str], name: str, temperature: float) -> list[
     for number, text in enumerate(texts):
         ids = tuple(pair.tokenizer.encode(text))
         sampler = Sampler(temperature, 1.0, 0.0, 0, 0)
-        rule = "greedy" if temperature == 0 else "rejection"
+        rule: Rule = "greedy" if temperature == 0 else "rejection"
         found.append(Example(f"{name}-{number}", source, ids + (0,) * TOKENS, len(ids), sampler, rule))
     return found
 
@@ -96,7 +96,7 @@ def _answered(pair: Pair, asked: list[Example], times: int, seed: int = 1) -> li
         seed=seed,
         width=pair.width,
         stop_tokens=pair.stop_tokens,
-        on_text=lambda done, of: None,
+        on_text=lambda *_: None,
     )
 
 

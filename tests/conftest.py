@@ -1,11 +1,11 @@
-"""One process-wide setting for all tests: a fast BLAS, no compilation, two threads, no network."""
+"""One process-wide setting for all tests: a fast BLAS, no compilation, two threads in all, no network."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in [name for name in os.environ if name.startswith("DRAFTLOOP_")]:

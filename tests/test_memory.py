@@ -16,7 +16,7 @@ DEVICE = DeviceMemory(10 * GIGABYTE, "available RAM")
 
 _FAILED = "[METAL] Command buffer execution failed:"
 REFUSALS = [
-    "[metal::malloc] Attempting to allocate 4194304 bytes which is greater than the maximum allowed buffer size of 1 byte",
+    "[metal::malloc] Attempting to allocate 41943 bytes which is greater than the maximum allowed buffer size of 9.",
     f"{_FAILED} Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory).",
     f"{_FAILED} Zu wenig Speicher (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory).",
     "[malloc] Unable to allocate 16384 bytes.",

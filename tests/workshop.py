@@ -64,7 +64,7 @@ def adapter_bytes(model: nn.Module) -> dict[str, bytes]:
 
 @dataclass
 class Workshop:
-    """A data directory, and the tiny pair that trains in it. `settings` are of the section training; answers are off unless asked for."""
+    """A data directory, and the tiny pair that trains in it; `settings` are of the section training."""
 
     root: Path
     settings: dict[str, Any]
@@ -79,7 +79,7 @@ class Workshop:
     @property
     def config(self) -> Config:
         lora_settings = {"rank": 4, **self.settings.get("lora", {})}
-        return Config.model_validate({"training": {"answers": 0, **self.settings, "lora": lora_settings}})
+        return Config.model_validate({"training": {"proposals": 0, **self.settings, "lora": lora_settings}})
 
     def write(self, records: Sequence[Record]) -> None:
         """Put records into the log with the splits that they say."""

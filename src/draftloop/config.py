@@ -117,7 +117,7 @@ class Lora(Section):
     scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each update")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="on the adapter's input")
     num_layers: Annotated[int, Field(ge=-1)] = Field(-1, description="last layers to adapt; -1 is all")
-    matrices: Matrices = Field("layers", description="layers: those of the layers; all: embedding and head too")
+    matrices: Matrices = Field("all", description="layers: those of the layers; all: embedding and head too")
 
 
 class Training(Section):
@@ -130,8 +130,8 @@ class Training(Section):
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
     epochs: Epochs = Field("auto", description="passes over the failures; auto: the fewer the more there are")
     teacher: Teacher = Field("live", description="live: the target; logged: what was kept of it; none: its tokens")
-    answers: NotNegative = Field(3, description="times the live teacher answers each failure's prompt anew")
-    proposals: NotNegative = Field(0, description="times the draft does, for the live teacher to comment on")
+    answers: NotNegative = Field(0, description="times a live teacher answers each failure's prompt anew")
+    proposals: NotNegative = Field(4, description="times the draft, as it is by then, writes on them, and is corrected")
     warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.01, description="AdamW's")
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="gradients are clipped to it")

@@ -69,20 +69,27 @@ class Pair:
         return replace(self, adapter=name or path.name)
 
 
-def load_pair(models: Models, adapter_path: Path | None = None, adapter_name: str | None = None) -> Pair:
+def load_pair(
+    models: Models,
+    adapter_path: Path | None = None,
+    adapter_name: str | None = None,
+    *,
+    lazy_target: bool = False,
+) -> Pair:
     """Load and check both models.
 
     Args:
         models: names or directories of target and draft.
         adapter_path: adapter directory for the draft, None for the bare draft.
         adapter_name: what reports and records call the adapter.
+        lazy_target: leave the target's weights on disk until it is first asked for logits; damage shows only then.
 
     Raises:
         PairError: not found, not loadable, another tokenizer, or a cache that cannot be trimmed.
         AdapterError: the adapter does not fit the draft.
     """
     target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
-    target, tokenizer, target_config = _load(target_path, models)
+    target, tokenizer, target_config = _load(target_path, models, lazy_target)
     draft, draft_tokenizer, draft_config = _load(draft_path, models)
     check_tokenizers(tokenizer, draft_tokenizer)
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
@@ -102,17 +109,18 @@ def load_pair(models: Models, adapter_path: Path | None = None, adapter_name: st
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
 
 
-def _load(path: Path, models: Models) -> tuple[nn.Module, Any, dict[str, Any]]:
+def _load(path: Path, models: Models, lazy: bool = False) -> tuple[nn.Module, Any, dict[str, Any]]:
     try:
         model, tokenizer, config = mlx_lm.load(
-            str(path), return_config=True, trust_remote_code=models.trust_remote_code
+            str(path), lazy=lazy, return_config=True, trust_remote_code=models.trust_remote_code
         )
     except Exception as error:  # a wrong config.json or tokenizer file fails in as many ways as there are libraries
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
     if mx.default_device() == mx.cpu:  # 16-bit matrix products are forty times slower there
         model.set_dtype(mx.float32)
-        mx.eval(model.parameters())
+        if not lazy:
+            mx.eval(model.parameters())
     model.eval()
     model.freeze()
     return model, tokenizer, config

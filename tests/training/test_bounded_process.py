@@ -1,4 +1,4 @@
-"""A step for real in a process that may not have more memory: MLX on a CPU does not raise there, it dies by a signal."""
+"""A step for real in a process that gets no more memory: MLX on a CPU does not raise there, it dies by a signal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ TESTS = Path(__file__).parents[1]
 PROGRAM = """
 import resource, sys
 from dataclasses import replace
+import draftloop
 import mlx.core as mx
 from tiny import tiny_llama, tiny_pair
 from workshop import examples_of

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from tiny import sampler
 
@@ -13,7 +15,7 @@ def texts(count: int, name: str) -> list[Example]:
     return [Example(f"{name}{i}", "s", (1, 2) + (3,) * (3 + i % 5), 2, sampler()) for i in range(count)]
 
 
-FAILURES, MORE = texts(12, "failure"), texts(24, "again")
+FAILURES = texts(12, "failure")
 SETTINGS = Training(batch_size=4, epochs=5)
 
 
@@ -27,10 +29,10 @@ class Asked:
     def __init__(self) -> None:
         self.times = 0
 
-    def __call__(self, check) -> list[Example]:
+    def __call__(self, stage, check) -> list[Example]:
         check()
         self.times += 1
-        return MORE
+        return texts(24, f"again{stage}-")
 
 
 def names(window) -> list[str]:
@@ -45,42 +47,64 @@ def test_without_new_texts_a_course_is_the_plan_of_the_failures():
 
 def test_new_texts_change_no_number_of_steps_and_no_step_before_they_come():
     asked = Asked()
-    course, plan = Course(FAILURES, {}, SETTINGS, asked), make_plan(FAILURES, {}, SETTINGS)
+    course, plan = Course(FAILURES, {}, SETTINGS, 1, asked), make_plan(FAILURES, {}, SETTINGS)
     assert course.steps == len(plan.windows)
-    assert tuple(course.window(step, nothing) for step in range(course.turn)) == plan.windows[: course.turn]
+    assert tuple(course.window(step, nothing) for step in range(course.begins[0])) == plan.windows[: course.begins[0]]
     assert asked.times == 0
-    assert course.turn >= 3  # an epoch
+    assert course.begins[0] >= 3  # an epoch
 
 
 def test_from_then_on_failures_and_new_texts_are_gone_through_alike():
     asked = Asked()
-    course = Course(FAILURES, {}, SETTINGS, asked)
-    found = [name for step in range(course.turn, course.steps) for name in names(course.window(step, nothing))]
+    course = Course(FAILURES, {}, SETTINGS, 1, asked)
+    found = [name for step in range(course.begins[0], course.steps) for name in names(course.window(step, nothing))]
     assert asked.times == 1
-    assert sorted(found[:36]) == sorted(example.record_id for example in [*FAILURES, *MORE])
+    assert sorted(found[:36]) == sorted(example.record_id for example in [*FAILURES, *texts(24, "again0-")])
 
 
 def test_a_resumed_course_goes_on_in_the_same_order():
-    whole, resumed = Course(FAILURES, {}, SETTINGS, Asked()), Course(FAILURES, {}, SETTINGS, Asked())
+    whole, resumed = Course(FAILURES, {}, SETTINGS, 1, Asked()), Course(FAILURES, {}, SETTINGS, 1, Asked())
     windows = [whole.window(step, nothing) for step in range(whole.steps)]
     for step in reversed(range(whole.steps)):
         assert resumed.window(step, nothing) == windows[step]
 
 
 def test_a_stop_while_texts_are_made_leaves_the_course_as_it_was():
-    course = Course(FAILURES, {}, SETTINGS, Asked())
+    course = Course(FAILURES, {}, SETTINGS, 1, Asked())
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        course.window(course.turn, stop)
-    again = Course(FAILURES, {}, SETTINGS, Asked())
-    assert course.window(course.turn, nothing) == again.window(again.turn, nothing)
+        course.window(course.begins[0], stop)
+    again = Course(FAILURES, {}, SETTINGS, 1, Asked())
+    assert course.window(course.begins[0], nothing) == again.window(again.begins[0], nothing)
 
 
 def test_it_knows_what_was_trained_on_so_far():
-    course = Course(FAILURES, {}, SETTINGS, Asked())
+    course = Course(FAILURES, {}, SETTINGS, 1, Asked())
     assert course.record_ids(1) == set(names(course.window(0, nothing)))
-    course.window(course.turn, nothing)
+    course.window(course.begins[0], nothing)
     assert course.record_ids(course.steps) > {example.record_id for example in FAILURES}
+
+
+def test_each_stage_has_new_texts_and_they_are_asked_for_when_it_begins():
+    asked = Asked()
+    course = Course(FAILURES, {}, Training(batch_size=4, epochs=12), 3, asked)
+    for stage, (begin, end) in enumerate(pairwise([*course.begins, course.steps])):
+        found = {name for step in range(begin, end) for name in names(course.window(step, nothing))}
+        assert asked.times == stage + 1
+        assert {name.split("-")[0] for name in found if name.startswith("again")} == {f"again{stage}"}
+    assert len(course.begins) == 3
+
+
+def test_no_two_stages_draw_the_same_order():
+    course = Course(FAILURES, {}, Training(batch_size=4, epochs=12), 2, Asked())
+    epochs = {course.window(step, nothing).epoch for step in range(course.begins[1])}
+    assert epochs.isdisjoint(course.window(step, nothing).epoch for step in range(course.begins[1], course.steps))
+
+
+def test_more_stages_than_steps_are_left_out():
+    course = Course(FAILURES, {}, Training(batch_size=4, epochs=2), 50, Asked())
+    assert len(course.begins) <= course.steps
+    assert [course.window(step, nothing) for step in range(course.steps)]

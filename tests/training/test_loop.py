@@ -57,7 +57,8 @@ def rows(shop: Workshop, run: str = "r0001", kind: str | None = None) -> list[di
 
 
 def without_time(values: dict) -> dict:
-    return {name: value for name, value in values.items() if name not in {"seconds", "peak_memory_gb", "path", "run_path"}}
+    measured = {"seconds", "peak_memory_gb", "path", "run_path"}
+    return {name: value for name, value in values.items() if name not in measured}
 
 
 def checkpoint(shop: Workshop) -> tuple[dict[str, bytes], dict]:

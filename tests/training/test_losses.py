@@ -39,9 +39,9 @@ NO = mx.zeros(M, mx.bool_)
 LOG_P_ARRAY = mx.array(LOG_P.astype(np.float32))
 
 
-def asked(match: mx.array = NO, greedy: mx.array = NO, weights: np.ndarray = WEIGHTS) -> Asked:
+def asked(match: mx.array | None = None, greedy: mx.array = NO, weights: np.ndarray = WEIGHTS) -> Asked:
     numbers = [mx.array(a.astype(np.float32)) for a in (TEMPERATURE, weights)]
-    return Asked(mx.array(LABELS.astype(np.int32)), *numbers, match, greedy)
+    return Asked(mx.array(LABELS.astype(np.int32)), *numbers, greedy, match)
 
 
 def logits32() -> mx.array:
@@ -137,7 +137,7 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
     forward = make_forward(model, "draft", print)
     inputs, positions, labels = mx.array([[1, 2, 3, 4, 5, 6]]), mx.array([2, 3, 4, 5]), mx.array([1, 2, 3, 4])
     none = mx.zeros(4, mx.bool_)
-    there = Asked(labels, mx.full((4, 1), 0.8), mx.ones(4), none, none)
+    there = Asked(labels, mx.full((4, 1), 0.8), mx.ones(4), none)
     drawn = mx.random.normal((4, 16), key=mx.random.key(1)) * 2
     log_p = drawn - mx.logsumexp(drawn, axis=-1, keepdims=True)
 
@@ -302,9 +302,7 @@ def named(k: int, log_p: np.ndarray) -> tuple[mx.array, mx.array]:
 
 
 TRUTH = rows(1, 64, 512, 3.0)
-MANY = Asked(
-    mx.array(TRUTH.argmax(-1).astype(np.int32)), mx.full((64, 1), 0.8), mx.ones(64), *[mx.zeros(64, mx.bool_)] * 2
-)
+MANY = Asked(mx.array(TRUTH.argmax(-1).astype(np.int32)), mx.full((64, 1), 0.8), mx.ones(64), mx.zeros(64, mx.bool_))
 DRAFT = mx.array((TRUTH * 0.7 + rows(2, 64, 512, 1.0)).astype(np.float32))
 
 
@@ -367,3 +365,20 @@ def test_a_column_without_mass_may_name_an_id_again():
     more = mx.concatenate([ids, *[ids[:, :1]] * 3], axis=1)
     plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), log_p, MANY)
     assert loss_sums("lk", student(DRAFT, MANY, 512, more), wider, MANY).loss.item() == pytest.approx(plain.loss.item())
+
+
+def test_weights_count_each_position_so_often():
+    twice = loss_sums("kl", student(logits32(), asked(), WIDTH), LOG_P_ARRAY, asked(weights=2 * WEIGHTS))
+    once = loss_sums("kl", student(logits32(), asked(), WIDTH), LOG_P_ARRAY, asked())
+    assert [2 * one.item() for one in once] == pytest.approx([one.item() for one in twice], rel=1e-6)
+
+
+def test_some_positions_of_a_batch_may_be_under_match():
+    here = asked(match=mx.array([True, False, True, False, False]))
+    found = student(logits32(), here, WIDTH)
+    p, q = np.exp(LOG_P), np.exp(np.array(found.log_q))
+    expected = np.where([True, False, True, False, False], (p * q).sum(-1), np.minimum(p, q).sum(-1))
+    assert np.allclose(np.array(losses.acceptance(mx.array(p), mx.array(q), here.match)), expected, atol=1e-6)
+    assert np.allclose(
+        np.exp(np.array(losses.log_acceptance(found.log_q, LOG_P_ARRAY, here.match))), expected, atol=1e-6
+    )

@@ -17,9 +17,7 @@ FAILURES = examples_of(PAIR, 9)
 
 def rolled(times: int = 2, *, failures=FAILURES, own: bool = False, seed: int = 0, told=lambda done, of: None):
     model = PAIR.draft if own else PAIR.target
-    return roll_out(
-        model, failures, times, own=own, seed=seed, width=60, stop_tokens=PAIR.stop_tokens, on_text=told
-    )
+    return roll_out(model, failures, times, own=own, seed=seed, width=60, stop_tokens=PAIR.stop_tokens, on_text=told)
 
 
 def test_each_prompt_is_continued_so_many_times_under_its_own_sampler():

@@ -146,7 +146,7 @@ def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
     log_p = mx.random.normal((positions, vocabulary), key=mx.random.key(3))
     log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)
     no = mx.zeros(positions, mx.bool_)
-    asked = Asked(mx.zeros(positions, mx.int32), mx.ones((positions, 1)), mx.ones(positions), no, no)
+    asked = Asked(mx.zeros(positions, mx.int32), mx.ones((positions, 1)), mx.ones(positions), no)
     batch = Batch((), rows, mx.arange(positions), asked, positions)
     taught = Taught((log_p,), None, positions)
     mx.eval(head, rows, log_p, draft.parameters())

@@ -171,7 +171,7 @@ def test_a_run_of_other_models_is_not_gone_on_with(shop: Shop) -> None:
 
 def test_a_training_that_outgrows_its_memory_fails_and_is_not_tried_again_on_the_same_failures(shop: Shop) -> None:
     shop.config = config_of(shop.config.models, retrain={"max_memory_gb": 1e-5})
-    with pytest.raises(TrainingFailed, match="of the 1e-05 GB allowed.*max_memory_gb"):
+    with pytest.raises(TrainingFailed, match=r"of the 1e-05 GB allowed.*max_memory_gb"):
         shop.retrain()
     assert (last_line(shop)["outcome"], last_line(shop)["trained"]) == ("failed", True)
     found = shop.retrain()

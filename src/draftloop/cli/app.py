@@ -55,13 +55,14 @@ class App:
 
         return DataDirectory(self.data_dir, self.config.data)
 
-    def load_pair(self, adapter: str = "champion") -> Pair:
+    def load_pair(self, adapter: str = "champion", *, lazy_target: bool = False) -> Pair:
         """The configured pair with an adapter on its draft: what `--adapter` takes, a champion that is none yet too."""
         path = self.data.registry.resolve(adapter)
         quiet_libraries()
         from ..pair import load_pair
 
-        pair = load_pair(self.config.models, path, None if path is None else self.adapter_name(path))
+        name = None if path is None else self.adapter_name(path)
+        pair = load_pair(self.config.models, path, name, lazy_target=lazy_target)
         _log.info(
             "pair: %s, adapter %s, %s shared ids, context %s", pair.identity, pair.adapter, pair.width, pair.context
         )

@@ -76,7 +76,8 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
         if resume:
             result = resume_run(resume, data)
         else:
-            pair = app.load_pair("none" if from_base else "champion")
+            adapter = "none" if from_base else "champion"
+            pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
             result = train_adapter(pair, data, config)
     if as_json:
         print_json({"status": "ok", **asdict(result)})

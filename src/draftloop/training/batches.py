@@ -68,7 +68,13 @@ def make_batch(examples: Sequence[Example]) -> Batch:
         examples=tuple(examples),
         inputs=mx.array(inputs),
         positions=mx.array(positions),
-        asked=Asked(*map(mx.array, (labels, temperature, weights, match, greedy))),
+        asked=Asked(
+            labels=mx.array(labels),
+            temperature=mx.array(temperature),
+            weights=mx.array(weights),
+            greedy=mx.array(greedy),
+            match=mx.array(match) if match.any() else None,
+        ),
         tokens=tokens,
     )
 

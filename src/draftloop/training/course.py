@@ -1,8 +1,9 @@
-"""Which micro-batches each step takes: the failures first, later also what more was asked on their prompts.
+"""Which micro-batches each step takes: the failures first, later also what more was written on their prompts.
 
 A plan of the failures alone says how many steps there are. Its first part is trained on as it is, so that the draft is
-better within seconds; then come the new texts (which take the target a while, and which the draft writes better by
-then), and the rest of the steps goes through failures and new texts alike. Knows no model.
+better within seconds. The rest comes in stages of equal length: each begins with new texts on the prompts that failed,
+and goes through failures and texts alike. The draft's own are of the draft as it is then: the better it is, the more
+what it writes is like what the target will let pass. Knows no model.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from .plan import Plan, Window, make_plan
 FIRST = 0.15  # of the steps, at least an epoch's, are on the failures alone
 
 Check = Callable[[], None]
-More = Callable[[Check], Sequence[Example]]
-"""Gives the new texts; calls its argument again and again, which may raise to stop."""
+More = Callable[[int, Check], Sequence[Example]]
+"""Gives the texts of a stage, counted from 0; calls its second argument again and again, which may raise to stop."""
 
 
 class Course:
@@ -28,7 +29,8 @@ class Course:
         failures: what is trained on.
         pool: what replay is drawn from, by record id.
         settings: of the training.
-        more: gives the new texts when they are needed for the first time; None for a training without them.
+        stages: how often there are new texts; 0 for a training on the failures alone.
+        more: gives them when their stage begins.
     """
 
     def __init__(
@@ -36,28 +38,42 @@ class Course:
         failures: Sequence[Example],
         pool: Mapping[str, Example],
         settings: Training,
-        more: More | None = None,
+        stages: int = 0,
+        more: More = lambda _stage, _check: (),
     ) -> None:
         self._failures, self._pool, self._settings, self._more = failures, pool, settings, more
         self.plan: Plan = make_plan(failures, pool, settings)
         self.steps = len(self.plan.windows)
-        epoch = sum(window.epoch == 0 for window in self.plan.windows)
-        self.turn = self.steps if more is None else min(self.steps, max(epoch, math.ceil(FIRST * self.steps)))
-        self._later: Plan | None = None
+        self.begins = _begins(self.plan, stages)
+        self._latest: tuple[int, Plan] | None = None
 
     def window(self, step: int, check: Check) -> Window:
         """What step `step`, from 0, is made of. `check` may raise while texts are made; nothing has changed then."""
-        if step < self.turn or self._more is None:
-            return self.plan.windows[step]
-        if self._later is None:
-            fresh = [*self._failures, *self._more(check)]
-            epoch = self.plan.windows[self.turn - 1].epoch + 1
-            self._later = make_plan(fresh, self._pool, self._settings, self.steps - self.turn, epoch)
-        return self._later.windows[step - self.turn]
+        stage = sum(begin <= step for begin in self.begins) - 1
+        return self.plan.windows[step] if stage < 0 else self._plan(stage, check).windows[step - self.begins[stage]]
 
     def record_ids(self, steps: int) -> set[str]:
-        """Ids of what the first `steps` steps were made of; new texts that nobody asked for yet are not among them."""
-        windows = [*self.plan.windows[: min(steps, self.turn)]]
-        if self._later is not None and steps > self.turn:
-            windows += self._later.windows[: steps - self.turn]
+        """Ids of what the first `steps` steps were made of."""
+        windows = list(self.plan.windows[: min([steps, *self.begins])])
+        for stage, begin in enumerate(self.begins):
+            if begin < steps:
+                windows += self._plan(stage, lambda: None).windows[: steps - begin]
         return {example.record_id for window in windows for batch in window.micro_batches for example in batch}
+
+    def _plan(self, stage: int, check: Check) -> Plan:
+        """The steps of one stage; the latest is kept."""
+        if self._latest is None or self._latest[0] != stage:
+            begin, end = [*self.begins, self.steps][stage : stage + 2]
+            epoch = (stage + 1) * (self.plan.windows[-1].epoch + 1)  # a number that no earlier stage reaches
+            fresh = [*self._failures, *self._more(stage, check)]
+            self._latest = stage, make_plan(fresh, self._pool, self._settings, end - begin, epoch)
+        return self._latest[1]
+
+
+def _begins(plan: Plan, stages: int) -> list[int]:
+    """The step at which each stage begins; stages that would have none are left out."""
+    steps = len(plan.windows)
+    epoch = sum(window.epoch == 0 for window in plan.windows)
+    first = max(epoch, math.ceil(FIRST * steps))
+    begins = [first + (steps - first) * stage // stages for stage in range(stages)]
+    return sorted({begin for begin in begins if begin < steps})

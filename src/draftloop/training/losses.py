@@ -20,6 +20,7 @@ from ..config import Loss
 
 LK_ETA = 3.0  # arXiv 2602.23881
 _LEAST = -1e30  # of a logarithm: minus infinity would make a gradient of 0 times it NaN
+_LOWEST = -3e38  # of a logit, below any that a model gives
 
 
 class Sums(NamedTuple):
@@ -37,18 +38,19 @@ class Asked(NamedTuple):
         labels: (M,) int32, the ids that were emitted there.
         temperature: (M, 1) float32, of the sampler, 1 where that is 0.
         weights: (M,) float32, 1 where a position is supervised and 0 where it only fills up.
-        match, greedy: (M,) bool, the acceptance rule of the record; neither is `rejection` or `block`.
+        greedy: (M,) bool, where the record's rule is that.
+        match: (M,) bool, where it is that; None where it is nowhere.
     """
 
     labels: mx.array
     temperature: mx.array
     weights: mx.array
-    match: mx.array
     greedy: mx.array
+    match: mx.array | None = None
 
     def piece(self, piece: slice) -> Asked:
         """Some of the positions."""
-        return Asked(*(values[piece] for values in self))
+        return Asked(*(None if values is None else values[piece] for values in self))
 
 
 class Student(NamedTuple):
@@ -80,7 +82,7 @@ def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = N
     hit = (mx.argmax(scaled, axis=-1) == asked.labels).astype(mx.float32)
     if ids is None:
         return Student(scaled - log_z, label, hit)
-    rest = mx.logsumexp(mx.put_along_axis(scaled, ids, mx.array(_LEAST), axis=-1), axis=-1, keepdims=True)
+    rest = mx.logsumexp(mx.put_along_axis(scaled, ids, mx.array(_LOWEST), axis=-1), axis=-1, keepdims=True)
     named = mx.take_along_axis(scaled, ids, axis=-1)
     return Student(mx.concatenate([named, rest], axis=-1) - log_z, label, hit)
 
@@ -91,11 +93,15 @@ def kl(log_q: mx.array, log_p: mx.array, p: mx.array) -> mx.array:
     return mx.sum(p * (finite_log_p - log_q), axis=-1)
 
 
-def log_acceptance(log_q: mx.array, log_p: mx.array, match: mx.array | None = None) -> mx.array:
-    """log a at each position, (M,): a = Σ min(p, q) = 1 − TV(p, q), or Σ p·q where `match` (M,) says so.
+def acceptance(p: mx.array, q: mx.array, match: mx.array | None = None) -> mx.array:
+    """a at each position, (M,): a = Σ min(p, q) = 1 − TV(p, q), or Σ p·q where `match` (M,) says so."""
+    least = mx.minimum(p, q)
+    return mx.sum(least if match is None else mx.where(match[:, None], p * q, least), axis=-1)
 
-    Finite however little the two have in common, and where p is nowhere, which a position that only fills up has.
-    """
+
+def log_acceptance(log_q: mx.array, log_p: mx.array, match: mx.array | None = None) -> mx.array:
+    """log a at each position, (M,): finite however little the two have in common, and where p is nowhere, which a
+    position that only fills up has."""
     least = mx.minimum(log_p, log_q)
     if match is not None:
         least = mx.where(match[:, None], mx.maximum(log_p, _LEAST) + log_q, least)
@@ -132,13 +138,12 @@ def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Terms:
         asked: labels, rules and weights of the positions.
     """
     log_q, p, nothing = found.log_q, mx.exp(log_p), mx.zeros_like(asked.weights)
-    log_a = log_acceptance(log_q, log_p, asked.match)
-    overlap = mx.exp(log_a)
+    overlap = acceptance(p, mx.exp(log_q), asked.match)
     return Terms(
         surprise=_masked_sum(-found.label if kind == "ce" else nothing, asked.weights),
         divergence=_masked_sum(kl(log_q, log_p, p) if kind in ("kl", "lk") else nothing, asked.weights),
         overlap=_masked_sum(overlap, asked.weights),
-        refusal=_masked_sum(-log_a if kind == "nla" else nothing, asked.weights),
+        refusal=_masked_sum(-log_acceptance(log_q, log_p, asked.match) if kind == "nla" else nothing, asked.weights),
         acceptance=_masked_sum(mx.where(asked.greedy, found.hit, overlap), asked.weights),
         tokens=mx.sum(asked.weights),
     )

@@ -7,7 +7,7 @@ target of the same architecture). Names of parameters stay, and it can be turned
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,7 +21,7 @@ _RECOMPUTED = "_draftloop_recomputed"
 
 def set_recompute(model: nn.Module, wanted: bool) -> None:
     """Turn it on or off for every layer of `model`."""
-    for layer in model.layers:
+    for layer in _layers(model):
         if wanted and not _is_recomputed(layer):
             layer.__class__ = _recomputed(type(layer))
         elif not wanted and _is_recomputed(layer):
@@ -30,7 +30,13 @@ def set_recompute(model: nn.Module, wanted: bool) -> None:
 
 def is_recomputed(model: nn.Module) -> bool:
     """Whether it is on."""
-    return any(_is_recomputed(layer) for layer in model.layers)
+    return any(_is_recomputed(layer) for layer in _layers(model))
+
+
+def _layers(model: nn.Module) -> Sequence[nn.Module]:
+    """None in a model that is all one piece: there is nothing then that could be computed again."""
+    found: Sequence[nn.Module] = getattr(model, "layers", ())
+    return found
 
 
 def _is_recomputed(layer: nn.Module) -> bool:

@@ -61,7 +61,7 @@ def roll_out(
     found: dict[tuple[str, int], Example] = {}
     with unchanged():
         for sampler, wanted in by_sampler.items():
-            mx.random.seed(seed * 2 + own + (_STREAM << 20))
+            mx.random.seed(seed + (_STREAM << 20))
             for (example, number), tokens in _texts(model, wanted, sampler, width, stop_tokens):
                 found[example.record_id, number] = _continued(example, number, tokens, own)
                 on_text(len(found), len(drafts))

@@ -2,7 +2,7 @@
 
 `run.yaml` (resolved configuration, versions, seed, data hashes, git commit), `material.json` (ids of the records, so
 that a resumed run trains on the same ones whatever was logged since), `start.json` (what the draft did by kind of token
-before the first step), `texts.json` (what more was asked on the failures' prompts), `metrics.jsonl`, `train.log`,
+before the first step), `texts-N.json` (what stage N got beside the logged texts), `metrics.jsonl`, `train.log`,
 `checkpoints/`, and at the end `result.json`: where that is, the run is finished.
 """
 
@@ -31,7 +31,7 @@ from .checkpoints import Checkpoints
 DESCRIPTION = "run.yaml"
 MATERIAL = "material.json"
 START = "start.json"
-TEXTS = "texts.json"
+TEXTS = "texts-{}.json"
 RESULT = "result.json"
 RESUMPTIONS = "resumptions.json"
 LATEST = "latest"
@@ -124,18 +124,19 @@ class RunDirectory:
         except (OSError, orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
             return None
 
-    def keep_texts(self, texts: list[dict[str, Any]]) -> None:
-        """Keep the texts that the run was given beside the logged ones. Raises StoreError: the disk refused."""
-        self._write(TEXTS, orjson.dumps(texts))
+    def keep_texts(self, stage: int, texts: list[dict[str, Any]]) -> None:
+        """Keep the texts that a stage was given beside the logged ones. Raises StoreError: the disk refused."""
+        self._write(TEXTS.format(stage), orjson.dumps(texts))
 
-    def texts(self) -> list[dict[str, Any]] | None:
+    def texts(self, stage: int) -> list[dict[str, Any]] | None:
         """What `keep_texts` kept; None where it did not. Raises RunError: damaged."""
+        path = self.path / TEXTS.format(stage)
         try:
-            found: list[dict[str, Any]] = orjson.loads((self.path / TEXTS).read_bytes())
+            found: list[dict[str, Any]] = orjson.loads(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, orjson.JSONDecodeError) as error:
-            raise RunError(f"run {self.id} cannot be resumed: {self.path / TEXTS}: {error}") from None
+            raise RunError(f"run {self.id} cannot be resumed: {path}: {error}") from None
         return found
 
     def give_up(self, why: str) -> None:
@@ -171,8 +172,9 @@ class RunDirectory:
         """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""
         self._write(RESULT, orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
         self.checkpoints.remove()
-        with storing(self.path / TEXTS):
-            (self.path / TEXTS).unlink(missing_ok=True)
+        for path in self.path.glob(TEXTS.format("*")):
+            with storing(path):
+                path.unlink()
 
     def description(self) -> dict[str, Any]:
         """What `run.yaml` says. Raises RunError: missing or damaged."""

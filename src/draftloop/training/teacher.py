@@ -73,7 +73,7 @@ class LiveTeacher:
         examples: every example that will be asked for, whole, but those that are added later.
         memory_mb: for what is kept.
         say: told when not everything can be kept.
-        later: the most labels that the examples added later have.
+        later: the most labels that examples added later have at a time.
     """
 
     def __init__(
@@ -103,6 +103,13 @@ class LiveTeacher:
     def add(self, examples: Iterable[Example]) -> None:
         """Take in examples that will be asked for, whole."""
         self._examples.update((example.record_id, example) for example in examples)
+
+    def forget(self, examples: Iterable[Example]) -> None:
+        """Drop examples that will not be asked for again, and what was kept of them."""
+        for example in examples:
+            self._examples.pop(example.record_id, None)
+            rows = self._kept.pop(example.record_id, None)
+            self._room += 0 if rows is None else rows.nbytes
 
     def teach(self, batch: Batch) -> Taught:
         """log p over all ids: (M, W)."""

@@ -138,7 +138,7 @@ def resume(
     reference: str,
     data: DataDirectory,
     *,
-    load: Callable[[Models], Pair] = load_pair,
+    load: Callable[[Models], Pair] | None = None,
     on_step: OnStep | None = None,
     quiet: bool | None = None,
     stop: StopRequest | None = None,
@@ -148,7 +148,8 @@ def resume(
     Args:
         reference: a run's id, or `latest` for the newest one that can be resumed.
         data: the directory of the start; its settings are those of the run.
-        load: gives the pair of the run's configuration; its adapter, if any, is replaced by the run's.
+        load: gives the pair of the run's configuration, by default as `load_pair` does; its adapter, if any, is
+            replaced by the run's.
         on_step, quiet, stop: as in `train`.
 
     Raises:
@@ -159,7 +160,7 @@ def resume(
     config, description = run.config(), run.description()
     data = replace(data, settings=config.data)
     tensors, saved = run.checkpoints.load()
-    pair = load(config.models)
+    pair = load(config.models) if load else load_pair(config.models, lazy_target=config.training.teacher != "live")
     if description.get("pair") != asdict(pair.identity):
         raise RunError(
             f"run {run.id} was made with other models than {config.models.target} and {config.models.draft} are now; "
@@ -194,7 +195,7 @@ class _Session:
         mx.reset_peak_memory()
         taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter)
         pool = {example.record_id: example for example in material.pool.examples}
-        course = Course(material.failures.examples, pool, settings, taught.more)
+        course = Course(material.failures.examples, pool, settings, taught.stages, taught.more)
         learner = self._learner(taught.teacher, course.steps)
         probe = Probe(self.pair, material)
         best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}

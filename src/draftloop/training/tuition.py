@@ -1,21 +1,23 @@
-"""Who teaches a training, and the texts that a live teacher is asked for beside the logged ones. Makes no step.
+"""Who teaches a training, and the texts that a live teacher has to do with beside the logged ones. Makes no step.
 
 `training.teacher` says who: `live`, the target itself; `logged`, what collecting kept of it; `none`, its tokens alone.
-Only a live one can say something of texts that nobody collected: new answers to the prompts that failed, and the
-draft's own. They are kept in the run's directory, so that a resumed run goes on with the same.
+Only a live one can say something of texts that nobody collected: new answers to the prompts that failed, and what the
+draft writes on them from stage to stage. All are kept in the run's directory, so that a resumed run has the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from mlx import nn
 
 from ..config import Training
 from ..distributions import TopK, decode
 from ..errors import StoreError
 from ..pair import Pair
 from ..store.blobs import BlobFile
-from .course import Check
+from .course import Check, More
 from .examples import Example
 from .forward import make_forward
 from .material import Material
@@ -27,10 +29,11 @@ from .teacher import LiveTeacher, LoggedTeacher, Teacher
 
 @dataclass(frozen=True)
 class Tuition:
-    """A teacher, and what gives the texts beside the logged ones; None where there are none."""
+    """A teacher, how many stages have new texts, and what gives those of each."""
 
     teacher: Teacher
-    more: Callable[[Check], Sequence[Example]] | None
+    stages: int
+    more: More
 
 
 def tuition(
@@ -49,56 +52,74 @@ def tuition(
     everything = [e for part in (material.failures, material.pool, material.validation) for e in part.examples]
     if settings.teacher != "live":
         kept = _kept(everything, blobs, reporter) if settings.teacher == "logged" else {}
-        return Tuition(LoggedTeacher(kept), None)
-    times = settings.answers + settings.proposals
-    longest = max((len(example.labels) for example in material.failures.examples), default=0)
-    later = times * longest * len(material.failures.examples)
+        return Tuition(LoggedTeacher(kept), 0, lambda _stage, _check: ())
+    failures = material.failures.examples
+    at_a_time = settings.answers + min(1, settings.proposals)
+    later = at_a_time * len(failures) * max((len(example.labels) for example in failures), default=0)
     forward = make_forward(pair.target, "target", reporter.say)
     teacher = LiveTeacher(forward, pair.width, everything, settings.teacher_memory_mb, reporter.say, later)
-    if times == 0:
-        return Tuition(teacher, None)
+    stages = max(settings.proposals, min(1, settings.answers))
+    return Tuition(teacher, stages, _Texts(pair, failures, settings, teacher, run, reporter).of)
 
-    def more(check: Check) -> list[Example]:
-        kept = run.texts()
-        texts = _made(pair, material.failures.examples, settings, reporter, check) if kept is None else from_json(kept)
+
+class _Texts:
+    """The texts of each stage: the target's answers, which stay, and the draft's latest."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        failures: Sequence[Example],
+        settings: Training,
+        teacher: LiveTeacher,
+        run: RunDirectory,
+        reporter: Reporter,
+    ) -> None:
+        self._pair, self._failures, self._settings = pair, failures, settings
+        self._teacher, self._run, self._reporter = teacher, run, reporter
+        self._own: list[Example] = []
+
+    def of(self, stage: int, check: Check) -> list[Example]:
+        """What stage `stage` is given: made at its beginning, read again by a resumed run."""
+        kept = self._run.texts(stage)
+        texts = self._made(stage, check) if kept is None else from_json(kept)
         if kept is None:
-            run.keep_texts(to_json(texts))
-        teacher.add(texts)
+            self._run.keep_texts(stage, to_json(texts))
+        self._teacher.forget(self._own)
+        self._teacher.add(texts)
+        self._own = [text for text in texts if text.own]
         return texts
 
-    return Tuition(teacher, more)
+    def _made(self, stage: int, check: Check) -> list[Example]:
+        settings, answers = self._settings, []
+        if settings.answers:
+            first = self._run.texts(0) if stage else None
+            if first is None:
+                answers = self._written(self._pair.target, settings.answers, 0, check)
+            else:
+                answers = [text for text in from_json(first) if not text.own]
+        own = self._written(self._pair.draft, 1, stage + 1, check) if settings.proposals else []
+        return [*answers, *own]
 
+    def _written(self, model: nn.Module, times: int, number: int, check: Check) -> list[Example]:
+        """By the target, whose number is 0, or by the draft as it is at the beginning of a stage."""
+        who = "the draft writes" if number else "the target answers"
+        self._reporter.say(f"{who} on {len(self._failures)} prompts anew" + (f", {times} times" if times > 1 else ""))
 
-def _made(
-    pair: Pair, failures: Sequence[Example], settings: Training, reporter: Reporter, check: Check
-) -> list[Example]:
-    """New texts on the prompts of the failures."""
-    found: list[Example] = []
-    for model, times, own in ((pair.target, settings.answers, False), (pair.draft, settings.proposals, True)):
-        who = "the draft writes" if own else "the target answers"
-        if times:
-            reporter.say(f"{who} {len(failures)} prompts anew, {times} times each")
-
-        def on_text(done: int, of: int, who: str = who) -> None:
+        def on_text(done: int, of: int) -> None:
             check()
-            reporter.note(f"{who} anew: {done:,} of {of:,} texts")
+            self._reporter.note(f"{who}: {done:,} of {of:,} texts")
 
-        was_training = model.training
         model.eval()
-        try:
-            found += roll_out(
-                model,
-                failures,
-                times,
-                own=own,
-                seed=settings.seed,
-                width=pair.width,
-                stop_tokens=pair.stop_tokens,
-                on_text=on_text,
-            )
-        finally:
-            model.train(was_training)
-    return found
+        return roll_out(
+            model,
+            self._failures,
+            times,
+            own=number > 0,
+            seed=self._settings.seed + (number << 40),
+            width=self._pair.width,
+            stop_tokens=self._pair.stop_tokens,
+            on_text=on_text,
+        )
 
 
 def _kept(examples: Sequence[Example], blobs: BlobFile, reporter: Reporter) -> dict[str, TopK]:

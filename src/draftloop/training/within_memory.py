@@ -21,7 +21,7 @@ from .step import Learner
 Result = TypeVar("Result")
 Batches = Sequence[Sequence[Example]]
 
-_ADAPTERS = 3  # of its size: the best weights, the sum of a window's gradients, and their mean
+_ADAPTERS = 6  # of its size: the best weights, a window's gradients and their mean, and what a step began with
 ADVICE = (
     "lower data.max_output_length, data.max_prompt_length, training.lora.rank or training.teacher_memory_mb, close "
     "other programs, or allow more with training.memory (and retrain.max_memory_gb)"

@@ -1,0 +1,275 @@
+"""What is learned from how many failures, by draftloop and by the field's recipes: python benchmarks/learning.py
+
+On the embedded pair, three seeds. Every recipe gets the same texts, matrices, rank, replay and optimizer steps, and the
+same grid of peak learning rates; the rate is chosen on validation texts at 200 failures. The reported texts are read
+once, by the runs that were chosen. Results are kept run by run in --folder, so that a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two processes of one thread train more than one of two
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+
+import learning_report as report
+from learning_report import Run
+
+CURVE = (20, 50, 100, 200, 500, 1_000)
+SEEDS = (0, 1, 2)
+AT = 200
+MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
+GRID = (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
+FIRST_RATES = GRID[1:4]  # the ends are tried where the best of these lies at an end
+TEMPERATURE, OTHERS = 0.8, (0.0, 1.0)
+CEILING_STEPS = 4_000
+CEILING_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: what, from how much, and how."""
+
+    temperature: float
+    recipe: str
+    failures: int
+    seed: int
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+        return f"{self.recipe.split(',')[0].replace(' ', '-')}-{self.failures}-{self.seed}-{digest}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "draftloop-learning")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="two small recipes to try the script; writes no results")
+    options = parser.parse_args()
+    recipes = ["mlx_lm.lora", "ours"] if options.quick else all_recipes()
+    sizes = (20, 50) if options.quick else CURVE
+    at, seeds = (50, (0,)) if options.quick else (AT, SEEDS)
+    wanted = [(TEMPERATURE, recipe) for recipe in recipes]
+    if not options.quick:
+        wanted += [(temperature, recipe) for temperature in OTHERS for recipe in MAIN]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        work = Work(pool, options.folder)
+        rates = choose(work, wanted, at)
+        jobs = [Job(t, recipe, at, seed, rates[t, recipe]) for t, recipe in wanted for seed in seeds]
+        main_recipes = [recipe for recipe in MAIN if recipe in recipes]
+        jobs += [
+            Job(TEMPERATURE, recipe, size, seed, rates[TEMPERATURE, recipe])
+            for size in sizes
+            for recipe in main_recipes
+            for seed in seeds
+            if size != at
+        ]
+        if not options.quick:
+            jobs += [Job(TEMPERATURE, report.CEILING, AT, seed, CEILING_RATE) for seed in SEEDS]
+        work.do(jobs)
+        runs = work.reported(jobs)
+    figures = report.find_figures(runs, at)
+    report.show(runs, figures)
+    if not options.quick:
+        report.write(runs, figures, {"learning_rates": [[t, r, rate] for (t, r), rate in rates.items()], "grid": GRID})
+
+
+def all_recipes() -> list[str]:
+    """Their names, the main ones first."""
+    from learning_recipes import RECIPES
+
+    return list(RECIPES)
+
+
+class Work:
+    """Jobs over processes; what was done before is not done again.
+
+    Args:
+        pool: of processes.
+        folder: where texts, adapters and results are kept.
+    """
+
+    def __init__(self, pool: ProcessPoolExecutor, folder: Path) -> None:
+        self._pool, self._folder = pool, folder
+
+    def do(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """Train all of them; returns what each took, in their order."""
+        missing = [job for job in jobs if not self._result(job).is_file()]
+        print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done before", file=sys.stderr)
+        for temperature in sorted({job.temperature for job in missing}):
+            self._pool.submit(prepare, temperature, self._folder).result()
+        for number, line in enumerate(self._pool.map(train, missing, [self._folder] * len(missing)), 1):
+            print(f"{number}/{len(missing)} {line}", file=sys.stderr)
+        return [json.loads(self._result(job).read_text()) for job in jobs]
+
+    def reported(self, jobs: Sequence[Job]) -> list[Run]:
+        """The chosen runs on the reported texts."""
+        found = self.do(jobs)
+        scored = self._pool.map(score_reported, jobs, [self._folder] * len(jobs))
+        return [
+            Run(**asdict(job), **{k: f[k] for k in ("steps", "seconds", "peak_mb", "curve", "last")}, **s)
+            for job, f, s in zip(jobs, found, scored, strict=True)
+        ]
+
+    def _result(self, job: Job) -> Path:
+        return self._folder / "runs" / f"{job.name}.json"
+
+
+def choose(work: Work, wanted: Iterable[tuple[float, str]], at: int) -> dict[tuple[float, str], float]:
+    """The rate of the grid with the highest acceptance on the validation texts, of each recipe and temperature."""
+    wanted = list(wanted)
+    tried: dict[tuple[float, str], dict[float, float]] = {key: {} for key in wanted}
+
+    def attempt(rates: dict[tuple[float, str], Sequence[float]]) -> None:
+        jobs = [Job(t, recipe, at, 0, rate) for (t, recipe), some in rates.items() for rate in some]
+        for job, found in zip(jobs, work.do(jobs), strict=True):
+            tried[job.temperature, job.recipe][job.learning_rate] = found["validation"]
+
+    attempt(dict.fromkeys(wanted, FIRST_RATES))
+    ends: dict[tuple[float, str], Sequence[float]] = {}
+    for key, found in tried.items():
+        best = max(found, key=lambda rate: found[rate])
+        if best in (FIRST_RATES[0], FIRST_RATES[-1]):
+            ends[key] = [GRID[0] if best == FIRST_RATES[0] else GRID[-1]]
+    attempt(ends)
+    return {key: max(found, key=lambda rate: found[rate]) for key, found in tried.items()}
+
+
+# in a process of its own
+
+
+def prepare(temperature: float, folder: Path) -> None:
+    """Make the texts, before several processes would."""
+    from learning_world import more_failures, world
+
+    world(_pair(), temperature, folder)
+    if temperature == TEMPERATURE:
+        more_failures(_pair(), temperature, folder, 4_000)
+
+
+def train(job: Job, folder: Path) -> str:
+    """Train one, and keep its weights and what it took; returns a line about it."""
+    from learning_recipes import RECIPES, Task, all_weights
+    from learning_world import CEILING_FAILURES, more_failures, world
+
+    pair = _pair()
+    texts = world(pair, job.temperature, folder)
+    task = Task.of(texts, job.failures, job.seed, job.learning_rate)
+    if job.recipe == report.CEILING:
+        more = more_failures(pair, job.temperature, folder, CEILING_FAILURES)
+        learned = all_weights(pair, task, more, CEILING_STEPS)
+    else:
+        learned = RECIPES[job.recipe](pair, task)
+    path = folder / "runs" / f"{job.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(pair, path.with_suffix(".safetensors"), job)
+    validation, last = (report.ratio(_accepted(pair, some)) for some in (texts.validation, task.validation))
+    path.write_text(json.dumps({"job": asdict(job), "validation": validation, "last": last, **asdict(learned)}))
+    return f"{job.recipe}, {job.failures} failures, {job.learning_rate:g}, T {job.temperature:g}: {validation:.4f}"
+
+
+def score_reported(job: Job, folder: Path) -> dict[str, Any]:
+    """(accepted, positions) of every reported text of both domains, for the bare draft and the trained one."""
+    from learning_world import world
+
+    from draftloop import lora
+
+    path = folder / "runs" / f"{job.name}.reported.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    pair = _pair()
+    texts = world(pair, job.temperature, folder)
+    _bare(pair)
+    base = {domain: _accepted(pair, some) for domain, some in texts.reported.items()}
+    _load(pair, folder / "runs" / f"{job.name}.safetensors", job)
+    trained = {domain: _accepted(pair, some) for domain, some in texts.reported.items()}
+    _bare(pair)
+    lora.detach(pair.draft)
+    found = {"base": base, "trained": trained}
+    path.write_text(json.dumps(found))
+    return found
+
+
+_loaded: list[Any] = []
+
+
+def _pair() -> Any:
+    """The embedded pair, loaded once a process, its draft as it was."""
+    from draftloop.config import Models
+    from draftloop.pair import load_pair
+
+    if not _loaded:
+        _loaded.append(load_pair(Models()))
+        _loaded.append(dict(_parameters(_loaded[0].draft)))
+    _bare(_loaded[0])
+    return _loaded[0]
+
+
+def _parameters(model: Any) -> list[tuple[str, Any]]:
+    from mlx.utils import tree_flatten
+
+    found: list[tuple[str, Any]] = tree_flatten(model.parameters())
+    return found
+
+
+def _bare(pair: Any) -> None:
+    """Take off any adapter, and undo what was done to the weights themselves."""
+    from draftloop import lora
+
+    lora.detach(pair.draft)
+    pair.draft.load_weights(list(_loaded[1].items()))
+
+
+def _save(pair: Any, path: Path, job: Job) -> None:
+    import mlx.core as mx
+
+    from draftloop import lora
+
+    whole = job.recipe == report.CEILING
+    mx.save_safetensors(str(path), dict(_parameters(pair.draft)) if whole else lora.adapter_parameters(pair.draft))
+
+
+def _load(pair: Any, path: Path, job: Job) -> None:
+    import mlx.core as mx
+
+    from draftloop import lora
+    from draftloop.config import Lora
+
+    weights = mx.load(str(path))
+    if job.recipe == report.CEILING:
+        pair.draft.load_weights(list(weights.items()))
+        return
+    layers_alone = not any("embed_tokens" in name for name in weights)
+    shape = Lora(matrices="layers" if layers_alone else "all")
+    lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, shape), 0)
+    lora.load_parameters(pair.draft, weights)
+
+
+def _accepted(pair: Any, examples: Sequence[Any]) -> list[tuple[float, int]]:
+    """Of each text the sum of the acceptance over its positions, and their number."""
+    from draftloop.scoring import Text, score_carried
+
+    pair.draft.eval()
+    texts = [Text(example.ids[: example.prompt_length], example.labels, example.sampler) for example in examples]
+    scores = score_carried(pair, texts, "greedy" if examples[0].sampler.temperature == 0 else "rejection")
+    return [(float(found.position.sum()), len(found.position)) for found in scores]
+
+
+if __name__ == "__main__":
+    main()

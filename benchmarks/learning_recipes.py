@@ -1,0 +1,341 @@
+"""The recipes of the learning benchmark: each makes a trained draft out of failures, at a given peak learning rate.
+
+`mlx_lm.lora` is mlx-lm's own trainer. Every other recipe goes through draftloop's learner and loop, some of them with a
+weight for each position, which the product does not have. All get the same texts, replay, matrices, rank and steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from learning_world import World
+from mlx_lm.tuner.trainer import TrainingArgs
+from mlx_lm.tuner.trainer import train as mlx_lm_train
+from mlx_lm.tuner.utils import build_schedule
+from numpy.typing import NDArray
+
+from draftloop import lora
+from draftloop.acceptance import position_weights
+from draftloop.config import Training
+from draftloop.interrupt import StopRequest
+from draftloop.pair import Pair
+from draftloop.scoring import Text, score_carried
+from draftloop.store.blobs import BlobFile
+from draftloop.training import step
+from draftloop.training.batches import make_batch
+from draftloop.training.course import Course
+from draftloop.training.examples import Example, Selection
+from draftloop.training.forward import make_forward
+from draftloop.training.loop import Loop, Progress
+from draftloop.training.material import Material
+from draftloop.training.plan import make_plan
+from draftloop.training.report import Reporter
+from draftloop.training.run import RunDirectory
+from draftloop.training.step import Learner
+from draftloop.training.teacher import LiveTeacher
+from draftloop.training.tuition import tuition
+from draftloop.training.validation import validation_batches
+from draftloop.training.within_memory import WithinMemory
+
+K = 4
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a recipe is to learn from, and how long."""
+
+    failures: Sequence[Example]
+    replay: Sequence[Example]
+    validation: Sequence[Example]
+    seed: int
+    learning_rate: float
+    settings: Training
+
+    @classmethod
+    def of(cls, world: World, failures: int, seed: int, learning_rate: float) -> Task:
+        """So many failures of a world, which ones being drawn by the seed; a quarter as much text to replay from."""
+        drawn = random.Random(seed).sample(world.failures, failures)
+        replay = random.Random(seed).sample(world.replay, min(len(world.replay), max(4, failures // 4)))
+        few = max(4, min(len(world.validation), failures // 5))
+        settings = Training(learning_rate=learning_rate, seed=seed)
+        return cls(drawn, replay, world.validation[:few], seed, learning_rate, settings)
+
+    @property
+    def pool(self) -> dict[str, Example]:
+        """What replay is drawn from."""
+        return {example.record_id: example for example in self.replay}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a training took; the draft carries the result.
+
+    Attributes:
+        steps: optimizer steps made.
+        seconds: of training, text made for it included.
+        peak_mb: of MLX.
+        curve: (seconds, acceptance on the validation texts) while it ran; empty where the recipe does not look.
+    """
+
+    steps: int
+    seconds: float
+    peak_mb: float
+    curve: list[tuple[float, float]] = field(default_factory=list)
+
+
+def mlx_lm_lora(pair: Pair, task: Task) -> Learned:
+    """mlx-lm's own LoRA trainer: Adam, its cosine schedule with warm-up, cross-entropy on completion tokens."""
+    _attach(pair, task.settings)
+    plan = make_plan(task.failures, task.pool, task.settings)
+    texts = [*task.failures, *_replayed(task)]
+    data = [(list(example.ids), example.prompt_length) for example in texts]
+    steps, rate = len(plan.windows), task.learning_rate
+    schedule = build_schedule({"name": "cosine_decay", "warmup": 10, "arguments": [rate, steps]})
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        arguments = TrainingArgs(
+            batch_size=min(8, len(data)),
+            iters=steps,
+            steps_per_report=10**9,
+            steps_per_save=10**9,
+            max_seq_length=512,
+            adapter_file=str(Path(folder) / "adapters.safetensors"),
+        )
+        np.random.seed(task.seed)  # noqa: NPY002 - what mlx-lm draws its order from
+        mx.random.seed(task.seed)
+        mx.reset_peak_memory()
+        began = time.perf_counter()
+        mlx_lm_train(pair.draft, optim.Adam(schedule), data, args=arguments)
+        return Learned(steps, time.perf_counter() - began, mx.get_peak_memory() / 2**20)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One of draftloop's own, or a variation of it.
+
+    Attributes:
+        settings: of the training, beside the defaults of the comparison.
+        weights: gives every position of the failures a weight; None where all count alike.
+    """
+
+    settings: Mapping[str, Any]
+    weights: Callable[[Pair, Task], Weights] | None = None
+
+    def __call__(self, pair: Pair, task: Task) -> Learned:
+        """Train the pair's draft."""
+        settings = task.settings.model_copy(update={"answers": 0, "proposals": 0, **self.settings})
+        weights = self.weights(pair, task) if self.weights else None
+        _attach(pair, settings)
+        with tempfile.TemporaryDirectory() as folder, _weighted(weights):
+            mx.reset_peak_memory()
+            progress, curve, peak = _run(pair, replace(task, settings=settings), Path(folder))
+        return Learned(progress.step, progress.seconds, peak / 2**20, curve)
+
+
+def all_weights(pair: Pair, task: Task, texts: Sequence[Example], steps: int) -> Learned:
+    """The ceiling: every weight of the draft itself, by the loss `lk`, on far more text."""
+    lora.detach(pair.draft)
+    settings = task.settings.model_copy(update={"answers": 0})
+    pair.draft.unfreeze()
+    plan = make_plan(texts, task.pool, settings, steps)
+    # Not kept: so much text of so many ids would fill the memory.
+    teacher = LiveTeacher(make_forward(pair.target, "target", _silent), pair.width, [*texts, *task.replay], 1, _silent)
+    learner = Learner(pair.draft, make_forward(pair.draft, "draft", _silent), teacher, pair.width, settings, steps)
+    mx.reset_peak_memory()
+    began = time.perf_counter()
+    for number, window in enumerate(plan.windows):
+        learner.train(window, number, 0, _nothing)
+    pair.draft.eval()
+    pair.draft.freeze()
+    return Learned(steps, time.perf_counter() - began, mx.get_peak_memory() / 2**20)
+
+
+def _run(pair: Pair, task: Task, folder: Path) -> tuple[Progress, list[tuple[float, float]], int]:
+    settings = task.settings
+    run = RunDirectory.create(folder)
+    reporter = Reporter(run.path, quiet=True)
+    failures, pool, held_out = (Selection(list(part)) for part in (task.failures, task.replay, task.validation))
+    material = Material(failures, pool, held_out, failure_records=[], validation_records=[])
+    taught = tuition(pair, material, BlobFile(folder / "none"), run, settings, reporter)
+    course = Course(task.failures, task.pool, settings, taught.stages, taught.more)
+    forward = make_forward(pair.draft, "draft", _silent)
+    learner = Learner(pair.draft, forward, taught.teacher, pair.width, settings, course.steps)
+    batches = validation_batches(task.validation, settings.batch_size, settings.val_batches)
+    within = WithinMemory(learner, course.plan.micro_batches, None, _silent)
+    progress, curve = Progress(), _Curve()
+    loop = Loop(run, learner, course, batches, settings, reporter, StopRequest(), progress, {}, within)
+    curve.follow(loop)
+    loop.run()
+    return progress, curve.points, within.peak
+
+
+class _Curve:
+    """(seconds, acceptance) at every validation of a loop."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, float]] = []
+
+    def follow(self, loop: Loop) -> None:
+        """Be told of every validation."""
+        report = loop._reporter.report
+
+        def told(kind: str, values: dict[str, Any], text: str) -> None:
+            if kind == "validation":
+                self.points.append((loop.progress.seconds, values["acceptance"]))
+            report(kind, values, text)
+
+        loop._reporter.report = told  # type: ignore[method-assign]
+
+
+def rejected_only(pair: Pair, task: Task) -> Weights:
+    """1 where a verification would have rejected the draft's token, drawn once; else 0."""
+    lora.detach(pair.draft)
+    found = {}
+    for example, w in _accepted(pair, task.failures):
+        draws = np.random.default_rng(_number(example.record_id)).random(len(w))
+        found[example.record_id] = (draws > w).astype(np.float32)
+    return found
+
+
+def by_refusal(pair: Pair, task: Task) -> Weights:
+    """1 − a of the untrained draft at each position, with mean 1."""
+    lora.detach(pair.draft)
+    texts = [_text(example) for example in task.failures]
+    scores = score_carried(pair, texts, task.failures[0].rule if task.failures[0].rule != "block" else "rejection")
+    refused = [1.0 - found.position for found in scores]
+    mean = np.concatenate(refused).mean()
+    return {e.record_id: (r / mean).astype(np.float32) for e, r in zip(task.failures, refused, strict=True)}
+
+
+def by_reach(pair: Pair, task: Task) -> Weights:
+    """How often a draft of K tokens has its turn at each position, with mean 1: after a full round it has none."""
+    lora.detach(pair.draft)
+    found = {example.record_id: _turns(w) for example, w in _accepted(pair, task.failures)}
+    mean = np.concatenate(list(found.values())).mean()
+    return {record_id: (turns / mean).astype(np.float32) for record_id, turns in found.items()}
+
+
+def learnable(pair: Pair, task: Task, share: float = 0.4) -> Weights:
+    """1 at the share of positions where a trained reference gains most on the untrained draft (AdaSPEC, 2510.19779)."""
+    lora.detach(pair.draft)
+    before = _surprise(pair, task.failures)
+    Recipe({"loss": "kl"})(pair, task)
+    after = _surprise(pair, task.failures)
+    lora.detach(pair.draft)
+    found = {}
+    for record_id, first in before.items():
+        gain = first - after[record_id]
+        least = np.quantile(gain, 1 - share)
+        found[record_id] = (gain >= least).astype(np.float32)
+    return found
+
+
+RECIPES: dict[str, Callable[[Pair, Task], Learned]] = {
+    "mlx_lm.lora": mlx_lm_lora,
+    "kl": Recipe({"loss": "kl"}),
+    "lk": Recipe({"loss": "lk"}),
+    "ours": Recipe({"answers": Training().answers, "proposals": Training().proposals}),
+    "ce": Recipe({"loss": "ce"}),
+    "tv": Recipe({"loss": "tv"}),
+    "nla": Recipe({"loss": "nla"}),
+    "kl, rejected positions only": Recipe({"loss": "kl"}, rejected_only),
+    "kl, learnable 40%": Recipe({"loss": "kl"}, learnable),
+    "lk, weighted by refusal": Recipe({"loss": "lk"}, by_refusal),
+    "lk, weighted by reach": Recipe({"loss": "lk"}, by_reach),
+    "lk, the draft's own text once": Recipe({"loss": "lk", "proposals": 1}),
+    "lk, new answers x 3": Recipe({"loss": "lk", "answers": 3}),
+    "lk, layers alone": Recipe({"loss": "lk", "lora": Training().lora.model_copy(update={"matrices": "layers"})}),
+    "lk, no replay": Recipe({"loss": "lk", "replay_ratio": 0.0}),
+}
+
+
+def _attach(pair: Pair, settings: Training) -> None:
+    lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, settings.lora), settings.seed)
+
+
+def _replayed(task: Task) -> list[Example]:
+    """As much of the replay as makes its share of one pass."""
+    ratio = task.settings.replay_ratio
+    return list(task.replay)[: round(len(task.failures) * ratio / (1 - ratio))]
+
+
+@contextlib.contextmanager
+def _weighted(weights: Weights | None) -> Any:
+    """Batches whose positions of failures count by their weights."""
+    if weights is None:
+        yield
+        return
+    plain = make_batch
+
+    def weighted(examples: Sequence[Example]) -> Any:
+        batch = plain(examples)
+        found = np.zeros(batch.size, np.float32)
+        start = 0
+        for example in examples:
+            n = len(example.labels)
+            found[start : start + n] = weights[example.record_id][:n] if example.record_id in weights else 1.0
+            start += n
+        return replace(batch, asked=batch.asked._replace(weights=mx.array(found)))
+
+    setattr(step, "make_batch", weighted)  # noqa: B010 - what the learner calls
+    try:
+        yield
+    finally:
+        setattr(step, "make_batch", plain)  # noqa: B010
+
+
+def _accepted(pair: Pair, examples: Sequence[Example]) -> list[tuple[Example, NDArray[np.float64]]]:
+    """w at each position of each text for the draft as it is."""
+    rule = examples[0].rule if examples[0].rule != "block" else "rejection"
+    scores = score_carried(pair, [_text(example) for example in examples], rule)
+    return [(e, position_weights(s.log_p, s.log_q, rule)) for e, s in zip(examples, scores, strict=True)]
+
+
+def _surprise(pair: Pair, examples: Sequence[Example]) -> dict[str, NDArray[np.float64]]:
+    scores = score_carried(pair, [_text(example) for example in examples], "rejection")
+    return {example.record_id: -found.log_q for example, found in zip(examples, scores, strict=True)}
+
+
+def _turns(w: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of a renewal process whose rounds accept with w: how likely each position is one at which the draft proposes."""
+    n = len(w)
+    starts, turns = np.zeros(n + K + 2), np.zeros(n)
+    starts[0] = 1.0
+    for i in range(n):
+        alive = starts[i]
+        for offset in range(K + 1):
+            at = i + offset
+            if offset == K or at >= n:
+                starts[min(i + K + 1, n)] += alive
+                break
+            turns[at] += alive
+            starts[at + 1] += alive * (1.0 - w[at])
+            alive *= w[at]
+    return turns
+
+
+def _text(example: Example) -> Text:
+    return Text(example.ids[: example.prompt_length], example.labels, example.sampler)
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(name.encode()[-8:], "little")
+
+
+def _silent(line: str) -> None:
+    """Nobody listens."""
+
+
+def _nothing() -> None:
+    """Nobody wants to stop."""

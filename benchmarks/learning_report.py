@@ -1,0 +1,173 @@
+"""What the learning benchmark's runs say: gains, figures, tables and the picture. Knows how no run was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import plots
+import results
+from results import Figure
+
+CEILING = "all weights, 20 x the texts"
+WEAK, OWN = "prose", "code"
+BASELINE, OURS = "mlx_lm.lora", "ours"
+Sums = list[tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and what it came to.
+
+    Attributes:
+        temperature, recipe, failures, seed, learning_rate: of the training.
+        steps, seconds, peak_mb: what it took.
+        curve: (seconds, acceptance on its validation texts) while it ran.
+        last: acceptance on these texts at the end.
+        base, trained: by domain, for each reported text the sum of the acceptance and its positions.
+    """
+
+    temperature: float
+    recipe: str
+    failures: int
+    seed: int
+    learning_rate: float
+    steps: int
+    seconds: float
+    peak_mb: float
+    curve: list[tuple[float, float]]
+    last: float
+    base: dict[str, Sums]
+    trained: dict[str, Sums]
+
+    def gain(self, domain: str) -> float:
+        """Acceptance per position of the trained draft over the bare one."""
+        return ratio(self.trained[domain]) - ratio(self.base[domain])
+
+    def seconds_until(self, acceptance: float) -> float:
+        """Of training until the validation texts had this acceptance; infinite where they never had."""
+        return next((seconds for seconds, found in self.curve if found >= acceptance), float("inf"))
+
+
+def find_figures(runs: Sequence[Run], at: int, temperature: float = 0.8) -> list[Figure]:
+    """What the benchmark is asked for, at so many failures."""
+    here = {recipe: chosen(runs, recipe, at, temperature) for recipe in {run.recipe for run in runs}}
+    gains = {recipe: mean(run.gain(WEAK) for run in some) for recipe, some in here.items() if some}
+    ours = gains[OURS]
+    found = [Figure(f"gain of ours over {BASELINE}, same steps", ours / gains[BASELINE], "x", at_least=1.7)]
+    if "kl" in gains:
+        found.append(Figure("gain of ours over forward KL, same steps", ours / gains["kl"], "x", at_least=1.25))
+    if CEILING in gains:
+        found.append(Figure("share of the ceiling's gain", 100 * ours / gains[CEILING], "%", at_least=70))
+    pairs = zip(here[OURS], here[BASELINE], strict=True)
+    seconds = mean(own.seconds_until(other.last) / other.seconds for own, other in pairs)
+    found.append(Figure(f"seconds until {BASELINE} ends, of its own", seconds, "share", at_most=1 / 3))
+    other_domain = mean(run.gain(OWN) for run in here[OURS])
+    found.append(Figure("the other domain", other_domain, "accepted per position", at_least=-0.01))
+    low = interval(chosen(runs, OURS, 20, temperature))[1]
+    return [
+        *found,
+        Figure("20 failures, lower end of the gain's interval", low, "accepted per position", at_least=1e-9),
+    ]
+
+
+def chosen(runs: Iterable[Run], recipe: str, failures: int, temperature: float) -> list[Run]:
+    """All seeds of one recipe, in their order."""
+    found = [r for r in runs if (r.recipe, r.failures, r.temperature) == (recipe, failures, temperature)]
+    return sorted(found, key=lambda run: run.seed)
+
+
+def interval(runs: Sequence[Run]) -> tuple[float, float, float]:
+    """The gain on the weak domain over all seeds together, with its 95% interval over prompts."""
+    from draftloop.stats import paired_ratio_difference_interval
+
+    base = [sums for run in runs for sums in run.base[WEAK]]
+    trained = [sums for run in runs for sums in run.trained[WEAK]]
+    prompts = [number for run in runs for number in range(len(run.base[WEAK]))]
+    (before, of), (after, of_after) = (zip(*some, strict=True) for some in (base, trained))
+    found = paired_ratio_difference_interval(before, of, after, of_after, prompts, seed=0)
+    assert found.low is not None
+    assert found.high is not None
+    return found.estimate, found.low, found.high
+
+
+def rows(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    """One row for each temperature, recipe and number of failures: means over seeds."""
+    keys = dict.fromkeys((run.temperature, run.recipe, run.failures) for run in runs)
+    for temperature, recipe, failures in keys:
+        some = chosen(runs, recipe, failures, temperature)
+        yield {
+            "temperature": temperature,
+            "recipe": recipe,
+            "failures": failures,
+            "learning_rate": some[0].learning_rate,
+            "steps": round(mean(run.steps for run in some)),
+            "gain": mean(run.gain(WEAK) for run in some),
+            "gain_low": min(run.gain(WEAK) for run in some),
+            "gain_high": max(run.gain(WEAK) for run in some),
+            "other_domain": mean(run.gain(OWN) for run in some),
+            "seconds": mean(run.seconds for run in some),
+            "peak_mb": mean(run.peak_mb for run in some),
+            "seeds": len(some),
+        }
+
+
+def show(runs: Sequence[Run], figures: Sequence[Figure]) -> None:
+    """Tables to the terminal."""
+    from draftloop.cli.tables import print_table
+
+    found = list(rows(runs))
+    print_table(list(found[0]), [list(row.values()) for row in found], title="learning")
+    print_table(
+        ["figure", "measured", "bound", "unit", "reached"],
+        [[f.figure, f.value, f.at_least or f.at_most, f.unit, "yes" if f.reached else "NO"] for f in figures],
+    )
+
+
+def write(runs: Sequence[Run], figures: Sequence[Figure], conditions: dict[str, Any]) -> None:
+    """The results file and the picture."""
+    base = {f"{t:g}": {d: ratio(r.base[d]) for d in r.base} for t, r in {run.temperature: run for run in runs}.items()}
+    found = list(rows(runs))
+    everything = {
+        "pair": "embedded",
+        "rule": "rejection; greedy at temperature 0",
+        "tokens": "64 a text",
+        "processes": "two side by side, one BLAS thread each",
+        **conditions,
+    }
+    results.write("learning", everything, figures, base=base, rows=found)
+    picture(found)
+
+
+def picture(found: Sequence[dict[str, Any]]) -> None:
+    """Gain by number of failures, at temperature 0.8."""
+    figure, (axes,) = plots.panels()
+    recipes = dict.fromkeys(row["recipe"] for row in found if row["failures"] != 200)
+    for colour, recipe in zip(plots.COLOURS, recipes, strict=False):
+        some = sorted((r for r in found if r["recipe"] == recipe and r["temperature"] == 0.8), key=_failures)
+        sizes = [row["failures"] for row in some]
+        axes.plot(sizes, [row["gain"] for row in some], color=colour, marker="o", label=recipe)
+        axes.fill_between(
+            sizes, [row["gain_low"] for row in some], [row["gain_high"] for row in some], color=colour, alpha=0.15
+        )
+    ceiling = [row["gain"] for row in found if row["recipe"] == CEILING]
+    if ceiling:
+        axes.axhline(ceiling[0], color=plots.GREY, linestyle="--", label=CEILING)
+    axes.set_xscale("log")
+    axes.set_xticks([20, 50, 100, 200, 500, 1000], labels=["20", "50", "100", "200", "500", "1,000"])
+    axes.minorticks_off()
+    axes.set_xlabel("failures")
+    axes.set_ylabel("gain, accepted per position")
+    axes.legend(frameon=False)
+    plots.save(figure, "learning")
+
+
+def _failures(row: dict[str, Any]) -> int:
+    return int(row["failures"])
+
+
+def ratio(sums: Sums) -> float:
+    """Acceptance per position of some texts."""
+    return sum(a for a, _ in sums) / sum(n for _, n in sums)
