@@ -124,20 +124,21 @@ class _Texts:
 
 def _kept(examples: Sequence[Example], blobs: BlobFile, reporter: Reporter) -> dict[str, TopK]:
     """The rows of every example of which some were kept, by record id."""
+    wanted = {example.record_id: example for example in examples if example.sampler.temperature > 0}
     found: dict[str, TopK] = {}
     problem: StoreError | None = None
-    for example in examples:
-        if example.blob is None or example.sampler.temperature == 0:
+    for record_id, example in wanted.items():
+        if example.blob is None:
             continue
         try:
-            found[example.record_id] = decode(blobs.read(example.blob)).rows
+            found[record_id] = decode(blobs.read(example.blob)).rows
         except StoreError as error:
             problem = problem or error
-    without = sum(e.record_id not in found and e.sampler.temperature > 0 for e in examples)
+    without = len(wanted) - len(found)
     if without:
         reason = f" ({problem})" if problem else ""
         reporter.say(
-            f"of {without} of {len(examples)} generations nothing is kept of what the target said{reason}: learning "
+            f"of {without} of {len(wanted)} generations nothing is kept of what the target said{reason}: learning "
             "from their tokens alone; --teacher live asks the target"
         )
     return found

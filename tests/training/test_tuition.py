@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from tiny import tiny_pair
+from workshop import VOCABULARY, Workshop, records_of
+
+from draftloop import lora
+from draftloop.distributions import Distributions, TopK, encode
+from draftloop.errors import Interrupted, RunError
+from draftloop.interrupt import StopRequest
+from draftloop.records import Record
+from draftloop.speculative.transforms import sampling_log_probs
+
+RECORDS = records_of(tiny_pair(VOCABULARY), 12)
+VALIDATION = records_of(tiny_pair(VOCABULARY), 3, seed=9, split="validation")
+
+
+def shop_at(root: Path, **settings) -> Workshop:
+    shop = Workshop(root, {"epochs": 6, "batch_size": 4, "replay_ratio": 0.0, **settings})
+    shop.write([*RECORDS, *VALIDATION])
+    return shop
+
+
+def with_kept(shop: Workshop, record: Record, k: int = 8) -> Record:
+    """The record with what the target says along it kept beside the log."""
+    ids = record.prompt_tokens + record.target_output
+    logits = shop.pair.target(mx.array([ids[:-1]]))[0, len(record.prompt_tokens) - 1 :]
+    log_p = np.array(sampling_log_probs(logits, record.sampler, VOCABULARY))
+    order = np.argsort(-log_p, axis=-1)[:, :k]
+    kept = np.take_along_axis(log_p, order, axis=-1)
+    rows = TopK(order.astype(np.int32), kept, np.clip(1 - np.exp(kept).sum(-1), 0, 1).astype(np.float32))
+    none = TopK(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.float32))
+    place = shop.data.blobs.append(encode(Distributions(rows, (), none)))
+    return Record(**{name: getattr(record, name) for name in Record.__slots__ if name != "teacher"}, teacher=place)
+
+
+def trained(shop: Workshop) -> dict[str, np.ndarray]:
+    shop.train()
+    return {name: np.array(value) for name, value in lora.adapter_parameters(shop.pair.draft).items()}
+
+
+class Deaf:
+    """A target that must not be asked."""
+
+    def __call__(self, *arguments, **keywords):
+        raise AssertionError("the target was asked")
+
+
+def test_a_logged_teacher_needs_no_target(tmp_path):
+    shop = Workshop(tmp_path, {"epochs": 2, "batch_size": 4, "teacher": "logged"})
+    shop.write([with_kept(shop, record) for record in RECORDS[:8]])
+    object.__setattr__(shop.pair, "target", Deaf())
+    assert shop.train().steps > 0
+
+
+def test_with_every_id_kept_a_logged_teacher_teaches_what_the_live_one_does(tmp_path):
+    found = {}
+    for teacher in ("live", "logged"):
+        shop = Workshop(tmp_path / teacher, {"epochs": 3, "batch_size": 4, "teacher": teacher})
+        shop.write([with_kept(shop, record, VOCABULARY) for record in RECORDS[:8]])
+        found[teacher] = trained(shop)
+    for name, expected in found["live"].items():
+        assert np.allclose(found["logged"][name], expected, atol=2e-4), name
+
+
+def test_what_was_not_kept_is_learned_from_the_tokens_and_said(tmp_path, capsys):
+    shop = Workshop(tmp_path, {"epochs": 2, "batch_size": 4, "teacher": "logged"})
+    records = RECORDS[:8]
+    shop.write([*(with_kept(shop, record) for record in records[:5]), *records[5:]])
+    shop.train(quiet=False)
+    assert "of 3 of 8 generations nothing is kept" in capsys.readouterr().err
+
+
+def test_a_damaged_blob_is_named_and_passed_over(tmp_path, capsys):
+    shop = Workshop(tmp_path, {"epochs": 2, "batch_size": 4, "teacher": "logged"})
+    shop.write([with_kept(shop, record) for record in RECORDS[:8]])
+    content = bytearray(shop.data.blobs.path.read_bytes())
+    content[30] ^= 1
+    shop.data.blobs.path.write_bytes(content)
+    assert shop.train(quiet=False).steps > 0
+    said = capsys.readouterr().err
+    assert "of 1 of 8 generations nothing is kept" in said
+    assert "checksum" in said
+
+
+def test_without_a_teacher_the_tokens_alone_are_learned_whatever_the_loss(tmp_path):
+    found = {}
+    for loss in ("ce", "kl"):
+        shop = shop_at(tmp_path / loss, teacher="none", loss=loss)
+        object.__setattr__(shop.pair, "target", Deaf())
+        found[loss] = trained(shop)
+    for name, expected in found["ce"].items():
+        assert np.allclose(found["kl"][name], expected, atol=1e-4), name
+
+
+@pytest.mark.parametrize("settings", [{"proposals": 2}, {"answers": 2}, {"answers": 1, "proposals": 3}])
+def test_new_texts_change_the_steps_not_at_all_but_what_is_learned(tmp_path, settings):
+    plain, more = shop_at(tmp_path / "plain"), shop_at(tmp_path / "more", **settings)
+    before, after = trained(plain), trained(more)
+    results = [shop.registry.manifest("v0001").metrics["step"] for shop in (plain, more)]
+    assert results[0] == results[1]
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+    manifests = [shop.registry.manifest("v0001").record_ids for shop in (plain, more)]
+    assert manifests[0] == manifests[1]  # a new text is no record
+
+
+def test_new_texts_are_gone_with_the_end_of_the_run(tmp_path):
+    shop = shop_at(tmp_path, proposals=2)
+    shop.train()
+    assert not list(shop.runs.rglob("texts-*"))
+
+
+class After(StopRequest):
+    """Asks to stop when it was looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._left = looks
+
+    def __bool__(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+@pytest.mark.parametrize("looks", [3, 6, 8, 12, 17, 23, 30, 40])
+def test_a_run_stopped_anywhere_even_while_texts_are_written_ends_in_the_same_bits(tmp_path, looks):
+    settings = {"proposals": 2, "answers": 1, "save_every": 2, "steps_per_eval": 3, "replay_ratio": 0.2}
+    uncut, shop = shop_at(tmp_path / "whole", **settings), shop_at(tmp_path / "cut", **settings)
+    whole = trained(uncut)
+    manifest = uncut.registry.manifest("v0001")
+    with pytest.raises(Interrupted):
+        shop.train(stop=After(looks))
+    shop.resume()
+    found = {name: np.array(value) for name, value in lora.adapter_parameters(shop.pair.draft).items()}
+    assert all(np.array_equal(found[name], expected) for name, expected in whole.items())
+    assert shop.registry.manifest("v0001").record_ids == manifest.record_ids
+
+
+def test_damaged_texts_end_a_resumption_with_the_file_s_name(tmp_path):
+    shop = shop_at(tmp_path, proposals=1, save_every=1)
+    with pytest.raises(Interrupted):
+        shop.train(stop=After(30))
+    path = next(shop.runs.rglob("texts-0.json"))
+    path.write_bytes(b"[{")
+    with pytest.raises(RunError, match="texts-0"):
+        shop.resume()
+
+
+def test_the_target_is_left_on_disk_until_it_is_asked(small_models):
+    from draftloop.pair import load_pair
+
+    def taken(**how) -> tuple[object, int]:
+        before = mx.get_active_memory()
+        pair = load_pair(small_models, **how)
+        return pair, mx.get_active_memory() - before
+
+    eager, whole = taken()
+    size = sum(value.nbytes for _, value in tree_flatten(eager.target.parameters()))
+    lazy, less = taken(lazy_target=True)
+    assert whole - less >= size
+    mx.eval(lazy.target(mx.array([[1, 2]])))
+    assert mx.array_equal(lazy.target(mx.array([[1, 2]])), eager.target(mx.array([[1, 2]])))
