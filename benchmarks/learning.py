@@ -58,13 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "draftloop-learning")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--main", action="store_true", help="the main recipes at one temperature; writes no results")
     parser.add_argument("--quick", action="store_true", help="two small recipes to try the script; writes no results")
     options = parser.parse_args()
     recipes = ["mlx_lm.lora", "ours"] if options.quick else all_recipes()
     sizes = (20, 50) if options.quick else CURVE
     at, seeds = (50, (0,)) if options.quick else (AT, SEEDS)
+    recipes = list(MAIN) if options.main else recipes
     wanted = [(TEMPERATURE, recipe) for recipe in recipes]
-    if not options.quick:
+    if not (options.quick or options.main):
         wanted += [(temperature, recipe) for temperature in OTHERS for recipe in MAIN]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
@@ -85,7 +87,7 @@ def main() -> None:
         runs = work.reported(jobs)
     figures = report.find_figures(runs, at)
     report.show(runs, figures)
-    if not options.quick:
+    if not (options.quick or options.main):
         report.write(runs, figures, {"learning_rates": [[t, r, rate] for (t, r), rate in rates.items()], "grid": GRID})
 
 

@@ -154,6 +154,50 @@ def soak_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", figures_table(found)])
 
 
+def learning_table(found: dict[str, Any]) -> str:
+    """The figures, then a table for each temperature and, at the first, one by the number of failures."""
+    rows = found["rows"]
+    sizes = {size: [row for row in rows if row["failures"] == size] for size in sorted({r["failures"] for r in rows})}
+    at = max(sizes, key=lambda size: len(sizes[size]))
+    parts = [figures_table(found)]
+    for temperature in dict.fromkeys(row["temperature"] for row in rows):
+        some = [row for row in sizes[at] if row["temperature"] == temperature]
+        base = found["base"][f"{temperature:g}"]
+        before = ", ".join(f"{domain} {accepted:.3f}" for domain, accepted in base.items())
+        parts.append(f"Temperature {temperature:g}, {at} failures; before: {before}.\n")
+        parts.append(recipes_table(some))
+    parts.append("By the number of failures, temperature 0.8: gain on the weak domain (the other domain; seconds).\n")
+    parts.append(sizes_table(sizes, at))
+    return "\n".join(parts)
+
+
+def recipes_table(rows: list[dict[str, Any]]) -> str:
+    """One row a recipe: the chosen rate, what was gained, what it took."""
+    lines = ["| recipe | rate | steps | gain | its seeds | the other domain | seconds | peak MB |", "|---" * 8 + "|"]
+    for row in sorted(rows, key=lambda row: -float(row["gain"])):
+        seeds = f"{row['gain_low']:+.3f} to {row['gain_high']:+.3f}"
+        took = f"{row['seconds']:.0f} | {row['peak_mb']:,.0f}"
+        cells = (
+            f"{row['learning_rate']:g} | {row['steps']:,} | {row['gain']:+.3f} | {seeds} | {row['other_domain']:+.3f}"
+        )
+        lines.append(f"| {row['recipe']} | {cells} | {took} |")
+    return "\n".join([*lines, ""])
+
+
+def sizes_table(sizes: dict[int, list[dict[str, Any]]], at: int) -> str:
+    """One row a recipe, one column a number of failures; recipes measured at one of them alone are left out."""
+    others = [size for size in sizes if size != at]
+    recipes = dict.fromkeys(row["recipe"] for size in others for row in sizes[size])
+    lines = [f"| recipe | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (1 + len(sizes)) + "|"]
+    for recipe in recipes:
+        cells = []
+        for some in sizes.values():
+            row = next(r for r in some if r["recipe"] == recipe and r["temperature"] == 0.8)
+            cells.append(f"{row['gain']:+.3f} ({row['other_domain']:+.3f}; {row['seconds']:.0f})")
+        lines.append(f"| {recipe} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def faults_table(found: dict[str, Any]) -> str:
     """Every fault, how often it was made, and how it ended."""
     lines = ["| fault | count | what must hold | result |", "|---|---|---|---|"]
@@ -178,6 +222,7 @@ TABLES = {
     "drift": drift_tables,
     "faults": faults_table,
     "gate": gate_table,
+    "learning": learning_table,
     "soak": soak_table,
 }
 """Results files with a table of their own kind; the others are figures alone."""

@@ -28,7 +28,14 @@ PROMPTS = [Prompt(f"{a} {b}") for a in WORDS for b in WORDS]
 
 def config_of(models: Models, **sections: Mapping[str, Any]) -> Config:
     """Quick to train, and sure to learn something on the small pair."""
-    training = {"lora": {"rank": 8}, "epochs": 8, "learning_rate": 0.01, "min_failure_cases": 10}
+    training = {
+        "lora": {"rank": 8, "matrices": "layers"},
+        "epochs": 8,
+        "learning_rate": 0.01,
+        "min_failure_cases": 10,
+        "answers": 0,
+        "proposals": 0,
+    }
     values: dict[str, dict[str, Any]] = {
         "models": models.model_dump(),
         "speculative": {"max_tokens": 16},

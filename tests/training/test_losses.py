@@ -48,6 +48,10 @@ def logits32() -> mx.array:
     return mx.array(LOGITS.astype(np.float32))
 
 
+def log_q_of(found: Student) -> mx.array:
+    return found.scaled - mx.logsumexp(found.scaled, axis=-1, keepdims=True)
+
+
 def value(kind: str, logits: mx.array, sums=loss_sums) -> mx.array:
     return sums(kind, student(logits, asked(), WIDTH), LOG_P_ARRAY, asked()).loss
 
@@ -117,8 +121,7 @@ def test_the_same_check_catches_a_loss_whose_gradient_is_cut_off(kind):
 
 def test_the_same_check_catches_one_that_scales_with_the_wrong_temperature():
     def tepid(kind: str, found: Student, *rest: mx.array) -> Sums:
-        warmer = found.log_q * 1.1 - mx.logsumexp(found.log_q * 1.1, axis=-1, keepdims=True)
-        return loss_sums(kind, found._replace(log_q=warmer), *rest)
+        return loss_sums(kind, found._replace(scaled=found.scaled * 1.1), *rest)
 
     assert not trains("kl", tepid)
 
@@ -145,7 +148,7 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
         return student(forward(inputs, positions), there, 16)
 
     def log_q() -> mx.array:
-        return said().log_q
+        return log_q_of(said())
 
     p = mx.exp(log_p)
     share = math.exp(-LK_ETA * mx.exp(losses.log_acceptance(log_q(), log_p)).mean().item())
@@ -154,7 +157,7 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
         """The loss here; for lk with λ as it was at the start, which is how its gradient sees it."""
         if kind == "lk":
             refused = 1 - mx.exp(losses.log_acceptance(log_q(), log_p))
-            return (share * losses.kl(log_q(), log_p, p) + (1 - share) * refused).sum().item()
+            return (share * (p * (log_p - log_q())).sum(-1) + (1 - share) * refused).sum().item()
         return loss_sums(kind, said(), log_p, there).loss.item()
 
     _, gradient = nn.value_and_grad(model, lambda: loss_sums(kind, said(), log_p, there).loss)()
@@ -204,26 +207,39 @@ def test_ids_beyond_the_shared_width_have_no_part_in_it(kind):
 def test_a_greedy_teacher_makes_kl_the_cross_entropy_and_a_the_probability_of_y():
     found, here = student(logits32(), asked(), WIDTH), asked()
     one_hot = mx.where(mx.arange(WIDTH) == here.labels[:, None], 0.0, -mx.inf)
-    assert mx.allclose(losses.kl(found.log_q, one_hot, mx.exp(one_hot)), -found.label)
-    assert mx.allclose(losses.log_acceptance(found.log_q, one_hot), found.label)
-    assert loss_sums("kl", found, one_hot, here).loss.item() > 0
+    of_kl, of_ce, of_nla = (loss_sums(kind, found, one_hot, here) for kind in ("kl", "ce", "nla"))
+    assert of_kl.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-6)
+    assert of_nla.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-6)
+    assert of_kl.loss.item() > 0
 
 
 def test_q_keeps_full_support_where_the_teacher_is_truncated():
-    log_q = student(logits32(), asked(), WIDTH).log_q
+    log_q = log_q_of(student(logits32(), asked(), WIDTH))
     assert mx.all(mx.isfinite(log_q)).item()
     assert not mx.all(mx.isfinite(LOG_P_ARRAY)).item()
-    assert mx.allclose(mx.sum(mx.exp(log_q), axis=-1), mx.ones(M), atol=1e-6)
 
 
 def test_equal_distributions_are_accepted_whole_at_no_loss():
-    log_q = student(logits32(), asked(), WIDTH).log_q
+    found = student(logits32(), asked(), WIDTH)
+    log_q = log_q_of(found)
     assert mx.allclose(losses.log_acceptance(log_q, log_q), mx.zeros(M), atol=1e-6)
-    assert mx.allclose(losses.kl(log_q, log_q, mx.exp(log_q)), mx.zeros(M), atol=1e-6)
+    for kind in ("kl", "tv", "nla", "lk"):
+        sums = loss_sums(kind, found, log_q, asked())
+        assert sums.loss.item() == pytest.approx(0, abs=1e-5)
+        assert sums.acceptance.item() == pytest.approx(4, rel=1e-6)
+
+
+def test_where_both_meet_q_is_the_draft_s_distribution_and_the_rest_is_what_it_says():
+    found, p = student(logits32(), asked(), WIDTH), mx.exp(LOG_P_ARRAY)
+    met, q = losses.meet(found, p), mx.exp(log_q_of(found))
+    assert mx.allclose(met.q, q, atol=1e-6)
+    assert mx.allclose(met.log_z, mx.logsumexp(found.scaled, axis=-1), atol=1e-6)
+    assert mx.allclose(met.overlap, mx.minimum(p, q).sum(-1), atol=1e-6)
+    assert mx.allclose(met.cross, (p * found.scaled).sum(-1), atol=1e-5)
 
 
 def test_16_bit_logits_are_computed_in_32():
-    assert student(logits32().astype(mx.bfloat16), asked(), WIDTH).log_q.dtype == mx.float32
+    assert student(logits32().astype(mx.bfloat16), asked(), WIDTH).scaled.dtype == mx.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -250,8 +266,8 @@ def rows(seed: int, m: int, width: int, spread: float) -> np.ndarray:
 
 def test_under_match_what_is_accepted_is_the_sum_of_p_times_q():
     found, here = student(logits32(), asked(), WIDTH), asked(match=mx.array([True] * M))
-    expected = (np.exp(LOG_P) * np.exp(np.array(found.log_q))).sum(-1)
-    assert np.allclose(np.exp(np.array(losses.log_acceptance(found.log_q, LOG_P_ARRAY, here.match))), expected)
+    expected = (np.exp(LOG_P) * np.exp(np.array(log_q_of(found)))).sum(-1)
+    assert np.allclose(np.exp(np.array(losses.log_acceptance(log_q_of(found), LOG_P_ARRAY, here.match))), expected)
     sums = loss_sums("tv", found, LOG_P_ARRAY, here)
     assert sums.loss.item() == pytest.approx((WEIGHTS * (1 - expected)).sum(), rel=1e-5)
     assert sums.acceptance.item() == pytest.approx((WEIGHTS * expected).sum(), rel=1e-5)
@@ -265,7 +281,7 @@ def test_under_match_the_gradient_is_that_of_the_sum_of_p_times_q(kind):
         return loss_sums(kind, student(logits, here, WIDTH), LOG_P_ARRAY, here).loss
 
     gradient = np.array(mx.grad(loss)(logits32()))
-    q = np.exp(np.array(student(logits32(), here, WIDTH).log_q, np.float64))
+    q = np.exp(np.array(log_q_of(student(logits32(), here, WIDTH)), np.float64))
     p = np.exp(LOG_P)
     a = (p * q).sum(-1, keepdims=True)
     of_a = q * (p - a) / TEMPERATURE  # d a / d logits
@@ -359,10 +375,10 @@ def test_hard_labels_are_one_named_id_and_give_the_cross_entropy():
     assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-6)
 
 
-def test_a_column_without_mass_may_name_an_id_again():
+def test_a_column_that_names_no_id_changes_nothing():
     log_p, ids = named(8, TRUTH)
     wider = mx.concatenate([log_p[:, :8], mx.full((64, 3), -mx.inf), log_p[:, 8:]], axis=1)
-    more = mx.concatenate([ids, *[ids[:, :1]] * 3], axis=1)
+    more = mx.concatenate([ids, mx.full((64, 3), -1, mx.int32)], axis=1)
     plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), log_p, MANY)
     assert loss_sums("lk", student(DRAFT, MANY, 512, more), wider, MANY).loss.item() == pytest.approx(plain.loss.item())
 
@@ -376,9 +392,8 @@ def test_weights_count_each_position_so_often():
 def test_some_positions_of_a_batch_may_be_under_match():
     here = asked(match=mx.array([True, False, True, False, False]))
     found = student(logits32(), here, WIDTH)
-    p, q = np.exp(LOG_P), np.exp(np.array(found.log_q))
+    p, q = np.exp(LOG_P), np.exp(np.array(log_q_of(found)))
     expected = np.where([True, False, True, False, False], (p * q).sum(-1), np.minimum(p, q).sum(-1))
-    assert np.allclose(np.array(losses.acceptance(mx.array(p), mx.array(q), here.match)), expected, atol=1e-6)
     assert np.allclose(
-        np.exp(np.array(losses.log_acceptance(found.log_q, LOG_P_ARRAY, here.match))), expected, atol=1e-6
+        np.exp(np.array(losses.log_acceptance(log_q_of(found), LOG_P_ARRAY, here.match))), expected, atol=1e-6
     )

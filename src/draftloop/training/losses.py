@@ -54,15 +54,15 @@ class Asked(NamedTuple):
 
 
 class Student(NamedTuple):
-    """What the draft says at M positions.
+    """What the draft says at M positions, with the likeliest id's logit at 0.
 
     Attributes:
-        log_q: (M, S) float32, over the ids or buckets that the teacher speaks of.
-        label: (M,) float32, log q(y).
+        scaled: (M, S) float32, logits / temperature over the ids or buckets that the teacher speaks of.
+        label: (M,) float32, that of y.
         hit: (M,) float32, 1 where y is the draft's likeliest id.
     """
 
-    log_q: mx.array
+    scaled: mx.array
     label: mx.array
     hit: mx.array
 
@@ -74,34 +74,70 @@ def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = N
         logits: (M, V), any float type, V >= width.
         asked: at these positions.
         width: W, the ids that target and draft share.
-        ids: (M, k) int32 where the teacher names only these; None where it names all.
+        ids: (M, k) int32 where the teacher names only these, -1 where it names none; None where it names all.
     """
     scaled = logits[..., :width].astype(mx.float32) / asked.temperature
-    log_z = mx.logsumexp(scaled, axis=-1, keepdims=True)
-    label = (mx.take_along_axis(scaled, asked.labels[:, None], axis=-1) - log_z).squeeze(-1)
+    highest = mx.stop_gradient(mx.max(scaled, axis=-1, keepdims=True))
+    scaled = scaled - highest
+    label = mx.take_along_axis(scaled, asked.labels[:, None], axis=-1).squeeze(-1)
     hit = (mx.argmax(scaled, axis=-1) == asked.labels).astype(mx.float32)
     if ids is None:
-        return Student(scaled - log_z, label, hit)
-    rest = mx.logsumexp(mx.put_along_axis(scaled, ids, mx.array(_LOWEST), axis=-1), axis=-1, keepdims=True)
-    named = mx.take_along_axis(scaled, ids, axis=-1)
-    return Student(mx.concatenate([named, rest], axis=-1) - log_z, label, hit)
+        return Student(scaled, label, hit)
+    some = mx.where(ids < 0, ids[:, :1], ids)
+    rest = mx.logsumexp(mx.put_along_axis(scaled, some, mx.array(_LOWEST), axis=-1), axis=-1, keepdims=True)
+    named = mx.where(ids < 0, _LOWEST, mx.take_along_axis(scaled, some, axis=-1))
+    return Student(mx.concatenate([named, rest], axis=-1), label, hit)
 
 
-def kl(log_q: mx.array, log_p: mx.array, p: mx.array) -> mx.array:
-    """KL(p‖q) at each position, (M,); p = exp(log p)."""
-    finite_log_p = mx.where(p > 0, log_p, 0.0)
-    return mx.sum(p * (finite_log_p - log_q), axis=-1)
+class Meeting(NamedTuple):
+    """Where q meets p, at M positions; q itself has no gradient of its own.
+
+    Attributes:
+        log_z: (M,) log Σ exp(scaled).
+        overlap: (M,) Σ min(p, q).
+        cross: (M,) Σ p·scaled.
+        q: (M, S) exp(scaled − log z).
+    """
+
+    log_z: mx.array
+    overlap: mx.array
+    cross: mx.array
+    q: mx.array
 
 
-def acceptance(p: mx.array, q: mx.array, match: mx.array | None = None) -> mx.array:
-    """a at each position, (M,): a = Σ min(p, q) = 1 − TV(p, q), or Σ p·q where `match` (M,) says so."""
-    least = mx.minimum(p, q)
-    return mx.sum(least if match is None else mx.where(match[:, None], p * q, least), axis=-1)
+@mx.custom_function
+def _meet(scaled: mx.array, p: mx.array) -> tuple[mx.array, ...]:
+    """Exponentials are what a large vocabulary costs, so there is one a logit, and none in the gradient."""
+    exponentials = mx.exp(scaled)
+    z = mx.sum(exponentials, axis=-1, keepdims=True)
+    q = exponentials / z
+    overlap = mx.sum(mx.minimum(p, q), axis=-1)
+    return mx.log(z).squeeze(-1), overlap, mx.sum(p * scaled, axis=-1), q
+
+
+@_meet.vjp  # type: ignore[untyped-decorator]
+def _meet_gradient(
+    primals: tuple[mx.array, mx.array], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+) -> tuple[mx.array, mx.array]:
+    """∂log z = q; ∂Σmin(p,q) = q·(1[q<p] − Σ q·1[q<p]); ∂Σp·scaled = p."""
+    _, p = primals
+    of_log_z, of_overlap, of_cross = (cotangent[:, None] for cotangent in cotangents[:3])
+    q = outputs[3]
+    below = mx.where(q < p, q, 0.0)
+    inside = of_log_z - of_overlap * mx.sum(below, axis=-1, keepdims=True)
+    return q * inside + of_overlap * below + of_cross * p, mx.zeros_like(p)
+
+
+def meet(found: Student, p: mx.array) -> Meeting:
+    """What the losses need of p and q together, with a gradient through the student's logits."""
+    return Meeting(*_meet(found.scaled, p))
 
 
 def log_acceptance(log_q: mx.array, log_p: mx.array, match: mx.array | None = None) -> mx.array:
-    """log a at each position, (M,): finite however little the two have in common, and where p is nowhere, which a
-    position that only fills up has."""
+    """log a at each position, (M,): a = Σ min(p, q) = 1 − TV(p, q), or Σ p·q where `match` (M,) says so.
+
+    Finite however little the two have in common, and where p is nowhere, which a position that only fills up has.
+    """
     least = mx.minimum(log_p, log_q)
     if match is not None:
         least = mx.where(match[:, None], mx.maximum(log_p, _LEAST) + log_q, least)
@@ -137,16 +173,41 @@ def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Terms:
         log_p: (M, S) float32 of the teacher.
         asked: labels, rules and weights of the positions.
     """
-    log_q, p, nothing = found.log_q, mx.exp(log_p), mx.zeros_like(asked.weights)
-    overlap = acceptance(p, mx.exp(log_q), asked.match)
+    by_logs = kind == "nla" or asked.match is not None
+    at = _by_logs(found, log_p, asked.match) if by_logs else _by_meeting(found, log_p)
+    nothing = mx.zeros_like(asked.weights)
     return Terms(
-        surprise=_masked_sum(-found.label if kind == "ce" else nothing, asked.weights),
-        divergence=_masked_sum(kl(log_q, log_p, p) if kind in ("kl", "lk") else nothing, asked.weights),
-        overlap=_masked_sum(overlap, asked.weights),
-        refusal=_masked_sum(-log_acceptance(log_q, log_p, asked.match) if kind == "nla" else nothing, asked.weights),
-        acceptance=_masked_sum(mx.where(asked.greedy, found.hit, overlap), asked.weights),
+        surprise=_masked_sum(at.log_z - found.label if kind == "ce" else nothing, asked.weights),
+        divergence=_masked_sum(at.divergence if kind in ("kl", "lk") else nothing, asked.weights),
+        overlap=_masked_sum(at.overlap, asked.weights),
+        refusal=_masked_sum(at.refusal if kind == "nla" else nothing, asked.weights),
+        acceptance=_masked_sum(mx.where(asked.greedy, found.hit, at.overlap), asked.weights),
         tokens=mx.sum(asked.weights),
     )
+
+
+class _At(NamedTuple):
+    """At M positions: log Σ exp(scaled), KL(p‖q), a and −log a."""
+
+    log_z: mx.array
+    divergence: mx.array
+    overlap: mx.array
+    refusal: mx.array
+
+
+def _by_meeting(found: Student, log_p: mx.array) -> _At:
+    p = mx.exp(log_p)
+    met = meet(found, p)
+    divergence = mx.sum(p * mx.maximum(log_p, _LEAST) + p * met.log_z[:, None], axis=-1) - met.cross
+    return _At(met.log_z, divergence, met.overlap, mx.zeros_like(met.overlap))
+
+
+def _by_logs(found: Student, log_p: mx.array, match: mx.array | None) -> _At:
+    """Slower; for a that may be too small for a float32, and for Σ p·q."""
+    log_z = mx.logsumexp(found.scaled, axis=-1)
+    log_q = found.scaled - log_z[:, None]
+    log_a = log_acceptance(log_q, log_p, match)
+    return _At(log_z, mx.sum(mx.exp(log_p) * (mx.maximum(log_p, _LEAST) - log_q), axis=-1), mx.exp(log_a), -log_a)
 
 
 def lk_share(overlap: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:

@@ -40,9 +40,8 @@ class Taught:
 
     Attributes:
         log_p: parts (n, S) of any float type, each row of mass 1.
-        ids: parts (n, S - 1) int32, that all but the last column stand for; the last is for all other ids together. A
-            column without mass may name any id if the last has none either, else one that is named already. None where
-            S is W: column i is id i.
+        ids: parts (n, S - 1) int32, that all but the last column stand for, -1 where a column stands for none; the last
+            is for all other ids together. None where S is W: column i is id i.
         size: M; positions beyond those of the parts only fill up and have no mass.
     """
 
@@ -54,7 +53,7 @@ class Taught:
         """The rows of some positions."""
         start, stop, _ = piece.indices(self.size)
         log_p = _cut(self.log_p, start, stop, -mx.inf).astype(mx.float32)
-        return Rows(log_p, None if self.ids is None else _cut(self.ids, start, stop, 0))
+        return Rows(log_p, None if self.ids is None else _cut(self.ids, start, stop, -1))
 
 
 class Teacher(Protocol):
@@ -149,7 +148,7 @@ class LoggedTeacher:
     def teach(self, batch: Batch) -> Taught:
         """log p of the k likeliest ids and of the rest: (M, k + 1)."""
         log_p = np.full((batch.tokens, self._k + 1), -np.inf, np.float32)
-        ids = np.zeros((batch.tokens, self._k), np.int32)
+        ids = np.full((batch.tokens, self._k), -1, np.int32)
         start = 0
         for example in batch.examples:
             stop = start + len(example.labels)
@@ -158,15 +157,14 @@ class LoggedTeacher:
         return Taught((mx.array(log_p),), (mx.array(ids),), batch.size)
 
     def _fill(self, example: Example, log_p: np.ndarray, ids: np.ndarray) -> None:
-        """The rows of one example, in place. A column without mass names an id again that another column names."""
+        """The rows of one example, in place."""
         rows = None if _is_hard(example) else self._kept.get(example.record_id)
         if rows is None:
-            ids[:] = np.array(example.labels, np.int32)[:, None]
-            log_p[:, 0] = 0.0
+            ids[:, 0], log_p[:, 0] = example.labels, 0.0
             return
         n = len(example.labels)
-        ids[:] = rows.ids[:n, :1]
-        ids[:, : rows.k], log_p[:, : rows.k] = rows.ids[:n], rows.log_probs[:n]
+        ids[:, : rows.k] = np.where(np.isneginf(rows.log_probs[:n]), -1, rows.ids[:n])
+        log_p[:, : rows.k] = rows.log_probs[:n]
         with np.errstate(divide="ignore"):
             log_p[:, -1] = np.log(np.where(rows.tail[:n] > _NOISE, rows.tail[:n], 0.0))
 
