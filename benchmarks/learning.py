@@ -114,7 +114,7 @@ class Work:
         missing = [job for job in jobs if not self._result(job).is_file()]
         print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done before", file=sys.stderr)
         for temperature in sorted({job.temperature for job in missing}):
-            self._pool.submit(prepare, temperature, self._folder).result()
+            self._pool.submit(prepare, temperature, self._folder).result()  # or two processes would make them
         for number, line in enumerate(self._pool.map(train, missing, [self._folder] * len(missing)), 1):
             print(f"{number}/{len(missing)} {line}", file=sys.stderr)
         return [json.loads(self._result(job).read_text()) for job in jobs]
@@ -156,12 +156,10 @@ def choose(work: Work, wanted: Iterable[tuple[float, str]], at: int) -> dict[tup
 
 
 def prepare(temperature: float, folder: Path) -> None:
-    """Make the texts, before several processes would."""
-    from learning_world import more_failures, world
+    """Make the texts."""
+    from learning_world import world
 
     world(_pair(), temperature, folder)
-    if temperature == TEMPERATURE:
-        more_failures(_pair(), temperature, folder, 4_000)
 
 
 def train(job: Job, folder: Path) -> str:

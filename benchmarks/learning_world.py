@@ -20,6 +20,7 @@ from draftloop.records import Rule, Sampler
 from draftloop.reference import Domain
 from draftloop.reference.corpus import documents
 from draftloop.reference.openings import openings
+from draftloop.store.atomic import write_atomically
 from draftloop.training.examples import Example
 from draftloop.training.rollouts import from_json, roll_out, to_json
 
@@ -48,7 +49,7 @@ def world(pair: Pair, temperature: float, folder: Path) -> World:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         made = _made(pair, temperature)
-        path.write_bytes(orjson.dumps({name: to_json(texts) for name, texts in made.items()}))
+        write_atomically(path, orjson.dumps({name: to_json(texts) for name, texts in made.items()}))
     found = {name: from_json(texts) for name, texts in orjson.loads(path.read_bytes()).items()}
     reported = {domain: found[f"reported {domain}"] for domain in reference.DOMAINS}
     return World(found["failures"], found["validation"], found["replay"], reported)
@@ -60,7 +61,7 @@ def more_failures(pair: Pair, temperature: float, folder: Path, count: int) -> l
     if not path.is_file():
         failures = world(pair, temperature, folder).failures
         texts = [*failures, *_answered(pair, failures, -(-count // len(failures)) - 1, seed=9)]
-        path.write_bytes(orjson.dumps(to_json(texts[:count])))
+        write_atomically(path, orjson.dumps(to_json(texts[:count])))
     return from_json(orjson.loads(path.read_bytes()))
 
 

@@ -79,7 +79,9 @@ class Workshop:
     @property
     def config(self) -> Config:
         lora_settings = {"rank": 4, **self.settings.get("lora", {})}
-        return Config.model_validate({"training": {"answers": 0, "proposals": 0, **self.settings, "lora": lora_settings}})
+        return Config.model_validate(
+            {"training": {"answers": 0, "proposals": 0, **self.settings, "lora": lora_settings}}
+        )
 
     def write(self, records: Sequence[Record]) -> None:
         """Put records into the log with the splits that they say."""

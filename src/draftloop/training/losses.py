@@ -105,7 +105,7 @@ class Meeting(NamedTuple):
     q: mx.array
 
 
-@mx.custom_function
+@mx.custom_function  # type: ignore[untyped-decorator]
 def _meet(scaled: mx.array, p: mx.array) -> tuple[mx.array, ...]:
     """Exponentials are what a large vocabulary costs, so there is one a logit, and none in the gradient."""
     exponentials = mx.exp(scaled)
