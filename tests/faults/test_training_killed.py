@@ -36,10 +36,12 @@ EVERYTHING = {
     "warmup_steps": 2,
     "steps_per_eval": 2,
     "save_every": 2,
+    "answers": 1,
+    "proposals": 2,
     "steps_per_report": 1,
     "lora": {"rank": 3, "dropout": 0.2},
 }
-"""Dropout, accumulation, replay, warm-up, cosine; three steps an epoch, the third of one micro-batch."""
+"""Dropout, accumulation, replay, warm-up, cosine, new texts; three steps an epoch, the third of one micro-batch."""
 
 VICTIM = """
 import json, sys
