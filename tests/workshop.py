@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def examples_of(pair: Pair, count: int, **overrides: Any) -> list[Example]:
 def snapshot(model: nn.Module) -> dict[str, bytes]:
     """The bytes of every array of a model that is no part of an adapter, by name as without one."""
     arrays = tree_flatten(model.parameters())
-    bare = {name.replace(".linear.", "."): value for name, value in arrays if ".lora_" not in name}
+    bare = {re.sub(r"\.(linear|embedding)\.", ".", name): value for name, value in arrays if ".lora_" not in name}
     return {name: _bytes(value) for name, value in bare.items()}
 
 

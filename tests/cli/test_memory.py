@@ -10,7 +10,7 @@ METAL = "[METAL] Command buffer execution failed: Insufficient Memory (00000008:
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(App, "load_pair", load)

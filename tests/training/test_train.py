@@ -155,7 +155,7 @@ def test_two_records_are_enough(tmp_path, capsys):
 
 
 def test_a_candidate_goes_on_from_the_adapter_that_the_draft_carries(tmp_path):
-    shop = workshop(tmp_path, lora={"rank": 3, "scale": 1.0})
+    shop = workshop(tmp_path, lora={"rank": 3, "scale": 1.0, "matrices": "layers"})
     first = shop.train()
     directory = Path(first.path)
     shop.pair = replace(tiny_pair(64), adapter="v0001")
