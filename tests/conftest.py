@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ["COLUMNS"] = "120"  # tables are as wide wherever the tests run
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in [name for name in os.environ if name.startswith("DRAFTLOOP_")]:
