@@ -9,14 +9,14 @@ import pytest
 
 from draftloop import reference
 from draftloop.config import Training
-from draftloop.demo import DEMO, Loop, LoopSettings, loop_config, run_loop
+from draftloop.demo import DEMO, Loop, LoopSettings, loop_config, run_loop, short_training
 
 SMALL = LoopSettings(weak_prompts=14, own_prompts=4, benchmark_prompts=4, max_tokens=16)
 
 
 def small_loop(folder: Path) -> tuple[Loop, list[tuple[str, int, int]]]:
     steps: list[tuple[str, int, int]] = []
-    config = loop_config(SMALL, Training(epochs=1, batch_size=4))
+    config = loop_config(SMALL, Training(epochs=1, batch_size=4, answers=0, proposals=0))
     _, loop = run_loop(SMALL, config, folder, lambda *step: steps.append(step))
     return loop, steps
 
@@ -45,7 +45,7 @@ def test_a_small_loop_measures_both_domains_with_and_without_the_adapter_it_trai
 @pytest.mark.e2e
 def test_the_demo_makes_the_draft_better_on_prose_and_keeps_it_on_code(tmp_path: Path) -> None:
     settings = replace(DEMO, seed=1)
-    _, loop = run_loop(settings, loop_config(settings), tmp_path, lambda *_: None)
+    _, loop = run_loop(settings, loop_config(settings, short_training(1)), tmp_path, lambda *_: None)
     weak, own = loop.change(reference.WEAK_DOMAIN), loop.change(reference.OWN_DOMAIN)
     assert weak.ci_low is not None
     assert weak.ci_low > 0

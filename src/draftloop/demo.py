@@ -88,6 +88,11 @@ class Loop:
         return {side: {name: getattr(row, name) for name in names} for side, row in found.items()}
 
 
+def short_training(seed: int) -> Training:
+    """For somebody who is waiting: a quarter of the steps that the defaults would take, and one new answer a prompt."""
+    return Training(seed=seed, epochs=8, answers=1, proposals=0)
+
+
 def loop_config(settings: LoopSettings, training: Training | None = None) -> Config:
     """The defaults on the embedded pair, with the loop's lengths."""
     speculative = Speculative(

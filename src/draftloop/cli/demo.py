@@ -30,7 +30,7 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
     from dataclasses import replace
 
     from .. import blas
-    from ..demo import DEMO, loop_config, run_loop
+    from ..demo import DEMO, loop_config, run_loop, short_training
     from .progress import Steps
 
     if blas.is_needed() and not blas.loaded():
@@ -38,7 +38,8 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
     settings = replace(DEMO, seed=seed)
     with tempfile.TemporaryDirectory(prefix="draftloop-demo-") as temporary, Steps() as steps:
         try:
-            _, loop = run_loop(settings, loop_config(settings), keep or Path(temporary), steps.at)
+            config = loop_config(settings, short_training(seed))
+            _, loop = run_loop(settings, config, keep or Path(temporary), steps.at)
         except Interrupted:
             if keep is None:  # the run that could be resumed goes with the temporary directory
                 raise Interrupted("nothing of the demo is kept; run it again from the start") from None
