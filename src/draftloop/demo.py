@@ -23,7 +23,8 @@ from .prompts import read_prompts
 from .speculative.decoder import Settings
 from .store.log import FailureLog
 from .text import decoding_settings
-from .training.train import TrainResult, train
+from .training.result import TrainResult
+from .training.train import train
 
 Step = Callable[[str, int, int], None]
 """Told what is being done, how many pieces are done and of how many."""

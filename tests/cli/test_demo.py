@@ -18,7 +18,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     few = LoopSettings(weak_prompts=12, own_prompts=3, benchmark_prompts=3, max_tokens=12)
     monkeypatch.setattr(demo, "DEMO", few)
     whole = demo.loop_config
-    monkeypatch.setattr(demo, "loop_config", lambda settings, _: whole(settings, Training(epochs=1, answers=0, proposals=0)))
+    training = Training(epochs=1, answers=0, proposals=0)
+    monkeypatch.setattr(demo, "loop_config", lambda settings, _: whole(settings, training))
 
 
 def test_the_table_and_the_sentence_go_to_stdout_and_progress_to_stderr(call) -> None:

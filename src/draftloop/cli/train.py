@@ -12,7 +12,7 @@ from .app import App, config_option, json_option, model_options, print_json, qui
 
 if TYPE_CHECKING:
     from ..training.lessons import Lessons
-    from ..training.train import TrainResult
+    from ..training.result import TrainResult
 
 _OPTIONS = [
     ("--epochs", "training.epochs", str),

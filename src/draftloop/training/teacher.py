@@ -59,6 +59,10 @@ class Taught:
 class Teacher(Protocol):
     """Whoever says log p for a batch."""
 
+    @property
+    def takes(self) -> tuple[int, int]:
+        """Bytes that it will keep at most, and those of a position beside them where it cannot keep everything."""
+
     def teach(self, batch: Batch) -> Taught:
         """What the target says at the batch's positions."""
 
@@ -88,10 +92,11 @@ class LiveTeacher:
         self._width = width
         self._examples = {example.record_id: example for example in examples}
         self._kept: dict[str, mx.array] = {}
-        self._room = int(memory_mb * _MEGABYTE)
+        self._room = allowed = int(memory_mb * _MEGABYTE)
         numbers = width * (later + sum(len(e.labels) for e in self._examples.values() if not _is_hard(e)))
-        self._type = mx.float32 if 4 * numbers <= self._room else mx.float16
-        if 2 * numbers > self._room:
+        self._type = mx.float32 if 4 * numbers <= allowed else mx.float16
+        self.takes = min(4 * numbers, allowed), 4 * width if 2 * numbers > allowed else 0
+        if 2 * numbers > allowed:
             say(
                 f"the teacher's distributions need {2 * numbers / _MEGABYTE:,.0f} MB, training.teacher_memory_mb is "
                 f"{memory_mb:,g}: what does not fit is computed anew each epoch (slower)"
@@ -140,6 +145,8 @@ class LoggedTeacher:
     Args:
         kept: by record id, for as many output tokens as are trained on, or more.
     """
+
+    takes = 0, 0
 
     def __init__(self, kept: Mapping[str, TopK]) -> None:
         self._kept = kept

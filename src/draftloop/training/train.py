@@ -7,7 +7,7 @@ configured shape. Nothing is deleted: what was used is written into the version'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,11 +25,12 @@ from ..registry import Version
 from .course import Course
 from .fitting import Fit
 from .forward import make_forward
-from .lessons import Counts, Lessons, count, study
+from .lessons import Counts, count, study
 from .loop import Loop, Progress, split_checkpoint
 from .material import Material, gather, regather
 from .probe import Probe
 from .report import Reporter
+from .result import Ending, TrainResult, result_of
 from .run import RunDirectory, environment
 from .step import Learner
 from .teacher import Teacher
@@ -40,57 +41,6 @@ from .within_memory import WithinMemory, fit_to
 SCHEMA = 1
 OnStep = Callable[[int, int], None]
 """Told after every optimizer step how many are done and of how many."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training did.
-
-    Attributes:
-        version, path: the new version of the adapter and its directory.
-        parent: the adapter it started from; None is the bare draft.
-        run, run_path: id and directory of the run.
-        ended: `finished`, `early stop` or `time limit`.
-        steps: optimizer steps made, of `planned_steps`; `best_step` is the one whose weights were kept.
-        failures, validation_records, replay_pool: how many records each part has.
-        tokens: supervised tokens trained on; `replay_share` is the share of replayed ones in the plan.
-        seconds: of training, over all resumptions.
-        peak_memory_gb: the most that MLX held since the start or the last resumption.
-        train_loss_before: mean of the first step; train_loss_after: mean of the last epoch.
-        val_*: before the first step and of the weights kept; None where nothing could be held out.
-        skipped_batches: micro-batches that could not be used.
-        cut_labels: output tokens beyond `data.max_output_length`.
-        left_out: records that could not be used, counted by reason.
-        lessons: what was learned from, and which kinds of tokens the draft still misses.
-    """
-
-    version: str
-    path: str
-    parent: str | None
-    run: str
-    run_path: str
-    ended: str
-    loss: str
-    steps: int
-    planned_steps: int
-    best_step: int | None
-    failures: int
-    validation_records: int
-    replay_pool: int
-    tokens: int
-    replay_share: float
-    seconds: float
-    peak_memory_gb: float
-    train_loss_before: float | None
-    train_loss_after: float | None
-    val_loss_before: float | None
-    val_loss_after: float | None
-    val_acceptance_before: float | None
-    val_acceptance_after: float | None
-    skipped_batches: int
-    cut_labels: int
-    left_out: dict[str, int]
-    lessons: Lessons
 
 
 def train(
@@ -204,7 +154,7 @@ class _Session:
             stop = stop if stop is not None else stack.enter_context(stop_request())
             if tensors is None:
                 self.run.note_start(probe.tally())
-            within = self._within_memory(learner, course, progress, stack)
+            within = self._within_memory(learner, taught.teacher, course, progress, stack)
             loop = Loop(self.run, learner, course, batches, settings, self.reporter, stop, progress, best, within)
             ended = loop.run()
         if progress.step == 0:
@@ -212,9 +162,11 @@ class _Session:
             raise TrainingFailed(f"{limit}, and not one step was made in that time; allow more")
         metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
         published = self._published(metrics) if tensors is not None else None
-        version = published or self._publish(course, progress, metrics)
-        lessons = probe.lessons(self._learned_from(course, progress.step), self.run.start())
-        result = self._result(version, course, progress, ended, lessons, within.peak)
+        trained = self._trained_ids(course, progress.step)
+        version = published or self._publish(trained, metrics)
+        lessons = probe.lessons(self._learned_from(trained), self.run.start())
+        ending = Ending(ended, course.steps, course.plan.replay_share, within.peak, lessons)
+        result = result_of(self.run, version, self.parent, settings.loss, material, progress, ending)
         self.data.replay.remember(material.failure_records, settings.seed)
         self.run.finish(asdict(result))
         return result
@@ -225,24 +177,18 @@ class _Session:
         forward = make_forward(pair.draft, "draft", self.reporter.say)
         return Learner(pair.draft, forward, teacher, pair.width, settings, steps)
 
-    def _within_memory(self, learner: Learner, course: Course, progress: Progress, stack: ExitStack) -> WithinMemory:
+    def _within_memory(
+        self, learner: Learner, teacher: Teacher, course: Course, progress: Progress, stack: ExitStack
+    ) -> WithinMemory:
         """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
         setting, everything = self.config.training.memory, course.plan.micro_batches
         allowed = memory.budget(setting, memory.read_device())
         stack.enter_context(memory.limited(allowed))
         stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
-        learner.fit = progress.fit or fit_to(learner, everything, allowed, *self._teacher_bytes())
+        learner.fit = progress.fit or fit_to(learner, everything, allowed, *teacher.takes)
         if learner.fit.changes(everything):
             self.reporter.say(f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit}")
         return WithinMemory(learner, everything, allowed, self.reporter.say)
-
-    def _teacher_bytes(self) -> tuple[int, int]:
-        """The most that the teacher will keep, and what it takes for a position where it cannot keep everything."""
-        material = self.material
-        parts = (material.failures, material.pool, material.validation)
-        labels = sum(len(example.labels) for part in parts for example in part.examples)
-        row, allowed = 4 * self.pair.width, self.config.training.teacher_memory_mb << 20
-        return min(row * labels, allowed), row if row * labels > 2 * allowed else 0  # it keeps 16 bits where it must
 
     def _restore(
         self, learner: Learner, tensors: dict[str, mx.array], progress: Progress, steps: int
@@ -265,8 +211,7 @@ class _Session:
                     return Version(name, path, registry.manifest(name))
         return None
 
-    def _publish(self, course: Course, progress: Progress, metrics: dict[str, Any]) -> Version:
-        trained = self._trained_ids(course, progress.step)
+    def _publish(self, trained: tuple[str, ...], metrics: dict[str, Any]) -> Version:
         offered, learned = [*self.material.failures.ids, *self.material.unusable], set(trained)
         manifest = {
             "parent": self.parent,
@@ -286,44 +231,10 @@ class _Session:
         known = dict.fromkeys([*self.material.failures.ids, *self.material.pool.ids])
         return tuple(record_id for record_id in known if record_id in seen)
 
-    def _learned_from(self, course: Course, steps: int) -> Counts:
-        """The failures of the steps made."""
-        trained, failures = set(self._trained_ids(course, steps)), self.material.failures.examples
-        return count(study([e for e in failures if e.record_id in trained], self.material.failure_records))
-
-    def _result(
-        self, version: Version, course: Course, progress: Progress, ended: str, lessons: Lessons, peak: int
-    ) -> TrainResult:
-        before, best, material = progress.before, progress.best, self.material
-        return TrainResult(
-            version=version.name,
-            path=str(version.path),
-            parent=self.parent,
-            run=self.run.id,
-            run_path=str(self.run.path),
-            ended=ended,
-            loss=self.config.training.loss,
-            steps=progress.step,
-            planned_steps=course.steps,
-            best_step=progress.best_step,
-            failures=len(material.failures.examples),
-            validation_records=len(material.validation.examples),
-            replay_pool=len(material.pool.examples),
-            tokens=progress.tokens,
-            replay_share=course.plan.replay_share,
-            seconds=progress.seconds,
-            peak_memory_gb=peak / memory.GIGABYTE,
-            train_loss_before=progress.first_loss,
-            train_loss_after=progress.epoch_mean_loss,
-            val_loss_before=before.loss if before else None,
-            val_loss_after=best.loss if best else None,
-            val_acceptance_before=before.acceptance if before else None,
-            val_acceptance_after=best.acceptance if best else None,
-            skipped_batches=progress.skipped,
-            cut_labels=material.failures.cut_labels,
-            left_out=dict(material.left_out),
-            lessons=lessons,
-        )
+    def _learned_from(self, trained: Collection[str]) -> Counts:
+        """The failures among what was trained on."""
+        seen, failures = set(trained), self.material.failures.examples
+        return count(study([e for e in failures if e.record_id in seen], self.material.failure_records))
 
 
 def _shape(run: RunDirectory, description: dict[str, Any]) -> AdapterConfig:

@@ -14,7 +14,8 @@ from ..training.run import RunDirectory
 from .work import Work
 
 if TYPE_CHECKING:
-    from ..training.train import OnStep, TrainResult
+    from ..training.result import TrainResult
+    from ..training.train import OnStep
 
 MAX_RESUMPTIONS = 3  # from one and the same step
 
