@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup demo test test-all test-e2e faults reference lint bench soak clean
+.PHONY: help setup demo test test-all test-e2e faults reference lint bench learning soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ bench: setup ## measure the closed loop, the gate and drift: benchmarks/results 
 	@$(PY) benchmarks/closed_loop.py $(ARGS)
 	@$(PY) benchmarks/gate.py $(ARGS)
 	@$(PY) benchmarks/drift.py $(ARGS)
+
+learning: setup ## what is learned by which recipe: benchmarks/results/learning.json (hours; goes on where it was cut off)
+	@$(PY) benchmarks/learning.py $(ARGS)
 
 soak: setup ## three unattended rounds over a stream that changes: benchmarks/results/soak.json (ten minutes)
 	@$(PY) benchmarks/soak.py $(ARGS)

@@ -246,17 +246,14 @@ RECIPES: dict[str, Callable[[Pair, Task], Learned]] = {
     "kl": Recipe({"loss": "kl"}),
     "lk": Recipe({"loss": "lk"}),
     "ours": Recipe({"answers": Training().answers, "proposals": Training().proposals}),
-    "ce": Recipe({"loss": "ce"}),
     "tv": Recipe({"loss": "tv"}),
     "nla": Recipe({"loss": "nla"}),
     "kl, rejected positions only": Recipe({"loss": "kl"}, rejected_only),
     "kl, learnable 40%": Recipe({"loss": "kl"}, learnable),
     "lk, weighted by refusal": Recipe({"loss": "lk"}, by_refusal),
     "lk, weighted by reach": Recipe({"loss": "lk"}, by_reach),
-    "lk, the draft's own text once": Recipe({"loss": "lk", "proposals": 1}),
+    "lk, own text in 4 stages": Recipe({"loss": "lk", "proposals": 4}),
     "lk, new answers x 3": Recipe({"loss": "lk", "answers": 3}),
-    "lk, layers alone": Recipe({"loss": "lk", "lora": Training().lora.model_copy(update={"matrices": "layers"})}),
-    "lk, no replay": Recipe({"loss": "lk", "replay_ratio": 0.0}),
 }
 
 

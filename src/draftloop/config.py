@@ -124,7 +124,7 @@ class Training(Section):
     """How an adapter is trained from failures."""
 
     loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; tv, nla; lk: kl, then tv")
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(3e-3, description="peak")
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(6e-3, description="peak")
     batch_size: Positive = Field(8, description="most generations a micro-batch")
     batch_tokens: Positive = Field(512, description="most supervised tokens of a micro-batch of several generations")
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")

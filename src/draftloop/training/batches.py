@@ -17,7 +17,7 @@ import numpy as np
 from .examples import Example
 from .losses import Asked
 
-_LENGTH_STEP = 32
+_LENGTH_STEP = 16
 _POSITION_STEP = 64
 
 
