@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,8 +30,8 @@ CURVE = (20, 50, 100, 200, 500, 1_000)
 SEEDS = (0, 1, 2)
 AT = 200
 MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
-GRID = (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
-FIRST_RATES = GRID[1:4]  # the ends are tried where the best of these lies at an end
+GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
+FIRST_RATES = GRID[3:6]  # from there on outwards, for as long as the best one lies at an end
 TEMPERATURE, OTHERS = 0.8, (0.0, 1.0)
 CEILING_STEPS = 4_000
 CEILING_RATE = 3e-3
@@ -142,14 +142,18 @@ def choose(work: Work, wanted: Iterable[tuple[float, str]], at: int) -> dict[tup
         for job, found in zip(jobs, work.do(jobs), strict=True):
             tried[job.temperature, job.recipe][job.learning_rate] = found["validation"]
 
-    attempt(dict.fromkeys(wanted, FIRST_RATES))
-    ends: dict[tuple[float, str], Sequence[float]] = {}
-    for key, found in tried.items():
-        best = max(found, key=lambda rate: found[rate])
-        if best in (FIRST_RATES[0], FIRST_RATES[-1]):
-            ends[key] = [GRID[0] if best == FIRST_RATES[0] else GRID[-1]]
-    attempt(ends)
+    missing: dict[tuple[float, str], Sequence[float]] = dict.fromkeys(wanted, FIRST_RATES)
+    while missing:
+        attempt(missing)
+        missing = {key: further for key, found in tried.items() if (further := _outwards(found))}
     return {key: max(found, key=lambda rate: found[rate]) for key, found in tried.items()}
+
+
+def _outwards(found: Mapping[float, float]) -> Sequence[float]:
+    """The next rate of the grid beyond the best one, where that lies at an end of those tried."""
+    best = GRID.index(max(found, key=lambda rate: found[rate]))
+    around = [GRID[i] for i in (best - 1, best + 1) if 0 <= i < len(GRID)]
+    return [rate for rate in around if rate not in found]
 
 
 # in a process of its own

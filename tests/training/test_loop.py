@@ -7,12 +7,13 @@ from pathlib import Path
 import mlx.core as mx
 import orjson
 import pytest
-from workshop import Workshop, records_of
+from workshop import Workshop, adapter_bytes, records_of
 
 from draftloop import lora
 from draftloop.errors import Interrupted, TrainingFailed
 from draftloop.interrupt import StopRequest
 from draftloop.training import loop as loop_module
+from draftloop.training.step import learning_rate
 from draftloop.training.validation import Scores
 
 EVERYTHING = {
@@ -194,7 +195,7 @@ def test_the_weights_of_the_best_acceptance_are_kept(tmp_path, monkeypatch):
 
 
 def test_when_nothing_gets_better_the_start_is_kept(tmp_path, monkeypatch):
-    seen = scripted(monkeypatch, [0.5, 0.4])
+    seen = scripted(monkeypatch, [0.5, 0.49])
     result = workshop(tmp_path, patience=100).train()
     assert result.best_step == 0
     assert weights_of(result) == seen[0]
@@ -202,7 +203,7 @@ def test_when_nothing_gets_better_the_start_is_kept(tmp_path, monkeypatch):
 
 
 def test_patience_stops_early(tmp_path, monkeypatch):
-    seen = scripted(monkeypatch, [0.5, 0.6, 0.4])
+    seen = scripted(monkeypatch, [0.5, 0.6, 0.55])
     result = workshop(tmp_path, patience=2).train()
     assert result.ended == "early stop"
     assert result.steps == 6
@@ -210,7 +211,7 @@ def test_patience_stops_early(tmp_path, monkeypatch):
 
 
 def test_patience_counts_across_a_resumption(tmp_path, monkeypatch):
-    scripted(monkeypatch, [0.5, 0.6, 0.4])
+    scripted(monkeypatch, [0.5, 0.6, 0.55])
     shop = workshop(tmp_path, patience=2)
     with pytest.raises(Interrupted):
         shop.train(**stopped_at(5)[1])
@@ -288,3 +289,35 @@ def test_metrics_have_all_that_was_promised(uninterrupted):
     assert train[-1]["tokens"] == result.tokens
     assert all(row["loss"] > 0 and row["gradient_norm"] > 0 and row["tokens_per_second"] > 0 for row in train)
     assert [row["epoch"] for row in train] == [1, 2, 2, 3, 3]
+
+
+# a learning rate that wrecks the draft
+
+WRECKING = {"learning_rate": 0.5, "epochs": 8, "warmup_steps": 0, "steps_per_eval": 2, "patience": 50}
+
+
+def test_a_rate_that_makes_the_draft_worse_than_it_was_is_halved_from_the_best_weights_on(tmp_path):
+    shop = workshop(tmp_path, **WRECKING)
+    result = shop.train()
+    slowed = shop.registry.manifest(result.version).metrics["slowed"]
+    assert slowed > 0
+    log = (Path(result.run_path) / "train.log").read_text()
+    assert log.count("worse than it was at the start") == slowed
+    assert result.val_acceptance_after >= result.val_acceptance_before
+    rates = [row["learning_rate"] for row in rows(shop, kind="train")]
+    scheduled = [
+        learning_rate(row["step"] - 1, result.planned_steps, shop.config.training) for row in rows(shop, kind="train")
+    ]
+    assert rates[-1] == pytest.approx(scheduled[-1] / 2**slowed)
+
+
+def test_a_run_stopped_after_it_was_slowed_down_is_resumed_to_the_same_bits(tmp_path):
+    whole = workshop(tmp_path / "whole", **WRECKING)
+    expected = whole.train()
+    cut = workshop(tmp_path / "cut", **WRECKING)
+    _, keywords = stopped_at(7)
+    with pytest.raises(Interrupted):
+        cut.train(**keywords)
+    found = cut.resume()
+    assert adapter_bytes(cut.pair.draft) == adapter_bytes(whole.pair.draft)
+    assert found.val_acceptance_after == expected.val_acceptance_after

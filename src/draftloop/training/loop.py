@@ -29,6 +29,7 @@ from .validation import Scores, validate
 from .within_memory import WithinMemory
 
 _GIGABYTE = 1 << 30
+WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same texts
 
 
 class _StopNow(Exception):
@@ -49,6 +50,7 @@ class Progress:
         validated_step: the step after which validation was last made.
         before, best: validation scores of the start and of the weights kept, which are those after `best_step`.
         stale: validations since the best one.
+        slowed: times that the learning rate was halved, because the draft got worse than it was at the start.
         fit: how micro-batches are cut to fit into memory: a resumed run cuts them alike.
     """
 
@@ -66,6 +68,7 @@ class Progress:
     best: Scores | None = None
     best_step: int | None = None
     stale: int = 0
+    slowed: int = 0
     fit: Fit | None = None
 
     @classmethod
@@ -123,6 +126,7 @@ class Loop:
         self._run, self._learner, self._course, self._validation = run, learner, course, validation
         self._settings, self._reporter, self._stop = settings, reporter, stop
         self._best = best
+        learner.slower = 0.5**progress.slowed
         self._within = within
         self._steps = course.steps
         self._since = _SinceReport()
@@ -223,12 +227,28 @@ class Loop:
         else:
             progress.stale += 1
         progress.before = progress.before or scores
+        if scores.acceptance < progress.before.acceptance - WRECKED:
+            self._slow_down(scores)
         progress.validated_step = progress.step
         mark = " (best so far)" if progress.best_step == progress.step else ""
         self._reporter.report(
             VALIDATION,
             {"step": progress.step, **asdict(scores), "best": bool(mark)},
             f"validation after step {progress.step}: loss {scores.loss:.4f}, acceptance {scores.acceptance:.4f}{mark}",
+        )
+
+    def _slow_down(self, scores: Scores) -> None:
+        """Back to the best weights with half the rate, and without the moments that led away from them."""
+        progress = self.progress
+        assert progress.before is not None
+        progress.slowed, progress.stale = progress.slowed + 1, 0
+        lora.load_parameters(self._learner.draft, self._best)
+        self._learner.begin_anew(0.5**progress.slowed)
+        self._reporter.say(
+            f"after step {progress.step} the draft is worse than it was at the start (acceptance "
+            f"{scores.acceptance:.4f} of {progress.before.acceptance:.4f}): back to the weights of step "
+            f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
+            "training.learning_rate would have saved these steps"
         )
 
     def _evaluate(self, batch: tuple[Example, ...]) -> Sums:

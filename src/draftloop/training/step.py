@@ -87,13 +87,12 @@ class Learner:
         piece_bytes: int = PIECE_BYTES,
     ) -> None:
         self.draft = draft
-        self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
-        self.optimizer.init(draft.trainable_parameters())
         self._forward = forward
         self._teacher = teacher
         self._width = width
         self._settings = settings
         self._steps = steps
+        self.begin_anew(1.0)
         self._piece = max(LEAST_PIECE, piece_bytes // (4 * width))
         self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
         self.fit = Fit()
@@ -156,9 +155,15 @@ class Learner:
             skipped_in_row = 0
             loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
             gradients = own if gradients is None else tree_map(mx.add, gradients, own)
-        rate = learning_rate(step, self._steps, self._settings)
+        rate = self.slower * learning_rate(step, self._steps, self._settings)
         norm = self._apply(gradients, tokens, rate) if tokens else 0.0
         return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
+
+    def begin_anew(self, slower: float) -> None:
+        """Forget all moments, and go on with the scheduled learning rate times `slower`."""
+        settings, self.slower = self._settings, slower
+        self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
+        self.optimizer.init(self.draft.trainable_parameters())
 
     def evaluate(self, examples: Sequence[Example]) -> Sums:
         """The sums of one micro-batch without dropout or gradient, as Python numbers."""
