@@ -109,6 +109,12 @@ def test_new_texts_change_the_steps_not_at_all_but_what_is_learned(tmp_path, set
     assert manifests[0] == manifests[1]  # a new text is no record
 
 
+def test_cross_entropy_never_learns_the_draft_s_own_tokens(tmp_path):
+    plain, asked = shop_at(tmp_path / "plain", loss="ce"), shop_at(tmp_path / "asked", loss="ce", proposals=3)
+    before, after = trained(plain), trained(asked)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
 def test_new_texts_are_gone_with_the_end_of_the_run(tmp_path):
     shop = shop_at(tmp_path, proposals=2)
     shop.train()

@@ -53,6 +53,8 @@ def tuition(
     if settings.teacher != "live":
         kept = _kept(everything, blobs, reporter) if settings.teacher == "logged" else {}
         return Tuition(LoggedTeacher(kept), 0, lambda _stage, _check: ())
+    if settings.loss == "ce":  # which asks for tokens of the target, and the draft's are none
+        settings = settings.model_copy(update={"proposals": 0})
     failures = material.failures.examples
     at_a_time = settings.answers + min(1, settings.proposals)
     later = at_a_time * len(failures) * max((len(example.labels) for example in failures), default=0)
