@@ -13,6 +13,8 @@ from draftloop import lora
 from draftloop.errors import Interrupted, TrainingFailed
 from draftloop.interrupt import StopRequest
 from draftloop.training import loop as loop_module
+from draftloop.training.course import Course
+from draftloop.training.plan import Window
 from draftloop.training.step import learning_rate
 from draftloop.training.validation import Scores
 
@@ -242,6 +244,21 @@ def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch)
     assert set(manifest.record_ids) | set(manifest.passed_over_ids) == failures
     assert set(manifest.record_ids).isdisjoint(manifest.passed_over_ids)
     assert manifest.passed_over_ids
+
+
+def test_a_time_limit_that_passes_while_texts_are_written_ends_the_training_there(tmp_path, monkeypatch):
+    clock, window = Clock(), Course.window
+
+    def slow(self: Course, step: int, check) -> Window:
+        if step == 3:
+            clock.now += 3600.0
+        check()
+        return window(self, step, check)
+
+    monkeypatch.setattr(loop_module, "time", clock)
+    monkeypatch.setattr(Course, "window", slow)
+    result = workshop(tmp_path, max_minutes=30.0).train()
+    assert (result.ended, result.steps) == ("time limit", 3)
 
 
 def test_a_time_limit_that_leaves_no_step_fails_and_makes_no_version(tmp_path):

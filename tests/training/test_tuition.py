@@ -109,6 +109,13 @@ def test_new_texts_change_the_steps_not_at_all_but_what_is_learned(tmp_path, set
     assert manifests[0] == manifests[1]  # a new text is no record
 
 
+def test_with_few_passes_over_the_failures_no_new_answers_are_asked_for(tmp_path, capsys):
+    shop_at(tmp_path / "few", answers=3, epochs=2).train(quiet=False)
+    assert "answers" not in capsys.readouterr().err
+    shop_at(tmp_path / "some", answers=3, epochs=4).train(quiet=False)
+    assert "the target answers on 12 prompts anew, 2 times" in capsys.readouterr().err
+
+
 def test_cross_entropy_never_learns_the_draft_s_own_tokens(tmp_path):
     plain, asked = shop_at(tmp_path / "plain", loss="ce"), shop_at(tmp_path / "asked", loss="ce", proposals=3)
     before, after = trained(plain), trained(asked)

@@ -36,6 +36,10 @@ class _StopNow(Exception):
     """Somebody asked to stop; the step in work is given up."""
 
 
+class _TimeIsUp(Exception):
+    """The time limit passed while new texts were made."""
+
+
 @dataclass
 class Progress:
     """How far a run has come.
@@ -196,9 +200,20 @@ class Loop:
         if self._stop:
             raise _StopNow
 
+    def _check_in_time(self, start: float) -> None:
+        """For work between two steps that began at `start` and may take long."""
+        self._check()
+        limit = self._settings.max_minutes
+        if limit is not None and self.progress.seconds + time.monotonic() - start >= 60 * limit:
+            raise _TimeIsUp
+
     def _step(self) -> None:
         progress = self.progress
-        window = self._course.window(progress.step, self._check)
+        start = time.monotonic()
+        try:
+            window = self._course.window(progress.step, lambda: self._check_in_time(start))
+        except _TimeIsUp:
+            return  # to the border that sees it
         start = time.monotonic()
         result = self._within.do(
             lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check),

@@ -21,10 +21,13 @@ from .course import Check, More
 from .examples import Example
 from .forward import make_forward
 from .material import Material
+from .plan import epochs_of
 from .report import Reporter
 from .rollouts import from_json, roll_out, to_json
 from .run import RunDirectory
 from .teacher import LiveTeacher, LoggedTeacher, Teacher
+
+OWN_PASSES = 2  # over the failures themselves; with so many that there are no more, nothing new is asked
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def tuition(
     if settings.loss == "ce":  # which asks for tokens of the target, and the draft's are none
         settings = settings.model_copy(update={"proposals": 0})
     failures = material.failures.examples
+    passes = epochs_of(settings, material.failures.tokens)
+    settings = settings.model_copy(update={"answers": min(settings.answers, max(0, passes - OWN_PASSES))})
     at_a_time = settings.answers + min(1, settings.proposals)
     later = at_a_time * len(failures) * max((len(example.labels) for example in failures), default=0)
     forward = make_forward(pair.target, "target", reporter.say)
