@@ -19,14 +19,16 @@ SHORT, LONG = example((1, 2), (3, 4)), example((5, 6, 7), (8, 9, 10, 11), temper
 
 def test_a_batch_by_hand():
     batch = make_batch([SHORT, LONG])
-    assert batch.inputs.shape == (2, 32)
+    assert batch.inputs.shape == (2, 16)
     assert batch.inputs[0, :4].tolist() == [1, 2, 3, 0]
     assert batch.inputs[1, :7].tolist() == [5, 6, 7, 8, 9, 10, 0]
     assert batch.tokens == 6
     assert batch.positions.shape == batch.asked.labels.shape == batch.asked.weights.shape == (64,)
-    assert batch.positions[:6].tolist() == [1, 2, 32 + 2, 32 + 3, 32 + 4, 32 + 5]
+    assert batch.positions[:6].tolist() == [1, 2, 16 + 2, 16 + 3, 16 + 4, 16 + 5]
     assert batch.asked.labels[:6].tolist() == [3, 4, 8, 9, 10, 11]
     assert batch.asked.weights.tolist() == [1.0] * 6 + [0.0] * 58
+    assert batch.asked.greedy.tolist()[:6] == [False] * 2 + [True] * 4
+    assert batch.asked.match is None
     assert batch.asked.temperature[:6, 0].tolist() == pytest.approx([0.8, 0.8, 1.0, 1.0, 1.0, 1.0])
 
 
@@ -35,14 +37,14 @@ def test_the_label_stands_right_after_the_position_that_predicts_it():
     flat = np.array(batch.inputs).reshape(-1)
     ids = {0: SHORT.ids, 1: LONG.ids}
     for at, label in zip(batch.positions[:6].tolist(), batch.asked.labels[:6].tolist(), strict=True):
-        row, column = divmod(at, 32)
+        row, column = divmod(at, 16)
         assert flat[at] == ids[row][column]
         assert ids[row][column + 1] == label
 
 
 def test_few_shapes_for_many_lengths():
     shapes = {make_batch([example((1,), (2,) * n)]).inputs.shape for n in range(1, 65)}
-    assert shapes == {(1, 32), (1, 64)}
+    assert shapes == {(1, 16), (1, 32), (1, 48), (1, 64)}
 
 
 def test_padding_is_invisible_whatever_id_fills_it():
