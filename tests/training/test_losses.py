@@ -327,9 +327,9 @@ def of_the_likeliest(kind: str, k: int | None) -> tuple[float, float, np.ndarray
     log_p, ids = (mx.array(TRUTH.astype(np.float32)), None) if k is None else named(k, TRUTH)
 
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, student(logits, MANY, 512, ids), log_p, MANY).loss
+        return loss_sums(kind, student(logits, MANY, 512, ids), log_p, MANY, ids).loss
 
-    sums = loss_sums(kind, student(DRAFT, MANY, 512, ids), log_p, MANY)
+    sums = loss_sums(kind, student(DRAFT, MANY, 512, ids), log_p, MANY, ids)
     return sums.loss.item(), sums.acceptance.item(), np.array(mx.grad(loss)(DRAFT))
 
 
@@ -361,7 +361,7 @@ def test_naming_every_id_is_the_exact_loss(kind):
 @pytest.mark.parametrize("size", [1e3, 1e30])
 def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
     log_p, ids = named(8, TRUTH)
-    loss, gradient = mx.value_and_grad(lambda x: loss_sums(kind, student(x, MANY, 512, ids), log_p, MANY).loss)(
+    loss, gradient = mx.value_and_grad(lambda x: loss_sums(kind, student(x, MANY, 512, ids), log_p, MANY, ids).loss)(
         DRAFT * size
     )
     assert math.isfinite(loss.item())
@@ -371,7 +371,7 @@ def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
 def test_hard_labels_are_one_named_id_and_give_the_cross_entropy():
     here = asked()
     log_p, ids = mx.array([[0.0, -mx.inf]] * M), here.labels[:, None]
-    hard = loss_sums("kl", student(logits32(), here, WIDTH, ids), log_p, here).loss
+    hard = loss_sums("kl", student(logits32(), here, WIDTH, ids), log_p, here, ids).loss
     assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-6)
 
 
@@ -379,8 +379,10 @@ def test_a_column_that_names_no_id_changes_nothing():
     log_p, ids = named(8, TRUTH)
     wider = mx.concatenate([log_p[:, :8], mx.full((64, 3), -mx.inf), log_p[:, 8:]], axis=1)
     more = mx.concatenate([ids, mx.full((64, 3), -1, mx.int32)], axis=1)
-    plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), log_p, MANY)
-    assert loss_sums("lk", student(DRAFT, MANY, 512, more), wider, MANY).loss.item() == pytest.approx(plain.loss.item())
+    plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), log_p, MANY, ids)
+    assert loss_sums("lk", student(DRAFT, MANY, 512, more), wider, MANY, more).loss.item() == pytest.approx(
+        plain.loss.item()
+    )
 
 
 def test_weights_count_each_position_so_often():
@@ -397,3 +399,15 @@ def test_some_positions_of_a_batch_may_be_under_match():
     assert np.allclose(
         np.exp(np.array(losses.log_acceptance(log_q_of(found), LOG_P_ARRAY, here.match))), expected, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("named_ids", [False, True])
+def test_on_the_draft_s_own_greedy_text_a_hit_is_the_target_s_choice_and_not_the_draft_s_token(named_ids):
+    best = mx.array(LOGITS[:, :WIDTH].argmax(-1).astype(np.int32))
+    here = asked(greedy=mx.array([True] * M))._replace(labels=best)  # the draft always says its likeliest id
+    target = mx.array([int(best[0].item()), *((int(i) + 1) % WIDTH for i in best.tolist()[1:])], mx.int32)
+    ids = target[:, None] if named_ids else None
+    whole = mx.where(mx.arange(WIDTH) == target[:, None], 0.0, -mx.inf)
+    log_p = mx.array([[0.0, -mx.inf]] * M) if named_ids else whole
+    sums = loss_sums("lk", student(logits32(), here, WIDTH, ids), log_p, here, ids)
+    assert sums.acceptance.item() == 1.0

@@ -6,13 +6,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from stops import StopAfter
 from tiny import tiny_pair
 from workshop import VOCABULARY, Workshop, records_of
 
 from draftloop import lora
 from draftloop.distributions import Distributions, TopK, encode
 from draftloop.errors import Interrupted, RunError
-from draftloop.interrupt import StopRequest
 from draftloop.records import Record
 from draftloop.speculative.transforms import sampling_log_probs
 
@@ -116,6 +116,13 @@ def test_with_few_passes_over_the_failures_no_new_answers_are_asked_for(tmp_path
     assert "the target answers on 12 prompts anew, 2 times" in capsys.readouterr().err
 
 
+def test_at_temperature_0_the_target_is_not_asked_to_say_the_same_again(tmp_path, capsys):
+    shop = Workshop(tmp_path, {"epochs": 6, "batch_size": 4, "answers": 2})
+    shop.write(records_of(shop.pair, 6, temperature=0.0))
+    assert shop.train(quiet=False).steps > 0
+    assert "anew" not in capsys.readouterr().err
+
+
 def test_cross_entropy_never_learns_the_draft_s_own_tokens(tmp_path):
     plain, asked = shop_at(tmp_path / "plain", loss="ce"), shop_at(tmp_path / "asked", loss="ce", proposals=3)
     before, after = trained(plain), trained(asked)
@@ -128,18 +135,6 @@ def test_new_texts_are_gone_with_the_end_of_the_run(tmp_path):
     assert not list(shop.runs.rglob("texts-*"))
 
 
-class After(StopRequest):
-    """Asks to stop when it was looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self._left = looks
-
-    def __bool__(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-
 @pytest.mark.parametrize("looks", [3, 6, 8, 12, 17, 23, 30, 40])
 def test_a_run_stopped_anywhere_even_while_texts_are_written_ends_in_the_same_bits(tmp_path, looks):
     settings = {"proposals": 2, "answers": 1, "save_every": 2, "steps_per_eval": 3, "replay_ratio": 0.2}
@@ -147,7 +142,7 @@ def test_a_run_stopped_anywhere_even_while_texts_are_written_ends_in_the_same_bi
     whole = trained(uncut)
     manifest = uncut.registry.manifest("v0001")
     with pytest.raises(Interrupted):
-        shop.train(stop=After(looks))
+        shop.train(stop=StopAfter(looks))
     shop.resume()
     found = {name: np.array(value) for name, value in lora.adapter_parameters(shop.pair.draft).items()}
     assert all(np.array_equal(found[name], expected) for name, expected in whole.items())
@@ -157,7 +152,7 @@ def test_a_run_stopped_anywhere_even_while_texts_are_written_ends_in_the_same_bi
 def test_damaged_texts_end_a_resumption_with_the_file_s_name(tmp_path):
     shop = shop_at(tmp_path, proposals=1, save_every=1)
     with pytest.raises(Interrupted):
-        shop.train(stop=After(30))
+        shop.train(stop=StopAfter(30))
     path = next(shop.runs.rglob("texts-0.json"))
     path.write_bytes(b"[{")
     with pytest.raises(RunError, match="texts-0"):

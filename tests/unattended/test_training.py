@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from retraining import Shop, config_of, last_line, never
+from stops import StopAfter
 
 from draftloop.errors import Interrupted, PairError, StoreError, TrainingFailed
 from draftloop.interrupt import StopRequest
@@ -19,7 +20,7 @@ from draftloop.outlook import look, next_step
 def test_a_training_that_was_stopped_is_gone_on_with(shop: Shop) -> None:
     stop = StopRequest()
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(20))
+        shop.retrain(stop=StopAfter(20))
     assert (last_line(shop)["outcome"], last_line(shop)["trained"]) == ("interrupted", False)
     lines: list[str] = []
     found = shop.retrain(say=lines.append, stop=stop)
@@ -27,22 +28,10 @@ def test_a_training_that_was_stopped_is_gone_on_with(shop: Shop) -> None:
     assert lines[0] == "resume: run r0001 was cut off and left a checkpoint"
 
 
-class _StopAfter(StopRequest):
-    """Asks to stop after having been looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self._left = looks
-
-    def __bool__(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-
 def test_a_run_that_left_no_checkpoint_is_given_up_and_it_starts_clean(shop: Shop) -> None:
     run = shop.data.runs / "r0001"
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(0))
+        shop.retrain(stop=StopAfter(0))
     (run / "checkpoints" / "latest.json").unlink()
     lines: list[str] = []
     found = shop.retrain(say=lines.append)
@@ -71,7 +60,7 @@ def test_a_run_that_cannot_be_gone_on_with_is_given_up_and_it_starts_clean(
 ) -> None:
     shop.config = config_of(shop.config.models, training={"epochs": 1})
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(0))
+        shop.retrain(stop=StopAfter(0))
     ruin(shop.data.runs / "r0001")
     found = shop.retrain()
     assert (found.steps, found.run) == (["resume", "train", "gate"], "r0002")
@@ -79,7 +68,7 @@ def test_a_run_that_cannot_be_gone_on_with_is_given_up_and_it_starts_clean(
 
 def test_a_run_that_was_killed_again_and_again_at_one_step_fails_and_is_not_begun_anew(shop: Shop) -> None:
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(0))
+        shop.retrain(stop=StopAfter(0))
     run = shop.data.runs / "r0001"
     for _ in range(3):
         with pytest.raises(_Killed):
@@ -103,19 +92,19 @@ def _dies(*_arguments: Any) -> Any:
 def test_stops_on_purpose_are_not_held_against_a_run(shop: Shop) -> None:
     for _ in range(6):
         with pytest.raises(Interrupted):
-            shop.retrain(stop=_StopAfter(0))
+            shop.retrain(stop=StopAfter(0))
     assert look(shop.data, shop.config, 0.0).run == "r0001"
 
 
 def test_a_model_that_is_away_for_a_while_costs_no_run(shop: Shop) -> None:
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(0))
+        shop.retrain(stop=StopAfter(0))
     draft = Path(shop.config.models.draft)
     own = shop.config.models.model_copy(update={"draft": str(shop.data.root / "draft")})
     shutil.copytree(draft, own.draft)
     shop.config = config_of(own)
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(0), force=True)
+        shop.retrain(stop=StopAfter(0), force=True)
     Path(own.draft).rename(shop.data.root / "away")
     for _ in range(4):
         with pytest.raises(PairError):
@@ -129,7 +118,7 @@ def test_settings_that_were_mended_while_a_run_was_cut_off_are_tried_at_once(sho
     good = shop.config
     shop.config = config_of(good.models, training={"epochs": 1}, retrain={"max_memory_gb": 1000.0})
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(0))
+        shop.retrain(stop=StopAfter(0))
     (shop.data.runs / "r0001" / "resumptions.json").write_bytes(b'{"step": 0, "times": 3}')
     shop.config = good
     with pytest.raises(TrainingFailed, match="came no further"):
@@ -163,7 +152,7 @@ def test_a_version_that_is_damaged_as_soon_as_it_is_made_ends_the_run(shop: Shop
 
 def test_a_run_of_other_models_is_not_gone_on_with(shop: Shop) -> None:
     with pytest.raises(Interrupted):
-        shop.retrain(stop=_StopAfter(0))
+        shop.retrain(stop=StopAfter(0))
     assert look(shop.data, shop.config, 0.0).run == "r0001"
     models = shop.config.models.model_copy(update={"draft": shop.config.models.target})
     assert look(shop.data, config_of(models), 0.0).run is None

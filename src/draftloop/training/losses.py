@@ -59,12 +59,12 @@ class Student(NamedTuple):
     Attributes:
         scaled: (M, S) float32, logits / temperature over the ids or buckets that the teacher speaks of.
         label: (M,) float32, that of y.
-        hit: (M,) float32, 1 where y is the draft's likeliest id.
+        likeliest: (M,) int32, the draft's likeliest id.
     """
 
     scaled: mx.array
     label: mx.array
-    hit: mx.array
+    likeliest: mx.array
 
 
 def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = None) -> Student:
@@ -80,13 +80,13 @@ def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = N
     highest = mx.stop_gradient(mx.max(scaled, axis=-1, keepdims=True))
     scaled = scaled - highest
     label = mx.take_along_axis(scaled, asked.labels[:, None], axis=-1).squeeze(-1)
-    hit = (mx.argmax(scaled, axis=-1) == asked.labels).astype(mx.float32)
+    likeliest = mx.argmax(scaled, axis=-1).astype(mx.int32)
     if ids is None:
-        return Student(scaled, label, hit)
+        return Student(scaled, label, likeliest)
     some = mx.where(ids < 0, ids[:, :1], ids)
     rest = mx.logsumexp(mx.put_along_axis(scaled, some, mx.array(_LOWEST), axis=-1), axis=-1, keepdims=True)
     named = mx.where(ids < 0, _LOWEST, mx.take_along_axis(scaled, some, axis=-1))
-    return Student(mx.concatenate([named, rest], axis=-1), label, hit)
+    return Student(mx.concatenate([named, rest], axis=-1), label, likeliest)
 
 
 class Meeting(NamedTuple):
@@ -164,7 +164,7 @@ class Terms(NamedTuple):
     tokens: mx.array
 
 
-def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Terms:
+def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked, ids: mx.array | None = None) -> Terms:
     """The terms of some positions; those that a loss does not need are 0.
 
     Args:
@@ -172,6 +172,7 @@ def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Terms:
         found: what the draft says.
         log_p: (M, S) float32 of the teacher.
         asked: labels, rules and weights of the positions.
+        ids: as `student`'s.
     """
     by_logs = kind == "nla" or asked.match is not None
     at = _by_logs(found, log_p, asked.match) if by_logs else _by_meeting(found, log_p)
@@ -181,9 +182,17 @@ def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Terms:
         divergence=_masked_sum(at.divergence if kind in ("kl", "lk") else nothing, asked.weights),
         overlap=_masked_sum(at.overlap, asked.weights),
         refusal=_masked_sum(at.refusal if kind == "nla" else nothing, asked.weights),
-        acceptance=_masked_sum(mx.where(asked.greedy, found.hit, at.overlap), asked.weights),
+        acceptance=_masked_sum(mx.where(asked.greedy, _hit(found, log_p, ids), at.overlap), asked.weights),
         tokens=mx.sum(asked.weights),
     )
+
+
+def _hit(found: Student, log_p: mx.array, ids: mx.array | None) -> mx.array:
+    """p of the draft's likeliest id, (M,): 1 or 0 for a greedy target. The label of a draft's own text would not do."""
+    chosen = found.likeliest[:, None]
+    if ids is None:
+        return mx.exp(mx.take_along_axis(log_p, chosen, axis=-1)).squeeze(-1)
+    return mx.sum(mx.where(ids == chosen, mx.exp(log_p[:, :-1]), 0.0), axis=-1)
 
 
 class _At(NamedTuple):
@@ -241,9 +250,9 @@ def combine(kind: Loss, found: Terms, share: mx.array | None = None) -> Sums:
     return Sums(loss, found.tokens, mx.stop_gradient(found.acceptance))
 
 
-def loss_sums(kind: Loss, found: Student, log_p: mx.array, asked: Asked) -> Sums:
+def loss_sums(kind: Loss, found: Student, log_p: mx.array, asked: Asked, ids: mx.array | None = None) -> Sums:
     """`combine` of the `terms` of all positions at once."""
-    return combine(kind, terms(kind, found, log_p, asked))
+    return combine(kind, terms(kind, found, log_p, asked, ids))
 
 
 def _masked_sum(each: mx.array, weights: mx.array) -> mx.array:

@@ -80,7 +80,8 @@ class HeadLoss:
 
     def _terms(self, rows: mx.array, piece: slice) -> Terms:
         asked, taught = self.batch.asked.piece(piece), self.taught.piece(piece)
-        return terms(self.kind, student(self.head(rows), asked, self.width, taught.ids), taught.log_p, asked)
+        found = student(self.head(rows), asked, self.width, taught.ids)
+        return terms(self.kind, found, taught.log_p, asked, taught.ids)
 
     def _share(self, rows: mx.array, pieces: list[slice]) -> mx.array | None:
         """What `lk` weighs its parts by rests on all positions, so it takes a pass of its own; None for the others."""

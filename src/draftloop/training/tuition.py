@@ -27,7 +27,7 @@ from .rollouts import from_json, roll_out, to_json
 from .run import RunDirectory
 from .teacher import LiveTeacher, LoggedTeacher, Teacher
 
-OWN_PASSES = 2  # over the failures themselves; with so many that there are no more, nothing new is asked
+LEAST_PASSES = 2  # over the failures themselves; with so many that there are no more, nothing new is asked
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def tuition(
         settings = settings.model_copy(update={"proposals": 0})
     failures = material.failures.examples
     passes = epochs_of(settings, material.failures.tokens)
-    settings = settings.model_copy(update={"answers": min(settings.answers, max(0, passes - OWN_PASSES))})
+    settings = settings.model_copy(update={"answers": min(settings.answers, max(0, passes - LEAST_PASSES))})
     at_a_time = settings.answers + min(1, settings.proposals)
     later = at_a_time * len(failures) * max((len(example.labels) for example in failures), default=0)
     forward = make_forward(pair.target, "target", reporter.say)
@@ -110,7 +110,11 @@ class _Texts:
     def _written(self, model: nn.Module, times: int, number: int, check: Check) -> list[Example]:
         """By the target, whose number is 0, or by the draft as it is at the beginning of a stage."""
         who = "the draft writes" if number else "the target answers"
-        self._reporter.say(f"{who} on {len(self._failures)} prompts anew" + (f", {times} times" if times > 1 else ""))
+        # At temperature 0 the target would say again what it said.
+        asked = [one for one in self._failures if number or one.sampler.temperature > 0]
+        if not asked:
+            return []
+        self._reporter.say(f"{who} on {len(asked)} prompts anew" + (f", {times} times" if times > 1 else ""))
 
         def on_text(done: int, of: int) -> None:
             check()
@@ -119,7 +123,7 @@ class _Texts:
         model.eval()
         return roll_out(
             model,
-            self._failures,
+            asked,
             times,
             own=number > 0,
             seed=self._settings.seed + (number << 40),
