@@ -25,7 +25,7 @@ from draftloop.collect import (
     usable_ids,
 )
 from draftloop.config import Models
-from draftloop.distributions import Distributions, TopK, decode
+from draftloop.distributions import TopK, decode
 from draftloop.errors import ConfigError, PromptError
 from draftloop.interrupt import StopRequest
 from draftloop.pair import Pair, load_pair
@@ -172,7 +172,7 @@ def blobs(log: FailureLog) -> BlobFile:
     return BlobFile(log.path.with_name("teacher.bin"))
 
 
-def kept_of(pair: Pair, settings: Settings, blobs: BlobFile, ids: list[int]) -> tuple[Record, Distributions]:
+def kept_of(pair: Pair, settings: Settings, blobs: BlobFile, ids: list[int]) -> tuple[Record, TopK]:
     """A record, and the distributions that it points to."""
     record = generate_record(pair, "x", ids, CollectSettings(settings), blobs=blobs)
     assert record is not None
@@ -194,17 +194,10 @@ def assert_said(pair: Pair, record: Record, ids: list[int], rows: TopK) -> None:
     assert (truth.max(axis=1) <= rows.log_probs[:, -1] + 1e-4).all() or not kept.all()  # none likelier was left out
 
 
-def check_against_truth(pair: Pair, record: Record, found: Distributions) -> None:
-    """Every main row and every row of a branch."""
-    output, prompt = list(record.target_output), list(record.prompt_tokens)
-    assert len(found.rows) == len(output)
-    assert_said(pair, record, prompt + output[:-1], found.rows)
-    at = 0
-    for branch in found.branches:
-        ids = prompt + output[: branch.start] + list(branch.tokens)
-        assert_said(pair, record, ids, found.branch_rows[at : at + len(branch.tokens)])
-        at += len(branch.tokens)
-    assert at == len(found.branch_rows)
+def check_against_truth(pair: Pair, record: Record, found: TopK) -> None:
+    """Every position of the output."""
+    assert len(found) == len(record.target_output)
+    assert_said(pair, record, [*record.prompt_tokens, *record.target_output[:-1]], found)
 
 
 @pytest.mark.parametrize(("rule", "temperature"), MODES)
@@ -212,55 +205,23 @@ def check_against_truth(pair: Pair, record: Record, found: Distributions) -> Non
 def test_kept_distributions_are_those_of_a_teacher_forced_pass(
     rule: str, temperature: float, count: int, top_k: int, small_pair: Pair, blobs: BlobFile
 ) -> None:
-    branches, finishes = 0, set()
+    rejected, finishes = 0, set()
     for seed, stop in ((1, 0), (2, 40), (3, 200)):
         pair = replace(small_pair, stop_tokens=frozenset(range(stop, stop + 9)))
         settings = Settings(sampler(temperature, top_k=top_k, seed=seed), rule, count, 19, teacher_top_k=8)
         record, found = kept_of(pair, settings, blobs, [5, 6, 7 + seed])
         check_against_truth(pair, record, found)
-        branches += len(found.branches)
+        rejected += len(record.disagreements)
         finishes.add(record.finish)
-        stops = {d.position for d in record.disagreements if d.draft_token in pair.stop_tokens}
-        assert {branch.start for branch in found.branches} == {d.position for d in record.disagreements} - stops
-    assert branches > 3
+    assert rejected > 3
     assert "length" in finishes
-
-
-def test_a_branch_holds_the_proposals_from_the_rejected_one_to_the_last(small_pair: Pair, blobs: BlobFile) -> None:
-    settings = Settings(sampler(0.9, seed=3), "rejection", 4, 30, teacher_top_k=8)
-    record, found = kept_of(replace(small_pair, stop_tokens=frozenset()), settings, blobs, [5, 6, 7])
-    rejected = {d.position: d.draft_token for d in record.disagreements}
-    assert {branch.start: branch.tokens[0] for branch in found.branches} == rejected
-    start, lengths = 0, {}
-    for drafted, accepted in record.rounds:
-        lengths[start + accepted] = min(4, 30 - start) - accepted
-        start += accepted + 1
-        assert drafted <= 4
-    assert {branch.start: len(branch.tokens) for branch in found.branches} == {at: lengths[at] for at in rejected}
-
-
-def test_a_branch_ends_before_a_stop_token_and_none_follows_the_end_of_the_text(
-    small_pair: Pair, blobs: BlobFile
-) -> None:
-    cut = 0
-    for seed in range(12):
-        pair = replace(small_pair, stop_tokens=frozenset(range(60, 70)))
-        settings = Settings(sampler(0.9, seed=seed), "rejection", 6, 24, teacher_top_k=4)
-        record, found = kept_of(pair, settings, blobs, [5, 6, 7 + seed])
-        check_against_truth(pair, record, found)
-        assert not pair.stop_tokens.intersection(token for branch in found.branches for token in branch.tokens)
-        assert all(branch.start < len(record.target_output) for branch in found.branches)
-        cut += any(d.draft_token in pair.stop_tokens for d in record.disagreements)
-    assert cut > 0
 
 
 def test_greedy_rows_are_one_hot(small_pair: Pair, blobs: BlobFile) -> None:
     record, found = kept_of(small_pair, Settings(sampler(0.0), "greedy", 3, 12, teacher_top_k=32), blobs, [5, 6, 7])
-    assert found.rows.ids[:, 0].tolist() == list(record.target_output)
-    for rows in (found.rows, found.branch_rows):
-        assert rows.k == 1
-        assert (rows.log_probs == 0).all()
-        assert (rows.tail == 0).all()
+    assert found.ids.tolist() == [[token] for token in record.target_output]
+    assert (found.log_probs == 0).all()
+    assert (found.tail == 0).all()
 
 
 def test_the_embedded_pairs_distributions_are_those_of_a_teacher_forced_pass(
@@ -269,15 +230,15 @@ def test_the_embedded_pairs_distributions_are_those_of_a_teacher_forced_pass(
     settings = Settings(sampler(0.8), "rejection", 4, 24, teacher_top_k=32)
     record, found = kept_of(embedded_pair, settings, blobs, embedded_pair.tokenizer.encode("import os\n"))
     check_against_truth(embedded_pair, record, found)
-    assert found.branches
+    assert record.disagreements
 
 
 def test_a_row_of_another_position_is_no_truth(small_pair: Pair, blobs: BlobFile) -> None:
     """The broken version that the tests above must catch."""
     record, found = kept_of(small_pair, replace(SHORT, teacher_top_k=8), blobs, [5, 6, 7])
-    shifted = TopK(*(np.roll(part, 1, axis=0) for part in (found.rows.ids, found.rows.log_probs, found.rows.tail)))
+    shifted = TopK(*(np.roll(part, 1, axis=0) for part in (found.ids, found.log_probs, found.tail)))
     with pytest.raises(AssertionError):
-        check_against_truth(small_pair, record, Distributions(shifted, found.branches, found.branch_rows))
+        check_against_truth(small_pair, record, shifted)
 
 
 def keeping(k: int) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ from hypothesis import strategies as st
 
 from draftloop.distributions import (
     MAGIC,
-    Branch,
-    Distributions,
     DistributionsError,
     TopK,
+    check,
     decode,
     encode,
     joined,
@@ -38,16 +36,6 @@ def top_k(rows: int, k: int, seed: int = 0, width: int = 100, narrow: bool = Fal
     return TopK(ids, kept, tail)
 
 
-def distributions(seed: int = 0, positions: int = 9, k: int = 4, narrow: bool = False) -> Distributions:
-    choose = random.Random(seed)
-    starts = sorted(choose.sample(range(positions), choose.randrange(min(positions, 4) + 1)))
-    branches = tuple(Branch(start, tuple(choose.choices(range(100), k=choose.randrange(1, 5)))) for start in starts)
-    branch_rows = sum(len(branch.tokens) for branch in branches)
-    return Distributions(
-        top_k(positions, k, seed, narrow=narrow), branches, top_k(branch_rows, k, seed + 1, narrow=narrow)
-    )
-
-
 def assert_same(found: TopK, expected: TopK) -> None:
     """Bit for bit but for columns without mass, which bytes do not keep."""
     width = min(found.k, expected.k)
@@ -62,23 +50,20 @@ def assert_same(found: TopK, expected: TopK) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 40), st.booleans())
 def test_what_is_encoded_comes_back(seed: int, positions: int, k: int, narrow: bool) -> None:
-    before = distributions(seed, positions, k, narrow)
+    before = top_k(positions, k, seed, narrow=narrow)
     after = decode(encode(before))
-    assert after.branches == before.branches
-    assert_same(after.rows, before.rows)
-    assert_same(after.branch_rows, before.branch_rows)
+    assert_same(after, before)
     assert encode(after) == encode(before)
-    assert after.rows.k == after.branch_rows.k
 
 
 def test_what_comes_back_may_be_changed() -> None:
-    decode(encode(distributions())).rows.log_probs[0, 0] = -1.0
+    decode(encode(top_k(9, 4))).log_probs[0, 0] = -1.0
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_bytes_cut_anywhere_or_grown_are_refused(seed: int, narrow: bool) -> None:
-    data = encode(distributions(seed, positions=3, k=2, narrow=narrow))
+    data = encode(top_k(3, 2, seed, narrow=narrow))
     for cut in range(len(data)):
         with pytest.raises(DistributionsError):
             decode(data[:cut])
@@ -90,7 +75,7 @@ def test_thousands_of_changed_bytes_are_refused_or_give_something_valid() -> Non
     """Not every change can be seen here; the checksum is the business of the file."""
     choose, refused, changes = random.Random(0), 0, 4000
     for number in range(changes):
-        data = bytearray(encode(distributions(number % 50, narrow=number % 2 == 0)))
+        data = bytearray(encode(top_k(9, 4, number % 50, narrow=number % 2 == 0)))
         for _ in range(choose.choice([1, 1, 2, 8])):
             data[choose.randrange(len(data))] ^= choose.randrange(1, 256)
         try:
@@ -110,20 +95,17 @@ def test_any_bytes_at_all_are_refused_with_the_one_error(data: bytes, headed: bo
     assert issubclass(DistributionsError, StoreError)
 
 
-def assert_valid(found: Distributions) -> None:
-    for rows in (found.rows, found.branch_rows):
-        mass = np.exp(rows.log_probs.astype(np.float64)).sum(axis=1) + rows.tail
-        np.testing.assert_allclose(mass, 1.0, atol=0.02)
-        assert (rows.ids >= 0).all()
-        for ids, log_probs in zip(rows.ids, rows.log_probs, strict=True):
-            kept = ids[np.isfinite(log_probs)]
-            assert len(set(kept.tolist())) == len(kept) > 0
-    assert all(a.start < b.start < len(found.rows) for a, b in pairwise(found.branches))
-    assert sum(len(branch.tokens) for branch in found.branches) == len(found.branch_rows)
+def assert_valid(found: TopK) -> None:
+    mass = np.exp(found.log_probs.astype(np.float64)).sum(axis=1) + found.tail
+    np.testing.assert_allclose(mass, 1.0, atol=0.02)
+    assert (found.ids >= 0).all()
+    for ids, log_probs in zip(found.ids, found.log_probs, strict=True):
+        kept = ids[np.isfinite(log_probs)]
+        assert len(set(kept.tolist())) == len(kept) > 0
 
 
 def test_a_newer_version_is_refused_with_advice() -> None:
-    data = bytearray(encode(distributions()))
+    data = bytearray(encode(top_k(9, 4)))
     data[4] = 2
     with pytest.raises(DistributionsError, match="found version 2, this draftloop reads version 1; update it"):
         decode(bytes(data))
@@ -146,37 +128,22 @@ def test_a_newer_version_is_refused_with_advice() -> None:
 def test_rows_that_contradict_themselves_are_refused(change: object, problem: str) -> None:
     rows = top_k(9, 4)
     change(rows)  # type: ignore[operator]
-    with pytest.raises(DistributionsError, match=problem):
-        Distributions(rows, (), top_k(0, 4))
-
-
-@pytest.mark.parametrize(
-    ("branches", "problem"),
-    [
-        ((Branch(2, (1,)), Branch(2, (1,))), "do not start one after the other"),
-        ((Branch(9, (1, 1)),), "at position 9 of 9"),
-        ((Branch(-1, (1, 1)),), "at position -1 of 9"),
-        ((Branch(1, ()), Branch(2, (1, 1))), "with tokens \\(\\)"),
-        ((Branch(1, (1, -2)),), "with tokens \\(1, -2\\)"),
-        ((Branch(1, (1,)),), "found 2 rows of branches, expected one for each of their 1 tokens"),
-    ],
-)
-def test_branches_that_contradict_themselves_are_refused(branches: tuple[Branch, ...], problem: str) -> None:
-    with pytest.raises(DistributionsError, match=problem):
-        Distributions(top_k(9, 4), branches, top_k(2, 4))
+    for look in (check, encode):
+        with pytest.raises(DistributionsError, match=problem):
+            look(rows)
 
 
 def test_arrays_that_do_not_fit_together_are_refused() -> None:
     rows = top_k(9, 4)
     for wrong in (TopK(rows.ids[:8], rows.log_probs, rows.tail), TopK(rows.ids, rows.log_probs, rows.tail[:8])):
         with pytest.raises(DistributionsError, match="found shapes"):
-            Distributions(wrong, (), top_k(0, 4))
+            check(wrong)
 
 
 def test_a_one_hot_row_costs_sixteen_bytes() -> None:
-    def one_hot(count: int) -> Distributions:
+    def one_hot(count: int) -> TopK:
         ids, zeros = np.arange(count, dtype=np.int32)[:, None], np.zeros((count, 1), np.float32)
-        return Distributions(TopK(ids, zeros, np.zeros(count, np.float32)), (), top_k(0, 1))
+        return TopK(ids, zeros, np.zeros(count, np.float32))
 
     assert len(encode(one_hot(11))) - len(encode(one_hot(1))) == 160
 

@@ -10,15 +10,14 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from itertools import takewhile
 from typing import Any
 
 import mlx.core as mx
 
 from .acceptance import Acceptance, realised
-from .distributions import Branch, Distributions, TopK, joined
+from .distributions import TopK, joined
 from .distributions import encode as encode_distributions
 from .errors import ConfigError, PromptError
 from .interrupt import StopRequest
@@ -175,30 +174,19 @@ def generate_record(
     decoding.settle()
     mx.clear_cache()
     record = _record(pair, text, ids, settings, decoding, rounds)
-    kept = None if blobs is None else distributions_of(rounds, pair.stop_tokens)
+    kept = None if blobs is None else _kept(rounds)
     if blobs is None or kept is None:
         return record
     return replace(record, teacher=blobs.append(encode_distributions(kept)))
 
 
-def distributions_of(rounds: Sequence[Round], stop_tokens: Collection[int]) -> Distributions | None:
-    """The target's distributions along a text and in its branches; None where the decoder kept none.
+def _kept(rounds: Sequence[Round]) -> TopK | None:
+    """The target's distributions along a text; None where the decoder kept none.
 
-    A branch ends before a stop token: nothing is ever asked after one.
+    Those past a rejection are left out: the text went on without what was proposed there (docs/decisions: learning).
     """
-    rows: list[TopK] = []
-    branches: list[Branch] = []
-    branch_rows: list[TopK] = []
-    for found in rounds:
-        if found.target_rows is None:
-            return None
-        rows.append(found.target_rows[: len(found.tokens)])
-        if found.accepted < len(found.draws):  # the last draw was rejected
-            proposals = found.proposals[found.accepted :]
-            tokens = tuple(takewhile(lambda token: token not in stop_tokens, proposals))
-            branches += [Branch(found.start + found.accepted, tokens)] if tokens else []
-            branch_rows.append(found.target_rows[found.accepted + 1 :][: len(tokens)])
-    return Distributions(joined(rows), tuple(branches), joined(branch_rows or [rows[0][:0]]))
+    rows = [found.target_rows[: len(found.tokens)] for found in rounds if found.target_rows is not None]
+    return joined(rows) if rows else None
 
 
 def _record(

@@ -1,10 +1,9 @@
 """What the target said along one generation, cut to its likeliest ids, and the bytes of it. Knows no model and no file.
 
-The bytes, little endian: a header (magic `DLTD`, version, N rows, B branches, R rows of branches), then
-    counts (N + R) uint32       ids with mass kept of each row; main rows first
-    starts (B) uint32, lengths (B) uint32, tokens (R) uint32
+The bytes, little endian: a header (magic `DLTD`, version, N rows), then
+    counts (N) uint32       ids with mass kept of each row
     ids (sum of counts) uint32, log-probabilities (as many) float32
-    tails (N + R) float32
+    tails (N) float32
 Rows keep only what has mass, so a one-hot row costs 16 bytes whatever k is. A checksum is the business of whoever
 stores the bytes.
 """
@@ -14,7 +13,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from .errors import StoreError
 
 MAGIC = b"DLTD"
 VERSION = 1
-_HEADER = struct.Struct("<4sIIII")
+_HEADER = struct.Struct("<4sII")
 _INTEGER, _REAL = np.dtype("<u4"), np.dtype("<f4")
 _MOST_ID = 2**31 - 1
 _MASS_TOLERANCE = 0.01  # float32 sums over a vocabulary of 150,000 stay far below it; damage does not
@@ -36,7 +34,7 @@ class DistributionsError(StoreError):
 
 @dataclass(frozen=True, eq=False)
 class TopK:
-    """The likeliest ids of M distributions.
+    """The likeliest ids of M distributions of the target, after the sampler's transforms.
 
     Attributes:
         ids: (M, k) int32, the likeliest first; 0 where a row has fewer than k ids with mass.
@@ -60,45 +58,6 @@ class TopK:
         return int(self.ids.shape[1])
 
 
-@dataclass(frozen=True)
-class Branch:
-    """What the verification computed past a rejection, in a text that nobody wrote.
-
-    Its row j is the target's distribution after prompt + target_output[:start] + tokens[:j + 1]; there are as many rows
-    as tokens. The row at `start` itself is one of the main rows.
-
-    Attributes:
-        start: position in the output of the rejected proposal.
-        tokens: the draft's proposals from the rejected one on, at least one; none of them ends a text.
-    """
-
-    start: int
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Distributions:
-    """The target's distributions along one generation, after the sampler's transforms.
-
-    Attributes:
-        rows: N rows, one for every position of the output.
-        branches: by ascending start, at most one a position.
-        branch_rows: the rows of all branches, one branch after the other.
-
-    Raises:
-        DistributionsError: they contradict themselves, or a number is not finite.
-    """
-
-    rows: TopK
-    branches: tuple[Branch, ...]
-    branch_rows: TopK
-
-    def __post_init__(self) -> None:
-        _check_rows(self.rows)
-        _check_rows(self.branch_rows)
-        _check_branches(self.branches, len(self.rows), len(self.branch_rows))
-
-
 def joined(parts: Sequence[TopK]) -> TopK:
     """Rows one after another, in the order of `parts`, which are at least one and of one k."""
     return TopK(
@@ -108,44 +67,52 @@ def joined(parts: Sequence[TopK]) -> TopK:
     )
 
 
-def encode(distributions: Distributions) -> bytes:
-    """The bytes of `distributions`; ids without mass are not among them."""
-    branches = distributions.branches
-    both = distributions.rows, distributions.branch_rows
-    kept = [rows.log_probs > -np.inf for rows in both]  # (N, k) and (R, k)
+def encode(rows: TopK) -> bytes:
+    """The bytes of `rows`, one for every position of an output; ids without mass are not among them.
+
+    Raises:
+        DistributionsError: they contradict themselves, or a number is not finite.
+    """
+    check(rows)
+    kept = rows.log_probs > -np.inf  # (N, k)
     sections = [
-        *(_integers(mask.sum(axis=1)) for mask in kept),
-        _integers([branch.start for branch in branches]),
-        _integers([len(branch.tokens) for branch in branches]),
-        _integers([token for branch in branches for token in branch.tokens]),
-        *(_integers(rows.ids[mask]) for rows, mask in zip(both, kept, strict=True)),
-        *(_reals(rows.log_probs[mask]) for rows, mask in zip(both, kept, strict=True)),
-        *(_reals(rows.tail) for rows in both),
+        _integers(kept.sum(axis=1)),
+        _integers(rows.ids[kept]),
+        _reals(rows.log_probs[kept]),
+        _reals(rows.tail),
     ]
-    return _HEADER.pack(MAGIC, VERSION, len(both[0]), len(branches), len(both[1])) + b"".join(sections)
+    return _HEADER.pack(MAGIC, VERSION, len(rows)) + b"".join(sections)
 
 
-def decode(data: bytes) -> Distributions:
-    """The distributions of `encode`d bytes; k becomes the most ids with mass that any row has, for all rows.
+def decode(data: bytes) -> TopK:
+    """The rows of `encode`d bytes; k becomes the most ids with mass that any of them has.
 
     Raises:
         DistributionsError: the bytes are cut short, too long, of a newer draftloop, or contradict themselves.
     """
     reader = _Reader(data)
-    length, branch_count, branch_length = reader.header()
-    counts = reader.integers(length + branch_length)
-    starts, lengths = reader.integers(branch_count), reader.integers(branch_count)
-    tokens = reader.integers(branch_length).tolist()
+    length = reader.header()
+    counts = reader.integers(length)
     entries = int(counts.sum())
     ids, log_probs = reader.integers(entries), reader.reals(entries)
-    rows = _dense(counts, ids, log_probs, reader.reals(len(counts)))
+    rows = _dense(counts, ids, log_probs, reader.reals(length))
     reader.end()
-    if int(lengths.sum()) != branch_length:
-        raise DistributionsError(f"branches have {lengths.sum()} tokens, expected {branch_length} by the header")
-    ends = np.cumsum(lengths).tolist()
-    found = zip(starts.tolist(), ends, lengths.tolist(), strict=True)
-    branches = tuple(Branch(start, tuple(tokens[end - count : end])) for start, end, count in found)
-    return Distributions(rows[:length], branches, rows[length:])
+    check(rows)
+    return rows
+
+
+def check(rows: TopK) -> None:
+    """Refuse rows that cannot be distributions.
+
+    Raises:
+        DistributionsError: they contradict themselves, or a number is not finite.
+    """
+    shapes = rows.ids.shape, rows.log_probs.shape, rows.tail.shape
+    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][:1] != shapes[2] or rows.k < 1:
+        raise DistributionsError(f"ids, log-probabilities, tails: found shapes {shapes}, expected (M, k), (M, k), (M,)")
+    for problem, wrong in _problems(rows).items():
+        if wrong.any():
+            raise DistributionsError(f"row {int(wrong.argmax())} of {len(rows)} has {problem}")
 
 
 class _Reader:
@@ -155,17 +122,17 @@ class _Reader:
         self._data = data
         self._at = 0
 
-    def header(self) -> tuple[int, int, int]:
-        """N, B and R."""
+    def header(self) -> int:
+        """The number of rows."""
         if len(self._data) < _HEADER.size:
             raise DistributionsError(f"found {len(self._data)} bytes, expected a header of {_HEADER.size}")
-        magic, version, *counts = _HEADER.unpack_from(self._data)
+        magic, version, length = _HEADER.unpack_from(self._data)
         self._at = _HEADER.size
         if magic != MAGIC:
             raise DistributionsError(f"found {magic!r} at the start, expected {MAGIC!r}")
         if version != VERSION:
             raise DistributionsError(f"found version {version}, this draftloop reads version {VERSION}; update it")
-        return counts[0], counts[1], counts[2]
+        return int(length)
 
     def integers(self, count: int) -> NDArray[np.int64]:
         """The next `count` numbers below 2**31."""
@@ -192,7 +159,7 @@ class _Reader:
         return found
 
 
-def _integers(values: list[int] | NDArray[Any]) -> bytes:
+def _integers(values: NDArray[Any]) -> bytes:
     return np.asarray(values, dtype=_INTEGER).tobytes()
 
 
@@ -210,20 +177,12 @@ def _dense(
     return dense
 
 
-def _check_rows(rows: TopK) -> None:
-    shapes = rows.ids.shape, rows.log_probs.shape, rows.tail.shape
-    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][:1] != shapes[2] or rows.k < 1:
-        raise DistributionsError(f"ids, log-probabilities, tails: found shapes {shapes}, expected (M, k), (M, k), (M,)")
-    for problem, wrong in _problems(rows).items():
-        if wrong.any():
-            raise DistributionsError(f"row {int(wrong.argmax())} of {len(rows)} has {problem}")
-
-
 def _problems(rows: TopK) -> dict[str, NDArray[np.bool_]]:
     """What a row may have wrong, and which of the M rows have it; a comparison with NaN is false."""
     log_probs = rows.log_probs
     ids = np.sort(np.where(log_probs > -np.inf, rows.ids, -1 - np.arange(rows.k)), axis=1)
-    mass = np.exp(np.minimum(log_probs, 0.0), dtype=np.float64).sum(axis=1) + rows.tail
+    with np.errstate(invalid="ignore"):  # damaged bytes may be a NaN that numpy warns of
+        mass = np.exp(np.minimum(log_probs, 0.0), dtype=np.float64).sum(axis=1) + rows.tail
     return {
         "log-probabilities that are no numbers up to 0": ~(log_probs <= 0).all(axis=1),
         "no id with mass": ~(log_probs[:, 0] > -np.inf),
@@ -233,16 +192,3 @@ def _problems(rows: TopK) -> dict[str, NDArray[np.bool_]]:
         "a tail outside of 0 to 1": ~((rows.tail >= 0) & (rows.tail <= 1)),
         "a mass that is not 1": ~(np.abs(mass - 1) <= _MASS_TOLERANCE),
     }
-
-
-def _check_branches(branches: Sequence[Branch], positions: int, rows: int) -> None:
-    if not all(before.start < after.start for before, after in pairwise(branches)):
-        raise DistributionsError("branches do not start one after the other")
-    for branch in branches:
-        if not branch.tokens or not 0 <= branch.start < positions or min(branch.tokens) < 0:
-            raise DistributionsError(
-                f"found a branch at position {branch.start} of {positions} with tokens {str(branch.tokens)[:80]}"
-            )
-    found = sum(len(branch.tokens) for branch in branches)
-    if found != rows:
-        raise DistributionsError(f"found {rows} rows of branches, expected one for each of their {found} tokens")

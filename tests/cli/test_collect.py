@@ -81,7 +81,7 @@ def test_the_targets_distributions_are_kept_beside_the_log_unless_told_not_to(ca
     for flags in ([], ["--teacher-top-k", "3"], ["--teacher-top-k", "0"]):
         assert call_with_pair("collect-data", "-p", "a", "--fresh", *flags, *SHORT).code == 0
         *_, record = data.log.records()
-        widths.append(record.teacher and decode(data.blobs.read(record.teacher)).rows.k)
+        widths.append(record.teacher and decode(data.blobs.read(record.teacher)).k)
     assert widths == [32, 3, None]
     assert data.blobs.path == LOG.with_name("teacher.bin")
     assert data.blobs.path.stat().st_mode & 0o777 == 0o600

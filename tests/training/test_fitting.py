@@ -30,16 +30,39 @@ def test_without_a_bound_nothing_is_cut():
 
 
 def test_parts_are_as_large_as_fits_in_the_order_of_the_examples():
-    parts, alone = Fit(room=128.0, most=128.0).parts(MIXED)  # padded tokens: 32, 32, 64, 64, 96, 224
+    parts, alone = Fit(room=128.0, most=128.0).parts(MIXED)  # padded tokens: 32, 32, 48, 64, 96, 208
     assert lengths(parts) == [[20, 30], [40, 60], [90]]
     assert lengths([alone]) == [[200]]
 
 
-def test_every_example_is_in_one_part_or_left_out():
+def test_of_a_text_that_does_not_fit_alone_as_much_of_the_output_is_kept_as_fits():
+    long = example(200, labels=150)  # a prompt of 51 tokens
+    (cut,), alone = Fit(room=128.0, most=128.0).parts([long])
+    assert alone == ()
+    assert cut == (long.shortened(78),)  # 128 inputs
+    assert Fit(room=64.0, most=64.0).fitted(long) == long.shortened(14)
+    assert Fit(room=63.0, most=63.0).fitted(long) is None
+
+
+def test_every_example_is_in_one_part_in_full_or_cut_or_left_out():
+    texts = [*MIXED, example(100, labels=70), example(300, labels=299)]
     for room in (32.0, 64.0, 100.0, 300.0, 2000.0):
-        parts, alone = Fit(room=room, most=room).parts(MIXED)
-        assert sorted([*(one for part in parts for one in part), *alone], key=lambda e: len(e.ids)) == MIXED
+        fit = Fit(room=room, most=room)
+        parts, alone = fit.parts(texts)
+        kept = {one.record_id: one for part in parts for one in part}
+        assert [one.record_id for one in texts if one.record_id in kept or one in alone] == [e.record_id for e in texts]
+        for one in texts:
+            if one not in alone:
+                n = len(kept[one.record_id].labels)
+                assert kept[one.record_id] == one.shortened(n)
+                assert n == len(one.labels) or not fit.takes([one.shortened(n + 1)])
         assert all(Cost().of(part) <= room for part in parts)
+
+
+def test_a_fit_says_how_many_texts_it_cuts():
+    assert Fit().describe([MIXED]) == "activations are kept"
+    assert Fit(room=256.0, most=256.0).describe([MIXED]).endswith("worked on in parts")
+    assert Fit(room=128.0, most=128.0).describe([MIXED, MIXED]).endswith("the ends of 1 of 6 texts are left out")
 
 
 def test_pieces_leave_nothing_out():
@@ -49,8 +72,8 @@ def test_pieces_leave_nothing_out():
 def test_first_activations_are_computed_again_and_then_parts_are_halved():
     first = Fit().stepped_down([MIXED])
     assert first == Fit(recompute=True)
-    second = first.stepped_down([MIXED])  # 6 rows of 224 tokens
-    assert second.room == 3 * 224
+    second = first.stepped_down([MIXED])  # 6 rows of 208 tokens
+    assert second.room == 3 * 208
     third = second.stepped_down([MIXED])
     assert len(third.parts(MIXED)[0]) > len(second.parts(MIXED)[0]) > 1
 
@@ -95,7 +118,7 @@ def test_a_measured_cost_is_the_one_of_the_draft():
     cost = measured(probe, longest=300, most_labels=4096, room=1e12, piece=1024, per_label=0)
     for length, labels in ((32, 8), (200, 128), (1000, 512), (1000, 1000)):
         rows = [example(length, labels)]
-        padded = [-(-length // 32) * 32, -(-labels // 64) * 64]
+        padded = [-(-length // 16) * 16, -(-labels // 64) * 64]
         assert cost.of(rows) == pytest.approx(probe(padded[0], padded[1], 1024), rel=1e-6)
     assert cost.of([example(320, 300)] * 8) == pytest.approx(
         5000 + 2 * 8 * (100 * 320 + 3 * 320**2) + 70 * 1024, rel=1e-6
@@ -104,7 +127,7 @@ def test_a_measured_cost_is_the_one_of_the_draft():
 
 def test_what_the_teacher_does_not_keep_is_counted_by_the_label():
     cost = measured(probe, 100, 64, 1e12, 1024, per_label=1000)
-    assert cost.of([example(100, 64)]) == pytest.approx(probe(128, 64, 1024) + 64_000, rel=1e-6)
+    assert cost.of([example(100, 64)]) == pytest.approx(probe(112, 64, 1024) + 64_000, rel=1e-6)
 
 
 def test_no_length_is_tried_that_would_not_fit_by_those_before():

@@ -11,7 +11,7 @@ from tiny import tiny_pair
 from workshop import VOCABULARY, Workshop, records_of
 
 from draftloop import lora
-from draftloop.distributions import Distributions, TopK, encode
+from draftloop.distributions import TopK, encode
 from draftloop.errors import Interrupted, RunError
 from draftloop.records import Record
 from draftloop.speculative.transforms import sampling_log_probs
@@ -34,8 +34,7 @@ def with_kept(shop: Workshop, record: Record, k: int = 8) -> Record:
     order = np.argsort(-log_p, axis=-1)[:, :k]
     kept = np.take_along_axis(log_p, order, axis=-1)
     rows = TopK(order.astype(np.int32), kept, np.clip(1 - np.exp(kept).sum(-1), 0, 1).astype(np.float32))
-    none = TopK(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.float32))
-    place = shop.data.blobs.append(encode(Distributions(rows, (), none)))
+    place = shop.data.blobs.append(encode(rows))
     return Record(**{name: getattr(record, name) for name in Record.__slots__ if name != "teacher"}, teacher=place)
 
 

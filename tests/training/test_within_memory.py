@@ -37,13 +37,15 @@ METAL = (
 CUDA = "cudaMallocAsync(&data, size, stream) failed: out of memory"
 
 
-def learner(draft: nn.Module | None = None, fit: Fit | None = None, **settings) -> Learner:
+def learner(
+    draft: nn.Module | None = None, fit: Fit | None = None, texts: Sequence[Example] = EXAMPLES, **settings
+) -> Learner:
     draft = draft or tiny_llama(seed=2)
     lora.attach_fresh(draft, AdapterConfig(rank=4, scale=2.0, dropout=0.0), seed=0)
     leaves = lora.adapter_parameters(draft)
     noise = {n: 0.1 * mx.random.normal(a.shape, key=mx.random.key(i)) for i, (n, a) in enumerate(leaves.items())}
     lora.load_parameters(draft, noise)
-    teacher = LiveTeacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
+    teacher = LiveTeacher(make_forward(PAIR.target, "target", print), 64, texts, 64, print)
     found = Learner(draft, make_forward(draft, "draft", print), teacher, 64, Training(warmup_steps=0, **settings), 100)
     found.fit = fit or Fit()
     return found
@@ -120,13 +122,27 @@ def test_a_refused_step_has_changed_nothing(monkeypatch):
     assert {name: bytes(memoryview(value)) for name, value in found.state().items()} == state
 
 
-def test_examples_that_do_not_fit_alone_are_left_out_by_name_and_the_rest_is_trained_on():
-    long = replace(EXAMPLES[0], record_id="long", ids=EXAMPLES[0].ids * 10)
+LONG = replace(EXAMPLES[0], record_id="long", ids=EXAMPLES[0].ids * 10)
+
+
+def test_of_a_text_that_does_not_fit_alone_the_beginning_is_trained_on():
+    found = learner(fit=Fit(room=96.0, most=96.0, recompute=True), texts=[*EXAMPLES, LONG])
+    fitting = LONG.shortened(97 - LONG.prompt_length)
+    alone = learner(texts=[*EXAMPLES, LONG], fit=Fit(recompute=True))
+    expected = alone.train(window([*EXAMPLES[1:4], fitting]), 0, 0, nothing)
+    result = found.train(window([*EXAMPLES[1:4], LONG]), 0, 0, nothing)
+    assert result.skipped == ()
+    assert result.tokens == expected.tokens == sum(len(one.labels) for one in [*EXAMPLES[1:4], fitting])
+    assert result.acceptance == pytest.approx(expected.acceptance, rel=1e-5)
+
+
+def test_a_text_whose_prompt_does_not_fit_is_left_out_by_name_and_the_rest_is_trained_on():
+    prompt = replace(LONG, prompt_length=100)
     found = learner(fit=Fit(room=96.0, most=96.0, recompute=True))
-    result = found.train(window([*EXAMPLES[1:4], long]), 0, 0, nothing)
+    result = found.train(window([*EXAMPLES[1:4], prompt]), 0, 0, nothing)
     assert [one.record_ids for one in result.skipped] == [("long",)]
-    assert "do not fit into memory" in result.skipped[0].reason
-    assert "data.max_output_length" in result.skipped[0].reason
+    assert "prompt of 100 tokens does not fit into memory" in result.skipped[0].reason
+    assert "data.max_prompt_length" in result.skipped[0].reason
     assert result.tokens == sum(len(one.labels) for one in EXAMPLES[1:4])
     assert result.skipped_in_row == 0
 
@@ -177,7 +193,7 @@ def test_what_took_more_than_allowed_is_cut_smaller_from_then_on():
 
 
 def test_a_number_that_is_a_promise_is_kept_by_failing():
-    found = learner(fit=Fit(room=32.0, most=32.0, recompute=True))
+    found = learner(fit=Fit(room=16.0, most=32.0, recompute=True))
     small = Budget(mx.get_active_memory() + (8 << 20), strict=True)
     with pytest.raises(TrainingFailed, match=r"are allowed, one example at a time; lower data\.max_output_length"):
         within(found, small, []).do(lambda: mx.eval(mx.ones((4 << 20,)) + 1), [EXAMPLES], droppable=True)

@@ -16,9 +16,7 @@ import numpy as np
 
 from .examples import Example
 from .losses import Asked
-
-_LENGTH_STEP = 16
-_POSITION_STEP = 64
+from .padding import LENGTH_STEP, POSITION_STEP, round_up
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,9 @@ class Batch:
 
 def make_batch(examples: Sequence[Example]) -> Batch:
     """The arrays of some examples, at least one; each with any number of labels, none included."""
-    length = _round_up(max(len(example.inputs) for example in examples), _LENGTH_STEP)
+    length = round_up(max(len(example.inputs) for example in examples), LENGTH_STEP)
     tokens = sum(len(example.labels) for example in examples)
-    size = _round_up(tokens, _POSITION_STEP)
+    size = round_up(tokens, POSITION_STEP)
     inputs = np.zeros((len(examples), length), np.int32)
     positions, labels = np.zeros(size, np.int32), np.zeros(size, np.int32)
     temperature, weights = np.ones((size, 1), np.float32), np.zeros(size, np.float32)
@@ -77,8 +75,3 @@ def make_batch(examples: Sequence[Example]) -> Batch:
         ),
         tokens=tokens,
     )
-
-
-def _round_up(value: int, step: int) -> int:
-    """The next multiple, at least one: an array of size 0 is no shape that models take."""
-    return max(1, -(-value // step)) * step

@@ -1,4 +1,4 @@
-"""How a micro-batch is cut so that each part fits into memory: by estimate, and smaller after a want of it. No mlx.
+"""How micro-batches, and texts too long, are cut to fit into memory: by estimate, smaller after a want of it. No mlx.
 
 What a forward and a backward pass over `rows` examples of `length` tokens take is, but for a constant, rows times
 a·length + b·length²: activations, and the attention's scores where a backend keeps them. The head adds so much for each
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from .examples import Example
+from .padding import LENGTH_STEP, POSITION_STEP, round_up
 
 SAFETY = 0.85  # of the room that there is: estimates were within a tenth of what was measured
-LEAST_LENGTH = 32
-FEW_LABELS = 64  # supervised positions come in multiples of it
+_SHORTEST = 32  # row that is measured
 _ALL = 1 << 30
 _POINTS = 3  # that a curve is laid through
 _FEWER = 0.9  # of an example that was too much by itself
@@ -40,9 +40,9 @@ class Curve:
     per_position: float = 0.0
 
     def at(self, rows: int, length: int, positions: int) -> float:
-        """For so many rows of one length; `positions` are those beyond FEW_LABELS whose logits are there at a time."""
+        """For rows of one length; `positions` are those whose logits are there at a time, the first few free."""
         body = rows * (self.per_token * length + self.per_square * length**2)
-        return self.fixed + body + self.per_position * max(0, positions - FEW_LABELS)
+        return self.fixed + body + self.per_position * max(0, positions - POSITION_STEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Cost:
 
     def of(self, batch: Sequence[Example]) -> float:
         """Bytes of one part, at least one example."""
-        length = padded(max(len(example.inputs) for example in batch), LEAST_LENGTH)
-        labels = padded(sum(len(example.labels) for example in batch), FEW_LABELS)
+        length = round_up(max(len(example.inputs) for example in batch), LENGTH_STEP)
+        labels = round_up(sum(len(example.labels) for example in batch), POSITION_STEP)
         if self.piece and labels > self.piece:
             return self.cut.at(len(batch), length, self.piece) + self.per_label * labels
         return self.whole.at(len(batch), length, labels) + self.per_label * labels
@@ -81,7 +81,7 @@ class Fit:
     Attributes:
         cost: of a part.
         room: the most that a part of several examples may cost; None is no bound.
-        most: the most that an example alone may cost, or it is left out.
+        most: the most that an example alone may cost, or its output is cut from the end.
         recompute: whether activations are computed again in the backward pass, and not kept.
     """
 
@@ -104,23 +104,45 @@ class Fit:
         bound = self.room if len(batch) > 1 else self.most
         return bound is None or self.cost.of(batch) <= bound
 
+    def fitted(self, example: Example) -> Example | None:
+        """The example with as many of its labels as fit alone; None where not one does."""
+        if self.takes([example]):
+            return example
+        fits, does_not = 0, len(example.labels)
+        while does_not - fits > 1:
+            middle = (fits + does_not) // 2
+            if self.takes([example.shortened(middle)]):
+                fits = middle
+            else:
+                does_not = middle
+        return example.shortened(fits) if fits else None
+
     def parts(self, examples: Sequence[Example]) -> tuple[list[Batch], Batch]:
-        """The parts of a micro-batch in its order, each as large as fits; and the examples that alone do not."""
+        """The parts of a micro-batch in its order, each as large as fits; and the examples of which no label fits."""
         found: list[Batch] = []
-        for example in (one for one in examples if self.takes([one])):
+        alone: list[Example] = []
+        for example in examples:
+            fitted = self.fitted(example)
+            if fitted is None:
+                alone.append(example)
+            elif found and self.takes([*found[-1], fitted]):
+                found[-1] = (*found[-1], fitted)
+            else:
+                found.append((fitted,))
+        return found, tuple(alone)
+
+    def pieces(self, examples: Sequence[Example]) -> list[Batch]:
+        """The parts of a micro-batch with nothing cut or left out: what alone does not fit is a part alone."""
+        found: list[Batch] = []
+        for example in examples:
             if found and self.takes([*found[-1], example]):
                 found[-1] = (*found[-1], example)
             else:
                 found.append((example,))
-        return found, tuple(one for one in examples if not self.takes([one]))
-
-    def pieces(self, examples: Sequence[Example]) -> list[Batch]:
-        """The parts of a micro-batch with nothing left out: what alone does not fit is a part alone."""
-        fitting, alone = self.parts(examples)
-        return [*fitting, *((one,) for one in alone)]
+        return found
 
     def is_smallest(self, batches: Iterable[Sequence[Example]]) -> bool:
-        """Whether these micro-batches cannot be worked on in less memory without leaving something out."""
+        """Whether these micro-batches cannot be worked on in less memory without cutting a text."""
         return self.recompute and all(len(part) == 1 for batch in batches for part in self.pieces(batch))
 
     def stepped_down(self, batches: Iterable[Sequence[Example]]) -> Fit:
@@ -139,19 +161,23 @@ class Fit:
             return replace(self, room=min(below, max(self.cost.of(largest[:middle]), self.cost.of(largest[middle:]))))
         return replace(self, most=min(below, self.cost.of([_shorter(largest[0])])))
 
-    def __str__(self) -> str:
-        """In words, without a number that only a measured cost gives."""
+    def describe(self, batches: Iterable[Sequence[Example]]) -> str:
+        """In words, without a number that only a measured cost gives.
+
+        Args:
+            batches: all that will be trained on.
+        """
         how = "activations are computed again in the backward pass" if self.recompute else "activations are kept"
-        return how if self.room is self.most is None else f"{how}, micro-batches are worked on in parts"
+        if self.room is self.most is None:
+            return how
+        how += ", micro-batches are worked on in parts"
+        everything = {one.record_id: one for batch in batches for one in batch}
+        cut = sum(not self.takes([one]) for one in everything.values())
+        return how + (f", the ends of {cut} of {len(everything)} texts are left out" if cut else "")
 
 
 def _shorter(example: Example) -> Example:
     return replace(example, ids=example.ids[: max(example.prompt_length, int(_FEWER * len(example.ids)))])
-
-
-def padded(count: int, step: int) -> int:
-    """The size that a batch takes for so many, as the estimate has it."""
-    return -(-count // step) * step
 
 
 def measured(probe: Probe, longest: int, most_labels: int, room: float, piece: int, per_label: float) -> Cost:
@@ -165,16 +191,16 @@ def measured(probe: Probe, longest: int, most_labels: int, room: float, piece: i
         piece: positions whose logits are there at a time.
         per_label: as in Cost.
     """
-    whole = _body(lambda length: probe(length, min(length, FEW_LABELS), _ALL), LEAST_LENGTH, longest, room)
+    whole = _body(lambda length: probe(length, min(length, POSITION_STEP), _ALL), _SHORTEST, longest, room)
     cut = whole
-    if padded(most_labels, FEW_LABELS) > piece:
-        few = 2 * FEW_LABELS  # the fewest that are cut
-        cut = _body(lambda length: probe(length, few, FEW_LABELS), few, longest, room)
-    if piece > FEW_LABELS:
-        length = 2 * FEW_LABELS
+    if round_up(most_labels, POSITION_STEP) > piece:
+        few = 2 * POSITION_STEP  # the fewest that are cut
+        cut = _body(lambda length: probe(length, few, POSITION_STEP), few, longest, room)
+    if piece > POSITION_STEP:
+        length = 2 * POSITION_STEP
         whole = _with_head(whole, probe(length, length // 2, _ALL), probe(length, length, _ALL))
-        length = 4 * FEW_LABELS
-        cut = _with_head(cut, probe(length, length, FEW_LABELS), probe(length, length, 2 * FEW_LABELS))
+        length = 4 * POSITION_STEP
+        cut = _with_head(cut, probe(length, length, POSITION_STEP), probe(length, length, 2 * POSITION_STEP))
     return Cost(whole, cut, piece, per_label)
 
 
@@ -193,10 +219,10 @@ def _body(probe: Callable[[int], int | None], length: int, longest: int, room: f
 
 
 def _with_head(curve: Curve, few: int | None, many: int | None) -> Curve:
-    """With what FEW_LABELS more positions of logits take."""
+    """With what POSITION_STEP more positions of logits take."""
     if few is None or many is None:
         return curve
-    return replace(curve, per_position=max(0, many - few) / FEW_LABELS)
+    return replace(curve, per_position=max(0, many - few) / POSITION_STEP)
 
 
 def _curve(points: Sequence[tuple[int, int]]) -> Curve:

@@ -303,8 +303,8 @@ def under(prefix: str, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
 
 def _too_long(example: Example) -> Skipped:
     reason = (
-        f"its {len(example.inputs):,} tokens alone do not fit into memory, even with activations computed again; lower "
-        "data.max_output_length or data.max_prompt_length, or allow more with training.memory"
+        f"its prompt of {example.prompt_length:,} tokens does not fit into memory, even with activations computed "
+        "again; lower data.max_prompt_length, or allow more with training.memory"
     )
     return Skipped((example.record_id,), reason)
 

@@ -187,7 +187,9 @@ class _Session:
         stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
         learner.fit = progress.fit or fit_to(learner, everything, allowed, *teacher.takes)
         if learner.fit.changes(everything):
-            self.reporter.say(f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit}")
+            self.reporter.say(
+                f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit.describe(everything)}"
+            )
         return WithinMemory(learner, everything, allowed, self.reporter.say)
 
     def _restore(

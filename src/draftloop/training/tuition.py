@@ -142,7 +142,7 @@ def _kept(examples: Sequence[Example], blobs: BlobFile, reporter: Reporter) -> d
         if example.blob is None:
             continue
         try:
-            found[record_id] = decode(blobs.read(example.blob)).rows
+            found[record_id] = decode(blobs.read(example.blob))
         except StoreError as error:
             problem = problem or error
     without = len(wanted) - len(found)

@@ -56,7 +56,7 @@ class WithinMemory:
         Args:
             work: on these micro-batches; where it raises, it has changed nothing.
             batches: whose parts are made smaller.
-            droppable: whether examples may be left out that do not fit alone.
+            droppable: whether the end of an example may be left out where it does not fit alone.
 
         Raises:
             TrainingFailed: nothing is left to step down to.
@@ -80,12 +80,12 @@ class WithinMemory:
         mx.clear_cache()
         fit = self._learner.fit.stepped_down(batches)
         stuck = not droppable and self._learner.fit.is_smallest(batches)
-        if stuck or not any(fit.takes([one]) for batch in self._everything for one in batch):
+        if stuck or not any(fit.fitted(one) for batch in self._everything for one in batch):
             raise TrainingFailed(
                 f"one example alone, with activations computed again, does not fit into memory ({reason}); {ADVICE}"
             )
         self._learner.fit = fit
-        self._say(f"out of memory ({reason}); trying again: {fit}")
+        self._say(f"out of memory ({reason}); trying again: {fit.describe(self._everything)}")
 
     def _after_success(self, batches: Batches) -> None:
         peak, allowed = mx.get_peak_memory(), self._budget
@@ -93,8 +93,8 @@ class WithinMemory:
             return
         found = f"{memory.gigabytes(peak)} GB were taken, and {allowed} are allowed"
         if not self._learner.fit.is_smallest(batches):
-            self._learner.fit = self._learner.fit.stepped_down(batches)
-            self._say(f"{found}; from now on, {self._learner.fit}")
+            fit = self._learner.fit = self._learner.fit.stepped_down(batches)
+            self._say(f"{found}; from now on, {fit.describe(self._everything)}")
         elif allowed.strict:
             raise TrainingFailed(f"{found}, one example at a time; {ADVICE}")
         elif not self._warned:
@@ -118,15 +118,15 @@ def fit_to(learner: Learner, batches: Batches, allowed: memory.Budget, kept: int
     adapter = sum(values.nbytes for values in lora.adapter_parameters(learner.draft).values())
     held = mx.get_active_memory() + kept + _ADAPTERS * adapter
     room = SAFETY * max(0, allowed.bytes - held)
-    alone = [[one] for batch in batches for one in batch]
+    examples = {one.record_id: one for batch in batches for one in batch}.values()
     fits: list[Fit] = []
     for recompute in (False, True):
         fits.append(Fit(_cost(learner, recompute, batches, room, per_label), room, room, recompute))
-        if all(map(fits[-1].takes, alone)):
+        if all(fits[-1].takes([one]) for one in examples):
             return fits[-1]
-    fit = max(fits, key=lambda fit: sum(map(fit.takes, alone)))  # with one layer there is nothing to gain by it
-    if any(map(fit.takes, alone)):
-        return fit
+    trained_on = [sum(len(one.labels) for one in map(fit.fitted, examples) if one) for fit in fits]
+    if max(trained_on):
+        return fits[trained_on.index(max(trained_on))]  # with one layer there is nothing to gain by computing again
     raise TrainingFailed(
         f"the models and what the teacher keeps take {memory.gigabytes(held)} GB of the {allowed} allowed, and what is "
         f"left fits no example, even with activations computed again; {ADVICE}"
