@@ -33,8 +33,7 @@ MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
 GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
 FIRST_RATES = GRID[3:6]  # from there on outwards, for as long as the best one lies at an end
 TEMPERATURE, OTHERS = 0.8, (0.0, 1.0)
-CEILING_STEPS = 4_000
-CEILING_RATE = 3e-3
+CEILING_STEPS = 2_500
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,11 @@ def main() -> None:
             for seed in seeds
             if size != at
         ]
-        if not options.quick:
-            jobs += [Job(TEMPERATURE, report.CEILING, AT, seed, CEILING_RATE) for seed in SEEDS]
         work.do(jobs)
+        if not options.quick:  # last, because it takes longest
+            ceiling = (TEMPERATURE, report.CEILING)
+            rates |= choose(work, [ceiling], AT)
+            jobs += [Job(*ceiling, AT, seed, rates[ceiling]) for seed in SEEDS]
         runs = work.reported(jobs)
     figures = report.find_figures(runs, at)
     report.show(runs, figures)

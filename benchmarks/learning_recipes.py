@@ -96,16 +96,16 @@ class Learned:
 
 
 def mlx_lm_lora(pair: Pair, task: Task) -> Learned:
-    """mlx-lm's own LoRA trainer: Adam, its cosine schedule with warm-up, cross-entropy on completion tokens."""
+    """mlx-lm's own LoRA trainer: Adam, its linear schedule with warm-up, cross-entropy on completion tokens."""
     _attach(pair, task.settings)
     plan = make_plan(task.failures, task.pool, task.settings)
     texts = [*task.failures, *_replayed(task)]
     data = [(list(example.ids), example.prompt_length) for example in texts]
     steps, rate = len(plan.windows), task.learning_rate
-    schedule = build_schedule({"name": "cosine_decay", "warmup": 10, "arguments": [rate, steps]})
+    schedule = build_schedule({"name": "linear_schedule", "warmup": 10, "arguments": [rate, 0.0, steps - 10]})
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         arguments = TrainingArgs(
-            batch_size=min(8, len(data)),
+            batch_size=min(task.settings.batch_size, len(data)),
             iters=steps,
             steps_per_report=10**9,
             steps_per_save=10**9,

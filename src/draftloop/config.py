@@ -125,8 +125,8 @@ class Training(Section):
 
     loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; tv, nla; lk: kl, then tv")
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(6e-3, description="peak")
-    batch_size: Positive = Field(8, description="most generations a micro-batch")
-    batch_tokens: Positive = Field(512, description="most supervised tokens of a micro-batch of several generations")
+    batch_size: Positive = Field(16, description="most generations a micro-batch")
+    batch_tokens: Positive = Field(1024, description="most supervised tokens of a micro-batch of several generations")
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
     epochs: Epochs = Field("auto", description="passes over the failures; auto: the fewer the more there are")
     teacher: Teacher = Field("live", description="live: the target; logged: what was kept of it; none: its tokens")

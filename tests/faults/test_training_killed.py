@@ -41,7 +41,7 @@ EVERYTHING = {
     "steps_per_report": 1,
     "lora": {"rank": 3, "dropout": 0.2},
 }
-"""Dropout, accumulation, replay, warm-up, cosine, new texts; three steps an epoch, the third of one micro-batch."""
+"""Dropout, accumulation, replay, warm-up, decay, new texts; three steps an epoch, the third of one micro-batch."""
 
 VICTIM = """
 import json, sys

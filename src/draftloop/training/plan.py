@@ -19,7 +19,7 @@ from ..config import Training
 from ..replay import draw, replay_tokens
 from .examples import Example
 
-STEPS_AT_ONE_TOKEN = 5.3  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)
+STEPS_AT_ONE_TOKEN = 4.5  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)
 _ORDER = 0x0D0E  # keeps this random stream apart from others of one seed
 _NEIGHBOURS = 8  # micro-batches whose examples are sorted by length together
 

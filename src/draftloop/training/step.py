@@ -263,7 +263,7 @@ class Learner:
 
 
 def learning_rate(step: int, steps: int, settings: Training) -> float:
-    """Linear warm-up to the peak, then a cosine down towards 0 at the end of the training.
+    """Linear warm-up to the peak, then a straight line down to 0 at the end of the training (arXiv 2502.15938).
 
     Args:
         step: from 0 to steps - 1.
@@ -273,7 +273,7 @@ def learning_rate(step: int, steps: int, settings: Training) -> float:
     warmup = min(settings.warmup_steps, int(MOST_WARMUP * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / (warmup + 1)
-    return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    return settings.learning_rate * (steps - step) / (steps - warmup)
 
 
 def problem(sums: Sums, gradient_norm: float, max_loss: float) -> str | None:
