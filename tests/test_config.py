@@ -43,7 +43,6 @@ def test_every_ready_configuration_resolves(path):
     if path.name.startswith("apple-silicon"):
         assert found.training.learning_rate * found.training.lora.scale == pytest.approx(1e-3)
         assert found.models.target.startswith("mlx-community/")
-        assert found.training.batch_size * found.training.gradient_accumulation_steps == 8
         assert f"cp configs/{path.name} configs/config.yaml" in path.read_text("utf-8")
 
 

@@ -19,7 +19,7 @@ from .errors import Interrupted, StoreError, TrainingFailed
 from .interrupt import StopRequest
 from .outlook import Situation, Step, look, next_step
 from .unattended import judging, training
-from .unattended.work import Load, Outcome, Say, Work, load_pair
+from .unattended.work import Load, Outcome, Say, Work, loader
 
 if TYPE_CHECKING:
     from .training.train import OnStep
@@ -31,7 +31,7 @@ def retrain(
     config: Config,
     *,
     force: bool = False,
-    load: Load = load_pair,
+    load: Load | None = None,
     say: Say = lambda _line: None,
     on_step: OnStep | None = None,
     stop: StopRequest | None = None,
@@ -44,7 +44,7 @@ def retrain(
         data: where everything lies.
         config: resolved.
         force: train whatever the count, the interval or a waiting candidate says; the gate is never passed over.
-        load: gives the configured pair with an adapter.
+        load: gives the configured pair with an adapter; by default `loader`'s.
         say: is told what is being done.
         on_step: told after every optimizer step how many are done and of how many.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does while training.
@@ -58,7 +58,7 @@ def retrain(
     """
     with data.training_lock():
         began = time.monotonic()
-        work = Work(data, config, load, say, on_step, stop, clock, timing)
+        work = Work(data, config, load or loader(config), say, on_step, stop, clock, timing)
         try:
             _do_what_is_due(work, force)
         except BaseException as error:

@@ -112,7 +112,7 @@ def test_auto_gives_few_failures_many_passes_and_the_steps_of_many_grow_like_a_r
     epochs, four_times = (epochs_of(Training(epochs="auto"), n) for n in (tokens, 4 * tokens))
     assert epochs >= four_times >= 1
     if tokens >= 1_280:
-        steps = epochs * tokens / 512
+        steps = epochs * tokens / Training().batch_tokens
         assert steps == pytest.approx(STEPS_AT_ONE_TOKEN * tokens**0.5, rel=0.5)
 
 

@@ -75,11 +75,18 @@ class Outcome:
         return EXIT_CODES[self.outcome]
 
 
-def load_pair(models: Models, adapter: Path | None, name: str | None) -> Pair:
-    """`pair.load_pair`, with MLX imported when it is called."""
-    from ..pair import load_pair
+def loader(config: Config) -> Load:
+    """What loads the configured pair, and MLX with it when it is called.
 
-    return load_pair(models, adapter, name)
+    Where the target does not teach, its weights stay on disk until something is judged with them.
+    """
+
+    def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
+        from ..pair import load_pair
+
+        return load_pair(models, adapter, name, lazy_target=config.training.teacher != "live")
+
+    return load
 
 
 @dataclass
