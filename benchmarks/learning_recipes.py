@@ -246,6 +246,7 @@ RECIPES: dict[str, Callable[[Pair, Task], Learned]] = {
     "kl": Recipe({"loss": "kl"}),
     "lk": Recipe({"loss": "lk"}),
     "ours": Recipe({"answers": Training().answers, "proposals": Training().proposals}),
+    "ce": Recipe({"loss": "ce"}),
     "tv": Recipe({"loss": "tv"}),
     "nla": Recipe({"loss": "nla"}),
     "kl, rejected positions only": Recipe({"loss": "kl"}, rejected_only),
