@@ -22,7 +22,7 @@ from draftloop.reference.corpus import documents
 from draftloop.reference.openings import openings
 from draftloop.store.atomic import write_atomically
 from draftloop.training.examples import Example
-from draftloop.training.rollouts import from_json, roll_out, to_json
+from draftloop.training.rollouts import Limits, from_json, roll_out, to_json
 
 TOKENS = 64
 MOST_FAILURES = 1_000
@@ -95,8 +95,8 @@ def _answered(pair: Pair, asked: list[Example], times: int, seed: int = 1) -> li
         times,
         own=False,
         seed=seed,
-        width=pair.width,
-        stop_tokens=pair.stop_tokens,
+        limits=Limits(pair.width, pair.stop_tokens, pair.context),
+        enough=lambda: False,
         on_text=lambda *_: None,
     )
 

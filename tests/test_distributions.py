@@ -17,6 +17,7 @@ from draftloop.distributions import (
     decode,
     encode,
     joined,
+    within,
 )
 from draftloop.errors import StoreError
 
@@ -152,3 +153,14 @@ def test_rows_are_cut_and_joined_as_lists_are() -> None:
     rows = top_k(9, 4)
     assert len(rows[2:5]) == 3
     assert_same(joined([rows[:2], rows[2:2], rows[2:]]), rows)
+
+
+def test_ids_that_a_narrower_draft_does_not_know_go_to_the_tail():
+    rows = top_k(9, 6, narrow=True)
+    found = within(rows, 50)
+    assert found.ids.max() < 50
+    np.testing.assert_allclose(np.exp(found.log_probs).sum(axis=1) + found.tail, 1.0, atol=1e-5)
+    known = (rows.ids < 50) & np.isfinite(rows.log_probs)
+    np.testing.assert_array_equal(found.log_probs[known], rows.log_probs[known])
+    assert not np.isfinite(found.log_probs[~known]).any()
+    assert within(rows, 100) is rows

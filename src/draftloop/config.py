@@ -135,7 +135,7 @@ class Training(Section):
     warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.01, description="AdamW's")
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="gradients are clipped to it")
-    max_loss: Annotated[float, Field(gt=0.0)] = Field(50.0, description="a batch above it is skipped")
+    max_loss: Annotated[float, Field(gt=0.0)] = Field(50.0, description="a batch above it is skipped; / T where T < 1")
     max_skipped_batches: Positive = Field(5, description="that many skipped in a row stop the run")
     replay_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.2, description="share of supervised tokens")
     min_failure_cases: Positive = Field(50, description="unused failures that make a retraining worth while")

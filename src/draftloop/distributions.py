@@ -115,6 +115,16 @@ def check(rows: TopK) -> None:
             raise DistributionsError(f"row {int(wrong.argmax())} of {len(rows)} has {problem}")
 
 
+def within(rows: TopK, width: int) -> TopK:
+    """The same distributions where ids from `width` on are none: their mass is in the tail."""
+    beyond = (rows.ids >= width) & (rows.log_probs > -np.inf)
+    if not beyond.any():
+        return rows
+    moved = np.where(beyond, np.exp(rows.log_probs), 0.0).sum(axis=1, dtype=np.float32)
+    log_probs = np.where(beyond, -np.inf, rows.log_probs).astype(np.float32)
+    return TopK(np.where(beyond, 0, rows.ids), log_probs, np.minimum(rows.tail + moved, np.float32(1.0)))
+
+
 class _Reader:
     """Takes one section after another off the bytes, and no byte that is not there."""
 

@@ -18,6 +18,9 @@ GIGABYTE = 1 << 30
 AUTO_SHARE = 0.8  # of what is there: MLX does not count Python, the tokenizer, other programs, or what lies between
 CACHE_SHARE = 0.25  # of the budget, for buffers that MLX keeps for reuse
 
+REFUSALS = (RuntimeError, MemoryError)
+"""What MLX raises where it is refused memory, and for other reasons: `is_out_of_memory` tells."""
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60  # cgroups of version 1 say a number like it for no limit
 _WANT_OF_MEMORY = (

@@ -74,7 +74,7 @@ class ReplayBuffer:
             kept = reservoir(
                 [*before, *(record for record in newcomers if record.split == "train")], self.capacity, seed
             )
-            if [record.id for record in kept] != [record.id for record in before] or self.damage:
+            if kept != before or self.damage:
                 write_atomically(self.path, b"".join(map(to_line, kept)), self._files)
         return kept
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -19,8 +20,9 @@ FAILURES = texts(12, "failure")
 SETTINGS = Training(batch_size=4, epochs=5)
 
 
-def nothing() -> None:
-    """Nobody wants to stop."""
+def nothing() -> bool:
+    """Nobody wants to stop, and there is time."""
+    return False
 
 
 class Asked:
@@ -29,8 +31,8 @@ class Asked:
     def __init__(self) -> None:
         self.times = 0
 
-    def __call__(self, stage, check) -> list[Example]:
-        check()
+    def __call__(self, stage, enough) -> list[Example]:
+        enough()
         self.times += 1
         return texts(24, f"again{stage}-")
 
@@ -72,7 +74,7 @@ def test_a_resumed_course_goes_on_in_the_same_order():
 def test_a_stop_while_texts_are_made_leaves_the_course_as_it_was():
     course = Course(FAILURES, {}, SETTINGS, 1, Asked())
 
-    def stop() -> None:
+    def stop() -> bool:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -83,9 +85,9 @@ def test_a_stop_while_texts_are_made_leaves_the_course_as_it_was():
 
 def test_it_knows_what_was_trained_on_so_far():
     course = Course(FAILURES, {}, SETTINGS, 1, Asked())
-    assert course.record_ids(1) == set(names(course.window(0, nothing)))
-    course.window(course.begins[0], nothing)
-    assert course.record_ids(course.steps) > {example.record_id for example in FAILURES}
+    assert course.times_given(1) == Counter(names(course.window(0, nothing)))
+    windows = [course.window(step, nothing) for step in range(course.steps)]
+    assert course.times_given(course.steps) == Counter(name for window in windows for name in names(window))
 
 
 def test_each_stage_has_new_texts_and_they_are_asked_for_when_it_begins():
@@ -99,9 +101,17 @@ def test_each_stage_has_new_texts_and_they_are_asked_for_when_it_begins():
 
 
 def test_no_two_stages_draw_the_same_order():
-    course = Course(FAILURES, {}, Training(batch_size=4, epochs=12), 2, Asked())
-    epochs = {course.window(step, nothing).epoch for step in range(course.begins[1])}
-    assert epochs.isdisjoint(course.window(step, nothing).epoch for step in range(course.begins[1], course.steps))
+    course = Course(FAILURES, {}, Training(batch_size=4, epochs=12), 2, lambda _stage, _enough: ())
+    length = min(course.begins[1] - course.begins[0], course.steps - course.begins[1])
+    first, second = ([names(course.window(begin + i, nothing)) for i in range(length)] for begin in course.begins)
+    assert first != second
+
+
+def test_an_epoch_is_a_pass_over_the_failures_as_if_they_were_alone():
+    course = Course(FAILURES, {}, Training(batch_size=4, epochs=12), 3, Asked())
+    plan = make_plan(FAILURES, {}, Training(batch_size=4, epochs=12))
+    shown = [course.window(step, nothing).epoch for step in range(course.steps)]
+    assert shown == [window.epoch for window in plan.windows]
 
 
 def test_more_stages_than_steps_are_left_out():

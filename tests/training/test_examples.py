@@ -6,7 +6,7 @@ from builders import make_record
 from tiny import sampler
 
 from draftloop.config import Data
-from draftloop.records import PairId
+from draftloop.records import BlobRef, PairId
 from draftloop.training.examples import (
     FOREIGN_ID,
     LONG_PROMPT,
@@ -67,11 +67,12 @@ def test_every_reason_to_leave_a_record_out_is_counted():
         make_record(target_output=(), draft_output=()),
         make_record(prompt_tokens=tuple(range(9))),
         make_record(target_output=(1, 60), draft_output=(1, 60)),
+        make_record(prompt_tokens=(1, 60)),
     ]
     data = Data(max_prompt_length=8, max_output_length=3)
     selection = select(records, pair, width=60, data=data)
     assert selection.ids == [records[0].id, records[1].id]
-    assert selection.left_out == {OTHER_PAIR: 2, NO_PROMPT: 1, NO_OUTPUT: 1, LONG_PROMPT: 1, FOREIGN_ID: 1}
+    assert selection.left_out == {OTHER_PAIR: 2, NO_PROMPT: 1, NO_OUTPUT: 1, LONG_PROMPT: 1, FOREIGN_ID: 2}
     assert selection.tokens == 3 + 3
     assert selection.cut_labels == 1 + 3
 
@@ -86,3 +87,4 @@ def test_the_fingerprint_tells_any_change_of_what_is_trained_on():
     ]
     assert len({fingerprint([one]) for one in [example, *others]}) == 5
     assert fingerprint([example]) == fingerprint([to_example(RECORD, max_output_length=10)])
+    assert fingerprint([example]) == fingerprint([replace(example, blob=BlobRef(3, 4, "ab" * 32))])

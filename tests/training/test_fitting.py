@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -94,6 +94,22 @@ def test_where_one_example_was_too_much_only_it_and_larger_ones_are_left_out():
     assert found.takes([MIXED[-2]])
 
 
+def test_each_step_down_of_texts_alone_leaves_less_than_was_tried_until_nothing_is_left():
+    texts = [[example(900, labels=600)], [example(500, labels=480)]]
+    fit, sizes = Fit(recompute=True), []
+    while (fit := fit.stepped_down(texts, cut=True)) is not None:
+        sizes.append(max((fit.cost.of(part) for batch in texts for part in fit.parts(batch)[0]), default=0.0))
+    assert sizes[0] < Cost().of(texts[0])
+    assert all(later < before for before, later in pairwise(sizes))
+    assert sizes[-1] == 0
+
+
+def test_what_was_cut_smaller_is_kept_unless_there_is_less_room_now():
+    cut = Fit(room=100.0, most=250.0, recompute=True)
+    assert cut.is_within(Fit(room=300.0, most=300.0), [MIXED])
+    assert not cut.is_within(Fit(room=150.0, most=150.0), [MIXED])
+
+
 def test_the_smallest_has_one_example_a_part_and_keeps_nothing():
     assert not Fit().is_smallest([[MIXED[0]]])
     assert Fit(recompute=True).is_smallest([[MIXED[0]], [MIXED[1]]])
@@ -148,7 +164,8 @@ def test_what_was_refused_is_gone_without():
     )
     assert 0.5 < cost.of([example(64, 64)]) / probe(64, 64, 64) < 1.5
     nothing = measured(lambda *_: None, 500, 64, 1e12, 64, 0)
-    assert nothing.of([example(32)]) == math.inf
+    assert nothing.of([example(32)]) > 1e18
+    assert Fit.from_json(orjson.loads(orjson.dumps(asdict(Fit(nothing))))) == Fit(nothing)
 
 
 def test_what_trembles_gives_no_negative_estimate():

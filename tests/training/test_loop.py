@@ -15,7 +15,7 @@ from draftloop.interrupt import StopRequest
 from draftloop.training import loop as loop_module
 from draftloop.training.course import Course
 from draftloop.training.plan import Window
-from draftloop.training.step import learning_rate
+from draftloop.training.step import Learner, Skipped, learning_rate
 from draftloop.training.validation import Scores
 
 EVERYTHING = {
@@ -246,19 +246,49 @@ def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch)
     assert manifest.passed_over_ids
 
 
-def test_a_time_limit_that_passes_while_texts_are_written_ends_the_training_there(tmp_path, monkeypatch):
+def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path, monkeypatch):
     clock, window = Clock(), Course.window
+    waited = []
 
-    def slow(self: Course, step: int, check) -> Window:
+    def slow(self: Course, step: int, enough) -> Window:
         if step == 3:
-            clock.now += 3600.0
-        check()
-        return window(self, step, check)
+            start = clock.now
+            while not enough():
+                clock.now += 60.0
+            waited.append(clock.now - start)
+            clock.now += 3600.0  # and one that does not look
+        return window(self, step, enough)
 
     monkeypatch.setattr(loop_module, "time", clock)
     monkeypatch.setattr(Course, "window", slow)
     result = workshop(tmp_path, max_minutes=30.0).train()
-    assert (result.ended, result.steps) == ("time limit", 3)
+    assert waited[0] == pytest.approx(30 * 60 / 3, abs=120)
+    assert (result.ended, result.steps) == ("time limit", 4)
+
+
+def test_a_draft_is_validated_before_it_writes(tmp_path):
+    shop = workshop(tmp_path, epochs=6, proposals=2, steps_per_eval=100, gradient_accumulation_steps=1)
+    result = shop.train()
+    validated = [row["step"] for row in rows(shop, kind="validation")]
+    assert len(validated) == 4
+    assert validated[-1] == result.steps
+
+
+def test_records_that_were_only_ever_skipped_are_not_said_to_be_learned_from(tmp_path, monkeypatch):
+    shop = workshop(tmp_path, batch_size=1, gradient_accumulation_steps=1, replay_ratio=0.0)
+    never = next(iter(shop.log.records({"train"}))).id
+    work = Learner._micro_batch
+
+    def refused(self, parts):
+        ids = tuple(example.record_id for part in parts for example in part)
+        return Skipped(ids, "of the test") if never in ids else work(self, parts)
+
+    monkeypatch.setattr(Learner, "_micro_batch", refused)
+    result = shop.train()
+    manifest = shop.registry.manifest(result.version)
+    assert manifest.passed_over_ids == (never,)
+    assert never not in manifest.record_ids
+    assert result.lessons.learned_from.positions < sum(len(r.target_output) for r in shop.log.records({"train"}))
 
 
 def test_a_time_limit_that_leaves_no_step_fails_and_makes_no_version(tmp_path):

@@ -411,3 +411,24 @@ def test_on_the_draft_s_own_greedy_text_a_hit_is_the_target_s_choice_and_not_the
     log_p = mx.array([[0.0, -mx.inf]] * M) if named_ids else whole
     sums = loss_sums("lk", student(logits32(), here, WIDTH, ids), log_p, here, ids)
     assert sums.acceptance.item() == 1.0
+
+
+def test_under_match_two_draws_from_the_bucket_are_not_one_id():
+    """Else the draft would be taught to put its mass where the target's is thin."""
+    flat = np.log(np.random.default_rng(3).dirichlet(np.full(512, 5.0), 64))
+    log_p, ids = named(8, flat)
+    here = MANY._replace(match=mx.ones(64, mx.bool_))
+    q = np.exp(np.array(log_q_of(student(DRAFT, here, 512)), np.float64))
+    truth = (np.exp(flat) * q).sum(-1)
+    sums = loss_sums("tv", student(DRAFT, here, 512, ids), log_p, here, ids)
+    assert 0 < sums.acceptance.item() < truth.sum()
+
+    for kind in ("tv", "nla"):
+
+        def loss(logits: mx.array, kind: str = kind) -> mx.array:
+            return loss_sums(kind, student(logits, here, 512, ids), log_p, here, ids).loss
+
+        gradient = np.array(mx.grad(loss)(mx.zeros((64, 512))))
+        assert (np.take_along_axis(gradient, np.array(ids), axis=-1) < 0).all()
+        np.put_along_axis(gradient, np.array(ids), 1.0, axis=-1)
+        assert (gradient > 0).all()

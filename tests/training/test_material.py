@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from builders import make_record
 from workshop import Workshop, records_of
 
+from draftloop.config import Training
 from draftloop.errors import NothingToDo, RunError
-from draftloop.records import PairId
+from draftloop.records import BlobRef, PairId
 from draftloop.training.examples import OTHER_PAIR
 from draftloop.training.material import gather, regather
 
@@ -51,8 +54,31 @@ def test_records_of_other_pairs_are_left_out_and_counted(shop):
     material = gathered(shop)
     assert material.failures.ids == [record.id for record in ours]
     assert material.left_out == {OTHER_PAIR: 5}
-    assert any("left out: 5 (another target or tokenizer)" in line for line in material.notes(0.2))
+    assert any("left out: 5 (another target or tokenizer)" in line for line in material.notes(Training()))
     assert {record.pair for record in shop.replay.records()} == {shop.pair.identity}
+
+
+def test_no_validation_at_all_is_said_and_why(shop):
+    shop.write(records_of(shop.pair, 4))
+    assert any("nothing could be held out" in line for line in gathered(shop).notes(Training()))
+    shop.write(records_of(shop.pair, 3, split="validation", seed=1))
+    notes = gathered(shop).notes(Training(val_batches=0))
+    assert any("training.val_batches is 0: no early stop" in line for line in notes)
+    assert "validation on 2 micro-batches of 3 generations" in gathered(shop).notes(Training(val_batches=2))[0]
+
+
+def test_what_was_collected_again_is_what_is_replayed_and_a_run_goes_on_with_it(shop):
+    """Its words are the same; where the target's distributions lie may not be."""
+    records = records_of(shop.pair, 6)
+    shop.write(records)
+    first = gathered(shop)
+    assert first.pool.examples
+    shop.write([replace(record, teacher=BlobRef(7 * i, 7, "ab" * 32)) for i, record in enumerate(records)])
+    again = gathered(shop)
+    places = {e.record_id: e.blob for e in again.failures.examples}
+    assert all(e.blob is not None and e.blob == places[e.record_id] for e in again.pool.examples)
+    assert all(record.teacher is not None for record in shop.replay.records())
+    assert regather(first.to_json(), shop.log, shop.replay, shop.pair, shop.config).failures.ids == first.failures.ids
 
 
 def test_used_failures_stay_material(shop):
@@ -62,7 +88,7 @@ def test_used_failures_stay_material(shop):
 
 def test_what_a_person_should_know_is_said(shop):
     shop.write(records_of(shop.pair, 2))
-    notes = "\n".join(gathered(shop).notes(0.2))
+    notes = "\n".join(gathered(shop).notes(Training()))
     assert "training on 2 failures" in notes
     assert "nothing could be held out" in notes
     assert "replay draws from 1 generations" in notes
@@ -73,8 +99,8 @@ def test_an_empty_replay_pool_is_said_and_no_ratio_means_no_replay(tmp_path):
     shop.write(records_of(shop.pair, 4))
     material = gathered(shop)
     assert not material.pool.examples
-    assert not any("replay" in line for line in material.notes(0.0))
-    assert any("replay buffer has nothing" in line for line in material.notes(0.2))
+    assert not any("replay" in line for line in material.notes(Training(replay_ratio=0.0)))
+    assert any("replay buffer has nothing" in line for line in material.notes(Training()))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +131,7 @@ def test_a_damaged_line_is_said_by_its_number(shop):
     shop.log.path.write_bytes(b"".join([lines[0], b"damaged\n", *lines[1:]]))
     material = gathered(shop)
     assert len(material.failures.examples) == 4
-    assert any("passed over: 2" in line for line in material.notes(0.2))
+    assert any("passed over: 2" in line for line in material.notes(Training()))
 
 
 def test_the_same_material_is_found_again_whatever_was_logged_since(shop):

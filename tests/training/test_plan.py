@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from tiny import sampler
 
 from draftloop.config import Training
 from draftloop.training.examples import Example
-from draftloop.training.plan import STEPS_AT_ONE_TOKEN, epochs_of, make_plan
+from draftloop.training.plan import STEPS_AT_ONE_TOKEN, make_plan, steps_for
 
 
 def examples(count: int, source: str = "new") -> list[Example]:
@@ -107,14 +108,28 @@ def test_a_plan_may_begin_with_a_later_epoch():
     assert later.windows == tuple(w for w in planned().windows if w.epoch == 2)
 
 
-@pytest.mark.parametrize("tokens", [1, 500, 1_280, 12_800, 128_000, 1_280_000])
-def test_auto_gives_few_failures_many_passes_and_the_steps_of_many_grow_like_a_root(tokens):
-    epochs, four_times = (epochs_of(Training(epochs="auto"), n) for n in (tokens, 4 * tokens))
-    assert epochs >= four_times >= 1
-    if tokens >= 1_280:
-        steps = epochs * tokens / Training().batch_tokens
-        assert steps == pytest.approx(STEPS_AT_ONE_TOKEN * tokens**0.5, rel=0.5)
+def failures_of(count: int, labels: int) -> list[Example]:
+    return [Example(f"f{i}", "s", (1, 2) + (3,) * labels, 2, sampler()) for i in range(count)]
 
 
-def test_epochs_as_configured_are_what_they_are():
-    assert epochs_of(Training(epochs=3), 10**9) == 3
+@pytest.mark.parametrize(("count", "labels"), [(1, 1), (1, 64), (5, 8), (20, 64), (200, 8), (300, 64)])
+@pytest.mark.parametrize("accumulation", [1, 8])
+def test_auto_makes_steps_that_grow_like_the_root_of_the_tokens_however_they_lie(count, labels, accumulation):
+    settings = Training(gradient_accumulation_steps=accumulation)
+    plan = make_plan(failures_of(count, labels), POOL, settings)
+    assert len(plan.windows) == max(1, round(STEPS_AT_ONE_TOKEN * (count * labels) ** 0.5))
+
+
+def test_more_failures_get_more_steps_and_fewer_passes():
+    plans = [make_plan(failures_of(count, 64), {}, Training()) for count in (20, 80, 320)]
+    for fewer, more in pairwise(plans):
+        assert len(more.windows) == pytest.approx(2 * len(fewer.windows), abs=2)
+        assert more.passes < fewer.passes
+
+
+def test_any_training_makes_a_step():
+    assert steps_for(0) == 1
+
+
+def test_epochs_as_configured_are_so_many_passes():
+    assert make_plan(FAILURES, POOL, Training(epochs=3)).passes == 3

@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from tiny import tiny_pair
 from workshop import examples_of
 
-from draftloop.errors import RunError
+from draftloop.errors import RunError, TrainingFailed
 from draftloop.random_state import get_state
 from draftloop.speculative.transforms import sampling_log_probs
-from draftloop.training.rollouts import from_json, roll_out, to_json
+from draftloop.training.rollouts import MOST_ROWS, Limits, from_json, roll_out, to_json
 
 PAIR = tiny_pair(64, stop_tokens=frozenset({7}))
 FAILURES = examples_of(PAIR, 9)
 
 
-def rolled(times: int = 2, *, failures=FAILURES, own: bool = False, seed: int = 0, told=lambda done, of: None):
-    model = PAIR.draft if own else PAIR.target
-    return roll_out(model, failures, times, own=own, seed=seed, width=60, stop_tokens=PAIR.stop_tokens, on_text=told)
+LIMITS = Limits(60, PAIR.stop_tokens)
+
+
+def rolled(times: int = 2, *, failures=FAILURES, own: bool = False, seed: int = 0, model=None, **how):
+    model = model or (PAIR.draft if own else PAIR.target)
+    defaults = {"limits": LIMITS, "enough": lambda: False, "on_text": lambda done, of: None}
+    return roll_out(model, failures, times, own=own, seed=seed, **{**defaults, **how})
 
 
 def test_each_prompt_is_continued_so_many_times_under_its_own_sampler():
@@ -69,12 +75,93 @@ def test_texts_are_drawn_from_the_model_s_distribution():
     assert (off**2).sum() < likely.sum() + 4 * np.sqrt(2 * likely.sum())
 
 
-def test_who_stops_it_stops_it():
-    def stop(done: int, of: int) -> None:
-        raise KeyboardInterrupt
+def test_who_stops_it_stops_it_before_the_next_token():
+    asked = []
+
+    def stop() -> bool:
+        asked.append(1)
+        if len(asked) > 2:
+            raise KeyboardInterrupt
+        return False
 
     with pytest.raises(KeyboardInterrupt):
-        rolled(told=stop)
+        rolled(enough=stop)
+    assert len(asked) == 3
+
+
+def test_when_it_is_enough_the_finished_texts_are_there_and_are_what_they_would_have_been():
+    asked = []
+    whole = {text.record_id: text for text in rolled(8)}
+    some = rolled(8, enough=lambda: asked.append(1) or len(asked) > 16)
+    assert 0 < len(some) < len(whole)
+    assert all(whole[text.record_id] == text for text in some)
+
+
+def test_no_text_is_longer_than_the_models_context():
+    limits = replace(LIMITS, context=max(failure.prompt_length for failure in FAILURES))
+    found = rolled(4, limits=limits)
+    assert max(len(text.ids) for text in found) == limits.context
+    room = {failure.record_id for failure in FAILURES if failure.prompt_length < limits.context}
+    assert {text.record_id.split("/")[0] for text in found} == room
+
+
+class Refusing:
+    """The target in a memory for so many rows of a batch."""
+
+    def __init__(self, rows: int, error: Exception) -> None:
+        self.rows, self.error, self.tried = rows, error, []
+        self.layers = PAIR.target.layers
+
+    def __call__(self, inputs: mx.array, cache=None) -> mx.array:
+        self.tried.append(inputs.shape[0])
+        if inputs.shape[0] > self.rows:
+            raise self.error
+        return PAIR.target(inputs, cache=cache)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("[metal::malloc] Unable to allocate 9 bytes."), MemoryError("bad_alloc")]
+)
+def test_where_memory_is_refused_fewer_are_written_side_by_side(error: Exception):
+    model = Refusing(3, error)
+    found = rolled(4, model=model)
+    assert len(found) == 4 * len(FAILURES)
+    assert max(model.tried) > 3
+    with pytest.raises(TrainingFailed, match=r"does not fit into memory .*training\.answers"):
+        rolled(4, model=OnlyTheCache(error))
+
+
+class OnlyTheCache(Refusing):
+    """Has room for one token, and no text."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(1, error)
+
+    def __call__(self, inputs: mx.array, cache=None) -> mx.array:
+        if self.tried:
+            raise self.error
+        return super().__call__(inputs, cache)
+
+
+def test_another_error_is_not_taken_for_a_want_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        rolled(4, model=Refusing(1, RuntimeError("[matmul] shapes do not match")))
+
+
+def test_the_room_for_caches_bounds_how_many_are_written_side_by_side():
+    widest = []
+
+    class Watched(Refusing):
+        def __call__(self, inputs: mx.array, cache=None) -> mx.array:
+            widest.append(inputs.shape[0])
+            return PAIR.target(inputs, cache=cache)
+
+    rolled(8, model=Watched(0, MemoryError()))
+    free = max(widest)
+    assert free >= MOST_ROWS
+    widest.clear()
+    rolled(8, model=Watched(0, MemoryError()), limits=replace(LIMITS, room=0.0))
+    assert max(widest) == 1
 
 
 def test_they_come_back_from_a_run_s_directory():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import mlx.core as mx
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
-from tiny import tiny_llama, tiny_pair
+from tiny import sampler, tiny_llama, tiny_pair
 from workshop import adapter_bytes, examples_of, snapshot
 
 from draftloop import lora
@@ -17,10 +18,10 @@ from draftloop.config import Training
 from draftloop.errors import TrainingFailed
 from draftloop.training.batches import Batch, make_batch
 from draftloop.training.examples import Example
-from draftloop.training.forward import Forward, make_forward
+from draftloop.training.forward import LEAST_PIECE, PIECE_BYTES, Forward, make_forward
 from draftloop.training.losses import Asked
 from draftloop.training.plan import Window
-from draftloop.training.step import LEAST_PIECE, PIECE_BYTES, Learner, Skipped, learning_rate, problem
+from draftloop.training.step import Learner, Skipped, learning_rate, problem
 from draftloop.training.teacher import LiveTeacher, Taught
 
 PAIR = tiny_pair(64)
@@ -41,6 +42,7 @@ def learner(
     dropout: float = 0.0,
     piece_bytes: int = PIECE_BYTES,
     keys: tuple[str, ...] | None = None,
+    texts=EXAMPLES,
     **settings,
 ) -> Learner:
     draft = draft or tiny_llama(seed=2)
@@ -50,7 +52,7 @@ def learner(
         for i, (n, a) in enumerate(lora.adapter_parameters(draft).items())
     }
     lora.load_parameters(draft, noise)
-    teacher = LiveTeacher(make_forward(PAIR.target, "target", print), 64, EXAMPLES, 64, print)
+    teacher = LiveTeacher(make_forward(PAIR.target, "target", print), 64, texts, 64, print)
     forward = forward or make_forward(draft, "draft", print)
     return Learner(draft, forward, teacher, 64, Training(warmup_steps=0, **settings), steps, piece_bytes)
 
@@ -196,7 +198,17 @@ def test_a_loss_above_the_limit_skips_the_batch():
     before = state(found)
     result = found.train(window(EXAMPLES[:4]), 0, 0, nothing)
     assert state(found) == before
-    assert "above training.max_loss = 0.01" in result.skipped[0].reason
+    assert "above 0.0125 (training.max_loss / temperature)" in result.skipped[0].reason
+
+
+def test_a_cold_sampler_s_losses_are_as_large_as_they_are_cold():
+    """Logits are divided by the temperature, and so is what a loss comes to before anything is learned."""
+    cold = [replace(one, record_id=f"cold{i}", sampler=sampler(0.002)) for i, one in enumerate(EXAMPLES[:4])]
+    for kind in ("kl", "ce", "lk", "nla"):
+        found = learner(loss=kind, texts=cold)
+        result = found.train(window(cold), 0, 0, nothing)
+        assert result.loss / max(1, result.tokens) > Training().max_loss
+        assert result.skipped == ()
 
 
 def test_several_in_a_row_stop_the_training_and_name_the_last():

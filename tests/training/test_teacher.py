@@ -12,7 +12,7 @@ from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training.batches import make_batch
 from draftloop.training.examples import Example
 from draftloop.training.forward import make_forward
-from draftloop.training.teacher import LiveTeacher, LoggedTeacher, Taught
+from draftloop.training.teacher import LIKELIEST, LiveTeacher, LoggedTeacher, Taught
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)
@@ -22,17 +22,22 @@ TOKENS = sum(len(example.labels) for example in EXAMPLES)
 class Counting:
     """The target's forward, counting how often it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair=PAIR) -> None:
         self.calls = 0
-        self._forward = make_forward(PAIR.target, "target", print)
+        self._forward = make_forward(pair.target, "target", print)
 
-    def __call__(self, inputs: mx.array, positions: mx.array) -> mx.array:
+    def hidden(self, inputs: mx.array, positions: mx.array) -> mx.array:
         self.calls += 1
-        return self._forward(inputs, positions)
+        return self._forward.hidden(inputs, positions)
+
+    def head(self, rows: mx.array) -> mx.array:
+        return self._forward.head(rows)
 
 
-def teacher(memory_mb: float = 64, examples=EXAMPLES, width: int = 64) -> tuple[LiveTeacher, Counting, list[str]]:
-    forward, said = Counting(), []
+def teacher(
+    memory_mb: float = 64, examples=EXAMPLES, width: int = 64, pair=PAIR
+) -> tuple[LiveTeacher, Counting, list[str]]:
+    forward, said = Counting(pair), []
     return LiveTeacher(forward, width, examples, memory_mb, said.append), forward, said
 
 
@@ -120,12 +125,67 @@ def test_what_does_not_fit_at_all_is_computed_anew_to_the_same_bits_and_said():
     found, forward, said = teacher(memory_mb=1 / 16, examples=examples)
     rounds = [[everything(found.teach(make_batch([example]))) for example in order] for order in (examples, examples)]
     assert forward.calls == 12 + 4
-    assert "computed anew" in said[0]
+    assert "computed anew" in said[1]
     backwards, _, _ = teacher(memory_mb=1 / 16, examples=examples)
     last_first = [everything(backwards.teach(make_batch([example]))) for example in reversed(examples)]
     for one, two, three in zip(*rounds, reversed(last_first), strict=True):
         assert mx.array_equal(one, two)
         assert mx.array_equal(one, three)
+
+
+# a large vocabulary
+
+LARGE = tiny_pair(2048)
+
+
+def test_where_whole_distributions_do_not_fit_the_likeliest_ids_are_kept_and_the_rest_in_a_bucket():
+    examples = large(6)
+    exact, _, _ = teacher(64, examples, 2048, LARGE)
+    found, forward, said = teacher(0.5, examples, 2048, LARGE)  # 1.5 MB in 16 bits, 0.4 so
+    assert "of each the 128 likeliest tokens are kept" in said[0]
+    assert len(said) == 1
+    for _ in range(2):
+        for example in examples:
+            whole = np.array(everything(exact.teach(make_batch([example]))))[:64]
+            rows = found.teach(make_batch([example])).piece(slice(0, 64))
+            ids, log_p = np.array(rows.ids), np.array(rows.log_p)
+            assert log_p.shape == (64, LIKELIEST + 1)
+            np.testing.assert_allclose(log_p[:, :-1], np.take_along_axis(whole, ids, -1), atol=1e-5)
+            np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, atol=1e-4)
+            assert (np.sort(whole, -1)[:, -LIKELIEST] <= log_p[:, LIKELIEST - 1] + 1e-6).all()
+    assert forward.calls == 6
+
+
+def test_what_has_less_than_so_many_ids_with_mass_has_no_id_in_their_place():
+    example = with_sampler(large(1)[0], top_k=5)
+    found, _, _ = teacher(0.1, [example, *large(6)[1:]], 2048, LARGE)
+    rows = found.teach(make_batch([example])).piece(slice(0, 64))
+    assert (np.array(rows.ids)[:, 5:] == -1).all()
+    assert np.isneginf(np.array(rows.log_p)[:, 5:]).all()
+
+
+def test_greedy_and_sampled_records_go_together_when_only_the_likeliest_are_kept():
+    sampled = large(6)
+    greedy = with_sampler(Example("greedy", "s", (1, *([9] * 5)), 1, EXAMPLES[0].sampler), temperature=0.0)
+    found, _, _ = teacher(0.5, [*sampled, greedy], 2048, LARGE)
+    taught = found.teach(make_batch([sampled[0], greedy.shortened(4), sampled[1].shortened(7)]))
+    rows = taught.piece(slice(64, 68))
+    assert np.array(rows.ids)[:, 0].tolist() == [9] * 4
+    assert np.exp(np.array(rows.log_p)).sum(-1).tolist() == [1.0] * 4
+    assert taught.piece(slice(68, 75)).log_p.shape == (7, LIKELIEST + 1)
+
+
+def test_the_target_s_logits_are_made_a_piece_at_a_time_to_the_same_rows(monkeypatch):
+    examples = large(2)
+    whole, _, _ = teacher(64, examples, 2048, LARGE)
+    expected = [np.array(everything(whole.teach(make_batch([one])))) for one in examples]
+    monkeypatch.setattr("draftloop.training.teacher.positions_at_a_time", lambda width: 24)
+    pieces, _, _ = teacher(64, examples, 2048, LARGE)
+    for one, rows in zip(examples, expected, strict=True):
+        taught = pieces.teach(make_batch([one]))
+        assert [part.shape[0] for part in taught.log_p] == [24, 24, 16]
+        np.testing.assert_allclose(np.exp(np.array(everything(taught))), np.exp(rows), atol=1e-6)
+        assert pieces.teach(make_batch([one.shortened(30)])).piece(slice(0, 30)).log_p.shape == (30, 2048)
 
 
 # what the collector kept

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,6 +16,8 @@ from draftloop.distributions import TopK, encode
 from draftloop.errors import Interrupted, RunError
 from draftloop.records import Record
 from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.training import loop as loop_module
+from draftloop.training import rollouts
 
 RECORDS = records_of(tiny_pair(VOCABULARY), 12)
 VALIDATION = records_of(tiny_pair(VOCABULARY), 3, seed=9, split="validation")
@@ -35,7 +38,7 @@ def with_kept(shop: Workshop, record: Record, k: int = 8) -> Record:
     kept = np.take_along_axis(log_p, order, axis=-1)
     rows = TopK(order.astype(np.int32), kept, np.clip(1 - np.exp(kept).sum(-1), 0, 1).astype(np.float32))
     place = shop.data.blobs.append(encode(rows))
-    return Record(**{name: getattr(record, name) for name in Record.__slots__ if name != "teacher"}, teacher=place)
+    return replace(record, teacher=place)
 
 
 def trained(shop: Workshop) -> dict[str, np.ndarray]:
@@ -85,6 +88,49 @@ def test_a_damaged_blob_is_named_and_passed_over(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "of 1 of 8 generations nothing is kept" in said
     assert "checksum" in said
+
+
+def test_what_was_kept_of_fewer_positions_than_are_trained_on_is_not_taken(tmp_path, capsys):
+    shop = Workshop(tmp_path, {"epochs": 2, "batch_size": 4, "teacher": "logged"})
+    records = [with_kept(shop, record) for record in RECORDS[:8]]
+    shortest, longest = (f(records, key=lambda record: len(record.target_output)) for f in (min, max))
+    records[records.index(longest)] = replace(longest, teacher=shortest.teacher)
+    shop.write(records)
+    shop.train(quiet=False)
+    said = capsys.readouterr().err
+    assert "of 1 of 8 generations nothing is kept" in said
+    assert f"found {len(shortest.target_output)} rows, expected {len(longest.target_output)} or more" in said
+
+
+def test_collecting_again_gives_a_logged_teacher_back_what_was_lost(tmp_path, capsys):
+    shop = Workshop(tmp_path, {"epochs": 2, "batch_size": 4, "teacher": "logged", "replay_ratio": 0.2})
+    shop.write([with_kept(shop, record) for record in RECORDS[:8]])
+    shop.train(quiet=False)
+    shop.data.blobs.path.unlink()
+    shop.train(quiet=False)
+    assert "nothing is kept" in capsys.readouterr().err
+    shop.write([with_kept(shop, record) for record in reversed(RECORDS[:8])])
+    shop.train(quiet=False)
+    assert "nothing is kept" not in capsys.readouterr().err
+
+
+def test_writing_new_texts_takes_a_share_of_the_time_limit_and_the_training_goes_on(tmp_path, capsys, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            self.now += 1.0
+            return self.now
+
+    monkeypatch.setattr(loop_module, "time", Clock())
+    monkeypatch.setattr(rollouts, "MOST_ROWS", 4)
+    shop = shop_at(tmp_path, answers=4, epochs=8, max_minutes=2.0)
+    result = shop.train(quiet=False)
+    said = capsys.readouterr().err
+    assert "the target answers: " in said
+    assert "as many as the time limit" in said
+    assert result.ended == "time limit"
+    assert result.steps > result.planned_steps * 0.2
 
 
 def test_without_a_teacher_the_tokens_alone_are_learned_whatever_the_loss(tmp_path):

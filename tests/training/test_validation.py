@@ -27,6 +27,13 @@ def test_a_limit_takes_every_source_s_turn():
     assert validation_batches(EXAMPLES, size=1, most=0) == []
 
 
+def test_what_a_limit_takes_lies_all_over_the_lengths():
+    texts = [example(i, "prose", 1 + i) for i in range(32)]
+    found = [len(batch[0].labels) for batch in validation_batches(texts, size=2, most=4)]
+    assert found == [1, 17, 9, 25]
+    assert set(validation_batches(texts, size=2, most=99)) == set(validation_batches(texts, size=2, most=-1))
+
+
 def test_scores_are_ratios_of_sums_over_all_and_by_source():
     sums = {"code": Sums(8.0, 4.0, 3.0), "prose": Sums(2.0, 1.0, 0.2)}
     scores = validate([(EXAMPLES[0],), (EXAMPLES[5],)], lambda batch: sums[batch[0].source])

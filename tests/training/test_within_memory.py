@@ -179,6 +179,44 @@ def test_each_step_down_is_said_once_and_the_work_done_again(text):
     assert "in parts" in lines[1]
 
 
+def test_python_s_own_want_of_memory_is_one_too():
+    found = learner()
+
+    def work() -> int:
+        if len(found.fit.parts(EXAMPLES)[0]) < 4:
+            raise MemoryError("std::bad_alloc")
+        return 7
+
+    assert within(found, None, []).do(work, [EXAMPLES], droppable=True) == 7
+
+
+def test_what_a_refused_try_took_is_not_charged_to_the_next():
+    found, lines = learner(), []
+    guard = within(found, Budget(mx.get_active_memory() + (8 << 20), strict=True), lines)
+
+    def work() -> None:
+        if not found.fit.recompute:
+            mx.eval(mx.ones((4 << 20,)) + 1)
+            raise RuntimeError(METAL)
+
+    guard.do(work, [EXAMPLES], droppable=True)
+    assert len(lines) == 1
+    assert found.fit == Fit(recompute=True)
+    assert guard.peak >= 16 << 20
+
+
+def test_texts_alone_that_are_refused_whatever_is_left_of_them_end_the_training():
+    texts = [replace(EXAMPLES[0], record_id=f"long{i}", ids=EXAMPLES[0].ids * 20) for i in range(2)]
+    found = learner(texts=texts)
+
+    def work() -> None:
+        raise RuntimeError(METAL)
+
+    guard = WithinMemory(found, [[one] for one in texts], None, lambda _line: None)
+    with pytest.raises(TrainingFailed, match="one example alone"):
+        guard.do(work, [[one] for one in texts], droppable=True)
+
+
 def test_what_took_more_than_allowed_is_cut_smaller_from_then_on():
     found, lines = learner(), []
     small = Budget(mx.get_active_memory() + (8 << 20), strict=False)

@@ -9,7 +9,9 @@ what it writes is like what the target will let pass. Knows no model.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ..config import Training
 from .examples import Example
@@ -17,9 +19,10 @@ from .plan import Plan, Window, make_plan
 
 FIRST = 0.15  # of the steps, at least an epoch's, are on the failures alone
 
-Check = Callable[[], None]
-More = Callable[[int, Check], Sequence[Example]]
-"""Gives the texts of a stage, counted from 0; calls its second argument again and again, which may raise to stop."""
+Enough = Callable[[], bool]
+"""Asked again and again while texts are made: whether those that there are must do. May raise to stop."""
+More = Callable[[int, Enough], Sequence[Example]]
+"""Gives the texts of a stage, counted from 0."""
 
 
 class Course:
@@ -39,7 +42,7 @@ class Course:
         pool: Mapping[str, Example],
         settings: Training,
         stages: int = 0,
-        more: More = lambda _stage, _check: (),
+        more: More = lambda _stage, _enough: (),
     ) -> None:
         self._failures, self._pool, self._settings, self._more = failures, pool, settings, more
         self.plan: Plan = make_plan(failures, pool, settings)
@@ -47,25 +50,31 @@ class Course:
         self.begins = _begins(self.plan, stages)
         self._latest: tuple[int, Plan] | None = None
 
-    def window(self, step: int, check: Check) -> Window:
-        """What step `step`, from 0, is made of. `check` may raise while texts are made; nothing has changed then."""
-        stage = sum(begin <= step for begin in self.begins) - 1
-        return self.plan.windows[step] if stage < 0 else self._plan(stage, check).windows[step - self.begins[stage]]
+    def window(self, step: int, enough: Enough) -> Window:
+        """What step `step`, from 0, is made of. Where `enough` raises while texts are made, nothing has changed.
 
-    def record_ids(self, steps: int) -> set[str]:
-        """Ids of what the first `steps` steps were made of."""
+        Its epoch is the one that it would have without new texts.
+        """
+        stage = sum(begin <= step for begin in self.begins) - 1
+        planned = self.plan.windows[step]
+        if stage < 0:
+            return planned
+        return replace(self._plan(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
+
+    def times_given(self, steps: int) -> Counter[str]:
+        """How often each record is in what the first `steps` steps were made of, by id."""
         windows = list(self.plan.windows[: min([steps, *self.begins])])
         for stage, begin in enumerate(self.begins):
             if begin < steps:
-                windows += self._plan(stage, lambda: None).windows[: steps - begin]
-        return {example.record_id for window in windows for batch in window.micro_batches for example in batch}
+                windows += self._plan(stage, lambda: False).windows[: steps - begin]
+        return Counter(e.record_id for window in windows for batch in window.micro_batches for e in batch)
 
-    def _plan(self, stage: int, check: Check) -> Plan:
+    def _plan(self, stage: int, enough: Enough) -> Plan:
         """The steps of one stage; the latest is kept."""
         if self._latest is None or self._latest[0] != stage:
             begin, end = [*self.begins, self.steps][stage : stage + 2]
-            epoch = (stage + 1) * (self.plan.windows[-1].epoch + 1)  # a number that no earlier stage reaches
-            fresh = [*self._failures, *self._more(stage, check)]
+            epoch = (stage + 1) * self.plan.passes  # orders and draws that no earlier stage has
+            fresh = [*self._failures, *self._more(stage, enough)]
             self._latest = stage, make_plan(fresh, self._pool, self._settings, end - begin, epoch)
         return self._latest[1]
 

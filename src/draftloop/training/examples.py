@@ -129,10 +129,10 @@ def to_example(record: Record, max_output_length: int) -> Example:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """sha256 of what the examples say, in their order: two equal ones train alike."""
+    """sha256 of what the examples say, in their order: two equal ones train alike, wherever their blobs lie."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(repr(example).encode("utf-8", "surrogatepass"))
+        digest.update(repr(replace(example, blob=None)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -145,6 +145,6 @@ def _unusable(record: Record, pair: PairId, width: int, data: Data) -> str | Non
         return NO_OUTPUT
     if len(record.prompt_tokens) > data.max_prompt_length:
         return LONG_PROMPT
-    if max(record.target_output) >= width:
+    if max(record.prompt_tokens + record.target_output) >= width:
         return FOREIGN_ID
     return None

@@ -23,6 +23,7 @@ SAFETY = 0.85  # of the room that there is: estimates were within a tenth of wha
 _SHORTEST = 32  # row that is measured
 _ALL = 1 << 30
 _POINTS = 3  # that a curve is laid through
+_NEVER = 1e18  # bytes; infinity would not survive JSON
 _FEWER = 0.9  # of an example that was too much by itself
 
 Batch = tuple[Example, ...]
@@ -141,25 +142,36 @@ class Fit:
                 found.append((example,))
         return found
 
+    def is_within(self, other: Fit, batches: Iterable[Sequence[Example]]) -> bool:
+        """Whether what this makes of micro-batches fits by the other's cost and room too."""
+        return all(other.takes(part) for batch in batches for part in self.parts(batch)[0])
+
     def is_smallest(self, batches: Iterable[Sequence[Example]]) -> bool:
         """Whether these micro-batches cannot be worked on in less memory without cutting a text."""
         return self.recompute and all(len(part) == 1 for batch in batches for part in self.pieces(batch))
 
-    def stepped_down(self, batches: Iterable[Sequence[Example]]) -> Fit:
-        """What to try after these micro-batches took too much.
+    def stepped_down(self, batches: Iterable[Sequence[Example]], *, cut: bool = False) -> Fit | None:
+        """What to try after these micro-batches took too much; None where there is nothing.
 
         Activations are computed again first; then parts are at most as large as half of the largest one was. Where all
         have one example, there is room for what is shorter than the longest.
+
+        Args:
+            batches: as they were given.
+            cut: whether the ends of examples were left out where they did not fit.
         """
         if not self.recompute:
             return replace(self, recompute=True)
-        parts = [part for batch in batches for part in self.pieces(batch)]
+        parts = [part for batch in batches for part in (self.parts(batch)[0] if cut else self.pieces(batch))]
+        if not parts:
+            return None
         largest = max(parts, key=lambda part: (len(part) > 1, self.cost.of(part)))
         below = math.nextafter(self.cost.of(largest), 0.0)
         middle = len(largest) // 2
         if middle:
             return replace(self, room=min(below, max(self.cost.of(largest[:middle]), self.cost.of(largest[middle:]))))
-        return replace(self, most=min(below, self.cost.of([_shorter(largest[0])])))
+        most = min(below, self.cost.of([_shorter(largest[0])]))
+        return replace(self, most=most, room=most if self.room is None else min(self.room, most))
 
     def describe(self, batches: Iterable[Sequence[Example]]) -> str:
         """In words, without a number that only a measured cost gives.
@@ -228,7 +240,7 @@ def _with_head(curve: Curve, few: int | None, many: int | None) -> Curve:
 def _curve(points: Sequence[tuple[int, int]]) -> Curve:
     """Constant, slope and square through the last points: neither below 0, for what is measured trembles."""
     if not points:
-        return Curve(per_token=math.inf)  # not even the shortest row fits
+        return Curve(per_token=_NEVER)  # not even the shortest row fits
     if len(points) == 1:
         return Curve(per_token=points[0][1] / points[0][0])
     lengths, sizes = zip(*points[-_POINTS:], strict=True)

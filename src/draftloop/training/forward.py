@@ -12,7 +12,14 @@ from collections.abc import Callable
 import mlx.core as mx
 from mlx import nn
 
+PIECE_BYTES = 16 << 20
+LEAST_PIECE = 64  # positions; fewer would leave the cores idle
 _PROBE = ((3, 1, 2, 0, 1, 3), (1, 1, 0, 2, 3, 0))
+
+
+def positions_at_a_time(width: int, piece_bytes: int = PIECE_BYTES) -> int:
+    """Positions whose logits over `width` ids are there at a time, so that they take so many bytes in float32."""
+    return max(LEAST_PIECE, piece_bytes // (4 * width))
 
 
 class Forward:

@@ -7,9 +7,10 @@ So does a want of memory: the same step is then tried again in smaller parts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +23,7 @@ from .course import Course
 from .examples import Example
 from .fitting import Fit
 from .losses import Sums
+from .plan import Window
 from .report import TRAIN, VALIDATION, Reporter
 from .run import RunDirectory
 from .step import Learner, StepResult, under
@@ -29,15 +31,12 @@ from .validation import Scores, validate
 from .within_memory import WithinMemory
 
 _GIGABYTE = 1 << 30
+WRITING = 1 / 3  # of the time left: the most that new texts may take each time
 WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same texts
 
 
 class _StopNow(Exception):
     """Somebody asked to stop; the step in work is given up."""
-
-
-class _TimeIsUp(Exception):
-    """The time limit passed while new texts were made."""
 
 
 @dataclass
@@ -55,6 +54,7 @@ class Progress:
         before, best: validation scores of the start and of the weights kept, which are those after `best_step`.
         stale: validations since the best one.
         slowed: times that the learning rate was halved, because the draft got worse than it was at the start.
+        skipped_records: by id, how often a record was in what could not be used.
         fit: how micro-batches are cut to fit into memory: a resumed run cuts them alike.
     """
 
@@ -73,6 +73,7 @@ class Progress:
     best_step: int | None = None
     stale: int = 0
     slowed: int = 0
+    skipped_records: dict[str, int] = field(default_factory=dict)
     fit: Fit | None = None
 
     @classmethod
@@ -132,7 +133,7 @@ class Loop:
         self._best = best
         learner.slower = 0.5**progress.slowed
         self._within = within
-        self._steps = course.steps
+        self._steps, self._begins = course.steps, set(course.begins)
         self._since = _SinceReport()
         self._saved_step: int | None = None
 
@@ -171,7 +172,8 @@ class Loop:
         progress, settings = self.progress, self._settings
         while True:
             ended = self._why_ended()
-            due = ended is not None or progress.step % settings.steps_per_eval == 0
+            # Before a draft writes on, too: a wrecked one would write the texts of a whole stage.
+            due = ended is not None or progress.step % settings.steps_per_eval == 0 or progress.step in self._begins
             if self._validation and due and progress.validated_step != progress.step:
                 self._timed(self._validate)
                 continue  # it may have been one too many without a better one
@@ -200,20 +202,20 @@ class Loop:
         if self._stop:
             raise _StopNow
 
-    def _check_in_time(self, start: float) -> None:
-        """For work between two steps that began at `start` and may take long."""
-        self._check()
-        limit = self._settings.max_minutes
-        if limit is not None and self.progress.seconds + time.monotonic() - start >= 60 * limit:
-            raise _TimeIsUp
+    def _window(self) -> Window:
+        """What the next step is made of; where there is a time limit, new texts get their share of it."""
+        limit, start = self._settings.max_minutes, time.monotonic()
+        allowed = math.inf if limit is None else WRITING * (60 * limit - self.progress.seconds)
+
+        def enough() -> bool:
+            self._check()
+            return time.monotonic() - start >= allowed
+
+        return self._course.window(self.progress.step, enough)
 
     def _step(self) -> None:
         progress = self.progress
-        start = time.monotonic()
-        try:
-            window = self._course.window(progress.step, lambda: self._check_in_time(start))
-        except _TimeIsUp:
-            return  # to the border that sees it
+        window = self._window()
         start = time.monotonic()
         result = self._within.do(
             lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check),
@@ -228,6 +230,8 @@ class Loop:
         progress.step += 1
         progress.tokens += result.tokens
         progress.skipped += len(result.skipped)
+        for record_id in (record_id for one in result.skipped for record_id in one.record_ids):
+            progress.skipped_records[record_id] = progress.skipped_records.get(record_id, 0) + 1
         progress.skipped_in_row = result.skipped_in_row
         progress.epoch_loss += result.loss
         progress.epoch_tokens += result.tokens

@@ -5,7 +5,8 @@ M positions of a micro-batch, W ids that target and draft share, everything floa
   log p (M, S) = the teacher's, truncated as its sampler says, -inf where it has no mass: p log p is 0 there.
 S is W where the teacher's whole distribution is known. Where only its k likeliest ids are, S = k + 1: these ids, and
 one bucket for all others together. Throwing ids together hides what p and q differ by among them, so a loss on buckets
-is at most the one on all ids, and Σ min(p, q) at least as large (data processing inequality).
+is at most the one on all ids, and Σ min(p, q) at least as large (data processing inequality). Σ p·q leaves the bucket
+out, and is at most the one on all ids.
 Every loss is made of a few sums over positions, so positions may come in pieces and their sums be added. Sums are
 returned, never means: only whoever sees a whole accumulation window knows what to divide by.
 """
@@ -133,14 +134,20 @@ def meet(found: Student, p: mx.array) -> Meeting:
     return Meeting(*_meet(found.scaled, p))
 
 
-def log_acceptance(log_q: mx.array, log_p: mx.array, match: mx.array | None = None) -> mx.array:
+def log_acceptance(
+    log_q: mx.array, log_p: mx.array, match: mx.array | None = None, *, bucket: bool = False
+) -> mx.array:
     """log a at each position, (M,): a = Σ min(p, q) = 1 − TV(p, q), or Σ p·q where `match` (M,) says so.
 
-    Finite however little the two have in common, and where p is nowhere, which a position that only fills up has.
+    Finite however little the two have in common, and where p is nowhere, which a position that only fills up has. Where
+    the last column is a `bucket` of ids, Σ p·q is that of the others: two draws from a bucket are hardly ever one id.
     """
     least = mx.minimum(log_p, log_q)
     if match is not None:
-        least = mx.where(match[:, None], mx.maximum(log_p, _LEAST) + log_q, least)
+        both = mx.maximum(log_p, _LEAST) + log_q
+        if bucket:
+            both = mx.where(mx.arange(both.shape[-1]) == both.shape[-1] - 1, _LEAST, both)
+        least = mx.where(match[:, None], both, least)
     return mx.logsumexp(mx.maximum(least, _LEAST), axis=-1)
 
 
@@ -175,7 +182,7 @@ def terms(kind: Loss, found: Student, log_p: mx.array, asked: Asked, ids: mx.arr
         ids: as `student`'s.
     """
     by_logs = kind == "nla" or asked.match is not None
-    at = _by_logs(found, log_p, asked.match) if by_logs else _by_meeting(found, log_p)
+    at = _by_logs(found, log_p, asked.match, ids is not None) if by_logs else _by_meeting(found, log_p)
     nothing = mx.zeros_like(asked.weights)
     return Terms(
         surprise=_masked_sum(at.log_z - found.label if kind == "ce" else nothing, asked.weights),
@@ -211,11 +218,11 @@ def _by_meeting(found: Student, log_p: mx.array) -> _At:
     return _At(met.log_z, divergence, met.overlap, mx.zeros_like(met.overlap))
 
 
-def _by_logs(found: Student, log_p: mx.array, match: mx.array | None) -> _At:
+def _by_logs(found: Student, log_p: mx.array, match: mx.array | None, bucket: bool) -> _At:
     """Slower; for a that may be too small for a float32, and for Σ p·q."""
     log_z = mx.logsumexp(found.scaled, axis=-1)
     log_q = found.scaled - log_z[:, None]
-    log_a = log_acceptance(log_q, log_p, match)
+    log_a = log_acceptance(log_q, log_p, match, bucket=bucket)
     return _At(log_z, mx.sum(mx.exp(log_p) * (mx.maximum(log_p, _LEAST) - log_q), axis=-1), mx.exp(log_a), -log_a)
 
 

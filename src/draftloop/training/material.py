@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config
+from ..config import Config, Training
 from ..errors import NothingToDo, RunError
 from ..records import Record
 from ..replay import ReplayBuffer, drawable
@@ -62,10 +62,13 @@ class Material:
             for name, part in self._parts().items()
         }
 
-    def notes(self, replay_ratio: float) -> list[str]:
+    def notes(self, settings: Training) -> list[str]:
         """What a person should know before the training starts, a line each."""
         counts = f"{len(self.failures.examples)} failures, {self.failures.tokens:,} supervised tokens"
-        found = [f"training on {counts}; validation on {len(self.validation.examples)} generations"]
+        held_out = f"{len(self.validation.examples)} generations"
+        if settings.val_batches > 0:
+            held_out = f"{settings.val_batches} micro-batches of {held_out}"
+        found = [f"training on {counts}; validation on {held_out}"]
         if self.left_out:
             reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(self.left_out.items()))
             found.append(f"left out: {reasons}")
@@ -75,7 +78,9 @@ class Material:
             found.append(f"damaged lines of the log, passed over: {', '.join(map(str, self.damaged_lines))}")
         if not self.validation.examples:
             found.append("nothing could be held out for validation: no early stop, and the last weights are kept")
-        if replay_ratio > 0:
+        elif settings.val_batches == 0:
+            found.append("training.val_batches is 0: no early stop, and the last weights are kept")
+        if settings.replay_ratio > 0:
             found.append(
                 f"replay draws from {len(self.pool.examples)} generations"
                 if self.pool.examples
@@ -98,7 +103,9 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     damaged = tuple(found.line_number for found in log.damage)
     train = [record for record in records if record.split == "train"]
     ours = [record for record in train if is_of_pair(record, pair.identity)]
-    kept = [record for record in replay.refresh(ours, config.training.seed) if is_of_pair(record, pair.identity)]
+    latest = {record.id: record for record in train}
+    buffered = (latest.get(record.id, record) for record in replay.refresh(ours, config.training.seed))
+    kept = [record for record in buffered if is_of_pair(record, pair.identity)]
     wanted = [record for record in train if record.is_failure]
     failures = select(wanted, pair.identity, pair.width, config.data)
     if not failures.examples:

@@ -19,14 +19,14 @@ from ..config import Training
 from ..replay import draw, replay_tokens
 from .examples import Example
 
-STEPS_AT_ONE_TOKEN = 4.5  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)
+STEPS_AT_ONE_TOKEN = 5.8  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)
 _ORDER = 0x0D0E  # keeps this random stream apart from others of one seed
 _NEIGHBOURS = 8  # micro-batches whose examples are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one optimizer step is made of: an epoch, counted from 0, and micro-batches of examples."""
+    """What one optimizer step is made of: micro-batches of examples, and the pass over the failures, from 0."""
 
     epoch: int
     micro_batches: tuple[tuple[Example, ...], ...]
@@ -38,6 +38,11 @@ class Plan:
 
     windows: tuple[Window, ...]
     replay_share: float
+
+    @property
+    def passes(self) -> int:
+        """Over what is trained on; the last one may not be to its end."""
+        return self.windows[-1].epoch + 1
 
     @property
     def micro_batches(self) -> list[tuple[Example, ...]]:
@@ -58,15 +63,17 @@ def make_plan(
         fresh: what is trained on, each once an epoch; at least one example with a label.
         pool: what replay is drawn from, by record id; empty for no replay.
         settings: epochs, batch sizes, accumulation, replay ratio and seed.
-        steps: windows in all; by default as many as `settings.epochs` epochs have.
+        steps: windows in all; by default as many as `settings.epochs` epochs have, or `steps_for` where that is auto.
         first_epoch: the number of the first epoch, from which order and replay are drawn.
     """
     lengths = {record_id: len(example.labels) for record_id, example in pool.items()}
     tokens = sum(len(example.labels) for example in fresh)
+    if steps is None and settings.epochs == "auto":
+        steps = steps_for(tokens)
     replayed = replay_tokens(tokens, settings.replay_ratio) if lengths else 0
     windows: list[Window] = []
     for epoch in count(first_epoch):
-        if steps is None and epoch - first_epoch == epochs_of(settings, tokens):
+        if steps is None and epoch - first_epoch == settings.epochs:
             break
         if steps is not None and len(windows) >= steps:
             break
@@ -79,16 +86,13 @@ def make_plan(
     return Plan(tuple(windows[:steps]), share)
 
 
-def epochs_of(settings: Training, tokens: int) -> int:
-    """Passes over failures of so many supervised tokens: as configured, or by `auto` from how much there is to learn.
+def steps_for(tokens: int) -> int:
+    """Optimizer steps on failures of so many supervised tokens.
 
-    Twice the tokens get √2 times the optimizer steps: few failures are gone through often, for as long as the split
-    `validation` says that it helps; many need fewer passes, and no night is long enough for more.
+    Twice the tokens get √2 times the steps: few failures are gone through often, for as long as the split `validation`
+    says that it helps; many need fewer passes, and no night is long enough for more.
     """
-    if settings.epochs != "auto":
-        return settings.epochs
-    steps = STEPS_AT_ONE_TOKEN * math.sqrt(tokens)
-    return max(1, round(steps * settings.batch_tokens * settings.gradient_accumulation_steps / max(tokens, 1)))
+    return max(1, round(STEPS_AT_ONE_TOKEN * math.sqrt(tokens)))
 
 
 def order(examples: Sequence[Example], settings: Training, random: np.random.Generator) -> list[tuple[Example, ...]]:

@@ -21,20 +21,19 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from .. import lora
 from ..config import Training
 from ..errors import TrainingFailed
+from ..memory import REFUSALS
 from ..random_state import get_state, set_state, unchanged
 from ..records import Sampler
 from .batches import Batch, make_batch
 from .examples import Example
 from .fitting import Fit
-from .forward import Forward
+from .forward import PIECE_BYTES, Forward, positions_at_a_time
 from .losses import Sums
 from .pieces import HeadLoss
 from .plan import Window
 from .recompute import is_recomputed, set_recompute
 from .teacher import Taught, Teacher
 
-PIECE_BYTES = 16 << 20
-LEAST_PIECE = 64  # positions; fewer would leave the cores idle
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
 MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for
 
@@ -93,7 +92,7 @@ class Learner:
         self._settings = settings
         self._steps = steps
         self.begin_anew(1.0)
-        self._piece = max(LEAST_PIECE, piece_bytes // (4 * width))
+        self._piece = positions_at_a_time(width, piece_bytes)
         self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
         self.fit = Fit()
 
@@ -124,12 +123,12 @@ class Learner:
 
         Raises:
             TrainingFailed: too many micro-batches in a row could not be used.
-            RuntimeError: MLX's own, where it was refused memory; the step has changed nothing then either.
+            RuntimeError, MemoryError: MLX's own, where it was refused memory; the step has changed nothing then either.
         """
         before = self.state()
         try:
             return self._train(window, step, skipped_in_row, check)
-        except RuntimeError:  # half a step may lie in the adapter by then
+        except REFUSALS:  # half a step may lie in the adapter by then
             self.restore(before)
             raise
 
@@ -184,7 +183,7 @@ class Learner:
             piece: positions whose logits are there at a time.
 
         Raises:
-            RuntimeError: MLX's own, where it was refused memory.
+            RuntimeError, MemoryError: MLX's own, where it was refused memory.
         """
         example = Example("", "", (0,) * (length + 1), length + 1 - labels, _GREEDY)  # asks no teacher
         usual, self._piece = self._piece, piece
@@ -232,7 +231,8 @@ class Learner:
             gradients = own if gradients is None else tree_map(mx.add, gradients, own)
         norm = _norm(gradients)
         mx.eval(gradients, norm)
-        reason = problem(_added(found), norm.item(), self._settings.max_loss)
+        coldest = min(example.sampler.temperature or 1.0 for part in parts for example in part)
+        reason = problem(_added(found), norm.item(), self._settings.max_loss / min(1.0, coldest))
         if reason is not None:
             return Skipped(tuple(example.record_id for part in parts for example in part), reason)
         return _added(found), gradients
@@ -242,6 +242,7 @@ class Learner:
         batch = make_batch(examples)
         arrays, gradients = self._sums_and_gradients(batch, self._teacher.teach(batch))
         mx.eval(arrays, gradients)
+        mx.synchronize()  # a GPU says only now what it was refused
         return Sums(*(value.item() for value in arrays)), gradients
 
     def _apply(self, gradients: Any, tokens: int, rate: float) -> float:
@@ -251,6 +252,7 @@ class Learner:
         self.optimizer.learning_rate = rate
         self.optimizer.update(self.draft, clipped)
         mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
+        mx.synchronize()
         return float(norm.item())
 
     def _give_up_after(self, in_row: int, last: Skipped, step: int) -> None:
@@ -290,7 +292,7 @@ def problem(sums: Sums, gradient_norm: float, max_loss: float) -> str | None:
     if not math.isfinite(loss):
         return f"its loss is {loss}"
     if loss > max_loss:
-        return f"its loss {loss:.4g} is above training.max_loss = {max_loss:g}"
+        return f"its loss {loss:.4g} is above {max_loss:g} (training.max_loss / temperature)"
     if not math.isfinite(gradient_norm):
         return f"the norm of its gradient is {gradient_norm}"
     return None

@@ -2,7 +2,8 @@
 
 For a batch with M positions all three give log p (M, S) and the ids that its columns stand for:
   live    the target reads each record once: n positions -> logits (n, V) -> log p (n, W) under the record's sampler,
-          kept in float32 where all fit into the memory allowed, in float16 otherwise, else computed at each use;
+          kept in float32 where all fit into the memory allowed, else in float16; where a large vocabulary does not fit
+          so either, the likeliest ids and one bucket for the rest; what still does not fit is computed at each use;
   logged  the k likeliest ids that the collector kept, and one bucket for the rest: S = k + 1. No target is needed;
   none    all mass on the token that was emitted: S = 2.
 Every record is read alone and rounded alike whether it is kept or not, so log p never depends on the order of a run.
@@ -18,11 +19,13 @@ import mlx.core as mx
 import numpy as np
 
 from ..distributions import TopK
+from ..speculative.likeliest import likeliest
 from ..speculative.transforms import sampling_log_probs
 from .batches import Batch
 from .examples import Example
-from .forward import Forward
+from .forward import Forward, positions_at_a_time
 
+LIKELIEST = 128  # ids kept of a distribution where whole ones do not fit
 _MEGABYTE = 1 << 20
 _NOISE = 1e-6  # of a sum in float32: a smaller tail is none, or it would weigh what the draft gives to no id at all
 
@@ -91,18 +94,26 @@ class LiveTeacher:
         self._forward = forward
         self._width = width
         self._examples = {example.record_id: example for example in examples}
-        self._kept: dict[str, mx.array] = {}
+        self._kept: dict[str, list[Rows]] = {}
         self._room = allowed = int(memory_mb * _MEGABYTE)
-        numbers = width * (later + sum(len(e.labels) for e in self._examples.values() if not _is_hard(e)))
-        self._type = mx.float32 if 4 * numbers <= allowed else mx.float16
-        self.takes = min(4 * numbers, allowed), 4 * width if 2 * numbers > allowed else 0
-        if 2 * numbers > allowed:
+        positions = later + sum(len(e.labels) for e in self._examples.values() if not _is_hard(e))
+        self._type = mx.float32 if 4 * width * positions <= allowed else mx.float16
+        a_position = self._type.size * width
+        few = 8 * LIKELIEST + 4
+        self._k = LIKELIEST if a_position * positions > allowed and few < a_position else None
+        if self._k is not None:
             say(
-                f"the teacher's distributions need {2 * numbers / _MEGABYTE:,.0f} MB, training.teacher_memory_mb is "
-                f"{memory_mb:,g}: what does not fit is computed anew each epoch (slower)"
+                f"the target's distributions need {a_position * positions / _MEGABYTE:,.0f} MB, "
+                f"training.teacher_memory_mb is {memory_mb:,g}: of each the {LIKELIEST} likeliest tokens are kept, all "
+                "others as one"
             )
+            a_position = few
         elif self._type == mx.float16:
-            say("the teacher's distributions are kept in 16 bits to fit training.teacher_memory_mb")
+            say("the target's distributions are kept in 16 bits to fit training.teacher_memory_mb")
+        missing = a_position * positions - allowed
+        if missing > 0:
+            say(f"of them, {missing / _MEGABYTE:,.0f} MB are computed anew at each use (slower)")
+        self.takes = min(a_position * positions, allowed), a_position if missing > 0 else 0
 
     def add(self, examples: Iterable[Example]) -> None:
         """Take in examples that will be asked for, whole."""
@@ -112,31 +123,68 @@ class LiveTeacher:
         """Drop examples that will not be asked for again, and what was kept of them."""
         for example in examples:
             self._examples.pop(example.record_id, None)
-            rows = self._kept.pop(example.record_id, None)
-            self._room += 0 if rows is None else rows.nbytes
+            self._room += _bytes(self._kept.pop(example.record_id, []))
 
     def teach(self, batch: Batch) -> Taught:
-        """log p over all ids: (M, W)."""
-        parts = [self._of(example) for example in batch.examples if example.labels]
-        return Taught(tuple(parts or [mx.zeros((0, self._width))]), None, batch.size)
+        """log p over all ids (M, W), or of the k likeliest and of the rest (M, k + 1)."""
+        found = [rows for example in batch.examples if example.labels for rows in self._of(example)] or [
+            self._nothing()
+        ]
+        ids = None if self._k is None else tuple(rows.ids for rows in found if rows.ids is not None)
+        return Taught(tuple(rows.log_p for rows in found), ids, batch.size)
 
-    def _of(self, example: Example) -> mx.array:
-        """(n, W), where n is the number of labels of `example`, which may be a shortened one."""
+    def _of(self, example: Example) -> list[Rows]:
+        """Rows one after the other for the labels of `example`, which may be a shortened one."""
+        n = len(example.labels)
         if _is_hard(example):
-            return mx.where(mx.arange(self._width) == mx.array(example.labels)[:, None], 0.0, -mx.inf)
+            labels = mx.array(example.labels)[:, None]
+            if self._k is None:
+                return [Rows(mx.where(mx.arange(self._width) == labels, 0.0, -mx.inf), None)]
+            first = mx.arange(self._k + 1) == 0
+            return [
+                Rows(mx.broadcast_to(mx.where(first, 0.0, -mx.inf), (n, self._k + 1)), mx.where(first[:-1], labels, -1))
+            ]
         rows = self._kept.get(example.record_id)
         if rows is None:
-            rows = self._compute(self._examples[example.record_id])
-        return rows[: len(example.labels)]
+            rows = self._computed(self._examples[example.record_id])
+        found, left = [], n
+        for piece in rows:
+            if left > 0:
+                found.append(Rows(piece.log_p[:left], None if piece.ids is None else piece.ids[:left]))
+            left -= piece.log_p.shape[0]
+        return found
 
-    def _compute(self, example: Example) -> mx.array:
-        logits = self._forward(mx.array([example.inputs]), mx.array(list(example.positions)))
-        rows = mx.stop_gradient(sampling_log_probs(logits, example.sampler, self._width)).astype(self._type)
-        mx.eval(rows)
-        if rows.nbytes <= self._room:
-            self._kept[example.record_id] = rows
-            self._room -= rows.nbytes
-        return rows
+    def _computed(self, example: Example) -> list[Rows]:
+        """Evaluated a piece of the positions at a time, for a large vocabulary's logits are many; kept if they fit."""
+        hidden = self._forward.hidden(mx.array([example.inputs]), mx.array(list(example.positions)))
+        found, size = [], positions_at_a_time(self._width)
+        for start in range(0, hidden.shape[0], size):
+            logits = self._forward.head(hidden[start : start + size])
+            found.append(self._rows(mx.stop_gradient(sampling_log_probs(logits, example.sampler, self._width))))
+            mx.eval([values for values in found[-1] if values is not None])
+        if _bytes(found) <= self._room:
+            self._kept[example.record_id] = found
+            self._room -= _bytes(found)
+        return found
+
+    def _rows(self, log_p: mx.array) -> Rows:
+        """What is kept of (m, W)."""
+        if self._k is None:
+            return Rows(log_p.astype(self._type), None)
+        ids, named, tail = likeliest(log_p, self._k)
+        rest = mx.where(tail > _NOISE, mx.log(mx.maximum(tail, _NOISE)), -mx.inf)
+        ids = mx.where(named == -mx.inf, -1, ids.astype(mx.int32))
+        return Rows(mx.concatenate([named, rest[:, None]], axis=-1), ids)
+
+    def _nothing(self) -> Rows:
+        """No row at all."""
+        if self._k is None:
+            return Rows(mx.zeros((0, self._width)), None)
+        return Rows(mx.zeros((0, self._k + 1)), mx.zeros((0, self._k), mx.int32))
+
+
+def _bytes(rows: Iterable[Rows]) -> int:
+    return sum(values.nbytes for one in rows for values in one if values is not None)
 
 
 class LoggedTeacher:

@@ -78,7 +78,7 @@ def train(
     run = RunDirectory.create(data.runs, data.files)
     run.describe({**_description(run, pair, parent, material, config), "purpose": purpose}, material.to_json())
     reporter = _reporter(run, data, on_step, quiet)
-    for line in [*material.notes(config.training.replay_ratio), *_kept_shape(pair, parent, config)]:
+    for line in [*material.notes(config.training), *_kept_shape(pair, parent, config)]:
         reporter.say(line)
     session = _Session(run, pair, data, config, material, parent, reporter)
     return session.work(stop, Progress(), None)
@@ -143,7 +143,8 @@ class _Session:
         """Train from `progress` to the end and publish."""
         settings, material = self.config.training, self.material
         mx.reset_peak_memory()
-        taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter)
+        allowed = memory.budget(settings.memory, memory.read_device())
+        taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter, allowed)
         pool = {example.record_id: example for example in material.pool.examples}
         course = Course(material.failures.examples, pool, settings, taught.stages, taught.more)
         learner = self._learner(taught.teacher, course.steps)
@@ -154,7 +155,7 @@ class _Session:
             stop = stop if stop is not None else stack.enter_context(stop_request())
             if tensors is None:
                 self.run.note_start(probe.tally())
-            within = self._within_memory(learner, taught.teacher, course, progress, stack)
+            within = self._within_memory(learner, taught.teacher, course, progress, allowed, stack)
             loop = Loop(self.run, learner, course, batches, settings, self.reporter, stop, progress, best, within)
             ended = loop.run()
         if progress.step == 0:
@@ -162,7 +163,7 @@ class _Session:
             raise TrainingFailed(f"{limit}, and not one step was made in that time; allow more")
         metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
         published = self._published(metrics) if tensors is not None else None
-        trained = self._trained_ids(course, progress.step)
+        trained = self._trained_ids(course, progress)
         version = published or self._publish(trained, metrics)
         lessons = probe.lessons(self._learned_from(trained), self.run.start())
         ending = Ending(ended, course.steps, course.plan.replay_share, within.peak, lessons)
@@ -178,14 +179,21 @@ class _Session:
         return Learner(pair.draft, forward, teacher, pair.width, settings, steps)
 
     def _within_memory(
-        self, learner: Learner, teacher: Teacher, course: Course, progress: Progress, stack: ExitStack
+        self,
+        learner: Learner,
+        teacher: Teacher,
+        course: Course,
+        progress: Progress,
+        allowed: memory.Budget,
+        stack: ExitStack,
     ) -> WithinMemory:
         """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
         setting, everything = self.config.training.memory, course.plan.micro_batches
-        allowed = memory.budget(setting, memory.read_device())
         stack.enter_context(memory.limited(allowed))
         stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
-        learner.fit = progress.fit or fit_to(learner, everything, allowed, *teacher.takes)
+        fresh = fit_to(learner, everything, allowed, *teacher.takes)
+        saved = progress.fit  # what it was stepped down to counts, unless there is less memory now
+        learner.fit = saved if saved is not None and saved.is_within(fresh, everything) else fresh
         if learner.fit.changes(everything):
             self.reporter.say(
                 f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit.describe(everything)}"
@@ -227,9 +235,10 @@ class _Session:
         files = self.data.files
         return self.data.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, files), manifest)
 
-    def _trained_ids(self, course: Course, steps: int) -> tuple[str, ...]:
-        """Records of the steps made, in the log's order, then what was only replayed."""
-        seen = course.record_ids(steps)
+    def _trained_ids(self, course: Course, progress: Progress) -> tuple[str, ...]:
+        """Records of the steps made, but for those only ever skipped: in the log's order, then what was replayed."""
+        given = course.times_given(progress.step)
+        seen = {name for name, times in given.items() if times > progress.skipped_records.get(name, 0)}
         known = dict.fromkeys([*self.material.failures.ids, *self.material.pool.ids])
         return tuple(record_id for record_id in known if record_id in seen)
 

@@ -7,23 +7,27 @@ draft writes on them from stage to stage. All are kept in the run's directory, s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
 from mlx import nn
 
 from ..config import Training
-from ..distributions import TopK, decode
+from ..distributions import DistributionsError, TopK, decode, within
 from ..errors import StoreError
+from ..memory import Budget
 from ..pair import Pair
 from ..store.blobs import BlobFile
-from .course import Check, More
+from .course import Enough, More
 from .examples import Example
+from .fitting import SAFETY
 from .forward import make_forward
 from .material import Material
-from .plan import epochs_of
+from .plan import make_plan
 from .report import Reporter
-from .rollouts import from_json, roll_out, to_json
+from .rollouts import Limits, from_json, roll_out, to_json
 from .run import RunDirectory
 from .teacher import LiveTeacher, LoggedTeacher, Teacher
 
@@ -40,7 +44,13 @@ class Tuition:
 
 
 def tuition(
-    pair: Pair, material: Material, blobs: BlobFile, run: RunDirectory, settings: Training, reporter: Reporter
+    pair: Pair,
+    material: Material,
+    blobs: BlobFile,
+    run: RunDirectory,
+    settings: Training,
+    reporter: Reporter,
+    allowed: Budget | None = None,
 ) -> Tuition:
     """What `settings` ask for.
 
@@ -51,22 +61,24 @@ def tuition(
         run: where new texts are kept.
         settings: teacher, answers and proposals.
         reporter: told what is missing, and of the texts made.
+        allowed: what MLX may hold; None is no bound.
     """
     everything = [e for part in (material.failures, material.pool, material.validation) for e in part.examples]
     if settings.teacher != "live":
-        kept = _kept(everything, blobs, reporter) if settings.teacher == "logged" else {}
-        return Tuition(LoggedTeacher(kept), 0, lambda _stage, _check: ())
+        kept = _kept(everything, blobs, pair.width, reporter) if settings.teacher == "logged" else {}
+        return Tuition(LoggedTeacher(kept), 0, lambda _stage, _enough: ())
     if settings.loss == "ce":  # which asks for tokens of the target, and the draft's are none
         settings = settings.model_copy(update={"proposals": 0})
     failures = material.failures.examples
-    passes = epochs_of(settings, material.failures.tokens)
+    pool = {example.record_id: example for example in material.pool.examples}
+    passes = make_plan(failures, pool, settings).passes
     settings = settings.model_copy(update={"answers": min(settings.answers, max(0, passes - LEAST_PASSES))})
     at_a_time = settings.answers + min(1, settings.proposals)
     later = at_a_time * len(failures) * max((len(example.labels) for example in failures), default=0)
     forward = make_forward(pair.target, "target", reporter.say)
     teacher = LiveTeacher(forward, pair.width, everything, settings.teacher_memory_mb, reporter.say, later)
     stages = max(settings.proposals, min(1, settings.answers))
-    return Tuition(teacher, stages, _Texts(pair, failures, settings, teacher, run, reporter).of)
+    return Tuition(teacher, stages, _Texts(pair, failures, settings, teacher, run, reporter, allowed).of)
 
 
 class _Texts:
@@ -80,15 +92,16 @@ class _Texts:
         teacher: LiveTeacher,
         run: RunDirectory,
         reporter: Reporter,
+        allowed: Budget | None,
     ) -> None:
         self._pair, self._failures, self._settings = pair, failures, settings
-        self._teacher, self._run, self._reporter = teacher, run, reporter
+        self._teacher, self._run, self._reporter, self._allowed = teacher, run, reporter, allowed
         self._own: list[Example] = []
 
-    def of(self, stage: int, check: Check) -> list[Example]:
+    def of(self, stage: int, enough: Enough) -> list[Example]:
         """What stage `stage` is given: made at its beginning, read again by a resumed run."""
         kept = self._run.texts(stage)
-        texts = self._made(stage, check) if kept is None else from_json(kept)
+        texts = self._made(stage, enough) if kept is None else from_json(kept)
         if kept is None:
             self._run.keep_texts(stage, to_json(texts))
         self._teacher.forget(self._own)
@@ -96,18 +109,18 @@ class _Texts:
         self._own = [text for text in texts if text.own]
         return texts
 
-    def _made(self, stage: int, check: Check) -> list[Example]:
+    def _made(self, stage: int, enough: Enough) -> list[Example]:
         settings, answers = self._settings, []
         if settings.answers:
             first = self._run.texts(0) if stage else None
             if first is None:
-                answers = self._written(self._pair.target, settings.answers, 0, check)
+                answers = self._written(self._pair.target, settings.answers, 0, enough)
             else:
                 answers = [text for text in from_json(first) if not text.own]
-        own = self._written(self._pair.draft, 1, stage + 1, check) if settings.proposals else []
+        own = self._written(self._pair.draft, 1, stage + 1, enough) if settings.proposals else []
         return [*answers, *own]
 
-    def _written(self, model: nn.Module, times: int, number: int, check: Check) -> list[Example]:
+    def _written(self, model: nn.Module, times: int, number: int, enough: Enough) -> list[Example]:
         """By the target, whose number is 0, or by the draft as it is at the beginning of a stage."""
         who = "the draft writes" if number else "the target answers"
         # At temperature 0 the target would say again what it said.
@@ -116,24 +129,32 @@ class _Texts:
             return []
         self._reporter.say(f"{who} on {len(asked)} prompts anew" + (f", {times} times" if times > 1 else ""))
 
-        def on_text(done: int, of: int) -> None:
-            check()
-            self._reporter.note(f"{who}: {done:,} of {of:,} texts")
-
         model.eval()
-        return roll_out(
+        found = roll_out(
             model,
             asked,
             times,
             own=number > 0,
             seed=self._settings.seed + (number << 40),
-            width=self._pair.width,
-            stop_tokens=self._pair.stop_tokens,
-            on_text=on_text,
+            limits=Limits(self._pair.width, self._pair.stop_tokens, self._pair.context, self._room()),
+            enough=enough,
+            on_text=lambda done, of: self._reporter.note(f"{who}: {done:,} of {of:,} texts"),
         )
+        if len(found) < times * len(asked):
+            self._reporter.say(
+                f"{who}: {len(found):,} of {times * len(asked):,} texts, as many as the time limit or the models' "
+                "context leaves room for"
+            )
+        return found
+
+    def _room(self) -> float:
+        """Bytes for the caches of what is written side by side: half of what is left, for prompts take room too."""
+        if self._allowed is None:
+            return math.inf
+        return SAFETY * max(0, self._allowed.bytes - int(mx.get_active_memory())) / 2
 
 
-def _kept(examples: Sequence[Example], blobs: BlobFile, reporter: Reporter) -> dict[str, TopK]:
+def _kept(examples: Sequence[Example], blobs: BlobFile, width: int, reporter: Reporter) -> dict[str, TopK]:
     """The rows of every example of which some were kept, by record id."""
     wanted = {example.record_id: example for example in examples if example.sampler.temperature > 0}
     found: dict[str, TopK] = {}
@@ -142,7 +163,10 @@ def _kept(examples: Sequence[Example], blobs: BlobFile, reporter: Reporter) -> d
         if example.blob is None:
             continue
         try:
-            found[record_id] = decode(blobs.read(example.blob))
+            rows = decode(blobs.read(example.blob))
+            if len(rows) < len(example.labels):
+                raise DistributionsError(f"{record_id}: found {len(rows)} rows, expected {len(example.labels)} or more")
+            found[record_id] = within(rows, width)
         except StoreError as error:
             problem = problem or error
     without = len(wanted) - len(found)

@@ -41,12 +41,14 @@ def validation_batches(examples: Iterable[Example], size: int, most: int) -> lis
     Args:
         examples: of the split `validation`.
         size: of a micro-batch.
-        most: how many micro-batches; -1 is all.
+        most: how many micro-batches, of all sources and lengths; -1 is all.
     """
     by_source: dict[str, list[Example]] = defaultdict(list)
     for example in sorted(examples, key=lambda example: (len(example.ids), example.record_id)):
         by_source[example.source].append(example)
     rows = [_chunks(by_source[source], size) for source in sorted(by_source)]
+    if most >= 0:
+        rows = [[row[i] for i in _spread(len(row))] for row in rows]
     taking_turns = [batch for turn in zip_longest(*rows) for batch in turn if batch is not None]
     return taking_turns if most < 0 else taking_turns[:most]
 
@@ -71,3 +73,9 @@ def validate(batches: Sequence[tuple[Example, ...]], evaluate: Callable[[tuple[E
 
 def _chunks(examples: list[Example], size: int) -> list[tuple[Example, ...]]:
     return [tuple(examples[i : i + size]) for i in range(0, len(examples), size)]
+
+
+def _spread(count: int) -> list[int]:
+    """0 … count − 1 in an order of which every beginning lies all over the range (van der Corput's)."""
+    bits = max(1, (count - 1).bit_length())
+    return [i for i in (int(f"{n:0{bits}b}"[::-1], 2) for n in range(1 << bits)) if i < count]

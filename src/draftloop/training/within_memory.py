@@ -67,7 +67,7 @@ class WithinMemory:
             try:
                 found = work()
                 break
-            except RuntimeError as error:
+            except memory.REFUSALS as error:
                 if not memory.is_out_of_memory(error):
                     raise
                 reason = " ".join(str(error).split())
@@ -78,9 +78,11 @@ class WithinMemory:
     def _after_refusal(self, reason: str, batches: Batches, droppable: bool) -> None:
         gc.collect()
         mx.clear_cache()
-        fit = self._learner.fit.stepped_down(batches)
+        self._peak = self.peak
+        mx.reset_peak_memory()  # what was refused is not what the next try takes
         stuck = not droppable and self._learner.fit.is_smallest(batches)
-        if stuck or not any(fit.fitted(one) for batch in self._everything for one in batch):
+        fit = None if stuck else self._learner.fit.stepped_down(batches, cut=droppable)
+        if fit is None or not any(fit.fitted(one) for batch in self._everything for one in batch):
             raise TrainingFailed(
                 f"one example alone, with activations computed again, does not fit into memory ({reason}); {ADVICE}"
             )
@@ -92,8 +94,9 @@ class WithinMemory:
         if allowed is None or peak <= allowed.bytes:
             return
         found = f"{memory.gigabytes(peak)} GB were taken, and {allowed} are allowed"
-        if not self._learner.fit.is_smallest(batches):
-            fit = self._learner.fit = self._learner.fit.stepped_down(batches)
+        fit = None if self._learner.fit.is_smallest(batches) else self._learner.fit.stepped_down(batches)
+        if fit is not None:
+            self._learner.fit = fit
             self._say(f"{found}; from now on, {fit.describe(self._everything)}")
         elif allowed.strict:
             raise TrainingFailed(f"{found}, one example at a time; {ADVICE}")
@@ -142,7 +145,7 @@ def _cost(learner: Learner, recompute: bool, batches: Batches, room: float, per_
     def probe(length: int, labels: int, piece: int) -> int | None:
         try:
             return learner.probe(length, labels, piece)
-        except RuntimeError as error:
+        except memory.REFUSALS as error:
             if not memory.is_out_of_memory(error):
                 raise
             return None
