@@ -2,12 +2,14 @@
 
 On the embedded pair, three seeds. Every recipe gets the same texts, matrices, rank, replay and optimizer steps, and the
 same grid of peak learning rates; the rate is chosen on validation texts at 200 failures. The reported texts are read
-once, by the runs that were chosen. Results are kept run by run in --folder, so that a run that was cut off goes on.
+once, by the runs that were chosen. Results are kept run by run in --folder, so that a benchmark that was cut off goes
+on: by the code, the defaults and the texts that they were made with, so that no other's are taken for them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -17,6 +19,8 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from learning_report import Run
 
 CURVE = (20, 50, 100, 200, 500, 1_000)
 SEEDS = (0, 1, 2)
-AT = 200
+AT = report.AT
 MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
 GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
 FIRST_RATES = GRID[3:6]  # from there on outwards, for as long as the best one lies at an end
@@ -70,6 +74,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
         work = Work(pool, options.folder)
+        print(f"results in {options.folder / edition()}", file=sys.stderr)
         rates = choose(work, wanted, at)
         jobs = [Job(t, recipe, at, seed, rates[t, recipe]) for t, recipe in wanted for seed in seeds]
         main_recipes = [recipe for recipe in MAIN if recipe in recipes]
@@ -89,7 +94,32 @@ def main() -> None:
     figures = report.find_figures(runs, at)
     report.show(runs, figures)
     if not (options.quick or options.main):
-        report.write(runs, figures, {"learning_rates": [[t, r, rate] for (t, r), rate in rates.items()], "grid": GRID})
+        chosen = [[t, r, rate] for (t, r), rate in rates.items()]
+        report.write(runs, figures, {"learning_rates": chosen, "grid": GRID, "edition": edition()})
+
+
+@cache
+def edition() -> str:
+    """Changes with all that a result depends on: what trains and measures, its defaults, texts and libraries."""
+    import learning_world
+
+    import draftloop
+    from draftloop.config import Training
+
+    package, here = Path(str(draftloop.__file__)).parent, Path(__file__).parent
+    names = ("acceptance", "config", "lora", "scoring", "stats", "speculative/transforms")
+    sources = [here / "learning_recipes.py", *sorted((package / "training").glob("*.py"))]
+    sources += [package / f"{name}.py" for name in names]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources))
+    facts = [
+        Training().model_dump(mode="json"),
+        CEILING_STEPS,
+        learning_world.edition(),
+        version("mlx"),
+        version("mlx-lm"),
+    ]
+    digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()[:8]
 
 
 def all_recipes() -> list[str]:
@@ -125,12 +155,12 @@ class Work:
         found = self.do(jobs)
         scored = self._pool.map(score_reported, jobs, [self._folder] * len(jobs))
         return [
-            Run(**asdict(job), **{k: f[k] for k in ("steps", "seconds", "peak_mb", "curve", "last")}, **s)
+            Run(**asdict(job), **{k: f[k] for k in ("openings", "steps", "seconds", "peak_mb", "curve", "last")}, **s)
             for job, f, s in zip(jobs, found, scored, strict=True)
         ]
 
     def _result(self, job: Job) -> Path:
-        return self._folder / "runs" / f"{job.name}.json"
+        return self._folder / edition() / f"{job.name}.json"
 
 
 def choose(work: Work, wanted: Iterable[tuple[float, str]], at: int) -> dict[tuple[float, str], float]:
@@ -169,9 +199,12 @@ def prepare(temperature: float, folder: Path) -> None:
 
 def train(job: Job, folder: Path) -> str:
     """Train one, and keep its weights and what it took; returns a line about it."""
-    from learning_recipes import RECIPES, Task, all_weights
-    from learning_world import CEILING_FAILURES, more_failures, world
+    import mlx.core as mx
+    from learning_recipes import RECIPES, Task, all_weights, mean_acceptance
+    from learning_world import CEILING_FAILURES, distinct_openings, more_failures, world
 
+    gc.collect()  # what the job before left in a cycle
+    mx.clear_cache()
     pair = _pair()
     texts = world(pair, job.temperature, folder)
     task = Task.of(texts, job.failures, job.seed, job.learning_rate)
@@ -180,30 +213,37 @@ def train(job: Job, folder: Path) -> str:
         learned = all_weights(pair, task, more, CEILING_STEPS)
     else:
         learned = RECIPES[job.recipe](pair, task)
-    path = folder / "runs" / f"{job.name}.json"
+    path = folder / edition() / f"{job.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(pair, path.with_suffix(".safetensors"), job)
-    validation, last = (report.ratio(_accepted(pair, some)) for some in (texts.validation, task.validation))
-    path.write_text(json.dumps({"job": asdict(job), "validation": validation, "last": last, **asdict(learned)}))
+    found = {
+        "job": asdict(job),
+        "openings": distinct_openings(pair, task.failures),
+        "validation": (validation := mean_acceptance(pair, texts.validation)),
+        "last": mean_acceptance(pair, task.validation),
+        **asdict(learned),
+    }
+    path.write_text(json.dumps(found))
     return f"{job.recipe}, {job.failures} failures, {job.learning_rate:g}, T {job.temperature:g}: {validation:.4f}"
 
 
 def score_reported(job: Job, folder: Path) -> dict[str, Any]:
     """(accepted, positions) of every reported text of both domains, for the bare draft and the trained one."""
+    from learning_recipes import accepted
     from learning_world import world
 
     from draftloop import lora
 
-    path = folder / "runs" / f"{job.name}.reported.json"
+    path = folder / edition() / f"{job.name}.reported.json"
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
     pair = _pair()
     texts = world(pair, job.temperature, folder)
     _bare(pair)
-    base = {domain: _accepted(pair, some) for domain, some in texts.reported.items()}
-    _load(pair, folder / "runs" / f"{job.name}.safetensors", job)
-    trained = {domain: _accepted(pair, some) for domain, some in texts.reported.items()}
+    base = {domain: accepted(pair, some) for domain, some in texts.reported.items()}
+    _load(pair, folder / edition() / f"{job.name}.safetensors", job)
+    trained = {domain: accepted(pair, some) for domain, some in texts.reported.items()}
     _bare(pair)
     lora.detach(pair.draft)
     found = {"base": base, "trained": trained}
@@ -264,16 +304,6 @@ def _load(pair: Any, path: Path, job: Job) -> None:
     shape = Lora(matrices="layers" if layers_alone else "all")
     lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, shape), 0)
     lora.load_parameters(pair.draft, weights)
-
-
-def _accepted(pair: Any, examples: Sequence[Any]) -> list[tuple[float, int]]:
-    """Of each text the sum of the acceptance over its positions, and their number."""
-    from draftloop.scoring import Text, score_carried
-
-    pair.draft.eval()
-    texts = [Text(example.ids[: example.prompt_length], example.labels, example.sampler) for example in examples]
-    scores = score_carried(pair, texts, "greedy" if examples[0].sampler.temperature == 0 else "rejection")
-    return [(float(found.position.sum()), len(found.position)) for found in scores]
 
 
 if __name__ == "__main__":

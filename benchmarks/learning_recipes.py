@@ -1,25 +1,29 @@
 """The recipes of the learning benchmark: each makes a trained draft out of failures, at a given peak learning rate.
 
 `mlx_lm.lora` is mlx-lm's own trainer. Every other recipe goes through draftloop's learner and loop, some of them with a
-weight for each position, which the product does not have. All get the same texts, replay, matrices, rank and steps.
+weight for each position, which the product does not have. All get the same texts, replay, micro-batches, matrices, rank
+and steps, and keep the weights that accept most on the same few validation texts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 from learning_world import World
+from mlx.utils import tree_flatten
 from mlx_lm.tuner.trainer import TrainingArgs
 from mlx_lm.tuner.trainer import train as mlx_lm_train
 from mlx_lm.tuner.utils import build_schedule
@@ -39,8 +43,10 @@ from draftloop.training.examples import Example, Selection
 from draftloop.training.forward import make_forward
 from draftloop.training.loop import Loop, Progress
 from draftloop.training.material import Material
+from draftloop.training.padding import round_up
 from draftloop.training.plan import make_plan
 from draftloop.training.report import Reporter
+from draftloop.training.rollouts import Limits, roll_out
 from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
@@ -49,6 +55,8 @@ from draftloop.training.validation import validation_batches
 from draftloop.training.within_memory import WithinMemory
 
 K = 4
+CEILING_MEMORY_MB = 1_500  # for the whole distributions of 4,000 texts, in 16 bits
+CEILING_CHECKS = 100  # steps between looks at the validation texts
 Weights = Mapping[str, NDArray[np.float32]]
 
 
@@ -95,29 +103,84 @@ class Learned:
     curve: list[tuple[float, float]] = field(default_factory=list)
 
 
-def mlx_lm_lora(pair: Pair, task: Task) -> Learned:
-    """mlx-lm's own LoRA trainer: Adam, its linear schedule with warm-up, cross-entropy on completion tokens."""
+def mlx_lm_lora(pair: Pair, task: Task, answers: int = 0) -> Learned:
+    """mlx-lm's own LoRA trainer: Adam, its linear schedule with warm-up, cross-entropy on completion tokens.
+
+    Two things are not its default, both in its favour. It is fed the micro-batches of the plan that the other recipes
+    follow, where its own batching drops the longest texts; and its mask, which counts one filler after each text as a
+    label, ends where the text does. Of its checkpoints the best one on the validation texts is kept.
+
+    Args:
+        pair: its draft is trained.
+        task: what is learned from.
+        answers: how often the target answers each prompt anew before.
+    """
+    began = time.perf_counter()
+    texts = [*task.failures, *_answers(pair, task, answers)]
     _attach(pair, task.settings)
-    plan = make_plan(task.failures, task.pool, task.settings)
-    texts = [*task.failures, *_replayed(task)]
-    data = [(list(example.ids), example.prompt_length) for example in texts]
-    steps, rate = len(plan.windows), task.learning_rate
-    schedule = build_schedule({"name": "linear_schedule", "warmup": 10, "arguments": [rate, 0.0, steps - 10]})
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    steps = len(make_plan(task.failures, task.pool, task.settings).windows)
+    plan = make_plan(texts, task.pool, task.settings, steps)
+    schedule = build_schedule(
+        {"name": "linear_schedule", "warmup": 10, "arguments": [task.learning_rate, 0.0, steps - 10]}
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), _compiled():
         arguments = TrainingArgs(
-            batch_size=min(task.settings.batch_size, len(data)),
+            batch_size=1,
             iters=steps,
             steps_per_report=10**9,
-            steps_per_save=10**9,
-            max_seq_length=512,
+            steps_per_save=task.settings.steps_per_eval,
             adapter_file=str(Path(folder) / "adapters.safetensors"),
         )
-        np.random.seed(task.seed)  # noqa: NPY002 - what mlx-lm draws its order from
         mx.random.seed(task.seed)
         mx.reset_peak_memory()
-        began = time.perf_counter()
-        mlx_lm_train(pair.draft, optim.Adam(schedule), data, args=arguments)
-        return Learned(steps, time.perf_counter() - began, mx.get_peak_memory() / 2**20)
+        mlx_lm_train(pair.draft, optim.Adam(schedule), plan.micro_batches, args=arguments, iterate_batches=_as_arrays)
+        seconds, peak = time.perf_counter() - began, mx.get_peak_memory()
+        _keep_the_best(pair, task, sorted(Path(folder).glob("0*_adapters.safetensors")))
+    return Learned(steps, seconds, peak / 2**20)
+
+
+def _as_arrays(dataset: Sequence[Sequence[Example]], **_: Any) -> Iterator[tuple[mx.array, mx.array]]:
+    """Micro-batches as mlx-lm's trainer takes them: ids, and the positions of the first and the last label."""
+    for examples in dataset:
+        longest = 1 + round_up(max(len(example.ids) for example in examples), 32)
+        ids = np.zeros((len(examples), longest), np.int32)
+        for row, example in enumerate(examples):
+            ids[row, : len(example.ids)] = example.ids
+        yield mx.array(ids), mx.array([(example.prompt_length, len(example.ids) - 1) for example in examples])
+
+
+def _keep_the_best(pair: Pair, task: Task, checkpoints: Sequence[Path]) -> None:
+    """Of several adapters, the one with which the draft accepts most on the validation texts."""
+
+    def acceptance(path: Path) -> float:
+        lora.load_parameters(pair.draft, mx.load(str(path)))
+        return mean_acceptance(pair, task.validation)
+
+    lora.load_parameters(pair.draft, mx.load(str(max(checkpoints, key=acceptance))))
+
+
+@contextlib.contextmanager
+def _compiled() -> Iterator[None]:
+    """mlx-lm's trainer as it is: its step is compiled."""
+    mx.enable_compile()
+    try:
+        yield
+    finally:
+        mx.disable_compile()
+
+
+def _answers(pair: Pair, task: Task, times: int) -> list[Example]:
+    limits = Limits(pair.width, pair.stop_tokens, pair.context)
+    return roll_out(
+        pair.target,
+        task.failures,
+        times,
+        own=False,
+        seed=task.seed,
+        limits=limits,
+        enough=lambda: False,
+        on_text=lambda *_: None,
+    )
 
 
 @dataclass(frozen=True)
@@ -135,12 +198,14 @@ class Recipe:
     def __call__(self, pair: Pair, task: Task) -> Learned:
         """Train the pair's draft."""
         settings = task.settings.model_copy(update={"answers": 0, "proposals": 0, **self.settings})
+        began = time.perf_counter()
         weights = self.weights(pair, task) if self.weights else None
+        weighing = time.perf_counter() - began
         _attach(pair, settings)
         with tempfile.TemporaryDirectory() as folder, _weighted(weights):
             mx.reset_peak_memory()
             progress, curve, peak = _run(pair, replace(task, settings=settings), Path(folder))
-        return Learned(progress.step, progress.seconds, peak / 2**20, curve)
+        return Learned(progress.step, weighing + progress.seconds, peak / 2**20, curve)
 
 
 def all_weights(pair: Pair, task: Task, texts: Sequence[Example], steps: int) -> Learned:
@@ -149,13 +214,19 @@ def all_weights(pair: Pair, task: Task, texts: Sequence[Example], steps: int) ->
     settings = task.settings.model_copy(update={"answers": 0})
     pair.draft.unfreeze()
     plan = make_plan(texts, task.pool, settings, steps)
-    # Not kept: so much text of so many ids would fill the memory.
-    teacher = LiveTeacher(make_forward(pair.target, "target", _silent), pair.width, [*texts, *task.replay], 1, _silent)
+    everything, forward = [*texts, *task.replay], make_forward(pair.target, "target", _silent)
+    teacher = LiveTeacher(forward, pair.width, everything, CEILING_MEMORY_MB, _silent)
     learner = Learner(pair.draft, make_forward(pair.draft, "draft", _silent), teacher, pair.width, settings, steps)
     mx.reset_peak_memory()
     began = time.perf_counter()
-    for number, window in enumerate(plan.windows):
-        learner.train(window, number, 0, _nothing)
+    best: tuple[float, dict[str, mx.array]] = (0.0, {})
+    for number, window in enumerate(plan.windows, 1):
+        learner.train(window, number - 1, 0, _nothing)
+        if number % CEILING_CHECKS == 0 or number == steps:
+            accepted = mean_acceptance(pair, task.validation)
+            if accepted > best[0]:
+                best = accepted, {name: mx.array(values) for name, values in tree_flatten(pair.draft.parameters())}
+    pair.draft.load_weights(list(best[1].items()))
     pair.draft.eval()
     pair.draft.freeze()
     return Learned(steps, time.perf_counter() - began, mx.get_peak_memory() / 2**20)
@@ -202,8 +273,9 @@ def rejected_only(pair: Pair, task: Task) -> Weights:
     """1 where a verification would have rejected the draft's token, drawn once; else 0."""
     lora.detach(pair.draft)
     found = {}
-    for example, w in _accepted(pair, task.failures):
-        draws = np.random.default_rng(_number(example.record_id)).random(len(w))
+    for example, w in _weights(pair, task.failures):
+        seed = hashlib.sha256(f"{task.seed} {example.record_id}".encode()).digest()
+        draws = np.random.default_rng(int.from_bytes(seed[:8], "little")).random(len(w))
         found[example.record_id] = (draws > w).astype(np.float32)
     return found
 
@@ -212,7 +284,7 @@ def by_refusal(pair: Pair, task: Task) -> Weights:
     """1 − a of the untrained draft at each position, with mean 1."""
     lora.detach(pair.draft)
     texts = [_text(example) for example in task.failures]
-    scores = score_carried(pair, texts, task.failures[0].rule if task.failures[0].rule != "block" else "rejection")
+    scores = score_carried(pair, texts, _rule(task.failures))
     refused = [1.0 - found.position for found in scores]
     mean = np.concatenate(refused).mean()
     return {e.record_id: (r / mean).astype(np.float32) for e, r in zip(task.failures, refused, strict=True)}
@@ -221,7 +293,7 @@ def by_refusal(pair: Pair, task: Task) -> Weights:
 def by_reach(pair: Pair, task: Task) -> Weights:
     """How often a draft of K tokens has its turn at each position, with mean 1: after a full round it has none."""
     lora.detach(pair.draft)
-    found = {example.record_id: _turns(w) for example, w in _accepted(pair, task.failures)}
+    found = {example.record_id: _turns(w) for example, w in _weights(pair, task.failures)}
     mean = np.concatenate(list(found.values())).mean()
     return {record_id: (turns / mean).astype(np.float32) for record_id, turns in found.items()}
 
@@ -255,17 +327,13 @@ RECIPES: dict[str, Callable[[Pair, Task], Learned]] = {
     "lk, weighted by reach": Recipe({"loss": "lk"}, by_reach),
     "lk, own text in 4 stages": Recipe({"loss": "lk", "proposals": 4}),
     "lk, new answers x 3": Recipe({"loss": "lk", "answers": 3}),
+    "kl, new answers x 3": Recipe({"loss": "kl", "answers": 3}),
+    "mlx_lm.lora, new answers x 3": partial(mlx_lm_lora, answers=3),
 }
 
 
 def _attach(pair: Pair, settings: Training) -> None:
     lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, settings.lora), settings.seed)
-
-
-def _replayed(task: Task) -> list[Example]:
-    """As much of the replay as makes its share of one pass."""
-    ratio = task.settings.replay_ratio
-    return list(task.replay)[: round(len(task.failures) * ratio / (1 - ratio))]
 
 
 @contextlib.contextmanager
@@ -293,9 +361,9 @@ def _weighted(weights: Weights | None) -> Any:
         setattr(step, "make_batch", plain)  # noqa: B010
 
 
-def _accepted(pair: Pair, examples: Sequence[Example]) -> list[tuple[Example, NDArray[np.float64]]]:
+def _weights(pair: Pair, examples: Sequence[Example]) -> list[tuple[Example, NDArray[np.float64]]]:
     """w at each position of each text for the draft as it is."""
-    rule = examples[0].rule if examples[0].rule != "block" else "rejection"
+    rule = _rule(examples)
     scores = score_carried(pair, [_text(example) for example in examples], rule)
     return [(e, position_weights(s.log_p, s.log_q, rule)) for e, s in zip(examples, scores, strict=True)]
 
@@ -327,8 +395,21 @@ def _text(example: Example) -> Text:
     return Text(example.ids[: example.prompt_length], example.labels, example.sampler)
 
 
-def _number(name: str) -> int:
-    return int.from_bytes(name.encode()[-8:], "little")
+def mean_acceptance(pair: Pair, examples: Sequence[Example]) -> float:
+    """Accepted per position of all texts together, by the draft as it is."""
+    sums = accepted(pair, examples)
+    return sum(found for found, _ in sums) / sum(positions for _, positions in sums)
+
+
+def accepted(pair: Pair, examples: Sequence[Example]) -> list[tuple[float, int]]:
+    """Of each text the sum of the acceptance over its positions, and their number."""
+    pair.draft.eval()
+    scores = score_carried(pair, [_text(example) for example in examples], _rule(examples))
+    return [(float(found.position.sum()), len(found.position)) for found in scores]
+
+
+def _rule(examples: Sequence[Example]) -> Literal["greedy", "rejection"]:
+    return "greedy" if examples[0].sampler.temperature == 0 else "rejection"
 
 
 def _silent(line: str) -> None:

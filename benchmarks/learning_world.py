@@ -1,13 +1,16 @@
-"""The texts of the learning benchmark: failures, validation, replay and reported ones, all made by the embedded target.
+"""The texts of the learning benchmark: failures, validation, replay and reported ones, made by the embedded target.
 
-Prompts to learn from are openings of modules that no model of the pair has read; the reported ones are the pair's own
-benchmark prompts, of other modules. Openings that begin alike stay on one side of training and validation. The texts
-are kept in a folder, so that every recipe, size and seed works on the same.
+Prompts to learn from are openings of modules that no model of the pair has read; the reported ones are of other
+modules, and none begins like one of the pair's benchmark prompts, which the recipes were developed on. Openings that
+begin alike stay on one side of training and validation. The texts are kept in a folder, so that every recipe, size and
+seed works on the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +46,17 @@ class World:
     reported: dict[Domain, list[Example]]
 
 
+def edition() -> str:
+    """Changes with the code that makes the texts, and with the models."""
+    from draftloop.training import rollouts
+
+    sources = [Path(__file__), Path(str(rollouts.__file__)), *sorted(reference.ROOT.glob("*/*.safetensors"))]
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)).hexdigest()[:8]
+
+
 def world(pair: Pair, temperature: float, folder: Path) -> World:
     """The texts, made once and kept."""
-    path = folder / f"texts-{temperature:g}.json"
+    path = folder / f"texts-{edition()}-{temperature:g}.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         made = _made(pair, temperature)
@@ -57,7 +68,7 @@ def world(pair: Pair, temperature: float, folder: Path) -> World:
 
 def more_failures(pair: Pair, temperature: float, folder: Path, count: int) -> list[Example]:
     """For the ceiling: the prompts of all failures, answered again and again until there are so many texts."""
-    path = folder / f"ceiling-{temperature:g}.json"
+    path = folder / f"ceiling-{edition()}-{temperature:g}.json"
     if not path.is_file():
         failures = world(pair, temperature, folder).failures
         texts = [*failures, *_answered(pair, failures, -(-count // len(failures)) - 1, seed=9)]
@@ -71,8 +82,7 @@ def _made(pair: Pair, temperature: float) -> dict[str, list[Example]]:
     validation, failures = prose[:VALIDATION], prose[VALIDATION:]
     parts = {"failures": failures, "validation": validation, "replay": code}
     for domain in reference.DOMAINS:
-        prompts = read_prompts(reference.prompts_file(domain, "benchmark"))
-        parts[f"reported {domain}"] = [prompt.text for prompt in prompts][:REPORTED]
+        parts[f"reported {domain}"] = _reported(domain)
     return {name: _answered(pair, _asked(pair, texts, name, temperature), 1) for name, texts in parts.items()}
 
 
@@ -101,6 +111,27 @@ def _answered(pair: Pair, asked: list[Example], times: int, seed: int = 1) -> li
     )
 
 
+def distinct_openings(pair: Pair, texts: Sequence[Example]) -> int:
+    """Prompts that begin differently: several are one sentence, cut here and there."""
+    return len({_beginning(pair.tokenizer.decode(list(text.ids[: text.prompt_length]))) for text in texts})
+
+
+def _beginning(text: str) -> str:
+    return " ".join(text.split()[:_SAME_BEGINNING])
+
+
+def _reported(domain: Domain) -> list[str]:
+    """Prompts of the modules that benchmarks are made of, none like one of the pair's own benchmark prompts."""
+    known = {_beginning(prompt.text) for prompt in read_prompts(reference.prompts_file(domain, "benchmark"))}
+    fresh: dict[str, str] = {}
+    found = documents()
+    for turn in range(6):
+        for text in openings(found, domain, "benchmark", random.Random(f"learning/reported/{domain}/{turn}")):
+            if _beginning(text) not in known:
+                fresh.setdefault(_beginning(text), text)
+    return random.Random(f"learning/reported/{domain}").sample(sorted(fresh.values()), REPORTED)
+
+
 def _openings(domain: Domain, count: int) -> list[str]:
     """Distinct prompts; those that begin alike come as far from one another as there are others."""
     by_beginning: dict[str, list[str]] = {}
@@ -108,7 +139,7 @@ def _openings(domain: Domain, count: int) -> list[str]:
     for turn in range(6):
         rng = random.Random(f"learning/{domain}/{turn}")
         for text in openings(found, domain, "collect", rng):
-            alike = by_beginning.setdefault(" ".join(text.split()[:_SAME_BEGINNING]), [])
+            alike = by_beginning.setdefault(_beginning(text), [])
             if text not in alike:
                 alike.append(text)
     families = list(by_beginning.values())
