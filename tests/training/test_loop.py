@@ -246,6 +246,16 @@ def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch)
     assert manifest.passed_over_ids
 
 
+def test_a_training_that_the_time_limit_ends_has_come_to_rest_by_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_module, "time", Clock())
+    shop = workshop(tmp_path, max_minutes=0.5, steps_per_report=1, epochs=30)
+    result = shop.train()
+    rates = [row["learning_rate"] for row in rows(shop, kind="train")]
+    assert result.ended == "time limit"
+    assert result.steps < result.planned_steps / 2
+    assert rates[-1] < 0.2 * max(rates)
+
+
 def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path, monkeypatch):
     clock, window = Clock(), Course.window
     waited = []

@@ -202,6 +202,11 @@ class Loop:
         if self._stop:
             raise _StopNow
 
+    def _late(self) -> float:
+        """The share of the time limit that is over; 0 where there is none."""
+        limit = self._settings.max_minutes
+        return 0.0 if limit is None else min(1.0, self.progress.seconds / (60 * limit))
+
     def _window(self) -> Window:
         """What the next step is made of; where there is a time limit, new texts get their share of it."""
         limit, start = self._settings.max_minutes, time.monotonic()
@@ -218,7 +223,7 @@ class Loop:
         window = self._window()
         start = time.monotonic()
         result = self._within.do(
-            lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check),
+            lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check, self._late()),
             window.micro_batches,
             droppable=True,
         )

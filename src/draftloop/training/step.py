@@ -112,7 +112,9 @@ class Learner:
         """Positions whose logits are there at a time."""
         return self._piece
 
-    def train(self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None]) -> StepResult:
+    def train(
+        self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None], late: float = 0.0
+    ) -> StepResult:
         """Make one optimizer step.
 
         Args:
@@ -120,6 +122,7 @@ class Learner:
             step: its number in the training, from 0.
             skipped_in_row: micro-batches skipped one after the other right before.
             check: called before each micro-batch; may raise to give up the step, which then has changed nothing.
+            late: as in `learning_rate`.
 
         Raises:
             TrainingFailed: too many micro-batches in a row could not be used.
@@ -127,12 +130,14 @@ class Learner:
         """
         before = self.state()
         try:
-            return self._train(window, step, skipped_in_row, check)
+            return self._train(window, step, skipped_in_row, check, late)
         except REFUSALS:  # half a step may lie in the adapter by then
             self.restore(before)
             raise
 
-    def _train(self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None]) -> StepResult:
+    def _train(
+        self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None], late: float
+    ) -> StepResult:
         self.draft.train()
         gradients: Any = None
         loss, acceptance, tokens = 0.0, 0.0, 0
@@ -154,7 +159,7 @@ class Learner:
             skipped_in_row = 0
             loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
             gradients = own if gradients is None else tree_map(mx.add, gradients, own)
-        rate = self.slower * learning_rate(step, self._steps, self._settings)
+        rate = self.slower * learning_rate(step, self._steps, self._settings, late)
         norm = self._apply(gradients, tokens, rate) if tokens else 0.0
         return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
 
@@ -264,17 +269,23 @@ class Learner:
             )
 
 
-def learning_rate(step: int, steps: int, settings: Training) -> float:
+def learning_rate(step: int, steps: int, settings: Training, late: float = 0.0) -> float:
     """Linear warm-up to the peak, then a straight line down to 0 at the end of the training (arXiv 2502.15938).
+
+    The end is that of the steps, or that of the time limit where time goes by faster than steps are made: a training
+    that is cut off at its peak rate keeps most of what it learned to itself.
 
     Args:
         step: from 0 to steps - 1.
         steps: of the whole training; warm-up takes at most a fifth of them.
         settings: `learning_rate` is the peak, `warmup_steps` the steps before it.
+        late: share of the time limit that is over, in [0, 1]; 0 where there is none.
     """
     warmup = min(settings.warmup_steps, int(MOST_WARMUP * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / (warmup + 1)
+    if late > step / steps:
+        return settings.learning_rate * (1.0 - late)
     return settings.learning_rate * (steps - step) / (steps - warmup)
 
 
