@@ -108,7 +108,7 @@ def edition() -> str:
 
     package, here = Path(str(draftloop.__file__)).parent, Path(__file__).parent
     names = ("acceptance", "config", "lora", "scoring", "stats", "speculative/transforms")
-    sources = [here / "learning_recipes.py", *sorted((package / "training").glob("*.py"))]
+    sources = [here / "learning_recipes.py", *sorted((package / "training").rglob("*.py"))]
     sources += [package / f"{name}.py" for name in names]
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources))
     facts = [

@@ -38,21 +38,21 @@ from draftloop.scoring import Text, score_carried
 from draftloop.store.blobs import BlobFile
 from draftloop.training import step
 from draftloop.training.batches import make_batch
-from draftloop.training.course import Course
-from draftloop.training.examples import Example, Selection
 from draftloop.training.forward import make_forward
 from draftloop.training.loop import Loop, Progress
-from draftloop.training.material import Material
+from draftloop.training.memory.within_memory import WithinMemory
 from draftloop.training.padding import round_up
-from draftloop.training.plan import make_plan
 from draftloop.training.report import Reporter
-from draftloop.training.rollouts import Limits, roll_out
 from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
+from draftloop.training.texts.course import Course
+from draftloop.training.texts.examples import Example, Selection
+from draftloop.training.texts.material import Material
+from draftloop.training.texts.plan import make_plan
+from draftloop.training.texts.rollouts import Limits, roll_out
 from draftloop.training.tuition import tuition
 from draftloop.training.validation import validation_batches
-from draftloop.training.within_memory import WithinMemory
 
 K = 4
 CEILING_MEMORY_MB = 1_500  # for the whole distributions of 4,000 texts, in 16 bits

@@ -24,8 +24,8 @@ from draftloop.reference import Domain
 from draftloop.reference.corpus import documents
 from draftloop.reference.openings import openings
 from draftloop.store.atomic import write_atomically
-from draftloop.training.examples import Example
-from draftloop.training.rollouts import Limits, from_json, roll_out, to_json
+from draftloop.training.texts.examples import Example
+from draftloop.training.texts.rollouts import Limits, from_json, roll_out, to_json
 
 TOKENS = 64
 MOST_FAILURES = 1_000
@@ -48,7 +48,7 @@ class World:
 
 def edition() -> str:
     """Changes with the code that makes the texts, and with the models."""
-    from draftloop.training import rollouts
+    from draftloop.training.texts import rollouts
 
     sources = [Path(__file__), Path(str(rollouts.__file__)), *sorted(reference.ROOT.glob("*/*.safetensors"))]
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)).hexdigest()[:8]

@@ -21,8 +21,8 @@ from draftloop.data_directory import DataDirectory
 from draftloop.pair import Pair
 from draftloop.records import Record, to_line
 from draftloop.store.files import FILES, Files
-from draftloop.training.examples import Example, to_example
 from draftloop.training.result import TrainResult
+from draftloop.training.texts.examples import Example, to_example
 from draftloop.training.train import resume, train
 
 VOCABULARY = 64

@@ -25,7 +25,7 @@ from draftloop.config import Config, Models
 from draftloop.records import Record
 from draftloop.replay import ReplayBuffer
 from draftloop.store.log import FailureLog
-from draftloop.training.material import gather
+from draftloop.training.texts.material import gather
 
 pytestmark = pytest.mark.row("collect while training")
 

@@ -17,11 +17,11 @@ from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Loss, Training
 from draftloop.training.batches import make_batch
-from draftloop.training.examples import NO_OUTPUT, Example
 from draftloop.training.forward import make_forward
-from draftloop.training.plan import Window
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
+from draftloop.training.texts.examples import NO_OUTPUT, Example
+from draftloop.training.texts.plan import Window
 
 pytestmark = pytest.mark.row("empty or fully masked batch")
 

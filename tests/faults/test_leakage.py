@@ -15,7 +15,7 @@ from workshop import Workshop, records_of
 
 from draftloop.records import Record, to_line
 from draftloop.store.log import FailureLog
-from draftloop.training.material import gather
+from draftloop.training.texts.material import gather
 
 pytestmark = pytest.mark.row("leakage")
 

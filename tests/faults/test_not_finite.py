@@ -20,11 +20,11 @@ from draftloop.config import Training
 from draftloop.errors import AdapterError, TrainingFailed
 from draftloop.registry import Pointer, Registry
 from draftloop.training import train as train_module
-from draftloop.training.fitting import Fit
 from draftloop.training.forward import Forward, make_forward
-from draftloop.training.plan import Window
+from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
+from draftloop.training.texts.plan import Window
 
 pytestmark = pytest.mark.row("NaN or Inf in loss or gradient")
 

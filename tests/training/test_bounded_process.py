@@ -21,10 +21,10 @@ from draftloop import lora, memory
 from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.training.forward import make_forward
-from draftloop.training.plan import Window
+from draftloop.training.texts.plan import Window
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.within_memory import fit_to
+from draftloop.training.memory.within_memory import fit_to
 
 mx.set_default_device(mx.cpu)
 pair, draft = tiny_pair(64), tiny_llama(width=256, layers=6, seed=2, sharpness=1.0)

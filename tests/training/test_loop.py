@@ -13,9 +13,9 @@ from draftloop import lora
 from draftloop.errors import Interrupted, TrainingFailed
 from draftloop.interrupt import StopRequest
 from draftloop.training import loop as loop_module
-from draftloop.training.course import Course
-from draftloop.training.plan import Window
 from draftloop.training.step import Learner, Skipped, learning_rate
+from draftloop.training.texts.course import Course
+from draftloop.training.texts.plan import Window
 from draftloop.training.validation import Scores
 
 EVERYTHING = {

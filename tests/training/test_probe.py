@@ -14,11 +14,11 @@ from draftloop.config import Data
 from draftloop.pair import Pair
 from draftloop.records import Record
 from draftloop.scoring import Text, score_carried
-from draftloop.training.examples import select
 from draftloop.training.forward import make_forward
 from draftloop.training.lessons import Counts
-from draftloop.training.material import Material
 from draftloop.training.probe import Probe, draft_log_q
+from draftloop.training.texts.examples import select
+from draftloop.training.texts.material import Material
 
 PAIR = tiny_pair(64, likeness=0.9)
 

@@ -13,11 +13,11 @@ from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.training.batches import make_batch
-from draftloop.training.fitting import Fit
 from draftloop.training.forward import make_forward
-from draftloop.training.plan import Window
+from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
+from draftloop.training.texts.plan import Window
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)

@@ -17,12 +17,12 @@ from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.errors import TrainingFailed
 from draftloop.training.batches import Batch, make_batch
-from draftloop.training.examples import Example
 from draftloop.training.forward import LEAST_PIECE, PIECE_BYTES, Forward, make_forward
 from draftloop.training.losses import Asked
-from draftloop.training.plan import Window
 from draftloop.training.step import Learner, Skipped, learning_rate, problem
 from draftloop.training.teacher import LiveTeacher, Taught
+from draftloop.training.texts.examples import Example
+from draftloop.training.texts.plan import Window
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 12)

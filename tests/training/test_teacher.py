@@ -10,9 +10,9 @@ from draftloop.distributions import TopK
 from draftloop.records import Sampler
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training.batches import make_batch
-from draftloop.training.examples import Example
 from draftloop.training.forward import make_forward
 from draftloop.training.teacher import LIKELIEST, LiveTeacher, LoggedTeacher, Taught
+from draftloop.training.texts.examples import Example
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)

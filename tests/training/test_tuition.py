@@ -17,7 +17,7 @@ from draftloop.errors import Interrupted, RunError
 from draftloop.records import Record
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training import loop as loop_module
-from draftloop.training import rollouts
+from draftloop.training.texts import rollouts
 
 RECORDS = records_of(tiny_pair(VOCABULARY), 12)
 VALIDATION = records_of(tiny_pair(VOCABULARY), 3, seed=9, split="validation")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from tiny import sampler
 
-from draftloop.training.examples import Example
 from draftloop.training.losses import Sums
+from draftloop.training.texts.examples import Example
 from draftloop.training.validation import Scores, validate, validation_batches
 
 

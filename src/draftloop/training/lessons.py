@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..records import Record, Split
-from .examples import Example
+from .texts.examples import Example
 
 MOST_KINDS = 6
 OTHER = "other"

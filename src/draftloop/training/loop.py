@@ -19,16 +19,16 @@ from .. import lora
 from ..config import Training
 from ..errors import Interrupted
 from ..interrupt import StopRequest
-from .course import Course
-from .examples import Example
-from .fitting import Fit
 from .losses import Sums
-from .plan import Window
+from .memory.fitting import Fit
+from .memory.within_memory import WithinMemory
 from .report import TRAIN, VALIDATION, Reporter
 from .run import RunDirectory
 from .step import Learner, StepResult, under
+from .texts.course import Course
+from .texts.examples import Example
+from .texts.plan import Window
 from .validation import Scores, validate
-from .within_memory import WithinMemory
 
 _GIGABYTE = 1 << 30
 WRITING = 1 / 3  # of the time left: the most that new texts may take each time

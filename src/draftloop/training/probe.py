@@ -18,10 +18,10 @@ from ..pair import Pair
 from ..records import Split
 from ..speculative.transforms import sampling_log_probs
 from ..token_kinds import TokenKinds
-from .examples import Example
 from .forward import Forward, make_forward
 from .lessons import Counts, Lessons, Studied, by_kind, count, rejected, study, tally
-from .material import Material
+from .texts.examples import Example
+from .texts.material import Material
 
 MOST_GENERATIONS = 50
 _PIECE = 64  # positions whose logits exist at a time

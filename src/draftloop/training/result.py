@@ -9,8 +9,8 @@ from ..memory import GIGABYTE
 from ..registry import Version
 from .lessons import Lessons
 from .loop import Progress
-from .material import Material
 from .run import RunDirectory
+from .texts.material import Material
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from ..memory import REFUSALS
 from ..random_state import get_state, set_state, unchanged
 from ..records import Sampler
 from .batches import Batch, make_batch
-from .examples import Example
-from .fitting import Fit
 from .forward import PIECE_BYTES, Forward, positions_at_a_time
 from .losses import Sums
+from .memory.fitting import Fit
+from .memory.recompute import is_recomputed, set_recompute
 from .pieces import HeadLoss
-from .plan import Window
-from .recompute import is_recomputed, set_recompute
 from .teacher import Taught, Teacher
+from .texts.examples import Example
+from .texts.plan import Window
 
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
 MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for

@@ -22,8 +22,8 @@ from ..distributions import TopK
 from ..speculative.likeliest import likeliest
 from ..speculative.transforms import sampling_log_probs
 from .batches import Batch
-from .examples import Example
 from .forward import Forward, positions_at_a_time
+from .texts.examples import Example
 
 LIKELIEST = 128  # ids kept of a distribution where whole ones do not fit
 _MEGABYTE = 1 << 20

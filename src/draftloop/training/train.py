@@ -22,21 +22,21 @@ from ..errors import AdapterError, RunError, TrainingFailed
 from ..interrupt import StopRequest, stop_request
 from ..pair import Pair, load_pair
 from ..registry import Version
-from .course import Course
-from .fitting import Fit
 from .forward import make_forward
 from .lessons import Counts, count, study
 from .loop import Loop, Progress, split_checkpoint
-from .material import Material, gather, regather
+from .memory.fitting import Fit
+from .memory.within_memory import WithinMemory, fit_to
 from .probe import Probe
 from .report import Reporter
 from .result import Ending, TrainResult, result_of
 from .run import RunDirectory, environment
 from .step import Learner
 from .teacher import Teacher
+from .texts.course import Course
+from .texts.material import Material, gather, regather
 from .tuition import tuition
 from .validation import validation_batches
-from .within_memory import WithinMemory, fit_to
 
 SCHEMA = 1
 OnStep = Callable[[int, int], None]

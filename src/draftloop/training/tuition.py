@@ -20,16 +20,16 @@ from ..errors import StoreError
 from ..memory import Budget
 from ..pair import Pair
 from ..store.blobs import BlobFile
-from .course import Enough, More
-from .examples import Example
-from .fitting import SAFETY
 from .forward import make_forward
-from .material import Material
-from .plan import make_plan
+from .memory.fitting import SAFETY
 from .report import Reporter
-from .rollouts import Limits, from_json, roll_out, to_json
 from .run import RunDirectory
 from .teacher import LiveTeacher, LoggedTeacher, Teacher
+from .texts.course import Enough, More
+from .texts.examples import Example
+from .texts.material import Material
+from .texts.plan import make_plan
+from .texts.rollouts import Limits, from_json, roll_out, to_json
 
 LEAST_PASSES = 2  # over the failures themselves; with so many that there are no more, nothing new is asked
 

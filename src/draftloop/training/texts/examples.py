@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..config import Data
-from ..records import BlobRef, PairId, Record, Rule, Sampler
+from ...config import Data
+from ...records import BlobRef, PairId, Record, Rule, Sampler
 
 OTHER_PAIR = "another target or tokenizer"
 NO_OUTPUT = "no output token"

@@ -11,7 +11,7 @@ from workshop import examples_of
 from draftloop.errors import RunError, TrainingFailed
 from draftloop.random_state import get_state
 from draftloop.speculative.transforms import sampling_log_probs
-from draftloop.training.rollouts import MOST_ROWS, Limits, from_json, roll_out, to_json
+from draftloop.training.texts.rollouts import MOST_ROWS, Limits, from_json, roll_out, to_json
 
 PAIR = tiny_pair(64, stop_tokens=frozenset({7}))
 FAILURES = examples_of(PAIR, 9)

@@ -11,7 +11,7 @@ from tiny import tiny_llama
 from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.random_state import get_state
-from draftloop.training.recompute import is_recomputed, set_recompute
+from draftloop.training.memory.recompute import is_recomputed, set_recompute
 
 
 def adapted(dropout: float = 0.0, layers: int = 8) -> nn.Module:
@@ -58,7 +58,7 @@ def test_dropout_drawn_anew_in_the_backward_pass_would_be_noticed(monkeypatch):
     """As it is where a layer is merely wrapped in mx.checkpoint."""
     from contextlib import nullcontext
 
-    from draftloop.training import recompute
+    from draftloop.training.memory import recompute
 
     draft = adapted(dropout=0.5)
     _, expected, _ = differentiated(draft)

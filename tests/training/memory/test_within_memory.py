@@ -19,14 +19,14 @@ from draftloop.config import Training
 from draftloop.errors import Interrupted, TrainingFailed
 from draftloop.interrupt import StopRequest
 from draftloop.memory import GIGABYTE, Budget
-from draftloop.training.examples import Example
-from draftloop.training.fitting import Fit
 from draftloop.training.forward import make_forward
-from draftloop.training.plan import Window
-from draftloop.training.recompute import is_recomputed
+from draftloop.training.memory.fitting import Fit
+from draftloop.training.memory.recompute import is_recomputed
+from draftloop.training.memory.within_memory import WithinMemory, fit_to
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.within_memory import WithinMemory, fit_to
+from draftloop.training.texts.examples import Example
+from draftloop.training.texts.plan import Window
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 12)

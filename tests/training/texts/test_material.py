@@ -9,8 +9,8 @@ from workshop import Workshop, records_of
 from draftloop.config import Training
 from draftloop.errors import NothingToDo, RunError
 from draftloop.records import BlobRef, PairId
-from draftloop.training.examples import OTHER_PAIR
-from draftloop.training.material import gather, regather
+from draftloop.training.texts.examples import OTHER_PAIR
+from draftloop.training.texts.material import gather, regather
 
 OTHER = PairId("another target", "draft", "tokenizer")
 

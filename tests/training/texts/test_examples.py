@@ -7,7 +7,7 @@ from tiny import sampler
 
 from draftloop.config import Data
 from draftloop.records import BlobRef, PairId
-from draftloop.training.examples import (
+from draftloop.training.texts.examples import (
     FOREIGN_ID,
     LONG_PROMPT,
     NO_OUTPUT,

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from .. import lora, memory
-from ..errors import TrainingFailed
-from .examples import Example
+from ... import lora, memory
+from ...errors import TrainingFailed
+from ..step import Learner
+from ..texts.examples import Example
 from .fitting import SAFETY, Cost, Fit, measured
-from .step import Learner
 
 Result = TypeVar("Result")
 Batches = Sequence[Sequence[Example]]

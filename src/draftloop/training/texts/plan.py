@@ -15,8 +15,8 @@ from itertools import count
 
 import numpy as np
 
-from ..config import Training
-from ..replay import draw, replay_tokens
+from ...config import Training
+from ...replay import draw, replay_tokens
 from .examples import Example
 
 STEPS_AT_ONE_TOKEN = 5.8  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ..config import Training
+from ...config import Training
 from .examples import Example
 from .plan import Plan, Window, make_plan
 

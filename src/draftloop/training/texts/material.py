@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config, Training
-from ..errors import NothingToDo, RunError
-from ..records import Record
-from ..replay import ReplayBuffer, drawable
-from ..store.log import FailureLog
+from ...config import Config, Training
+from ...errors import NothingToDo, RunError
+from ...records import Record
+from ...replay import ReplayBuffer, drawable
+from ...store.log import FailureLog
 from .examples import Selection, fingerprint, is_of_pair, select
 
 if TYPE_CHECKING:
-    from ..pair import Pair
+    from ...pair import Pair
 
 
 @dataclass(frozen=True)

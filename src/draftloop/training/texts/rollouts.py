@@ -20,11 +20,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 
-from ..errors import RunError, TrainingFailed
-from ..memory import REFUSALS, is_out_of_memory
-from ..random_state import unchanged
-from ..records import Sampler
-from ..speculative.transforms import sampling_log_probs
+from ...errors import RunError, TrainingFailed
+from ...memory import REFUSALS, is_out_of_memory
+from ...random_state import unchanged
+from ...records import Sampler
+from ...speculative.transforms import sampling_log_probs
 from .examples import Example
 
 MOST_ROWS = 32
