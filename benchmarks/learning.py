@@ -37,6 +37,7 @@ MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
 GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
 FIRST_RATES = GRID[3:6]  # from there on outwards, for as long as the best one lies at an end
 TEMPERATURE, OTHERS = 0.8, (0.0, 1.0)
+TIMED = (report.BASELINE, report.OURS)
 CEILING_STEPS = 2_500
 
 
@@ -62,6 +63,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "draftloop-learning")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--main", action="store_true", help="the main recipes at one temperature; writes no results")
+    parser.add_argument(
+        "--time-again", action="store_true", help="what the figure of seconds rests on, on an idle machine"
+    )
     parser.add_argument("--quick", action="store_true", help="two small recipes to try the script; writes no results")
     options = parser.parse_args()
     recipes = ["mlx_lm.lora", "ours"] if options.quick else all_recipes()
@@ -86,6 +90,11 @@ def main() -> None:
             if size != at
         ]
         work.do(jobs)
+        if options.time_again:
+            work.do(
+                [job for job in jobs if (job.temperature, job.failures) == (TEMPERATURE, at) and job.recipe in TIMED],
+                again=True,
+            )
         if not options.quick:  # last, because it takes longest
             ceiling = (TEMPERATURE, report.CEILING)
             rates |= choose(work, [ceiling], AT)
@@ -140,9 +149,9 @@ class Work:
     def __init__(self, pool: ProcessPoolExecutor, folder: Path) -> None:
         self._pool, self._folder = pool, folder
 
-    def do(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        """Train all of them; returns what each took, in their order."""
-        missing = [job for job in jobs if not self._result(job).is_file()]
+    def do(self, jobs: Sequence[Job], *, again: bool = False) -> list[dict[str, Any]]:
+        """Train all of them, those too that were done before if `again`; returns what each took, in their order."""
+        missing = [job for job in jobs if again or not self._result(job).is_file()]
         print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done before", file=sys.stderr)
         for temperature in sorted({job.temperature for job in missing}):
             self._pool.submit(prepare, temperature, self._folder).result()  # or two processes would make them
