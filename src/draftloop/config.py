@@ -123,7 +123,9 @@ class Lora(Section):
 class Training(Section):
     """How an adapter is trained from failures."""
 
-    loss: Loss = Field("lk", description="ce on the target's tokens; kl to its distribution; tv, nla; lk: kl, then tv")
+    loss: Loss = Field(
+        "lk", description="ce on the target's tokens; kl to its distribution; tv, nla; lk: kl and tv mixed"
+    )
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(6e-3, description="peak")
     batch_size: Positive = Field(16, description="most generations a micro-batch")
     batch_tokens: Positive = Field(1024, description="most supervised tokens of a micro-batch of several generations")
@@ -131,7 +133,9 @@ class Training(Section):
     epochs: Epochs = Field("auto", description="passes over the failures; auto: the fewer the more there are")
     teacher: Teacher = Field("live", description="live: the target; logged: what was kept of it; none: its tokens")
     answers: NotNegative = Field(3, description="times a live teacher answers each failure's prompt anew")
-    proposals: NotNegative = Field(4, description="times the draft, as it is by then, writes on them, and is corrected")
+    proposals: NotNegative = Field(
+        4, description="times the draft writes on the failed prompts, and a live teacher corrects it"
+    )
     warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.01, description="AdamW's")
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="gradients are clipped to it")
@@ -145,9 +149,9 @@ class Training(Section):
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
     patience: Positive = Field(8, description="validations without a better one before the run stops early")
     max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(None, description="time limit; none by default")
-    memory: Memory = Field("auto", description="GB that MLX may hold; auto: what the device has")
-    teacher_memory_mb: Positive = Field(2048, description="for the target's distributions; the rest is recomputed")
-    seed: Seed = Field(0, description="of order, replay, dropout and the adapter's start")
+    memory: Memory = Field("auto", description="GB that MLX may hold; auto: 80% of what the device gives")
+    teacher_memory_mb: Positive = Field(2048, description="for the target's distributions; else their likeliest tokens")
+    seed: Seed = Field(0, description="of order, replay, new texts, dropout and the adapter's start")
     lora: Lora = Lora()
 
 

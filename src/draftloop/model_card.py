@@ -86,8 +86,9 @@ def _title(card: Card) -> str:
         else f"A LoRA adapter of the draft model {draft} for speculative decoding, in mlx-lm's format."
     )
     return (
-        f"# {_code(card.name)}\n\n{what} It was trained on the tokens that {target} rejected, and guesses for that "
-        "target. The text that comes out is the target's own; a draft changes only how many of its passes it takes."
+        f"# {_code(card.name)}\n\n{what} It was trained on what {target} says where it rejected the draft's tokens, "
+        "and guesses for that target. The text that comes out is the target's own; a draft changes only how many of "
+        "its passes it takes."
     )
 
 

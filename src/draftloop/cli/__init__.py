@@ -24,8 +24,8 @@ _MEMORY = {
     "collect-data": ("generating", "speculative.max_tokens, speculative.prefill_step_size or data.max_prompt_length"),
     "generate": ("generating", "speculative.max_tokens or speculative.prefill_step_size"),
     "train": ("loading or publishing", "training.lora.rank or training.teacher_memory_mb"),
-    "retrain": ("loading or scoring", "data.max_output_length or gate.max_draft_tokens"),
-    "benchmark": ("scoring", "data.max_output_length, data.max_prompt_length or speculative.max_tokens"),
+    "retrain": ("loading or scoring", "data.max_prompt_length or speculative.max_tokens, and collect shorter texts"),
+    "benchmark": ("scoring", "data.max_prompt_length or speculative.max_tokens, and collect shorter texts"),
 }  # what memory is asked for by each command, and what asks for less
 _LEVELS = ("debug", "info", "warning", "error")
 

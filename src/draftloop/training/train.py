@@ -159,8 +159,10 @@ class _Session:
             loop = Loop(self.run, learner, course, batches, settings, self.reporter, stop, progress, best, within)
             ended = loop.run()
         if progress.step == 0:
-            limit = f"training.max_minutes is {settings.max_minutes:g}"
-            raise TrainingFailed(f"{limit}, and not one step was made in that time; allow more")
+            raise TrainingFailed(
+                f"the time limit is {settings.max_minutes:g} minutes, and not one step was made in it; allow more with "
+                "training.max_minutes (and retrain.max_minutes)"
+            )
         metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
         published = self._published(metrics) if tensors is not None else None
         trained = self._trained_ids(course, progress)
@@ -260,11 +262,12 @@ def _reporter(run: RunDirectory, data: DataDirectory, on_step: OnStep | None, qu
 
 
 def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
-    """Says that an adapter which is trained on keeps its rank and scale."""
-    shape, wanted = lora.describe(pair.draft), config.training.lora
-    if parent is None or (shape.rank, shape.scale) == (wanted.rank, wanted.scale):
+    """Says that an adapter which is trained on keeps its rank, scale and matrices."""
+    shape, wanted = lora.describe(pair.draft), lora.shape_for(pair.draft, config.training.lora)
+    if parent is None or (shape.rank, shape.scale, shape.keys) == (wanted.rank, wanted.scale, wanted.keys):
         return []
-    return [f"{parent} is trained on as it is: rank {shape.rank}, scale {shape.scale:g}; training.lora is for new ones"]
+    kept = f"rank {shape.rank}, scale {shape.scale:g}, {len(lora.adapter_parameters(pair.draft)) // 2} matrices"
+    return [f"{parent} is trained on as it is: {kept}; training.lora is for new ones"]
 
 
 def _description(

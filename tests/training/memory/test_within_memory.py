@@ -233,7 +233,7 @@ def test_what_took_more_than_allowed_is_cut_smaller_from_then_on():
 def test_a_number_that_is_a_promise_is_kept_by_failing():
     found = learner(fit=Fit(room=16.0, most=32.0, recompute=True))
     small = Budget(mx.get_active_memory() + (8 << 20), strict=True)
-    with pytest.raises(TrainingFailed, match=r"are allowed, one example at a time; lower data\.max_output_length"):
+    with pytest.raises(TrainingFailed, match=r"allowed, one example at a time; take training\.teacher logged, lower"):
         within(found, small, []).do(lambda: mx.eval(mx.ones((4 << 20,)) + 1), [EXAMPLES], droppable=True)
 
 

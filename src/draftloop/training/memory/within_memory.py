@@ -23,8 +23,8 @@ Batches = Sequence[Sequence[Example]]
 
 _ADAPTERS = 6  # of its size: the best weights, a window's gradients and their mean, and what a step began with
 ADVICE = (
-    "lower data.max_output_length, data.max_prompt_length, training.lora.rank or training.teacher_memory_mb, close "
-    "other programs, or allow more with training.memory (and retrain.max_memory_gb)"
+    "take training.teacher logged, lower data.max_output_length, data.max_prompt_length, training.lora.rank or "
+    "training.teacher_memory_mb, close other programs, or allow more with training.memory (and retrain.max_memory_gb)"
 )
 
 
