@@ -90,8 +90,8 @@ class Loop:
 
 
 def short_training(seed: int) -> Training:
-    """For somebody who is waiting: a quarter of the steps that the defaults would take, and one new answer a prompt."""
-    return Training(seed=seed, epochs=8, answers=1, proposals=0)
+    """For somebody who is waiting: a quarter of the steps that the defaults would take, and few new texts."""
+    return Training(seed=seed, epochs=16, answers=1, proposals=1)
 
 
 def loop_config(settings: LoopSettings, training: Training | None = None) -> Config:
