@@ -159,7 +159,7 @@ def write(runs: Sequence[Run], figures: Sequence[Figure], conditions: dict[str, 
 def picture(found: Sequence[dict[str, Any]]) -> None:
     """Gain by number of failures, at temperature 0.8."""
     figure, (axes,) = plots.panels()
-    recipes = dict.fromkeys(row["recipe"] for row in found if row["failures"] != 200)
+    recipes = dict.fromkeys(row["recipe"] for row in found if row["failures"] != AT)
     for colour, recipe in zip(plots.COLOURS, recipes, strict=False):
         some = sorted((r for r in found if r["recipe"] == recipe and r["temperature"] == 0.8), key=_failures)
         sizes = [row["failures"] for row in some]

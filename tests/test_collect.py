@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builders import NoSync
 from model_dirs import VOCABULARY, add_token, write_llama, write_lora
+from stops import StopAfter
 from tiny import sampler, tiny_llama
 
 from draftloop.collect import (
@@ -27,7 +28,6 @@ from draftloop.collect import (
 from draftloop.config import Models
 from draftloop.distributions import TopK, decode
 from draftloop.errors import ConfigError, PromptError
-from draftloop.interrupt import StopRequest
 from draftloop.pair import Pair, load_pair
 from draftloop.prompts import Prompt, Unusable
 from draftloop.records import PairId, Record
@@ -461,18 +461,6 @@ def whole(small_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     log = FailureLog(tmp_path_factory.mktemp("whole") / "failures.jsonl")
     run(small_pair, log)
     return contents(log)
-
-
-class StopAfter(StopRequest):
-    """Asks to stop when it was looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
 
 
 @pytest.mark.parametrize("looks", [0, 1, 4, 9, 14, 19])

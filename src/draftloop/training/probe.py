@@ -18,13 +18,12 @@ from ..pair import Pair
 from ..records import Split
 from ..speculative.transforms import sampling_log_probs
 from ..token_kinds import TokenKinds
-from .forward import Forward, make_forward
+from .forward import Forward, make_forward, positions_at_a_time
 from .lessons import Counts, Lessons, Studied, by_kind, count, rejected, study, tally
 from .texts.examples import Example
 from .texts.material import Material
 
 MOST_GENERATIONS = 50
-_PIECE = 64  # positions whose logits exist at a time
 
 
 class Probe:
@@ -76,9 +75,9 @@ def draft_log_q(forward: Forward, example: Example, width: int) -> NDArray[np.fl
     """
     rows = forward.hidden(mx.array([example.inputs]), mx.array(list(example.positions)))
     labels = mx.array(example.labels)
-    found = []
-    for start in range(0, len(example.labels), _PIECE):
-        piece = slice(start, start + _PIECE)
+    found, size = [], positions_at_a_time(width)
+    for start in range(0, len(example.labels), size):
+        piece = slice(start, start + size)
         log_q = sampling_log_probs(forward.head(rows[piece]), example.sampler, width)
         found.append(np.array(mx.take_along_axis(log_q, labels[piece, None], axis=-1).squeeze(-1), np.float64))
     return np.concatenate(found)

@@ -123,8 +123,10 @@ def _texts(
     limits: Limits,
     enough: Callable[[], bool],
 ) -> Iterator[tuple[_Wanted, list[int]]]:
-    """What was wanted with the tokens that the model continued it by, as they are finished: in smaller batches where
-    memory was refused."""
+    """What was wanted with the tokens that it was continued by, as they are finished.
+
+    Where memory is refused, what is missing is written in batches of half the size.
+    """
     missing = dict.fromkeys(wanted)
     rows = _rows(model, longest + max(example.prompt_length for example, _ in wanted), limits.room)
     while missing:
@@ -163,7 +165,7 @@ def _batched(
     limits: Limits,
     enough: Callable[[], bool],
 ) -> Iterator[tuple[_Wanted, list[int]]]:
-    """The same, `rows` at a time."""
+    """What was wanted and its tokens, `rows` of them side by side. Raises REFUSALS: no memory for so many."""
     generator = BatchGenerator(
         model,
         stop_tokens=[[token] for token in sorted(limits.stop_tokens)],
