@@ -30,6 +30,8 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 import learning_report as report
 from learning_report import Run
 
+import draftloop  # before MLX, in every process: it puts a fast BLAS under it
+
 CURVE = (20, 50, 100, 200, 500, 1_000)
 SEEDS = (0, 1, 2)
 AT = report.AT
@@ -112,7 +114,6 @@ def edition() -> str:
     """Changes with all that a result depends on: what trains and measures, its defaults, texts and libraries."""
     import learning_world
 
-    import draftloop
     from draftloop.config import Training
 
     package, here = Path(str(draftloop.__file__)).parent, Path(__file__).parent
