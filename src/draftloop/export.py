@@ -24,6 +24,7 @@ from . import __version__
 from .adapter_format import read_config
 from .benchmark import BASE, Sample, logged_samples
 from .config import Config
+from .cpu_layout import lay_out
 from .errors import AdapterError, ExportError, PromptError, StoreError
 from .fuse import Quantization, Written, write_fused
 from .manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
@@ -249,6 +250,7 @@ def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
     check_tokenizers(pair.tokenizer, tokenizer)
     if mx.default_device() == mx.cpu:  # as `load_pair` does
         draft.set_dtype(mx.float32)
+        lay_out(draft)
         mx.eval(draft.parameters())
     draft.eval()
     return replace(pair, draft=draft, adapter=None, identity=replace(pair.identity, draft=fingerprint(draft_path)))

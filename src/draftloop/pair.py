@@ -19,6 +19,7 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
 from . import lora, manifest
 from .config import Models
+from .cpu_layout import lay_out
 from .errors import AdapterError, PairError
 from .model_files import find_model, fingerprint
 from .records import PairId
@@ -119,6 +120,7 @@ def _load(path: Path, models: Models, lazy: bool = False) -> tuple[nn.Module, An
         raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
     if mx.default_device() == mx.cpu:  # 16-bit matrix products are forty times slower there
         model.set_dtype(mx.float32)
+        lay_out(model)
         if not lazy:
             mx.eval(model.parameters())
     model.eval()
