@@ -34,8 +34,9 @@ from draftloop.acceptance import position_weights
 from draftloop.config import Training
 from draftloop.interrupt import StopRequest
 from draftloop.pair import Pair
-from draftloop.scoring import Text, score_carried
+from draftloop.scoring import score_carried
 from draftloop.store.blobs import BlobFile
+from draftloop.teacher_forced import Text
 from draftloop.training import step
 from draftloop.training.batches import make_batch
 from draftloop.training.forward import make_forward

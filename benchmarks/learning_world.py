@@ -19,10 +19,11 @@ import orjson
 from draftloop import reference
 from draftloop.pair import Pair
 from draftloop.prompts import read_prompts
-from draftloop.records import Rule, Sampler
+from draftloop.records import Sampler
 from draftloop.reference import Domain
 from draftloop.reference.corpus import documents
 from draftloop.reference.openings import openings
+from draftloop.rule import Rule
 from draftloop.store.atomic import write_atomically
 from draftloop.training.texts.examples import Example
 from draftloop.training.texts.rollouts import Limits, from_json, roll_out, to_json

@@ -25,9 +25,10 @@ from draftloop.config import Models
 from draftloop.errors import ConfigError, PromptError
 from draftloop.live import decode_all
 from draftloop.pair import Pair, load_pair
-from draftloop.scoring import Text, score
+from draftloop.rule import Rule
+from draftloop.scoring import score
 from draftloop.speculative.decoder import Settings
-from draftloop.speculative.rules import Rule
+from draftloop.teacher_forced import Text
 
 ROW = [
     "adapter",
@@ -77,7 +78,7 @@ def test_the_greedy_estimate_is_the_live_run_exactly(count: int, likeness: float
         )
 
 
-@pytest.mark.parametrize("rule", ["rejection", "match"])
+@pytest.mark.parametrize("rule", ["rejection", "block", "match"])
 def test_the_sampling_estimate_is_within_four_standard_errors_of_live_on_the_same_texts(rule: Rule) -> None:
     pair, count = replace(tiny_pair(likeness=0.97), stop_tokens=frozenset({9, 30})), 3
     prompts = [[first, second, 5] for first in range(8) for second in range(8)]
@@ -105,21 +106,23 @@ def test_a_report_has_exactly_the_keys_that_others_read(pair: Pair, tmp_path: Pa
     adapter = write_lora(tmp_path / "v0001", pair.draft, amount=0.1)
     report = json.loads(json.dumps(compare(pair, samples(), "auto", [1, 4], ("v0001", adapter), seed=0).to_json()))
     assert set(report) == {"results", "comparison", "conditions"}
-    assert [list(row) for row in report["results"]] == [ROW] * 8
+    assert [list(row) for row in report["results"]] == [ROW] * 12
     cases = [(row["adapter"], row["rule"], row["num_draft_tokens"]) for row in report["results"]]
     assert sorted(cases) == sorted(
-        (name, rule, k) for rule in ("rejection", "match") for k in (1, 4) for name in ("none", "v0001")
+        (name, rule, k) for rule in ("rejection", "block", "match") for k in (1, 4) for name in ("none", "v0001")
     )
     for change in report["comparison"]:
         assert change.keys() >= {"rule", "num_draft_tokens", "delta_acceptance_length", "ci_low", "ci_high"}
     assert [(change["rule"], change["num_draft_tokens"]) for change in report["comparison"]] == [
         ("rejection", 1),
         ("rejection", 4),
+        ("block", 1),
+        ("block", 4),
         ("match", 1),
         ("match", 4),
     ]
     conditions = report["conditions"]
-    assert conditions["rules"] == ["rejection", "match"]
+    assert conditions["rules"] == ["rejection", "block", "match"]
     assert conditions["num_draft_tokens"] == [1, 4]
     assert (conditions["adapter"], conditions["texts"], conditions["prompt_groups"]) == ("v0001", 6, 4)
     assert conditions["tokens"] == sum(len(sample.text.output) for sample in samples())
@@ -185,15 +188,15 @@ def test_the_same_seed_gives_the_same_report(small_pair: Pair) -> None:
 
 def test_auto_reports_every_rule_that_some_text_fits() -> None:
     sampled, greedy = samples(), samples(0.0)
-    assert rules_that_fit(sampled, "auto") == ["rejection", "match"]
+    assert rules_that_fit(sampled, "auto") == ["rejection", "block", "match"]
     assert rules_that_fit(greedy, "auto") == ["greedy"]
-    assert rules_that_fit(sampled + greedy, "auto") == ["greedy", "rejection", "match"]
+    assert rules_that_fit(sampled + greedy, "auto") == ["greedy", "rejection", "block", "match"]
     assert rules_that_fit(sampled + greedy, "match") == ["match"]
 
 
 @pytest.mark.parametrize(
     ("temperature", "rule", "expected"),
-    [(0.8, "greedy", "rejection or match"), (0.0, "rejection", "greedy"), (0.0, "match", "greedy")],
+    [(0.8, "greedy", "rejection, block or match"), (0.0, "rejection", "greedy"), (0.0, "match", "greedy")],
 )
 def test_a_rule_that_no_text_fits_is_a_usage_error(temperature: float, rule: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=f"rule {rule} does not fit texts.*; expected {expected}") as caught:
@@ -204,7 +207,7 @@ def test_a_rule_that_no_text_fits_is_a_usage_error(temperature: float, rule: str
 def test_each_rule_is_measured_on_the_texts_that_it_fits(small_pair: Pair) -> None:
     sampled, greedy = samples(), samples(0.0, count=2)
     mixed = compare(small_pair, [*greedy, *sampled], "auto", [2], None, seed=0)
-    assert [row.rule for row in mixed.results] == ["greedy", "rejection", "match"]
+    assert [row.rule for row in mixed.results] == ["greedy", "rejection", "block", "match"]
     assert mixed.results[0] == compare(small_pair, greedy, "greedy", [2], None, seed=0).results[0]
     assert mixed.results[1] == compare(small_pair, sampled, "rejection", [2], None, seed=0).results[0]
     assert [sample.text.sampler.temperature for sample in samples_of("greedy", [*greedy, *sampled])] == [0.0, 0.0]

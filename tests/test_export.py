@@ -151,7 +151,7 @@ def test_what_is_shipped_in_float_scores_as_draft_and_adapter(
         made = export(job(registry, tmp_path / f"out-{fuse}", fuse=fuse), pair, config, records)
         assert made.measured is not None
         rows = {(row.adapter, row.rule): row for row in made.measured.results}
-        assert len(rows) == 6
+        assert len(rows) == 9
         for rule in ("rejection", "match"):
             adapted, shipped = rows["v0001", rule], rows["exported", rule]
             assert shipped.acceptance_length == pytest.approx(adapted.acceptance_length, abs=1e-4)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
@@ -260,3 +261,45 @@ def test_all_matrices_are_those_of_the_layers_the_embedding_and_the_head(tied: b
     assert lora.describe(model) == shape
     lora.save_adapter(model, tmp_path)
     assert lora.attach_directory(tiny_llama(seed=2, tied=tied), tmp_path) == shape
+
+
+# -- merged into the weights for a while -------------------------------------------------------------------------------
+
+
+def test_while_merged_the_model_says_the_same_without_adapter_layers_and_afterwards_is_what_it_was(tmp_path) -> None:
+    model, ids = tiny_llama(tied=True), mx.array([[3, 1, 4, 1, 5]])
+    bare = np.array(model(ids))
+    lora.attach_fresh(model, lora.shape_for(model, Lora(rank=4, matrices="all")), seed=0)
+    weights = {k: 0.1 * mx.random.normal(v.shape) for k, v in lora.adapter_parameters(model).items()}
+    lora.load_parameters(model, weights)
+    adapted, leaves = np.array(model(ids)), dict(tree_flatten(model.parameters()))
+    with lora.merged(model):
+        assert not lora.is_attached(model)
+        np.testing.assert_allclose(np.array(model(ids)), adapted, atol=1e-3)
+        with lora.merged(model):  # nothing is left to merge
+            np.testing.assert_allclose(np.array(model(ids)), adapted, atol=1e-3)
+    assert np.abs(adapted - bare).max() > 0.1
+    after = dict(tree_flatten(model.parameters()))
+    assert after.keys() == leaves.keys()
+    assert all(after[name] is leaf for name, leaf in leaves.items())
+
+
+def test_a_quantized_layer_keeps_its_adapter_beside_it_while_merged() -> None:
+    model, ids = tiny_llama(width=64), mx.array([[3, 1, 4, 1, 5]])
+    nn.quantize(model, group_size=32, bits=4)
+    lora.attach_fresh(model, lora.shape_for(model, Lora(rank=4)), seed=0)
+    weights = {k: 0.1 * mx.random.normal(v.shape) for k, v in lora.adapter_parameters(model).items()}
+    lora.load_parameters(model, weights)
+    adapted = np.array(model(ids))
+    assert lora.stays_beside(model)
+    with lora.merged(model):
+        assert lora.is_attached(model)
+        np.testing.assert_array_equal(np.array(model(ids)), adapted)
+
+
+def test_an_error_within_leaves_the_adapter_on() -> None:
+    model = tiny_llama()
+    lora.attach_fresh(model, lora.shape_for(model, Lora(rank=4)), seed=0)
+    with pytest.raises(KeyError), lora.merged(model):
+        raise KeyError
+    assert lora.is_attached(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import mlx.core as mx
 import numpy as np
@@ -11,17 +12,18 @@ import pytest
 from model_dirs import VOCABULARY, write_lora
 from tiny import sampler
 
-from draftloop import scoring
+from draftloop import scoring, teacher_forced
 from draftloop.acceptance import log_probs
 from draftloop.collect import CollectSettings, generate_record
 from draftloop.config import Models
 from draftloop.pair import Pair, load_pair
 from draftloop.records import Record
-from draftloop.scoring import Scores, Text, score
+from draftloop.rule import Rule
+from draftloop.scoring import Scores, score
 from draftloop.speculative.decoder import Settings
-from draftloop.speculative.rules import Rule
+from draftloop.teacher_forced import Text
 
-MODES: list[tuple[Rule, float]] = [("greedy", 0.0), ("rejection", 0.9), ("match", 0.9)]
+MODES: list[tuple[Rule, float]] = [("greedy", 0.0), ("rejection", 0.9), ("block", 0.9), ("match", 0.9)]
 BARE: dict[str, Path | None] = {"none": None}
 NAMES = ("log_p", "log_q", "position")
 
@@ -102,12 +104,14 @@ def test_a_text_in_a_padded_batch_scores_as_it_does_alone(small_pair: Pair) -> N
     assert_close(together, alone, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["BLOCK_BYTES", "BATCH_BYTES"])
-def test_little_memory_changes_nothing(name: str, small_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "name"), [(scoring, "BLOCK_BYTES"), (teacher_forced, "BATCH_BYTES")])
+def test_little_memory_changes_nothing(
+    module: ModuleType, name: str, small_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = texts_of_many_lengths()
     expected = score(small_pair, texts, "rejection", BARE)["none"]
     for size in (1, 4 * VOCABULARY * 40):  # one text at a time, then a few
-        monkeypatch.setattr(scoring, name, size)
+        monkeypatch.setattr(module, name, size)
         assert_close(score(small_pair, texts, "rejection", BARE)["none"], expected, 1e-4)
 
 

@@ -15,8 +15,8 @@ from tiny import sampler
 from draftloop.benchmark import Sample, compare
 from draftloop.config import Models
 from draftloop.pair import Pair, load_pair
-from draftloop.scoring import Text
 from draftloop.shipped import Measured, measure
+from draftloop.teacher_forced import Text
 
 
 @pytest.fixture
@@ -66,10 +66,10 @@ def test_a_draft_that_is_the_same_differs_by_exactly_nothing(
 ) -> None:
     found = measured(pair, shipped(pair, small_models, adapter[1]), adapter)
     assert [(row.adapter, row.rule) for row in found.results] == [
-        (name, rule) for rule in ("rejection", "match") for name in ("none", "v0001", "exported")
+        (name, rule) for rule in ("rejection", "block", "match") for name in ("none", "v0001", "exported")
     ]
     differences = [c for c in found.comparison if (c.of, c.against) == ("exported", "v0001")]
-    assert [(c.delta_acceptance_length, c.ci_low, c.ci_high) for c in differences] == [(0, 0, 0)] * 2
+    assert [(c.delta_acceptance_length, c.ci_low, c.ci_high) for c in differences] == [(0, 0, 0)] * 3
     assert found.lost() == []
 
 

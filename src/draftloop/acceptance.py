@@ -21,12 +21,12 @@ import functools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Rule = Literal["greedy", "rejection", "match", "block"]
+from .rule import Rule
+
 FloatArray = npt.NDArray[np.float64]
 
 # A log-softmax in float32 or an acceptance summed over a vocabulary may stand this far above its bound.

@@ -17,9 +17,10 @@ from .acceptance import Acceptance, expected_rounds, total
 from .errors import ConfigError, PromptError
 from .pair import Pair
 from .records import Record
-from .scoring import Scores, Text, score
-from .speculative.rules import Rule
+from .rule import SAMPLING, Rule, one_of
+from .scoring import Scores, score
 from .stats import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
+from .teacher_forced import Text
 
 BASE = "none"  # how tables and JSON name the bare draft
 
@@ -81,14 +82,14 @@ def rules_that_fit(samples: Sequence[Sample], rule: str) -> list[Rule]:
     """
     greedy = [sample.text.sampler.temperature == 0 for sample in samples]
     fitting: list[Rule] = ["greedy"] if any(greedy) else []
-    fitting += ["rejection", "match"] if not all(greedy) else []
+    fitting += SAMPLING if not all(greedy) else []
     if rule == "auto":
         return fitting
     for known in fitting:
         if known == rule:
             return [known]
     found = "at temperature 0" if all(greedy) else "above temperature 0"
-    raise ConfigError(f"rule {rule} does not fit texts that were sampled {found}; expected {' or '.join(fitting)}")
+    raise ConfigError(f"rule {rule} does not fit texts that were sampled {found}; expected {one_of(fitting)}")
 
 
 def samples_of(rule: Rule, samples: Sequence[Sample]) -> list[Sample]:

@@ -1,34 +1,45 @@
-"""From prompts to records: decode each with draft and target side by side, log what was proposed and what was emitted.
+"""From prompts to records: what the target emits, and what the draft proposed or would have proposed along it.
 
-Every generation has a seed of its own, derived from the run's seed and the prompt, so the order of prompts, a resumed
-run or a skipped prompt changes nothing in the others.
+By default the target writes many texts side by side, and how speculation would have gone is drawn afterwards, from one
+pass of both models (`hindsight`); `live` runs the decoder itself, one prompt after the other. Records of both have the
+same law, and greedy ones are the same. Every generation has a seed of its own, derived from the run's seed and the
+prompt, so the order of prompts, a resumed run or a skipped prompt changes nothing in the others.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from . import lora
 from .acceptance import Acceptance, realised
-from .distributions import TopK, joined
 from .distributions import encode as encode_distributions
 from .errors import ConfigError, PromptError
+from .generation import Generation, record_of
+from .hindsight import look_back
 from .interrupt import StopRequest
+from .memory import budget, read_device, room_left
 from .pair import Pair
 from .prompts import Prompt, Unusable, encode
-from .records import Disagreement, Record, RunConditions
-from .speculative.decoder import Decoding, Draw, Round, Settings, check_length, count_rounds
+from .records import Record, RunConditions
+from .speculative.decoder import Decoding, Round, Settings, check_length
+from .speculative.side_by_side import Wanted, write
 from .store.blobs import BlobFile
 from .store.log import FailureLog
+from .teacher_forced import Text
+
+_Item = TypeVar("_Item")
 
 ALREADY_COLLECTED = "already collected"
+AT_ONCE = 1024  # prompts that are handed over together; of them as many are written side by side as memory holds
+GROUP = 32  # finished texts that are looked back on and logged together
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class CollectSettings:
     max_prompt_length: int = 2048
     fresh: bool = False  # collect again what was collected under the same conditions
     limit: int | None = None  # most new generations
+    live: bool = False  # run draft and target in turn, one prompt at a time
 
 
 @dataclass
@@ -80,6 +92,13 @@ class CollectReport:
         }
 
 
+def batched(items: Iterable[_Item], count: int) -> Iterator[list[_Item]]:
+    """Runs of `count` items; the last may be shorter."""
+    rest = iter(items)
+    while found := list(islice(rest, count)):
+        yield found
+
+
 def generation_seed(run_seed: int, prompt_tokens: Iterable[int]) -> int:
     """The seed of one generation, 0 .. 2**63 - 1: a hash of the run's seed and the prompt."""
     text = f"{run_seed}:{','.join(map(str, prompt_tokens))}"
@@ -100,24 +119,57 @@ def collect_data(
     Args:
         pair: target, draft and the adapter in use.
         prompts: in order.
-        log: where records go; each is on disk before the next generation begins.
-        settings: sampler, rule, lengths, source.
-        stop: looked at after every round; a generation that is cut by it is not logged.
+        log: where records go; a record is on disk when `on_record` hears of it.
+        settings: sampler, rule, lengths, source; whether speculation runs live or is drawn in hindsight.
+        stop: looked at after every round, or token of a batch; a generation that is cut by it is not logged.
         on_record: called after each record with the report so far.
         blobs: where the target's distributions go; each is on disk before the record that points there.
 
     Raises:
         ConfigError: `decoding.teacher_top_k` asks for distributions, and there are no `blobs`.
         PromptError: not one prompt was usable, and none had been collected before.
+        NoRoom: a text alone does not fit into memory.
     """
     if settings.decoding.teacher_top_k and blobs is None:
         raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
     report = CollectReport(prompts=len(prompts))
+    stop = StopRequest() if stop is None else stop
+    asked = _asked(pair, prompts, log, settings, report)
+    collected = (_live if settings.live else _batches)(pair, asked, settings, stop, blobs)
+    began = time.perf_counter()
+    with lora.merged(pair.draft):
+        for group in collected:
+            for record in log.extend(group):
+                report.generations += 1
+                report.failures += record.is_failure
+                report.acceptance += realised(record.rounds, len(record.target_output))
+                report.seconds = time.perf_counter() - began
+                if on_record is not None:
+                    on_record(report, record)
+    report.interrupted = bool(stop)
+    if not (report.generations or report.interrupted or report.skipped[ALREADY_COLLECTED] or settings.limit == 0):
+        reasons = "; ".join(report.skipped_prompts[:3])
+        raise PromptError(f"none of {len(prompts)} prompts was usable: {reasons}")
+    return report
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt to generate from."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def _asked(
+    pair: Pair, prompts: Sequence[Prompt], log: FailureLog, settings: CollectSettings, report: CollectReport
+) -> Iterator[_Asked]:
+    """The prompts to generate from, at most `limit`; the report says why others are not among them."""
     known = set() if settings.fresh else log.resume_keys()
-    conditions = _conditions(pair, settings.decoding)
+    conditions, found = _conditions(pair, settings.decoding), 0
     for number, prompt in enumerate(prompts, 1):
-        if stop or (settings.limit is not None and report.generations >= settings.limit):
-            break
+        if settings.limit is not None and found >= settings.limit:
+            return
         ids = usable_ids(
             pair,
             prompt,
@@ -132,23 +184,19 @@ def collect_data(
         if key in known:
             report.skipped[ALREADY_COLLECTED] += 1
             continue
-        began = time.perf_counter()
-        record = generate_record(pair, prompt.text, ids, settings, stop, blobs)
-        if record is None:
-            break
-        record = log.append(record)
         known.add(key)
-        report.seconds += time.perf_counter() - began
-        report.generations += 1
-        report.failures += record.is_failure
-        report.acceptance += realised(record.rounds, len(record.target_output))
-        if on_record is not None:
-            on_record(report, record)
-    report.interrupted = bool(stop)
-    if not (report.generations or report.interrupted or report.skipped[ALREADY_COLLECTED] or settings.limit == 0):
-        reasons = "; ".join(report.skipped_prompts[:3])
-        raise PromptError(f"none of {len(prompts)} prompts was usable: {reasons}")
-    return report
+        found += 1
+        yield _Asked(prompt.text, tuple(ids))
+
+
+def _live(
+    pair: Pair, asked: Iterable[_Asked], settings: CollectSettings, stop: StopRequest, blobs: BlobFile | None
+) -> Iterator[list[Record]]:
+    """Each generation as the decoder makes it, one after the other."""
+    for one in asked:
+        if stop or (record := generate_record(pair, one.text, one.ids, settings, stop, blobs)) is None:
+            return
+        yield [record]
 
 
 def generate_record(
@@ -159,13 +207,11 @@ def generate_record(
     stop: StopRequest | None = None,
     blobs: BlobFile | None = None,
 ) -> Record | None:
-    """Decode one prompt to its end and say all of it as a record; None when `stop` came first.
+    """Decode one prompt to its end, draft and target in turn, and say all of it; None when `stop` came first.
 
     What the decoder kept of the target's distributions is in `blobs` by then.
     """
-    run_seed = settings.decoding.sampler.seed
-    sampler = replace(settings.decoding.sampler, seed=generation_seed(run_seed, ids))
-    decoding = Decoding(pair, ids, replace(settings.decoding, sampler=sampler))
+    decoding = Decoding(pair, ids, _of_text(settings, ids))
     rounds: list[Round] = []
     for found in decoding:
         rounds.append(found)
@@ -173,94 +219,62 @@ def generate_record(
             return None
     decoding.settle()
     mx.clear_cache()
-    record = _record(pair, text, ids, settings, decoding, rounds)
-    kept = None if blobs is None else _kept(rounds)
-    if blobs is None or kept is None:
-        return record
-    return replace(record, teacher=blobs.append(encode_distributions(kept)))
-
-
-def _kept(rounds: Sequence[Round]) -> TopK | None:
-    """The target's distributions along a text; None where the decoder kept none.
-
-    Those past a rejection are left out: the text went on without what was proposed there (docs/decisions: learning).
-    """
-    rows = [found.target_rows[: len(found.tokens)] for found in rounds if found.target_rows is not None]
-    return joined(rows) if rows else None
-
-
-def _record(
-    pair: Pair, text: str, ids: Sequence[int], settings: CollectSettings, decoding: Decoding, rounds: list[Round]
-) -> Record:
-    draft_output: list[int] = []
-    log_p: list[float | None] = []
-    log_q: list[float | None] = []
-    for found in rounds:
-        for draw in found.draws:
-            draft_output.append(draw.draft_token)
-            log_p.append(_mass(draw.token_log_p))
-            log_q.append(_mass(draw.token_log_q))
-        if found.bonus_log_p is not None:
-            bonus = decoding.bonus_draws[found.start + len(found.draws)]
-            draft_output.append(bonus.draft_token)
-            log_p.append(_mass(found.bonus_log_p))
-            log_q.append(_mass(bonus.token_log_q))
-    output = [token for found in rounds for token in found.tokens]
     assert decoding.finish is not None
-    return Record(
-        id=_content_id(pair, ids, output, decoding.settings, settings.source),
-        prompt=text,
-        prompt_tokens=tuple(ids),
-        draft_output=tuple(draft_output),
-        target_output=tuple(output),
-        disagreements=tuple(_disagreements(rounds)),
-        sampler=decoding.settings.sampler,
-        rule=settings.decoding.rule,
-        num_draft_tokens=settings.decoding.num_draft_tokens,
-        rounds=count_rounds(rounds, len(output)),
-        log_p=tuple(log_p),
-        log_q=tuple(log_q),
-        finish=decoding.finish,
-        pair=pair.identity,
-        adapter=pair.adapter,
-        split="train",  # the log decides
-        source=settings.source,
-        time=time.time(),
-        run_seed=settings.decoding.sampler.seed,
-    )
+    made = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
+    return _stored(pair, _Asked(text, tuple(ids)), made, settings, blobs)
 
 
-def _content_id(pair: Pair, ids: Sequence[int], output: Sequence[int], decoding: Settings, source: str) -> str:
-    """32 hex digits that say what was generated: the same run has the same ids, so what draws by id repeats too."""
-    # What is kept beside a text says nothing of the text, so teacher_top_k is no part of this.
-    how = (astuple(decoding.sampler), decoding.rule, decoding.num_draft_tokens)
-    lengths = decoding.max_tokens, decoding.prefill_step_size
-    said = [list(ids), list(output), (*how, *lengths), astuple(pair.identity), pair.adapter, source]
-    return hashlib.sha256(repr(said).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _batches(
+    pair: Pair, asked: Iterable[_Asked], settings: CollectSettings, stop: StopRequest, blobs: BlobFile | None
+) -> Iterator[list[Record]]:
+    """Many generations at a time: the target writes side by side, and the draft's part is drawn in hindsight."""
+    for members in batched(asked, AT_ONCE):
+        wanted = [Wanted(one.ids, _of_text(settings, one.ids).sampler, settings.decoding.max_tokens) for one in members]
+        done: list[tuple[int, Text]] = []
+        for i, tokens in write(
+            pair.target,
+            wanted,
+            width=pair.width,
+            stop_tokens=pair.stop_tokens,
+            room=room_left(budget("auto", read_device())),
+            enough=lambda: bool(stop),
+        ):
+            done.append((i, Text(members[i].ids, tuple(tokens), wanted[i].sampler)))
+            if len(done) == GROUP:
+                yield _looked_back(pair, members, done, settings, blobs)
+                done = []
+        if done:
+            yield _looked_back(pair, members, done, settings, blobs)
+        if stop:
+            return
 
 
-def _disagreements(rounds: Iterable[Round]) -> Iterable[Disagreement]:
-    for found in rounds:
-        for offset, draw in enumerate(found.draws):
-            if offset >= found.accepted:
-                yield _disagreement(found.start + offset, draw)
+def _looked_back(
+    pair: Pair,
+    members: Sequence[_Asked],
+    done: list[tuple[int, Text]],
+    settings: CollectSettings,
+    blobs: BlobFile | None,
+) -> list[Record]:
+    """The records of texts that are finished, in the order of their prompts."""
+    done.sort(key=lambda found: found[0])
+    found = dict(look_back(pair, [text for _, text in done], settings.decoding))
+    return [_stored(pair, members[place], found[i], settings, blobs) for i, (place, _) in enumerate(done)]
 
 
-def _disagreement(position: int, draw: Draw) -> Disagreement:
-    return Disagreement(
-        position=position,
-        draft_token=draw.draft_token,
-        target_token=draw.token,
-        draft_logp=_mass(draw.draft_log_p),
-        draft_logq=_mass(draw.draft_log_q),
-        target_logp=_mass(draw.token_log_p),
-        target_logq=_mass(draw.token_log_q),
-    )
+def _of_text(settings: CollectSettings, ids: Sequence[int]) -> Settings:
+    """The settings of one text, with its own seed."""
+    sampler = settings.decoding.sampler
+    return replace(settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, ids)))
 
 
-def _mass(log_probability: float) -> float | None:
-    """A log-probability as a record keeps it: None where there is no mass."""
-    return None if log_probability == -math.inf else log_probability
+def _stored(pair: Pair, asked: _Asked, found: Generation, settings: CollectSettings, blobs: BlobFile | None) -> Record:
+    """The record of a generation, once what it points to is on disk."""
+    decoding, run_seed = _of_text(settings, asked.ids), settings.decoding.sampler.seed
+    record = record_of(pair, asked.text, asked.ids, found, decoding, run_seed, settings.source)
+    if blobs is None or found.rows is None:
+        return record
+    return replace(record, teacher=blobs.append(encode_distributions(found.rows)))
 
 
 def _conditions(pair: Pair, decoding: Settings) -> RunConditions:

@@ -26,13 +26,13 @@ from pydantic import (
 )
 
 from .errors import ConfigError
+from .rule import Rule
 from .yaml_strict import quoted, read_yaml_lines
 
 ENV_PREFIX = "DRAFTLOOP_"
 RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR"})
 DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
 
-Rule = Literal["auto", "greedy", "rejection", "match"]
 Matrices = Literal["layers", "all"]
 Loss = Literal["ce", "kl", "tv", "nla", "lk"]
 Teacher = Literal["live", "logged", "none"]
@@ -99,7 +99,11 @@ class Speculative(Section):
     """How text is generated, wherever it is generated."""
 
     num_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(4, description="proposals a round (K)")
-    rule: Rule = Field("auto", description="acceptance rule; auto: greedy at temperature 0, else rejection")
+    draft_length: Literal["auto", "fixed"] = Field(
+        "auto", description="of generate; auto: what pays, round by round; fixed: num_draft_tokens"
+    )
+    max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(8, description="most proposals a round, where auto")
+    rule: Literal["auto", Rule] = Field("auto", description="acceptance; auto: greedy at temperature 0, else rejection")
     temperature: Annotated[float, Field(ge=0.0, le=10.0)] = Field(0.8, description="0 is greedy")
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] = Field(1.0, description="nucleus; 0 and 1 are off")
     min_p: Share = Field(0.0, description="floor as a share of the likeliest token; 0 is off")

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .config import Data
+from .known_costs import KnownCosts
 from .registry import Registry
 from .replay import ReplayBuffer
 from .store.blobs import BlobFile
@@ -49,6 +50,11 @@ class DataDirectory:
     def registry(self) -> Registry:
         """The versions of the adapter."""
         return Registry(self.root / "adapters", self.files)
+
+    @cached_property
+    def costs(self) -> KnownCosts:
+        """What decoding takes here, by pair and machine."""
+        return KnownCosts(self.root / "costs.json", self.files)
 
     @cached_property
     def verdicts(self) -> Verdicts:

@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
+from . import lora
 from .acceptance import Acceptance, realised, total
 from .benchmark import BASE, Sample, accepted, samples_of
 from .collect import generation_seed, usable_ids
@@ -19,9 +20,10 @@ from .errors import PromptError
 from .pair import Pair
 from .prompts import Prompt, Unusable
 from .records import Sampler, prompt_group
-from .scoring import Text, score
+from .rule import Rule
+from .scoring import score
 from .speculative.decoder import Decoding, Settings, count_rounds, fits
-from .speculative.rules import Rule
+from .teacher_forced import Text
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,17 @@ def decode_all(
         on_text: called with the tokens of each finished text.
     """
     texts, outputs, seconds = [], [], 0.0
-    for ids in prompts:
-        sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
-        began = time.perf_counter()
-        rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler)))
-        seconds += time.perf_counter() - began
-        output = tuple(token for found in rounds for token in found.tokens)
-        texts.append(Text(tuple(ids), output, sampler))
-        outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
-        if on_text is not None:
-            on_text(len(output))
+    with lora.merged(pair.draft):
+        for ids in prompts:
+            sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
+            began = time.perf_counter()
+            rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, bonus_draws=False)))
+            seconds += time.perf_counter() - began
+            output = tuple(token for found in rounds for token in found.tokens)
+            texts.append(Text(tuple(ids), output, sampler))
+            outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
+            if on_text is not None:
+                on_text(len(output))
     return Decoded(texts, outputs, seconds)
 
 

@@ -73,6 +73,13 @@ def budget(setting: float | Literal["auto"], device: DeviceMemory) -> Budget:
     return Budget(min(int(setting * GIGABYTE), device.bytes), strict=True)
 
 
+def room_left(allowed: Budget) -> float:
+    """Bytes for the caches of texts written side by side: half of what is left, for their prompts take room too."""
+    import mlx.core as mx
+
+    return max(0, allowed.bytes - int(mx.get_active_memory())) / 2
+
+
 def smaller(one: float | Literal["auto"], two: float | None) -> float | Literal["auto"]:
     """The setting that allows less; None allows everything, and `auto` is bounded by any number."""
     if two is None:

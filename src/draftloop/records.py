@@ -20,10 +20,10 @@ import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import StoreError
+from .rule import Rule
 
 SCHEMA = 1
 
-Rule = Literal["greedy", "rejection", "match", "block"]
 Split = Literal["train", "validation", "heldout"]
 Finish = Literal["stop", "length"]
 

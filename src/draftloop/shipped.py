@@ -28,8 +28,8 @@ from .benchmark import (
     samples_of,
 )
 from .pair import Pair
+from .rule import Rule
 from .scoring import score, score_carried
-from .speculative.rules import Rule
 from .stats import LEVEL
 
 SHIPPED = "exported"  # how tables and JSON name what was written, as loaded back from its files

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from . import lora
 from .acceptance import realised
 from .collect import usable_ids
 from .config import Speculative
 from .errors import PromptError
+from .gate import Costs
 from .pair import Pair
 from .prompts import Prompt, Unusable
 from .records import Sampler
 from .speculative.decoder import Decoding, Finish, Settings, count_rounds
+from .speculative.draft_length import PayingDraftLength
 from .speculative.rules import rule_for
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A finished text; `tokens` are without the stop token that ended it."""
+    """A finished text; `tokens` are without the stop token that ended it, `acceptance_rate` is None without a draft."""
 
     prompt: str
     prompt_tokens: int
     text: str
     tokens: list[int]
     finish: Finish
-    acceptance_rate: float
+    acceptance_rate: float | None
     acceptance_length: float
     tokens_per_second: float
 
@@ -60,6 +63,7 @@ def generate(
     *,
     chat_template: bool,
     max_prompt_length: int,
+    costs: Costs | None = None,
     on_text: Callable[[str], None] = lambda _: None,
 ) -> Generated:
     """Generate from one prompt; the output has the target's own distribution.
@@ -70,6 +74,7 @@ def generate(
         settings: sampler, rule, lengths; `sampler.seed` is used as it is.
         chat_template: apply the tokenizer's template where it has one.
         max_prompt_length: most prompt tokens.
+        costs: of decoding here; with them every round drafts as many tokens as pay, up to `num_draft_tokens`.
         on_text: called with each new piece of text.
 
     Raises:
@@ -79,17 +84,19 @@ def generate(
     if isinstance(ids, Unusable):
         raise PromptError(f"the prompt cannot be used: {ids.reason}, {ids.detail}")
     detokenizer = pair.tokenizer.detokenizer
-    decoding = Decoding(pair, ids, settings)
+    draft_length = None if costs is None else PayingDraftLength(costs, settings.num_draft_tokens)
+    decoding = Decoding(pair, ids, replace(settings, bonus_draws=False), draft_length)
     rounds, tokens = [], []
-    began = time.perf_counter()
-    for found in decoding:
-        rounds.append(found)
-        for token in found.tokens:
-            if token not in pair.stop_tokens:
-                tokens.append(token)
-                detokenizer.add_token(token)
-        on_text(detokenizer.last_segment)
-    seconds = time.perf_counter() - began
+    with lora.merged(pair.draft):
+        began = time.perf_counter()
+        for found in decoding:
+            rounds.append(found)
+            for token in found.tokens:
+                if token not in pair.stop_tokens:
+                    tokens.append(token)
+                    detokenizer.add_token(token)
+            on_text(detokenizer.last_segment)
+        seconds = time.perf_counter() - began
     detokenizer.finalize()
     on_text(detokenizer.last_segment)
     accepted = realised(count_rounds(rounds, decoding.emitted), decoding.emitted)
@@ -100,7 +107,7 @@ def generate(
         text=detokenizer.text,
         tokens=tokens,
         finish=decoding.finish,
-        acceptance_rate=accepted.acceptance_rate,
+        acceptance_rate=accepted.acceptance_rate if accepted.drafted else None,
         acceptance_length=accepted.acceptance_length,
         tokens_per_second=decoding.emitted / seconds,
     )

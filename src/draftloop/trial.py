@@ -19,9 +19,10 @@ from .gate import Costs, Decision, ScoredText, decide
 from .live import decode_all
 from .pair import Pair
 from .records import Record
-from .scoring import Scores, Text, score, score_carried
+from .rule import SAMPLING, Rule
+from .scoring import Scores, score, score_carried
 from .speculative.decoder import Settings, fits
-from .speculative.rules import Rule
+from .teacher_forced import Text
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 MOST_STANDARD_ERRORS = 4.0  # one honest candidate in 16,000 is above by chance
@@ -138,7 +139,8 @@ def _rule(record: Record, config: Config) -> Rule:
     """The configured rule where the record's temperature lets it be."""
     if record.sampler.temperature == 0:
         return "greedy"
-    return "match" if config.speculative.rule == "match" else "rejection"
+    wanted = config.speculative.rule
+    return wanted if wanted in SAMPLING else "rejection"
 
 
 def _rounds(scores: Scores, rule: Rule, most: int) -> tuple[float, ...]:

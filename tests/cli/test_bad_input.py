@@ -65,7 +65,7 @@ BAD: list[tuple[list[str], str]] = [
     (["generate", "x", "--num-draft-tokens", "1000"], "speculative.num_draft_tokens = 1000"),
     (["generate", "x", "--seed", "-1"], "speculative.seed = -1"),
     (["generate", "x", "--seed", str(2**63)], "speculative.seed"),
-    (["generate", "x", "--rule", "block"], "speculative.rule = 'block'"),
+    (["generate", "x", "--rule", "bloc"], "speculative.rule = 'bloc'"),
     (["generate", "x", "--rule", "greedy"], "rule greedy does not fit temperature 0.8"),
     (["generate", "x", "--temp", "0", "--rule", "match"], "rule match does not fit temperature 0"),
     (["generate", "x", "--model", "nowhere"], "model 'nowhere' is no directory here"),
@@ -104,7 +104,7 @@ BAD: list[tuple[list[str], str]] = [
             ("a", "whole numbers"),
         ]
     ],
-    (["benchmark", "acceptance", "--prompts-file", "p.txt", "--rule", "block"], "'block' is not one of"),
+    (["benchmark", "acceptance", "--prompts-file", "p.txt", "--rule", "bloc"], "'bloc' is not one of"),
     (["benchmark", "acceptance", "--prompts-file", "p.txt", "--rule", "greedy"], "rule greedy does not fit"),
     (["benchmark", "acceptance", "--prompts-file", "p.txt", "--temp", "0", "--rule", "match"], "rule match does not"),
     (["benchmark", "acceptance", "--prompts-file", "p.txt", "--adapter", "v0003"], "No adapter v0003"),

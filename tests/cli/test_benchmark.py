@@ -47,9 +47,9 @@ def test_json_has_rows_a_comparison_and_conditions(call_with_pair, version: str)
     assert values.keys() >= {"status", "results", "comparison", "conditions"}
     assert all(set(row) == ROW for row in values["results"])
     assert {(row["adapter"], row["rule"], row["num_draft_tokens"]) for row in values["results"]} == {
-        (name, rule, k) for name in ("none", version) for rule in ("rejection", "match") for k in (1, 3)
+        (name, rule, k) for name in ("none", version) for rule in ("rejection", "block", "match") for k in (1, 3)
     }
-    assert len(values["results"]) == 8
+    assert len(values["results"]) == 12
     for change in values["comparison"]:
         assert change.keys() >= {"rule", "num_draft_tokens", "delta_acceptance_length", "ci_low", "ci_high"}
     conditions = values["conditions"]
@@ -64,7 +64,7 @@ def test_json_has_rows_a_comparison_and_conditions(call_with_pair, version: str)
 def test_the_adapter_is_chosen_by_name(adapter: str, names: set[str], call_with_pair, version: str) -> None:
     found = call_with_pair("benchmark", "acceptance", *SHORT, "--adapter", adapter, "--json").json
     assert {row["adapter"] for row in found["results"]} == names
-    assert len(found["comparison"]) == (4 if len(names) == 2 else 0)
+    assert len(found["comparison"]) == (6 if len(names) == 2 else 0)
 
 
 def test_an_adapter_directory_called_none_is_compared_with_the_bare_draft(
@@ -82,8 +82,8 @@ def test_text_is_tables_on_stdout(call_with_pair, version: str) -> None:
     assert found.out.startswith("3 texts of 3 prompts, 30 tokens; intervals: 95% cluster bootstrap")
     for title in ("accepted per position", "adapter minus bare draft, paired", "decoded for real"):
         assert title in found.out
-    assert found.out.count("v0001") == 8
-    assert found.err == "generating 3/3\ndecoding 24/24\n"
+    assert found.out.count("v0001") == 12
+    assert found.err == "generating 3/3\ndecoding 36/36\n"
 
 
 def test_without_an_adapter_it_says_that_there_is_nothing_to_compare(call_with_pair) -> None:

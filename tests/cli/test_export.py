@@ -65,7 +65,7 @@ def test_json_holds_the_measurement_of_what_was_written(call_with_pair, held_out
     assert found["quantization"] == {"bits": 4, "group_size": 32, "mode": "affine"}
     assert found["measured"]["conditions"]["texts"] == held_out
     assert found["not_measured"] is None
-    assert [row["adapter"] for row in found["measured"]["results"]] == ["none", "v0001", "exported"] * 2
+    assert [row["adapter"] for row in found["measured"]["results"]] == ["none", "v0001", "exported"] * 3
     assert {row["num_draft_tokens"] for row in found["measured"]["results"]} == {4}
     card = Path("out/README.md").read_text()
     for row in found["measured"]["results"]:

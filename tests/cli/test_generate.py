@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from model_dirs import write_lora
@@ -22,7 +23,7 @@ SUCCESS = {
     "tokens_per_second",
 }
 FAILURE = {"status", "prompt", "error"}
-SHORT = ["--max-tokens", "10"]
+SHORT = ["--max-tokens", "10", "--num-draft-tokens", "4"]
 
 
 def test_text_goes_to_stdout_and_the_numbers_to_stderr(call_with_pair, small_pair: Pair) -> None:
@@ -77,7 +78,7 @@ def test_the_chat_template_can_be_switched_off(call_with_pair, small_pair: Pair)
 def test_an_adapter_directory_is_used_and_named_by_where_it_lies(call_with_pair, small_pair: Pair, tmp_path) -> None:
     """Even one whose name means something else."""
     write_lora(tmp_path / "none", small_pair.draft, amount=5.0)
-    greedy = ["generate", "the target", "--max-tokens", "16", "--temp", "0", "--json"]
+    greedy = ["generate", "the target", "--max-tokens", "16", "--num-draft-tokens", "4", "--temp", "0", "--json"]
     bare = call_with_pair(*greedy, "--adapter", "none").json
     adapted = call_with_pair(*greedy, "--adapter-path", "./none").json
     assert (bare["adapter"], adapted["adapter"]) == (None, str(tmp_path / "none"))
@@ -103,3 +104,31 @@ def test_the_embedded_pair_is_the_default(call) -> None:
     found = call("generate", "Return the", *SHORT, "--json").json
     assert found["status"] == "ok"
     assert found["text"].isprintable() or "\n" in found["text"]
+
+
+def test_without_a_fixed_length_it_measures_what_pays_once_and_remembers(call_with_pair, small_pair: Pair) -> None:
+    short = ["generate", "the target", "--max-tokens", "40", "--temp", "0", "--json"]
+    fixed = call_with_pair(*short, "--num-draft-tokens", "2").json
+    first = call_with_pair(*short)
+    costs = Path("data/costs.json")
+    known = costs.read_bytes()
+    again = call_with_pair(*short)
+    assert first.json["tokens"] == again.json["tokens"] == fixed["tokens"]  # greedy: whatever is drafted
+    assert costs.read_bytes() == known
+    assert len(json.loads(known)) == 1
+    (only,) = json.loads(known).values()
+    assert len(only["costs"]["t_target"]) == 9
+
+
+def test_where_costs_cannot_be_kept_the_text_comes_all_the_same(call_with_pair) -> None:
+    Path("data/costs.json").mkdir(parents=True)  # nothing can be written over it
+    found = call_with_pair("generate", "the target", "--max-tokens", "10")
+    assert (found.code, len(found.out) > 1) == (0, True)
+    assert "what decoding costs here is measured again next time" in found.err
+
+
+def test_a_config_that_fixes_the_length_measures_nothing(call_with_pair, monkeypatch) -> None:
+    monkeypatch.setenv("DRAFTLOOP_SPECULATIVE_DRAFT_LENGTH", "fixed")
+    found = call_with_pair("generate", "the target", *SHORT[:2], "--json")
+    assert found.code == 0
+    assert not Path("data").exists()

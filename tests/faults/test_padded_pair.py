@@ -19,8 +19,8 @@ from tiny import sampler, tiny_llama
 from draftloop.collect import CollectSettings, generate_record
 from draftloop.config import Models
 from draftloop.pair import Pair, load_pair
+from draftloop.rule import Rule
 from draftloop.speculative.decoder import Settings
-from draftloop.speculative.rules import Rule
 
 pytestmark = pytest.mark.row("padded pair")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -11,8 +12,9 @@ from scipy.stats import chisquare
 from tiny import sampler
 
 from draftloop.errors import ConfigError
+from draftloop.rule import SAMPLING
 from draftloop.speculative import rules
-from draftloop.speculative.rules import draw, rule_for, verify
+from draftloop.speculative.rules import Verdict, draw, rule_for, verify
 from draftloop.speculative.transforms import sampling_log_probs
 
 VOCABULARY, SAMPLES = 5, 30_000
@@ -20,30 +22,38 @@ VOCABULARY, SAMPLES = 5, 30_000
 TARGET = mx.random.normal((VOCABULARY, VOCABULARY), key=mx.random.key(1)) * 1.5
 DRAFT = mx.random.normal((VOCABULARY, VOCABULARY), key=mx.random.key(2)) * 1.5
 
-Verify = Callable[[mx.array, mx.array, mx.array, mx.array, str], tuple[mx.array, mx.array]]
+Verify = Callable[[mx.array, mx.array, mx.array, mx.array, str], Verdict]
+
+
+def uniforms(*shape: int, seed: int = 7) -> mx.array:
+    """As the decoder draws them: multiples of 2**-23 in [0, 1)."""
+    return mx.floor(mx.random.uniform(shape=shape, key=mx.random.key(seed)) * 2**23) / 2**23
+
+
+def probabilities(table: mx.array, settings: object) -> mx.array:
+    return mx.exp(sampling_log_probs(table, settings, VOCABULARY))
 
 
 def first_two_tokens(settings: object, count: int, rule: str, verification: Verify) -> np.ndarray:
     """SAMPLES x 2 ids: one round after id 0, completed by the target where the round emitted one token only."""
-    p_table = sampling_log_probs(TARGET, settings, VOCABULARY)
-    q_table = sampling_log_probs(DRAFT, settings, VOCABULARY)
+    p_table, q_table = probabilities(TARGET, settings), probabilities(DRAFT, settings)
 
-    def one(key: mx.array) -> mx.array:
-        keys = mx.random.split(key, count + 2)
+    def one(drawn: mx.array) -> mx.array:
         last, proposals = mx.array(0), []
         for i in range(count):
-            last = draw(q_table[last], keys[i], rule)
+            last = draw(q_table[last], drawn[i])
             proposals.append(last)
         drafted = mx.stack(proposals)
         before = mx.concatenate([mx.array([0], drafted.dtype), drafted])
-        accepted, following = verification(p_table[before], q_table[before[:-1]], drafted, keys[count], rule)
+        verdict = verification(p_table[before], q_table[before[:-1]], drafted, drawn[count : 2 * count + 1], rule)
+        accepted, following = verdict.accepted, verdict.following
         first = mx.where(accepted > 0, drafted[0], following)
-        fresh = draw(p_table[first], keys[count + 1], rule)
+        fresh = draw(p_table[first], drawn[-1])
         second = drafted[1] if count > 1 else following
         second = mx.where(accepted > 1, second, mx.where(accepted == 1, following, fresh))
         return mx.stack([first, second])
 
-    return np.array(mx.vmap(one)(mx.random.split(mx.random.key(7), SAMPLES)))
+    return np.array(mx.vmap(one)(uniforms(SAMPLES, 2 * count + 2)))
 
 
 def p_value(tokens: np.ndarray, settings: object) -> float:
@@ -61,66 +71,116 @@ SETTINGS = [sampler(1.0), sampler(0.6), sampler(0.9, top_p=0.8), sampler(1.2, to
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("settings", SETTINGS, ids=repr)
-@pytest.mark.parametrize("rule", ["rejection", "match"])
+@pytest.mark.parametrize("rule", SAMPLING)
 def test_what_is_emitted_has_the_targets_distribution(rule: str, settings: object, count: int) -> None:
     assert p_value(first_two_tokens(settings, count, rule, verify), settings) > 1e-4
 
 
-def resample_from_p(log_p: mx.array, log_q: mx.array, proposals: mx.array, key: mx.array, rule: str) -> tuple:
+def resample_from_p(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verdict:
     """The classic mistake: after a refusal it samples p again, instead of what p has more of than q."""
-    accepted, _ = verify(log_p, log_q, proposals, key, rule)
-    return accepted, mx.random.categorical(log_p[accepted], key=mx.random.split(key)[1])
+    verdict = verify(p, q, proposals, drawn, rule)
+    return replace(verdict, following=draw(p[verdict.accepted], drawn[-1]))
 
 
-def accept_by_the_wrong_ratio(log_p: mx.array, log_q: mx.array, proposals: mx.array, key: mx.array, rule: str) -> tuple:
+def accept_by_the_wrong_ratio(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verdict:
     """Another one: q was not the distribution that was sampled (here: at another temperature)."""
-    return verify(log_p, sampling_log_probs(log_q, sampler(0.5), VOCABULARY), proposals, key, rule)
+    return verify(p, probabilities(mx.log(q), sampler(0.5)), proposals, drawn, rule)
 
 
+def accept_each_by_itself(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verdict:
+    """A third: the residual of `block` with the whole of p after every accepted prefix, as `rejection` has it."""
+    verdict = verify(p, q, proposals, drawn, rule)
+    count = q.shape[0]
+    before = q[mx.minimum(verdict.accepted, count - 1)] * (verdict.accepted < count)
+    return replace(verdict, following=draw(mx.maximum(p[verdict.accepted] - before, 1e-30), drawn[-1]))
+
+
+@pytest.mark.parametrize("rule", ["rejection", "block"])
 @pytest.mark.parametrize("broken", [resample_from_p, accept_by_the_wrong_ratio])
-def test_the_same_check_catches_a_broken_verification(broken: Verify) -> None:
-    assert p_value(first_two_tokens(SETTINGS[0], 2, "rejection", broken), SETTINGS[0]) < 1e-6
+def test_the_same_check_catches_a_broken_verification(broken: Verify, rule: str) -> None:
+    assert p_value(first_two_tokens(SETTINGS[0], 2, rule, broken), SETTINGS[0]) < 1e-6
 
 
-def test_rejection_accepts_as_often_as_min_p_q_says_and_match_as_p_times_q() -> None:
-    log_p, log_q = (sampling_log_probs(table[:1], SETTINGS[0], VOCABULARY) for table in (TARGET, DRAFT))
+def test_the_same_check_catches_a_block_whose_residual_forgets_what_was_kept() -> None:
+    assert p_value(first_two_tokens(SETTINGS[0], 4, "block", accept_each_by_itself), SETTINGS[0]) < 1e-6
+
+
+def test_rejection_and_block_accept_one_as_often_as_min_p_q_says_and_match_as_p_times_q() -> None:
+    p, q = probabilities(TARGET[:1], SETTINGS[0]), probabilities(DRAFT[:1], SETTINGS[0])
 
     def accepted(rule: str) -> float:
-        def one(key: mx.array) -> mx.array:
-            keys = mx.random.split(key)
-            proposal = draw(log_q, keys[0], rule)
-            return verify(mx.concatenate([log_p, log_p]), log_q, proposal, keys[1], rule)[0]
+        def one(drawn: mx.array) -> mx.array:
+            return verify(mx.concatenate([p, p]), q, draw(q, drawn[:1]), drawn[1:], rule).accepted
 
-        return float(mx.vmap(one)(mx.random.split(mx.random.key(5), SAMPLES)).astype(mx.float32).mean())
+        return float(mx.vmap(one)(uniforms(SAMPLES, 3, seed=5)).astype(mx.float32).mean())
 
-    p, q = np.exp(np.array(log_p[0])), np.exp(np.array(log_q[0]))
+    expected = float(mx.minimum(p, q).sum().item())
     tolerance = 4 * np.sqrt(0.25 / SAMPLES)
-    assert accepted("rejection") == pytest.approx(np.minimum(p, q).sum(), abs=tolerance)
-    assert accepted("match") == pytest.approx((p * q).sum(), abs=tolerance)
+    assert accepted("rejection") == pytest.approx(expected, abs=tolerance)
+    assert accepted("block") == pytest.approx(expected, abs=tolerance)
+    assert accepted("match") == pytest.approx(float((p * q).sum().item()), abs=tolerance)
+
+
+def test_block_accepts_no_less_of_a_round_than_rejection() -> None:
+    p, q = probabilities(TARGET, SETTINGS[0]), probabilities(DRAFT, SETTINGS[0])
+
+    def length(rule: str) -> float:
+        def one(drawn: mx.array) -> mx.array:
+            first = draw(q[0], drawn[0])
+            drafted = mx.stack([first, second := draw(q[first], drawn[1]), draw(q[second], drawn[2])])
+            before = mx.concatenate([mx.array([0], drafted.dtype), drafted])
+            return verify(p[before], q[before[:-1]], drafted, drawn[3:], rule).accepted
+
+        return float(mx.vmap(one)(uniforms(SAMPLES, 7, seed=6)).astype(mx.float32).mean())
+
+    assert length("block") > length("rejection") + 0.02
 
 
 def test_equal_distributions_accept_everything() -> None:
-    log_p = sampling_log_probs(TARGET, SETTINGS[0], VOCABULARY)
-    for seed in range(50):
-        keys = mx.random.split(mx.random.key(seed))
-        proposals = draw(log_p[:4], keys[0], "rejection")
-        assert verify(log_p, log_p[:4], proposals, keys[1], "rejection")[0].item() == 4
+    p = probabilities(TARGET, SETTINGS[0])
+    for rule in ("rejection", "block"):
+        for seed in range(50):
+            drawn = uniforms(9, seed=seed)
+            assert verify(p, p[:4], draw(p[:4], drawn[:4]), drawn[4:], rule).accepted.item() == 4
 
 
 def test_a_refusal_that_leaves_nothing_of_p_falls_back_to_p() -> None:
-    log_p = sampling_log_probs(TARGET[:2], SETTINGS[0], VOCABULARY)
-    residual = rules._residual(log_p, log_p[:1], mx.array(0))
-    np.testing.assert_allclose(np.array(residual), np.array(log_p[0]), atol=1e-6)
+    p = probabilities(TARGET[:1], SETTINGS[0])[0]
+    for share in (None, mx.array(0.5)):
+        residual = np.array(rules._residual(p, p, share), np.float64)
+        np.testing.assert_allclose(residual / residual.sum(), np.array(p), rtol=1e-5)
 
 
-def test_greedy_follows_the_targets_argmax_and_stops_at_the_first_difference() -> None:
-    one_hot = mx.where(mx.eye(4) > 0, 0.0, -mx.inf)
-    log_p = one_hot[mx.array([2, 1, 3])]
-    accepted, following = verify(log_p, one_hot[mx.array([2, 0])], mx.array([2, 0]), mx.random.key(0), "greedy")
-    assert (accepted.item(), following.item()) == (1, 1)
+@pytest.mark.parametrize("rule", SAMPLING)
+def test_a_verdict_tells_the_probabilities_of_what_it_is_about(rule: str) -> None:
+    p, q = probabilities(TARGET, SETTINGS[0]), probabilities(DRAFT, SETTINGS[0])[:4]
+    seen = set()
+    for seed in range(40):
+        drawn = uniforms(9, seed=seed)
+        proposals = draw(q, drawn[:4])
+        found = verify(p, q, proposals, drawn[4:], rule)
+        accepted, following = int(found.accepted.item()), int(found.following.item())
+        for rows, told in ((p, found.p), (q, found.q)):
+            chosen = [rows[i, proposals[i]].item() for i in range(4)]
+            assert told.tolist() == [*chosen, rows[min(accepted, len(rows) - 1), following].item()]
+        seen.add(accepted)
+    assert len(seen) > 2
 
 
-@pytest.mark.parametrize(("rule", "temperature"), [("greedy", 0.8), ("rejection", 0.0), ("match", 0.0), ("bloc", 0.8)])
+def test_a_draw_follows_its_weights_and_never_takes_an_id_without_weight() -> None:
+    weights = mx.array([0.0, 3.0, 0.0, 1.0, 0.0])
+    found = np.array(draw(mx.broadcast_to(weights, (SAMPLES, 5)), uniforms(SAMPLES)))
+    counts = np.bincount(found, minlength=5)
+    assert counts[[0, 2, 4]].sum() == 0
+    assert chisquare(counts[[1, 3]], [0.75 * SAMPLES, 0.25 * SAMPLES]).pvalue > 1e-4
+    ends = mx.array([0.0, 1 - 2**-23])
+    assert draw(mx.broadcast_to(weights, (2, 5)), ends).tolist() == [1, 3]
+    assert draw(mx.broadcast_to(weights * 1e-30, (2, 5)), ends).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("rule", "temperature"), [("greedy", 0.8), ("rejection", 0.0), ("block", 0.0), ("match", 0.0), ("bloc", 0.8)]
+)
 def test_a_rule_that_does_not_fit_the_temperature_is_a_usage_error(rule: str, temperature: float) -> None:
     with pytest.raises(ConfigError, match=rule):
         rule_for(rule, temperature)

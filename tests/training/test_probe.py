@@ -13,7 +13,8 @@ from workshop import records_of
 from draftloop.config import Data
 from draftloop.pair import Pair
 from draftloop.records import Record
-from draftloop.scoring import Text, score_carried
+from draftloop.scoring import score_carried
+from draftloop.teacher_forced import Text
 from draftloop.training.forward import make_forward
 from draftloop.training.lessons import Counts
 from draftloop.training.probe import Probe, draft_log_q

@@ -15,9 +15,9 @@ from draftloop import lora
 from draftloop.distributions import TopK, encode
 from draftloop.errors import Interrupted, RunError
 from draftloop.records import Record
+from draftloop.speculative import side_by_side
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training import loop as loop_module
-from draftloop.training.texts import rollouts
 
 RECORDS = records_of(tiny_pair(VOCABULARY), 12)
 VALIDATION = records_of(tiny_pair(VOCABULARY), 3, seed=9, split="validation")
@@ -123,7 +123,7 @@ def test_writing_new_texts_takes_a_share_of_the_time_limit_and_the_training_goes
             return self.now
 
     monkeypatch.setattr(loop_module, "time", Clock())
-    monkeypatch.setattr(rollouts, "MOST_ROWS", 4)
+    monkeypatch.setattr(side_by_side, "MOST_ROWS", 4)
     shop = shop_at(tmp_path, answers=4, epochs=8, max_minutes=2.0)
     result = shop.train(quiet=False)
     said = capsys.readouterr().err

@@ -10,6 +10,7 @@ import click
 
 from ..errors import PromptError
 from ..memory import forget_peak, peak_gigabytes
+from ..rule import SAMPLING
 from .app import App, adapter_option, config_option, json_option, model_options, note, print_json
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: 
 )
 @click.option(
     "--rule",
-    type=click.Choice(["auto", "greedy", "rejection", "match"]),
+    type=click.Choice(["auto", "greedy", *SAMPLING]),
     default="auto",
     show_default=True,
     help="Acceptance rule; auto: every one that fits the texts.",

@@ -22,6 +22,7 @@ from .app import App, adapter_option, config_option, json_option, model_options,
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many new generations.")
 @click.option("--source", default="default", show_default=True, metavar="NAME", help="Where the prompts come from.")
+@click.option("--live", is_flag=True, help="Run draft and target in turn, prompt by prompt, instead of in batches.")
 @click.option("--fresh", is_flag=True, help="Collect again what was collected under the same conditions.")
 @adapter_option("Adapter of the draft while collecting.")
 @config_option("--teacher-top-k", key="data.teacher_top_k", type=int)
@@ -35,6 +36,7 @@ def collect_data(
     prompts_file: Path | None,
     limit: int | None,
     source: str,
+    live: bool,
     fresh: bool,
     adapter: str,
     as_json: bool,
@@ -69,6 +71,7 @@ def collect_data(
         max_prompt_length=config.data.max_prompt_length,
         fresh=fresh,
         limit=limit,
+        live=live,
     )
     total = min(len(asked), limit or len(asked))
     with stop_request() as stop, Progress("collecting", total) as progress:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import click
 
 from .app import App, adapter_option, json_option, model_options, note, on_error, print_json, sampling_options
+
+if TYPE_CHECKING:
+    from ..known_costs import Known
+    from ..pair import Pair
 
 
 def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str) -> str:
@@ -33,22 +38,46 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
 
     settings = decoding_settings(config.speculative)
     pair = app.load_pair(adapter)
+    fixed = config.speculative.draft_length == "fixed" or "speculative.num_draft_tokens" in app.flags
+    known = None if fixed else _known(app, pair)
+    if known is not None:
+        settings = replace(settings, num_draft_tokens=config.speculative.max_draft_tokens)
+        if known.advice is not None and known.advice.rule is not None and config.speculative.rule == "auto":
+            settings = replace(settings, rule=known.advice.rule if settings.sampler.temperature else settings.rule)
     found = generate_text(
         pair,
         prompt,
         settings,
         chat_template=config.speculative.chat_template,
         max_prompt_length=config.data.max_prompt_length,
+        costs=None if known is None else known.costs,
         on_text=_ignore if as_json else _stream,
     )
     if as_json:
         print_json({"status": "ok", **asdict(found), "adapter": pair.adapter, "rule": settings.rule})
         return
     click.echo()
+    kept = "no draft" if found.acceptance_rate is None else f"{found.acceptance_rate:.0%} of the proposals accepted"
     note(
         f"{len(found.tokens)} tokens, {found.tokens_per_second:.0f} tokens/s, "
-        f"{found.acceptance_length:.2f} tokens a round, {found.acceptance_rate:.0%} of the proposals accepted"
+        f"{found.acceptance_length:.2f} tokens a round, {kept}"
     )
+
+
+def _known(app: App, pair: Pair) -> Known:
+    """What decoding costs here: as it was measured once, or measured now, in a second or so."""
+    from ..costs import QUICK, fingerprint, measure
+    from ..known_costs import Known
+
+    key, most = fingerprint(pair), app.config.speculative.max_draft_tokens
+    known = app.data.costs.of(key)
+    if known is None or len(known.costs.t_target) <= most:
+        known = Known(measure(pair, most, QUICK))
+        try:
+            app.data.costs.keep(key, known)
+        except OSError as error:
+            note(f"what decoding costs here is measured again next time: {error}")
+    return known
 
 
 def _stream(piece: str) -> None:

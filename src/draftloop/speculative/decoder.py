@@ -1,22 +1,23 @@
 """The draft-and-verify loop: one prompt, whole rounds out, one synchronisation a round; knows nothing of text or files.
 
-What flows in a round, K = num_draft_tokens, V = shared ids:
-    draft    pending (1 or 2 ids) -> K forward passes of one id -> proposals (K,), log q (K, V)
-    target   pending id + proposals (K + 1 ids) -> one forward pass -> log p (K + 1, V)
+What flows in a round, K proposals, V = shared ids:
+    draft    what its cache lacks (1 or 2 ids, more after plain steps) -> K forward passes -> proposals (K,), q (K, V)
+    target   pending id + proposals (K + 1 ids) -> one forward pass -> p (K + 1, V)
     verify   accepted n, next id, all still on the device; then one evaluation of K + 2 ids and 2K + 2 scalars, and
-             where they are asked for the k likeliest ids of every row of log p (K + 1, k)
+             where they are asked for the k likeliest ids of every row of p (K + 1, k)
     cut      at a stop token or max_tokens; both caches lose exactly what was not kept
+With K = 0 a round is a plain step of the target, and the one after it is enqueued before this one is read.
 
-The floor of a round is K draft passes and one target pass. Between rounds, and at the end, the caches hold the
-prompt and every emitted token but the last (`pending`); after a fully accepted round the draft's cache also lacks the
-last proposal.
+The floor of a round is K draft passes and one target pass. Between rounds, and at the end, the target's cache holds the
+prompt and every emitted token but the last (`pending`); the draft's lacks that one too, after a fully accepted round
+also the last proposal, and after plain steps what they emitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 from mlx import nn
@@ -26,9 +27,9 @@ from ..distributions import TopK
 from ..errors import ConfigError, PromptError
 from ..pair import Pair
 from ..records import Sampler
-from .likeliest import Likeliest, likeliest, to_numpy
-from .rules import Rule, draw, rule_for, verify
-from .transforms import sampling_log_probs
+from ..rule import Rule
+from .choosing import BonusDraw, Verified, chooser_of
+from .rules import rule_for
 
 Finish = Literal["stop", "length"]
 
@@ -37,7 +38,8 @@ Finish = Literal["stop", "length"]
 class Settings:
     """How one text is decoded; `sampler.seed` is the key of all its randomness.
 
-    `teacher_top_k` changes nothing in the text: so many ids of the target's distributions are kept; 0 keeps none.
+    Two change nothing but what is told of the text: `teacher_top_k` ids of the target's distributions are kept, 0 keeps
+    none; `bonus_draws` says what the draft would have proposed where it had no turn.
     """
 
     sampler: Sampler
@@ -46,6 +48,7 @@ class Settings:
     max_tokens: int
     prefill_step_size: int = 512
     teacher_top_k: int = 0
+    bonus_draws: bool = True
 
     def __post_init__(self) -> None:
         rule_for(self.rule, self.sampler.temperature)
@@ -78,14 +81,6 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class BonusDraw:
-    """What the draft would have drawn at a bonus position, and its log q of the token that was emitted there."""
-
-    draft_token: int
-    token_log_q: float
-
-
-@dataclass(frozen=True)
 class Round:
     """One draft-then-verify cycle, cut at the end of the text.
 
@@ -109,6 +104,19 @@ class Round:
     target_rows: TopK | None = field(default=None, compare=False)
 
 
+class DraftLength(Protocol):
+    """Says how many tokens each round drafts; `draft_length` has the one that measures what pays."""
+
+    def choose(self) -> int:
+        """K of the next round, 0 for a plain step of the target."""
+
+    def plain_steps(self) -> int:
+        """How many plain steps to make before it is asked again, after it chose 0; at least 1."""
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """What became of a round; told of plain steps as well, as (0, 0)."""
+
+
 class Decoding:
     """Rounds of one prompt, one at a time.
 
@@ -117,8 +125,16 @@ class Decoding:
     the output: the next round computes that distribution anyway, and `settle` does for the last round.
     """
 
-    def __init__(self, pair: Pair, prompt: Sequence[int], settings: Settings) -> None:
+    def __init__(
+        self, pair: Pair, prompt: Sequence[int], settings: Settings, draft_length: DraftLength | None = None
+    ) -> None:
         """Prepare, without computing anything.
+
+        Args:
+            pair: the models.
+            prompt: ids.
+            settings: how; its `num_draft_tokens` is the most that a round drafts.
+            draft_length: chooses K round by round; None drafts `num_draft_tokens` in each.
 
         Raises:
             PromptError: no tokens, or more than the caches hold.
@@ -127,15 +143,16 @@ class Decoding:
         self.finish: Finish | None = None
         self.bonus_draws: dict[int, BonusDraw] = {}
         self.emitted = 0  # tokens so far
-        self._pair = pair
         self.settings = settings
+        self._pair = pair
         self._prompt = mx.array(list(prompt), mx.uint32)
         self._target_cache = make_prompt_cache(pair.target)
         self._draft_cache = make_prompt_cache(pair.draft)
-        self._pending = [int(prompt[-1])]  # the last kept token; before it, after a full round, the last proposal
-        self._key = mx.random.key(settings.sampler.seed)
+        self._draft_length = draft_length
+        self._pending = int(prompt[-1])  # the last kept token: neither cache has it
+        self._draft_lacks: list[int] = [self._pending]
         self._unsettled: tuple[int, int] | None = None  # position and id of a bonus token
-        self._kept_ids = settings.kept_ids(pair.width)
+        self._chooser = chooser_of(settings.sampler, pair.width, settings.rule, settings.kept_ids(pair.width))
 
     @property
     def cache_offsets(self) -> tuple[int, int]:
@@ -145,114 +162,126 @@ class Decoding:
     def __iter__(self) -> Iterator[Round]:
         _prefill(self._pair.target, self._target_cache, self._prompt[:-1], self.settings.prefill_step_size)
         _prefill(self._pair.draft, self._draft_cache, self._prompt[:-1], self.settings.prefill_step_size)
+        policy = self._draft_length
         while self.finish is None:
-            yield self._round()
+            count = self.settings.num_draft_tokens if policy is None else policy.choose()
+            count = min(count, self.settings.num_draft_tokens, self.settings.max_tokens - self.emitted)
+            rounds = [self._round(count)] if count else self._plain(1 if policy is None else policy.plain_steps())
+            for found in rounds:
+                if policy is not None:
+                    policy.observe(len(found.proposals), found.accepted)
+                yield found
 
     def settle(self) -> None:
         """Complete `bonus_draws` after the end: one more pass of the draft if the last round was fully accepted."""
         if self._unsettled is None:
             return
-        keys = mx.random.split(self._key, 2)
-        log_q = self._draft_step(mx.array(self._pending, mx.uint32))
-        bonus = draw(log_q[0], keys[0], self.settings.rule)
-        self._settle_with(log_q[0], bonus)
+        position, token = self._unsettled
+        logits = self._draft_pass(self._draft_lacks)
+        self.bonus_draws[position] = self._chooser.bonus(logits[-2], token)
+        self._unsettled = None
 
     # -- one round ----------------------------------------------------------------------------------------------------
 
-    def _round(self) -> Round:
-        settings = self.settings
-        count = min(settings.num_draft_tokens, settings.max_tokens - self.emitted)
-        self._key, *keys = mx.random.split(self._key, count + 3)
-
+    def _round(self, count: int) -> Round:
+        """Draft `count` tokens, at least one, and verify them."""
         # 1. Draft: each step is enqueued while the one before it runs.
-        proposals, log_q, bonus = self._propose(count, keys)
+        self._chooser.begin(count)
+        proposals = self._propose(count)
 
-        # 2. Verify: the target sees the pending token and all proposals at once.
-        ids = mx.concatenate([mx.array(self._pending[-1:], mx.uint32), proposals])
+        # 2. Verify: the target sees the pending token and all proposals at once. Then the one synchronisation.
+        ids = mx.concatenate([mx.array([self._pending], mx.uint32), *proposals])
         logits = self._pair.target(ids[None], cache=self._target_cache)[0]  # (K + 1, V of the target)
-        log_p = sampling_log_probs(logits, settings.sampler, self._pair.width)
-        accepted, following = verify(log_p, log_q, proposals, keys[count], settings.rule)
+        mx.async_eval(logits)  # it runs while the verification is put together
+        verified = self._chooser.verify(logits)
+        if self._unsettled is not None and verified.bonus is not None:
+            self.bonus_draws[self._unsettled[0]] = verified.bonus
 
-        # 3. The one synchronisation: ids, the scalars that a record needs, and what is kept of log p.
-        rows = mx.minimum(accepted, count - 1)
-        chosen = proposals[:, None]
-        scalars = mx.concatenate(
-            [
-                mx.take_along_axis(log_p[:count], chosen, axis=-1).squeeze(-1),
-                mx.take_along_axis(log_q, chosen, axis=-1).squeeze(-1),
-                mx.stack([log_p[accepted][following], log_q[rows][following]]),
-            ]
-        )
-        kept_rows = likeliest(log_p, self._kept_ids) if self._kept_ids else None
-        mx.eval(proposals, accepted, following, scalars, bonus, kept_rows)
-        n, after, drafted = int(accepted.item()), int(following.item()), [int(i) for i in proposals.tolist()]
-        values: list[float] = scalars.tolist()
-        if bonus is not None:
-            self._settle_with(*bonus)
-
-        # 4. Cut at the end of the text, trim both caches by exactly what was not kept, move on.
-        found = self._cut(drafted, n, after, values, kept_rows)
+        # 3. Cut at the end of the text, trim both caches by exactly what was not kept, move on.
+        found = self._cut(verified)
         kept = len(found.tokens)
         trim_prompt_cache(self._target_cache, count + 1 - kept)
         trim_prompt_cache(self._draft_cache, max(count - kept, 0))
         full = found.bonus_log_p is not None
-        self._pending = list(found.tokens[-2:] if full else found.tokens[-1:])
-        self._unsettled = (self.emitted + count, after) if full else None
+        self._pending = found.tokens[-1]
+        self._draft_lacks = list(found.tokens[-2:] if full else found.tokens[-1:])
+        self._unsettled = (found.start + count, self._pending) if full and self.settings.bonus_draws else None
         self.emitted += kept
         return found
 
-    def _propose(self, count: int, keys: list[mx.array]) -> tuple[mx.array, mx.array, tuple[mx.array, mx.array] | None]:
-        """K proposals (K,), their log q (K, V), and what the draft would have said at the last bonus position."""
+    def _propose(self, count: int) -> list[mx.array]:
+        """K proposals of shape (1,), each enqueued."""
         proposals: list[mx.array] = []
-        rows: list[mx.array] = []
-        bonus = None
-        ids = mx.array(self._pending, mx.uint32)
+        logits = self._draft_pass(self._draft_lacks)
+        bonus_token = None if self._unsettled is None else self._unsettled[1]
         for i in range(count):
-            log_q = self._draft_step(ids)  # (1 or 2, V)
-            if i == 0 and self._unsettled is not None:
-                bonus = (log_q[0], draw(log_q[0], keys[count + 1], self.settings.rule))
-            ids = draw(log_q[-1:], keys[i], self.settings.rule).astype(mx.uint32)  # (1,)
-            mx.async_eval(ids)
-            proposals.append(ids)
-            rows.append(log_q[-1:])
-        return mx.concatenate(proposals), mx.concatenate(rows), bonus
+            if i:
+                logits, bonus_token = self._pair.draft(proposals[-1][None], cache=self._draft_cache)[0], None
+            mx.async_eval(logits)  # it runs while the choice is put together
+            proposals.append(self._chooser.propose(logits, bonus_token))
+            mx.async_eval(proposals[-1])
+        return proposals
 
-    def _draft_step(self, ids: mx.array) -> mx.array:
-        logits = self._pair.draft(ids[None], cache=self._draft_cache)[0]
-        return sampling_log_probs(logits, self.settings.sampler, self._pair.width)
+    def _draft_pass(self, ids: list[int]) -> mx.array:
+        """The draft's logits (M, V) over what its cache lacked, M as many as fit one step of the prefill."""
+        step = max(self.settings.prefill_step_size, 2)  # a bonus token's row is the one before the last
+        last = max(0, len(ids) - step)
+        if last:
+            _prefill(self._pair.draft, self._draft_cache, mx.array(ids[:last], mx.uint32), step)
+        return self._pair.draft(mx.array(ids[last:], mx.uint32)[None], cache=self._draft_cache)[0]
 
-    def _settle_with(self, log_q: mx.array, drawn: mx.array) -> None:
-        if self._unsettled is None:
-            return
-        position, token = self._unsettled
-        self.bonus_draws[position] = BonusDraw(int(drawn.item()), float(log_q[token].item()))
-        self._unsettled = None
+    def _plain(self, most: int) -> Iterator[Round]:
+        """Up to `most` plain steps of the target; each is enqueued before the one before it is read."""
+        most = min(most, self.settings.max_tokens - self.emitted)
+        following = self._plain_step(mx.array([self._pending], mx.uint32))
+        for left in reversed(range(most)):
+            enqueued = self._plain_step(following) if left else None
+            token = int(following.item())
+            stops = token in self._pair.stop_tokens
+            found = Round(self.emitted, (token,), (), 0, (), None)
+            self.emitted += 1
+            self._pending = token
+            self._draft_lacks.append(token)
+            self._unsettled = None
+            if stops or self.emitted == self.settings.max_tokens:
+                self.finish = "stop" if stops else "length"
+            if stops and enqueued is not None:
+                trim_prompt_cache(self._target_cache, 1)
+            yield found
+            if enqueued is None or stops:
+                return
+            following = enqueued
 
-    def _cut(
-        self, proposals: list[int], accepted: int, after: int, values: list[float], rows: Likeliest | None
-    ) -> Round:
+    def _plain_step(self, ids: mx.array) -> mx.array:
+        logits = self._pair.target(ids[None], cache=self._target_cache)[0]
+        following = self._chooser.following(logits)
+        mx.async_eval(following)
+        return following
+
+    def _cut(self, found: Verified) -> Round:
         """The round up to a stop token or `max_tokens`; sets `finish` where the text ends."""
-        count = len(proposals)
-        tokens = [*proposals[:accepted], after][: self.settings.max_tokens - self.emitted]
+        proposals, count = found.proposals, len(found.proposals)
+        tokens = [*proposals[: found.accepted], found.following][: self.settings.max_tokens - self.emitted]
         stop = next((i for i, token in enumerate(tokens) if token in self._pair.stop_tokens), None)
         if stop is not None:
             tokens = tokens[: stop + 1]
             self.finish = "stop"
         elif self.emitted + len(tokens) == self.settings.max_tokens:
             self.finish = "length"
-        kept = min(accepted, len(tokens))
-        log_p, log_q, after_log_p, after_log_q = values[:count], values[count : 2 * count], *values[2 * count :]
-        draws = [Draw(proposals[i], log_p[i], log_q[i], proposals[i], log_p[i], log_q[i]) for i in range(kept)]
+        kept = min(found.accepted, len(tokens))
+        alike = zip(proposals[:kept], found.log_p, found.log_q, strict=False)
+        draws = [Draw(token, log_p, log_q, token, log_p, log_q) for token, log_p, log_q in alike]
         if kept < min(count, len(tokens)):
-            draws.append(Draw(proposals[kept], log_p[kept], log_q[kept], after, after_log_p, after_log_q))
+            refused = proposals[kept], found.log_p[kept], found.log_q[kept]
+            draws.append(Draw(*refused, found.following, found.following_log_p, found.following_log_q))
         return Round(
             start=self.emitted,
             tokens=tuple(tokens),
             proposals=tuple(proposals),
             accepted=kept,
             draws=tuple(draws),
-            bonus_log_p=after_log_p if len(tokens) > count else None,
-            target_rows=None if rows is None else to_numpy(rows),
+            bonus_log_p=found.following_log_p if len(tokens) > count else None,
+            target_rows=found.rows,
         )
 
 

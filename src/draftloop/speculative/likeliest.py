@@ -13,25 +13,26 @@ from ..distributions import TopK
 Likeliest = tuple[mx.array, mx.array, mx.array]
 
 
-def likeliest(log_probs: mx.array, k: int) -> Likeliest:
+def likeliest(probs: mx.array, k: int) -> Likeliest:
     """The `k` likeliest ids of each row.
 
     Args:
-        log_probs: (M, V) float32, normalised; -inf where there is no mass.
+        probs: (M, V) float32, each row summing to 1.
         k: 1 .. V.
 
     Returns:
-        ids (M, k), the likeliest first; their log-probabilities (M, k); the mass of all other ids (M,), summed over
-        these and not as a difference from 1, which would round small ones away. Not evaluated.
+        ids (M, k), the likeliest first; their log-probabilities (M, k), -inf where there is no mass; the mass of all
+        other ids (M,), summed over these and not as a difference from 1, which would round small ones away. Not
+        evaluated.
     """
-    width = log_probs.shape[-1]
-    parted = mx.argpartition(log_probs, kth=width - k, axis=-1)
+    width = probs.shape[-1]
+    parted = mx.argpartition(probs, kth=width - k, axis=-1)
     ids = parted[..., width - k :]
-    values = mx.take_along_axis(log_probs, ids, axis=-1)
+    values = mx.take_along_axis(probs, ids, axis=-1)
     order = mx.argsort(-values, axis=-1)
-    others = mx.put_along_axis(log_probs, ids, mx.array(-mx.inf, log_probs.dtype), axis=-1)
-    tail = mx.minimum(mx.exp(others).sum(axis=-1), 1.0)
-    return mx.take_along_axis(ids, order, axis=-1), mx.take_along_axis(values, order, axis=-1), tail
+    tail = mx.minimum(mx.put_along_axis(probs, ids, mx.array(0.0, probs.dtype), axis=-1).sum(axis=-1), 1.0)
+    log_probs = mx.log(mx.take_along_axis(values, order, axis=-1))
+    return mx.take_along_axis(ids, order, axis=-1), log_probs, tail
 
 
 def to_numpy(found: Likeliest) -> TopK:

@@ -24,12 +24,34 @@ def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.arr
     Returns:
         (..., width) float32; -inf where there is no mass; exp of it sums to 1.
     """
-    logits = logits[..., :width].astype(mx.float32)
     if sampler.temperature == 0:
-        return _one_hot(logits)
+        return _one_hot(logits[..., :width].astype(mx.float32))
+    return _log_softmax(scaled_logits(logits, sampler, width))
+
+
+def sampling_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
+    """The distribution that `sampler` draws from, as probabilities; one exponential an id. Args as above."""
+    if sampler.temperature == 0:
+        logits = logits[..., :width]
+        return (mx.arange(width) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
+    return mx.softmax(scaled_logits(logits, sampler, width), axis=-1)
+
+
+def scaled_logits(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
+    """What the softmax is taken of to have the distribution that `sampler` draws from, above temperature 0.
+
+    Args:
+        logits: (..., V), any float type, V >= width.
+        sampler: its temperature is above 0.
+        width: number of ids that target and draft share.
+
+    Returns:
+        (..., width) float32, filtered and divided by the temperature; -inf where there is no mass.
+    """
+    logits = logits[..., :width].astype(mx.float32)
     unfiltered = not (0 < sampler.top_p < 1 or sampler.min_p > 0 or 0 < sampler.top_k < width)
     if unfiltered:
-        return _log_softmax(logits / sampler.temperature)
+        return logits / sampler.temperature
     log_probs = _log_softmax(logits)
     if 0 < sampler.top_p < 1:
         log_probs = _keep_top_p(log_probs, sampler.top_p)
@@ -38,7 +60,7 @@ def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.arr
         log_probs = mx.where(log_probs < floor, -mx.inf, log_probs)
     if 0 < sampler.top_k < width:
         log_probs = _keep_top_k(log_probs, sampler.top_k)
-    return _log_softmax(log_probs / sampler.temperature)
+    return log_probs / sampler.temperature
 
 
 def _log_softmax(logits: mx.array) -> mx.array:

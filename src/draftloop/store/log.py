@@ -7,7 +7,7 @@ processes may write. A record is acknowledged when `append` returns: a crash of 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,9 +76,22 @@ class FailureLog:
             StoreError: the disk refused, and what was there before is unharmed; or a newer draftloop wrote to this log.
             LockedError: another process kept the lock.
         """
+        (placed,) = self.extend([record])
+        return placed
+
+    def extend(self, records: Iterable[Record]) -> list[Record]:
+        """Write several in one go, synced once, and return them: all are acknowledged, or none is. Raises as `append`.
+
+        After a crash some of them may be there, in their order, and the last one torn.
+        """
+        found = list(records)
+        if not found:
+            return []
         with self._writable() as descriptor:
-            placed = replace(record, split=self._splits.split_for(record.group))
-            append_whole(descriptor, to_line(placed), self._files, self._full_sync)  # a torn tail is mended by the next
+            splits = self._splits.splits_for(record.group for record in found)
+            placed = [replace(record, split=split) for record, split in zip(found, splits, strict=True)]
+            lines = b"".join(to_line(record) for record in placed)
+            append_whole(descriptor, lines, self._files, self._full_sync)  # a torn tail is mended by the next
         return placed
 
     def repair(self) -> None:

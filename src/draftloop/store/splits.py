@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from ..records import Split
 
@@ -34,7 +35,16 @@ class Splits:
 
     def split_for(self, group: str) -> Split:
         """The split of the next record of `group`: its own, `train` among the first ten groups, or the hash's."""
-        known = self._known.get(group)
-        if known is not None:
-            return known
-        return "train" if len(self._known) < FIRST_TRAIN_GROUPS else hashed_split(group)
+        return self.splits_for([group])[0]
+
+    def splits_for(self, groups: Iterable[str]) -> list[Split]:
+        """The splits of the next records, in their order, as if each were learnt before the one after it."""
+        fresh: dict[str, Split] = {}
+        found: list[Split] = []
+        for group in groups:
+            split = self._known.get(group) or fresh.get(group)
+            if split is None:
+                first = len(self._known) + len(fresh) < FIRST_TRAIN_GROUPS
+                split = fresh[group] = "train" if first else hashed_split(group)
+            found.append(split)
+        return found

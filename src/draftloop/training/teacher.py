@@ -171,7 +171,7 @@ class LiveTeacher:
         """What is kept of (m, W)."""
         if self._k is None:
             return Rows(log_p.astype(self._type), None)
-        ids, named, tail = likeliest(log_p, self._k)
+        ids, named, tail = likeliest(mx.exp(log_p), self._k)
         rest = mx.where(tail > _NOISE, mx.log(mx.maximum(tail, _NOISE)), -mx.inf)
         ids = mx.where(named == -mx.inf, -1, ids.astype(mx.int32))
         return Rows(mx.concatenate([named, rest[:, None]], axis=-1), ids)

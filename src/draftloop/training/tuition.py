@@ -11,13 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 from mlx import nn
 
 from ..config import Training
 from ..distributions import DistributionsError, TopK, decode, within
 from ..errors import StoreError
-from ..memory import Budget
+from ..memory import Budget, room_left
 from ..pair import Pair
 from ..store.blobs import BlobFile
 from .forward import make_forward
@@ -148,10 +147,8 @@ class _Texts:
         return found
 
     def _room(self) -> float:
-        """Bytes for the caches of what is written side by side: half of what is left, for prompts take room too."""
-        if self._allowed is None:
-            return math.inf
-        return SAFETY * max(0, self._allowed.bytes - int(mx.get_active_memory())) / 2
+        """Bytes for the caches of what is written side by side."""
+        return math.inf if self._allowed is None else SAFETY * room_left(self._allowed)
 
 
 def _kept(examples: Sequence[Example], blobs: BlobFile, width: int, reporter: Reporter) -> dict[str, TopK]:

@@ -11,7 +11,7 @@ from workshop import examples_of
 from draftloop.errors import RunError, TrainingFailed
 from draftloop.random_state import get_state
 from draftloop.speculative.transforms import sampling_log_probs
-from draftloop.training.texts.rollouts import MOST_ROWS, Limits, from_json, roll_out, to_json
+from draftloop.training.texts.rollouts import Limits, from_json, roll_out, to_json
 
 PAIR = tiny_pair(64, stop_tokens=frozenset({7}))
 FAILURES = examples_of(PAIR, 9)
@@ -143,11 +143,6 @@ class OnlyTheCache(Refusing):
         return super().__call__(inputs, cache)
 
 
-def test_another_error_is_not_taken_for_a_want_of_memory():
-    with pytest.raises(RuntimeError, match="shapes"):
-        rolled(4, model=Refusing(1, RuntimeError("[matmul] shapes do not match")))
-
-
 def test_the_room_for_caches_bounds_how_many_are_written_side_by_side():
     widest = []
 
@@ -157,8 +152,7 @@ def test_the_room_for_caches_bounds_how_many_are_written_side_by_side():
             return PAIR.target(inputs, cache=cache)
 
     rolled(8, model=Watched(0, MemoryError()))
-    free = max(widest)
-    assert free >= MOST_ROWS
+    assert max(widest) > 8
     widest.clear()
     rolled(8, model=Watched(0, MemoryError()), limits=replace(LIMITS, room=0.0))
     assert max(widest) == 1

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...config import Data
-from ...records import BlobRef, PairId, Record, Rule, Sampler
+from ...records import BlobRef, PairId, Record, Sampler
+from ...rule import Rule
 
 OTHER_PAIR = "another target or tokenizer"
 NO_OUTPUT = "no output token"

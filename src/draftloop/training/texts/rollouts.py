@@ -8,28 +8,18 @@ The draft's own text is cheaper still: only the teacher's one pass over it is ne
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_flatten
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import make_prompt_cache
 
 from ...errors import RunError, TrainingFailed
-from ...memory import REFUSALS, is_out_of_memory
-from ...random_state import unchanged
 from ...records import Sampler
-from ...speculative.transforms import sampling_log_probs
+from ...speculative.side_by_side import NoRoom, Wanted, write
 from .examples import Example
-
-MOST_ROWS = 32
-_TOKENS_AT_ONCE = 8192  # of prompt and output in the caches of one batch
-_STREAM = 0x4011  # keeps this random stream apart from others of one seed
 
 
 @dataclass(frozen=True)
@@ -80,18 +70,33 @@ def roll_out(
         TrainingFailed: not even one text at a time fits into memory.
     """
     drafts = [(example, number) for number in range(times) for example in failures if _longest(example, limits)]
-    by_sampler: dict[Sampler, list[_Wanted]] = defaultdict(list)
-    for example, number in drafts:
-        by_sampler[replace(example.sampler, seed=0)].append((example, number))
-    found: dict[tuple[str, int], Example] = {}
     longest = max((len(example.labels) for example in failures), default=0)
-    with unchanged():
-        for sampler, wanted in by_sampler.items():
-            mx.random.seed(seed + (_STREAM << 20))
-            for (example, number), tokens in _texts(model, wanted, longest, sampler, limits, enough):
-                found[example.record_id, number] = _continued(example, number, tokens, own)
-                on_text(len(found), len(drafts))
-    return [found[e.record_id, number] for e, number in drafts if (e.record_id, number) in found]
+    wanted = [
+        Wanted(
+            example.ids[: example.prompt_length],
+            replace(example.sampler, seed=_seed(seed, example, number, own)),
+            int(min(longest, _longest(example, limits))),
+        )
+        for example, number in drafts
+    ]
+    found: dict[int, Example] = {}
+    try:
+        for i, tokens in write(
+            model,
+            wanted,
+            width=limits.width,
+            stop_tokens=limits.stop_tokens,
+            room=limits.room,
+            enough=enough,
+        ):
+            found[i] = _continued(*drafts[i], tokens, own)
+            on_text(len(found), len(drafts))
+    except NoRoom as error:
+        raise TrainingFailed(
+            f"{error}; lower data.max_output_length or data.max_prompt_length, or set training.answers and "
+            "training.proposals to 0"
+        ) from None
+    return [found[i] for i in sorted(found)]
 
 
 def to_json(rollouts: Iterable[Example]) -> list[dict[str, Any]]:
@@ -107,86 +112,15 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Example]:
         raise RunError(f"the texts that this run was given are damaged ({error}); start a new training") from None
 
 
-_Wanted = tuple[Example, int]
-
-
 def _longest(example: Example, limits: Limits) -> int | float:
     """The most tokens that may follow its prompt."""
     return math.inf if limits.context is None else max(0, limits.context - example.prompt_length)
 
 
-def _texts(
-    model: nn.Module,
-    wanted: Sequence[_Wanted],
-    longest: int,
-    sampler: Sampler,
-    limits: Limits,
-    enough: Callable[[], bool],
-) -> Iterator[tuple[_Wanted, list[int]]]:
-    """What was wanted with the tokens that it was continued by, as they are finished.
-
-    Where memory is refused, what is missing is written in batches of half the size.
-    """
-    missing = dict.fromkeys(wanted)
-    rows = _rows(model, longest + max(example.prompt_length for example, _ in wanted), limits.room)
-    while missing:
-        try:
-            for one, tokens in _batched(model, list(missing), rows, longest, sampler, limits, enough):
-                del missing[one]
-                yield one, tokens
-            return
-        except REFUSALS as error:
-            if not is_out_of_memory(error):
-                raise
-            if rows == 1:
-                raise TrainingFailed(
-                    f"a new text alone does not fit into memory ({' '.join(str(error).split())}); lower "
-                    "data.max_output_length or data.max_prompt_length, or set training.answers and "
-                    "training.proposals to 0"
-                ) from None
-        rows //= 2
-
-
-def _rows(model: nn.Module, length: int, room: float) -> int:
-    """Texts of so many tokens at most to write side by side."""
-    cache = make_prompt_cache(model)
-    mx.eval(model(mx.array([[0]]), cache=cache))
-    held = [values for _, values in tree_flatten([layer.state for layer in cache]) if isinstance(values, mx.array)]
-    a_token = sum(values.nbytes / values.shape[-2] for values in held if values.ndim > 1)  # (…, tokens, head's width)
-    return int(max(1, min(MOST_ROWS, _TOKENS_AT_ONCE // length, room // (length * max(1, a_token)))))
-
-
-def _batched(
-    model: nn.Module,
-    wanted: Sequence[_Wanted],
-    rows: int,
-    longest: int,
-    sampler: Sampler,
-    limits: Limits,
-    enough: Callable[[], bool],
-) -> Iterator[tuple[_Wanted, list[int]]]:
-    """What was wanted and its tokens, `rows` of them side by side. Raises REFUSALS: no memory for so many."""
-    generator = BatchGenerator(
-        model,
-        stop_tokens=[[token] for token in sorted(limits.stop_tokens)],
-        sampler=lambda log_probs: mx.random.categorical(sampling_log_probs(log_probs, sampler, limits.width)),
-        completion_batch_size=rows,
-        prefill_batch_size=max(1, rows // 4),
-    )
-    prompts = [list(example.ids[: example.prompt_length]) for example, _ in wanted]
-    most = [int(min(longest, _longest(example, limits))) for example, _ in wanted]
-    number = dict(zip(generator.insert(prompts, most), range(len(wanted)), strict=True))
-    texts: list[list[int]] = [[] for _ in wanted]
-    try:
-        while not enough() and (responses := generator.next_generated()):
-            for response in responses:
-                text = texts[number[response.uid]]
-                text.append(int(response.token))
-                if response.finish_reason is not None:
-                    yield wanted[number[response.uid]], text
-    finally:
-        generator.close()
-        mx.clear_cache()
+def _seed(seed: int, failure: Example, number: int, own: bool) -> int:
+    """Of one text, 0 .. 2**63 - 1: the same whatever texts it is written beside, another after another failure."""
+    digest = hashlib.sha256(f"{seed}:{failure.ids}:{number}:{own}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _continued(example: Example, number: int, tokens: Sequence[int], own: bool) -> Example:

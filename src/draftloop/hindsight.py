@@ -1,0 +1,198 @@
+"""How speculation would have gone along texts that the target wrote without it: what a live loop sees, drawn later.
+
+Given what the target emitted, y, the rounds of a live loop are independent of each other, and their law is known: one
+from i keeps at least a proposals with probability S_i(a) (`acceptance.survival`), kept proposals are y itself, and the
+one that was refused at t has, under
+
+    rejection   norm(max(q − p, 0)): q(x)·(1 − min(1, p(x)/q(x)))
+    block       norm(max(q − p_τ·p, 0)), p_τ the least product of ratios p/q that ends with the last kept proposal:
+                given x at t, nothing from t on is kept with probability 1 − min(p_τ·p(x)/q(x), 1)
+    match       q without y
+    greedy      argmax q
+
+and is independent of y then. Where the draft had no turn its proposal is a draw from q. So one uniform a round and one
+a position make records that have the law of live ones, from one pass of each model over whole texts.
+
+What flows, for a block of texts with N tokens in all: p and q (N, V), two scalars a position to the host, rounds there,
+then the draws at refused and bonus positions (M <= N of them) and four scalars of each back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from .acceptance import survival
+from .distributions import TopK
+from .generation import Generation, Refused
+from .pair import Pair
+from .rule import Rule
+from .speculative.choosing import Uniforms
+from .speculative.decoder import Finish, Settings
+from .speculative.likeliest import likeliest, to_numpy
+from .speculative.rules import NEXT_TO_NOTHING, draw
+from .speculative.transforms import sampling_probs
+from .teacher_forced import Text, blocks, distributions
+
+BLOCK_BYTES = 128 << 20  # of distributions of each model held at once
+_ROUNDS, _DRAWS = 2, 3  # streams of uniforms, beside the decoder's own
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """The rounds along one text, and the positions where the draft's proposal is not what was emitted.
+
+    `shares` is p_τ of each position, 1 but under `block`; None where it is a bonus position.
+    """
+
+    rounds: list[tuple[int, int]]
+    positions: list[int]
+    shares: list[float | None]
+
+
+def look_back(pair: Pair, texts: Sequence[Text], settings: Settings) -> Iterator[tuple[int, Generation]]:
+    """Draw how speculation would have gone.
+
+    Args:
+        pair: the models, the draft with the adapter in use.
+        texts: outputs of the target, under the sampler of `settings` but for their own seeds, which are used here too.
+        settings: rule, K and what is kept of the target's distributions.
+
+    Yields:
+        The index and the generation of each text, block by block.
+    """
+    for block in blocks(texts, pair.width, BLOCK_BYTES):
+        p, q = (
+            [rows for _, rows in sorted(distributions(model, texts, block, pair.width, sampling_probs), key=_index)]
+            for model in (pair.target, pair.draft)
+        )
+        yield from _block(pair, [(i, texts[i]) for i in sorted(block)], p, q, settings)
+
+
+def _index(found: tuple[int, mx.array]) -> int:
+    return found[0]
+
+
+def _block(
+    pair: Pair, members: list[tuple[int, Text]], p_rows: list[mx.array], q_rows: list[mx.array], settings: Settings
+) -> Iterator[tuple[int, Generation]]:
+    p, q = mx.concatenate(p_rows), mx.concatenate(q_rows)
+    emitted = mx.array([token for _, text in members for token in text.output])
+    kept = settings.kept_ids(pair.width)
+    rows = likeliest(p, kept) if kept else None
+    both = [mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1) for table in (p, q)]
+    mx.eval(both, rows)
+    log_p, log_q = (_log(column) for column in both)
+    told = None if rows is None else to_numpy(rows)
+
+    starts = np.cumsum([0, *(len(text.output) for _, text in members)]).tolist()
+    turns = []
+    for (_, text), start, end in zip(members, starts, starts[1:], strict=False):
+        turns.append(_turns(log_p[start:end], log_q[start:end], settings, Uniforms(text.sampler.seed, _ROUNDS)))
+    drawn = _draw(p, q, emitted, members, starts, turns, settings.rule)
+    for (i, text), start, end, along in zip(members, starts, starts[1:], turns, strict=False):
+        yield i, _generation(pair, text, log_p[start:end], log_q[start:end], along, drawn, told, start)
+
+
+def _turns(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uniforms) -> _Turns:
+    """Draw the rounds along one text of N tokens; a round takes one uniform."""
+    length, k, rule = len(log_p), settings.num_draft_tokens, settings.rule
+    reached = survival(log_p, log_q, rule, k)[:, 1:]  # (N, K), not increasing
+    uniforms = random.on_host(length)
+    found = _Turns([], [], [])
+    at = 0
+    while at < length:
+        drafted = min(k, length - at)
+        accepted = min(int((uniforms[len(found.rounds)] < reached[at]).sum()), drafted)
+        found.rounds.append((drafted, accepted))
+        here = at + accepted
+        if here < length:
+            found.positions.append(here)
+            found.shares.append(None if accepted == drafted else _share(log_p[at:here], log_q[at:here], rule))
+        at = here + 1
+    return found
+
+
+def _share(log_p: FloatArray, log_q: FloatArray, rule: Rule) -> float:
+    """p_τ after these kept proposals."""
+    if rule != "block":
+        return 1.0
+    products = np.cumsum([0.0, *(log_p - log_q)])
+    return float(np.exp(products[-1] - products.max()))
+
+
+def _draw(
+    p: mx.array,
+    q: mx.array,
+    emitted: mx.array,
+    members: list[tuple[int, Text]],
+    starts: list[int],
+    turns: list[_Turns],
+    rule: Rule,
+) -> dict[int, tuple[int, float, float]]:
+    """By row of the block: what the draft proposed there, and log p and log q of it."""
+    where = [start + at for start, along in zip(starts, turns, strict=False) for at in along.positions]
+    if not where:  # every text ended with the last proposal that it kept
+        return {}
+    shares = mx.array([share or 0.0 for along in turns for share in along.shares])[:, None]  # at a bonus position 0
+    uniforms = mx.concatenate(
+        [
+            Uniforms(text.sampler.seed, _DRAWS).draw(len(along.positions))
+            for (_, text), along in zip(members, turns, strict=True)
+        ]
+    )
+    rows = mx.array(where)
+    before, after = q[rows], p[rows]
+    if rule == "match":
+        refused = mx.put_along_axis(before, emitted[rows][:, None], mx.array(0.0), axis=-1)
+        weights = mx.where(shares > 0, refused, before)
+    elif rule == "greedy":
+        weights = before
+    else:
+        weights = mx.maximum(before - shares * after, before * NEXT_TO_NOTHING)
+    tokens = draw(weights, uniforms)
+    both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
+    mx.eval(tokens, both)
+    log_p, log_q = (_log(column).tolist() for column in both)
+    return dict(zip(where, zip(tokens.tolist(), log_p, log_q, strict=True), strict=True))
+
+
+def _generation(
+    pair: Pair,
+    text: Text,
+    log_p: FloatArray,
+    log_q: FloatArray,
+    along: _Turns,
+    drawn: dict[int, tuple[int, float, float]],
+    rows: TopK | None,
+    start: int,
+) -> Generation:
+    proposed = list(text.output)
+    refused = []
+    for at, share in zip(along.positions, along.shares, strict=True):
+        proposed[at] = drawn[start + at][0]
+        if share is not None:
+            refused.append(Refused(at, *drawn[start + at]))
+    finish: Finish = "stop" if text.output[-1] in pair.stop_tokens else "length"
+    return Generation(
+        output=text.output,
+        draft_output=tuple(proposed),
+        log_p=tuple(log_p.tolist()),
+        log_q=tuple(log_q.tolist()),
+        rounds=tuple(along.rounds),
+        refused=tuple(refused),
+        finish=finish,
+        rows=None if rows is None else rows[start : start + len(text.output)],
+    )
+
+
+def _log(probabilities: mx.array) -> FloatArray:
+    """(N,) float64, -inf where there is no mass."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.minimum(np.array(probabilities, np.float64), 1.0))

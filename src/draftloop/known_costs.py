@@ -1,0 +1,72 @@
+"""What decoding costs on this machine, and what was advised, kept from one process to the next. Imports no mlx.
+
+A cache: one JSON object by pair and machine. What cannot be read of it is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from .gate import Costs
+from .rule import Rule
+from .store.atomic import write_atomically
+from .store.files import FILES, Files
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was fastest when it was measured.
+
+    Attributes:
+        num_draft_tokens: 0 is to leave speculation off.
+        rule: of acceptance, above temperature 0; None where nothing was measured there.
+        speed_up: tokens a second over those of plain decoding.
+    """
+
+    num_draft_tokens: int
+    rule: Rule | None
+    speed_up: float
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of one pair on one machine."""
+
+    costs: Costs
+    advice: Advice | None = None
+
+
+class KnownCosts:
+    """The file.
+
+    Args:
+        path: of the JSON; it need not be there, nor its directory.
+        files: the seam.
+    """
+
+    def __init__(self, path: Path, files: Files = FILES) -> None:
+        self._path, self._files = path, files
+
+    def of(self, key: str) -> Known | None:
+        """What is known under `key`, the fingerprint of a pair and a machine; None is nothing, or nothing readable."""
+        return self._all().get(key)
+
+    def keep(self, key: str, known: Known) -> None:
+        """Remember, over what was known. Raises OSError: what the system said."""
+        found = self._all() | {key: known}
+        text = json.dumps({name: asdict(one) for name, one in found.items()}, indent=1)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, text.encode(), self._files)
+
+    def _all(self) -> dict[str, Known]:
+        try:
+            return _FORMAT.validate_json(self._path.read_bytes())
+        except (OSError, ValidationError):
+            return {}
+
+
+_FORMAT = TypeAdapter(dict[str, Known])

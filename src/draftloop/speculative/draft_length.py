@@ -1,0 +1,95 @@
+"""How many tokens to draft in the next round: what pays by measured costs and a running estimate of acceptance.
+
+Pure: seconds and counts in, K out. A round of K costs K draft steps and one target pass over K + 1 positions, and is
+expected to emit L(K) = 1 + Σ_{a=1..K} Π_{d<=a} α_d tokens, α_d being the chance that proposal d is kept where d − 1
+were. What is maximised is L(K) over the cost; K = 0, a plain step, always emits one token.
+
+α_d is the share kept among the proposals that came to be judged at depth d, each round counting (1 − 1/MEMORY) as much
+as the one after it, and leaning with the weight of PRIOR rounds on the estimate at depth d − 1. So depths that are not
+tried follow those that are. At K = 0 nothing is learned: a round now and then drafts all the same, as often as the
+time that it is expected to lose stays PROBING of the whole, so the more often the closer the draft is to paying. One of
+which everything is kept is followed by another one at once: a draft that has become good is soon found out.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..gate import Costs
+
+MEMORY = 96  # rounds
+PRIOR = 4.0  # rounds
+FIRST_GUESS = 0.6  # of α_1, before anything is known
+MARGIN = 0.01  # by which plain steps must look better, or noise at the break-even point would end what teaches
+PROBING = 0.01  # of the time at K = 0 may go to finding out
+
+
+class PayingDraftLength:
+    """Chooses K round by round.
+
+    Args:
+        costs: seconds of a draft step, and of a target pass over 1, 2, … positions.
+        most: greatest K; `costs` reach at least as far.
+
+    Raises:
+        ValueError: `costs` have no time for `most` + 1 positions.
+    """
+
+    def __init__(self, costs: Costs, most: int) -> None:
+        if len(costs.t_target) <= most:
+            raise ValueError(f"costs reach K = {len(costs.t_target) - 1}: expected {most}")
+        self._seconds = [costs.t_target[0], *(k * costs.t_draft + costs.t_target[k] for k in range(1, most + 1))]
+        self._lag = costs.t_draft  # a draft that sat out plain steps reads them in about a step more
+        self._kept = [0.0] * most
+        self._judged = [0.0] * most
+        self._probe = False  # the next round drafts although plain steps pay more
+
+    def choose(self) -> int:
+        """K of the next round."""
+        best = self.best
+        if best == 0 and self._probe:
+            self._probe = False
+            return self._best_probe
+        return best
+
+    def plain_steps(self) -> int:
+        """Plain steps until the next round that finds out what the draft is worth."""
+        self._probe = True
+        k, step = self._best_probe, self._seconds[0]
+        lost = self._seconds[k] + self._lag - self.speeds()[k] * self._seconds[k] * step
+        return max(1, math.ceil(lost / (PROBING * step)))
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Learn from a round; a plain step says nothing."""
+        if drafted == 0:
+            return
+        for depth in range(len(self._judged)):
+            self._judged[depth] *= 1 - 1 / MEMORY
+            self._kept[depth] *= 1 - 1 / MEMORY
+        for depth in range(min(accepted + 1, drafted)):
+            self._judged[depth] += 1
+            self._kept[depth] += depth < accepted
+        self._probe = accepted == drafted
+
+    @property
+    def best(self) -> int:
+        """The K that pays most now."""
+        speeds, k = self.speeds(), self._best_probe
+        return 0 if speeds[0] > (1 + MARGIN) * speeds[k] else k
+
+    def speeds(self) -> list[float]:
+        """Expected tokens a second for K = 0, 1, …"""
+        length, reached, chance = 1.0, 1.0, FIRST_GUESS
+        found = [1.0 / self._seconds[0]]
+        for kept, judged, seconds in zip(self._kept, self._judged, self._seconds[1:], strict=True):
+            chance = (kept + PRIOR * chance) / (judged + PRIOR)
+            reached *= chance
+            length += reached
+            found.append(length / seconds)
+        return found
+
+    @property
+    def _best_probe(self) -> int:
+        """The K >= 1 that pays most now; the smallest of equals."""
+        speeds = self.speeds()[1:]
+        return 1 + speeds.index(max(speeds))

@@ -1,0 +1,103 @@
+"""Texts written side by side are the ones that each would be by itself."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+from tiny import sampler, tiny_llama
+
+from draftloop.speculative.side_by_side import MOST_ROWS, NoRoom, Wanted, _rows, write
+from draftloop.speculative.transforms import sampling_probs
+
+MODEL = tiny_llama()
+STOP = frozenset({7})
+
+
+def wanted(count: int, temperature: float = 0.9, most: int = 12) -> list[Wanted]:
+    return [Wanted((1 + i % 5, *range(2, 3 + i % 4)), sampler(temperature, seed=i), most) for i in range(count)]
+
+
+def written(texts: list[Wanted], model: object = MODEL, **how: object) -> dict[int, list[int]]:
+    return dict(write(model, texts, **{"width": 60, "stop_tokens": STOP, **how}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_every_text_is_what_it_is_alone_in_any_order_and_company(temperature: float) -> None:
+    texts = wanted(20, temperature)
+    together = written(texts)
+    assert together.keys() == set(range(20))
+    assert written(texts[::-1]) == {19 - i: tokens for i, tokens in together.items()}
+    for i in (0, 7, 13):
+        assert written([texts[i]]) == {0: together[i]}
+    assert len({tuple(tokens) for tokens in together.values()}) > (3 if temperature else 1)
+
+
+def test_a_text_ends_at_a_stop_token_or_its_length_and_has_no_id_beyond_the_width() -> None:
+    for tokens in written(wanted(80)).values():
+        assert len(tokens) == (tokens.index(7) + 1 if 7 in tokens else 12)
+        assert max(tokens) < 60
+
+
+def test_texts_are_drawn_from_the_distribution_of_the_sampler() -> None:
+    how, count = sampler(0.9, top_p=0.8), 4_000
+    texts = [Wanted((5, 6), sampler(0.9, top_p=0.8, seed=i), 1) for i in range(count)]
+    observed = np.bincount([tokens[0] for tokens in written(texts).values()], minlength=60)
+    expected = np.array(sampling_probs(MODEL(mx.array([[5, 6]]))[0, -1], how, 60), np.float64) * count
+    assert observed[expected == 0].sum() == 0
+    often = expected >= 5
+    cells = [np.append(values[often], values[~often].sum()) for values in (observed, expected)]
+    kept = cells[1] > 0
+    assert chisquare(cells[0][kept], cells[1][kept] * count / cells[1][kept].sum()).pvalue > 1e-4
+
+
+class Refusing:
+    """The model in a memory for so many rows."""
+
+    def __init__(self, rows: int, error: Exception) -> None:
+        self.rows, self.error, self.tried = rows, error, []
+        self.layers = MODEL.layers
+
+    def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+        self.tried.append(inputs.shape[0])
+        if inputs.shape[0] > self.rows:
+            raise self.error
+        return MODEL(inputs, cache=cache)
+
+
+def test_where_memory_is_refused_the_same_texts_are_written_in_smaller_batches() -> None:
+    model = Refusing(3, RuntimeError("[metal::malloc] Unable to allocate 9 bytes."))
+    assert written(wanted(20), model) == written(wanted(20))
+    assert max(model.tried) > 3
+
+
+def test_where_not_even_one_fits_it_says_so() -> None:
+    class Never(Refusing):
+        def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+            if len(self.tried) > 0:
+                raise self.error
+            return super().__call__(inputs, cache)
+
+    with pytest.raises(NoRoom, match="a text alone does not fit into memory"):
+        written(wanted(3), Never(1, MemoryError("bad_alloc")))
+
+
+def test_another_error_is_not_taken_for_a_want_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        written(wanted(3), Refusing(1, RuntimeError("[matmul] shapes do not match")))
+
+
+def test_when_it_is_enough_those_in_work_are_dropped_and_finished_ones_are_there() -> None:
+    asked: list[int] = []
+    some = written(wanted(MOST_ROWS * 2), enough=lambda: asked.append(1) or len(asked) > 16)
+    whole = written(wanted(MOST_ROWS * 2))
+    assert 0 < len(some) < len(whole)
+    assert all(whole[i] == tokens for i, tokens in some.items())
+
+
+def test_as_many_are_written_side_by_side_as_there_is_room_for() -> None:
+    per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width of a head, bytes
+    assert _rows(MODEL, 100, float("inf")) == MOST_ROWS
+    assert _rows(MODEL, 100, 5.5 * 100 * per_token) == 5
+    assert _rows(MODEL, 100, 0.0) == 1

@@ -1,0 +1,149 @@
+"""What is drawn in hindsight has the law of what the decoder does live; greedy it is the very same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import chi2_contingency
+from tiny import sampler, tiny_pair
+
+from draftloop.collect import generation_seed
+from draftloop.generation import Generation
+from draftloop.hindsight import look_back
+from draftloop.pair import Pair
+from draftloop.rule import SAMPLING
+from draftloop.speculative.decoder import Decoding, Settings
+from draftloop.speculative.side_by_side import Wanted, write
+from draftloop.teacher_forced import Text
+
+PROMPT = (0, 1, 2)
+LENGTH = 6
+
+
+def settings(rule: str, temperature: float, count: int, seed: int = 0, **more: object) -> Settings:
+    return Settings(sampler(temperature, seed=seed), rule, count, LENGTH, **more)  # type: ignore[arg-type]
+
+
+def live(pair: Pair, ids: tuple[int, ...], how: Settings) -> Generation:
+    decoding = Decoding(pair, ids, how)
+    rounds = list(decoding)
+    decoding.settle()
+    assert decoding.finish is not None
+    return Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
+
+
+def afterwards(pair: Pair, made: list[Generation], how: Settings, prompts: list[tuple[int, ...]]) -> list[Generation]:
+    """The same texts looked back on, each with a seed of its own."""
+    seeds = [generation_seed(99, (i,)) for i in range(len(made))]
+    texts = [
+        Text(ids, found.output, replace(how.sampler, seed=seed))
+        for ids, found, seed in zip(prompts, made, seeds, strict=True)
+    ]
+    found = dict(look_back(pair, texts, how))
+    return [found[i] for i in range(len(texts))]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("likeness", [0.5, 0.9, 1.0])
+def test_a_greedy_generation_is_the_live_one(count: int, likeness: float) -> None:
+    pair = replace(tiny_pair(likeness=likeness), stop_tokens=frozenset({9, 30}))
+    how = Settings(sampler(0.0), "greedy", count, 21, teacher_top_k=4)
+    prompts = [(start, 5, 6) for start in range(6)]
+    made = [live(pair, ids, how) for ids in prompts]
+    for ours, theirs in zip(afterwards(pair, made, how, prompts), made, strict=True):
+        assert replace(ours, rows=None) == replace(theirs, rows=None)
+        assert ours.rows is not None
+        assert theirs.rows is not None
+        np.testing.assert_array_equal(ours.rows.ids, theirs.rows.ids)
+
+
+LIVE, DRAWN = 300, 2_000
+CASES = [("rejection", 1), ("rejection", 4), ("rejection", 8), ("block", 4), ("match", 4)]
+SMALL = replace(tiny_pair(4, likeness=0.6), stop_tokens=frozenset({3}))  # so that whole sequences can be counted
+
+
+@cache
+def live_ones(rule: str, count: int) -> list[Generation]:
+    return [live(SMALL, PROMPT, settings(rule, 1.0, count, seed=generation_seed(1, (i,)))) for i in range(LIVE)]
+
+
+@cache
+def drawn_ones(rule: str, count: int) -> list[Generation]:
+    """From texts that the target wrote without a draft."""
+    wanted = [Wanted(PROMPT, sampler(1.0, seed=generation_seed(2, (i,))), LENGTH) for i in range(DRAWN)]
+    written = dict(write(SMALL.target, wanted, width=SMALL.width, stop_tokens=SMALL.stop_tokens))
+    texts = [Text(PROMPT, tuple(written[i]), one.sampler) for i, one in enumerate(wanted)]
+    return [found for _, found in look_back(SMALL, texts, settings(rule, 1.0, count))]
+
+
+def same_law(one: Counter[Any], other: Counter[Any]) -> float:
+    """p-value of the hypothesis that both were drawn from one distribution; rare outcomes form one cell."""
+    share = one.total() / (one.total() + other.total())
+    often = [key for key in one | other if share * (one[key] + other[key]) >= 5]
+    counted = [[found[key] for key in often] for found in (one, other)]
+    rare = [found.total() - sum(row) for found, row in zip((one, other), counted, strict=True)]
+    table = np.column_stack([np.array(counted), rare])
+    return float(chi2_contingency(table[:, table.sum(axis=0) > 0]).pvalue)
+
+
+@pytest.mark.parametrize(("rule", "count"), CASES)
+def test_rounds_and_proposals_have_the_law_of_live_ones(rule: str, count: int) -> None:
+    views: list[Callable[[Generation], object]] = [
+        lambda found: found.rounds,  # accepted counts of every round, the cut one included
+        lambda found: (found.output[:2], found.draft_output[:2]),
+        lambda found: tuple((one.position, one.draft_token, found.output[one.position]) for one in found.refused[:1]),
+        lambda found: found.draft_output[-1] if found.rounds[0][1] == found.rounds[0][0] else None,
+    ]
+    for view in views:
+        assert (
+            same_law(*(Counter(map(view, made)) for made in (live_ones(rule, count), drawn_ones(rule, count)))) > 1e-4
+        )
+
+
+def test_the_same_check_tells_another_rule_and_another_length_apart() -> None:
+    theirs = Counter(found.rounds for found in drawn_ones("rejection", 4))
+    for case in (("match", 4), ("rejection", 1)):
+        assert same_law(Counter(found.rounds for found in live_ones(*case)), theirs) < 1e-4
+    proposals = Counter(
+        (found.refused[0].draft_token, found.rounds[0]) for found in drawn_ones("block", 4) if found.refused
+    )
+    others = Counter(
+        (found.refused[0].draft_token, found.rounds[0]) for found in drawn_ones("rejection", 4) if found.refused
+    )
+    assert same_law(proposals, others) < 1e-4
+
+
+@pytest.mark.parametrize("rule", SAMPLING)
+def test_what_is_told_of_every_position_is_what_the_decoder_tells(rule: str) -> None:
+    pair, how = tiny_pair(likeness=0.9), settings(rule, 0.8, 3, teacher_top_k=5)
+    prompts = [(start, 5, 6) for start in range(8)]
+    made = [live(pair, ids, how) for ids in prompts]
+    for ours, theirs in zip(afterwards(pair, made, how, prompts), made, strict=True):
+        assert (ours.output, ours.finish) == (theirs.output, theirs.finish)
+        np.testing.assert_allclose(ours.log_p, theirs.log_p, atol=1e-4)
+        np.testing.assert_allclose(ours.log_q, theirs.log_q, atol=1e-4)
+        assert ours.rows is not None
+        assert theirs.rows is not None
+        np.testing.assert_allclose(ours.rows.log_probs, theirs.rows.log_probs, atol=1e-3)
+        for one in ours.refused:
+            assert one.draft_token == ours.draft_output[one.position] != ours.output[one.position]
+            assert np.isfinite(one.log_q)
+
+
+def test_a_text_is_told_the_same_whatever_texts_it_is_told_beside() -> None:
+    pair, how = tiny_pair(likeness=0.9), settings("rejection", 0.8, 3)
+    prompts = [(start, 5, 6) for start in range(8)]
+    made = [live(pair, ids, how) for ids in prompts]
+    texts = [
+        Text(ids, found.output, sampler(0.8, seed=i)) for i, (ids, found) in enumerate(zip(prompts, made, strict=True))
+    ]
+    together = dict(look_back(pair, texts, how))
+    for i, text in enumerate(texts):
+        ((_, alone),) = look_back(pair, [text], how)
+        assert (alone.rounds, alone.draft_output) == (together[i].rounds, together[i].draft_output)

@@ -1,0 +1,32 @@
+"""What decoding costs is remembered by pair and machine, and what cannot be read is as if it were not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from draftloop.gate import Costs
+from draftloop.known_costs import Advice, Known, KnownCosts
+
+ONE = Known(Costs(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4))
+OTHER = Known(Costs(0.002, (0.02, 0.021)))
+
+
+def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "costs.json"
+    assert KnownCosts(path).of("a") is None
+    KnownCosts(path).keep("a", ONE)
+    KnownCosts(path).keep("b", OTHER)
+    assert (KnownCosts(path).of("a"), KnownCosts(path).of("b"), KnownCosts(path).of("c")) == (ONE, OTHER, None)
+    KnownCosts(path).keep("a", OTHER)
+    assert KnownCosts(path).of("a") == OTHER
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": {"costs": {"t_draft": "fast"}}}', '{"a": 1}'])
+def test_a_file_that_cannot_be_read_is_measured_over(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    assert KnownCosts(path).of("a") is None
+    KnownCosts(path).keep("a", ONE)
+    assert KnownCosts(path).of("a") == ONE
