@@ -17,7 +17,7 @@ from .. import __version__
 from ..config import resolve
 from ..errors import DraftloopError
 from ..memory import is_out_of_memory
-from . import adapters, benchmark, collect, demo, doctor, generate, retrain, schedule, status, train
+from . import adapters, benchmark, collect, demo, doctor, generate, retrain, schedule, speed, status, train
 from .app import App, forget_error_fields, note, print_error
 
 _MEMORY = {
@@ -80,6 +80,7 @@ for _command in (
     doctor.doctor,
 ):
     cli.add_command(_command)
+benchmark.benchmark.add_command(speed.speed)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,7 +25,8 @@ def benchmark() -> None:
     """Measure a draft."""
 
 
-def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
+def draft_lengths(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
+    """The callback of an option that takes several K."""
     try:
         lengths = sorted({int(part) for part in value.split(",")})
     except ValueError:
@@ -44,7 +45,7 @@ def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: 
     "lengths",
     default="1,2,4,8",
     show_default=True,
-    callback=_draft_lengths,
+    callback=draft_lengths,
     metavar="K,K,...",
     help="Draft lengths.",
 )
@@ -92,13 +93,19 @@ def acceptance(
 
 
 def _held_out(app: App, limit: int | None) -> list[Record]:
+    """Held-out generations; sampling flags would say what these are not."""
     given = app.flags.keys() & {
         f"speculative.{key}" for key in ("temperature", "top_p", "min_p", "top_k", "max_tokens")
     }
     if given:
         raise click.UsageError("logged texts keep the sampler they were made with; sampling flags need --prompts-file")
+    return held_out_records(app)[:limit]
+
+
+def held_out_records(app: App) -> list[Record]:
+    """The held-out generations of the log; damage is told. Raises PromptError: there is none."""
     log = app.data.log
-    found = list(log.records({"heldout"}))[:limit]
+    found = list(log.records({"heldout"}))
     for damage in log.damage:
         note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
     if not found:

@@ -1,0 +1,204 @@
+"""How fast a pair decodes here: plain, with mlx-lm's own speculation, and with draftloop's at each rule and K.
+
+Everything is timed in one process on the same prompts, dtype and sampler, one way after the other and all of them
+again, so that whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The
+draft's adapter is merged into its weights for all of them: mlx-lm takes a draft without one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import mlx.core as mx
+from mlx_lm.generate import stream_generate
+from mlx_lm.sample_utils import make_sampler
+
+from . import costs, lora
+from .acceptance import forecast, total
+from .benchmark import accepted
+from .collect import generation_seed
+from .gate import Costs
+from .known_costs import Advice
+from .pair import Pair
+from .rule import SAMPLING, Rule
+from .scoring import Scores, score_carried
+from .speculative.decoder import Decoding, Settings
+from .speculative.draft_length import PayingDraftLength
+from .teacher_forced import Text
+
+PLAIN, STOCK, OURS = "plain", "mlx-lm", "draftloop"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to decode: `rule` is None for plain decoding and mlx-lm's; K is 0 for plain, None for what pays."""
+
+    by: str
+    rule: Rule | None
+    num_draft_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way over all prompts.
+
+    Attributes:
+        way: which.
+        tokens: emitted in one pass over the prompts.
+        length: tokens a round; None where rounds are not told.
+        tokens_per_second: median of the passes.
+        spread: half the range of the middle half of them, over the median.
+        speed_up: median over the passes of tokens a second over those of plain decoding in the same pass.
+        forecast: of the speed-up, from costs and the estimated length; None where nothing is forecast.
+    """
+
+    way: Way
+    tokens: int
+    length: float | None
+    tokens_per_second: float
+    spread: float
+    speed_up: float
+    forecast: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, and what follows."""
+
+    rows: list[Row]
+    costs: Costs
+    advice: Advice
+
+
+def measure_speed(
+    pair: Pair,
+    prompts: Sequence[Sequence[int]],
+    settings: Settings,
+    rules: Sequence[Rule],
+    lengths: Sequence[int],
+    repeats: int,
+    on_pass: Callable[[], None] = lambda: None,
+) -> Report:
+    """Time every way.
+
+    Args:
+        pair: the models, the draft with the adapter in use.
+        prompts: ids of each; all leave room for `max_tokens` and the longest round.
+        settings: the sampler with the run's seed, max_tokens, and as `num_draft_tokens` the most that may pay.
+        rules: that fit the temperature.
+        lengths: K >= 1.
+        repeats: passes over the prompts that count; one before them does not.
+        on_pass: called after each pass of each way.
+    """
+    most = max(*lengths, settings.num_draft_tokens)
+    with lora.merged(pair.draft):
+        measured = costs.measure(pair, most)
+        ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in lengths)]
+        ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
+        ways += [Way(OURS, rule, None) for rule in rules]
+        passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
+        for _ in range(repeats + 1):
+            for way in ways:
+                passes[way].append(_decode(pair, prompts, settings, way, measured))
+                on_pass()
+        texts = passes[Way(OURS, rules[0], lengths[0])][0].texts
+        scores = {rule: score_carried(pair, texts, rule) for rule in rules}
+    plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
+    rows = [_row(way, found[1:], plain, _forecast(way, scores, measured)) for way, found in passes.items()]
+    return Report(rows, measured, _advice(rows))
+
+
+@dataclass(frozen=True)
+class _Pass:
+    tokens: int
+    rounds: int | None
+    seconds: float
+    texts: list[Text]
+
+
+def _decode(pair: Pair, prompts: Sequence[Sequence[int]], settings: Settings, way: Way, measured: Costs) -> _Pass:
+    """One pass over the prompts."""
+    if way.by != OURS:
+        return _stock(pair, prompts, settings, way)
+    policy = None
+    if way.num_draft_tokens is None:
+        policy = PayingDraftLength(measured, len(measured.t_target) - 1)
+    tokens = rounds = 0
+    seconds, texts = 0.0, []
+    for ids in prompts:
+        sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
+        how = replace(
+            settings,
+            sampler=sampler,
+            rule=way.rule or settings.rule,
+            num_draft_tokens=way.num_draft_tokens or len(measured.t_target) - 1,
+            bonus_draws=False,
+        )
+        began = time.perf_counter()
+        found = list(Decoding(pair, ids, how, policy))
+        seconds += time.perf_counter() - began
+        output = tuple(token for one in found for token in one.tokens)
+        tokens, rounds = tokens + len(output), rounds + len(found)
+        texts.append(Text(tuple(ids), output, sampler))
+    return _Pass(tokens, rounds, seconds, texts)
+
+
+def _stock(pair: Pair, prompts: Sequence[Sequence[int]], settings: Settings, way: Way) -> _Pass:
+    """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
+    sampler = settings.sampler
+    draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
+    speculation = {"draft_model": pair.draft, "num_draft_tokens": way.num_draft_tokens} if way.by == STOCK else {}
+    tokens = own = 0
+    seconds = 0.0
+    for ids in prompts:
+        mx.random.seed(generation_seed(sampler.seed, ids) % (1 << 32))
+        began = time.perf_counter()
+        for response in stream_generate(
+            pair.target, pair.tokenizer, list(ids), max_tokens=settings.max_tokens, sampler=draw, **speculation
+        ):
+            tokens += 1
+            own += not response.from_draft
+        seconds += time.perf_counter() - began
+    return _Pass(tokens, own, seconds, [])
+
+
+def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: float | None) -> Row:
+    speeds = [one.tokens / one.seconds for one in passes]
+    median = statistics.median(speeds)
+    low, _, high = statistics.quantiles(speeds, n=4) if len(speeds) > 1 else (median, median, median)
+    tokens, rounds = passes[0].tokens, passes[0].rounds
+    return Row(
+        way=way,
+        tokens=tokens,
+        length=tokens / rounds if rounds else None,
+        tokens_per_second=median,
+        spread=(high - low) / 2 / median,
+        speed_up=statistics.median(speed / bare for speed, bare in zip(speeds, plain, strict=True)),
+        forecast=forecasted,
+    )
+
+
+def _forecast(way: Way, scores: dict[Rule, list[Scores]], measured: Costs) -> float | None:
+    """The speed-up that costs and estimated acceptance promise."""
+    if way.by != OURS or way.rule is None or way.num_draft_tokens is None:
+        return None
+    k = way.num_draft_tokens
+    length = total(accepted(one, way.rule, k) for one in scores[way.rule]).acceptance_length
+    return forecast(length, measured.t_draft, measured.t_target[0], measured.t_target[k], k)
+
+
+def _advice(rows: Sequence[Row]) -> Advice:
+    """The fastest fixed K of ours; 0 where plain decoding is faster."""
+    best = max(_fixed(rows), key=lambda row: row.speed_up)
+    rule = best.way.rule if best.way.rule in SAMPLING else None
+    if best.speed_up < 1.0:
+        return Advice(0, rule, 1.0)
+    return Advice(best.way.num_draft_tokens or 0, rule, best.speed_up)
+
+
+def _fixed(rows: Sequence[Row]) -> Iterator[Row]:
+    return (row for row in rows if row.way.by == OURS and row.way.num_draft_tokens is not None)

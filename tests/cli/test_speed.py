@@ -1,0 +1,67 @@
+"""`benchmark speed`: every way to decode in one table, an advice, and that `generate` goes by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+WAYS = ["plain", "mlx-lm", "mlx-lm", *["draftloop"] * 6]
+SHORT = ["benchmark", "speed", "--num-draft-tokens", "1,3", "--max-tokens", "12", "--repeats", "2"]
+
+
+@pytest.fixture
+def prompts() -> list[str]:
+    Path("p.txt").write_text("the target\nlearns\n")
+    return ["--prompts-file", "p.txt"]
+
+
+def test_every_way_is_there_and_its_numbers_are_of_one_text_length(call_with_pair, prompts: list[str]) -> None:
+    found = call_with_pair(*SHORT, *prompts, "--json").json
+    rows = found["rows"]
+    assert [row["way"]["by"] for row in rows] == WAYS
+    ours = [(row["way"]["rule"], row["way"]["num_draft_tokens"]) for row in rows if row["way"]["by"] == "draftloop"]
+    fixed = [(rule, k) for rule in ("rejection", "block") for k in (1, 3)]
+    assert ours == [*fixed, ("rejection", None), ("block", None)]
+    assert {row["tokens"] for row in rows} == {24}
+    assert all(row["tokens_per_second"] > 0 and row["speed_up"] > 0 for row in rows)
+    assert rows[0]["speed_up"] == 1.0
+    assert [row["forecast"] is not None for row in rows] == [False] * 3 + [True] * 4 + [False] * 2
+    assert (found["prompts"], found["repeats"], found["sampler"]["temperature"]) == (2, 2, 0.8)
+
+
+def test_what_was_found_is_kept_where_generate_finds_it(call_with_pair, prompts: list[str]) -> None:
+    advice = call_with_pair(*SHORT, *prompts, "--json").json["advice"]
+    before = Path("data/costs.json").read_bytes()
+    (known,) = json.loads(before).values()
+    assert known["advice"] == advice
+    said = call_with_pair("generate", "the target", "--max-tokens", "10", "--json").json
+    assert said["rule"] == advice["rule"]
+    assert Path("data/costs.json").read_bytes() == before  # nothing was measured again
+    call_with_pair(*SHORT, *prompts, "--temp", "0")  # says nothing of a rule above 0
+    (known,) = json.loads(Path("data/costs.json").read_bytes()).values()
+    assert known["advice"]["rule"] == advice["rule"]
+    assert call_with_pair("generate", "the target", "--max-tokens", "10", "--json").code == 0
+
+
+def test_text_is_a_table_and_one_line_of_advice(call_with_pair, prompts: list[str]) -> None:
+    found = call_with_pair(*SHORT, *prompts, "--temp", "0")
+    assert found.code == 0
+    assert found.out.startswith("2 prompts, 12 tokens at most, adapter none; a draft step ")
+    assert found.out.count("greedy") == 3
+    last = found.out.splitlines()[-1]
+    assert last.startswith(("K = ", "leave speculation off"))
+
+
+def test_held_out_prompts_of_the_log_are_the_default(call_with_pair) -> None:
+    Path("many.txt").write_text("".join(f"prompt {'ab' * i}\n" for i in range(25)))
+    call_with_pair("collect-data", "--prompts-file", "many.txt", "--max-tokens", "4")
+    found = call_with_pair(*SHORT, "--limit", "2", "--json").json
+    assert (found["status"], found["prompts"]) == ("ok", 2)
+
+
+def test_without_prompts_it_says_where_they_come_from(call_with_pair) -> None:
+    found = call_with_pair(*SHORT)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "give --prompts-file" in found.err
