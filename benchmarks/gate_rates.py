@@ -15,8 +15,9 @@ from gate_worlds import ATTEMPTS, Attempt, K, Pool, Second, World, better, true_
 from scipy.stats import binomtest
 
 from draftloop.config import Gate
-from draftloop.gate import Costs, ScoredText, decide
+from draftloop.gate import ScoredText, decide
 from draftloop.sign_flip import alpha_of_attempt, sign_flip_test
+from draftloop.timings import Costs
 
 SETTINGS = Gate(max_attempts=ATTEMPTS)
 COSTS = Costs(t_draft=0.003, t_target=tuple(0.030 + 0.001 * k for k in range(SETTINGS.max_draft_tokens + 1)))

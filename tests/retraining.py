@@ -15,11 +15,11 @@ from draftloop.adapter_format import AdapterConfig
 from draftloop.collect import CollectSettings, collect_data
 from draftloop.config import Config, Models
 from draftloop.data_directory import DataDirectory
-from draftloop.gate import Costs
 from draftloop.pair import Pair, load_pair
 from draftloop.prompts import Prompt
 from draftloop.retrain import retrain
 from draftloop.text import decoding_settings
+from draftloop.timings import Costs
 from draftloop.unattended.work import Outcome
 
 WORDS = ("red", "green", "blue", "dog", "cat", "sun", "moon", "tree", "house", "river")

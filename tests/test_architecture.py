@@ -25,6 +25,7 @@ PURE = (
     "draftloop.drift",
     "draftloop.errors",
     "draftloop.gate",
+    "draftloop.known_costs",
     "draftloop.manifest",
     "draftloop.memory",
     "draftloop.model_card",
@@ -36,8 +37,11 @@ PURE = (
     "draftloop.registry",
     "draftloop.replay",
     "draftloop.retrain",
+    "draftloop.rule",
     "draftloop.sign_flip",
+    "draftloop.speculative.draft_length",
     "draftloop.stats",
+    "draftloop.timings",
     "draftloop.token_kinds",
     "draftloop.training.texts.examples",
     "draftloop.training.memory.fitting",
@@ -84,6 +88,22 @@ def import_without_mlx(module: str) -> subprocess.CompletedProcess[str]:
 def test_a_pure_module_imports_without_mlx(module):
     done = import_without_mlx(module)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["train", "--help"]], ids=" ".join)
+def test_a_command_that_loads_no_model_imports_none_of_what_takes_long(arguments: list[str], tmp_path: Path):
+    """SciPy alone is longer than all of `status`."""
+    program = f"""
+import sys
+from draftloop.cli import run
+assert run({arguments!r}) == 0
+print([name for name in ("mlx", "mlx_lm", "transformers", "scipy", "huggingface_hub") if name in sys.modules])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_block_stops_a_module_that_needs_mlx():

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from draftloop.config import Gate
-from draftloop.gate import Costs, Decision, Forecast, ScoredText, SourceCheck, decide
+from draftloop.gate import Decision, Forecast, ScoredText, SourceCheck, decide
 from draftloop.sign_flip import alpha_of_attempt
+from draftloop.timings import Costs
 
 TOKENS = 60
 K_MAX = 8

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from draftloop.gate import Costs
 from draftloop.known_costs import Advice, Known, KnownCosts
+from draftloop.timings import Costs
 
 ONE = Known(Costs(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4))
 OTHER = Known(Costs(0.002, (0.02, 0.021)))

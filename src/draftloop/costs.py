@@ -22,10 +22,10 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from . import blas, lora
-from .gate import Costs
 from .pair import Pair
 from .records import Sampler
 from .speculative.choosing import Sampled
+from .timings import Costs
 
 TIMED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # draft lengths
 CHAIN = 8  # steps

@@ -24,6 +24,7 @@ from . import config
 from .acceptance import best_k, forecast
 from .sign_flip import SignFlip, alpha_of_attempt, sign_flip_test
 from .stats import LEVEL, FloatArray, paired_ratio_difference_interval
+from .timings import Costs
 
 Outcome = Literal["promote", "refuse", "inconclusive"]
 
@@ -47,14 +48,6 @@ class ScoredText:
     tokens: int
     champion_rounds: tuple[float, ...]
     candidate_rounds: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Seconds on this machine: of one draft step, and of a target forward over k + 1 positions in `t_target[k]`."""
-
-    t_draft: float
-    t_target: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from .gate import Costs
 from .rule import Rule
 from .store.atomic import write_atomically
 from .store.files import FILES, Files
+from .timings import Costs
 
 
 @dataclass(frozen=True)

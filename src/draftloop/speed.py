@@ -21,7 +21,6 @@ from . import costs, lora
 from .acceptance import forecast, total
 from .benchmark import accepted
 from .collect import generation_seed
-from .gate import Costs
 from .known_costs import Advice
 from .pair import Pair
 from .rule import SAMPLING, Rule
@@ -29,6 +28,7 @@ from .scoring import Scores, score_carried
 from .speculative.decoder import Decoding, Settings
 from .speculative.draft_length import PayingDraftLength
 from .teacher_forced import Text
+from .timings import Costs
 
 PLAIN, STOCK, OURS = "plain", "mlx-lm", "draftloop"
 

@@ -11,13 +11,13 @@ from .acceptance import realised
 from .collect import usable_ids
 from .config import Speculative
 from .errors import PromptError
-from .gate import Costs
 from .pair import Pair
 from .prompts import Prompt, Unusable
 from .records import Sampler
 from .speculative.decoder import Decoding, Finish, Settings, count_rounds
 from .speculative.draft_length import PayingDraftLength
 from .speculative.rules import rule_for
+from .timings import Costs
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from .acceptance import expected_rounds, rounds_moments
 from .config import Config
 from .costs import measure
-from .gate import Costs, Decision, ScoredText, decide
+from .gate import Decision, ScoredText, decide
 from .live import decode_all
 from .pair import Pair
 from .records import Record
@@ -23,6 +23,7 @@ from .rule import SAMPLING, Rule
 from .scoring import Scores, score, score_carried
 from .speculative.decoder import Settings, fits
 from .teacher_forced import Text
+from .timings import Costs
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 MOST_STANDARD_ERRORS = 4.0  # one honest candidate in 16,000 is above by chance

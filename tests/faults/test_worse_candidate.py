@@ -15,10 +15,11 @@ from retraining import Shop
 
 from draftloop.config import Gate
 from draftloop.data_directory import DataDirectory
-from draftloop.gate import Costs, ScoredText, decide
+from draftloop.gate import ScoredText, decide
 from draftloop.records import Record, to_line
 from draftloop.registry import Pointer, Registry
 from draftloop.sign_flip import alpha_of_attempt, sign_flip_test
+from draftloop.timings import Costs
 
 pytestmark = pytest.mark.row("a worse candidate")
 

@@ -8,8 +8,8 @@ from itertools import islice
 
 import pytest
 
-from draftloop.gate import Costs
 from draftloop.speculative.draft_length import PROBING, PayingDraftLength
+from draftloop.timings import Costs
 
 MOST = 8
 MACHINES = {

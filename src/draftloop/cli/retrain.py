@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .app import App, json_option, model_options, note, on_error, print_json, quiet_libraries
-from .progress import Steps
 
 if TYPE_CHECKING:
     from ..unattended.work import Outcome
@@ -36,6 +35,8 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
 
     give_way(app.config.retrain.niceness)
     quiet_libraries()
+    from .progress import Steps
+
     with Steps() as steps:
         found = retrain(app.data, app.config, force=force, say=note, on_step=partial(steps.at, "training"))
     _print(found, as_json)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from ..gate import Costs
+from ..timings import Costs
 
 MEMORY = 96  # rounds
 PRIOR = 4.0  # rounds
