@@ -46,17 +46,19 @@ class PayingDraftLength:
 
     def choose(self) -> int:
         """K of the next round."""
-        best = self.best
-        if best == 0 and self._probe:
+        speeds = self.speeds()
+        k = _best_drafting(speeds)
+        if speeds[0] <= (1 + MARGIN) * speeds[k] or self._probe:
             self._probe = False
-            return self._best_probe
-        return best
+            return k
+        return 0
 
     def plain_steps(self) -> int:
         """Plain steps until the next round that finds out what the draft is worth."""
         self._probe = True
-        k, step = self._best_probe, self._seconds[0]
-        lost = self._seconds[k] + self._lag - self.speeds()[k] * self._seconds[k] * step
+        speeds, step = self.speeds(), self._seconds[0]
+        k = _best_drafting(speeds)
+        lost = self._seconds[k] + self._lag - speeds[k] * self._seconds[k] * step
         return max(1, math.ceil(lost / (PROBING * step)))
 
     def observe(self, drafted: int, accepted: int) -> None:
@@ -71,12 +73,6 @@ class PayingDraftLength:
             self._kept[depth] += depth < accepted
         self._probe = accepted == drafted
 
-    @property
-    def best(self) -> int:
-        """The K that pays most now."""
-        speeds, k = self.speeds(), self._best_probe
-        return 0 if speeds[0] > (1 + MARGIN) * speeds[k] else k
-
     def speeds(self) -> list[float]:
         """Expected tokens a second for K = 0, 1, …"""
         length, reached, chance = 1.0, 1.0, FIRST_GUESS
@@ -88,8 +84,7 @@ class PayingDraftLength:
             found.append(length / seconds)
         return found
 
-    @property
-    def _best_probe(self) -> int:
-        """The K >= 1 that pays most now; the smallest of equals."""
-        speeds = self.speeds()[1:]
-        return 1 + speeds.index(max(speeds))
+
+def _best_drafting(speeds: list[float]) -> int:
+    """The K >= 1 that pays most; the smallest of equals."""
+    return max(range(1, len(speeds)), key=speeds.__getitem__)
