@@ -90,7 +90,10 @@ BAD: list[tuple[list[str], str]] = [
         ]
     ],
     # benchmark acceptance
-    (["benchmark", "speed"], "No such command 'speed'"),
+    (["benchmark", "velocity"], "No such command 'velocity'"),
+    (["benchmark", "speed"], "give --prompts-file"),
+    (["benchmark", "speed", "--num-draft-tokens", "0"], "every draft length lies between 1 and 64"),
+    (["benchmark", "speed", "--rule", "greedy"], "rule greedy does not fit temperature 0.8"),
     (["benchmark", "acceptance"], "no held-out generations in data/failures/failures.jsonl"),
     (["benchmark", "acceptance", "--temp", "0.5"], "sampling flags need --prompts-file"),
     (["benchmark", "acceptance", "--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
