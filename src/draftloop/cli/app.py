@@ -118,22 +118,36 @@ def model_options(command: Command) -> Command:
     return config_option("--model", key="models.target", metavar="NAME|DIR")(command)
 
 
+def sampler_options(command: Command) -> Command:
+    """How text is sampled, and how long, in mlx-lm's names."""
+    return _config_options(
+        command,
+        ("--temp", "speculative.temperature", float),
+        ("--top-p", "speculative.top_p", float),
+        ("--min-p", "speculative.min_p", float),
+        ("--top-k", "speculative.top_k", int),
+        ("--max-tokens", "speculative.max_tokens", int),
+        ("--seed", "speculative.seed", int),
+    )
+
+
 def sampling_options(command: Command) -> Command:
-    """The sampler, the rule and the lengths, in mlx-lm's names."""
-    for names, key, kind in reversed(
-        [
-            ("--max-tokens", "speculative.max_tokens", int),
-            ("--temp", "speculative.temperature", float),
-            ("--top-p", "speculative.top_p", float),
-            ("--min-p", "speculative.min_p", float),
-            ("--top-k", "speculative.top_k", int),
+    """The sampler, the rule and the draft length of what is generated."""
+    command = sampler_options(
+        _config_options(
+            command,
             ("--num-draft-tokens", "speculative.num_draft_tokens", int),
             ("--rule", "speculative.rule", str),
-            ("--seed", "speculative.seed", int),
-        ]
-    ):
-        command = config_option(names, key=key, type=kind)(command)
+        )
+    )
     return config_option("--chat-template/--no-chat-template", key="speculative.chat_template", is_flag=True)(command)
+
+
+def _config_options(command: Command, *options: tuple[str, str, type]) -> Command:
+    """In this order in the help."""
+    for name, key, kind in reversed(options):
+        command = config_option(name, key=key, type=kind)(command)
+    return command
 
 
 def json_option(command: Command) -> Command:

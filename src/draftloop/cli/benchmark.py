@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import click
 from ..errors import PromptError
 from ..memory import forget_peak, peak_gigabytes
 from ..rule import SAMPLING
-from .app import App, adapter_option, config_option, json_option, model_options, note, print_json
+from .app import App, Command, adapter_option, json_option, model_options, note, print_json, sampler_options
 
 if TYPE_CHECKING:
     from ..benchmark import Report
@@ -25,8 +26,31 @@ def benchmark() -> None:
     """Measure a draft."""
 
 
-def draft_lengths(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
-    """The callback of an option that takes several K."""
+def draft_lengths_option(default: str) -> Callable[[Command], Command]:
+    """`--num-draft-tokens` for several K."""
+    return click.option(
+        "--num-draft-tokens",
+        "lengths",
+        default=default,
+        show_default=True,
+        callback=_draft_lengths,
+        metavar="K,K,...",
+        help="Draft lengths.",
+    )
+
+
+def rule_option(auto: str) -> Callable[[Command], Command]:
+    """`--rule`, saying what `auto` measures."""
+    return click.option(
+        "--rule",
+        type=click.Choice(["auto", "greedy", *SAMPLING]),
+        default="auto",
+        show_default=True,
+        help=f"Acceptance rule; {auto}",
+    )
+
+
+def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
     try:
         lengths = sorted({int(part) for part in value.split(",")})
     except ValueError:
@@ -40,28 +64,9 @@ def draft_lengths(_context: click.Context, _parameter: click.Parameter, value: s
 @adapter_option("Adapter to compare with the bare draft.")
 @click.option("--prompts-file", type=click.Path(path_type=Path), help="Prompts to generate from and measure on.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use so many prompts or logged generations.")
-@click.option(
-    "--num-draft-tokens",
-    "lengths",
-    default="1,2,4,8",
-    show_default=True,
-    callback=draft_lengths,
-    metavar="K,K,...",
-    help="Draft lengths.",
-)
-@click.option(
-    "--rule",
-    type=click.Choice(["auto", "greedy", *SAMPLING]),
-    default="auto",
-    show_default=True,
-    help="Acceptance rule; auto: every one that fits the texts.",
-)
-@config_option("--temp", key="speculative.temperature", type=float)
-@config_option("--top-p", key="speculative.top_p", type=float)
-@config_option("--min-p", key="speculative.min_p", type=float)
-@config_option("--top-k", key="speculative.top_k", type=int)
-@config_option("--max-tokens", key="speculative.max_tokens", type=int)
-@config_option("--seed", key="speculative.seed", type=int)
+@draft_lengths_option("1,2,4,8")
+@rule_option("auto: every one that fits the texts.")
+@sampler_options
 @click.option("--live", is_flag=True, help="Also decode the prompts for real at every K, and time it.")
 @model_options
 @json_option

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import PromptError
-from ..rule import SAMPLING
-from .app import App, adapter_option, config_option, json_option, model_options, note, print_json
-from .benchmark import draft_lengths, held_out_records
+from .app import App, adapter_option, json_option, model_options, note, print_json, sampler_options
+from .benchmark import draft_lengths_option, held_out_records, rule_option
 
 if TYPE_CHECKING:
     from ..known_costs import KnownCosts
@@ -26,31 +25,10 @@ if TYPE_CHECKING:
 @adapter_option("Adapter of the draft.")
 @click.option("--prompts-file", type=click.Path(path_type=Path), help="Prompts to decode; by default held-out ones.")
 @click.option("--limit", type=click.IntRange(min=1), default=8, show_default=True, help="Use so many prompts.")
-@click.option(
-    "--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Passes over them that count."
-)
-@click.option(
-    "--num-draft-tokens",
-    "lengths",
-    default="1,2,3,4,6,8",
-    show_default=True,
-    callback=draft_lengths,
-    metavar="K,K,...",
-    help="Draft lengths.",
-)
-@click.option(
-    "--rule",
-    type=click.Choice(["auto", "greedy", *SAMPLING]),
-    default="auto",
-    show_default=True,
-    help="Acceptance rule; auto: greedy at temperature 0, rejection and block above.",
-)
-@config_option("--temp", key="speculative.temperature", type=float)
-@config_option("--top-p", key="speculative.top_p", type=float)
-@config_option("--min-p", key="speculative.min_p", type=float)
-@config_option("--top-k", key="speculative.top_k", type=int)
-@config_option("--max-tokens", key="speculative.max_tokens", type=int)
-@config_option("--seed", key="speculative.seed", type=int)
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that count.")
+@draft_lengths_option("1,2,3,4,6,8")
+@rule_option("auto: greedy at temperature 0, rejection and block above.")
+@sampler_options
 @model_options
 @json_option
 @click.pass_obj

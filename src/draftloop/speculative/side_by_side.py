@@ -84,7 +84,10 @@ def write(
             if not is_out_of_memory(error):
                 raise
             if rows == 1:
-                raise NoRoom(f"a text alone does not fit into memory ({' '.join(str(error).split())})") from None
+                raise NoRoom(
+                    f"a text alone does not fit into memory ({' '.join(str(error).split())}); lower its length "
+                    "(max_tokens, max_prompt_length), close other programs, or take smaller models"
+                ) from None
         rows //= 2
 
 
