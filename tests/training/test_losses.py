@@ -13,7 +13,7 @@ from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.training import losses
 from draftloop.training.forward import make_forward
-from draftloop.training.losses import LK_ETA, Asked, Student, Sums, loss_sums, student
+from draftloop.training.losses import LK_ETA, Asked, Student, Sums, Told, loss_sums, student
 
 M, V, WIDTH = 5, 9, 7
 KINDS = ("ce", "kl", "tv", "nla", "lk")
@@ -35,11 +35,11 @@ def teacher() -> np.ndarray:
 LOG_P = teacher()
 
 
-NO = mx.zeros(M, mx.bool_)
 LOG_P_ARRAY = mx.array(LOG_P.astype(np.float32))
+TOLD = Told.of(LOG_P_ARRAY)
 
 
-def asked(match: mx.array | None = None, greedy: mx.array = NO, weights: np.ndarray = WEIGHTS) -> Asked:
+def asked(match: mx.array | None = None, greedy: mx.array | None = None, weights: np.ndarray = WEIGHTS) -> Asked:
     numbers = [mx.array(a.astype(np.float32)) for a in (TEMPERATURE, weights)]
     return Asked(mx.array(LABELS.astype(np.int32)), *numbers, greedy, match)
 
@@ -53,7 +53,7 @@ def log_q_of(found: Student) -> mx.array:
 
 
 def value(kind: str, logits: mx.array, sums=loss_sums) -> mx.array:
-    return sums(kind, student(logits, asked(), WIDTH), LOG_P_ARRAY, asked()).loss
+    return sums(kind, student(logits, asked(), WIDTH), TOLD, asked()).loss
 
 
 def definition(kind: str, logits: np.ndarray, share: float | None = None) -> tuple[float, float]:
@@ -96,7 +96,7 @@ def trains(kind: str, sums=loss_sums) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_is_what_the_design_says(kind):
-    sums = loss_sums(kind, student(logits32(), asked(), WIDTH), LOG_P_ARRAY, asked())
+    sums = loss_sums(kind, student(logits32(), asked(), WIDTH), TOLD, asked())
     loss, accepted = definition(kind, LOGITS)
     assert sums.loss.item() == pytest.approx(loss, rel=1e-5)
     assert sums.acceptance.item() == pytest.approx(accepted, rel=1e-5)
@@ -113,7 +113,9 @@ def test_the_same_check_catches_a_loss_whose_gradient_is_cut_off(kind):
     """The bug of a known implementation: finite, falling in no log, training nothing."""
 
     def cut(kind: str, found: Student, *rest: mx.array) -> Sums:
-        return loss_sums(kind, Student(*map(mx.stop_gradient, found)), *rest)
+        return loss_sums(
+            kind, found._replace(scaled=mx.stop_gradient(found.scaled), label=mx.stop_gradient(found.label)), *rest
+        )
 
     assert value(kind, logits32(), cut).item() == value(kind, logits32()).item()
     assert not trains(kind, cut)
@@ -139,8 +141,7 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
     lora.load_parameters(model, noise)
     forward = make_forward(model, "draft", print)
     inputs, positions, labels = mx.array([[1, 2, 3, 4, 5, 6]]), mx.array([2, 3, 4, 5]), mx.array([1, 2, 3, 4])
-    none = mx.zeros(4, mx.bool_)
-    there = Asked(labels, mx.full((4, 1), 0.8), mx.ones(4), none)
+    there = Asked(labels, mx.full((4, 1), 0.8), mx.ones(4))
     drawn = mx.random.normal((4, 16), key=mx.random.key(1)) * 2
     log_p = drawn - mx.logsumexp(drawn, axis=-1, keepdims=True)
 
@@ -158,9 +159,9 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
         if kind == "lk":
             refused = 1 - mx.exp(losses.log_acceptance(log_q(), log_p))
             return (share * (p * (log_p - log_q())).sum(-1) + (1 - share) * refused).sum().item()
-        return loss_sums(kind, said(), log_p, there).loss.item()
+        return loss_sums(kind, said(), Told.of(log_p), there).loss.item()
 
-    _, gradient = nn.value_and_grad(model, lambda: loss_sums(kind, said(), log_p, there).loss)()
+    _, gradient = nn.value_and_grad(model, lambda: loss_sums(kind, said(), Told.of(log_p), there).loss)()
     norm = math.sqrt(sum(mx.sum(g * g).item() for _, g in tree_flatten(gradient)))
     start, step = model.trainable_parameters(), 3e-3
     ends = []
@@ -183,7 +184,7 @@ def test_extreme_logits_overflow_nothing(kind, size):
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_supervised_token_loss_and_gradient_are_zero_and_finite(kind):
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, student(logits, asked(), WIDTH), LOG_P_ARRAY, asked(weights=np.zeros(M))).loss
+        return loss_sums(kind, student(logits, asked(), WIDTH), TOLD, asked(weights=np.zeros(M))).loss
 
     loss_value, gradient = mx.value_and_grad(loss)(logits32())
     assert loss_value.item() == 0
@@ -207,7 +208,7 @@ def test_ids_beyond_the_shared_width_have_no_part_in_it(kind):
 def test_a_greedy_teacher_makes_kl_the_cross_entropy_and_a_the_probability_of_y():
     found, here = student(logits32(), asked(), WIDTH), asked()
     one_hot = mx.where(mx.arange(WIDTH) == here.labels[:, None], 0.0, -mx.inf)
-    of_kl, of_ce, of_nla = (loss_sums(kind, found, one_hot, here) for kind in ("kl", "ce", "nla"))
+    of_kl, of_ce, of_nla = (loss_sums(kind, found, Told.of(one_hot), here) for kind in ("kl", "ce", "nla"))
     assert of_kl.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-6)
     assert of_nla.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-6)
     assert of_kl.loss.item() > 0
@@ -224,7 +225,7 @@ def test_equal_distributions_are_accepted_whole_at_no_loss():
     log_q = log_q_of(found)
     assert mx.allclose(losses.log_acceptance(log_q, log_q), mx.zeros(M), atol=1e-6)
     for kind in ("kl", "tv", "nla", "lk"):
-        sums = loss_sums(kind, found, log_q, asked())
+        sums = loss_sums(kind, found, Told.of(log_q), asked())
         assert sums.loss.item() == pytest.approx(0, abs=1e-5)
         assert sums.acceptance.item() == pytest.approx(4, rel=1e-6)
 
@@ -247,11 +248,13 @@ def test_the_terms_of_pieces_add_up_to_those_of_the_whole(kind):
     found, here = student(logits32(), asked(), WIDTH), asked()
 
     def of(piece: slice) -> losses.Terms:
-        return losses.terms(kind, Student(*(a[piece] for a in found)), LOG_P_ARRAY[piece], here.piece(piece))
+        return losses.terms(
+            kind, Student(found.scaled[piece], found.label[piece], None), TOLD.piece(piece), here.piece(piece)
+        )
 
     pieces = [of(slice(i, i + 2)) for i in range(0, M, 2)]
     added = losses.combine(kind, losses.Terms(*map(sum, zip(*pieces, strict=True))))
-    whole = loss_sums(kind, found, LOG_P_ARRAY, here)
+    whole = loss_sums(kind, found, TOLD, here)
     assert [one.item() for one in added] == pytest.approx([one.item() for one in whole], rel=1e-6)
 
 
@@ -268,7 +271,7 @@ def test_under_match_what_is_accepted_is_the_sum_of_p_times_q():
     found, here = student(logits32(), asked(), WIDTH), asked(match=mx.array([True] * M))
     expected = (np.exp(LOG_P) * np.exp(np.array(log_q_of(found)))).sum(-1)
     assert np.allclose(np.exp(np.array(losses.log_acceptance(log_q_of(found), LOG_P_ARRAY, here.match))), expected)
-    sums = loss_sums("tv", found, LOG_P_ARRAY, here)
+    sums = loss_sums("tv", found, TOLD, here)
     assert sums.loss.item() == pytest.approx((WEIGHTS * (1 - expected)).sum(), rel=1e-5)
     assert sums.acceptance.item() == pytest.approx((WEIGHTS * expected).sum(), rel=1e-5)
 
@@ -278,7 +281,7 @@ def test_under_match_the_gradient_is_that_of_the_sum_of_p_times_q(kind):
     here = asked(match=mx.array([True] * M))
 
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, student(logits, here, WIDTH), LOG_P_ARRAY, here).loss
+        return loss_sums(kind, student(logits, here, WIDTH), TOLD, here).loss
 
     gradient = np.array(mx.grad(loss)(logits32()))
     q = np.exp(np.array(log_q_of(student(logits32(), here, WIDTH)), np.float64))
@@ -295,10 +298,11 @@ def test_under_match_the_gradient_is_that_of_the_sum_of_p_times_q(kind):
 
 
 def test_at_temperature_0_a_token_is_accepted_where_it_is_the_draft_s_likeliest():
-    found = student(logits32(), asked(), WIDTH)
-    one_hot = mx.where(mx.arange(WIDTH) == asked().labels[:, None], 0.0, -mx.inf)
+    greedy = asked(greedy=mx.array([True] * M))
+    found = student(logits32(), greedy, WIDTH)
+    one_hot = Told.of(mx.where(mx.arange(WIDTH) == asked().labels[:, None], 0.0, -mx.inf))
     hits = [float(LOGITS[i, :WIDTH].argmax() == LABELS[i]) for i in range(M)]
-    sums = loss_sums("lk", found, one_hot, asked(greedy=mx.array([True] * M)))
+    sums = loss_sums("lk", found, one_hot, greedy)
     assert 0 < sum(hits) < M
     assert sums.acceptance.item() == (WEIGHTS * hits).sum()
     assert sums.loss.item() == loss_sums("lk", found, one_hot, asked()).loss.item()  # the loss needs a slope
@@ -318,7 +322,7 @@ def named(k: int, log_p: np.ndarray) -> tuple[mx.array, mx.array]:
 
 
 TRUTH = rows(1, 64, 512, 3.0)
-MANY = Asked(mx.array(TRUTH.argmax(-1).astype(np.int32)), mx.full((64, 1), 0.8), mx.ones(64), mx.zeros(64, mx.bool_))
+MANY = Asked(mx.array(TRUTH.argmax(-1).astype(np.int32)), mx.full((64, 1), 0.8), mx.ones(64))
 DRAFT = mx.array((TRUTH * 0.7 + rows(2, 64, 512, 1.0)).astype(np.float32))
 
 
@@ -327,9 +331,9 @@ def of_the_likeliest(kind: str, k: int | None) -> tuple[float, float, np.ndarray
     log_p, ids = (mx.array(TRUTH.astype(np.float32)), None) if k is None else named(k, TRUTH)
 
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, student(logits, MANY, 512, ids), log_p, MANY, ids).loss
+        return loss_sums(kind, student(logits, MANY, 512, ids), Told.of(log_p, ids), MANY).loss
 
-    sums = loss_sums(kind, student(DRAFT, MANY, 512, ids), log_p, MANY, ids)
+    sums = loss_sums(kind, student(DRAFT, MANY, 512, ids), Told.of(log_p, ids), MANY)
     return sums.loss.item(), sums.acceptance.item(), np.array(mx.grad(loss)(DRAFT))
 
 
@@ -361,9 +365,9 @@ def test_naming_every_id_is_the_exact_loss(kind):
 @pytest.mark.parametrize("size", [1e3, 1e30])
 def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
     log_p, ids = named(8, TRUTH)
-    loss, gradient = mx.value_and_grad(lambda x: loss_sums(kind, student(x, MANY, 512, ids), log_p, MANY, ids).loss)(
-        DRAFT * size
-    )
+    loss, gradient = mx.value_and_grad(
+        lambda x: loss_sums(kind, student(x, MANY, 512, ids), Told.of(log_p, ids), MANY).loss
+    )(DRAFT * size)
     assert math.isfinite(loss.item())
     assert mx.all(mx.isfinite(gradient)).item()
 
@@ -371,7 +375,7 @@ def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
 def test_hard_labels_are_one_named_id_and_give_the_cross_entropy():
     here = asked()
     log_p, ids = mx.array([[0.0, -mx.inf]] * M), here.labels[:, None]
-    hard = loss_sums("kl", student(logits32(), here, WIDTH, ids), log_p, here, ids).loss
+    hard = loss_sums("kl", student(logits32(), here, WIDTH, ids), Told.of(log_p, ids), here).loss
     assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-6)
 
 
@@ -379,15 +383,15 @@ def test_a_column_that_names_no_id_changes_nothing():
     log_p, ids = named(8, TRUTH)
     wider = mx.concatenate([log_p[:, :8], mx.full((64, 3), -mx.inf), log_p[:, 8:]], axis=1)
     more = mx.concatenate([ids, mx.full((64, 3), -1, mx.int32)], axis=1)
-    plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), log_p, MANY, ids)
-    assert loss_sums("lk", student(DRAFT, MANY, 512, more), wider, MANY, more).loss.item() == pytest.approx(
+    plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), Told.of(log_p, ids), MANY)
+    assert loss_sums("lk", student(DRAFT, MANY, 512, more), Told.of(wider, more), MANY).loss.item() == pytest.approx(
         plain.loss.item()
     )
 
 
 def test_weights_count_each_position_so_often():
-    twice = loss_sums("kl", student(logits32(), asked(), WIDTH), LOG_P_ARRAY, asked(weights=2 * WEIGHTS))
-    once = loss_sums("kl", student(logits32(), asked(), WIDTH), LOG_P_ARRAY, asked())
+    twice = loss_sums("kl", student(logits32(), asked(), WIDTH), TOLD, asked(weights=2 * WEIGHTS))
+    once = loss_sums("kl", student(logits32(), asked(), WIDTH), TOLD, asked())
     assert [2 * one.item() for one in once] == pytest.approx([one.item() for one in twice], rel=1e-6)
 
 
@@ -409,7 +413,7 @@ def test_on_the_draft_s_own_greedy_text_a_hit_is_the_target_s_choice_and_not_the
     ids = target[:, None] if named_ids else None
     whole = mx.where(mx.arange(WIDTH) == target[:, None], 0.0, -mx.inf)
     log_p = mx.array([[0.0, -mx.inf]] * M) if named_ids else whole
-    sums = loss_sums("lk", student(logits32(), here, WIDTH, ids), log_p, here, ids)
+    sums = loss_sums("lk", student(logits32(), here, WIDTH, ids), Told.of(log_p, ids), here)
     assert sums.acceptance.item() == 1.0
 
 
@@ -420,13 +424,13 @@ def test_under_match_two_draws_from_the_bucket_are_not_one_id():
     here = MANY._replace(match=mx.ones(64, mx.bool_))
     q = np.exp(np.array(log_q_of(student(DRAFT, here, 512)), np.float64))
     truth = (np.exp(flat) * q).sum(-1)
-    sums = loss_sums("tv", student(DRAFT, here, 512, ids), log_p, here, ids)
+    sums = loss_sums("tv", student(DRAFT, here, 512, ids), Told.of(log_p, ids), here)
     assert 0 < sums.acceptance.item() < truth.sum()
 
     for kind in ("tv", "nla"):
 
         def loss(logits: mx.array, kind: str = kind) -> mx.array:
-            return loss_sums(kind, student(logits, here, 512, ids), log_p, here, ids).loss
+            return loss_sums(kind, student(logits, here, 512, ids), Told.of(log_p, ids), here).loss
 
         gradient = np.array(mx.grad(loss)(mx.zeros((64, 512))))
         assert (np.take_along_axis(gradient, np.array(ids), axis=-1) < 0).all()

@@ -18,7 +18,7 @@ from draftloop.config import Training
 from draftloop.errors import TrainingFailed
 from draftloop.training.batches import Batch, make_batch
 from draftloop.training.forward import LEAST_PIECE, PIECE_BYTES, Forward, make_forward
-from draftloop.training.losses import Asked
+from draftloop.training.losses import Asked, Told
 from draftloop.training.step import Learner, Skipped, learning_rate, problem
 from draftloop.training.teacher import LiveTeacher, Taught
 from draftloop.training.texts.examples import Example
@@ -146,12 +146,12 @@ def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
     forward = Forward(lambda inputs, _: draft(inputs), lambda rows: rows @ head.T)
     rows = mx.random.normal((positions, 8), key=mx.random.key(2))
     log_p = mx.random.normal((positions, vocabulary), key=mx.random.key(3))
-    log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)
-    no = mx.zeros(positions, mx.bool_)
-    asked = Asked(mx.zeros(positions, mx.int32), mx.ones((positions, 1)), mx.ones(positions), no)
+    told = Told.of(log_p - mx.logsumexp(log_p, axis=-1, keepdims=True))
+    asked = Asked(mx.zeros(positions, mx.int32), mx.ones((positions, 1)), mx.ones(positions))
     batch = Batch((), rows, mx.arange(positions), asked, positions)
-    taught = Taught((log_p,), None, positions)
-    mx.eval(head, rows, log_p, draft.parameters())
+    taught = Taught((told,), positions)
+    mx.eval(head, rows, told.p, told.certainty, draft.parameters())
+    del log_p
 
     def peak(piece_bytes: int) -> int:
         found = Learner(draft, forward, None, vocabulary, Training(loss=kind), 1, piece_bytes)

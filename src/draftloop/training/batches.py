@@ -70,7 +70,7 @@ def make_batch(examples: Sequence[Example]) -> Batch:
             labels=mx.array(labels),
             temperature=mx.array(temperature),
             weights=mx.array(weights),
-            greedy=mx.array(greedy),
+            greedy=mx.array(greedy) if greedy.any() else None,
             match=mx.array(match) if match.any() else None,
         ),
         tokens=tokens,

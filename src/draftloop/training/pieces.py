@@ -79,9 +79,8 @@ class HeadLoss:
         return Terms(*(mx.array(sum(column)) for column in zip(*found, strict=True)))
 
     def _terms(self, rows: mx.array, piece: slice) -> Terms:
-        asked, taught = self.batch.asked.piece(piece), self.taught.piece(piece)
-        found = student(self.head(rows), asked, self.width, taught.ids)
-        return terms(self.kind, found, taught.log_p, asked, taught.ids)
+        asked, told = self.batch.asked.piece(piece), self.taught.piece(piece)
+        return terms(self.kind, student(self.head(rows), asked, self.width, told.ids), told, asked)
 
     def _share(self, rows: mx.array, pieces: list[slice]) -> mx.array | None:
         """What `lk` weighs its parts by rests on all positions, so it takes a pass of its own; None for the others."""

@@ -1,19 +1,19 @@
 """What the target says at supervised positions: asked live, read from the log, or only its tokens. Never trained.
 
-For a batch with M positions all three give log p (M, S) and the ids that its columns stand for:
-  live    the target reads each record once: n positions -> logits (n, V) -> log p (n, W) under the record's sampler,
+For a batch with M positions all three give p (M, S) and the ids that its columns stand for:
+  live    the target reads each record once: n positions -> logits (n, V) -> p (n, W) under the record's sampler,
           kept in float32 where all fit into the memory allowed, else in float16; where a large vocabulary does not fit
           so either, the likeliest ids and one bucket for the rest; what still does not fit is computed at each use;
   logged  the k likeliest ids that the collector kept, and one bucket for the rest: S = k + 1. No target is needed;
   none    all mass on the token that was emitted: S = 2.
-Every record is read alone and rounded alike whether it is kept or not, so log p never depends on the order of a run.
+Every record is read alone and rounded alike whether it is kept or not, so p never depends on the order of a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +23,7 @@ from ..speculative.likeliest import likeliest
 from ..speculative.transforms import sampling_log_probs
 from .batches import Batch
 from .forward import Forward, positions_at_a_time
+from .losses import Told
 from .texts.examples import Example
 
 LIKELIEST = 128  # ids kept of a distribution where whole ones do not fit
@@ -30,37 +31,31 @@ _MEGABYTE = 1 << 20
 _NOISE = 1e-6  # of a sum in float32: a smaller tail is none, or it would weigh what the draft gives to no id at all
 
 
-class Rows(NamedTuple):
-    """What a teacher says at m positions: log p (m, S) float32, and ids (m, S - 1) int32 or None as in `Taught`."""
-
-    log_p: mx.array
-    ids: mx.array | None
-
-
 @dataclass(frozen=True)
 class Taught:
     """What a teacher says at M positions, in parts one after the other: a large vocabulary is never put together.
 
     Attributes:
-        log_p: parts (n, S) of any float type, each row of mass 1.
-        ids: parts (n, S - 1) int32, that all but the last column stand for, -1 where a column stands for none; the last
-            is for all other ids together. None where S is W: column i is id i.
+        parts: at least one, all with ids or all without.
         size: M; positions beyond those of the parts only fill up and have no mass.
     """
 
-    log_p: tuple[mx.array, ...]
-    ids: tuple[mx.array, ...] | None
+    parts: tuple[Told, ...]
     size: int
 
-    def piece(self, piece: slice) -> Rows:
-        """The rows of some positions."""
+    def piece(self, piece: slice) -> Told:
+        """Some positions, p in float32."""
         start, stop, _ = piece.indices(self.size)
-        log_p = _cut(self.log_p, start, stop, -mx.inf).astype(mx.float32)
-        return Rows(log_p, None if self.ids is None else _cut(self.ids, start, stop, -1))
+        ids = [part.ids for part in self.parts if part.ids is not None]
+        return Told(
+            _cut([part.p for part in self.parts], start, stop, 0.0).astype(mx.float32),
+            _cut([part.certainty for part in self.parts], start, stop, 0.0),
+            _cut(ids, start, stop, -1) if ids else None,
+        )
 
 
 class Teacher(Protocol):
-    """Whoever says log p for a batch."""
+    """Whoever says p for a batch."""
 
     @property
     def takes(self) -> tuple[int, int]:
@@ -94,12 +89,12 @@ class LiveTeacher:
         self._forward = forward
         self._width = width
         self._examples = {example.record_id: example for example in examples}
-        self._kept: dict[str, list[Rows]] = {}
+        self._kept: dict[str, list[Told]] = {}
         self._room = allowed = int(memory_mb * _MEGABYTE)
         positions = later + sum(len(e.labels) for e in self._examples.values() if not _is_hard(e))
-        self._type = mx.float32 if 4 * width * positions <= allowed else mx.float16
-        a_position = self._type.size * width
-        few = 8 * LIKELIEST + 4
+        self._type = mx.float32 if (4 * width + 4) * positions <= allowed else mx.float16
+        a_position = self._type.size * width + 4
+        few = 8 * LIKELIEST + 8
         self._k = LIKELIEST if a_position * positions > allowed and few < a_position else None
         if self._k is not None:
             say(
@@ -126,65 +121,62 @@ class LiveTeacher:
             self._room += _bytes(self._kept.pop(example.record_id, []))
 
     def teach(self, batch: Batch) -> Taught:
-        """log p over all ids (M, W), or of the k likeliest and of the rest (M, k + 1)."""
-        found = [rows for example in batch.examples if example.labels for rows in self._of(example)] or [
-            self._nothing()
-        ]
-        ids = None if self._k is None else tuple(rows.ids for rows in found if rows.ids is not None)
-        return Taught(tuple(rows.log_p for rows in found), ids, batch.size)
+        """p of all ids (M, W), or of the k likeliest and of the rest (M, k + 1)."""
+        found = [part for example in batch.examples if example.labels for part in self._of(example)]
+        return Taught(tuple(found or [self._nothing()]), batch.size)
 
-    def _of(self, example: Example) -> list[Rows]:
+    def _of(self, example: Example) -> list[Told]:
         """Rows one after the other for the labels of `example`, which may be a shortened one."""
         n = len(example.labels)
         if _is_hard(example):
-            labels = mx.array(example.labels)[:, None]
+            labels, certain = mx.array(example.labels)[:, None], mx.zeros(n)
             if self._k is None:
-                return [Rows(mx.where(mx.arange(self._width) == labels, 0.0, -mx.inf), None)]
+                return [Told((mx.arange(self._width) == labels).astype(mx.float32), certain)]
             first = mx.arange(self._k + 1) == 0
-            return [
-                Rows(mx.broadcast_to(mx.where(first, 0.0, -mx.inf), (n, self._k + 1)), mx.where(first[:-1], labels, -1))
-            ]
-        rows = self._kept.get(example.record_id)
-        if rows is None:
-            rows = self._computed(self._examples[example.record_id])
+            one_hot = mx.broadcast_to(first.astype(mx.float32), (n, self._k + 1))
+            return [Told(one_hot, certain, mx.where(first[:-1], labels, -1))]
+        parts = self._kept.get(example.record_id)
+        if parts is None:
+            parts = self._computed(self._examples[example.record_id])
         found, left = [], n
-        for piece in rows:
+        for part in parts:
             if left > 0:
-                found.append(Rows(piece.log_p[:left], None if piece.ids is None else piece.ids[:left]))
-            left -= piece.log_p.shape[0]
+                found.append(part.piece(slice(left)))
+            left -= part.p.shape[0]
         return found
 
-    def _computed(self, example: Example) -> list[Rows]:
+    def _computed(self, example: Example) -> list[Told]:
         """Evaluated a piece of the positions at a time, for a large vocabulary's logits are many; kept if they fit."""
         hidden = self._forward.hidden(mx.array([example.inputs]), mx.array(list(example.positions)))
         found, size = [], positions_at_a_time(self._width)
         for start in range(0, hidden.shape[0], size):
             logits = self._forward.head(hidden[start : start + size])
-            found.append(self._rows(mx.stop_gradient(sampling_log_probs(logits, example.sampler, self._width))))
+            found.append(self._told(mx.stop_gradient(sampling_log_probs(logits, example.sampler, self._width))))
             mx.eval([values for values in found[-1] if values is not None])
         if _bytes(found) <= self._room:
             self._kept[example.record_id] = found
             self._room -= _bytes(found)
         return found
 
-    def _rows(self, log_p: mx.array) -> Rows:
+    def _told(self, log_p: mx.array) -> Told:
         """What is kept of (m, W)."""
         if self._k is None:
-            return Rows(log_p.astype(self._type), None)
+            told = Told.of(log_p)
+            return told._replace(p=told.p.astype(self._type))
         ids, named, tail = likeliest(mx.exp(log_p), self._k)
         rest = mx.where(tail > _NOISE, mx.log(mx.maximum(tail, _NOISE)), -mx.inf)
         ids = mx.where(named == -mx.inf, -1, ids.astype(mx.int32))
-        return Rows(mx.concatenate([named, rest[:, None]], axis=-1), ids)
+        return Told.of(mx.concatenate([named, rest[:, None]], axis=-1), ids)
 
-    def _nothing(self) -> Rows:
-        """No row at all."""
+    def _nothing(self) -> Told:
+        """Of no position at all."""
         if self._k is None:
-            return Rows(mx.zeros((0, self._width)), None)
-        return Rows(mx.zeros((0, self._k + 1)), mx.zeros((0, self._k), mx.int32))
+            return Told(mx.zeros((0, self._width)), mx.zeros(0))
+        return Told(mx.zeros((0, self._k + 1)), mx.zeros(0), mx.zeros((0, self._k), mx.int32))
 
 
-def _bytes(rows: Iterable[Rows]) -> int:
-    return sum(values.nbytes for one in rows for values in one if values is not None)
+def _bytes(parts: Iterable[Told]) -> int:
+    return sum(values.nbytes for part in parts for values in part if values is not None)
 
 
 class LoggedTeacher:
@@ -201,7 +193,7 @@ class LoggedTeacher:
         self._k = max((rows.k for rows in kept.values()), default=1)
 
     def teach(self, batch: Batch) -> Taught:
-        """log p of the k likeliest ids and of the rest: (M, k + 1)."""
+        """p of the k likeliest ids and of the rest: (M, k + 1)."""
         log_p = np.full((batch.tokens, self._k + 1), -np.inf, np.float32)
         ids = np.full((batch.tokens, self._k), -1, np.int32)
         start = 0
@@ -209,7 +201,7 @@ class LoggedTeacher:
             stop = start + len(example.labels)
             self._fill(example, log_p[start:stop], ids[start:stop])
             start = stop
-        return Taught((mx.array(log_p),), (mx.array(ids),), batch.size)
+        return Taught((Told.of(mx.array(log_p), mx.array(ids)),), batch.size)
 
     def _fill(self, example: Example, log_p: np.ndarray, ids: np.ndarray) -> None:
         """The rows of one example, in place."""
@@ -239,5 +231,5 @@ def _cut(parts: Sequence[mx.array], start: int, stop: int, filler: float) -> mx.
         begin = end
     missing = stop - max(start, begin)
     if missing > 0:
-        found.append(mx.full((missing, parts[0].shape[1]), filler, parts[0].dtype))
+        found.append(mx.full((missing, *parts[0].shape[1:]), filler, parts[0].dtype))
     return mx.concatenate(found, axis=0)
