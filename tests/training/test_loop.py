@@ -287,13 +287,13 @@ def test_a_draft_is_validated_before_it_writes(tmp_path):
 def test_records_that_were_only_ever_skipped_are_not_said_to_be_learned_from(tmp_path, monkeypatch):
     shop = workshop(tmp_path, batch_size=1, gradient_accumulation_steps=1, replay_ratio=0.0)
     never = next(iter(shop.log.records({"train"}))).id
-    work = Learner._micro_batch
+    work = Learner._unusable
 
-    def refused(self, parts):
-        ids = tuple(example.record_id for part in parts for example in part)
-        return Skipped(ids, "of the test") if never in ids else work(self, parts)
+    def unusable(self, examples, sums, norm):
+        ids = tuple(example.record_id for example in examples)
+        return Skipped(ids, "of the test") if never in ids else work(self, examples, sums, norm)
 
-    monkeypatch.setattr(Learner, "_micro_batch", refused)
+    monkeypatch.setattr(Learner, "_unusable", unusable)
     result = shop.train()
     manifest = shop.registry.manifest(result.version)
     assert manifest.passed_over_ids == (never,)

@@ -221,9 +221,12 @@ class Loop:
     def _step(self) -> None:
         progress = self.progress
         window = self._window()
+        following = self._course.known_window(progress.step + 1)
         start = time.monotonic()
         result = self._within.do(
-            lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check, self._late()),
+            lambda: self._learner.train(
+                window, progress.step, progress.skipped_in_row, self._check, self._late(), following
+            ),
             window.micro_batches,
             droppable=True,
         )

@@ -3,7 +3,8 @@
 Every micro-batch gives sums over its supervised tokens; the window divides once, by all tokens of its micro-batches, so
 accumulating equals one large batch. A micro-batch whose loss or gradient cannot be used leaves no trace but its
 name. Dropout is drawn from (seed, step, micro-batch) alone. What does not fit into memory is worked on in parts, whose
-sums are added.
+sums are added. A window of one micro-batch is evaluated once, its update included, which is taken back where the
+gradient cannot be used; while the device works on it, the arrays of the next one are made.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Learner:
         self._piece = positions_at_a_time(width, piece_bytes)
         self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
         self.fit = Fit()
+        self._prepared: Batch | None = None
 
     @property
     def fit(self) -> Fit:
@@ -113,7 +115,13 @@ class Learner:
         return self._piece
 
     def train(
-        self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None], late: float = 0.0
+        self,
+        window: Window,
+        step: int,
+        skipped_in_row: int,
+        check: Callable[[], None],
+        late: float = 0.0,
+        following: Window | None = None,
     ) -> StepResult:
         """Make one optimizer step.
 
@@ -123,6 +131,7 @@ class Learner:
             skipped_in_row: micro-batches skipped one after the other right before.
             check: called before each micro-batch; may raise to give up the step, which then has changed nothing.
             late: as in `learning_rate`.
+            following: what the next step is made of, where that is known.
 
         Raises:
             TrainingFailed: too many micro-batches in a row could not be used.
@@ -130,17 +139,24 @@ class Learner:
         """
         before = self.state()
         try:
-            return self._train(window, step, skipped_in_row, check, late)
+            return self._train(window, step, skipped_in_row, check, late, following)
         except REFUSALS:  # half a step may lie in the adapter by then
             self.restore(before)
             raise
 
     def _train(
-        self, window: Window, step: int, skipped_in_row: int, check: Callable[[], None], late: float
+        self,
+        window: Window,
+        step: int,
+        skipped_in_row: int,
+        check: Callable[[], None],
+        late: float,
+        following: Window | None,
     ) -> StepResult:
         self.draft.train()
+        rate = self.slower * learning_rate(step, self._steps, self._settings, late)
         gradients: Any = None
-        loss, acceptance, tokens = 0.0, 0.0, 0
+        loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
         skipped: list[Skipped] = []
         for number, examples in enumerate(window.micro_batches):
             check()
@@ -149,18 +165,22 @@ class Learner:
             skipped += [_too_long(example) for example in alone]
             if not parts:
                 continue
-            found = self._micro_batch(parts)
+            at_once = len(window.micro_batches) == len(parts) == 1
+            found = self._at_once(parts[0], rate, following) if at_once else self._micro_batch(parts)
             if isinstance(found, Skipped):
                 skipped_in_row += 1
                 skipped.append(found)
                 self._give_up_after(skipped_in_row, found, step)
                 continue
-            sums, own = found
             skipped_in_row = 0
+            sums, own = found
             loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
-            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
-        rate = self.slower * learning_rate(step, self._steps, self._settings, late)
-        norm = self._apply(gradients, tokens, rate) if tokens else 0.0
+            if at_once:
+                norm = own
+            else:
+                gradients = own if gradients is None else tree_map(mx.add, gradients, own)
+        if gradients is not None:
+            norm = self._apply(gradients, tokens, rate)
         return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
 
     def begin_anew(self, slower: float) -> None:
@@ -236,29 +256,70 @@ class Learner:
             gradients = own if gradients is None else tree_map(mx.add, gradients, own)
         norm = _norm(gradients)
         mx.eval(gradients, norm)
-        coldest = min(example.sampler.temperature or 1.0 for part in parts for example in part)
-        reason = problem(_added(found), norm.item(), self._settings.max_loss / min(1.0, coldest))
-        if reason is not None:
-            return Skipped(tuple(example.record_id for part in parts for example in part), reason)
-        return _added(found), gradients
+        skipped = self._unusable([example for part in parts for example in part], _added(found), norm.item())
+        return skipped or (_added(found), gradients)
+
+    def _at_once(
+        self, examples: Sequence[Example], rate: float, following: Window | None
+    ) -> tuple[Sums, float] | Skipped:
+        """A whole step in one evaluation: its sums as numbers and the mean gradient's norm, or why there is none."""
+        before = self.state()
+        arrays, gradients = self._enqueued(examples)
+        norm = self._updated(gradients, mx.maximum(arrays.tokens, 1.0), rate)
+        everything = arrays, norm, self.draft.trainable_parameters(), self.optimizer.state
+        mx.async_eval(everything)
+        self._prepare(following)
+        mx.eval(everything)
+        mx.synchronize()  # a GPU says only now what it was refused
+        sums = Sums(*(value.item() for value in arrays))
+        skipped = self._unusable(examples, sums, norm.item())
+        if skipped is not None:
+            self.restore(before)
+        return skipped or (sums, norm.item())
+
+    def _unusable(self, examples: Sequence[Example], sums: Sums, norm: float) -> Skipped | None:
+        """Why a micro-batch with these sums, and this norm of a gradient, must not be trained on; None where it may."""
+        coldest = min(example.sampler.temperature or 1.0 for example in examples)
+        reason = problem(sums, norm, self._settings.max_loss / min(1.0, coldest))
+        return None if reason is None else Skipped(tuple(example.record_id for example in examples), reason)
 
     def _part(self, examples: Sequence[Example]) -> tuple[Sums, Any]:
         """Evaluated, so that nothing of a part is left when the next one begins."""
-        batch = make_batch(examples)
-        arrays, gradients = self._sums_and_gradients(batch, self._teacher.teach(batch))
+        arrays, gradients = self._enqueued(examples)
         mx.eval(arrays, gradients)
-        mx.synchronize()  # a GPU says only now what it was refused
+        mx.synchronize()
         return Sums(*(value.item() for value in arrays)), gradients
+
+    def _enqueued(self, examples: Sequence[Example]) -> tuple[Sums, Any]:
+        """Sums, and the gradient of the loss sum, not evaluated yet."""
+        batch, self._prepared = self._prepared, None
+        if batch is None or batch.examples != tuple(examples):
+            batch = make_batch(examples)
+        found: tuple[Sums, Any] = self._sums_and_gradients(batch, self._teacher.teach(batch))
+        return found
+
+    def _prepare(self, following: Window | None) -> None:
+        """Make the arrays of a window that will be evaluated at once."""
+        if following is None or len(following.micro_batches) > 1:
+            return
+        parts, _ = self.fit.parts(following.micro_batches[0])
+        if len(parts) == 1:
+            self._prepared = make_batch(parts[0])
 
     def _apply(self, gradients: Any, tokens: int, rate: float) -> float:
         """Update the adapter with the mean gradient; returns its norm before clipping."""
+        norm = self._updated(gradients, tokens, rate)
+        mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
+        mx.synchronize()
+        return float(norm.item())
+
+    def _updated(self, gradients: Any, tokens: mx.array | int, rate: float) -> mx.array:
+        """Enqueue the update with the mean gradient; gives its norm before clipping."""
         mean = tree_map(lambda gradient: gradient / tokens, gradients)
         clipped, norm = optim.clip_grad_norm(mean, self._settings.max_grad_norm)
         self.optimizer.learning_rate = rate
         self.optimizer.update(self.draft, clipped)
-        mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
-        mx.synchronize()
-        return float(norm.item())
+        return norm
 
     def _give_up_after(self, in_row: int, last: Skipped, step: int) -> None:
         if in_row >= self._settings.max_skipped_batches:

@@ -63,16 +63,16 @@ def refusing(
     monkeypatch: pytest.MonkeyPatch, refuses: Callable[[Learner, Sequence[Example]], bool], text: str = METAL
 ) -> list[int]:
     """Learners that raise an error in the middle of a step as MLX would; gives the rows of every part tried."""
-    work, tried = Learner._part, []
+    work, tried = Learner._enqueued, []
 
-    def part(self: Learner, examples: Sequence[Example]):
+    def enqueued(self: Learner, examples: Sequence[Example]):
         if examples[0].record_id:  # no probe
             tried.append(len(examples))
             if refuses(self, examples):
                 raise RuntimeError(text)
         return work(self, examples)
 
-    monkeypatch.setattr(Learner, "_part", part)
+    monkeypatch.setattr(Learner, "_enqueued", enqueued)
     return tried
 
 

@@ -55,11 +55,14 @@ class Course:
 
         Its epoch is the one that it would have without new texts.
         """
-        stage = sum(begin <= step for begin in self.begins) - 1
-        planned = self.plan.windows[step]
-        if stage < 0:
-            return planned
-        return replace(self._plan(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
+        return self._planned(step, self._stage(step), enough)
+
+    def known_window(self, step: int) -> Window | None:
+        """The window of a step; None behind the last one, and where texts are to be written first."""
+        stage = self._stage(step)
+        if step >= self.steps or (stage >= 0 and (self._latest is None or self._latest[0] != stage)):
+            return None
+        return self._planned(step, stage, lambda: False)
 
     def times_given(self, steps: int) -> Counter[str]:
         """How often each record is in what the first `steps` steps were made of, by id."""
@@ -68,6 +71,16 @@ class Course:
             if begin < steps:
                 windows += self._plan(stage, lambda: False).windows[: steps - begin]
         return Counter(e.record_id for window in windows for batch in window.micro_batches for e in batch)
+
+    def _stage(self, step: int) -> int:
+        """-1 is the part on the failures alone."""
+        return sum(begin <= step for begin in self.begins) - 1
+
+    def _planned(self, step: int, stage: int, enough: Enough) -> Window:
+        planned = self.plan.windows[step]
+        if stage < 0:
+            return planned
+        return replace(self._plan(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
 
     def _plan(self, stage: int, enough: Enough) -> Plan:
         """The steps of one stage; the latest is kept."""
