@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from builders import CountingFiles, failing_files, make_record
 
 from draftloop.errors import StoreError
-from draftloop.records import PairId
+from draftloop.records import PairId, Record
 from draftloop.replay import (
     Drawn,
     ReplayBuffer,
@@ -42,20 +45,20 @@ def test_acceptance_of_a_generation_is_the_mean_over_its_positions():
 
 def test_of_every_source_the_generations_at_or_above_its_own_median_are_worth_keeping():
     weak, strong = generations(10, "prose", 0.1, 0.4), generations(10, "code", 0.6, 0.9)
-    kept = worth_keeping([*weak, *strong])
+    kept = list(worth_keeping(lambda: [*weak, *strong]))
     assert kept == [*weak[5:], *strong[5:]]
 
 
 def test_equal_generations_are_all_kept_and_a_single_one_too():
     same = [generation(0.5) for _ in range(4)]
-    assert worth_keeping(same) == same
-    assert len(worth_keeping([generation(0.1, "one")])) == 1
+    assert list(worth_keeping(lambda: same)) == same
+    assert len(list(worth_keeping(lambda: [generation(0.1, "one")]))) == 1
 
 
 def test_only_the_train_split_ever_enters(tmp_path):
     buffer = ReplayBuffer(tmp_path, capacity=10)
     records = [generation(0.5, split=split) for split in ("train", "validation", "heldout")]
-    assert buffer.refresh(records, seed=0) == [records[0]]
+    assert buffer.refresh(lambda: records, seed=0) == [records[0]]
     assert buffer.remember(records, seed=0) == [records[0]]
     assert buffer.records() == [records[0]]
 
@@ -80,6 +83,32 @@ def test_the_reservoir_is_the_same_for_any_order_and_another_for_another_seed():
     assert reservoir(records, 20, seed=4) != reservoir(records, 20, seed=5)
 
 
+def test_of_records_with_one_id_the_last_counts_and_the_id_counts_once():
+    first, other = generation(0.5), generation(0.6)
+    again = replace(first, prompt="the same, once more")
+    assert set(reservoir([first, other, again], 5, seed=0)) == {other, again}
+    many = [replace(record, time=float(i)) for i in range(50) for record in (first, other)]
+    assert {record.time for record in reservoir(many, 2, seed=0)} == {49.0}
+    kept = reservoir([*many, *(generation(0.5, "code") for _ in range(2))], 2, seed=0)
+    assert Counter(record.source for record in kept) == {"prose": 1, "code": 1}
+
+
+def test_of_a_long_stream_only_what_may_stay_is_held():
+    def living() -> int:
+        return sum(isinstance(thing, Record) for thing in gc.get_objects())
+
+    def stream() -> Iterator[Record]:
+        for number in range(1_500):
+            yield generation(0.5, ("prose", "code")[number % 2])
+            if number % 100 == 99:
+                held.append(living())
+
+    before, held = living(), list[int]()
+    assert len(reservoir(worth_keeping(stream), 20, seed=0)) == 20
+    assert len(held) == 30
+    assert max(held) - before <= 2 * 20 + 5
+
+
 def test_adding_in_pieces_ends_with_the_same_reservoir(tmp_path):
     records = generations(60, "prose")
     buffer = ReplayBuffer(tmp_path, capacity=20)
@@ -90,9 +119,9 @@ def test_adding_in_pieces_ends_with_the_same_reservoir(tmp_path):
 
 def test_what_is_kept_survives_the_log_it_came_from(tmp_path):
     first = generations(10, "code")
-    ReplayBuffer(tmp_path, capacity=50).refresh(first, seed=0)
+    ReplayBuffer(tmp_path, capacity=50).refresh(lambda: first, seed=0)
     later = generations(4, "prose")
-    kept = ReplayBuffer(tmp_path, capacity=50).refresh(later, seed=0)
+    kept = ReplayBuffer(tmp_path, capacity=50).refresh(lambda: later, seed=0)
     assert set(kept) == set(first[5:]) | set(later[2:])
     assert oct((tmp_path / "replay.jsonl").stat().st_mode & 0o777) == "0o600"
 
@@ -134,7 +163,7 @@ def test_a_first_training_replays_the_source_that_the_draft_does_well_in():
     """150 prose and 40 code generations, all new and all failures: replaying prose would protect nothing."""
     prose, code = generations(150, "prose", 0.2, 0.4), generations(40, "code", 0.5, 0.7)
     everything = [*prose, *code]
-    pool = drawable(worth_keeping(everything), everything, everything)
+    pool = drawable(worth_keeping(lambda: everything), everything, everything)
     assert pool == code[20:]
 
 
@@ -147,7 +176,7 @@ def test_what_is_not_trained_on_anyway_is_replayed_whatever_its_source():
 
 def test_a_single_source_is_replayed_from_its_better_half():
     records = generations(10, "default")
-    assert drawable(worth_keeping(records), records, records) == records[5:]
+    assert drawable(worth_keeping(lambda: records), records, records) == records[5:]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.5, 0.9])

@@ -221,7 +221,8 @@ def generate_record(
     mx.clear_cache()
     assert decoding.finish is not None
     made = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
-    return _stored(pair, _Asked(text, tuple(ids)), made, settings, blobs)
+    (record,) = _stored(pair, [(_Asked(text, tuple(ids)), made)], settings, blobs)
+    return record
 
 
 def _batches(
@@ -259,7 +260,7 @@ def _looked_back(
     """The records of texts that are finished, in the order of their prompts."""
     done.sort(key=lambda found: found[0])
     found = dict(look_back(pair, [text for _, text in done], settings.decoding))
-    return [_stored(pair, members[place], found[i], settings, blobs) for i, (place, _) in enumerate(done)]
+    return _stored(pair, [(members[place], found[i]) for i, (place, _) in enumerate(done)], settings, blobs)
 
 
 def _of_text(settings: CollectSettings, ids: Sequence[int]) -> Settings:
@@ -268,13 +269,20 @@ def _of_text(settings: CollectSettings, ids: Sequence[int]) -> Settings:
     return replace(settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, ids)))
 
 
-def _stored(pair: Pair, asked: _Asked, found: Generation, settings: CollectSettings, blobs: BlobFile | None) -> Record:
-    """The record of a generation, once what it points to is on disk."""
-    decoding, run_seed = _of_text(settings, asked.ids), settings.decoding.sampler.seed
-    record = record_of(pair, asked.text, asked.ids, found, decoding, run_seed, settings.source)
-    if blobs is None or found.rows is None:
-        return record
-    return replace(record, teacher=blobs.append(encode_distributions(found.rows)))
+def _stored(
+    pair: Pair, texts: Sequence[tuple[_Asked, Generation]], settings: CollectSettings, blobs: BlobFile | None
+) -> list[Record]:
+    """The records of generations, once what they point to is on disk."""
+    run_seed = settings.decoding.sampler.seed
+    records = [
+        record_of(pair, asked.text, asked.ids, made, _of_text(settings, asked.ids), run_seed, settings.source)
+        for asked, made in texts
+    ]
+    kept = [made.rows for _, made in texts if made.rows is not None]
+    if blobs is None or not kept:
+        return records
+    places = blobs.extend(encode_distributions(rows) for rows in kept)
+    return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]
 
 
 def _conditions(pair: Pair, decoding: Settings) -> RunConditions:

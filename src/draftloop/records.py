@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -218,14 +219,14 @@ def to_line(record: Record) -> bytes:
         RecordError: it would not read back as this very record (NaN, a wrong length, a foreign type).
     """
     try:
-        line = seal(dump(_to_json(record)))
+        body = dump(_to_json(record))
     except TypeError as error:  # orjson: an integer past 64 bits, a lone surrogate outside the prompt, a foreign type
         raise RecordError(f"it cannot be written as JSON: {error}") from error
-    back = from_line(line)
+    back = from_body(body)
     if back != record:
-        names = ", ".join(f.name for f in fields(Record) if getattr(back, f.name) != getattr(record, f.name))
+        names = ", ".join(name for name in _names(Record) if getattr(back, name) != getattr(record, name))
         raise RecordError(f"{names}: holds what JSON cannot keep (NaN, infinity, a list for a tuple)")
-    return line
+    return seal(body)
 
 
 def from_line(line: bytes) -> Record:
@@ -346,9 +347,15 @@ def _with_surrogates(prompt: str, surrogates: list[tuple[int, int]]) -> str:
 
 def _slots(value: Any) -> dict[str, Any]:
     try:
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+        return {name: getattr(value, name) for name in _names(type(value))}  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{value!r} is of type {type(value).__name__}") from None
+
+
+@cache
+def _names(of: type[Any]) -> tuple[str, ...]:
+    """Of a dataclass's fields; asked for several times a token. Raises TypeError: it is none."""
+    return tuple(field.name for field in fields(of))
 
 
 def _parse(body: bytes) -> dict[str, Any]:

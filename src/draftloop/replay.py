@@ -4,7 +4,8 @@ What enters, always from the split `train` alone: of every source the generation
 the examples of earlier trainings. What stays when there are more than `capacity`: every source keeps its share (largest
 remainders), and within a source the records with the smallest hash of seed and id, which is a uniform reservoir sample
 that does not depend on the order of arrival. `replay.jsonl` holds whole records, in the failure log's own lines, so the
-buffer outlives the log; it is replaced atomically.
+buffer outlives the log; it is replaced atomically. Generations are gone through twice, one at a time: however long the
+log is, no more of them are held at once than may stay.
 
 What is drawn. All failures are trained on once an epoch, and in a first training the buffer is nothing but failures.
 Drawing one of those again would protect nothing when its source is the very one the draft is being taught. So a failure
@@ -15,9 +16,12 @@ that of all generations together. What the log lost, and what had no rejection, 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +34,7 @@ from .store.lock import Lock
 from .store.log import Damage, FailureLog
 
 FILE = "replay.jsonl"
+_ID_BYTES = 16  # of a rank tell ids apart
 _DRAW = 0x5E91A7  # keeps this random stream apart from others of one seed
 
 
@@ -59,8 +64,12 @@ class ReplayBuffer:
         self.damage = log.damage
         return found
 
-    def refresh(self, records: Iterable[Record], seed: int) -> list[Record]:
-        """Let in what must not be forgotten of `records`; returns what is kept now. Raises StoreError: not writable."""
+    def refresh(self, records: Callable[[], Iterable[Record]], seed: int) -> list[Record]:
+        """Let in what must not be forgotten of `records`, asked for twice; returns what is kept now.
+
+        Raises:
+            StoreError: not writable.
+        """
         return self._admit(worth_keeping(records), seed)
 
     def remember(self, trained: Iterable[Record], seed: int) -> list[Record]:
@@ -71,9 +80,8 @@ class ReplayBuffer:
         with self._lock, storing(self.path):
             remove_leftovers(self.path.parent, self._files)
             before = self.records()
-            kept = reservoir(
-                [*before, *(record for record in newcomers if record.split == "train")], self.capacity, seed
-            )
+            fresh = (record for record in newcomers if record.split == "train")
+            kept = reservoir(chain(before, fresh), self.capacity, seed)
             if kept != before or self.damage:
                 write_atomically(self.path, b"".join(map(to_line, kept)), self._files)
         return kept
@@ -84,34 +92,67 @@ def generation_acceptance(record: Record) -> float:
     return float(_weights(record).mean())
 
 
-def worth_keeping(records: Iterable[Record]) -> list[Record]:
-    """Of every source of the split `train`, the generations at or above its median acceptance, in their order."""
-    by_source: dict[_Source, list[tuple[float, Record]]] = defaultdict(list)
-    for record in records:
-        if record.split == "train" and record.target_output:
-            by_source[_source(record)].append((generation_acceptance(record), record))
-    kept = []
-    for scored in by_source.values():
-        median = float(np.median([acceptance for acceptance, _ in scored]))
-        kept += [record for acceptance, record in scored if acceptance >= median]
-    return kept
+def worth_keeping(records: Callable[[], Iterable[Record]]) -> Iterator[Record]:
+    """Of every source of the split `train`, the generations at or above its median acceptance, in their order.
+
+    Args:
+        records: called twice, for medians and then for the records; those that came between are judged alike.
+    """
+
+    def usable() -> Iterator[Record]:
+        return (record for record in records() if record.split == "train" and record.target_output)
+
+    found: dict[_Source, array[float]] = defaultdict(lambda: array("d"))
+    for record in usable():
+        found[_source(record)].append(generation_acceptance(record))
+    medians = {source: float(np.median(values)) for source, values in found.items()}
+    return (record for record in usable() if generation_acceptance(record) >= medians.get(_source(record), 0.0))
 
 
 def reservoir(records: Iterable[Record], capacity: int, seed: int) -> list[Record]:
     """At most `capacity` of `records`, each once: every source in proportion, within it a seeded uniform sample.
 
+    Of records with one id the last one counts. No more than `capacity` of a source are held at a time.
+
     Returns:
         Them in the order of their ids.
     """
-    by_source: dict[_Source, dict[str, Record]] = defaultdict(dict)
+    by_source: dict[_Source, _Lowest] = defaultdict(lambda: _Lowest(capacity))
     for record in records:
-        by_source[_source(record)][record.id] = record
-    quotas = _shares({source: len(found) for source, found in by_source.items()}, capacity)
-    kept = []
-    for source, found in by_source.items():
-        ranked = sorted(found.values(), key=lambda record: _rank(record.id, seed))
-        kept += ranked[: quotas[source]]
+        by_source[_source(record)].add(record, _rank(record.id, seed))
+    quotas = _shares({source: found.count for source, found in by_source.items()}, capacity)
+    kept = [record for source, found in by_source.items() for record in found.records(quotas[source])]
     return sorted(kept, key=lambda record: record.id)
+
+
+class _Lowest:
+    """Of a stream, the records of lowest rank, at most `most` of them; `count` is of all ids that came."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ids: set[bytes] = set()
+        self._held: dict[bytes, Record] = {}  # by rank, which an id has alone
+        self._heap: list[bytes] = []  # the highest rank first: complements
+
+    @property
+    def count(self) -> int:
+        """Different ids."""
+        return len(self._ids)
+
+    def add(self, record: Record, rank: bytes) -> None:
+        """One more; it takes the place of one with its id."""
+        self._ids.add(rank[:_ID_BYTES])
+        if rank in self._held:
+            self._held[rank] = record
+            return
+        heappush(self._heap, _complement(rank))
+        self._held[rank] = record
+        if len(self._heap) > self._most:
+            del self._held[_complement(heappop(self._heap))]
+
+    def records(self, count: int) -> list[Record]:
+        """The `count` lowest."""
+        return [self._held[rank] for rank in sorted(self._held)[:count]]
 
 
 def drawable(kept: Iterable[Record], failures: Collection[Record], generations: Iterable[Record]) -> list[Record]:
@@ -195,6 +236,11 @@ def _weights(record: Record) -> np.ndarray:
 
 def _rank(record_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"replay:{seed}:{record_id}".encode()).digest()
+
+
+def _complement(rank: bytes) -> bytes:
+    """Sorts the other way round."""
+    return bytes(255 - byte for byte in rank)
 
 
 def _shares(counts: Mapping[_Source, int], capacity: int) -> dict[_Source, int]:

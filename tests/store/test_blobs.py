@@ -41,6 +41,20 @@ def test_what_is_appended_is_found_at_its_place(blobs: BlobFile) -> None:
     assert [place.length for place in places] == [0, 100, 200, 300, 400, 500]
 
 
+def test_several_in_one_go_lie_where_they_would_one_by_one_and_cost_one_sync(blobs: BlobFile) -> None:
+    written = [bytes([i]) * (i * 100) for i in range(6)]
+    files = RecordedSyncs()
+    writer = BlobFile(blobs.path, files)
+    before = writer.append(b"x")  # makes the file and its directory
+    files.full.clear()
+    places = writer.extend(iter(written))
+    assert files.full == [False]
+    one_by_one = BlobFile(blobs.path.with_name("one.bin"))
+    assert [before, *places] == [one_by_one.append(blob) for blob in (b"x", *written)]
+    assert [blobs.read(place) for place in places] == written
+    assert blobs.extend([]) == []
+
+
 def test_making_one_and_reading_make_nothing(blobs: BlobFile) -> None:
     with pytest.raises(BlobError, match=r"teacher\.bin: the 3 bytes from byte 0 cannot be had: No such file"):
         blobs.read(BlobRef(0, 3, "0" * 16))

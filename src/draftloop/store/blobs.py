@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 from ..errors import StoreError
@@ -36,21 +38,30 @@ class BlobFile:
         self._lock = Lock(path.with_name(f"{path.name}.lock"), files=files)
 
     def append(self, blob: bytes) -> BlobRef:
-        """Write a blob, synced, and return its place: from then on a record may point there.
+        """Write a blob, synced, and return its place: from then on a record may point there. Raises as `extend`."""
+        (place,) = self.extend([blob])
+        return place
+
+    def extend(self, blobs: Iterable[bytes]) -> list[BlobRef]:
+        """Write several in one go, synced once, and return their places.
 
         Raises:
             StoreError: the disk refused, and what was there before is unharmed.
             LockedError: another process kept the lock.
         """
+        found = list(blobs)
+        if not found:
+            return []
         with self._lock, storing(self.path):
             descriptor = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 if os.fstat(descriptor).st_size == 0:
                     self._files.sync_directory(self.path.parent, self._full_sync)
-                offset = append_whole(descriptor, blob, self._files, self._full_sync)
+                start = append_whole(descriptor, b"".join(found), self._files, self._full_sync)
             finally:
                 os.close(descriptor)
-        return BlobRef(offset, len(blob), checksum(blob))
+        starts = accumulate(map(len, found), initial=start)
+        return [BlobRef(at, len(blob), checksum(blob)) for at, blob in zip(starts, found, strict=False)]
 
     def read(self, place: BlobRef) -> bytes:
         """The blob that was written at `place`.

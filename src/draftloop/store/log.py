@@ -91,7 +91,11 @@ class FailureLog:
             splits = self._splits.splits_for(record.group for record in found)
             placed = [replace(record, split=split) for record, split in zip(found, splits, strict=True)]
             lines = b"".join(to_line(record) for record in placed)
-            append_whole(descriptor, lines, self._files, self._full_sync)  # a torn tail is mended by the next
+            start = append_whole(descriptor, lines, self._files, self._full_sync)  # a torn tail is mended by the next
+            if start == self._known:  # else somebody wrote who takes no lock, and the next append reads it all
+                self._known += len(lines)
+                for record in placed:
+                    self._splits.learn(record.group, record.split)
         return placed
 
     def repair(self) -> None:

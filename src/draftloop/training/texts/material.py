@@ -104,7 +104,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     train = [record for record in records if record.split == "train"]
     ours = [record for record in train if is_of_pair(record, pair.identity)]
     latest = {record.id: record for record in train}
-    buffered = (latest.get(record.id, record) for record in replay.refresh(ours, config.training.seed))
+    buffered = (latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed))
     kept = [record for record in buffered if is_of_pair(record, pair.identity)]
     wanted = [record for record in train if record.is_failure]
     failures = select(wanted, pair.identity, pair.width, config.data)
