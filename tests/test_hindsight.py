@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,9 +78,10 @@ def live_ones(rule: str, count: int) -> list[Generation]:
 def drawn_ones(rule: str, count: int) -> list[Generation]:
     """From texts that the target wrote without a draft."""
     wanted = [Wanted(PROMPT, sampler(1.0, seed=generation_seed(2, (i,))), LENGTH) for i in range(DRAWN)]
-    written = dict(write(SMALL.target, wanted, width=SMALL.width, stop_tokens=SMALL.stop_tokens))
-    texts = [Text(PROMPT, tuple(written[i]), one.sampler) for i, one in enumerate(wanted)]
-    return [found for _, found in look_back(SMALL, texts, settings(rule, 1.0, count))]
+    found = write(SMALL.target, wanted, width=SMALL.width, stop_tokens=SMALL.stop_tokens, p_bytes=math.inf)
+    written = sorted(found, key=lambda text: text.place)
+    texts = [Text(PROMPT, text.tokens, wanted[text.place].sampler) for text in written]
+    return [made for _, made in look_back(SMALL, texts, settings(rule, 1.0, count), [text.p for text in written])]
 
 
 def same_law(one: Counter[Any], other: Counter[Any]) -> float:

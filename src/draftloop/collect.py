@@ -23,14 +23,14 @@ from .acceptance import Acceptance, realised
 from .distributions import encode as encode_distributions
 from .errors import ConfigError, PromptError
 from .generation import Generation, record_of
-from .hindsight import look_back
+from .hindsight import BLOCK_BYTES, look_back
 from .interrupt import StopRequest
 from .memory import budget, read_device, room_left
 from .pair import Pair
 from .prompts import Prompt, Unusable, encode
 from .records import Record, RunConditions
 from .speculative.decoder import Decoding, Round, Settings, check_length
-from .speculative.side_by_side import Wanted, write
+from .speculative.side_by_side import Wanted, Written, write
 from .store.blobs import BlobFile
 from .store.log import FailureLog
 from .teacher_forced import Text
@@ -231,16 +231,17 @@ def _batches(
     """Many generations at a time: the target writes side by side, and the draft's part is drawn in hindsight."""
     for members in batched(asked, AT_ONCE):
         wanted = [Wanted(one.ids, _of_text(settings, one.ids).sampler, settings.decoding.max_tokens) for one in members]
-        done: list[tuple[int, Text]] = []
-        for i, tokens in write(
+        done: list[Written] = []
+        for written in write(
             pair.target,
             wanted,
             width=pair.width,
             stop_tokens=pair.stop_tokens,
             room=room_left(budget("auto", read_device())),
             enough=lambda: bool(stop),
+            p_bytes=BLOCK_BYTES,
         ):
-            done.append((i, Text(members[i].ids, tuple(tokens), wanted[i].sampler)))
+            done.append(written)
             if len(done) == GROUP:
                 yield _looked_back(pair, members, done, settings, blobs)
                 done = []
@@ -253,14 +254,16 @@ def _batches(
 def _looked_back(
     pair: Pair,
     members: Sequence[_Asked],
-    done: list[tuple[int, Text]],
+    done: list[Written],
     settings: CollectSettings,
     blobs: BlobFile | None,
 ) -> list[Record]:
     """The records of texts that are finished, in the order of their prompts."""
-    done.sort(key=lambda found: found[0])
-    found = dict(look_back(pair, [text for _, text in done], settings.decoding))
-    return _stored(pair, [(members[place], found[i]) for i, (place, _) in enumerate(done)], settings, blobs)
+    done.sort(key=lambda written: written.place)
+    asked = [members[written.place] for written in done]
+    texts = [Text(a.ids, w.tokens, _of_text(settings, a.ids).sampler) for a, w in zip(asked, done, strict=True)]
+    found = dict(look_back(pair, texts, settings.decoding, [written.p for written in done]))
+    return _stored(pair, [(one, found[i]) for i, one in enumerate(asked)], settings, blobs)
 
 
 def _of_text(settings: CollectSettings, ids: Sequence[int]) -> Settings:

@@ -56,27 +56,36 @@ class _Turns:
     shares: list[float | None]
 
 
-def look_back(pair: Pair, texts: Sequence[Text], settings: Settings) -> Iterator[tuple[int, Generation]]:
+def look_back(
+    pair: Pair, texts: Sequence[Text], settings: Settings, known_p: Sequence[mx.array | None] | None = None
+) -> Iterator[tuple[int, Generation]]:
     """Draw how speculation would have gone.
 
     Args:
         pair: the models, the draft with the adapter in use.
         texts: outputs of the target, under the sampler of `settings` but for their own seeds, which are used here too.
         settings: rule, K and what is kept of the target's distributions.
+        known_p: (N, width) of each text, what it was drawn from, where that was kept: the target need not read it then.
 
     Yields:
         The index and the generation of each text, block by block.
     """
     for block in blocks(texts, pair.width, BLOCK_BYTES):
-        p, q = (
-            [rows for _, rows in sorted(distributions(model, texts, block, pair.width, sampling_probs), key=_index)]
-            for model in (pair.target, pair.draft)
+        q = dict(distributions(pair.draft, texts, block, pair.width, sampling_probs))
+        p = {i: rows for i in block if (rows := _known(texts[i], pair.width, known_p and known_p[i])) is not None}
+        unread = [i for i in block if i not in p]
+        p |= distributions(pair.target, texts, unread, pair.width, sampling_probs)
+        members = sorted(block)
+        yield from _block(
+            pair, [(i, texts[i]) for i in members], [p[i] for i in members], [q[i] for i in members], settings
         )
-        yield from _block(pair, [(i, texts[i]) for i in sorted(block)], p, q, settings)
 
 
-def _index(found: tuple[int, mx.array]) -> int:
-    return found[0]
+def _known(text: Text, width: int, kept: mx.array | None) -> mx.array | None:
+    """What a text was drawn from, (N, width), where no pass is needed for that: at temperature 0 it says so itself."""
+    if text.sampler.temperature > 0:
+        return kept
+    return (mx.arange(width) == mx.array(text.output)[:, None]).astype(mx.float32)
 
 
 def _block(

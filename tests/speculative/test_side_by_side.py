@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import chisquare
 from tiny import sampler, tiny_llama
 
+from draftloop.speculative import side_by_side
 from draftloop.speculative.side_by_side import MOST_ROWS, NoRoom, Wanted, _rows, write
 from draftloop.speculative.transforms import sampling_probs
 
@@ -19,8 +20,9 @@ def wanted(count: int, temperature: float = 0.9, most: int = 12) -> list[Wanted]
     return [Wanted((1 + i % 5, *range(2, 3 + i % 4)), sampler(temperature, seed=i), most) for i in range(count)]
 
 
-def written(texts: list[Wanted], model: object = MODEL, **how: object) -> dict[int, list[int]]:
-    return dict(write(model, texts, **{"width": 60, "stop_tokens": STOP, **how}))  # type: ignore[arg-type]
+def written(texts: list[Wanted], model: object = MODEL, **how: object) -> dict[int, tuple[int, ...]]:
+    found = write(model, texts, **{"width": 60, "stop_tokens": STOP, **how})  # type: ignore[arg-type]
+    return {text.place: text.tokens for text in found}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -32,6 +34,34 @@ def test_every_text_is_what_it_is_alone_in_any_order_and_company(temperature: fl
     for i in (0, 7, 13):
         assert written([texts[i]]) == {0: together[i]}
     assert len({tuple(tokens) for tokens in together.values()}) > (3 if temperature else 1)
+
+
+def test_prompts_of_one_id_samplers_of_several_kinds_and_rows_that_are_free_early_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [
+        Wanted((1 + i, *range(2, 2 + i % 4)), sampler((0.9, 0.0, 0.7)[i % 3], seed=i), (12, 1, 5)[i % 4 % 3])
+        for i in range(24)
+    ]
+    alone = {i: written([one])[0] for i, one in enumerate(texts)}
+    for rows in (3, 8, 64):
+        monkeypatch.setattr(side_by_side, "MOST_ROWS", rows)
+        assert written(texts) == alone
+        with monkeypatch.context() as patched:  # as on a GPU
+            patched.setattr(side_by_side, "_several", lambda rows: max(1, rows // 4))
+            assert written(texts) == alone
+
+
+def test_what_a_text_was_drawn_from_is_kept_where_it_fits() -> None:
+    how = {"width": 60, "stop_tokens": STOP}
+    texts = [Wanted(one.prompt, sampler(0.9, top_p=0.8, seed=i), 12) for i, one in enumerate(wanted(20))]
+    needed = 2 * 4 * 60 * MOST_ROWS * 12
+    for found in write(MODEL, texts, p_bytes=needed, **how):
+        ids = [*texts[found.place].prompt, *found.tokens]
+        logits = MODEL(mx.array([ids[:-1]]))[0, len(texts[found.place].prompt) - 1 :]
+        assert mx.allclose(found.p, sampling_probs(logits, texts[found.place].sampler, 60), atol=1e-5)
+    for found in write(MODEL, texts, p_bytes=needed - 1, **how):
+        assert found.p is None
 
 
 def test_a_text_ends_at_a_stop_token_or_its_length_and_has_no_id_beyond_the_width() -> None:

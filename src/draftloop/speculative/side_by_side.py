@@ -3,28 +3,39 @@
 A model reads its weights once for all texts in work, so many side by side cost little more than one. Every text draws
 from uniforms of its own: which others it is written beside, and in what order they are asked for, changes nothing in it
 but for the last bits of a larger matrix product.
+
+mlx-lm asks one sampler for the whole batch at once, and does not tell it which texts the rows are. `_Batch` knows: rows
+stay in the order in which they began. Whenever a row leaves or joins, mlx-lm copies the caches of all others, which on
+a CPU takes as long as ten steps. So rows whose text is at its end stay until they are many, and are passed over.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
+from numpy.typing import NDArray
 
 from ..errors import DraftloopError
 from ..memory import REFUSALS, is_out_of_memory
 from ..records import Sampler
-from .choosing import Greedy, chooser_of
+from .choosing import Uniforms
+from .rules import draw
+from .transforms import sampling_probs
 
 MOST_ROWS = 64
 _TOKENS_AT_ONCE = 16_384  # of prompt and output in the caches of one batch
-_MORE = 4  # rows a new batch of prompts takes of those in work
+_TURNOVER = 4  # on a GPU, of so many rows one has to be free before other texts are begun; on a CPU all have to
+_NEVER = 1 << 30  # tokens
 
 
 class NoRoom(DraftloopError):
@@ -46,6 +57,21 @@ class Wanted:
     most: int
 
 
+@dataclass(frozen=True)
+class Written:
+    """A finished text.
+
+    Attributes:
+        place: of what was wanted.
+        tokens: N of them.
+        p: (N, width) float32, what each was drawn from, evaluated; None where that was not kept.
+    """
+
+    place: int
+    tokens: tuple[int, ...]
+    p: mx.array | None
+
+
 def write(
     model: nn.Module,
     wanted: Sequence[Wanted],
@@ -54,7 +80,8 @@ def write(
     stop_tokens: frozenset[int],
     room: float = math.inf,
     enough: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[int, list[int]]]:
+    p_bytes: float = 0,
+) -> Iterator[Written]:
     """Write all of them.
 
     Args:
@@ -65,30 +92,43 @@ def write(
         room: bytes for the caches of texts side by side. Where memory is refused all the same, what is missing is
             written in batches of half the size.
         enough: asked before every token of those in work, which are dropped where it is so; may raise to stop.
+        p_bytes: for the distributions that the tokens of texts in work are drawn from: they are kept where all fit.
 
     Yields:
-        The place in `wanted` and the tokens of each text, as they are finished.
+        Each text as it is finished.
 
     Raises:
         NoRoom: memory is refused for a single one.
     """
-    missing = dict.fromkeys(range(len(wanted)))
-    rows = _rows(model, max((len(one.prompt) + one.most for one in wanted), default=1), room)
-    while missing:
-        try:
-            for i, tokens in _batched(model, wanted, list(missing), rows, width, stop_tokens, enough):
-                del missing[i]
-                yield i, tokens
-            return
-        except REFUSALS as error:
-            if not is_out_of_memory(error):
-                raise
-            if rows == 1:
-                raise NoRoom(
-                    f"a text alone does not fit into memory ({' '.join(str(error).split())}); lower its length "
-                    "(max_tokens, max_prompt_length), close other programs, or take smaller models"
-                ) from None
-        rows //= 2
+    for sampler, places in _by_sampler(wanted).items():
+        missing = dict.fromkeys(places)
+        longest, most = max(len(wanted[i].prompt) + wanted[i].most for i in places), max(wanted[i].most for i in places)
+        rows = _rows(model, longest, room)
+        while missing:
+            keeps = 2 * 4 * width * rows * most <= p_bytes  # once a step, and once more a text
+            batch = _Batch(model, sampler, [(i, wanted[i]) for i in missing], rows, width, stop_tokens, keeps)
+            try:
+                for found in batch.texts(enough):
+                    del missing[found.place]
+                    yield found
+                break
+            except REFUSALS as error:
+                if not is_out_of_memory(error):
+                    raise
+                if rows == 1:
+                    raise NoRoom(
+                        f"a text alone does not fit into memory ({' '.join(str(error).split())}); lower its length "
+                        "(max_tokens, max_prompt_length), close other programs, or take smaller models"
+                    ) from None
+            rows //= 2
+
+
+def _by_sampler(wanted: Sequence[Wanted]) -> dict[Sampler, list[int]]:
+    """Places of the texts that are drawn alike, but for their seeds."""
+    found: dict[Sampler, list[int]] = defaultdict(list)
+    for i, one in enumerate(wanted):
+        found[replace(one.sampler, seed=0)].append(i)
+    return found
 
 
 def _rows(model: nn.Module, length: int, room: float) -> int:
@@ -100,38 +140,141 @@ def _rows(model: nn.Module, length: int, room: float) -> int:
     return int(max(1, min(MOST_ROWS, _TOKENS_AT_ONCE // length, room // (length * max(1, a_token)))))
 
 
-def _batched(
-    model: nn.Module,
-    wanted: Sequence[Wanted],
-    places: Sequence[int],
-    rows: int,
-    width: int,
-    stop_tokens: frozenset[int],
-    enough: Callable[[], bool],
-) -> Iterator[tuple[int, list[int]]]:
-    """Those at `places`, `rows` of them side by side. Raises REFUSALS: no memory for so many."""
-    generator = BatchGenerator(
-        model,
-        stop_tokens=[[token] for token in sorted(stop_tokens)],
-        completion_batch_size=rows,
-        prefill_batch_size=max(1, rows // _MORE),
-    )
-    some = [wanted[i] for i in places]
-    greedy = Greedy(width).following  # one for all: mlx-lm then asks once for the whole batch
-    numbers = generator.insert(
-        [list(one.prompt) for one in some],
-        [one.most for one in some],
-        samplers=[greedy if one.sampler.temperature == 0 else chooser_of(one.sampler, width).following for one in some],
-    )
-    place = dict(zip(numbers, places, strict=True))
-    texts: dict[int, list[int]] = {i: [] for i in places}
-    try:
-        while not enough() and (responses := generator.next_generated()):
-            for response in responses:
-                i = place[response.uid]
-                texts[i].append(int(response.token))
-                if response.finish_reason is not None:
-                    yield i, texts.pop(i)
-    finally:
-        generator.close()
-        mx.clear_cache()
+def _several(rows: int) -> int:
+    """Rows that have to be free before other texts are begun there."""
+    return max(1, rows // _TURNOVER) if mx.default_device().type == mx.DeviceType.gpu else rows
+
+
+@dataclass(eq=False)
+class _Row:
+    """A text in work or at its end: its uniforms, how many are used, its tokens, and what they were drawn from."""
+
+    place: int
+    prompt: tuple[int, ...]
+    most: int
+    uniforms: NDArray[np.float32]
+    ended: bool = False
+    tokens: list[int] = field(default_factory=list)
+    p: list[mx.array] = field(default_factory=list)
+    _drawn: int = 0
+
+    @classmethod
+    def of(cls, place: int, wanted: Wanted) -> _Row:
+        """One that is to begin."""
+        return cls(place, wanted.prompt, wanted.most, Uniforms(wanted.sampler.seed).on_host(wanted.most))
+
+    def uniform(self) -> float:
+        """The next one; any where no more is drawn from."""
+        self._drawn += 1
+        return float(self.uniforms[self._drawn - 1]) if self._drawn <= self.most else 0.0
+
+
+class _Batch:
+    """Some texts under one sampler, `rows` of them at a time.
+
+    Args:
+        model: whose texts.
+        sampler: of all of them, whatever its seed.
+        wanted: what is missing, by place.
+        rows: side by side.
+        width: no id from there on is sampled.
+        stop_tokens: end a text.
+        keeps: what tokens are drawn from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sampler: Sampler,
+        wanted: Sequence[tuple[int, Wanted]],
+        rows: int,
+        width: int,
+        stop_tokens: frozenset[int],
+        keeps: bool,
+    ) -> None:
+        self._sampler, self._width, self._stop_tokens, self._keeps = sampler, width, stop_tokens, keeps
+        self._most, self._several = rows, _several(rows)
+        self._waiting = deque(sorted(wanted, key=lambda one: len(one[1].prompt)))  # little is padded
+        self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
+        self._reading: list[int] = []  # have read their prompts but for the last id, and begin in the next step
+        self._writing: list[int] = []  # in the order of mlx-lm's rows
+        self._turns: deque[list[int]] = deque()  # whom the sampler is asked for, call by call, in the step in work
+        self._generator = BatchGenerator(
+            model,
+            sampler=self._sample,
+            completion_batch_size=rows,
+            prefill_batch_size=rows,
+            prefill_step_size=max(len(one.prompt) for _, one in wanted),  # those handed over together begin together
+        )
+
+    def texts(self, enough: Callable[[], bool]) -> Iterator[Written]:
+        """Each as it is finished. Raises REFUSALS: no memory for so many."""
+        try:
+            while not enough() and (self._waiting or self._in_work()):
+                for row in self._step():
+                    p, row.p = row.p[: len(row.tokens)], []
+                    yield Written(row.place, tuple(row.tokens), mx.stack(p) if p else None)
+        finally:
+            self._generator.close()
+            mx.clear_cache()
+
+    def _step(self) -> list[_Row]:
+        """One token of each; gives the texts that it ends."""
+        self._release()
+        beginning = self._reading
+        fresh = self._hand_over()
+        beginning = beginning + [number for number in fresh if len(self._rows[number].prompt) == 1]
+        self._reading = [number for number in fresh if len(self._rows[number].prompt) > 1]
+        self._turns.extend(turn for turn in (self._writing, beginning) if turn)
+        _, responses = self._generator.next()
+        if self._turns:
+            raise RuntimeError(f"mlx-lm's batch left out {len(self._turns[0])} rows")
+        self._writing = self._writing + beginning
+        return [self._rows[response.uid] for response in responses if self._ends(response)]
+
+    def _in_work(self) -> bool:
+        return any(not row.ended for row in self._rows.values())
+
+    def _release(self) -> None:
+        """Take the rows of ended texts off, if they are many."""
+        ended = [number for number, row in self._rows.items() if row.ended]
+        if not ended or len(ended) < min(self._several, len(self._rows) / 2):
+            return
+        with mx.stream(self._generator.stream):
+            self._generator.remove(ended)
+        for number in ended:
+            del self._rows[number]
+            self._writing.remove(number)
+
+    def _hand_over(self) -> list[int]:
+        """Prompts for rows that are free: several at a time, for a pass over few costs as much."""
+        count = min(self._several, self._most - len(self._rows), len(self._waiting))
+        if count == 0 or (count < min(self._several, len(self._waiting)) and self._rows):
+            return []
+        some = [_Row.of(*self._waiting.popleft()) for _ in range(count)]
+        numbers: list[int] = self._generator.insert([list(row.prompt) for row in some], [_NEVER] * count)
+        self._rows |= dict(zip(numbers, some, strict=True))
+        return numbers
+
+    def _ends(self, response: Any) -> bool:
+        """Take in one token of a text that is not at its end; whether it is now."""
+        row, token = self._rows[response.uid], int(response.token)
+        if row.ended:
+            return False
+        row.tokens.append(token)
+        row.ended = token in self._stop_tokens or len(row.tokens) == row.most
+        return row.ended
+
+    def _sample(self, logits: mx.array) -> mx.array:
+        """The next id of each row, (n,), from (n, V); any constant may have been added to a row."""
+        rows = [self._rows[number] for number in self._turns.popleft()]
+        if len(rows) != logits.shape[0]:
+            raise RuntimeError(f"mlx-lm's batch has {logits.shape[0]} rows, expected {len(rows)}")
+        if self._sampler.temperature == 0:
+            return mx.argmax(logits[..., : self._width], axis=-1)
+        p = sampling_probs(logits, self._sampler, self._width)
+        if self._keeps:
+            for i, row in enumerate(rows):
+                if not row.ended:
+                    row.p.append(p[i])
+        return draw(p, mx.array([row.uniform() for row in rows]))

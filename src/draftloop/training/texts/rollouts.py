@@ -81,7 +81,7 @@ def roll_out(
     ]
     found: dict[int, Example] = {}
     try:
-        for i, tokens in write(
+        for text in write(
             model,
             wanted,
             width=limits.width,
@@ -89,7 +89,7 @@ def roll_out(
             room=limits.room,
             enough=enough,
         ):
-            found[i] = _continued(*drafts[i], tokens, own)
+            found[text.place] = _continued(*drafts[text.place], text.tokens, own)
             on_text(len(found), len(drafts))
     except NoRoom as error:
         raise TrainingFailed(
