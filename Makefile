@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup demo test test-all test-e2e faults reference lint bench learning soak clean
+.PHONY: help setup demo test test-all test-e2e faults reference lint bench speed learning soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,10 +37,16 @@ lint: setup ## style, format and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: setup ## measure the closed loop, the gate and drift: benchmarks/results (an hour)
+bench: setup speed ## measure the closed loop, the gate, drift and speed: benchmarks/results (an hour and a half)
 	@$(PY) benchmarks/closed_loop.py $(ARGS)
 	@$(PY) benchmarks/gate.py $(ARGS)
 	@$(PY) benchmarks/drift.py $(ARGS)
+
+speed: setup ## decoding, collecting, training and the log against what one would run otherwise (half an hour)
+	@$(PY) benchmarks/speed_decoding.py $(ARGS)
+	@$(PY) benchmarks/speed_collecting.py $(ARGS)
+	@$(PY) benchmarks/speed_training.py $(ARGS)
+	@$(PY) benchmarks/speed_log.py $(ARGS)
 
 learning: setup ## what is learned by which recipe: benchmarks/results/learning.json (hours; goes on where it was cut off)
 	@$(PY) benchmarks/learning.py $(ARGS)

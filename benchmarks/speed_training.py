@@ -1,0 +1,155 @@
+"""A training step of draftloop and one of mlx-lm's trainer, in turns: python benchmarks/speed_training.py
+
+Both train an adapter of one shape on the embedded draft, on the same micro-batches of the target's texts: draftloop by
+`lk` on whole distributions, checked and clipped, `mlx_lm.lora` by cross-entropy on the tokens alone. mlx-lm's trainer
+asks for a batch before each of its steps: there draftloop makes its own step. Only supervised tokens are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+import results
+import speed_world
+from mlx_lm.tuner.trainer import TrainingArgs
+from mlx_lm.tuner.trainer import train as mlx_lm_train
+from results import Figure
+from speed_world import Timed
+
+from draftloop import lora, reference
+from draftloop.cli.tables import print_table
+from draftloop.config import Models, Training
+from draftloop.pair import Pair, load_pair
+from draftloop.records import Sampler
+from draftloop.training.batches import make_batch
+from draftloop.training.forward import make_forward
+from draftloop.training.padding import round_up
+from draftloop.training.step import Learner
+from draftloop.training.teacher import LiveTeacher
+from draftloop.training.texts.examples import Example
+from draftloop.training.texts.plan import Plan, make_plan
+from draftloop.training.texts.rollouts import Limits, roll_out
+
+TOKENS, PROMPTS, STEPS, WARM_UP = 64, 150, 120, 20
+MEMORY_MB = 1_000
+MLX_LM_STEP = 32  # ids that mlx-lm's batches are rounded up to
+
+
+@dataclass
+class Turns:
+    """Seconds of each step."""
+
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+
+def main() -> None:
+    given = speed_world.options(__doc__).parse_args()
+    prompts, steps, warm_up = (20, 6, 2) if given.quick else (PROMPTS, STEPS, WARM_UP)
+    rows, ratios = [], []
+    for domain in reference.DOMAINS:
+        ours, other = load_pair(Models()), load_pair(Models())
+        texts = target_texts(ours, domain, prompts)
+        settings = Training()
+        plan = make_plan(texts, {}, settings, steps)
+        for pair in (ours, other):
+            lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, settings.lora), settings.seed)
+        learner, seconds = make_learner(ours, texts, plan, settings)
+        turns = Turns()
+        train_in_turns(other, learner, plan, settings, turns)
+        for way, found in (("draftloop, lk", turns.ours), ("mlx_lm.lora, cross-entropy", turns.theirs)):
+            speeds = [n / s for n, s in zip(turns.tokens[warm_up:], found[warm_up:], strict=True)]
+            timed = Timed.of(speeds)
+            rows.append({"domain": domain, "way": way, "tokens_per_second": timed.median, "spread": timed.spread})
+        rows[-2]["teacher_seconds"] = seconds
+        pairs = zip(turns.ours[warm_up:], turns.theirs[warm_up:], strict=True)
+        ratios.append(Timed.of([theirs / ours for ours, theirs in pairs]).median)
+    figure = Figure("supervised tokens a second, lk over mlx_lm.lora", min(ratios), "x", at_least=1.0)
+    names = ["domain", "way", "tokens_per_second", "spread"]
+    print_table(names, [[f"{row[n]:.3g}" if isinstance(row[n], float) else row[n] for n in names] for row in rows])
+    print_table(["figure", "measured", "at least"], [[figure.figure, f"{figure.value:.3f}", figure.at_least]])
+    if not given.quick:
+        conditions = {
+            "pair": "embedded",
+            "micro_batch": f"at most {settings.batch_size} texts and {settings.batch_tokens:,} supervised tokens",
+            "output_tokens": TOKENS,
+            "lora": settings.lora.model_dump(mode="json"),
+            "steps": steps - warm_up,
+        }
+        results.write("speed_training", conditions, [figure], rows=rows)
+
+
+def target_texts(pair: Pair, domain: str, count: int) -> list[Example]:
+    """What the target says to the first prompts of a domain."""
+    sampler = Sampler(0.8, 1.0, 0.0, 0, 0)
+    asked = [
+        Example(str(i), domain, ids + (0,) * TOKENS, len(ids), sampler)
+        for i, ids in enumerate(speed_world.prompt_ids(pair, domain, count))
+    ]
+    limits = Limits(pair.width, pair.stop_tokens, pair.context)
+    return roll_out(
+        pair.target, asked, 1, own=False, seed=0, limits=limits, enough=lambda: False, on_text=lambda *_: None
+    )
+
+
+def make_learner(pair: Pair, texts: list[Example], plan: Plan, settings: Training) -> tuple[Learner, float]:
+    """draftloop's, whose teacher has read every text; and the seconds that took, once a training."""
+    teacher = LiveTeacher(make_forward(pair.target, "target", print), pair.width, texts, MEMORY_MB, print)
+    began = time.perf_counter()
+    for text in texts:
+        mx.eval(teacher.teach(make_batch([text])).parts)
+    seconds = time.perf_counter() - began
+    return Learner(
+        pair.draft, make_forward(pair.draft, "draft", print), teacher, pair.width, settings, len(plan.windows)
+    ), seconds
+
+
+def train_in_turns(pair: Pair, learner: Learner, plan: Plan, settings: Training, turns: Turns) -> None:
+    """mlx-lm's trainer on `pair`, and the learner's steps in between."""
+    windows = plan.windows
+
+    def batches(**_: Any) -> Iterator[tuple[mx.array, mx.array]]:
+        for number, window in enumerate(windows):
+            (examples,) = window.micro_batches
+            began = time.perf_counter()
+            yield _as_arrays(examples)
+            turns.theirs.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            following = windows[number + 1] if number + 1 < len(windows) else None
+            learner.train(window, number, 0, lambda: None, following=following)
+            turns.ours.append(time.perf_counter() - began)
+            turns.tokens.append(sum(len(example.labels) for example in examples))
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        arguments = TrainingArgs(
+            iters=len(windows) + 1,  # it asks for a batch more than it trains on
+            steps_per_report=10**9,
+            steps_per_save=10**9,
+            adapter_file=str(Path(folder) / "adapters.safetensors"),
+        )
+        optimizer = optim.AdamW(settings.learning_rate)
+        mlx_lm_train(pair.draft, optimizer, windows, args=arguments, iterate_batches=batches)
+
+
+def _as_arrays(examples: tuple[Example, ...]) -> tuple[mx.array, mx.array]:
+    """As mlx-lm's own batches: ids, and the positions of the first and the last label."""
+    longest = 1 + round_up(max(len(example.ids) for example in examples), MLX_LM_STEP)
+    ids = np.zeros((len(examples), longest), np.int32)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = example.ids
+    return mx.array(ids), mx.array([(example.prompt_length, len(example.ids) - 1) for example in examples])
+
+
+if __name__ == "__main__":
+    main()
