@@ -217,6 +217,34 @@ def _details(row: dict[str, Any]) -> list[str]:
     return [*([f"struck: {struck}"] if struck else []), *times, *row["notes"]]
 
 
+def decoding_table(found: dict[str, Any]) -> str:
+    """The figures, then every way on both domains."""
+    lines = ["| temperature | domain | | rule | K | tokens/s | tokens a round | x plain | forecast |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for row in found["rows"]:
+        speed = f"{row['tokens_per_second']:.0f} ± {row['spread']:.0%}"
+        length, forecast = ("" if row[k] is None else f"{row[k]:.2f}" for k in ("tokens_a_round", "forecast"))
+        way = f"{row['temperature']:g} | {row['domain']} | {row['by']} | {row['rule']} | {row['K']}"
+        lines.append(f"| {way} | {speed} | {length} | {row['over_plain']:.2f} | {forecast} |")
+    return "\n".join([figures_table(found), *lines, ""])
+
+
+def ways_table(found: dict[str, Any]) -> str:
+    """The figures, then how fast each way is."""
+    lines = ["| domain | | a second | ± |", "|---|---|---|---|"]
+    for row in found["rows"]:
+        speed = f"{row['speed']:,.1f} {row['unit']}"
+        lines.append(f"| {row['domain']} | {row['way']} | {speed} | {row['spread']:.0%} |")
+    return "\n".join([figures_table(found), *lines, ""])
+
+
+def log_table(found: dict[str, Any]) -> str:
+    """The figures, then what each pass over the log takes."""
+    lines = ["| pass over the log | seconds | peak memory, MB |", "|---|---|---|"]
+    lines += [f"| {row['what']} | {row['seconds']:.1f} | {row['peak_mb']:.0f} |" for row in found["operations"]]
+    return "\n".join([figures_table(found), *lines, ""])
+
+
 TABLES = {
     "demo": demo_table,
     "drift": drift_tables,
@@ -224,6 +252,10 @@ TABLES = {
     "gate": gate_table,
     "learning": learning_table,
     "soak": soak_table,
+    "speed_decoding": decoding_table,
+    "speed_collecting": ways_table,
+    "speed_training": ways_table,
+    "speed_log": log_table,
 }
 """Results files with a table of their own kind; the others are figures alone."""
 

@@ -95,6 +95,7 @@ def main() -> None:
     if not given.quick:
         conditions = {
             "pair": "embedded",
+            "adapter": speed_world.described(given.adapter),
             "temperature": settings.sampler.temperature,
             "max_tokens": TOKENS,
             "size": asdict(size),
@@ -116,11 +117,11 @@ def one_after_the_other(pair: Pair, domain: str, settings: Settings, count: int)
 
 
 def collect(pair: Pair, domain: str, settings: Settings, count: int, *, live: bool) -> float:
-    """Tokens a second of records on disk."""
+    """Tokens a second of records on disk, with as much of the target's distributions as by default."""
     prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[:count]
     with tempfile.TemporaryDirectory() as folder:
         data = DataDirectory(Path(folder), Data())
-        how = CollectSettings(settings, source=domain, live=live)
+        how = CollectSettings(replace(settings, teacher_top_k=Data().teacher_top_k), source=domain, live=live)
         began = time.perf_counter()
         report = collect_data(pair, prompts, data.log, how, blobs=data.blobs)
         return report.acceptance.tokens / (time.perf_counter() - began)

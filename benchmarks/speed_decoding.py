@@ -48,7 +48,13 @@ def main() -> None:
     print_table(list(rows[0]), [list(row.values()) for row in rows])
     print_table(["figure", "measured", "at least"], [[f.figure, f"{f.value:.3f}", f.at_least] for f in figures])
     if not given.quick:
-        conditions = {"pair": "embedded", "prompts": prompts, "max_tokens": TOKENS, "repeats": repeats}
+        conditions = {
+            "pair": "embedded",
+            "adapter": speed_world.described(given.adapter),
+            "prompts": prompts,
+            "max_tokens": TOKENS,
+            "repeats": repeats,
+        }
         costs = {f"{domain}, {t:g}": asdict(report.costs) for (t, domain), report in reports.items()}
         results.write("speed_decoding", conditions, figures, rows=rows, costs=costs)
 

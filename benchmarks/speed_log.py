@@ -153,11 +153,12 @@ def _resume(path: Path) -> int:
 
 
 def _sample(path: Path) -> int:
+    from draftloop.config import Data
     from draftloop.replay import ReplayBuffer
 
     log = FailureLog(path)
     with tempfile.TemporaryDirectory() as folder:
-        return len(ReplayBuffer(Path(folder), capacity=1_000).refresh(lambda: log.records({"train"}), seed=0))
+        return len(ReplayBuffer(Path(folder), Data().replay_capacity).refresh(lambda: log.records({"train"}), seed=0))
 
 
 def _repair(path: Path) -> int:

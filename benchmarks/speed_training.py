@@ -71,13 +71,17 @@ def main() -> None:
         for way, found in (("draftloop, lk", turns.ours), ("mlx_lm.lora, cross-entropy", turns.theirs)):
             speeds = [n / s for n, s in zip(turns.tokens[warm_up:], found[warm_up:], strict=True)]
             timed = Timed.of(speeds)
-            rows.append({"domain": domain, "way": way, "tokens_per_second": timed.median, "spread": timed.spread})
-        rows[-2]["teacher_seconds"] = seconds
+            rows.append(
+                {"domain": domain, "way": way, "speed": timed.median, "unit": "tokens/s", "spread": timed.spread}
+            )
+        read = sum(len(text.labels) for text in texts) / seconds
+        rows.append(
+            {"domain": domain, "way": "the target reads, once", "speed": read, "unit": "tokens/s", "spread": 0.0}
+        )
         pairs = zip(turns.ours[warm_up:], turns.theirs[warm_up:], strict=True)
         ratios.append(Timed.of([theirs / ours for ours, theirs in pairs]).median)
     figure = Figure("supervised tokens a second, lk over mlx_lm.lora", min(ratios), "x", at_least=1.0)
-    names = ["domain", "way", "tokens_per_second", "spread"]
-    print_table(names, [[f"{row[n]:.3g}" if isinstance(row[n], float) else row[n] for n in names] for row in rows])
+    print_table(list(rows[0]), [[f"{v:.3g}" if isinstance(v, float) else v for v in row.values()] for row in rows])
     print_table(["figure", "measured", "at least"], [[figure.figure, f"{figure.value:.3f}", figure.at_least]])
     if not given.quick:
         conditions = {

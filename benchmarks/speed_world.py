@@ -56,6 +56,13 @@ def trained_pair(adapter: Path | None, quick: bool) -> Pair:
         return pair
 
 
+def described(adapter: Path | None) -> str:
+    """What a results file says of the adapter."""
+    if adapter is None:
+        return f"of {FAILURES.weak_prompts} + {FAILURES.own_prompts} prompts, with the defaults"
+    return f"given, {sum(path.stat().st_size for path in adapter.glob('*.safetensors')):,} bytes"
+
+
 def prompt_ids(pair: Pair, domain: str, count: int) -> list[tuple[int, ...]]:
     """The first benchmark prompts of a domain."""
     prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[:count]
