@@ -14,7 +14,9 @@ from draftloop.config import Models
 
 @pytest.fixture
 def collected(call_with_pair):
-    found = call_with_pair("collect-data", "-p", "What is Python?", "-p", "Explain AI", "--max-tokens", "12", "--seed", "1")
+    found = call_with_pair(
+        "collect-data", "-p", "What is Python?", "-p", "Explain AI", "--max-tokens", "12", "--seed", "1"
+    )
     assert found.code == 0, found.err
 
 
