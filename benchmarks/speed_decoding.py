@@ -25,7 +25,7 @@ from draftloop.text import decoding_settings
 
 TEMPERATURES = (0.8, 0.0)
 LENGTHS = (1, 2, 3, 4, 6)
-TOKENS, PROMPTS, REPEATS = 96, 6, 4
+TOKENS, PROMPTS, REPEATS = 96, 10, 3
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         settings = replace(decoding_settings(config), num_draft_tokens=max(LENGTHS))
         for domain in reference.DOMAINS:
             ids = speed_world.prompt_ids(pair, domain, prompts)
-            with Progress(f"{domain}, temperature {temperature:g}", ways * (repeats + 1)) as progress:
+            with Progress(f"{domain}, temperature {temperature:g}", ways * len(ids) * (repeats + 1)) as progress:
                 count = partial(progress.advance, 1)
                 reports[temperature, domain] = measure_speed(pair, ids, settings, rules, LENGTHS, repeats, count)
     rows = [_to_json(t, domain, row) for (t, domain), report in reports.items() for row in report.rows]

@@ -1,7 +1,7 @@
 """How fast a pair decodes here: plain, with mlx-lm's own speculation, and with draftloop's at each rule and K.
 
-Everything is timed in one process on the same prompts, dtype and sampler, one way after the other and all of them
-again, so that whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The
+Everything is timed in one process on the same prompts, dtype and sampler. The ways take turns at every prompt, so that
+whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The
 draft's adapter is merged into its weights for all of them: mlx-lm takes a draft without one.
 """
 
@@ -48,7 +48,7 @@ class Row:
 
     Attributes:
         way: which.
-        tokens: emitted in one pass over the prompts.
+        tokens: emitted in all passes over the prompts that count; each has a seed of its own.
         length: tokens a round; None where rounds are not told.
         tokens_per_second: median of the passes.
         spread: half the range of the middle half of them, over the median.
@@ -81,7 +81,7 @@ def measure_speed(
     rules: Sequence[Rule],
     lengths: Sequence[int],
     repeats: int,
-    on_pass: Callable[[], None] = lambda: None,
+    on_text: Callable[[], None] = lambda: None,
 ) -> Report:
     """Time every way.
 
@@ -92,7 +92,7 @@ def measure_speed(
         rules: that fit the temperature.
         lengths: K >= 1.
         repeats: passes over the prompts that count; one before them does not.
-        on_pass: called after each pass of each way.
+        on_text: called after each prompt of each way.
     """
     most = max(*lengths, settings.num_draft_tokens)
     with lora.merged(pair.draft):
@@ -101,10 +101,13 @@ def measure_speed(
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]
         passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
-        for _ in range(repeats + 1):
-            for way in ways:
-                passes[way].append(_decode(pair, prompts, settings, way, measured))
-                on_pass()
+        for number in range(repeats + 1):
+            turn = [_Pass(way, measured, settings.sampler.seed + number) for way in ways]
+            for ids, one in product(prompts, turn):
+                one.decode(pair, ids, settings)
+                on_text()
+            for way, one in zip(ways, turn, strict=True):
+                passes[way].append(one)
         texts = passes[Way(OURS, rules[0], lengths[0])][0].texts
         scores = {rule: score_carried(pair, texts, rule) for rule in rules}
     plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
@@ -112,65 +115,59 @@ def measure_speed(
     return Report(rows, measured, _advice(rows))
 
 
-@dataclass(frozen=True)
 class _Pass:
-    tokens: int
-    rounds: int | None
-    seconds: float
-    texts: list[Text]
+    """One way over all prompts: what it made of them so far.
 
+    Attributes:
+        tokens, seconds: of all texts.
+        rounds: of ours; of mlx-lm's, the tokens that were the target's own.
+        texts: ours.
+    """
 
-def _decode(pair: Pair, prompts: Sequence[Sequence[int]], settings: Settings, way: Way, measured: Costs) -> _Pass:
-    """One pass over the prompts."""
-    if way.by != OURS:
-        return _stock(pair, prompts, settings, way)
-    policy = None
-    if way.num_draft_tokens is None:
-        policy = PayingDraftLength(measured, len(measured.t_target) - 1)
-    tokens = rounds = 0
-    seconds, texts = 0.0, []
-    for ids in prompts:
-        sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
-        how = replace(
-            settings,
-            sampler=sampler,
-            rule=way.rule or settings.rule,
-            num_draft_tokens=way.num_draft_tokens or len(measured.t_target) - 1,
-            bonus_draws=False,
-        )
+    def __init__(self, way: Way, measured: Costs, seed: int) -> None:
+        self.tokens = self.rounds = 0
+        self.seconds = 0.0
+        self.texts: list[Text] = []
+        self._way, self._most, self._seed = way, len(measured.t_target) - 1, seed
+        self._policy = PayingDraftLength(measured, self._most) if way.num_draft_tokens is None else None
+
+    def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
+        """One prompt."""
+        sampler = replace(settings.sampler, seed=generation_seed(self._seed, ids))
+        decode = self._ours if self._way.by == OURS else self._stock
+        decode(pair, ids, replace(settings, sampler=sampler))
+
+    def _ours(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
+        length = self._way.num_draft_tokens or self._most
+        how = replace(how, rule=self._way.rule or how.rule, num_draft_tokens=length, bonus_draws=False)
         began = time.perf_counter()
-        found = list(Decoding(pair, ids, how, policy))
-        seconds += time.perf_counter() - began
+        found = list(Decoding(pair, ids, how, self._policy))
+        self.seconds += time.perf_counter() - began
         output = tuple(token for one in found for token in one.tokens)
-        tokens, rounds = tokens + len(output), rounds + len(found)
-        texts.append(Text(tuple(ids), output, sampler))
-    return _Pass(tokens, rounds, seconds, texts)
+        self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(found)
+        self.texts.append(Text(tuple(ids), output, how.sampler))
 
-
-def _stock(pair: Pair, prompts: Sequence[Sequence[int]], settings: Settings, way: Way) -> _Pass:
-    """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
-    sampler = settings.sampler
-    draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
-    speculation = {"draft_model": pair.draft, "num_draft_tokens": way.num_draft_tokens} if way.by == STOCK else {}
-    tokens = own = 0
-    seconds = 0.0
-    for ids in prompts:
-        mx.random.seed(generation_seed(sampler.seed, ids) % (1 << 32))
+    def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
+        """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
+        sampler, speculation = how.sampler, {}
+        if self._way.by == STOCK:
+            speculation = {"draft_model": pair.draft, "num_draft_tokens": self._way.num_draft_tokens}
+        draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
+        mx.random.seed(sampler.seed % (1 << 32))
         began = time.perf_counter()
         for response in stream_generate(
-            pair.target, pair.tokenizer, list(ids), max_tokens=settings.max_tokens, sampler=draw, **speculation
+            pair.target, pair.tokenizer, list(ids), max_tokens=how.max_tokens, sampler=draw, **speculation
         ):
-            tokens += 1
-            own += not response.from_draft
-        seconds += time.perf_counter() - began
-    return _Pass(tokens, own, seconds, [])
+            self.tokens += 1
+            self.rounds += not response.from_draft
+        self.seconds += time.perf_counter() - began
 
 
 def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: float | None) -> Row:
     speeds = [one.tokens / one.seconds for one in passes]
     median = statistics.median(speeds)
     low, _, high = statistics.quantiles(speeds, n=4) if len(speeds) > 1 else (median, median, median)
-    tokens, rounds = passes[0].tokens, passes[0].rounds
+    tokens, rounds = (sum(values) for values in zip(*((one.tokens, one.rounds) for one in passes), strict=True))
     return Row(
         way=way,
         tokens=tokens,

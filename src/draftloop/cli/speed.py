@@ -65,7 +65,7 @@ def speed(
     settings = replace(decoding_settings(config.model_copy(update={"rule": rules[0]})), num_draft_tokens=most)
     ids = _prompt_ids(app, pair, prompts, records, settings)[:limit]
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
-    with Progress("decoding", ways * (repeats + 1)) as progress:
+    with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
         report = measure_speed(pair, ids, settings, rules, lengths, repeats, lambda: progress.advance(1))
     _keep(app.data.costs, fingerprint(pair), report)
     if as_json:
