@@ -1,9 +1,10 @@
 """What is learned from how many failures, by draftloop and by the field's recipes: python benchmarks/learning.py
 
 On the embedded pair, three seeds. Every recipe gets the same texts, matrices, rank, replay and optimizer steps, and the
-same grid of peak learning rates; the rate is chosen on validation texts at 200 failures. The reported texts are read
-once, by the runs that were chosen. Results are kept run by run in --folder, so that a benchmark that was cut off goes
-on: by the code, the defaults and the texts that they were made with, so that no other's are taken for them.
+same grid of peak learning rates; the rate is chosen on validation texts at 200 failures. What only takes a recipe apart
+is trained at that recipe's rate. The reported texts are read once, by the runs that were chosen. Results are kept run
+by run in --folder, so that a benchmark that was cut off goes on: by the code, the defaults and the texts that they were
+made with, so that no other's are taken for them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -37,7 +38,15 @@ SEEDS = (0, 1, 2)
 AT = report.AT
 MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
 GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
-FIRST_RATES = GRID[3:6]  # from there on outwards, for as long as the best one lies at an end
+FIRST_RATES = GRID[4:6]  # from there on outwards, for as long as the best one lies at an end
+CEILING_RATES = GRID[3:5]
+PARTS = {  # what takes ours apart, and whose rate it is trained at
+    "lk, own text in 4 stages": "lk",
+    "lk, new answers x 3": "lk",
+    "kl, new answers x 3": "kl",
+    "mlx_lm.lora, new answers x 3": "mlx_lm.lora",
+}
+MOST_SEARCHES = 64  # threads that only wait
 TEMPERATURE, OTHERS = 0.8, (0.0, 1.0)
 TIMED = (report.BASELINE, report.OURS)
 CEILING_STEPS = 2_500
@@ -70,41 +79,35 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="two small recipes to try the script; writes no results")
     options = parser.parse_args()
-    recipes = ["mlx_lm.lora", "ours"] if options.quick else all_recipes()
-    sizes = (20, 50) if options.quick else CURVE
-    at, seeds = (50, (0,)) if options.quick else (AT, SEEDS)
-    recipes = list(MAIN) if options.main else recipes
-    wanted = [(TEMPERATURE, recipe) for recipe in recipes]
-    if not (options.quick or options.main):
-        wanted += [(temperature, recipe) for temperature in OTHERS for recipe in MAIN]
+    everything = not (options.quick or options.main)
+    recipes = ["mlx_lm.lora", "ours"] if options.quick else list(MAIN) if options.main else all_recipes()
+    sizes, at, seeds = ((20, 50), 50, (0,)) if options.quick else (CURVE, AT, SEEDS)
+    temperatures = (TEMPERATURE, *OTHERS) if everything else (TEMPERATURE,)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool, ThreadPoolExecutor(MOST_SEARCHES) as many:
         work = Work(pool, options.folder)
         print(f"results in {options.folder / edition()}", file=sys.stderr)
-        rates = choose(work, wanted, at)
-        jobs = [Job(t, recipe, at, seed, rates[t, recipe]) for t, recipe in wanted for seed in seeds]
-        main_recipes = [recipe for recipe in MAIN if recipe in recipes]
-        jobs += [
-            Job(TEMPERATURE, recipe, size, seed, rates[TEMPERATURE, recipe])
-            for size in sizes
-            for recipe in main_recipes
-            for seed in seeds
-            if size != at
-        ]
-        work.do(jobs)
+        work.prepare(temperatures)
+        plan = Plan(work, many, sizes, at, seeds)
+        if not options.quick:
+            plan.add(report.CEILING, TEMPERATURE, CEILING_RATES)  # first, because it takes longest
+        for recipe in recipes:
+            plan.add(recipe, TEMPERATURE, FIRST_RATES)
+        if everything:
+            for temperature in OTHERS:
+                for recipe in MAIN:
+                    plan.add(recipe, temperature, around=recipe)
+        rates, jobs = plan.carried_out()
+        jobs.sort(key=lambda job: job.recipe == report.CEILING)  # the last row of the table
         if options.time_again:
             work.do(
                 [job for job in jobs if (job.temperature, job.failures) == (TEMPERATURE, at) and job.recipe in TIMED],
                 again=True,
             )
-        if not options.quick:  # last, because it takes longest
-            ceiling = (TEMPERATURE, report.CEILING)
-            rates |= choose(work, [ceiling], AT)
-            jobs += [Job(*ceiling, AT, seed, rates[ceiling]) for seed in SEEDS]
         runs = work.reported(jobs)
     figures = report.find_figures(runs, at)
     report.show(runs, figures)
-    if not (options.quick or options.main):
+    if everything:
         chosen = [[t, r, rate] for (t, r), rate in rates.items()]
         report.write(runs, figures, {"learning_rates": chosen, "grid": GRID, "edition": edition()})
 
@@ -150,19 +153,23 @@ class Work:
     def __init__(self, pool: ProcessPoolExecutor, folder: Path) -> None:
         self._pool, self._folder = pool, folder
 
+    def prepare(self, temperatures: Iterable[float]) -> None:
+        """Make the texts, before two processes would."""
+        for temperature in temperatures:
+            self._pool.submit(prepare, temperature, self._folder).result()
+
     def do(self, jobs: Sequence[Job], *, again: bool = False) -> list[dict[str, Any]]:
         """Train all of them, those too that were done before if `again`; returns what each took, in their order."""
         missing = [job for job in jobs if again or not self._result(job).is_file()]
-        print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done before", file=sys.stderr)
-        for temperature in sorted({job.temperature for job in missing}):
-            self._pool.submit(prepare, temperature, self._folder).result()  # or two processes would make them
-        for number, line in enumerate(self._pool.map(train, missing, [self._folder] * len(missing)), 1):
-            print(f"{number}/{len(missing)} {line}", file=sys.stderr)
+        for trained in [self._pool.submit(train, job, self._folder) for job in missing]:
+            print(trained.result(), file=sys.stderr)
         return [json.loads(self._result(job).read_text()) for job in jobs]
 
     def reported(self, jobs: Sequence[Job]) -> list[Run]:
         """The chosen runs on the reported texts."""
         found = self.do(jobs)
+        for temperature in {job.temperature for job in jobs}:
+            self._pool.submit(base, temperature, self._folder).result()  # or each process would
         scored = self._pool.map(score_reported, jobs, [self._folder] * len(jobs))
         return [
             Run(**asdict(job), **{k: f[k] for k in ("openings", "steps", "seconds", "peak_mb", "curve", "last")}, **s)
@@ -173,21 +180,64 @@ class Work:
         return self._folder / edition() / f"{job.name}.json"
 
 
-def choose(work: Work, wanted: Iterable[tuple[float, str]], at: int) -> dict[tuple[float, str], float]:
-    """The rate of the grid with the highest acceptance on the validation texts, of each recipe and temperature."""
-    wanted = list(wanted)
-    tried: dict[tuple[float, str], dict[float, float]] = {key: {} for key in wanted}
+class Plan:
+    """Every recipe's search for its rate, and its runs at that rate; all at once, so that no process waits.
 
-    def attempt(rates: dict[tuple[float, str], Sequence[float]]) -> None:
-        jobs = [Job(t, recipe, at, 0, rate) for (t, recipe), some in rates.items() for rate in some]
-        for job, found in zip(jobs, work.do(jobs), strict=True):
-            tried[job.temperature, job.recipe][job.learning_rate] = found["validation"]
+    Args:
+        work: does them.
+        threads: to wait in.
+        sizes: numbers of failures, of the main recipes.
+        at: the number that rates are chosen at.
+        seeds: of the runs.
+    """
 
-    missing: dict[tuple[float, str], Sequence[float]] = dict.fromkeys(wanted, FIRST_RATES)
-    while missing:
-        attempt(missing)
-        missing = {key: further for key, found in tried.items() if (further := _outwards(found))}
-    return {key: max(found, key=lambda rate: found[rate]) for key, found in tried.items()}
+    def __init__(
+        self, work: Work, threads: ThreadPoolExecutor, sizes: Sequence[int], at: int, seeds: Sequence[int]
+    ) -> None:
+        self._work, self._threads = work, threads
+        self._sizes, self._at, self._seeds = sizes, at, seeds
+        self._chosen: dict[tuple[float, str], Future[float]] = {}
+        self._trained: list[Future[list[Job]]] = []
+
+    def add(self, recipe: str, temperature: float, rates: Sequence[float] = (), around: str = "") -> None:
+        """Begin with a recipe.
+
+        Args:
+            recipe: its name.
+            temperature: of the texts.
+            rates: where its search begins.
+            around: the recipe whose rate at `TEMPERATURE` it begins at instead.
+        """
+        if recipe in PARTS:
+            found = self._chosen[temperature, PARTS[recipe]]
+        else:
+            found = self._threads.submit(self._search, recipe, temperature, rates, around)
+        self._chosen[temperature, recipe] = found
+        self._trained.append(self._threads.submit(self._train, recipe, temperature))
+
+    def carried_out(self) -> tuple[dict[tuple[float, str], float], list[Job]]:
+        """The chosen rate of each temperature and recipe, and all runs at these, when they are done."""
+        jobs = [job for trained in self._trained for job in trained.result()]
+        return {key: found.result() for key, found in self._chosen.items()}, jobs
+
+    def _search(self, recipe: str, temperature: float, rates: Sequence[float], around: str) -> float:
+        """The rate of the grid with the highest acceptance on the validation texts."""
+        tried: dict[float, float] = {}
+        further = rates or [self._chosen[TEMPERATURE, around].result()]
+        while further:
+            jobs = [Job(temperature, recipe, self._at, 0, rate) for rate in further]
+            for job, found in zip(jobs, self._work.do(jobs), strict=True):
+                tried[job.learning_rate] = found["validation"]
+            further = _outwards(tried)
+        return max(tried, key=lambda rate: tried[rate])
+
+    def _train(self, recipe: str, temperature: float) -> list[Job]:
+        rate = self._chosen[temperature, recipe].result()
+        curve = temperature == TEMPERATURE and recipe in MAIN
+        sizes = [self._at, *(size for size in self._sizes if size != self._at)] if curve else [self._at]
+        jobs = [Job(temperature, recipe, size, seed, rate) for size in sizes for seed in self._seeds]
+        self._work.do(jobs)
+        return jobs
 
 
 def _outwards(found: Mapping[float, float]) -> Sequence[float]:
@@ -213,6 +263,8 @@ def train(job: Job, folder: Path) -> str:
     from learning_recipes import RECIPES, Task, all_weights, mean_acceptance
     from learning_world import CEILING_FAILURES, distinct_openings, more_failures, world
 
+    from draftloop.store.atomic import write_atomically
+
     gc.collect()  # what the job before left in a cycle
     mx.clear_cache()
     pair = _pair()
@@ -233,31 +285,42 @@ def train(job: Job, folder: Path) -> str:
         "last": mean_acceptance(pair, task.validation),
         **asdict(learned),
     }
-    path.write_text(json.dumps(found))
+    write_atomically(path, json.dumps(found).encode())
     return f"{job.recipe}, {job.failures} failures, {job.learning_rate:g}, T {job.temperature:g}: {validation:.4f}"
+
+
+def base(temperature: float, folder: Path) -> dict[str, report.Sums]:
+    """(accepted, positions) of every reported text of both domains, for the bare draft."""
+    path = folder / edition() / f"base-{temperature:g}.json"
+    return _kept(path, lambda: _on_reported(_pair(), temperature, folder))
 
 
 def score_reported(job: Job, folder: Path) -> dict[str, Any]:
     """(accepted, positions) of every reported text of both domains, for the bare draft and the trained one."""
+
+    def trained() -> dict[str, report.Sums]:
+        pair = _pair()
+        _load(pair, folder / edition() / f"{job.name}.safetensors", job)
+        return _on_reported(pair, job.temperature, folder)
+
+    path = folder / edition() / f"{job.name}.reported.json"
+    return {"base": base(job.temperature, folder), "trained": _kept(path, trained)}
+
+
+def _on_reported(pair: Any, temperature: float, folder: Path) -> dict[str, report.Sums]:
     from learning_recipes import accepted
     from learning_world import world
 
-    from draftloop import lora
+    return {domain: accepted(pair, texts) for domain, texts in world(pair, temperature, folder).reported.items()}
 
-    path = folder / edition() / f"{job.name}.reported.json"
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    pair = _pair()
-    texts = world(pair, job.temperature, folder)
-    _bare(pair)
-    base = {domain: accepted(pair, some) for domain, some in texts.reported.items()}
-    _load(pair, folder / edition() / f"{job.name}.safetensors", job)
-    trained = {domain: accepted(pair, some) for domain, some in texts.reported.items()}
-    _bare(pair)
-    lora.detach(pair.draft)
-    found = {"base": base, "trained": trained}
-    path.write_text(json.dumps(found))
+
+def _kept(path: Path, make: Callable[[], dict[str, report.Sums]]) -> dict[str, report.Sums]:
+    """What is kept there; made first where there is nothing yet."""
+    from draftloop.store.atomic import write_atomically
+
+    if not path.is_file():
+        write_atomically(path, json.dumps(make()).encode())
+    found: dict[str, report.Sums] = json.loads(path.read_text())
     return found
 
 

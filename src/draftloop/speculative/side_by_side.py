@@ -141,7 +141,7 @@ def _rows(model: nn.Module, length: int, room: float) -> int:
 
 
 def _several(rows: int) -> int:
-    """Rows that have to be free before other texts are begun there."""
+    """Of so many rows, how many have to be free before other texts are begun there."""
     return max(1, rows // _TURNOVER) if mx.default_device().type == mx.DeviceType.gpu else rows
 
 
@@ -167,6 +167,15 @@ class _Row:
         """The next one; any where no more is drawn from."""
         self._drawn += 1
         return float(self.uniforms[self._drawn - 1]) if self._drawn <= self.most else 0.0
+
+    def drawn_from(self) -> mx.array | None:
+        """(N, width) of the finished text, evaluated, and kept no longer; None where none was kept."""
+        if not self.p:
+            return None
+        found = mx.stack(self.p[: len(self.tokens)])  # mlx-lm has drawn the next one by then
+        mx.eval(found)
+        self.p = []
+        return found
 
 
 class _Batch:
@@ -212,8 +221,7 @@ class _Batch:
         try:
             while not enough() and (self._waiting or self._in_work()):
                 for row in self._step():
-                    p, row.p = row.p[: len(row.tokens)], []
-                    yield Written(row.place, tuple(row.tokens), mx.stack(p) if p else None)
+                    yield Written(row.place, tuple(row.tokens), row.drawn_from())
         finally:
             self._generator.close()
             mx.clear_cache()

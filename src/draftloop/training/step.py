@@ -36,6 +36,7 @@ from .texts.examples import Example
 from .texts.plan import Window
 
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
+State = dict[str, mx.array]
 MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for
 
 
@@ -139,7 +140,7 @@ class Learner:
         """
         before = self.state()
         try:
-            return self._train(window, step, skipped_in_row, check, late, following)
+            return self._train(window, step, skipped_in_row, check, late, following, before)
         except REFUSALS:  # half a step may lie in the adapter by then
             self.restore(before)
             raise
@@ -152,6 +153,7 @@ class Learner:
         check: Callable[[], None],
         late: float,
         following: Window | None,
+        before: State,
     ) -> StepResult:
         self.draft.train()
         rate = self.slower * learning_rate(step, self._steps, self._settings, late)
@@ -166,7 +168,7 @@ class Learner:
             if not parts:
                 continue
             at_once = len(window.micro_batches) == len(parts) == 1
-            found = self._at_once(parts[0], rate, following) if at_once else self._micro_batch(parts)
+            found = self._at_once(parts[0], rate, following, before) if at_once else self._micro_batch(parts)
             if isinstance(found, Skipped):
                 skipped_in_row += 1
                 skipped.append(found)
@@ -222,13 +224,13 @@ class Learner:
             self._piece = usual
         return int(mx.get_peak_memory() - before)
 
-    def state(self) -> dict[str, mx.array]:
+    def state(self) -> State:
         """Adapter, optimizer and random state by name: with the position in the plan, all that a resumed run needs."""
         adapter = {f"adapter.{name}": value for name, value in lora.adapter_parameters(self.draft).items()}
         optimizer = {f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)}
         return {**adapter, **optimizer, "random": get_state()}
 
-    def restore(self, state: dict[str, mx.array]) -> None:
+    def restore(self, state: State) -> None:
         """Go back to what `state` returned."""
         lora.load_parameters(self.draft, under("adapter.", state))
         self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
@@ -260,10 +262,9 @@ class Learner:
         return skipped or (_added(found), gradients)
 
     def _at_once(
-        self, examples: Sequence[Example], rate: float, following: Window | None
+        self, examples: Sequence[Example], rate: float, following: Window | None, before: State
     ) -> tuple[Sums, float] | Skipped:
         """A whole step in one evaluation: its sums as numbers and the mean gradient's norm, or why there is none."""
-        before = self.state()
         arrays, gradients = self._enqueued(examples)
         norm = self._updated(gradients, mx.maximum(arrays.tokens, 1.0), rate)
         everything = arrays, norm, self.draft.trainable_parameters(), self.optimizer.state
