@@ -95,15 +95,14 @@ def interval(before: Sequence[Sums], after: Sequence[Sums]) -> tuple[float, floa
     return found.estimate, found.low, found.high
 
 
-def differences(runs: Sequence[Run], at: int, temperature: float = 0.8) -> list[dict[str, Any]]:
+def differences(runs: Sequence[Run], at: int) -> list[dict[str, Any]]:
     """How much more ours gains than each other recipe at so many failures, with intervals."""
-    ours = chosen(runs, OURS, at, temperature)
     found = []
-    for recipe in dict.fromkeys(run.recipe for run in runs if run.recipe != OURS):
-        others = chosen(runs, recipe, at, temperature)
-        if len(others) == len(ours):
-            estimate, low, high = interval([r.trained[WEAK] for r in others], [r.trained[WEAK] for r in ours])
-            found.append({"recipe": recipe, "ours_more_by": estimate, "low": low, "high": high})
+    for temperature, recipe in dict.fromkeys((run.temperature, run.recipe) for run in runs if run.recipe != OURS):
+        ours, others = (chosen(runs, name, at, temperature) for name in (OURS, recipe))
+        estimate, low, high = interval([r.trained[WEAK] for r in others], [r.trained[WEAK] for r in ours])
+        about = {"temperature": temperature, "recipe": recipe}
+        found.append({**about, "ours_more_by": estimate, "low": low, "high": high})
     return found
 
 

@@ -284,17 +284,21 @@ def test_while_merged_the_model_says_the_same_without_adapter_layers_and_afterwa
     assert all(after[name] is leaf for name, leaf in leaves.items())
 
 
-def test_a_quantized_layer_keeps_its_adapter_beside_it_while_merged() -> None:
+@pytest.mark.parametrize("layers", ["4 bits", "bfloat16"])
+def test_a_layer_of_fewer_bits_keeps_its_adapter_beside_it_while_merged(layers: str) -> None:
     model, ids = tiny_llama(width=64), mx.array([[3, 1, 4, 1, 5]])
-    nn.quantize(model, group_size=32, bits=4)
+    if layers == "bfloat16":
+        model.set_dtype(mx.bfloat16)
+    else:
+        nn.quantize(model, group_size=32, bits=4)
     lora.attach_fresh(model, lora.shape_for(model, Lora(rank=4)), seed=0)
     weights = {k: 0.1 * mx.random.normal(v.shape) for k, v in lora.adapter_parameters(model).items()}
     lora.load_parameters(model, weights)
-    adapted = np.array(model(ids))
+    adapted = np.array(model(ids).astype(mx.float32))
     assert lora.stays_beside(model)
     with lora.merged(model):
         assert lora.is_attached(model)
-        np.testing.assert_array_equal(np.array(model(ids)), adapted)
+        np.testing.assert_array_equal(np.array(model(ids).astype(mx.float32)), adapted)
 
 
 def test_an_error_within_leaves_the_adapter_on() -> None:

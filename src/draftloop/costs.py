@@ -1,8 +1,9 @@
 """What a draft step, a plain step and a round of every draft length cost on this machine. Knows no acceptance.
 
-Timed are the very steps of the decoder, choices and reads included, on a filled cache: whole rounds of K proposals, a
-chain of draft steps, a chain of plain steps. So K·t_draft + T(K + 1) is what a round takes, and T(1) what a token takes
-without a draft. A few K are timed, the others lie on the line between their neighbours.
+Timed are the very steps of the decoder, choices and reads included, on a filled cache, at temperature 1 without
+filters: whole rounds of K proposals, a chain of draft steps, a chain of plain steps. So K·t_draft + T(K + 1) is what a
+round takes, and T(1) what a token takes without a draft. A few K are timed, the others lie on the line between their
+neighbours.
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def measure(pair: Pair, max_draft_tokens: int, care: Care = CAREFUL) -> Costs:
 
 def fingerprint(pair: Pair) -> str:
     """16 hex digits of all that costs depend on: models, an adapter that stays beside the weights, machine, MLX."""
+    device = mx.device_info()  # on CUDA with how much memory is free
     facts = (
         asdict(pair.identity),
         lora.stays_beside(pair.draft),
-        mx.device_info(),
+        *(device.get(fact) for fact in ("device_name", "architecture", "memory_size", "total_memory")),
         os.cpu_count(),
         blas.loaded(),
         *(version(name) for name in ("mlx", "mlx-lm")),

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .acceptance import survival
-from .distributions import TopK
+from .distributions import TopK, joined
 from .generation import Generation, Refused
 from .pair import Pair
 from .rule import Rule
@@ -38,7 +38,8 @@ from .speculative.rules import NEXT_TO_NOTHING, draw
 from .speculative.transforms import sampling_probs
 from .teacher_forced import Text, blocks, distributions
 
-BLOCK_BYTES = 128 << 20  # of distributions of each model held at once
+BLOCK_BYTES = 128 << 20  # of distributions of each model held at once, where a text alone has no more
+_SLICE_BYTES = 32 << 20  # of copies of them that are worked on
 _ROUNDS, _DRAWS = 2, 3  # streams of uniforms, beside the decoder's own
 
 FloatArray = NDArray[np.float64]
@@ -76,9 +77,8 @@ def look_back(
         unread = [i for i in block if i not in p]
         p |= distributions(pair.target, texts, unread, pair.width, sampling_probs)
         members = sorted(block)
-        yield from _block(
-            pair, [(i, texts[i]) for i in members], [p[i] for i in members], [q[i] for i in members], settings
-        )
+        whole_p, whole_q = (mx.concatenate([table.pop(i) for i in members]) for table in (p, q))
+        yield from _block(pair, [(i, texts[i]) for i in members], whole_p, whole_q, settings)
 
 
 def _known(text: Text, width: int, kept: mx.array | None) -> mx.array | None:
@@ -89,16 +89,12 @@ def _known(text: Text, width: int, kept: mx.array | None) -> mx.array | None:
 
 
 def _block(
-    pair: Pair, members: list[tuple[int, Text]], p_rows: list[mx.array], q_rows: list[mx.array], settings: Settings
+    pair: Pair, members: list[tuple[int, Text]], p: mx.array, q: mx.array, settings: Settings
 ) -> Iterator[tuple[int, Generation]]:
-    p, q = mx.concatenate(p_rows), mx.concatenate(q_rows)
     emitted = mx.array([token for _, text in members for token in text.output])
     kept = settings.kept_ids(pair.width)
-    rows = likeliest(p, kept) if kept else None
-    both = [mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1) for table in (p, q)]
-    mx.eval(both, rows)
-    log_p, log_q = (_log(column) for column in both)
-    told = None if rows is None else to_numpy(rows)
+    told = _likeliest(p, kept) if kept else None
+    log_p, log_q = (_log(mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1)) for table in (p, q))
 
     starts = np.cumsum([0, *(len(text.output) for _, text in members)]).tolist()
     turns = []
@@ -107,6 +103,22 @@ def _block(
     drawn = _draw(p, q, emitted, members, starts, turns, settings.rule)
     for (i, text), start, end, along in zip(members, starts, starts[1:], turns, strict=False):
         yield i, _generation(pair, text, log_p[start:end], log_q[start:end], along, drawn, told, start)
+
+
+def _likeliest(p: mx.array, count: int) -> TopK:
+    """The likeliest ids of each row of (N, V)."""
+    parts = []
+    for some in _slices(len(p), p.shape[-1]):
+        rows = likeliest(p[some], count)
+        mx.eval(rows)
+        parts.append(to_numpy(rows))
+    return joined(parts)
+
+
+def _slices(count: int, width: int) -> list[slice]:
+    """So many rows in parts that are small enough to be copied a few times."""
+    step = max(1, _SLICE_BYTES // (4 * width))
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def _turns(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uniforms) -> _Turns:
@@ -149,27 +161,32 @@ def _draw(
     where = [start + at for start, along in zip(starts, turns, strict=False) for at in along.positions]
     if not where:  # every text ended with the last proposal that it kept
         return {}
-    shares = mx.array([share or 0.0 for along in turns for share in along.shares])[:, None]  # at a bonus position 0
+    shares = mx.array([share or 0.0 for along in turns for share in along.shares])  # at a bonus position 0
     uniforms = mx.concatenate(
         [
             Uniforms(text.sampler.seed, _DRAWS).draw(len(along.positions))
             for (_, text), along in zip(members, turns, strict=True)
         ]
     )
-    rows = mx.array(where)
-    before, after = q[rows], p[rows]
+    found: dict[int, tuple[int, float, float]] = {}
+    for some in _slices(len(where), p.shape[-1]):
+        rows = mx.array(where[some])
+        before, after = q[rows], p[rows]
+        tokens = draw(_proposing(before, after, emitted[rows], shares[some, None], rule), uniforms[some])
+        both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
+        mx.eval(tokens, both)
+        log_p, log_q = (_log(column).tolist() for column in both)
+        found |= dict(zip(where[some], zip(tokens.tolist(), log_p, log_q, strict=True), strict=True))
+    return found
+
+
+def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, rule: Rule) -> mx.array:
+    """What the proposal comes from, (M, V), not normalised, where `shares`, (M, 1), is 0 at bonus positions."""
     if rule == "match":
-        refused = mx.put_along_axis(before, emitted[rows][:, None], mx.array(0.0), axis=-1)
-        weights = mx.where(shares > 0, refused, before)
-    elif rule == "greedy":
-        weights = before
-    else:
-        weights = mx.maximum(before - shares * after, before * NEXT_TO_NOTHING)
-    tokens = draw(weights, uniforms)
-    both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
-    mx.eval(tokens, both)
-    log_p, log_q = (_log(column).tolist() for column in both)
-    return dict(zip(where, zip(tokens.tolist(), log_p, log_q, strict=True), strict=True))
+        return mx.where(shares > 0, mx.put_along_axis(q, emitted[:, None], mx.array(0.0), axis=-1), q)
+    if rule == "greedy":
+        return q
+    return mx.maximum(q - shares * p, q * NEXT_TO_NOTHING)
 
 
 def _generation(

@@ -89,7 +89,7 @@ def samples_from_prompts(
     max_prompt_length: int,
     on_text: Callable[[int], None] | None = None,
 ) -> tuple[list[Sample], list[str]]:
-    """What the target makes of prompts, and why some were skipped. Speculation changes the time it takes, not the text.
+    """What the target makes of prompts, and why some were skipped. Speculation changes the time it takes, not the law.
 
     Raises:
         PromptError: none was usable.

@@ -128,8 +128,7 @@ class _Pass:
         self.tokens = self.rounds = 0
         self.seconds = 0.0
         self.texts: list[Text] = []
-        self._way, self._most, self._seed = way, len(measured.t_target) - 1, seed
-        self._policy = PayingDraftLength(measured, self._most) if way.num_draft_tokens is None else None
+        self._way, self._costs, self._seed = way, measured, seed
 
     def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
         """One prompt."""
@@ -138,10 +137,11 @@ class _Pass:
         decode(pair, ids, replace(settings, sampler=sampler))
 
     def _ours(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
-        length = self._way.num_draft_tokens or self._most
+        length = self._way.num_draft_tokens or len(self._costs.t_target) - 1
+        policy = PayingDraftLength(self._costs, length) if self._way.num_draft_tokens is None else None
         how = replace(how, rule=self._way.rule or how.rule, num_draft_tokens=length, bonus_draws=False)
         began = time.perf_counter()
-        found = list(Decoding(pair, ids, how, self._policy))
+        found = list(Decoding(pair, ids, how, policy))
         self.seconds += time.perf_counter() - began
         output = tuple(token for one in found for token in one.tokens)
         self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(found)
@@ -161,6 +161,7 @@ class _Pass:
             self.tokens += 1
             self.rounds += not response.from_draft
         self.seconds += time.perf_counter() - began
+        self.rounds += response.from_draft  # a round that the end cut has no token of the target's own
 
 
 def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: float | None) -> Row:

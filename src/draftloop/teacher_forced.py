@@ -1,7 +1,7 @@
 """One pass of a model over texts that are there already: its distribution at every position of their outputs.
 
 Causal attention makes padding on the right invisible, so no pad token is needed. Memory is bounded twice: blocks bound
-what a caller holds at once, batches what one forward pass makes.
+what a caller holds at once, batches what one forward pass makes; a text that is too long for either is read alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
 from .records import Record, Sampler
 
@@ -71,6 +72,9 @@ def distributions(
         return 4 * width * len(members) * max(len(texts[i].ids) for i in members) <= BATCH_BYTES
 
     for batch in _grouped(block, fits):
+        if not fits(batch):
+            yield batch[0], _alone(model, texts[batch[0]], width, transform)
+            continue
         length = max(len(texts[i].ids) for i in batch)
         ids = np.zeros((len(batch), length), np.int32)
         for row, i in enumerate(batch):
@@ -82,6 +86,18 @@ def distributions(
             rows.append(transform(logits[row, start : len(texts[i].ids)], texts[i].sampler, width))
         mx.eval(rows)
         yield from zip(batch, rows, strict=True)
+
+
+def _alone(model: Any, text: Text, width: int, transform: Transform) -> mx.array:
+    """Of a long text: the logits of its prompt, of which only the last ones are wanted, are never made."""
+    read = len(text.prompt_tokens) - 1
+    cache = make_prompt_cache(model)
+    if read:
+        model(mx.array([text.ids[:read]]), cache=cache)
+        mx.eval([layer.state for layer in cache])  # the logits are not asked for
+    rows = transform(model(mx.array([text.ids[read:]]), cache=cache)[0], text.sampler, width)
+    mx.eval(rows)
+    return rows
 
 
 def _grouped(items: Iterable[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:

@@ -63,7 +63,7 @@ def generate(
     *,
     chat_template: bool,
     max_prompt_length: int,
-    costs: Costs | None = None,
+    costs: Callable[[], Costs] | None = None,
     on_text: Callable[[str], None] = lambda _: None,
 ) -> Generated:
     """Generate from one prompt; the output has the target's own distribution.
@@ -74,7 +74,8 @@ def generate(
         settings: sampler, rule, lengths; `sampler.seed` is used as it is.
         chat_template: apply the tokenizer's template where it has one.
         max_prompt_length: most prompt tokens.
-        costs: of decoding here; with them every round drafts as many tokens as pay, up to `num_draft_tokens`.
+        costs: gives those of decoding here, asked once the prompt is known to be usable; with them every round drafts
+            as many tokens as pay, up to `num_draft_tokens`.
         on_text: called with each new piece of text.
 
     Raises:
@@ -84,7 +85,7 @@ def generate(
     if isinstance(ids, Unusable):
         raise PromptError(f"the prompt cannot be used: {ids.reason}, {ids.detail}")
     detokenizer = pair.tokenizer.detokenizer
-    draft_length = None if costs is None else PayingDraftLength(costs, settings.num_draft_tokens)
+    draft_length = None if costs is None else PayingDraftLength(costs(), settings.num_draft_tokens)
     decoding = Decoding(pair, ids, replace(settings, bonus_draws=False), draft_length)
     rounds, tokens = [], []
     with lora.merged(pair.draft):

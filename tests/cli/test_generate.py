@@ -127,6 +127,11 @@ def test_where_costs_cannot_be_kept_the_text_comes_all_the_same(call_with_pair) 
     assert "what decoding costs here is measured again next time" in found.err
 
 
+def test_a_prompt_that_cannot_be_used_is_refused_before_anything_is_measured(call_with_pair) -> None:
+    assert call_with_pair("generate", "").code == 2
+    assert not Path("data/costs.json").exists()
+
+
 def test_a_config_that_fixes_the_length_measures_nothing(call_with_pair, monkeypatch) -> None:
     monkeypatch.setenv("DRAFTLOOP_SPECULATIVE_DRAFT_LENGTH", "fixed")
     found = call_with_pair("generate", "the target", *SHORT[:2], "--json")

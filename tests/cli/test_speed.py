@@ -45,6 +45,34 @@ def test_what_was_found_is_kept_where_generate_finds_it(call_with_pair, prompts:
     assert call_with_pair("generate", "the target", "--max-tokens", "10", "--json").code == 0
 
 
+def test_a_run_that_compared_no_rules_leaves_what_is_known_of_them(
+    call_with_pair, prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = call_with_pair(*SHORT, *prompts, "--json").json["advice"]["rule"]
+    call_with_pair(*SHORT, *prompts, "--rule", "match")
+    (known,) = json.loads(Path("data/costs.json").read_bytes()).values()
+    assert known["advice"]["rule"] == rule
+    monkeypatch.setenv("DRAFTLOOP_SPECULATIVE_MAX_DRAFT_TOKENS", "12")
+    call_with_pair("generate", "the target", "--max-tokens", "4")  # measures more lengths
+    (known,) = json.loads(Path("data/costs.json").read_bytes()).values()
+    assert len(known["costs"]["t_target"]) == 13
+    assert known["advice"]["rule"] == rule
+
+
+def test_where_nothing_can_be_kept_the_table_is_printed_all_the_same(call_with_pair, prompts: list[str]) -> None:
+    Path("data/costs.json").mkdir(parents=True)  # nothing can be written over it
+    found = call_with_pair(*SHORT, *prompts)
+    assert (found.code, found.out.count("draftloop")) == (0, 6)
+    assert "`generate` will not know of this" in found.err
+
+
+def test_a_round_of_mlx_lm_that_the_end_cut_counts_as_one(call, prompts: list[str]) -> None:
+    same = ["--model", "embedded:draft", "--draft-model", "embedded:draft"]  # everything is kept
+    found = call("benchmark", "speed", *same, *prompts, *SHORT[2:4], "--max-tokens", "6", "--temp", "0", "--json").json
+    lengths = {row["way"]["num_draft_tokens"]: row["length"] for row in found["rows"] if row["way"]["by"] == "mlx-lm"}
+    assert lengths == {1: 2.0, 3: 3.0}  # rounds of 2, 2 and 2; of 4 and 2
+
+
 def test_text_is_a_table_and_one_line_of_advice(call_with_pair, prompts: list[str]) -> None:
     found = call_with_pair(*SHORT, *prompts, "--temp", "0")
     assert found.code == 0

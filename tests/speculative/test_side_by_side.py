@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import ChunkedKVCache
 from scipy.stats import chisquare
 from tiny import sampler, tiny_llama
 
@@ -92,7 +97,7 @@ class Refusing:
     def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
         self.tried.append(inputs.shape[0])
         if inputs.shape[0] > self.rows:
-            raise self.error
+            raise type(self.error)(*self.error.args)  # one of its own: it remembers whose frames it passed
         return MODEL(inputs, cache=cache)
 
 
@@ -128,6 +133,43 @@ def test_when_it_is_enough_those_in_work_are_dropped_and_finished_ones_are_there
 
 def test_as_many_are_written_side_by_side_as_there_is_room_for() -> None:
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width of a head, bytes
-    assert _rows(MODEL, 100, float("inf")) == MOST_ROWS
-    assert _rows(MODEL, 100, 5.5 * 100 * per_token) == 5
-    assert _rows(MODEL, 100, 0.0) == 1
+    of_100 = [Wanted((1,) * 60, sampler(0.9), 40), Wanted((1,) * 10, sampler(0.9), 20)]
+    assert _rows(MODEL, of_100, float("inf")) == MOST_ROWS
+    assert _rows(MODEL, of_100, 5.5 * 100 * per_token) == 5
+    assert _rows(MODEL, of_100, 0.0) == 1
+    assert _rows(MODEL, [Wanted((1,) * 1_000, sampler(0.9), 24)], float("inf")) == 8  # prompts read in one pass
+
+
+def test_a_batch_is_gone_when_it_ends_without_waiting_for_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[weakref.ref[object]] = []
+    made = BatchGenerator.__init__
+
+    def watched(self: BatchGenerator, *given: object, **how: object) -> None:
+        batches.append(weakref.ref(self))
+        made(self, *given, **how)
+
+    monkeypatch.setattr(BatchGenerator, "__init__", watched)
+    gc.disable()
+    try:
+        written(wanted(6), Refusing(3, RuntimeError("[metal::malloc] Unable to allocate 9 bytes.")))
+        next(write(MODEL, wanted(6), width=60, stop_tokens=STOP))
+        assert len(batches) > 2
+        assert [batch() for batch in batches] == [None] * len(batches)
+    finally:
+        gc.enable()
+
+
+def test_a_model_whose_caches_cannot_be_put_side_by_side_writes_the_same_texts_one_after_the_other() -> None:
+    class Chunked:
+        layers = MODEL.layers
+
+        def make_cache(self) -> list[ChunkedKVCache]:
+            return [ChunkedKVCache(8192) for _ in self.layers]
+
+        def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+            assert inputs.shape[0] == 1
+            return MODEL(inputs, cache=cache)
+
+    texts = wanted(9)
+    assert written(texts, Chunked()) == written(texts)
+    assert set(written(texts, Chunked(), enough=iter([False] * 20 + [True] * 9).__next__)) < set(range(9))

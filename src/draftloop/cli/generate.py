@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from .app import App, adapter_option, json_option, model_options, note, on_error
 if TYPE_CHECKING:
     from ..known_costs import Known
     from ..pair import Pair
+    from ..timings import Costs
 
 
 def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str) -> str:
@@ -28,7 +30,11 @@ def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str)
 @json_option
 @click.pass_obj
 def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
-    """Generate text from PROMPT: the target's own output, in fewer of its passes. `-` reads the prompt from stdin."""
+    """Generate text from PROMPT: the target's own output, in fewer of its passes. `-` reads the prompt from stdin.
+
+    A round drafts as many tokens as pay on this machine, by the rule that `benchmark speed` found fastest here.
+    --num-draft-tokens, or speculative.draft_length fixed, keeps to one K and to the configured rule.
+    """
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
         on_error(prompt=prompt)
@@ -39,18 +45,24 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     settings = decoding_settings(config.speculative)
     pair = app.load_pair(adapter)
     fixed = config.speculative.draft_length == "fixed" or "speculative.num_draft_tokens" in app.flags
-    known = None if fixed else _known(app, pair)
-    if known is not None:
+    costs = None
+    if not fixed:
+        from ..costs import fingerprint
+
+        key = fingerprint(pair)
+        known = app.data.costs.of(key)
+        costs = partial(_costs, app, pair, key, known)
         settings = replace(settings, num_draft_tokens=config.speculative.max_draft_tokens)
-        if known.advice is not None and known.advice.rule is not None and config.speculative.rule == "auto":
-            settings = replace(settings, rule=known.advice.rule if settings.sampler.temperature else settings.rule)
+        if known is not None and known.advice is not None and config.speculative.rule == "auto":
+            fastest = known.advice.rule if settings.sampler.temperature else None
+            settings = replace(settings, rule=fastest or settings.rule)
     found = generate_text(
         pair,
         prompt,
         settings,
         chat_template=config.speculative.chat_template,
         max_prompt_length=config.data.max_prompt_length,
-        costs=None if known is None else known.costs,
+        costs=costs,
         on_text=_ignore if as_json else _stream,
     )
     if as_json:
@@ -64,20 +76,20 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     )
 
 
-def _known(app: App, pair: Pair) -> Known:
+def _costs(app: App, pair: Pair, key: str, known: Known | None) -> Costs:
     """What decoding costs here: as it was measured once, or measured now, in a second or so."""
-    from ..costs import QUICK, fingerprint, measure
+    from ..costs import QUICK, measure
     from ..known_costs import Known
 
-    key, most = fingerprint(pair), app.config.speculative.max_draft_tokens
-    known = app.data.costs.of(key)
-    if known is None or len(known.costs.t_target) <= most:
-        known = Known(measure(pair, most, QUICK))
-        try:
-            app.data.costs.keep(key, known)
-        except OSError as error:
-            note(f"what decoding costs here is measured again next time: {error}")
-    return known
+    most = app.config.speculative.max_draft_tokens
+    if known is not None and len(known.costs.t_target) > most:
+        return known.costs
+    costs = measure(pair, most, QUICK)
+    try:
+        app.data.costs.keep(key, Known(costs, None if known is None else known.advice))
+    except OSError as error:
+        note(f"what decoding costs here is measured again next time: {error}")
+    return costs
 
 
 def _stream(piece: str) -> None:

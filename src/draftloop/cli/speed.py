@@ -44,7 +44,9 @@ def speed(
 ) -> None:
     """Decode for real, in every way: the target alone, mlx-lm's speculation, and draftloop's at each rule and K.
 
-    All take turns on the same prompts. What was fastest is remembered, and `generate` goes by it.
+    All take turns on the same prompts: 8 held-out ones, three times after a pass to warm up. ± is the spread of
+    tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
+    `generate` takes costs and rule from here, and goes on choosing K itself.
     """
     from ..prompts import read_prompts
     from ..speculative.rules import rule_for
@@ -67,7 +69,10 @@ def speed(
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
     with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
         report = measure_speed(pair, ids, settings, rules, lengths, repeats, lambda: progress.advance(1))
-    _keep(app.data.costs, fingerprint(pair), report)
+    try:
+        _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto")
+    except OSError as error:
+        note(f"`generate` will not know of this: {error}")
     if as_json:
         print_json(
             {
@@ -105,19 +110,19 @@ def _prompt_ids(
             note(f"skipped: {line}")
         return [ids for _, ids in usable]
     own = dict.fromkeys(one.prompt_tokens for one in records if one.pair.tokenizer == pair.identity.tokenizer)
-    found = [list(ids) for ids in own if fits(pair, len(ids), settings)]
+    found = [list(ids) for ids in own if fits(pair, len(ids), settings) and max(ids) < pair.width]
     if not found:
         raise PromptError(f"no logged prompt leaves room for {settings.max_tokens} tokens; give --prompts-file")
     return found
 
 
-def _keep(costs: KnownCosts, key: str, report: Report) -> None:
-    """Remember; what a run at temperature 0 cannot say of the rule stays what it was."""
+def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> None:
+    """Remember; a run that did not compare the rules, as at temperature 0, leaves what is known of them."""
     from ..known_costs import Known
 
     known, advice = costs.of(key), report.advice
-    if advice.rule is None and known is not None and known.advice is not None:
-        advice = replace(advice, rule=known.advice.rule)
+    if not whole or advice.rule is None:
+        advice = replace(advice, rule=known.advice.rule if known is not None and known.advice is not None else None)
     costs.keep(key, Known(report.costs, advice))
 
 

@@ -9,8 +9,8 @@ What flows in a round, K proposals, V = shared ids:
 With K = 0 a round is a plain step of the target, and the one after it is enqueued before this one is read.
 
 The floor of a round is K draft passes and one target pass. Between rounds, and at the end, the target's cache holds the
-prompt and every emitted token but the last (`pending`); the draft's lacks that one too, after a fully accepted round
-also the last proposal, and after plain steps what they emitted.
+prompt and every emitted token but the last (`pending`), between plain steps that one too; the draft's lacks it, after a
+fully accepted round also the last proposal, and after plain steps what they emitted.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ but for the last bits of a larger matrix product.
 mlx-lm asks one sampler for the whole batch at once, and does not tell it which texts the rows are. `_Batch` knows: rows
 stay in the order in which they began. Whenever a row leaves or joins, mlx-lm copies the caches of all others, which on
 a CPU takes as long as ten steps. So rows whose text is at its end stay until they are many, and are passed over.
+
+Texts of a model whose caches mlx-lm cannot put side by side are written one after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -34,6 +35,7 @@ from .transforms import sampling_probs
 
 MOST_ROWS = 64
 _TOKENS_AT_ONCE = 16_384  # of prompt and output in the caches of one batch
+_PROMPT_TOKENS_AT_ONCE = 8_192  # in one pass: what it makes on the way takes memory too
 _TURNOVER = 4  # on a GPU, of so many rows one has to be free before other texts are begun; on a CPU all have to
 _NEVER = 1 << 30  # tokens
 
@@ -92,7 +94,7 @@ def write(
         room: bytes for the caches of texts side by side. Where memory is refused all the same, what is missing is
             written in batches of half the size.
         enough: asked before every token of those in work, which are dropped where it is so; may raise to stop.
-        p_bytes: for the distributions that the tokens of texts in work are drawn from: they are kept where all fit.
+        p_bytes: for the distributions that tokens are drawn from: they are kept where those of `MOST_ROWS` texts fit.
 
     Yields:
         Each text as it is finished.
@@ -100,15 +102,21 @@ def write(
     Raises:
         NoRoom: memory is refused for a single one.
     """
+    together = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))  # mlx-lm's own test
     for sampler, places in _by_sampler(wanted).items():
         missing = dict.fromkeys(places)
-        longest, most = max(len(wanted[i].prompt) + wanted[i].most for i in places), max(wanted[i].most for i in places)
-        rows = _rows(model, longest, room)
+        some = [wanted[i] for i in places]
+        keeps = 2 * 4 * width * MOST_ROWS * max(one.most for one in some) <= p_bytes  # once a step, once more a text
+        drawing = _Drawing(sampler, width, keeps)
+        rows = _rows(model, some, room) if together else 1
         while missing:
-            keeps = 2 * 4 * width * rows * most <= p_bytes  # once a step, and once more a text
-            batch = _Batch(model, sampler, [(i, wanted[i]) for i in missing], rows, width, stop_tokens, keeps)
+            left = [(i, wanted[i]) for i in missing]
             try:
-                for found in batch.texts(enough):
+                if together:
+                    texts = _Batch(model, drawing, left, rows, stop_tokens).texts(enough)
+                else:
+                    texts = _one_by_one(model, drawing, left, stop_tokens, enough)
+                for found in texts:
                     del missing[found.place]
                     yield found
                 break
@@ -131,13 +139,15 @@ def _by_sampler(wanted: Sequence[Wanted]) -> dict[Sampler, list[int]]:
     return found
 
 
-def _rows(model: nn.Module, length: int, room: float) -> int:
-    """Texts of so many tokens at most to write side by side."""
+def _rows(model: nn.Module, wanted: Sequence[Wanted], room: float) -> int:
+    """How many of them to write side by side."""
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array([[0]]), cache=cache))
     held = [values for _, values in tree_flatten([layer.state for layer in cache]) if isinstance(values, mx.array)]
     a_token = sum(values.nbytes / values.shape[-2] for values in held if values.ndim > 1)  # (…, tokens, head's width)
-    return int(max(1, min(MOST_ROWS, _TOKENS_AT_ONCE // length, room // (length * max(1, a_token)))))
+    length, prompt = max(len(one.prompt) + one.most for one in wanted), max(len(one.prompt) for one in wanted)
+    fitting = _TOKENS_AT_ONCE // length, _PROMPT_TOKENS_AT_ONCE // prompt, room // (length * max(1, a_token))
+    return int(max(1, min(MOST_ROWS, *fitting)))
 
 
 def _several(rows: int) -> int:
@@ -168,14 +178,62 @@ class _Row:
         self._drawn += 1
         return float(self.uniforms[self._drawn - 1]) if self._drawn <= self.most else 0.0
 
-    def drawn_from(self) -> mx.array | None:
-        """(N, width) of the finished text, evaluated, and kept no longer; None where none was kept."""
-        if not self.p:
-            return None
-        found = mx.stack(self.p[: len(self.tokens)])  # mlx-lm has drawn the next one by then
+    def take(self, token: int, stop_tokens: frozenset[int]) -> bool:
+        """Take in a token, if the text is not at its end; whether it is now, and was not."""
+        if self.ended:
+            return False
+        self.tokens.append(token)
+        self.ended = token in stop_tokens or len(self.tokens) == self.most
+        return self.ended
+
+    def written(self) -> Written:
+        """The finished text; what it was drawn from is kept no longer."""
+        p, self.p = self.p[: len(self.tokens)], []  # a batch has drawn the next one by then
+        found = mx.stack(p) if p else None
         mx.eval(found)
-        self.p = []
-        return found
+        return Written(self.place, tuple(self.tokens), found)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """How tokens are drawn: by `sampler`, whatever its seed, none from `width` on; `keeps` what they are drawn from."""
+
+    sampler: Sampler
+    width: int
+    keeps: bool
+
+    def tokens(self, logits: mx.array, rows: Sequence[_Row]) -> mx.array:
+        """The next id of each row, (n,), from (n, V); any constant may have been added to a row."""
+        if self.sampler.temperature == 0:
+            return mx.argmax(logits[..., : self.width], axis=-1)
+        p = sampling_probs(logits, self.sampler, self.width)
+        if self.keeps:
+            for i, row in enumerate(rows):
+                if not row.ended:
+                    row.p.append(p[i])
+        return draw(p, mx.array([row.uniform() for row in rows]))
+
+
+def _one_by_one(
+    model: nn.Module,
+    drawing: _Drawing,
+    wanted: Sequence[tuple[int, Wanted]],
+    stop_tokens: frozenset[int],
+    enough: Callable[[], bool],
+) -> Iterator[Written]:
+    """Each text by itself."""
+    for place, one in wanted:
+        row, cache = _Row.of(place, one), make_prompt_cache(model)
+        if len(one.prompt) > 1:
+            model(mx.array([one.prompt[:-1]]), cache=cache)
+            mx.eval([layer.state for layer in cache])
+        last = one.prompt[-1]
+        while not row.ended:
+            if enough():
+                return
+            last = int(drawing.tokens(model(mx.array([[last]]), cache=cache)[:, -1], [row]).item())
+            row.take(last, stop_tokens)
+        yield row.written()
 
 
 class _Batch:
@@ -183,25 +241,21 @@ class _Batch:
 
     Args:
         model: whose texts.
-        sampler: of all of them, whatever its seed.
+        drawing: of all of them.
         wanted: what is missing, by place.
         rows: side by side.
-        width: no id from there on is sampled.
         stop_tokens: end a text.
-        keeps: what tokens are drawn from.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        sampler: Sampler,
+        drawing: _Drawing,
         wanted: Sequence[tuple[int, Wanted]],
         rows: int,
-        width: int,
         stop_tokens: frozenset[int],
-        keeps: bool,
     ) -> None:
-        self._sampler, self._width, self._stop_tokens, self._keeps = sampler, width, stop_tokens, keeps
+        self._drawing, self._stop_tokens = drawing, stop_tokens
         self._most, self._several = rows, _several(rows)
         self._waiting = deque(sorted(wanted, key=lambda one: len(one[1].prompt)))  # little is padded
         self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
@@ -221,9 +275,11 @@ class _Batch:
         try:
             while not enough() and (self._waiting or self._in_work()):
                 for row in self._step():
-                    yield Written(row.place, tuple(row.tokens), row.drawn_from())
+                    yield row.written()
         finally:
             self._generator.close()
+            del self._generator  # it knows the sampler, and so this batch: the caches would stay until Python looks
+            self._rows.clear()
             mx.clear_cache()
 
     def _step(self) -> list[_Row]:
@@ -238,7 +294,11 @@ class _Batch:
         if self._turns:
             raise RuntimeError(f"mlx-lm's batch left out {len(self._turns[0])} rows")
         self._writing = self._writing + beginning
-        return [self._rows[response.uid] for response in responses if self._ends(response)]
+        return [
+            row
+            for response in responses
+            if (row := self._rows[response.uid]).take(int(response.token), self._stop_tokens)
+        ]
 
     def _in_work(self) -> bool:
         return any(not row.ended for row in self._rows.values())
@@ -264,25 +324,8 @@ class _Batch:
         self._rows |= dict(zip(numbers, some, strict=True))
         return numbers
 
-    def _ends(self, response: Any) -> bool:
-        """Take in one token of a text that is not at its end; whether it is now."""
-        row, token = self._rows[response.uid], int(response.token)
-        if row.ended:
-            return False
-        row.tokens.append(token)
-        row.ended = token in self._stop_tokens or len(row.tokens) == row.most
-        return row.ended
-
     def _sample(self, logits: mx.array) -> mx.array:
-        """The next id of each row, (n,), from (n, V); any constant may have been added to a row."""
         rows = [self._rows[number] for number in self._turns.popleft()]
         if len(rows) != logits.shape[0]:
             raise RuntimeError(f"mlx-lm's batch has {logits.shape[0]} rows, expected {len(rows)}")
-        if self._sampler.temperature == 0:
-            return mx.argmax(logits[..., : self._width], axis=-1)
-        p = sampling_probs(logits, self._sampler, self._width)
-        if self._keeps:
-            for i, row in enumerate(rows):
-                if not row.ended:
-                    row.p.append(p[i])
-        return draw(p, mx.array([row.uniform() for row in rows]))
+        return self._drawing.tokens(logits, rows)
