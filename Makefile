@@ -26,7 +26,7 @@ test-all: setup ## every test
 test-e2e: setup ## the tests that train a small model to the end
 	$(PY) -m pytest -m e2e $(ARGS)
 
-faults: setup ## every fault at its full count, and the table of them: under 30 minutes
+faults: setup ## every fault at its full count, and the table of them (a quarter of an hour)
 	$(PY) -m pytest tests/faults --full -m "" $(ARGS)
 
 reference: setup ## rebuild the embedded pair from the standard library's text (more than an hour)

@@ -64,7 +64,7 @@ def figures_table(found: dict[str, Any]) -> str:
 def _bound(row: dict[str, Any]) -> str:
     if "at_most" in row:
         return f"at most {row['at_most']:g}"
-    return f"at least {row['at_least']:g}" if row["at_least"] > SMALLEST else "above 0"
+    return "above 0" if 0 <= row["at_least"] <= SMALLEST else f"at least {row['at_least']:g}"
 
 
 def gate_table(found: dict[str, Any]) -> str:
@@ -165,22 +165,24 @@ def learning_table(found: dict[str, Any]) -> str:
         base = found["base"][f"{temperature:g}"]
         before = ", ".join(f"{domain} {accepted:.3f}" for domain, accepted in base.items())
         parts.append(f"Temperature {temperature:g}, {at} failures; before: {before}.\n")
-        parts.append(recipes_table(some))
+        more = {one["recipe"]: one for one in found["differences"] if one["temperature"] == temperature}
+        parts.append(recipes_table(some, more))
     parts.append("By the number of failures, temperature 0.8: gain on the weak domain (the other domain; seconds).\n")
     parts.append(sizes_table(sizes, at))
     return "\n".join(parts)
 
 
-def recipes_table(rows: list[dict[str, Any]]) -> str:
-    """One row a recipe: the chosen rate, what was gained, what it took."""
-    lines = ["| recipe | rate | steps | gain | its seeds | the other domain | seconds | peak MB |", "|---" * 8 + "|"]
+def recipes_table(rows: list[dict[str, Any]], more: dict[str, dict[str, Any]]) -> str:
+    """One row a recipe: the chosen rate, what was gained, how much more ours gains, what it took."""
+    head = ["recipe", "rate", "steps", "gain", "its seeds", "ours gains more by", "the other domain", "seconds"]
+    lines = [f"| {' | '.join(head)} | peak MB |", "|---" * (1 + len(head)) + "|"]
     for row in sorted(rows, key=lambda row: -float(row["gain"])):
         seeds = f"{row['gain_low']:+.3f} to {row['gain_high']:+.3f}"
+        against = more.get(row["recipe"])
+        ours = f"{against['ours_more_by']:+.3f} ({against['low']:+.3f} to {against['high']:+.3f})" if against else ""
+        gained = f"{row['gain']:+.3f} | {seeds} | {ours} | {row['other_domain']:+.3f}"
         took = f"{row['seconds']:.0f} | {row['peak_mb']:,.0f}"
-        cells = (
-            f"{row['learning_rate']:g} | {row['steps']:,} | {row['gain']:+.3f} | {seeds} | {row['other_domain']:+.3f}"
-        )
-        lines.append(f"| {row['recipe']} | {cells} | {took} |")
+        lines.append(f"| {row['recipe']} | {row['learning_rate']:g} | {row['steps']:,} | {gained} | {took} |")
     return "\n".join([*lines, ""])
 
 

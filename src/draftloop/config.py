@@ -98,12 +98,17 @@ class Models(Section):
 class Speculative(Section):
     """How text is generated, wherever it is generated."""
 
-    num_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(4, description="proposals a round (K)")
+    num_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(
+        4, description="proposals a round (K); generate chooses its own where draft_length is auto"
+    )
     draft_length: Literal["auto", "fixed"] = Field(
         "auto", description="of generate; auto: what pays, round by round; fixed: num_draft_tokens"
     )
     max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(8, description="most proposals a round, where auto")
-    rule: Literal["auto", Rule] = Field("auto", description="acceptance; auto: greedy at temperature 0, else rejection")
+    rule: Literal["auto", Rule] = Field(
+        "auto",
+        description="acceptance; auto: greedy at temperature 0, else rejection, in generate what benchmark speed chose",
+    )
     temperature: Annotated[float, Field(ge=0.0, le=10.0)] = Field(0.8, description="0 is greedy")
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] = Field(1.0, description="nucleus; 0 and 1 are off")
     min_p: Share = Field(0.0, description="floor as a share of the likeliest token; 0 is off")
@@ -121,21 +126,26 @@ class Lora(Section):
     scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each update")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="on the adapter's input")
     num_layers: Annotated[int, Field(ge=-1)] = Field(-1, description="last layers to adapt; -1 is all")
-    matrices: Matrices = Field("all", description="layers: those of the layers; all: embedding and head too")
+    matrices: Matrices = Field(
+        "all", description="which are adapted; layers: those of the layers; all: embedding and head too"
+    )
 
 
 class Training(Section):
     """How an adapter is trained from failures."""
 
     loss: Loss = Field(
-        "lk", description="ce on the target's tokens; kl to its distribution; tv, nla; lk: kl and tv mixed"
+        "lk",
+        description="what is lowered; ce on the target's tokens; kl to its distribution; tv, nla; lk: kl and tv mixed",
     )
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(6e-3, description="peak")
     batch_size: Positive = Field(16, description="most generations a micro-batch")
     batch_tokens: Positive = Field(1024, description="most supervised tokens of a micro-batch of several generations")
     gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
     epochs: Epochs = Field("auto", description="passes over the failures; auto: the fewer the more there are")
-    teacher: Teacher = Field("live", description="live: the target; logged: what was kept of it; none: its tokens")
+    teacher: Teacher = Field(
+        "live", description="who teaches; live: the target; logged: what was kept of it; none: its tokens"
+    )
     answers: NotNegative = Field(3, description="times a live teacher answers each failure's prompt anew")
     proposals: NotNegative = Field(
         4, description="times the draft writes on the failed prompts, and a live teacher corrects it"

@@ -37,6 +37,15 @@ def test_a_changed_result_would_make_the_documents_stale(
 
 
 @pytest.mark.parametrize(
+    ("at_least", "shown"), [(1e-9, "above 0"), (0.0, "above 0"), (-0.005, "at least -0.005"), (0.14, "at least 0.14")]
+)
+def test_a_table_shows_a_bound_as_it_is(root: Path, at_least: float, shown: str) -> None:
+    found = json.loads((root / "benchmarks/results/closed_loop.json").read_text())
+    found["figures"] = [{**found["figures"][0], "at_least": at_least}]
+    assert f"| {shown} |" in load(root, "render").figures_table(found)
+
+
+@pytest.mark.parametrize(
     ("bounds", "reached"),
     [({"at_least": 1.0}, True), ({"at_least": 1.1}, False), ({"at_most": 1.0}, True), ({"at_most": 0.9}, False)],
 )

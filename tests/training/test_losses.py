@@ -57,7 +57,7 @@ def value(kind: str, logits: mx.array, sums=loss_sums) -> mx.array:
 
 
 def definition(kind: str, logits: np.ndarray, share: float | None = None) -> tuple[float, float]:
-    """The sum of the loss in float64 as DESIGN writes it, and the acceptance sum; λ is held at `share`."""
+    """The sum of the loss in float64 by its definition, and the acceptance sum; λ is held at `share`."""
     scaled = logits[:, :WIDTH] / TEMPERATURE
     q = np.exp(scaled - scaled.max(-1, keepdims=True))
     q /= q.sum(-1, keepdims=True)

@@ -21,7 +21,7 @@ from . import adapters, benchmark, collect, demo, doctor, generate, retrain, sch
 from .app import App, forget_error_fields, note, print_error
 
 _MEMORY = {
-    "collect-data": ("generating", "speculative.max_tokens, speculative.prefill_step_size or data.max_prompt_length"),
+    "collect-data": ("generating", "speculative.max_tokens or data.max_prompt_length, take --live"),
     "generate": ("generating", "speculative.max_tokens or speculative.prefill_step_size"),
     "train": ("loading or publishing", "training.lora.rank or training.teacher_memory_mb"),
     "retrain": ("loading or scoring", "data.max_prompt_length or speculative.max_tokens, and collect shorter texts"),

@@ -83,7 +83,8 @@ def acceptance(
 ) -> None:
     """Acceptance for every draft length from one pass over texts, with and without the adapter, paired.
 
-    The texts are the logged held-out generations, or with --prompts-file what the target makes of those prompts.
+    The texts are the logged held-out generations, or with --prompts-file what the target makes of those prompts; the
+    sampler's flags go with --prompts-file alone.
     """
     from ..prompts import read_prompts
 

@@ -22,7 +22,7 @@ from .app import App, adapter_option, config_option, json_option, model_options,
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many new generations.")
 @click.option("--source", default="default", show_default=True, metavar="NAME", help="Where the prompts come from.")
-@click.option("--live", is_flag=True, help="Run draft and target in turn, prompt by prompt, instead of in batches.")
+@click.option("--live", is_flag=True, help="Run draft and target in turn, a prompt at a time: slower, in least memory.")
 @click.option("--fresh", is_flag=True, help="Collect again what was collected under the same conditions.")
 @adapter_option("Adapter of the draft while collecting.")
 @config_option("--teacher-top-k", key="data.teacher_top_k", type=int)
@@ -41,7 +41,7 @@ def collect_data(
     adapter: str,
     as_json: bool,
 ) -> int:
-    """Run draft and target side by side and log every token that the target rejected.
+    """Have the target answer prompts, many at a time; log what the draft would have proposed and the target rejected.
 
     Every finished generation is one line of <data-dir>/failures/failures.jsonl. Run again with the same prompts, it
     goes on where it stopped.
