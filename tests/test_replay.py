@@ -12,7 +12,7 @@ import pytest
 from builders import CountingFiles, failing_files, make_record
 
 from draftloop.errors import StoreError
-from draftloop.records import PairId, Record
+from draftloop.records import PairId, Record, to_line
 from draftloop.replay import (
     Drawn,
     ReplayBuffer,
@@ -24,6 +24,7 @@ from draftloop.replay import (
     well_accepted_sources,
     worth_keeping,
 )
+from draftloop.store.files import Files
 
 
 def generation(acceptance: float, source: str = "prose", **overrides):
@@ -136,6 +137,31 @@ def test_a_damaged_line_is_reported_and_the_rest_is_kept(tmp_path):
     buffer.remember([], seed=0)
     assert buffer.records() == records[:2] + records[3:]
     assert not buffer.damage
+
+
+def test_damaged_lines_are_set_aside_before_the_buffer_is_written_anew(tmp_path):
+    """And a disk that is full at any operation loses none of them."""
+    old = ReplayBuffer(tmp_path / "old", 50).remember(generations(5, "code"), seed=0)
+    first, second, *others = map(to_line, old)
+    damaged = [second.replace(b"code", b"c0de"), b"{}\n"]
+
+    def buffer(at: int, files: Files) -> ReplayBuffer:
+        found = ReplayBuffer(tmp_path / str(at), 50, files)
+        found.path.parent.mkdir()
+        found.path.write_bytes(b"".join([first, damaged[0], *others, damaged[1]]))
+        return found
+
+    probe = CountingFiles()
+    whole = buffer(0, probe)
+    whole.remember([], seed=0)
+    assert whole.path.read_bytes() == b"".join([first, *others])
+    assert whole.path.with_name("replay.jsonl.broken").read_bytes() == b"".join(damaged)
+    for at in range(1, len(probe.names) + 1):
+        found = buffer(at, failing_files(at, for_good=True))
+        with pytest.raises(StoreError):
+            found.remember([], seed=0)
+        everything = b"".join(path.read_bytes() for path in found.path.parent.glob("replay.jsonl*"))
+        assert all(line in everything for line in damaged)
 
 
 def test_a_full_disk_at_any_operation_leaves_the_old_buffer_or_the_new_one(tmp_path):

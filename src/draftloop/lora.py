@@ -135,9 +135,10 @@ def load_parameters(model: nn.Module, weights: dict[str, mx.array]) -> None:
 
 
 def set_dropout(model: nn.Module, dropout: float) -> None:
-    """Give every adapted layer this dropout on its input; it acts in training mode only."""
+    """Give every adapted layer this dropout on its input; it acts in training mode only, and each keeps its mode."""
     for _, module in _lora_modules(model):
         module.dropout = nn.Dropout(dropout)
+        module.train(module.training)
 
 
 def describe(model: nn.Module) -> AdapterConfig:

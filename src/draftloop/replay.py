@@ -4,8 +4,8 @@ What enters, always from the split `train` alone: of every source the generation
 the examples of earlier trainings. What stays when there are more than `capacity`: every source keeps its share (largest
 remainders), and within a source the records with the smallest hash of seed and id, which is a uniform reservoir sample
 that does not depend on the order of arrival. `replay.jsonl` holds whole records, in the failure log's own lines, so the
-buffer outlives the log; it is replaced atomically. Generations are gone through twice, one at a time: however long the
-log is, no more of them are held at once than may stay.
+buffer outlives the log; it is replaced atomically, and damaged lines of it go to `replay.jsonl.broken`. Generations are
+gone through twice, one at a time: however long the log is, at most `capacity` of each source are held at once.
 
 What is drawn. All failures are trained on once an epoch, and in a first training the buffer is nothing but failures.
 Drawing one of those again would protect nothing when its source is the very one the draft is being taught. So a failure
@@ -45,24 +45,23 @@ class ReplayBuffer:
         directory: where `replay.jsonl` lies; made at the first change.
         capacity: most generations kept.
         files: the seam for the operations that change something.
-
-    Attributes:
-        damage: what the latest reading found damaged and left out.
     """
 
     def __init__(self, directory: Path, capacity: int, files: Files = FILES) -> None:
         self.path = directory / FILE
         self.capacity = capacity
-        self.damage: list[Damage] = []
         self._files = files
+        self._stored = FailureLog(self.path, files)
         self._lock = Lock(directory / ".lock", files=files)
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What the latest reading found damaged and left out."""
+        return self._stored.damage
 
     def records(self) -> list[Record]:
         """What is kept, in the order of the ids."""
-        log = FailureLog(self.path)
-        found = list(log.records(splits={"train"}))
-        self.damage = log.damage
-        return found
+        return list(self._stored.records(splits={"train"}))
 
     def refresh(self, records: Callable[[], Iterable[Record]], seed: int) -> list[Record]:
         """Let in what must not be forgotten of `records`, asked for twice; returns what is kept now.
@@ -82,6 +81,8 @@ class ReplayBuffer:
             before = self.records()
             fresh = (record for record in newcomers if record.split == "train")
             kept = reservoir(chain(before, fresh), self.capacity, seed)
+            if self.damage:
+                self._stored.set_aside_damage()
             if kept != before or self.damage:
                 write_atomically(self.path, b"".join(map(to_line, kept)), self._files)
         return kept

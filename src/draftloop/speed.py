@@ -1,8 +1,8 @@
 """How fast a pair decodes here: plain, with mlx-lm's own speculation, and with draftloop's at each rule and K.
 
 Everything is timed in one process on the same prompts, dtype and sampler. The ways take turns at every prompt, so that
-whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The
-draft's adapter is merged into its weights for all of them: mlx-lm takes a draft without one.
+whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The draft's adapter is
+merged for all of them, as far as it is for `generate`.
 """
 
 from __future__ import annotations

@@ -94,8 +94,12 @@ def learner(where: str = "", number: str = "nan", call: int = 0) -> Learner:
     return Learner(draft, forwards["draft"], teacher, 64, Training(warmup_steps=2), steps=6)
 
 
+def whole_state(found: Learner) -> dict[str, bytes]:
+    return {name: bytes(memoryview(value)) for name, value in found.state().items()}
+
+
 def state(found: Learner) -> dict[str, bytes]:
-    return {name: bytes(memoryview(value)) for name, value in found.state().items() if name != "random"}
+    return {name: value for name, value in whole_state(found).items() if name != "random"}
 
 
 @pytest.mark.parametrize(("where", "number"), KINDS)
@@ -115,6 +119,26 @@ def test_a_poisoned_micro_batch_of_any_step_leaves_no_trace_but_its_name(where: 
                 _train_on_the_second_alone(clean, whole, step)
             assert state(found) == state(clean)
         assert all(mx.all(mx.isfinite(leaf)).item() for leaf in lora.adapter_parameters(found.draft).values())
+        row.did(1, "poisoned steps")
+
+
+@pytest.mark.parametrize(("where", "number"), KINDS)
+def test_a_poisoned_step_of_one_micro_batch_is_taken_back_to_the_last_bit(where: str, number: str, row: Row) -> None:
+    """By then its update is made: such a window is evaluated with it, at once."""
+    for poisoned in range(row.count(2, 6)):
+        found, clean = learner(where, number, call=poisoned + 1), learner()
+        for step in range(poisoned + 2):
+            alone, before = Window(0, window(step).micro_batches[:1]), whole_state(found)
+            result = found.train(alone, step, 0, lambda: None)
+            if step == poisoned:
+                (skipped,) = result.skipped
+                assert skipped.record_ids == tuple(e.record_id for e in alone.micro_batches[0])
+                assert result.tokens == 0
+                assert whole_state(found) == before
+            else:
+                clean.train(alone, step, 0, lambda: None)
+                assert result.skipped == ()
+                assert whole_state(found) == whole_state(clean) != before
         row.did(1, "poisoned steps")
 
 
@@ -164,6 +188,19 @@ def test_several_in_a_row_end_the_training_without_a_version(
     with pytest.raises(TrainingFailed, match="2 micro-batches in a row could not be used") as failed:
         shop.train()
     assert failed.value.exit_code == 1
+    assert shop.registry.versions() == []
+    row.did(1, "trainings that were stopped")
+
+
+def test_a_validation_that_is_not_finite_from_the_start_ends_the_training_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row
+) -> None:
+    poisoned_draft(monkeypatch, lambda _call: True)
+    shop = workshop(tmp_path)
+    shop.write(records_of(shop.pair, 3, split="validation"))
+    with pytest.raises(TrainingFailed, match="first validation gives loss nan") as failed:
+        shop.train()
+    assert "\n" not in str(failed.value)
     assert shop.registry.versions() == []
     row.did(1, "trainings that were stopped")
 

@@ -146,11 +146,15 @@ def all_of(jobs: Iterable[tuple[Path, dict[str, Any], int, int, float]]) -> list
         return list(pool.map(lambda job: kill(*job), jobs))
 
 
-def test_a_training_killed_after_any_step_ends_in_the_same_bits(tmp_path: Path, row: Row) -> None:
-    settings = {**EVERYTHING, "epochs": row.count(2, 8)}
+@pytest.mark.parametrize(("micro_batches", "few"), [(3, [1, 3, 5]), (1, [4, 9])])
+def test_a_training_killed_after_any_step_ends_in_the_same_bits(
+    tmp_path: Path, row: Row, micro_batches: int, few: list[int]
+) -> None:
+    """Of one micro-batch a step is evaluated at once, and the arrays of the next one are made meanwhile."""
+    settings = {**EVERYTHING, "gradient_accumulation_steps": micro_batches, "epochs": row.count(2, 8)}
     expected = straight(tmp_path / "straight", settings)
     steps = expected.progress["step"]
-    borders = list(range(steps + 1)) if row.full else [1, 3, 5]
+    borders = list(range(steps + 1)) if row.full else few
     all_of([(tmp_path / str(border), settings, border, 0, 0.0) for border in borders])
     for border in borders:
         assert go_on(tmp_path / str(border), settings) == expected, border

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import ChunkedKVCache
+from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache
 from scipy.stats import chisquare
 from tiny import sampler, tiny_llama
 
@@ -173,3 +173,19 @@ def test_a_model_whose_caches_cannot_be_put_side_by_side_writes_the_same_texts_o
     texts = wanted(9)
     assert written(texts, Chunked()) == written(texts)
     assert set(written(texts, Chunked(), enough=iter([False] * 20 + [True] * 9).__next__)) < set(range(9))
+
+
+def test_a_window_that_the_batch_outgrows_but_no_text_of_it_changes_nothing() -> None:
+    class Windowed:
+        layers = MODEL.layers
+
+        def make_cache(self) -> list[RotatingKVCache]:
+            return [RotatingKVCache(max_size=24) for _ in self.layers]
+
+        def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+            return MODEL(inputs, cache=cache)
+
+    lengths = [(2, 20), (20, 4), (8, 16), (3, 21), (18, 6)]  # prompt and output; padded, 20 + 21
+    texts = [Wanted(tuple(range(1, 1 + n)), sampler(0.9, seed=n), most) for n, most in lengths]
+    alone = {i: written([one], stop_tokens=frozenset())[0] for i, one in enumerate(texts)}
+    assert written(texts, Windowed(), stop_tokens=frozenset()) == alone

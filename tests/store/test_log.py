@@ -201,3 +201,15 @@ def test_several_processes_append_at_once_while_one_reads(log: FailureLog) -> No
     ids = [record.id for record in log.records()]
     assert sorted(ids) == [f"{w:016x}{i:016x}" for w in range(writers) for i in range(each)]
     assert not log.path.with_name("failures.jsonl.broken").exists()
+
+
+def test_lines_found_damaged_are_set_aside_once_each_and_stay_where_they_are(log: FailureLog) -> None:
+    lines = [to_line(record) for record in topics(4)]
+    damaged = [lines[1].replace(b"topic", b"tropic"), lines[2][:-1] + b"?\n"]
+    log.path.parent.mkdir()
+    log.path.write_bytes(b"".join([lines[0], *damaged, lines[3]]))
+    before = log.path.read_bytes()
+    assert len(list(log.records())) == 3  # the third is whole but for what stands behind it
+    log.set_aside_damage()
+    assert log.path.with_name("failures.jsonl.broken").read_bytes() == b"".join(damaged)
+    assert log.path.read_bytes() == before

@@ -89,3 +89,13 @@ def test_an_adapter_that_changes_later_is_followed():
     after = forward(INPUTS, POSITIONS)
     assert not mx.allclose(before, after)
     assert mx.allclose(after, model(INPUTS).reshape(-1, 64)[POSITIONS], rtol=1e-5, atol=1e-5)
+
+
+def test_a_dropout_that_was_given_to_a_sleeping_model_does_not_act_while_it_is_tried_out():
+    model, said = tiny_llama().eval(), []
+    lora.attach_fresh(model, AdapterConfig(rank=2, scale=2.0), seed=0)
+    lora.load_parameters(model, {name: mx.ones_like(a) for name, a in lora.adapter_parameters(model).items()})
+    lora.set_dropout(model, 0.5)
+    make_forward(model, "draft", said.append)
+    assert not said
+    assert not mx.array_equal(model.train()(INPUTS), model(INPUTS))  # awake, it acts

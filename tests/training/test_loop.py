@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -59,6 +60,10 @@ def rows(shop: Workshop, run: str = "r0001", kind: str | None = None) -> list[di
     return [row for row in map(orjson.loads, lines) if kind in (None, row["kind"])]
 
 
+def said(shop: Workshop) -> str:
+    return (shop.runs / "r0001" / "train.log").read_text()
+
+
 def without_time(values: dict) -> dict:
     measured = {"seconds", "peak_memory_gb", "path", "run_path"}
     return {name: value for name, value in values.items() if name not in measured}
@@ -97,6 +102,19 @@ def test_stopping_after_any_step_and_resuming_ends_in_the_same_bits(tmp_path, un
     assert rows(shop, kind="validation") == rows(reference, kind="validation")
     steps = [row["step"] for row in rows(shop, kind="train")]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize("k", [1, 4, 5])
+def test_a_run_of_steps_whose_arrays_are_made_ahead_is_resumed_to_the_same_bits(tmp_path, k):
+    settings = {"epochs": 1, "gradient_accumulation_steps": 1}
+    straight, cut = workshop(tmp_path / "straight", **settings), workshop(tmp_path / "cut", **settings)
+    expected = straight.train()
+    with pytest.raises(Interrupted):
+        cut.train(**stopped_at(k)[1])
+    found = cut.resume()
+    assert without_time(vars(found)) == without_time(vars(expected))
+    assert weights_of(found) == weights_of(expected)
+    assert found.best_step > 4
 
 
 @pytest.mark.parametrize(("k", "later"), [(1, 4), (3, 5), (4, 8)])
@@ -202,6 +220,27 @@ def test_when_nothing_gets_better_the_start_is_kept(tmp_path, monkeypatch):
     assert result.best_step == 0
     assert weights_of(result) == seen[0]
     assert result.ended == "finished"
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_first_validation_that_is_not_finite_ends_the_training_at_once(tmp_path, monkeypatch, number):
+    seen = scripted(monkeypatch, [number])
+    shop = workshop(tmp_path)
+    with pytest.raises(TrainingFailed, match=f"first validation gives loss 1.0 and acceptance {number}: .* no adapter"):
+        shop.train()
+    assert len(seen) == 1
+    assert shop.registry.versions() == []
+    assert not (shop.runs / "r0001" / "checkpoints").exists()
+
+
+def test_a_later_validation_that_is_not_finite_is_never_the_best_and_slows_the_training_down(tmp_path, monkeypatch):
+    seen = scripted(monkeypatch, [0.3, 0.5, math.nan, 0.4])
+    shop = workshop(tmp_path, patience=100)
+    result = shop.train()
+    assert (result.best_step, result.val_acceptance_after) == (2, 0.5)
+    assert weights_of(result) == seen[1] != seen[2]
+    assert shop.registry.manifest(result.version).metrics["slowed"] == 1
+    assert "acceptance nan of 0.3000): back to the weights of step 2" in said(shop)
 
 
 def test_patience_stops_early(tmp_path, monkeypatch):

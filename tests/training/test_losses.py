@@ -13,7 +13,7 @@ from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
 from draftloop.training import losses
 from draftloop.training.forward import make_forward
-from draftloop.training.losses import LK_ETA, Asked, Student, Sums, Told, loss_sums, student
+from draftloop.training.losses import LK_ETA, Asked, Student, Sums, Told, student
 
 M, V, WIDTH = 5, 9, 7
 KINDS = ("ce", "kl", "tv", "nla", "lk")
@@ -50,6 +50,11 @@ def logits32() -> mx.array:
 
 def log_q_of(found: Student) -> mx.array:
     return found.scaled - mx.logsumexp(found.scaled, axis=-1, keepdims=True)
+
+
+def loss_sums(kind: str, found: Student, told: Told, here: Asked) -> Sums:
+    """Of all positions at once."""
+    return losses.combine(kind, losses.terms(kind, found, told, here))
 
 
 def value(kind: str, logits: mx.array, sums=loss_sums) -> mx.array:
@@ -387,6 +392,20 @@ def test_a_column_that_names_no_id_changes_nothing():
     assert loss_sums("lk", student(DRAFT, MANY, 512, more), Told.of(wider, more), MANY).loss.item() == pytest.approx(
         plain.loss.item()
     )
+
+
+@pytest.mark.parametrize("place", [0, 4, 8])
+def test_a_column_that_names_no_id_takes_none_out_of_the_bucket_wherever_it_stands(place):
+    """Moving the likeliest id beyond the shared width into the tail leaves the first column without one."""
+    log_p, ids = named(8, TRUTH)
+    nothing, none = mx.full((64, 1), -mx.inf), mx.full((64, 1), -1, mx.int32)
+    wider = mx.concatenate([log_p[:, :place], nothing, log_p[:, place:]], axis=1)
+    more = mx.concatenate([ids[:, :place], none, ids[:, place:]], axis=1)
+    draft = mx.where(mx.arange(512) == 511, 3.0, DRAFT)  # the last id would be missed, which -1 is taken for
+    for kind in KINDS:
+        plain = loss_sums(kind, student(draft, MANY, 512, ids), Told.of(log_p, ids), MANY)
+        found = loss_sums(kind, student(draft, MANY, 512, more), Told.of(wider, more), MANY)
+        assert [one.item() for one in found] == pytest.approx([one.item() for one in plain], rel=1e-6)
 
 
 def test_weights_count_each_position_so_often():

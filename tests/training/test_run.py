@@ -5,9 +5,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from builders import CountingFiles, failing_files
 
 from draftloop.config import Config
-from draftloop.errors import RunError
+from draftloop.errors import RunError, StoreError
 from draftloop.training.run import RunDirectory, environment, git_commit
 
 
@@ -57,6 +58,15 @@ def test_resumptions_are_counted_from_the_step_they_begin_at(tmp_path):
     assert run.note_resumption() == 1
 
 
+def test_forgetting_the_resumptions_goes_through_the_seam(tmp_path):
+    run = started(tmp_path)
+    run.note_resumption()
+    with pytest.raises(StoreError):
+        RunDirectory(run.path, failing_files(1)).forget_resumptions()
+    run.forget_resumptions()
+    assert run.note_resumption() == 1
+
+
 def test_latest_is_the_newest_run_that_can_be_resumed(tmp_path):
     first, second, third = (started(tmp_path) for _ in range(3))
     RunDirectory.create(tmp_path)  # killed before its first checkpoint
@@ -78,6 +88,27 @@ def test_a_run_that_cannot_be_resumed_is_refused_with_what_can_be(tmp_path):
     assert not run.checkpoints.exist()
     with pytest.raises(RunError, match="r0001 is finished"):
         RunDirectory.find(tmp_path, "r0001")
+
+
+def test_what_a_kill_left_of_a_finished_run_is_cleared_when_the_next_one_begins(tmp_path):
+    def with_texts(runs: Path) -> RunDirectory:
+        run = started(runs)
+        for stage in range(3):
+            run.keep_texts(stage, [])
+        return run
+
+    counted = CountingFiles()
+    whole = with_texts(tmp_path / "whole")
+    RunDirectory(whole.path, counted).finish({})
+    assert counted.names.count("remove") == 4  # the checkpoints and each stage's texts, through the seam
+    for at in range(1, len(counted.names) + 1):
+        run = with_texts(tmp_path / str(at))
+        with pytest.raises(StoreError):
+            RunDirectory(run.path, failing_files(at, for_good=True)).finish({})
+        finished = run.is_finished()
+        RunDirectory.create(run.path.parent)
+        left = {path.name for path in run.path.iterdir() if path.name.startswith(("checkpoints", "texts-"))}
+        assert left == (set() if finished else {"checkpoints", "texts-0.json", "texts-1.json", "texts-2.json"})
 
 
 @pytest.mark.parametrize(

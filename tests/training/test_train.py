@@ -20,6 +20,9 @@ from draftloop.interrupt import StopRequest
 from draftloop.records import PairId
 from draftloop.registry import Registry
 from draftloop.training import train as train_module
+from draftloop.training.memory.within_memory import fit_to
+from draftloop.training.texts import plan as plan_module
+from draftloop.training.texts.plan import order
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7]])
 
@@ -207,6 +210,14 @@ def test_dropout_of_the_configuration_applies_to_a_parent_too(tmp_path):
     assert result.parent == "elsewhere"
 
 
+def test_a_draft_that_a_stopped_run_left_in_training_mode_is_tried_out_without_dropout(tmp_path):
+    shop = workshop(tmp_path, lora={"dropout": 0.5})
+    shop.train()
+    shop.pair.draft.train()
+    log = Path(shop.train().run_path) / "train.log"
+    assert "more than a head" not in log.read_text()
+
+
 def test_nothing_to_do_makes_no_run(tmp_path):
     shop = Workshop(tmp_path, {})
     with pytest.raises(NothingToDo, match="run collect-data first"):
@@ -349,6 +360,29 @@ def test_resuming_with_other_models_or_a_foreign_checkpoint_is_refused(tmp_path,
     monkeypatch.setattr(train_module.Progress, "from_json", lambda _values: (_ for _ in ()).throw(TypeError("x")))
     with pytest.raises(RunError, match="of another draftloop"):
         shop.resume()
+
+
+def test_the_plan_of_the_failures_is_made_once(tmp_path, monkeypatch):
+    epochs = []
+    monkeypatch.setattr(plan_module, "order", lambda *rest: epochs.append(1) or order(*rest))
+    workshop(tmp_path, epochs=3).train()
+    assert len(epochs) == 3
+
+
+@pytest.mark.parametrize("proposals", [0, 1])
+def test_what_is_fitted_into_memory_is_as_long_as_the_texts_that_will_be_written(tmp_path, monkeypatch, proposals):
+    lengths = []
+
+    def watched(learner, batches, *rest):
+        lengths.append(max(len(one.ids) for batch in batches for one in batch))
+        return fit_to(learner, batches, *rest)
+
+    monkeypatch.setattr(train_module, "fit_to", watched)
+    shop = workshop(tmp_path, epochs=4, proposals=proposals)
+    shop.train()
+    records = list(shop.log.records(splits={"train"}))
+    longest = max(len(r.prompt_tokens) for r in records) + max(len(r.target_output) for r in records)
+    assert (lengths[0] == longest) == bool(proposals)
 
 
 def test_a_quantized_draft_trains(tmp_path):

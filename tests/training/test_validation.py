@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from tiny import sampler
 
@@ -47,10 +49,17 @@ def test_acceptance_decides_and_the_loss_breaks_ties():
     assert not Scores(1.0, 0.4, 10, {}).better_than(base)
     assert Scores(1.9, 0.5, 10, {}).better_than(base)
     assert not base.better_than(base)
-    assert not Scores(float("nan"), float("nan"), 10, {}).better_than(base)
 
 
 def test_scores_come_back_from_json():
     scores = Scores(2.0, 0.5, 10, {"a": 0.5})
     assert Scores.from_json({"loss": 2.0, "acceptance": 0.5, "tokens": 10, "by_source": {"a": 0.5}}) == scores
     assert Scores.from_json(None) is None
+
+
+@pytest.mark.parametrize(("loss", "acceptance"), [(math.nan, 0.9), (1.0, math.nan), (math.inf, 0.9), (1.0, math.inf)])
+def test_what_is_not_finite_is_never_better(loss, acceptance):
+    usual = Scores(1.0, 0.5, 10, {})
+    for other in (None, usual):
+        assert not Scores(loss, acceptance, 10, {}).better_than(other)
+    assert usual.better_than(None)

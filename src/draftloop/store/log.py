@@ -103,6 +103,16 @@ class FailureLog:
         with self._writable():
             pass
 
+    def set_aside_damage(self) -> None:
+        """Copy the lines that the latest reading found damaged to `<name>.broken`, for whoever writes the file anew.
+
+        The caller lets nobody write meanwhile. Raises OSError: what the system said.
+        """
+        with self.path.open("rb") as file:
+            for offset in dict.fromkeys(found.offset for found in self.damage):
+                file.seek(offset)
+                self._set_aside(file.readline().removesuffix(b"\n"))
+
     def records(self, splits: Container[str] | None = None) -> Iterator[Record]:
         """The records in file order, one at a time; those of other splits than `splits` are not even decoded.
 

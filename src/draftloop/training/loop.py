@@ -17,8 +17,9 @@ import mlx.core as mx
 
 from .. import lora
 from ..config import Training
-from ..errors import Interrupted
+from ..errors import Interrupted, TrainingFailed
 from ..interrupt import StopRequest
+from ..memory import GIGABYTE
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.within_memory import WithinMemory
@@ -30,7 +31,6 @@ from .texts.examples import Example
 from .texts.plan import Window
 from .validation import Scores, validate
 
-_GIGABYTE = 1 << 30
 WRITING = 1 / 3  # of the time left: the most that new texts may take each time
 WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same texts
 
@@ -145,7 +145,8 @@ class Loop:
 
         Raises:
             Interrupted: asked to stop; a checkpoint was written.
-            TrainingFailed: too many micro-batches in a row could not be used, or not one fits into memory.
+            TrainingFailed: too many micro-batches in a row could not be used, not one fits into memory, or the first
+                validation is not finite.
         """
         with self._reporter.live(self._steps, self.progress.step):
             self._reporter.move(self.progress.step, self._steps, "")
@@ -248,13 +249,19 @@ class Loop:
     def _validate(self) -> None:
         scores = self._within.do(lambda: validate(self._validation, self._evaluate), self._validation, droppable=False)
         progress = self.progress
+        if progress.before is None and not scores.are_finite:
+            raise TrainingFailed(
+                f"the first validation gives loss {scores.loss} and acceptance {scores.acceptance}: the logits of "
+                "draft or target are not finite before anything is learned. Look at the models and at the adapter that "
+                "is trained on; no adapter was made"
+            )
         if scores.better_than(progress.best):
             progress.best, progress.best_step, progress.stale = scores, progress.step, 0
             self._best = lora.adapter_parameters(self._learner.draft)
         else:
             progress.stale += 1
         progress.before = progress.before or scores
-        if scores.acceptance < progress.before.acceptance - WRECKED:
+        if not scores.are_finite or scores.acceptance < progress.before.acceptance - WRECKED:
             self._slow_down(scores)
         progress.validated_step = progress.step
         mark = " (best so far)" if progress.best_step == progress.step else ""
@@ -311,7 +318,7 @@ class Loop:
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "tokens_per_second": since.tokens / max(since.seconds, 1e-9),
-            "peak_memory_gb": self._within.peak / _GIGABYTE,
+            "peak_memory_gb": self._within.peak / GIGABYTE,
             "skipped_batches": self.progress.skipped,
             "tokens": self.progress.tokens,
             "seconds": self.progress.seconds,

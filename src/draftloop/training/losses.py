@@ -26,7 +26,7 @@ _LOWEST = -3e38  # of a logit, below any that a model gives
 
 
 class Sums(NamedTuple):
-    """Over the supervised positions of a micro-batch: the loss, their number, the acceptance of DESIGN. Scalars."""
+    """Over the supervised positions of a micro-batch: the loss, their number, the acceptance summed. Scalars."""
 
     loss: mx.array
     tokens: mx.array
@@ -110,7 +110,7 @@ def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = N
     likeliest = None if asked.greedy is None else mx.argmax(scaled, axis=-1).astype(mx.int32)
     if ids is None:
         return Student(scaled, label, likeliest)
-    some = mx.where(ids < 0, ids[:, :1], ids)
+    some = mx.where(ids < 0, mx.max(ids, axis=-1, keepdims=True), ids)  # out of the bucket anyway
     rest = mx.logsumexp(mx.put_along_axis(scaled, some, mx.array(_LOWEST), axis=-1), axis=-1, keepdims=True)
     named = mx.where(ids < 0, _LOWEST, mx.take_along_axis(scaled, some, axis=-1))
     return Student(mx.concatenate([named, rest], axis=-1), label, likeliest)
@@ -292,11 +292,6 @@ def combine(kind: Loss, found: Terms, share: mx.array | None = None) -> Sums:
         share = lk_share(found.overlap, found.tokens) if share is None else share
         loss = share * found.divergence + (1.0 - share) * refused
     return Sums(loss, found.tokens, mx.stop_gradient(found.acceptance))
-
-
-def loss_sums(kind: Loss, found: Student, told: Told, asked: Asked) -> Sums:
-    """`combine` of the `terms` of all positions at once."""
-    return combine(kind, terms(kind, found, told, asked))
 
 
 def _masked_sum(each: mx.array, weights: mx.array) -> mx.array:

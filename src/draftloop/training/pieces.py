@@ -2,8 +2,9 @@
 
 The head's logits are what fills the memory: M positions of a vocabulary V are 4·M·V bytes, and a loss with its
 gradient takes eight to ten of them. So each piece is computed, differentiated and evaluated by itself, and all that is
-kept of it is its gradient with respect to the rows that went into the head. mx.checkpoint alone is not enough: MLX
-allocates ahead of what it has computed.
+kept of it is its gradient with respect to the rows that went into the head; what it says to the head's own parameters,
+an adapter of the vocabulary's size, is added to one sum. mx.checkpoint alone is not enough: MLX allocates ahead of what
+it has computed.
 """
 
 from __future__ import annotations
@@ -58,15 +59,17 @@ class HeadLoss:
         try:
             self._set(parameters)
             share = self._share(fixed, pieces)
-            found = [self._with_gradient(fixed, parameters, piece, share) for piece in pieces]
+            values, of_rows, of_head = [], [], tree_map(mx.zeros_like, parameters)
+            for piece in pieces:
+                found, towards, of_head = self._with_gradient(fixed, parameters, piece, share, of_head)
+                values.append(found)
+                of_rows.append(towards)
         finally:
             self._set(traced)
-        values, of_rows, of_head = zip(*found, strict=True)
         loss, tokens, acceptance = (mx.array(sum(column)) for column in zip(*values, strict=True))
         moved = _moved(rows, mx.concatenate(of_rows))
-        for gradient in of_head:
-            for (_, own), (_, towards) in zip(tree_flatten(traced), tree_flatten(gradient), strict=True):
-                moved = moved + _moved(own, towards)
+        for (_, own), (_, towards) in zip(tree_flatten(traced), tree_flatten(of_head), strict=True):
+            moved = moved + _moved(own, towards)
         return Sums(loss + moved, tokens, acceptance)
 
     def values(self, rows: mx.array, size: int) -> Sums:
@@ -90,19 +93,22 @@ class HeadLoss:
         return lk_share(found.overlap, found.tokens)
 
     def _with_gradient(
-        self, rows: mx.array, parameters: Any, piece: slice, share: mx.array | None
+        self, rows: mx.array, parameters: Any, piece: slice, share: mx.array | None, of_head: Any
     ) -> tuple[tuple[float, ...], mx.array, Any]:
-        """The sums of a piece as numbers, and their gradient with respect to its rows and the head's parameters."""
+        """The sums of a piece as numbers, their gradient with respect to its rows, and `of_head` with what is added.
+
+        `of_head` sums the gradients with respect to the head's parameters.
+        """
 
         def loss(rows: mx.array, parameters: Any) -> tuple[mx.array, ...]:
             self._set(parameters)
             return tuple(combine(self.kind, self._terms(rows, piece), share))
 
-        values, gradients = mx.value_and_grad(loss, argnums=(0, 1))(rows[piece], parameters)
+        values, (towards, own) = mx.value_and_grad(loss, argnums=(0, 1))(rows[piece], parameters)
         self._set(parameters)
-        mx.eval(values, gradients)
-        of_rows, of_head = tree_map(_constant, gradients)
-        return tuple(value.item() for value in values), of_rows, of_head
+        mx.eval(values, towards, own)
+        added = tree_map(lambda before, more: _constant(before + more), of_head, own)
+        return tuple(value.item() for value in values), _constant(towards), added
 
     def _parameters(self) -> Any:
         return {} if self.module is None else self.module.trainable_parameters()

@@ -49,10 +49,17 @@ class RunDirectory:
 
     @classmethod
     def create(cls, runs: Path, files: Files = FILES) -> RunDirectory:
-        """A new empty run under `runs`, numbered after the last one. Raises StoreError: the disk refused."""
+        """A new empty run under `runs`, numbered after the last one; finished ones are cleared of what a kill left.
+
+        Raises StoreError: the disk refused.
+        """
         with storing(runs):
             files.make_directory(runs)
-            number = max((_number(path) for path in _runs(runs)), default=0)
+            earlier = [cls(path, files) for path in _runs(runs)]
+            for run in earlier:
+                if run.is_finished():
+                    run._clear()
+            number = max((_number(run.path) for run in earlier), default=0)
             while True:
                 number += 1
                 path = runs / f"r{number:04d}"
@@ -166,15 +173,12 @@ class RunDirectory:
     def forget_resumptions(self) -> None:
         """A run that was stopped on purpose, or by a full disk, came no further for a reason that goes away."""
         with storing(self.path / RESUMPTIONS):
-            (self.path / RESUMPTIONS).unlink(missing_ok=True)
+            self._files.remove(self.path / RESUMPTIONS)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""
         self._write(RESULT, orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-        self.checkpoints.remove()
-        for path in self.path.glob(TEXTS.format("*")):
-            with storing(path):
-                path.unlink()
+        self._clear()
 
     def description(self) -> dict[str, Any]:
         """What `run.yaml` says. Raises RunError: missing or damaged."""
@@ -197,6 +201,13 @@ class RunDirectory:
         except (OSError, orjson.JSONDecodeError) as error:
             raise RunError(f"run {self.id} cannot be resumed: {self.path / MATERIAL}: {error}") from None
         return found
+
+    def _clear(self) -> None:
+        """Remove what only a run that is gone on with needs."""
+        self.checkpoints.remove()
+        for path in self.path.glob(TEXTS.format("*")):
+            with storing(path):
+                self._files.remove(path)
 
     def _write(self, name: str, content: bytes) -> None:
         with storing(self.path / name):

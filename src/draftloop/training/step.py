@@ -1,10 +1,11 @@
 """One optimizer step: micro-batches -> gradient sums -> mean over the window's tokens -> clip -> AdamW. Knows no epoch.
 
 Every micro-batch gives sums over its supervised tokens; the window divides once, by all tokens of its micro-batches, so
-accumulating equals one large batch. A micro-batch whose loss or gradient cannot be used leaves no trace but its
-name. Dropout is drawn from (seed, step, micro-batch) alone. What does not fit into memory is worked on in parts, whose
-sums are added. A window of one micro-batch is evaluated once, its update included, which is taken back where the
-gradient cannot be used; while the device works on it, the arrays of the next one are made.
+accumulating equals one large batch, but for `lk`: it weighs its two halves by each micro-batch's own mean acceptance. A
+micro-batch whose loss or gradient cannot be used leaves no trace but its name. Dropout is drawn from (seed, step,
+micro-batch) alone. What does not fit into memory is worked on in parts, whose sums are added. The update of a window of
+one micro-batch is evaluated with its gradient, all of it at once where its logits fit one piece, and taken back where
+the gradient cannot be used; while the device works on it, the arrays of the next one are made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from .. import lora
 from ..config import Training
 from ..errors import TrainingFailed
-from ..memory import REFUSALS
 from ..random_state import get_state, set_state, unchanged
 from ..records import Sampler
 from .batches import Batch, make_batch
@@ -124,24 +124,24 @@ class Learner:
         late: float = 0.0,
         following: Window | None = None,
     ) -> StepResult:
-        """Make one optimizer step.
+        """Make one optimizer step; whatever is raised, it has changed nothing then.
 
         Args:
             window: the micro-batches.
             step: its number in the training, from 0.
             skipped_in_row: micro-batches skipped one after the other right before.
-            check: called before each micro-batch; may raise to give up the step, which then has changed nothing.
+            check: called before each micro-batch; may raise to give up the step.
             late: as in `learning_rate`.
             following: what the next step is made of, where that is known.
 
         Raises:
             TrainingFailed: too many micro-batches in a row could not be used.
-            RuntimeError, MemoryError: MLX's own, where it was refused memory; the step has changed nothing then either.
+            RuntimeError, MemoryError: MLX's own, where it was refused memory.
         """
         before = self.state()
         try:
             return self._train(window, step, skipped_in_row, check, late, following, before)
-        except REFUSALS:  # half a step may lie in the adapter by then
+        except BaseException:  # half a step may lie in the adapter by then
             self.restore(before)
             raise
 

@@ -35,6 +35,7 @@ from .step import Learner
 from .teacher import Teacher
 from .texts.course import Course
 from .texts.material import Material, gather, regather
+from .texts.plan import make_plan
 from .tuition import tuition
 from .validation import validation_batches
 
@@ -144,9 +145,10 @@ class _Session:
         settings, material = self.config.training, self.material
         mx.reset_peak_memory()
         allowed = memory.budget(settings.memory, memory.read_device())
-        taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter, allowed)
-        pool = {example.record_id: example for example in material.pool.examples}
-        course = Course(material.failures.examples, pool, settings, taught.stages, taught.more)
+        failures, pool = material.failures.examples, {one.record_id: one for one in material.pool.examples}
+        plan = make_plan(failures, pool, settings)
+        taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter, plan.passes, allowed)
+        course = Course(plan, failures, pool, settings, taught.stages, taught.more)
         learner = self._learner(taught.teacher, course.steps)
         probe = Probe(self.pair, material)
         best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}
@@ -177,6 +179,7 @@ class _Session:
     def _learner(self, teacher: Teacher, steps: int) -> Learner:
         pair, settings = self.pair, self.config.training
         lora.set_dropout(pair.draft, settings.lora.dropout)
+        pair.draft.eval()  # a run that was stopped leaves it where dropout acts
         forward = make_forward(pair.draft, "draft", self.reporter.say)
         return Learner(pair.draft, forward, teacher, pair.width, settings, steps)
 
@@ -190,13 +193,13 @@ class _Session:
         stack: ExitStack,
     ) -> WithinMemory:
         """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
-        setting, everything = self.config.training.memory, course.plan.micro_batches
+        setting, everything, foreseen = self.config.training.memory, course.plan.micro_batches, course.foreseen
         stack.enter_context(memory.limited(allowed))
         stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
-        fresh = fit_to(learner, everything, allowed, *teacher.takes)
+        fresh = fit_to(learner, foreseen, allowed, *teacher.takes)
         saved = progress.fit  # what it was stepped down to counts, unless there is less memory now
-        learner.fit = saved if saved is not None and saved.is_within(fresh, everything) else fresh
-        if learner.fit.changes(everything):
+        learner.fit = saved if saved is not None and saved.is_within(fresh, foreseen) else fresh
+        if learner.fit.changes(foreseen):
             self.reporter.say(
                 f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit.describe(everything)}"
             )

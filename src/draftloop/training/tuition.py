@@ -27,7 +27,6 @@ from .teacher import LiveTeacher, LoggedTeacher, Teacher
 from .texts.course import Enough, More
 from .texts.examples import Example
 from .texts.material import Material
-from .texts.plan import make_plan
 from .texts.rollouts import Limits, from_json, roll_out, to_json
 
 LEAST_PASSES = 2  # over the failures themselves; with so many that there are no more, nothing new is asked
@@ -49,6 +48,7 @@ def tuition(
     run: RunDirectory,
     settings: Training,
     reporter: Reporter,
+    passes: int,
     allowed: Budget | None = None,
 ) -> Tuition:
     """What `settings` ask for.
@@ -60,6 +60,7 @@ def tuition(
         run: where new texts are kept.
         settings: teacher, answers and proposals.
         reporter: told what is missing, and of the texts made.
+        passes: that the training makes over the failures.
         allowed: what MLX may hold; None is no bound.
     """
     everything = [e for part in (material.failures, material.pool, material.validation) for e in part.examples]
@@ -69,8 +70,6 @@ def tuition(
     if settings.loss == "ce":  # which asks for tokens of the target, and the draft's are none
         settings = settings.model_copy(update={"proposals": 0})
     failures = material.failures.examples
-    pool = {example.record_id: example for example in material.pool.examples}
-    passes = make_plan(failures, pool, settings).passes
     settings = settings.model_copy(update={"answers": min(settings.answers, max(0, passes - LEAST_PASSES))})
     at_a_time = settings.answers + min(1, settings.proposals)
     later = at_a_time * len(failures) * max((len(example.labels) for example in failures), default=0)

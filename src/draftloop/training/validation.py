@@ -6,6 +6,7 @@ fall while acceptance does not; it only breaks ties. Micro-batches are of one so
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,15 @@ class Scores:
     tokens: int
     by_source: dict[str, float]
 
+    @property
+    def are_finite(self) -> bool:
+        """Whether both are numbers; if not, the weights are of no use."""
+        return math.isfinite(self.loss) and math.isfinite(self.acceptance)
+
     def better_than(self, other: Scores | None) -> bool:
-        """Whether to keep these weights rather than the other's."""
+        """Whether to keep these weights rather than the other's: never where these are not finite."""
+        if not self.are_finite:
+            return False
         return other is None or (self.acceptance, -self.loss) > (other.acceptance, -other.loss)
 
     @classmethod

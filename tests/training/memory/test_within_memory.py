@@ -122,6 +122,23 @@ def test_a_refused_step_has_changed_nothing(monkeypatch):
     assert {name: bytes(memoryview(value)) for name, value in found.state().items()} == state
 
 
+def test_a_step_refused_when_its_update_was_made_already_has_changed_nothing(monkeypatch):
+    """A window of one micro-batch is evaluated together with its update, and a GPU tells only afterwards."""
+    found, updated = learner(), []
+    state = {name: bytes(memoryview(value)) for name, value in found.state().items()}
+
+    def refuse() -> None:
+        updated.append(adapter_bytes(found.draft))
+        raise RuntimeError(METAL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mx, "synchronize", refuse)
+        with pytest.raises(RuntimeError, match="Insufficient Memory"):
+            found.train(window(EXAMPLES), 0, 0, nothing)
+    assert {f"adapter.{name}": value for name, value in updated[0].items()}.items().isdisjoint(state.items())
+    assert {name: bytes(memoryview(value)) for name, value in found.state().items()} == state
+
+
 LONG = replace(EXAMPLES[0], record_id="long", ids=EXAMPLES[0].ids * 10)
 
 

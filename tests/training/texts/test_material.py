@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,9 @@ from workshop import Workshop, records_of
 
 from draftloop.config import Training
 from draftloop.errors import NothingToDo, RunError
-from draftloop.records import BlobRef, PairId
-from draftloop.training.texts.examples import OTHER_PAIR
+from draftloop.records import BlobRef, PairId, Record
+from draftloop.training.texts import material as material_module
+from draftloop.training.texts.examples import OTHER_PAIR, select
 from draftloop.training.texts.material import gather, regather
 
 OTHER = PairId("another target", "draft", "tokenizer")
@@ -132,6 +134,31 @@ def test_a_damaged_line_is_said_by_its_number(shop):
     material = gathered(shop)
     assert len(material.failures.examples) == 4
     assert any("passed over: 2" in line for line in material.notes(Training()))
+
+
+def test_a_damaged_line_of_the_replay_buffer_is_said_by_its_number_and_set_aside(shop):
+    shop.replay.remember(records_of(shop.pair, 4, source="old"), seed=0)
+    lines = shop.replay.path.read_bytes().splitlines(keepends=True)
+    shop.replay.path.write_bytes(b"".join([lines[0], lines[1].replace(b"old", b"0ld"), *lines[2:]]))
+    shop.write(records_of(shop.pair, 4, seed=1))
+    notes = "\n".join(gathered(shop).notes(Training()))
+    assert "damaged lines of the replay buffer, moved to replay.jsonl.broken: 2" in notes
+    assert "replay buffer" not in "\n".join(gathered(shop).notes(Training()))  # it is whole again
+
+
+def test_of_another_pair_s_generations_no_text_is_held(shop, monkeypatch):
+    passed: list[Record] = []
+
+    def watched(records, *rest):
+        passed.extend(records := list(records))
+        return select(records, *rest)
+
+    monkeypatch.setattr(material_module, "select", watched)
+    shop.write([*records_of(shop.pair, 4), *records_of(shop.pair, 300, pair=OTHER)])
+    assert gathered(shop).left_out == {OTHER_PAIR: 300}
+    assert Counter(bool(record.target_output and record.log_p) for record in passed if record.pair == OTHER) == {
+        False: 300
+    }
 
 
 def test_the_same_material_is_found_again_whatever_was_logged_since(shop):

@@ -177,7 +177,7 @@ class Fit:
         """In words, without a number that only a measured cost gives.
 
         Args:
-            batches: all that will be trained on.
+            batches: whose texts are counted.
         """
         how = "activations are computed again in the backward pass" if self.recompute else "activations are kept"
         if self.room is self.most is None:

@@ -33,7 +33,7 @@ class WithinMemory:
 
     Args:
         learner: whose fit is changed.
-        everything: all micro-batches that will be trained on.
+        everything: the micro-batches that are trained on, but for texts still to be written.
         budget: bytes that MLX may hold; None is no bound.
         say: told of each step down.
     """
@@ -110,7 +110,7 @@ def fit_to(learner: Learner, batches: Batches, allowed: memory.Budget, kept: int
 
     Args:
         learner: stands as it will when the training begins.
-        batches: all that will be trained on.
+        batches: all that are known, and what is foreseen of others.
         allowed: bytes that MLX may hold.
         kept: of them, bytes that the teacher will come to hold.
         per_label: bytes that it takes for a supervised position of a part, beside what it keeps.

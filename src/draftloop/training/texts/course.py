@@ -29,6 +29,7 @@ class Course:
     """A training's steps in order.
 
     Args:
+        plan: of the failures alone.
         failures: what is trained on.
         pool: what replay is drawn from, by record id.
         settings: of the training.
@@ -38,17 +39,32 @@ class Course:
 
     def __init__(
         self,
+        plan: Plan,
         failures: Sequence[Example],
         pool: Mapping[str, Example],
         settings: Training,
         stages: int = 0,
         more: More = lambda _stage, _enough: (),
     ) -> None:
+        self.plan = plan
         self._failures, self._pool, self._settings, self._more = failures, pool, settings, more
-        self.plan: Plan = make_plan(failures, pool, settings)
-        self.steps = len(self.plan.windows)
-        self.begins = _begins(self.plan, stages)
+        self.steps = len(plan.windows)
+        self.begins = _begins(plan, stages)
         self._latest: tuple[int, Plan] | None = None
+
+    @property
+    def foreseen(self) -> list[tuple[Example, ...]]:
+        """The plan's micro-batches and, where texts will be written, one as long and with as many labels as theirs.
+
+        A text follows any of the prompts, and is at most as long as the longest output of a failure.
+        """
+        if not self.begins:
+            return self.plan.micro_batches
+        prompt = max(example.prompt_length for example in self._failures)
+        labels = max(len(example.labels) for example in self._failures)
+        text = replace(self._failures[0], record_id="longest text", ids=(0,) * (prompt + labels), prompt_length=prompt)
+        rows = min(self._settings.batch_size, math.ceil(self._settings.batch_tokens / labels))
+        return [*self.plan.micro_batches, (text,) * rows]
 
     def window(self, step: int, enough: Enough) -> Window:
         """What step `step`, from 0, is made of. Where `enough` raises while texts are made, nothing has changed.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...config import Config, Training
 from ...errors import NothingToDo, RunError
-from ...records import Record
+from ...records import PairId, Record
 from ...replay import ReplayBuffer, drawable
 from ...store.log import FailureLog
 from .examples import Selection, fingerprint, is_of_pair, select
@@ -34,7 +34,7 @@ class Material:
         validation_records: the records of `validation`, and those that could not be used.
         unusable: ids of the target's failures that are not among them: too long, or another tokenizer's.
         left_out: failures and validation generations that could not be used, counted by reason.
-        damaged_lines: numbers of the log's lines that could not be read.
+        damaged_lines: numbers of the log's lines that could not be read, and `damaged_replay` of the replay buffer's.
     """
 
     failures: Selection
@@ -45,6 +45,7 @@ class Material:
     unusable: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     damaged_lines: tuple[int, ...] = ()
+    damaged_replay: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What finds the same material again: record ids and a hash of each part, and what was left out."""
@@ -76,6 +77,9 @@ class Material:
             found.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
         if self.damaged_lines:
             found.append(f"damaged lines of the log, passed over: {', '.join(map(str, self.damaged_lines))}")
+        if self.damaged_replay:
+            lines = ", ".join(map(str, self.damaged_replay))
+            found.append(f"damaged lines of the replay buffer, moved to replay.jsonl.broken: {lines}")
         if not self.validation.examples:
             found.append("nothing could be held out for validation: no early stop, and the last weights are kept")
         elif settings.val_batches == 0:
@@ -95,16 +99,20 @@ class Material:
 def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) -> Material:
     """The material of a new training; the replay buffer is brought up to date first.
 
+    The pair's own records are held, for almost every one is a failure, and those are needed to the end of the training.
+
     Raises:
         NothingToDo: no failure that could be trained on.
         StoreError: the log or the buffer cannot be used.
     """
-    records = list({record.id: record for record in log.records(splits={"train", "validation"})}.values())
+    read = log.records(splits={"train", "validation"})
+    records = list({record.id: _needed(record, pair.identity) for record in read}.values())
     damaged = tuple(found.line_number for found in log.damage)
     train = [record for record in records if record.split == "train"]
     ours = [record for record in train if is_of_pair(record, pair.identity)]
     latest = {record.id: record for record in train}
     buffered = (latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed))
+    damaged_replay = tuple(found.line_number for found in replay.damage)
     kept = [record for record in buffered if is_of_pair(record, pair.identity)]
     wanted = [record for record in train if record.is_failure]
     failures = select(wanted, pair.identity, pair.width, config.data)
@@ -124,6 +132,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
         unusable=tuple(r.id for r in wanted if r.id not in used and r.pair.target == pair.identity.target),
         left_out=failures.left_out + validation.left_out,
         damaged_lines=damaged,
+        damaged_replay=damaged_replay,
     )
 
 
@@ -153,6 +162,23 @@ def regather(saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pa
         validation_records=records["validation"],
         unusable=unusable,
         left_out=left_out,
+    )
+
+
+def _needed(record: Record, pair: PairId) -> Record:
+    """The record; without its text where it is another pair's, which is only counted."""
+    if is_of_pair(record, pair):
+        return record
+    return replace(
+        record,
+        prompt="",
+        prompt_tokens=(),
+        draft_output=(),
+        target_output=(),
+        disagreements=record.disagreements[:1],
+        rounds=(),
+        log_p=(),
+        log_q=(),
     )
 
 
