@@ -96,7 +96,7 @@ def measure_speed(
     """
     most = max(*lengths, settings.num_draft_tokens)
     with lora.merged(pair.draft):
-        measured = costs.measure(pair, most)
+        measured = costs.measure(pair, most, costs.CAREFUL)
         ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in lengths)]
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from draftloop import costs
+
 WAYS = ["plain", "mlx-lm", "mlx-lm", *["draftloop"] * 6]
 SHORT = ["benchmark", "speed", "--num-draft-tokens", "1,3", "--max-tokens", "12", "--repeats", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _little_care(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "CAREFUL", costs.QUICK)
 
 
 @pytest.fixture
