@@ -436,6 +436,18 @@ def test_on_the_draft_s_own_greedy_text_a_hit_is_the_target_s_choice_and_not_the
     assert sums.acceptance.item() == 1.0
 
 
+@pytest.mark.parametrize("k", [None, 4])
+def test_at_temperature_0_a_soft_teacher_s_likeliest_id_is_the_one_to_hit(k):
+    best = DRAFT.argmax(-1)
+    flat = np.log(np.random.default_rng(4).dirichlet(np.full(512, 5.0), 64))
+    for row in range(0, 64, 3):  # of these the target's likeliest is the draft's
+        flat[row, [flat[row].argmax(), best[row]]] = flat[row, [best[row], flat[row].argmax()]]
+    log_p, ids = (mx.array(flat), None) if k is None else named(k, flat)
+    here = MANY._replace(greedy=mx.ones(64, mx.bool_))
+    sums = loss_sums("lk", student(DRAFT, here, 512, ids), Told.of(log_p, ids), here)
+    assert sums.acceptance.item() == len(range(0, 64, 3))
+
+
 def test_under_match_two_draws_from_the_bucket_are_not_one_id():
     """Else the draft would be taught to put its mass where the target's is thin."""
     flat = np.log(np.random.default_rng(3).dirichlet(np.full(512, 5.0), 64))

@@ -11,6 +11,7 @@ from draftloop.records import Sampler
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training.batches import make_batch
 from draftloop.training.forward import make_forward
+from draftloop.training.losses import Told
 from draftloop.training.teacher import LIKELIEST, LiveTeacher, LoggedTeacher, Taught
 from draftloop.training.texts.examples import Example
 
@@ -95,13 +96,14 @@ def test_positions_that_are_only_filled_up_have_no_mass():
     assert np.isneginf(np.array(log_p[len(EXAMPLES[0].labels) :])).all()
 
 
-def test_a_greedy_record_is_one_hot_at_its_tokens_and_asks_no_target():
-    greedy = with_sampler(EXAMPLES[0], temperature=0.0)
-    found, forward, _ = teacher(examples=[greedy])
-    log_p = np.array(everything(found.teach(make_batch([greedy]))))[: len(greedy.labels)]
-    assert forward.calls == 0
-    assert log_p.argmax(-1).tolist() == list(greedy.labels)
-    assert np.exp(log_p).sum(-1).tolist() == [1.0] * len(greedy.labels)
+def test_a_greedy_record_is_taught_as_at_temperature_1_without_filters():
+    def taught(**values: object) -> np.ndarray:
+        one = with_sampler(EXAMPLES[0], **values)
+        return np.array(everything(teacher(examples=[one])[0].teach(make_batch([one]))))
+
+    greedy = taught(temperature=0.0, top_k=3, top_p=0.5)
+    assert np.array_equal(greedy, taught(temperature=1.0))
+    assert (np.isfinite(greedy[: len(EXAMPLES[0].labels)]).sum(-1) > 3).all()
 
 
 def large(count: int) -> list[Example]:
@@ -167,14 +169,15 @@ def test_what_has_less_than_so_many_ids_with_mass_has_no_id_in_their_place():
 
 
 def test_greedy_and_sampled_records_go_together_when_only_the_likeliest_are_kept():
-    sampled = large(6)
-    greedy = with_sampler(Example("greedy", "s", (1, *([9] * 5)), 1, EXAMPLES[0].sampler), temperature=0.0)
-    found, _, _ = teacher(0.5, [*sampled, greedy], 2048, LARGE)
-    taught = found.teach(make_batch([sampled[0], greedy.shortened(4), sampled[1].shortened(7)]))
-    rows = taught.piece(slice(64, 68))
-    assert np.array(rows.ids)[:, 0].tolist() == [9] * 4
-    assert np.array(rows.p).sum(-1).tolist() == [1.0] * 4
-    assert taught.piece(slice(68, 75)).p.shape == (7, LIKELIEST + 1)
+    def taught(temperature: float) -> Told:
+        one = with_sampler(Example("one", "s", (1, *([9] * 5)), 1, EXAMPLES[0].sampler), temperature=temperature)
+        found, _, _ = teacher(0.5, [*large(6), one], 2048, LARGE)
+        batch = make_batch([large(6)[0], one.shortened(4), large(6)[1].shortened(7)])
+        return found.teach(batch).piece(slice(64, 68))
+
+    greedy, at_1 = taught(0.0), taught(1.0)
+    assert np.array_equal(np.array(greedy.ids), np.array(at_1.ids))
+    assert np.array_equal(np.array(greedy.p), np.array(at_1.p))
 
 
 def test_the_target_s_logits_are_made_a_piece_at_a_time_to_the_same_rows(monkeypatch):

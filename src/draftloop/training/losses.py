@@ -227,7 +227,7 @@ def terms(kind: Loss, found: Student, told: Told, asked: Asked) -> Terms:
 
 
 def _accepted(found: Student, told: Told, asked: Asked, overlap: mx.array) -> mx.array:
-    """a of the rule, (M,): at temperature 0 p of the draft's likeliest id, which is 1 or 0 for a greedy target.
+    """a of the rule, (M,): at temperature 0 whether the draft's likeliest id is the target's.
 
     The label would not do: where the text is the draft's own, it is always the draft's likeliest id.
     """
@@ -235,10 +235,11 @@ def _accepted(found: Student, told: Told, asked: Asked, overlap: mx.array) -> mx
         return overlap
     chosen = found.likeliest[:, None]
     if told.ids is None:
-        hit = mx.take_along_axis(told.p, chosen, axis=-1).squeeze(-1)
+        p, of_named = mx.take_along_axis(told.p, chosen, axis=-1).squeeze(-1), told.p
     else:
-        hit = mx.sum(mx.where(told.ids == chosen, told.p[:, :-1], 0.0), axis=-1)
-    return mx.where(asked.greedy, hit, overlap)
+        of_named = told.p[:, :-1]
+        p = mx.sum(mx.where(told.ids == chosen, of_named, 0.0), axis=-1)
+    return mx.where(asked.greedy, (p > 0) & (p >= mx.max(of_named, axis=-1)), overlap)
 
 
 class _At(NamedTuple):

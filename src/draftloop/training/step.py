@@ -212,7 +212,7 @@ class Learner:
         Raises:
             RuntimeError, MemoryError: MLX's own, where it was refused memory.
         """
-        example = Example("", "", (0,) * (length + 1), length + 1 - labels, _GREEDY)  # asks no teacher
+        example = Example("", "", (0,) * (length + 1), length + 1 - labels, _GREEDY)  # no record: asks no target
         usual, self._piece = self._piece, piece
         self.draft.train()
         before = mx.get_active_memory()

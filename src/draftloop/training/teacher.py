@@ -1,9 +1,10 @@
 """What the target says at supervised positions: asked live, read from the log, or only its tokens. Never trained.
 
 For a batch with M positions all three give p (M, S) and the ids that its columns stand for:
-  live    the target reads each record once: n positions -> logits (n, V) -> p (n, W) under the record's sampler,
-          kept in float32 where all fit into the memory allowed, else in float16; where a large vocabulary does not fit
-          so either, the likeliest ids and one bucket for the rest; what still does not fit is computed at each use;
+  live    the target reads each record once: n positions -> logits (n, V) -> p (n, W) under the record's sampler, or as
+          at temperature 1 where the record is greedy; kept in float32 where all fit into the memory allowed, else in
+          float16; where a large vocabulary does not fit so either, the likeliest ids and one bucket for the rest; what
+          still does not fit is computed at each use;
   logged  the k likeliest ids that the collector kept, and one bucket for the rest: S = k + 1. No target is needed;
   none    all mass on the token that was emitted: S = 2.
 Every record is read alone and rounded alike whether it is kept or not, so p never depends on the order of a run.
@@ -19,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..distributions import TopK
+from ..records import Sampler
 from ..speculative.likeliest import likeliest
 from ..speculative.transforms import sampling_log_probs
 from .batches import Batch
@@ -27,6 +29,8 @@ from .losses import Told
 from .texts.examples import Example
 
 LIKELIEST = 128  # ids kept of a distribution where whole ones do not fit
+SOFT = Sampler(temperature=1.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
+"""What greedy text is taught under: which other ids the target weighed says more than the one it took."""
 _MEGABYTE = 1 << 20
 _NOISE = 1e-6  # of a sum in float32: a smaller tail is none, or it would weigh what the draft gives to no id at all
 
@@ -91,7 +95,7 @@ class LiveTeacher:
         self._examples = {example.record_id: example for example in examples}
         self._kept: dict[str, list[Told]] = {}
         self._room = allowed = int(memory_mb * _MEGABYTE)
-        positions = later + sum(len(e.labels) for e in self._examples.values() if not _is_hard(e))
+        positions = later + sum(len(e.labels) for e in self._examples.values())
         self._type = mx.float32 if (4 * width + 4) * positions <= allowed else mx.float16
         a_position = self._type.size * width + 4
         few = 8 * LIKELIEST + 8
@@ -128,7 +132,7 @@ class LiveTeacher:
     def _of(self, example: Example) -> list[Told]:
         """Rows one after the other for the labels of `example`, which may be a shortened one."""
         n = len(example.labels)
-        if _is_hard(example):
+        if example.record_id not in self._examples:  # one that only measures what a pass takes
             labels, certain = mx.array(example.labels)[:, None], mx.zeros(n)
             if self._k is None:
                 return [Told((mx.arange(self._width) == labels).astype(mx.float32), certain)]
@@ -148,10 +152,11 @@ class LiveTeacher:
     def _computed(self, example: Example) -> list[Told]:
         """Evaluated a piece of the positions at a time, for a large vocabulary's logits are many; kept if they fit."""
         hidden = self._forward.hidden(mx.array([example.inputs]), mx.array(list(example.positions)))
+        sampler = SOFT if example.sampler.temperature == 0 else example.sampler
         found, size = [], positions_at_a_time(self._width)
         for start in range(0, hidden.shape[0], size):
             logits = self._forward.head(hidden[start : start + size])
-            found.append(self._told(mx.stop_gradient(sampling_log_probs(logits, example.sampler, self._width))))
+            found.append(self._told(mx.stop_gradient(sampling_log_probs(logits, sampler, self._width))))
             mx.eval([values for values in found[-1] if values is not None])
         if _bytes(found) <= self._room:
             self._kept[example.record_id] = found
@@ -205,7 +210,7 @@ class LoggedTeacher:
 
     def _fill(self, example: Example, log_p: np.ndarray, ids: np.ndarray) -> None:
         """The rows of one example, in place."""
-        rows = None if _is_hard(example) else self._kept.get(example.record_id)
+        rows = self._kept.get(example.record_id)
         if rows is None:
             ids[:, 0], log_p[:, 0] = example.labels, 0.0
             return
@@ -214,11 +219,6 @@ class LoggedTeacher:
         log_p[:, : rows.k] = rows.log_probs[:n]
         with np.errstate(divide="ignore"):
             log_p[:, -1] = np.log(np.where(rows.tail[:n] > _NOISE, rows.tail[:n], 0.0))
-
-
-def _is_hard(example: Example) -> bool:
-    """Whether all of the teacher's mass is on the label: greedy text has no other."""
-    return example.sampler.temperature == 0 and not example.own
 
 
 def _cut(parts: Sequence[mx.array], start: int, stop: int, filler: float) -> mx.array:
