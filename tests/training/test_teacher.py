@@ -106,6 +106,12 @@ def test_a_greedy_record_is_taught_as_at_temperature_1_without_filters():
     assert (np.isfinite(greedy[: len(EXAMPLES[0].labels)]).sum(-1) > 3).all()
 
 
+def test_a_record_that_it_was_not_told_of_is_an_error_and_not_taught_by_its_tokens():
+    found, _, _ = teacher(examples=EXAMPLES[1:])
+    with pytest.raises(KeyError):
+        found.teach(make_batch(EXAMPLES[:1]))
+
+
 def large(count: int) -> list[Example]:
     """Examples of 64 labels each: 16 kB of float32 at 64 ids."""
     return [Example(str(i), "s", (1, *([2 + i] * 64)), 1, EXAMPLES[0].sampler) for i in range(count)]
