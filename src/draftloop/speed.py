@@ -120,7 +120,7 @@ class _Pass:
 
     Attributes:
         tokens, seconds: of all texts.
-        rounds: of ours; of mlx-lm's, the tokens that were the target's own.
+        rounds: of ours; of mlx-lm's as its tokens tell, each but a cut one ending in the target's own.
         texts: ours.
     """
 
