@@ -2,9 +2,9 @@
 
 On the embedded pair, three seeds. Every recipe gets the same texts, matrices, rank, replay and optimizer steps, and the
 same grid of peak learning rates; the rate is chosen on validation texts at 200 failures. What only takes a recipe apart
-is trained at that recipe's rate. The reported texts are read once, by the runs that were chosen. Results are kept run
-by run in --folder, so that a benchmark that was cut off goes on: by the code, the defaults and the texts that they were
-made with, so that no other's are taken for them.
+is trained once, at that recipe's rate. The reported texts are read once, by the runs that were chosen. Results are kept
+run by run in --folder, so that a benchmark that was cut off goes on: by the code, the defaults and the texts that they
+were made with, so that no other's are taken for them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ CURVE = (20, 50, 100, 200, 500, 1_000)
 SEEDS = (0, 1, 2)
 AT = report.AT
 MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
-GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
-FIRST_RATES = GRID[4:6]  # from there on outwards, for as long as the best one lies at an end
-CEILING_RATES = GRID[3:5]
+GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
+FIRST_RATES = GRID[5:7]  # from there on outwards, for as long as the best one lies at an end of those tried
+FIRST_RATES_OF = {"mlx_lm.lora": GRID[1:3], "ce": GRID[2:4]}  # they want lower ones
 PARTS = {  # what takes ours apart, and whose rate it is trained at
     "lk, own text in 4 stages": "lk",
     "lk, new answers x 3": "lk",
@@ -90,9 +90,9 @@ def main() -> None:
         work.prepare(temperatures)
         plan = Plan(work, many, sizes, at, seeds)
         if not options.quick:
-            plan.add(report.CEILING, TEMPERATURE, CEILING_RATES)  # first, because it takes longest
+            plan.add(report.CEILING, TEMPERATURE, FIRST_RATES)  # first, because it takes longest
         for recipe in recipes:
-            plan.add(recipe, TEMPERATURE, FIRST_RATES)
+            plan.add(recipe, TEMPERATURE, FIRST_RATES_OF.get(recipe, FIRST_RATES))
         if everything:
             for temperature in OTHERS:
                 for recipe in MAIN:
@@ -107,8 +107,11 @@ def main() -> None:
     figures = report.find_figures(runs, at)
     report.show(runs, figures)
     if everything:
+        from learning_world import TOKENS
+
         chosen = [[t, r, rate] for (t, r), rate in rates.items()]
-        report.write(runs, figures, {"learning_rates": chosen, "grid": GRID, "edition": edition()})
+        conditions = {"tokens": f"{TOKENS} a text", "learning_rates": chosen, "grid": GRID, "edition": edition()}
+        report.write(runs, figures, conditions)
 
 
 @cache
@@ -153,9 +156,11 @@ class Work:
         self._pool, self._folder = pool, folder
 
     def prepare(self, temperatures: Iterable[float]) -> None:
-        """Make the texts, before two processes would."""
-        for temperature in temperatures:
-            self._pool.submit(prepare, temperature, self._folder).result()
+        """Make the texts, before two processes would make the same."""
+        making = [self._pool.submit(prepare, temperature, self._folder) for temperature in temperatures]
+        making[0].result()
+        for made in [*making, self._pool.submit(prepare_ceiling, TEMPERATURE, self._folder)]:
+            made.result()
 
     def do(self, jobs: Sequence[Job], *, again: bool = False) -> list[dict[str, Any]]:
         """Train all of them, those too that were done before if `again`; returns what each took, in their order."""
@@ -234,7 +239,8 @@ class Plan:
         rate = self._chosen[temperature, recipe].result()
         curve = temperature == TEMPERATURE and recipe in MAIN
         sizes = [self._at, *(size for size in self._sizes if size != self._at)] if curve else [self._at]
-        jobs = [Job(temperature, recipe, size, seed, rate) for size in sizes for seed in self._seeds]
+        seeds = self._seeds[:1] if recipe in PARTS else self._seeds
+        jobs = [Job(temperature, recipe, size, seed, rate) for size in sizes for seed in seeds]
         self._work.do(jobs)
         return jobs
 
@@ -254,6 +260,13 @@ def prepare(temperature: float, folder: Path) -> None:
     from learning_world import world
 
     world(_pair(), temperature, folder)
+
+
+def prepare_ceiling(temperature: float, folder: Path) -> None:
+    """Make the many texts."""
+    from learning_world import CEILING_FAILURES, more_failures
+
+    more_failures(_pair(), temperature, folder, CEILING_FAILURES)
 
 
 def train(job: Job, folder: Path) -> str:

@@ -100,6 +100,7 @@ def differences(runs: Sequence[Run], at: int) -> list[dict[str, Any]]:
     found = []
     for temperature, recipe in dict.fromkeys((run.temperature, run.recipe) for run in runs if run.recipe != OURS):
         ours, others = (chosen(runs, name, at, temperature) for name in (OURS, recipe))
+        ours = [run for run in ours if run.seed in {other.seed for other in others}]
         estimate, low, high = interval([r.trained[WEAK] for r in others], [r.trained[WEAK] for r in ours])
         about = {"temperature": temperature, "recipe": recipe}
         found.append({**about, "ours_more_by": estimate, "low": low, "high": high})
@@ -147,7 +148,6 @@ def write(runs: Sequence[Run], figures: Sequence[Figure], conditions: dict[str, 
     everything = {
         "pair": "embedded",
         "rule": "rejection; greedy at temperature 0",
-        "tokens": "64 a text",
         "processes": "two side by side, one BLAS thread each",
         **conditions,
     }

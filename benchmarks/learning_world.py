@@ -28,7 +28,7 @@ from draftloop.store.atomic import write_atomically
 from draftloop.training.texts.examples import Example
 from draftloop.training.texts.rollouts import Limits, from_json, roll_out, to_json
 
-TOKENS = 64
+TOKENS = 32
 MOST_FAILURES = 1_000
 CEILING_FAILURES = 4_000  # twenty times two hundred
 VALIDATION = 60

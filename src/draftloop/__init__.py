@@ -19,9 +19,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import blas
+from . import blas, heap
 
 blas.preload()  # here, because it must come before the first import of mlx by any module, in whatever order
+if blas.is_needed():
+    heap.keep_freed()
 
 __version__ = "0.1.0"
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from . import heap
+
 GIGABYTE = 1 << 30
 AUTO_SHARE = 0.8  # of what is there: MLX does not count Python, the tokenizer, other programs, or what lies between
 CACHE_SHARE = 0.25  # of the budget, for buffers that MLX keeps for reuse
@@ -110,7 +112,8 @@ def peak_gigabytes() -> float:
 def limited(allowed: Budget) -> Iterator[None]:
     """MLX within a budget as far as it heeds one: it waits, and gives cached buffers back, before it goes beyond.
 
-    The cache of freed buffers is bounded to CACHE_SHARE of the budget. Afterwards both limits are what they were.
+    The cache of freed buffers is bounded to CACHE_SHARE of the budget. Afterwards both limits are what they were, and
+    what the C library kept is the system's again.
     """
     import mlx.core as mx
 
@@ -123,6 +126,7 @@ def limited(allowed: Budget) -> Iterator[None]:
     finally:
         mx.set_memory_limit(memory)
         mx.set_cache_limit(cache)
+        heap.give_back()
 
 
 def read_device() -> DeviceMemory:
