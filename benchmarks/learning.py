@@ -37,14 +37,13 @@ CURVE = (20, 50, 100, 200, 500, 1_000)
 SEEDS = (0, 1, 2)
 AT = report.AT
 MAIN = ("mlx_lm.lora", "kl", "lk", "ours")
-GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
-FIRST_RATES = GRID[5:7]  # from there on outwards, for as long as the best one lies at an end of those tried
-FIRST_RATES_OF = {"mlx_lm.lora": GRID[1:3], "ce": GRID[2:4]}  # they want lower ones
+GRID = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
+FIRST_RATES = GRID[7:9]  # from there on outwards, for as long as the best one lies at an end of those tried
+LOWER_RATES = GRID[1:3]  # where searches of cross-entropy begin
 PARTS = {  # what takes ours apart, and whose rate it is trained at
     "lk, own text in 4 stages": "lk",
     "lk, new answers x 3": "lk",
     "kl, new answers x 3": "kl",
-    "mlx_lm.lora, new answers x 3": "mlx_lm.lora",
 }
 MOST_SEARCHES = 64  # threads that only wait
 TEMPERATURE, OTHERS = 0.8, (0.0, 1.0)
@@ -73,40 +72,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "draftloop-learning")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--main", action="store_true", help="the main recipes at one temperature; writes no results")
     parser.add_argument(
         "--time-again", action="store_true", help="one seed of each at 200 failures, or three, on an idle machine"
     )
-    parser.add_argument("--quick", action="store_true", help="two small recipes to try the script; writes no results")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two small recipes to try the script; reports validation texts, and writes nothing",
+    )
     options = parser.parse_args()
-    everything = not (options.quick or options.main)
-    recipes = ["mlx_lm.lora", "ours"] if options.quick else list(MAIN) if options.main else all_recipes()
+    recipes = ["mlx_lm.lora", "ours"] if options.quick else all_recipes()
     sizes, at, seeds = ((20, 50), 50, (0,)) if options.quick else (CURVE, AT, SEEDS)
-    temperatures = (TEMPERATURE, *OTHERS) if everything else (TEMPERATURE,)
+    temperatures = (TEMPERATURE,) if options.quick else (TEMPERATURE, *OTHERS)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool, ThreadPoolExecutor(MOST_SEARCHES) as many:
-        work = Work(pool, options.folder)
-        print(f"results in {options.folder / edition()}", file=sys.stderr)
+        folder = options.folder / edition()
+        work = Work(pool, folder)
+        print(f"results in {folder}", file=sys.stderr)
         work.prepare(temperatures)
         plan = Plan(work, many, sizes, at, seeds)
         if not options.quick:
             plan.add(report.CEILING, TEMPERATURE, FIRST_RATES)  # first, because it takes longest
         for recipe in recipes:
-            plan.add(recipe, TEMPERATURE, FIRST_RATES_OF.get(recipe, FIRST_RATES))
-        if everything:
-            for temperature in OTHERS:
-                for recipe in MAIN:
-                    plan.add(recipe, temperature, around=recipe)
+            plan.add(recipe, TEMPERATURE, LOWER_RATES if recipe.startswith((report.BASELINE, "ce")) else FIRST_RATES)
+        for temperature in temperatures[1:]:
+            for recipe in MAIN:
+                plan.add(recipe, temperature, around=recipe)
         rates, jobs = plan.carried_out()
         jobs.sort(key=lambda job: job.recipe == report.CEILING)  # the last row of the table
         if options.time_again:
             some = [job for job in jobs if (job.temperature, job.failures) == (TEMPERATURE, at)]
             wanted = [job for job in some if job.seed == seeds[0] or job.recipe in TIMED]
             work.do([job for job in wanted if job.recipe != report.CEILING], again=True)
-        runs = work.reported(jobs)
+        runs = work.reported(jobs, blind=options.quick)
     figures = report.find_figures(runs, at)
     report.show(runs, figures)
-    if everything:
+    if not options.quick:
         from learning_world import TOKENS
 
         chosen = [[t, r, rate] for (t, r), rate in rates.items()]
@@ -116,24 +117,12 @@ def main() -> None:
 
 @cache
 def edition() -> str:
-    """Changes with all that a result depends on: what trains and measures, its defaults, texts and libraries."""
-    import learning_world
-
-    from draftloop.config import Training
-
-    package, here = Path(str(draftloop.__file__)).parent, Path(__file__).parent
-    names = ("acceptance", "config", "lora", "scoring", "stats", "speculative/transforms")
-    sources = [here / "learning_recipes.py", *sorted((package / "training").rglob("*.py"))]
-    sources += [package / f"{name}.py" for name in names]
+    """Changes with all that a result depends on: the package, the recipes, the texts, and the libraries."""
+    here, package = Path(__file__).parent, Path(str(draftloop.__file__)).parent
+    sources = [here / "learning_recipes.py", here / "learning_world.py", *sorted(package.rglob("*.py"))]
+    sources += sorted(package.rglob("*.safetensors"))
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources))
-    facts = [
-        Training().model_dump(mode="json"),
-        CEILING_STEPS,
-        learning_world.edition(),
-        version("mlx"),
-        version("mlx-lm"),
-    ]
-    digest.update(json.dumps(facts).encode())
+    digest.update(json.dumps([CEILING_STEPS, version("mlx"), version("mlx-lm")]).encode())
     return digest.hexdigest()[:8]
 
 
@@ -149,7 +138,7 @@ class Work:
 
     Args:
         pool: of processes.
-        folder: where texts, adapters and results are kept.
+        folder: where texts, adapters and results are kept, of one edition.
     """
 
     def __init__(self, pool: ProcessPoolExecutor, folder: Path) -> None:
@@ -169,19 +158,19 @@ class Work:
             print(trained.result(), file=sys.stderr)
         return [json.loads(self._result(job).read_text()) for job in jobs]
 
-    def reported(self, jobs: Sequence[Job]) -> list[Run]:
-        """The chosen runs on the reported texts."""
+    def reported(self, jobs: Sequence[Job], *, blind: bool) -> list[Run]:
+        """The chosen runs on the reported texts; where `blind`, on texts of validation and replay in their place."""
         found = self.do(jobs)
         for temperature in {job.temperature for job in jobs}:
-            self._pool.submit(base, temperature, self._folder).result()  # or each process would
-        scored = self._pool.map(score_reported, jobs, [self._folder] * len(jobs))
+            self._pool.submit(base, temperature, self._folder, blind).result()  # or each process would
+        scored = self._pool.map(score_reported, jobs, [self._folder] * len(jobs), [blind] * len(jobs))
         return [
             Run(**asdict(job), **{k: f[k] for k in ("openings", "steps", "seconds", "peak_mb", "curve", "last")}, **s)
             for job, f, s in zip(jobs, found, scored, strict=True)
         ]
 
     def _result(self, job: Job) -> Path:
-        return self._folder / edition() / f"{job.name}.json"
+        return self._folder / f"{job.name}.json"
 
 
 class Plan:
@@ -287,7 +276,7 @@ def train(job: Job, folder: Path) -> str:
         learned = all_weights(pair, task, more, CEILING_STEPS)
     else:
         learned = RECIPES[job.recipe](pair, task)
-    path = folder / edition() / f"{job.name}.json"
+    path = folder / f"{job.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(pair, path.with_suffix(".safetensors"), job)
     found = {
@@ -301,29 +290,31 @@ def train(job: Job, folder: Path) -> str:
     return f"{job.recipe}, {job.failures} failures, {job.learning_rate:g}, T {job.temperature:g}: {validation:.4f}"
 
 
-def base(temperature: float, folder: Path) -> dict[str, report.Sums]:
+def base(temperature: float, folder: Path, blind: bool) -> dict[str, report.Sums]:
     """(accepted, positions) of every reported text of both domains, for the bare draft."""
-    path = folder / edition() / f"base-{temperature:g}.json"
-    return _kept(path, lambda: _on_reported(_pair(), temperature, folder))
+    path = folder / f"base-{temperature:g}{'.blind' if blind else ''}.json"
+    return _kept(path, lambda: _on_reported(_pair(), temperature, folder, blind))
 
 
-def score_reported(job: Job, folder: Path) -> dict[str, Any]:
+def score_reported(job: Job, folder: Path, blind: bool) -> dict[str, Any]:
     """(accepted, positions) of every reported text of both domains, for the bare draft and the trained one."""
 
     def trained() -> dict[str, report.Sums]:
         pair = _pair()
-        _load(pair, folder / edition() / f"{job.name}.safetensors", job)
-        return _on_reported(pair, job.temperature, folder)
+        _load(pair, folder / f"{job.name}.safetensors", job)
+        return _on_reported(pair, job.temperature, folder, blind)
 
-    path = folder / edition() / f"{job.name}.reported.json"
-    return {"base": base(job.temperature, folder), "trained": _kept(path, trained)}
+    path = folder / f"{job.name}.{'blind' if blind else 'reported'}.json"
+    return {"base": base(job.temperature, folder, blind), "trained": _kept(path, trained)}
 
 
-def _on_reported(pair: Any, temperature: float, folder: Path) -> dict[str, report.Sums]:
+def _on_reported(pair: Any, temperature: float, folder: Path, blind: bool) -> dict[str, report.Sums]:
     from learning_recipes import accepted
     from learning_world import world
 
-    return {domain: accepted(pair, texts) for domain, texts in world(pair, temperature, folder).reported.items()}
+    texts = world(pair, temperature, folder)
+    domains = {report.WEAK: texts.validation, report.OWN: texts.replay} if blind else texts.reported
+    return {domain: accepted(pair, some) for domain, some in domains.items()}
 
 
 def _kept(path: Path, make: Callable[[], dict[str, report.Sums]]) -> dict[str, report.Sums]:

@@ -8,7 +8,6 @@ seed works on the same.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ VALIDATION = 60
 REPLAYED = 300
 REPORTED = 150
 _SAME_BEGINNING = 5  # words
+_LEARNED_FROM = ("failures", "validation", "replay")
 
 
 @dataclass(frozen=True)
@@ -47,29 +47,29 @@ class World:
     reported: dict[Domain, list[Example]]
 
 
-def edition() -> str:
-    """Changes with the code that makes the texts, and with the models."""
-    from draftloop.training.texts import rollouts
-
-    sources = [Path(__file__), Path(str(rollouts.__file__)), *sorted(reference.ROOT.glob("*/*.safetensors"))]
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)).hexdigest()[:8]
-
-
 def world(pair: Pair, temperature: float, folder: Path) -> World:
     """The texts, made once and kept."""
-    path = folder / f"texts-{edition()}-{temperature:g}.json"
+    path = folder / f"texts-{temperature:g}.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         made = _made(pair, temperature)
         write_atomically(path, orjson.dumps({name: to_json(texts) for name, texts in made.items()}))
     found = {name: from_json(texts) for name, texts in orjson.loads(path.read_bytes()).items()}
-    reported = {domain: found[f"reported {domain}"] for domain in reference.DOMAINS}
+    others = {_prompt(text) for name in _LEARNED_FROM for text in found[name]}
+    reported = {
+        domain: [text for text in found[f"reported {domain}"] if _prompt(text) not in others]
+        for domain in reference.DOMAINS
+    }
     return World(found["failures"], found["validation"], found["replay"], reported)
+
+
+def _prompt(text: Example) -> tuple[int, ...]:
+    return text.ids[: text.prompt_length]
 
 
 def more_failures(pair: Pair, temperature: float, folder: Path, count: int) -> list[Example]:
     """For the ceiling: the prompts of all failures, answered again and again until there are so many texts."""
-    path = folder / f"ceiling-{edition()}-{temperature:g}.json"
+    path = folder / f"ceiling-{temperature:g}.json"
     if not path.is_file():
         failures = world(pair, temperature, folder).failures
         texts = [*failures, *_answered(pair, failures, -(-count // len(failures)) - 1, seed=9)]
