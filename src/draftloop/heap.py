@@ -3,7 +3,7 @@
 There MLX has no cache of its own: every array of every operation is asked of the C library and given back. From some
 hundred kilobytes on glibc passes that on to the kernel, which clears each page before it is touched again: a quarter of
 a training step. What lies at the end of the heap is kept up to a bound, what lies between live arrays until somebody
-asks to `give_back`: room that the next arrays take, never more than the process has had at a time.
+asks to `give_back`: room that the next arrays take.
 """
 
 from __future__ import annotations

@@ -129,6 +129,14 @@ def limited(allowed: Budget) -> Iterator[None]:
         heap.give_back()
 
 
+def release() -> None:
+    """Give back what MLX, and the C library under it, keep for reuse."""
+    import mlx.core as mx
+
+    mx.clear_cache()
+    heap.give_back()
+
+
 def read_device() -> DeviceMemory:
     """What MLX's default device lets this process use now."""
     import mlx.core as mx
@@ -136,6 +144,7 @@ def read_device() -> DeviceMemory:
     held = mx.get_active_memory() + mx.get_cache_memory()
     if mx.default_device() == mx.gpu:
         return of_gpu(mx.device_info(), held)
+    heap.give_back()  # what is kept for reuse is there to be used
     found = min(_ram(), key=lambda one: one.bytes)
     return DeviceMemory(held + found.bytes, found.figure)
 

@@ -342,20 +342,23 @@ def of_the_likeliest(kind: str, k: int | None) -> tuple[float, float, np.ndarray
     return sums.loss.item(), sums.acceptance.item(), np.array(mx.grad(loss)(DRAFT))
 
 
-@pytest.mark.parametrize("kind", ["kl", "tv", "nla"])
+@pytest.mark.parametrize("kind", ["kl", "tv", "nla", "lk"])
 def test_the_loss_on_the_likeliest_ids_is_too_small_and_comes_closer_with_each_of_them(kind):
     exact, accepted, gradient = of_the_likeliest(kind, None)
-    off, turned = [], []
+    off, turned, longer = [], [], []
     for k in (8, 32, 128):
         loss, also_accepted, found = of_the_likeliest(kind, k)
         assert loss <= exact * (1 + 1e-5)
         assert also_accepted >= accepted * (1 - 1e-5)
         off.append(exact - loss)
+        longer.append(abs(np.linalg.norm(found) / np.linalg.norm(gradient) - 1))
         turned.append(1 - (found * gradient).sum() / np.sqrt((found**2).sum() * (gradient**2).sum()))
     assert off[0] > off[1] > off[2]
     assert turned[0] > turned[1] > turned[2]
+    assert longer[0] > longer[1] > longer[2]
     assert off[2] < 0.02 * exact
     assert turned[2] < 0.01
+    assert longer[2] < 0.02
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -142,7 +142,7 @@ def test_positions_in_pieces_give_the_gradient_of_all_at_once(kind, keys):
 @pytest.mark.parametrize("kind", ["ce", "kl", "nla", "lk"])
 def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
     """The teacher's distributions are one matrix of them; beside it only pieces may be."""
-    vocabulary, positions = 20_000, 512
+    vocabulary, positions = 5_000, 2_048
     head = mx.random.normal((vocabulary, 8), key=mx.random.key(1))
     draft = nn.Linear(8, 8)
     forward = Forward(lambda inputs, _: draft(inputs), lambda rows: rows @ head.T)
@@ -164,7 +164,7 @@ def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
 
     matrix = 4 * positions * vocabulary
     assert peak(1 << 40) > 5 * matrix
-    assert peak(1) < 2.5 * matrix
+    assert peak(1) < matrix
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_llama(seed=2), quantized])

@@ -19,6 +19,7 @@ from draftloop.records import Record
 from draftloop.speculative import side_by_side
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training import loop as loop_module
+from draftloop.training import tuition
 
 RECORDS = records_of(tiny_pair(VOCABULARY), 12)
 VALIDATION = records_of(tiny_pair(VOCABULARY), 3, seed=9, split="validation")
@@ -220,3 +221,14 @@ def test_the_target_is_left_on_disk_until_it_is_asked(small_models):
     assert whole - less >= size
     mx.eval(lazy.target(mx.array([[1, 2]])))
     assert mx.array_equal(lazy.target(mx.array([[1, 2]])), eager.target(mx.array([[1, 2]])))
+
+
+def test_new_texts_that_memory_refuses_are_done_without(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise side_by_side.NoRoom("a text alone does not fit into memory")
+
+    monkeypatch.setattr(tuition, "roll_out", refuse)
+    shop = shop_at(tmp_path, answers=1, proposals=2)
+    result = shop.train(quiet=False)
+    assert result.steps == result.planned_steps > 0
+    assert "a text alone does not fit into memory; going on without these texts" in capsys.readouterr().err

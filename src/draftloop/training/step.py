@@ -190,6 +190,7 @@ class Learner:
         settings, self.slower = self._settings, slower
         self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
         self.optimizer.init(self.draft.trainable_parameters())
+        mx.eval(self.optimizer.state)  # so that whoever asks what memory is taken is told of the moments too
 
     def evaluate(self, examples: Sequence[Example]) -> Sums:
         """The sums of one micro-batch without dropout or gradient, as Python numbers."""

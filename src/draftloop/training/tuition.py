@@ -18,6 +18,7 @@ from ..distributions import DistributionsError, TopK, decode, within
 from ..errors import StoreError
 from ..memory import Budget, room_left
 from ..pair import Pair
+from ..speculative.side_by_side import NoRoom
 from ..store.blobs import BlobFile
 from .forward import make_forward
 from .memory.fitting import SAFETY
@@ -128,16 +129,22 @@ class _Texts:
         self._reporter.say(f"{who} on {len(asked)} prompts anew" + (f", {times} times" if times > 1 else ""))
 
         model.eval()
-        found = roll_out(
-            model,
-            asked,
-            times,
-            own=number > 0,
-            seed=self._settings.seed + (number << 40),
-            limits=Limits(self._pair.width, self._pair.stop_tokens, self._pair.context, self._room()),
-            enough=enough,
-            on_text=lambda done, of: self._reporter.note(f"{who}: {done:,} of {of:,} texts"),
-        )
+        try:
+            found = roll_out(
+                model,
+                asked,
+                times,
+                own=number > 0,
+                seed=self._settings.seed + (number << 40),
+                limits=Limits(self._pair.width, self._pair.stop_tokens, self._pair.context, self._room()),
+                enough=enough,
+                on_text=lambda done, of: self._reporter.note(f"{who}: {done:,} of {of:,} texts"),
+            )
+        except NoRoom as error:
+            self._reporter.say(
+                f"{error}; going on without these texts. training.answers and training.proposals of 0 ask for none"
+            )
+            return []
         if len(found) < times * len(asked):
             self._reporter.say(
                 f"{who}: {len(found):,} of {times * len(asked):,} texts, as many as the time limit or the models' "

@@ -77,7 +77,7 @@ class WithinMemory:
 
     def _after_refusal(self, reason: str, batches: Batches, droppable: bool) -> None:
         gc.collect()
-        mx.clear_cache()
+        memory.release()
         self._peak = self.peak
         mx.reset_peak_memory()  # what was refused is not what the next try takes
         stuck = not droppable and self._learner.fit.is_smallest(batches)
@@ -154,4 +154,4 @@ def _cost(learner: Learner, recompute: bool, batches: Batches, room: float, per_
         return measured(probe, longest, most_labels, room, learner.piece, per_label)
     finally:
         learner.fit = before
-        mx.clear_cache()
+        memory.release()

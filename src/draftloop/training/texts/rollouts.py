@@ -16,9 +16,9 @@ from typing import Any
 
 from mlx import nn
 
-from ...errors import RunError, TrainingFailed
+from ...errors import RunError
 from ...records import Sampler
-from ...speculative.side_by_side import NoRoom, Wanted, write
+from ...speculative.side_by_side import Wanted, write
 from .examples import Example
 
 
@@ -67,7 +67,7 @@ def roll_out(
         none.
 
     Raises:
-        TrainingFailed: not even one text at a time fits into memory.
+        NoRoom: not even one text at a time fits into memory.
     """
     drafts = [(example, number) for number in range(times) for example in failures if _longest(example, limits)]
     longest = max((len(example.labels) for example in failures), default=0)
@@ -80,22 +80,16 @@ def roll_out(
         for example, number in drafts
     ]
     found: dict[int, Example] = {}
-    try:
-        for text in write(
-            model,
-            wanted,
-            width=limits.width,
-            stop_tokens=limits.stop_tokens,
-            room=limits.room,
-            enough=enough,
-        ):
-            found[text.place] = _continued(*drafts[text.place], text.tokens, own)
-            on_text(len(found), len(drafts))
-    except NoRoom as error:
-        raise TrainingFailed(
-            f"{error}; lower data.max_output_length or data.max_prompt_length, or set training.answers and "
-            "training.proposals to 0"
-        ) from None
+    for text in write(
+        model,
+        wanted,
+        width=limits.width,
+        stop_tokens=limits.stop_tokens,
+        room=limits.room,
+        enough=enough,
+    ):
+        found[text.place] = _continued(*drafts[text.place], text.tokens, own)
+        on_text(len(found), len(drafts))
     return [found[i] for i in sorted(found)]
 
 
