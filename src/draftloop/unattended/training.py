@@ -97,7 +97,7 @@ def _trained(work: Work, result: TrainResult) -> None:
     work.forget_pair()
     work.say(
         f"trained {result.version} in run {result.run}: {result.steps} steps ({result.ended}), "
-        f"{result.seconds:.0f} s, on {result.failures} failures"
+        f"{result.seconds:.0f} s, at most {result.peak_memory_gb:.2f} GB, on {result.failures} failures"
     )
 
 
