@@ -267,12 +267,7 @@ class Loop:
         mark = " (best so far)" if progress.best_step == progress.step else ""
         self._reporter.report(
             VALIDATION,
-            {
-                "step": progress.step,
-                **asdict(scores),
-                "best": bool(mark),
-                "peak_memory_gb": self._within.peak / GIGABYTE,
-            },
+            {"step": progress.step, **asdict(scores), "best": bool(mark)},
             f"validation after step {progress.step}: loss {scores.loss:.4f}, acceptance {scores.acceptance:.4f}{mark}",
         )
 
