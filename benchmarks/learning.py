@@ -3,8 +3,8 @@
 On the embedded pair, three seeds. Every recipe gets the same texts, matrices, rank, replay and optimizer steps, and the
 same grid of peak learning rates; the rate is chosen on validation texts at 200 failures and temperature 0.8. What only
 takes a recipe apart is trained once, at that recipe's rate. The reported texts are read once, by the runs that were
-chosen. Results are kept run by run in --folder, so that a benchmark that was cut off goes on: by the code, the defaults
-and the texts that they were made with, so that no other's are taken for them.
+chosen. Results are kept run by run in --folder, so that a benchmark that was cut off goes on, under the edition of the
+code and the texts that they were made with, so that no other's are taken for them; and in results/learning_runs.jsonl.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two processes of one thread train more than one of two
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
+import learning_kept
 import learning_report as report
 from learning_report import Run
 
@@ -49,6 +50,8 @@ MOST_SEARCHES = 64  # threads that only wait
 TEMPERATURE, OTHERS = 0.8, (0.0, 1.0)
 TIMED = (report.BASELINE, report.OURS)  # the figure of seconds rests on all their seeds
 CEILING_STEPS = 2_500
+BARE = "none"
+DRAFTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Job:
         digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
         return f"{self.recipe.split(',')[0].replace(' ', '-')}-{self.failures}-{self.seed}-{digest}"
 
+    @property
+    def bare(self) -> Job:
+        """What its gain is over: no training at all."""
+        return Job(self.temperature, BARE, 0, 0, 0.0)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,6 +88,9 @@ def main() -> None:
         action="store_true",
         help="two small recipes to try the script; reports validation texts, and writes nothing",
     )
+    parser.add_argument(
+        "--keep-only", action="store_true", help="train nothing: score what was trained, and keep it in the runs' file"
+    )
     options = parser.parse_args()
     recipes = ["mlx_lm.lora", "ours"] if options.quick else all_recipes()
     sizes, at, seeds = ((20, 50), 50, (0,)) if options.quick else (CURVE, AT, SEEDS)
@@ -89,7 +100,12 @@ def main() -> None:
         folder = options.folder / edition()
         work = Work(pool, folder)
         print(f"results in {folder}", file=sys.stderr)
+        if options.keep_only:
+            work.keep()
+            return
         work.prepare(temperatures)
+        if not options.quick:
+            learning_kept.unpack(learning_kept.FILE, folder)
         plan = Plan(work, many, sizes, at, seeds)
         if not options.quick:
             plan.add(report.CEILING, TEMPERATURE, FIRST_RATES)  # first, because it takes longest
@@ -106,6 +122,8 @@ def main() -> None:
             wanted = [job for job in some if job.seed == seeds[0] or job.recipe in TIMED]
             work.do([job for job in wanted if job.recipe != report.CEILING], again=True)
         runs = work.reported(jobs, blind=options.quick)
+        if not options.quick:
+            work.keep()
     figures = report.find_figures(runs, at)
     report.show(runs, figures)
     if not options.quick:
@@ -125,6 +143,21 @@ def edition() -> str:
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources))
     digest.update(json.dumps([CEILING_STEPS, version("mlx"), version("mlx-lm")]).encode())
     return digest.hexdigest()[:8]
+
+
+def settled(done: Mapping[Job, float]) -> list[tuple[Job, bool]]:
+    """Runs of the recipes whose search has come to its end, and whether they have the rate that it found.
+
+    Args:
+        done: runs, and the acceptance on the validation texts after each.
+    """
+    searches: dict[str, dict[float, float]] = {}
+    for job, validation in done.items():
+        if (job.temperature, job.failures, job.seed) == (TEMPERATURE, AT, SEEDS[0]) and job.recipe not in PARTS:
+            searches.setdefault(job.recipe, {})[job.learning_rate] = validation
+    rates = {recipe: max(tried, key=tried.__getitem__) for recipe, tried in searches.items() if not _outwards(tried)}
+    found = {job: rates.get(PARTS.get(job.recipe, job.recipe)) for job in done}
+    return [(job, job.learning_rate == rate) for job, rate in found.items() if rate is not None]
 
 
 def all_recipes() -> list[str]:
@@ -161,14 +194,36 @@ class Work:
 
     def reported(self, jobs: Sequence[Job], *, blind: bool) -> list[Run]:
         """The chosen runs on the reported texts; where `blind`, on texts of validation and replay in their place."""
-        found = self.do(jobs)
+        self.score(jobs, blind=blind)
+        runs = []
+        for job, found in zip(jobs, self.do(jobs), strict=True):
+            took = {name: found[name] for name in ("openings", "steps", "seconds", "peak_mb", "curve", "last")}
+            before, after = (
+                json.loads(_scores(self._folder, one, blind).read_text())["accepted"] for one in (job.bare, job)
+            )
+            runs.append(Run(**asdict(job), **took, base=before, trained=after))
+        return runs
+
+    def score(self, jobs: Sequence[Job], *, blind: bool) -> None:
+        """Score on the reported texts what was not yet, several drafts after each reading of the target."""
+        parts = []
         for temperature in {job.temperature for job in jobs}:
-            self._pool.submit(base, temperature, self._folder, blind).result()  # or each process would
-        scored = self._pool.map(score_reported, jobs, [self._folder] * len(jobs), [blind] * len(jobs))
-        return [
-            Run(**asdict(job), **{k: f[k] for k in ("openings", "steps", "seconds", "peak_mb", "curve", "last")}, **s)
-            for job, f, s in zip(jobs, found, scored, strict=True)
-        ]
+            some = [job for job in jobs if job.temperature == temperature]
+            missing = [job for job in [some[0].bare, *some] if not _scores(self._folder, job, blind).is_file()]
+            parts += [missing[start : start + DRAFTS_AT_ONCE] for start in range(0, len(missing), DRAFTS_AT_ONCE)]
+        for scored in [self._pool.submit(score_reported, part, self._folder, blind) for part in parts]:
+            scored.result()
+
+    def keep(self) -> None:
+        """Score what was trained at its recipe's rate, and keep it in the runs' file."""
+        everything = [json.loads(path.read_text()) for path in self._folder.glob("*.json")]
+        found = settled({Job(**one["job"]): one["validation"] for one in everything if "job" in one})
+        chosen = [job for job, at_its_rate in found if at_its_rate]
+        self.score(chosen, blind=False)
+        names = {self._result(job).name: job.temperature for job, _ in found}
+        for job in [*chosen, *{job.bare for job in chosen}]:
+            names[_scores(self._folder, job, blind=False).name] = job.temperature
+        learning_kept.pack(learning_kept.FILE, self._folder, names)
 
     def _result(self, job: Job) -> Path:
         return self._folder / f"{job.name}.json"
@@ -295,41 +350,38 @@ def train(job: Job, folder: Path) -> str:
     return f"{job.recipe}, {job.failures} failures, {job.learning_rate:g}, T {job.temperature:g}: {validation:.4f}"
 
 
-def base(temperature: float, folder: Path, blind: bool) -> dict[str, report.Sums]:
-    """(accepted, positions) of every reported text of both domains, for the bare draft."""
-    path = folder / f"base-{temperature:g}{'.blind' if blind else ''}.json"
-    return _kept(path, lambda: _on_reported(_pair(), temperature, folder, blind))
-
-
-def score_reported(job: Job, folder: Path, blind: bool) -> dict[str, Any]:
-    """(accepted, positions) of every reported text of both domains, for the bare draft and the trained one."""
-
-    def trained() -> dict[str, report.Sums]:
-        pair = _pair()
-        _load(pair, folder / f"{job.name}.safetensors", job)
-        return _on_reported(pair, job.temperature, folder, blind)
-
-    path = folder / f"{job.name}.{'blind' if blind else 'reported'}.json"
-    return {"base": base(job.temperature, folder, blind), "trained": _kept(path, trained)}
-
-
-def _on_reported(pair: Any, temperature: float, folder: Path, blind: bool) -> dict[str, report.Sums]:
-    from learning_recipes import accepted
+def score_reported(jobs: Sequence[Job], folder: Path, blind: bool) -> None:
+    """Keep, of each run of one temperature, (accepted, positions) of every reported text of both domains."""
+    from learning_recipes import _rule, _text
     from learning_world import world
 
-    texts = world(pair, temperature, folder)
-    domains = {report.WEAK: texts.validation, report.OWN: texts.replay} if blind else texts.reported
-    return {domain: accepted(pair, some) for domain, some in domains.items()}
-
-
-def _kept(path: Path, make: Callable[[], dict[str, report.Sums]]) -> dict[str, report.Sums]:
-    """What is kept there; made first where there is nothing yet."""
+    from draftloop.scoring import _score
     from draftloop.store.atomic import write_atomically
 
-    if not path.is_file():
-        write_atomically(path, json.dumps(make()).encode())
-    found: dict[str, report.Sums] = json.loads(path.read_text())
-    return found
+    pair, found = _pair(), {job: dict[str, report.Sums]() for job in jobs}
+    texts = world(pair, jobs[0].temperature, folder)
+    domains = {report.WEAK: texts.validation, report.OWN: texts.replay} if blind else texts.reported
+    for domain, some in domains.items():
+        drafts = {job.name: partial(_trained, pair, folder, job) for job in jobs}
+        scores = _score(pair, [_text(example) for example in some], _rule(some), drafts)
+        for job in jobs:
+            found[job][domain] = [(round(float(s.position.sum()), 4), len(s.position)) for s in scores[job.name]]
+    for job, accepted in found.items():
+        write_atomically(_scores(folder, job, blind), json.dumps({"accepted": accepted}).encode())
+
+
+def _scores(folder: Path, job: Job, blind: bool) -> Path:
+    """Where they are kept."""
+    return folder / f"{job.name}.{'blind' if blind else 'reported'}.json"
+
+
+def _trained(pair: Any, folder: Path, job: Job) -> Any:
+    """The draft as that run left it."""
+    _bare(pair)
+    if job.recipe != BARE:
+        _load(pair, folder / f"{job.name}.safetensors", job)
+    pair.draft.eval()
+    return pair.draft
 
 
 _loaded: list[Any] = []

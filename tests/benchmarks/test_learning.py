@@ -90,3 +90,45 @@ def test_a_search_ends_only_where_both_neighbours_are_worse_or_there_are_none(
     scripts: Any, found: dict[float, float], following: list[float]
 ) -> None:
     assert scripts("learning")._outwards(found) == following
+
+
+def test_runs_kept_in_a_file_come_back_where_code_and_texts_are_the_same(scripts: Any, tmp_path: Path) -> None:
+    kept = scripts("learning_kept")
+    made, same, other_code, other_texts = (tmp_path / name for name in ("a/e1", "b/e1", "c/e2", "d/e1"))
+    for folder in (made, same, other_code, other_texts):
+        folder.mkdir(parents=True)
+        (folder / "texts-0.8.json").write_text("other" if folder is other_texts else "texts")
+    (made / "run.json").write_text('{"steps": 3}')
+    (made / "unfinished.json").write_text("{}")
+    kept.pack(tmp_path / "runs.jsonl", made, {"run.json": 0.8})
+    for folder in (same, other_code, other_texts):
+        kept.unpack(tmp_path / "runs.jsonl", folder)
+    assert sorted(path.name for path in same.iterdir()) == ["run.json", "texts-0.8.json"]
+    assert orjson.loads((same / "run.json").read_bytes()) == {"steps": 3}
+    assert not (other_code / "run.json").exists()
+    assert not (other_texts / "run.json").exists()
+
+
+def test_a_recipe_is_settled_when_its_search_is(scripts: Any) -> None:
+    learning = scripts("learning")
+
+    def job(recipe: str, rate: float, seed: int = 0) -> Any:
+        return learning.Job(0.8, recipe, 200, seed, rate)
+
+    found = learning.settled(
+        {
+            job("kl", 3e-3): 0.4,
+            job("kl", 6e-3): 0.5,
+            job("kl", 1.2e-2): 0.45,
+            job("kl", 6e-3, 1): 0.5,
+            job("kl, new answers x 3", 6e-3): 0.6,  # a part of ours, at the rate of kl
+            job("tv", 6e-3): 0.5,
+            job("tv", 1.2e-2): 0.6,  # 2.4e-2 is missing
+        }
+    )
+    assert {(one.recipe, one.learning_rate, one.seed) for one, chosen in found if chosen} == {
+        ("kl", 6e-3, 0),
+        ("kl", 6e-3, 1),
+        ("kl, new answers x 3", 6e-3, 0),
+    }
+    assert {(one.recipe, one.learning_rate) for one, chosen in found if not chosen} == {("kl", 3e-3), ("kl", 1.2e-2)}
