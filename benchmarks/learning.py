@@ -103,9 +103,9 @@ def main() -> None:
         if options.keep_only:
             work.keep()
             return
-        work.prepare(temperatures)
         if not options.quick:
             learning_kept.unpack(learning_kept.FILE, folder)
+        work.prepare(temperatures)
         plan = Plan(work, many, sizes, at, seeds)
         if not options.quick:
             plan.add(report.CEILING, TEMPERATURE, FIRST_RATES)  # first, because it takes longest

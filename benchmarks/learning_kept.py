@@ -15,12 +15,17 @@ FILE = Path(__file__).parent / "results" / "learning_runs.jsonl"
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Put into the folder of an edition, which has its texts, what is kept of it and is not there yet."""
+    """Put into the folder of an edition what is kept of it and is not there yet.
+
+    Where the folder has no texts of a temperature yet, all that is kept of it is taken: a temperature whose runs are
+    complete needs none any more.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     for line in file.read_text().splitlines() if file.is_file() else ():
         kept = json.loads(line)
-        path = folder / kept["name"]
-        belongs = kept["edition"] == folder.name and kept["texts"] == _texts(folder, kept["temperature"])
-        if belongs and not path.is_file():
+        path, temperature = folder / kept["name"], kept["temperature"]
+        alike = not _file_of_texts(folder, temperature).is_file() or kept["texts"] == _texts(folder, temperature)
+        if kept["edition"] == folder.name and alike and not path.is_file():
             path.write_text(json.dumps(kept["content"]))
 
 
@@ -35,4 +40,8 @@ def pack(file: Path, folder: Path, names: Mapping[str, float]) -> None:
 
 def _texts(folder: Path, temperature: float) -> str:
     """Differs where texts do: on another processor a token in a thousand may."""
-    return hashlib.sha256((folder / f"texts-{temperature:g}.json").read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(_file_of_texts(folder, temperature).read_bytes()).hexdigest()[:16]
+
+
+def _file_of_texts(folder: Path, temperature: float) -> Path:
+    return folder / f"texts-{temperature:g}.json"

@@ -94,17 +94,18 @@ def test_a_search_ends_only_where_both_neighbours_are_worse_or_there_are_none(
 
 def test_runs_kept_in_a_file_come_back_where_code_and_texts_are_the_same(scripts: Any, tmp_path: Path) -> None:
     kept = scripts("learning_kept")
-    made, same, other_code, other_texts = (tmp_path / name for name in ("a/e1", "b/e1", "c/e2", "d/e1"))
+    made, same, other_code, other_texts, none = (tmp_path / name for name in ("a/e1", "b/e1", "c/e2", "d/e1", "e/e1"))
     for folder in (made, same, other_code, other_texts):
         folder.mkdir(parents=True)
         (folder / "texts-0.8.json").write_text("other" if folder is other_texts else "texts")
     (made / "run.json").write_text('{"steps": 3}')
     (made / "unfinished.json").write_text("{}")
     kept.pack(tmp_path / "runs.jsonl", made, {"run.json": 0.8})
-    for folder in (same, other_code, other_texts):
+    for folder in (same, other_code, other_texts, none):
         kept.unpack(tmp_path / "runs.jsonl", folder)
     assert sorted(path.name for path in same.iterdir()) == ["run.json", "texts-0.8.json"]
     assert orjson.loads((same / "run.json").read_bytes()) == {"steps": 3}
+    assert (none / "run.json").is_file()
     assert not (other_code / "run.json").exists()
     assert not (other_texts / "run.json").exists()
 
