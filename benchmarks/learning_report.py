@@ -174,7 +174,8 @@ def picture(found: Sequence[dict[str, Any]]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("failures")
     axes.set_ylabel("gain, accepted per position")
-    axes.legend(frameon=False)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, columnspacing=1.2)
     plots.save(figure, "learning")
 
 
