@@ -59,7 +59,7 @@ def main() -> None:
     prompts, steps, warm_up = (20, 6, 2) if given.quick else (PROMPTS, STEPS, WARM_UP)
     rows, ratios = [], []
     for domain in reference.DOMAINS:
-        ours, other = load_pair(Models()), load_pair(Models())
+        ours, other = load_pair(Models()), speed_world.load_stock(None)
         texts = target_texts(ours, domain, prompts)
         settings = Training()
         plan = make_plan(texts, {}, settings, steps)

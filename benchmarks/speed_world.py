@@ -16,7 +16,7 @@ from draftloop.demo import LoopSettings, loop_config, run_loop
 from draftloop.pair import Pair, load_pair
 from draftloop.prompts import encode, read_prompts
 
-FAILURES = LoopSettings(weak_prompts=300, own_prompts=75, benchmark_prompts=4, max_tokens=64)
+FAILURES = LoopSettings(weak_prompts=300, own_prompts=300, benchmark_prompts=4, max_tokens=64)
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,27 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def trained_pair(adapter: Path | None, quick: bool) -> Pair:
-    """The embedded pair with an adapter on its draft: the given one, or what 300 prompts and the defaults give."""
+def trained_pairs(adapter: Path | None, quick: bool) -> tuple[Pair, Pair]:
+    """The embedded pair, as draftloop has it and as mlx-lm does, with an adapter on the draft.
+
+    It is the given one, or what 300 prompts of each domain and the defaults give.
+    """
     if adapter is not None or quick:
-        return load_pair(Models(), adapter)
+        return load_pair(Models(), adapter), load_stock(adapter)
     with Steps() as steps, tempfile.TemporaryDirectory(prefix="draftloop-speed-") as folder:
-        pair, _ = run_loop(FAILURES, loop_config(FAILURES), Path(folder), steps.at)
-        return pair
+        pair, loop = run_loop(FAILURES, loop_config(FAILURES), Path(folder), steps.at)
+        return pair, load_stock(Path(folder) / "adapters" / loop.trained.version)
+
+
+def load_stock(adapter: Path | None) -> Pair:
+    """The embedded pair as mlx-lm has it."""
+    return load_pair(Models(), adapter, as_stock=True)
 
 
 def described(adapter: Path | None) -> str:
     """What a results file says of the adapter."""
     if adapter is None:
-        return f"of {FAILURES.weak_prompts} + {FAILURES.own_prompts} prompts, with the defaults"
+        return f"of {FAILURES.weak_prompts} prompts of prose and {FAILURES.own_prompts} of code, with the defaults"
     return f"given, {sum(path.stat().st_size for path in adapter.glob('*.safetensors')):,} bytes"
 
 

@@ -24,12 +24,12 @@ from . import __version__
 from .adapter_format import read_config
 from .benchmark import BASE, Sample, logged_samples
 from .config import Config
-from .cpu_layout import lay_out
 from .errors import AdapterError, ExportError, PromptError, StoreError
 from .fuse import Quantization, Written, write_fused
 from .manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
 from .model_card import Card, write_card
 from .model_files import find_model, fingerprint
+from .on_cpu import adapt_to_cpu
 from .pair import Pair, check_tokenizers
 from .records import Record, dump, seal
 from .registry import Registry, Version
@@ -248,10 +248,8 @@ def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise StoreError(f"mlx-lm cannot load what was written ({reason}); nothing was exported") from error
     check_tokenizers(pair.tokenizer, tokenizer)
-    if mx.default_device() == mx.cpu:  # as `load_pair` does
-        draft.set_dtype(mx.float32)
-        lay_out(draft)
-        mx.eval(draft.parameters())
+    adapt_to_cpu(draft)
+    mx.eval(draft.parameters())
     draft.eval()
     return replace(pair, draft=draft, adapter=None, identity=replace(pair.identity, draft=fingerprint(draft_path)))
 

@@ -98,15 +98,16 @@ def is_attached(model: nn.Module) -> bool:
 
 
 @contextmanager
-def merged(model: nn.Module) -> Iterator[None]:
+def merged(model: nn.Module, *, as_stock: bool = False) -> Iterator[None]:
     """Within the block the adapter is part of the weights; afterwards the model is bit for bit what it was.
 
     A draft's step is so short that two more small products a layer are felt (37% of it on the embedded pair). Layers of
     fewer bits than float32 keep the adapter beside them: an update of a thousandth of the weights loses half of itself
-    in bfloat16, and more in a quantized layer. Costs the weights of the others once more while it lasts.
+    in bfloat16, and more in a quantized layer. Costs the weights of the others once more while it lasts. `as_stock`
+    leaves these in the order in which mlx-lm's own `fuse` has them.
     """
     carried = [(name, module) for name, module in _lora_modules(model) if _is_float32(module)]
-    together = [(name, _merged(module)) for name, module in carried]
+    together = [(name, _merged(module, as_stock)) for name, module in carried]
     mx.eval([module.parameters() for _, module in together])
     model.update_modules(tree_unflatten(together))
     try:
@@ -223,9 +224,10 @@ def _is_float32(module: nn.Module) -> bool:
     return bool(_bare(module).weight.dtype == mx.float32)  # a quantized one holds uint32
 
 
-def _merged(module: nn.Module) -> nn.Module:
+def _merged(module: nn.Module, as_stock: bool) -> nn.Module:
     fused = module.fuse()
-    lay_out(fused)
+    if not as_stock:
+        lay_out(fused)
     fused.train(module.training)
     return fused
 

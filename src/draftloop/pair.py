@@ -19,9 +19,9 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
 from . import lora, manifest
 from .config import Models
-from .cpu_layout import lay_out
 from .errors import AdapterError, PairError
 from .model_files import find_model, fingerprint
+from .on_cpu import adapt_to_cpu
 from .records import PairId
 
 
@@ -76,6 +76,7 @@ def load_pair(
     adapter_name: str | None = None,
     *,
     lazy_target: bool = False,
+    as_stock: bool = False,
 ) -> Pair:
     """Load and check both models.
 
@@ -84,14 +85,15 @@ def load_pair(
         adapter_path: adapter directory for the draft, None for the bare draft.
         adapter_name: what reports and records call the adapter.
         lazy_target: leave the target's weights on disk until it is first asked for logits; damage shows only then.
+        as_stock: as mlx-lm has them, in float32 on a CPU: what draftloop is measured against.
 
     Raises:
         PairError: not found, not loadable, another tokenizer, or a cache that cannot be trimmed.
         AdapterError: the adapter does not fit the draft.
     """
     target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
-    target, tokenizer, target_config = _load(target_path, models, lazy_target)
-    draft, draft_tokenizer, draft_config = _load(draft_path, models)
+    target, tokenizer, target_config = _load(target_path, models, lazy_target, as_stock)
+    draft, draft_tokenizer, draft_config = _load(draft_path, models, as_stock=as_stock)
     check_tokenizers(tokenizer, draft_tokenizer)
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
     windows += [_position_limit(config) for config in (target_config, draft_config)]
@@ -110,7 +112,9 @@ def load_pair(
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
 
 
-def _load(path: Path, models: Models, lazy: bool = False) -> tuple[nn.Module, Any, dict[str, Any]]:
+def _load(
+    path: Path, models: Models, lazy: bool = False, as_stock: bool = False
+) -> tuple[nn.Module, Any, dict[str, Any]]:
     try:
         model, tokenizer, config = mlx_lm.load(
             str(path), lazy=lazy, return_config=True, trust_remote_code=models.trust_remote_code
@@ -118,11 +122,9 @@ def _load(path: Path, models: Models, lazy: bool = False) -> tuple[nn.Module, An
     except Exception as error:  # a wrong config.json or tokenizer file fails in as many ways as there are libraries
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
-    if mx.default_device() == mx.cpu:  # 16-bit matrix products are forty times slower there
-        model.set_dtype(mx.float32)
-        lay_out(model)
-        if not lazy:
-            mx.eval(model.parameters())
+    adapt_to_cpu(model, float32_only=as_stock)
+    if not lazy:
+        mx.eval(model.parameters())
     model.eval()
     model.freeze()
     return model, tokenizer, config

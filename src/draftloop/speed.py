@@ -2,7 +2,8 @@
 
 Everything is timed in one process on the same prompts, dtype and sampler. The ways take turns at every prompt, so that
 whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The draft's adapter is
-merged for all of them, as far as it is for `generate`.
+merged for all of them, as far as it is for `generate`. mlx-lm decodes with the models as it loads them: what draftloop
+does to them on a CPU is draftloop's.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Report:
 
 def measure_speed(
     pair: Pair,
+    stock: Pair,
     prompts: Sequence[Sequence[int]],
     settings: Settings,
     rules: Sequence[Rule],
@@ -87,6 +89,7 @@ def measure_speed(
 
     Args:
         pair: the models, the draft with the adapter in use.
+        stock: the same as mlx-lm has them; where nothing is done to them, `pair` itself.
         prompts: ids of each; all leave room for `max_tokens` and the longest round.
         settings: the sampler with the run's seed, max_tokens, and as `num_draft_tokens` the most that may pay.
         rules: that fit the temperature.
@@ -95,7 +98,7 @@ def measure_speed(
         on_text: called after each prompt of each way.
     """
     most = max(*lengths, settings.num_draft_tokens)
-    with lora.merged(pair.draft):
+    with lora.merged(pair.draft), lora.merged(stock.draft, as_stock=True):
         measured = costs.measure(pair, most, costs.CAREFUL)
         ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in lengths)]
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
@@ -104,7 +107,7 @@ def measure_speed(
         for number in range(repeats + 1):
             turn = [_Pass(way, measured, settings.sampler.seed + number) for way in ways]
             for ids, one in product(prompts, turn):
-                one.decode(pair, ids, settings)
+                one.decode(pair if one.way.by == OURS else stock, ids, settings)
                 on_text()
             for way, one in zip(ways, turn, strict=True):
                 passes[way].append(one)
@@ -119,6 +122,7 @@ class _Pass:
     """One way over all prompts: what it made of them so far.
 
     Attributes:
+        way: which.
         tokens, seconds: of all texts.
         rounds: of ours; of mlx-lm's as its tokens tell, each but a cut one ending in the target's own.
         texts: ours.
@@ -128,18 +132,18 @@ class _Pass:
         self.tokens = self.rounds = 0
         self.seconds = 0.0
         self.texts: list[Text] = []
-        self._way, self._costs, self._seed = way, measured, seed
+        self.way, self._costs, self._seed = way, measured, seed
 
     def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
         """One prompt."""
         sampler = replace(settings.sampler, seed=generation_seed(self._seed, ids))
-        decode = self._ours if self._way.by == OURS else self._stock
+        decode = self._ours if self.way.by == OURS else self._stock
         decode(pair, ids, replace(settings, sampler=sampler))
 
     def _ours(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
-        length = self._way.num_draft_tokens or len(self._costs.t_target) - 1
-        policy = PayingDraftLength(self._costs, length) if self._way.num_draft_tokens is None else None
-        how = replace(how, rule=self._way.rule or how.rule, num_draft_tokens=length, bonus_draws=False)
+        length = self.way.num_draft_tokens or len(self._costs.t_target) - 1
+        policy = PayingDraftLength(self._costs, length) if self.way.num_draft_tokens is None else None
+        how = replace(how, rule=self.way.rule or how.rule, num_draft_tokens=length, bonus_draws=False)
         began = time.perf_counter()
         found = list(Decoding(pair, ids, how, policy))
         self.seconds += time.perf_counter() - began
@@ -150,8 +154,8 @@ class _Pass:
     def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
         """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
         sampler, speculation = how.sampler, {}
-        if self._way.by == STOCK:
-            speculation = {"draft_model": pair.draft, "num_draft_tokens": self._way.num_draft_tokens}
+        if self.way.by == STOCK:
+            speculation = {"draft_model": pair.draft, "num_draft_tokens": self.way.num_draft_tokens}
         draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
         mx.random.seed(sampler.seed % (1 << 32))
         began = time.perf_counter()

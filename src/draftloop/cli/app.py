@@ -55,14 +55,17 @@ class App:
 
         return DataDirectory(self.data_dir, self.config.data)
 
-    def load_pair(self, adapter: str = "champion", *, lazy_target: bool = False) -> Pair:
-        """The configured pair with an adapter on its draft: what `--adapter` takes, a champion that is none yet too."""
+    def load_pair(self, adapter: str = "champion", *, lazy_target: bool = False, as_stock: bool = False) -> Pair:
+        """The configured pair with an adapter on its draft: what `--adapter` takes, a champion that is none yet too.
+
+        The others are `pair.load_pair`'s.
+        """
         path = self.data.registry.resolve(adapter)
         quiet_libraries()
         from ..pair import load_pair
 
         name = None if path is None else self.adapter_name(path)
-        pair = load_pair(self.config.models, path, name, lazy_target=lazy_target)
+        pair = load_pair(self.config.models, path, name, lazy_target=lazy_target, as_stock=as_stock)
         _log.info(
             "pair: %s, adapter %s, %s shared ids, context %s", pair.identity, pair.adapter, pair.width, pair.context
         )

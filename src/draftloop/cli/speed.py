@@ -57,7 +57,7 @@ def speed(
         rules = ["rejection", "block"]
     prompts = None if prompts_file is None else read_prompts(prompts_file)[:limit]
     records = [] if prompts is not None else held_out_records(app)
-    pair = app.load_pair(adapter)
+    pair, stock = _load_pairs(app, adapter)
     from ..costs import fingerprint
     from ..speed import measure_speed
     from ..text import decoding_settings
@@ -68,7 +68,7 @@ def speed(
     ids = _prompt_ids(app, pair, prompts, records, settings)[:limit]
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
     with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
-        report = measure_speed(pair, ids, settings, rules, lengths, repeats, lambda: progress.advance(1))
+        report = measure_speed(pair, stock, ids, settings, rules, lengths, repeats, lambda: progress.advance(1))
     try:
         _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto")
     except OSError as error:
@@ -89,6 +89,16 @@ def speed(
     else:
         what = f"{len(ids)} prompts, {settings.max_tokens} tokens at most, adapter {pair.adapter or 'none'}"
         _print(report, what)
+
+
+def _load_pairs(app: App, adapter: str) -> tuple[Pair, Pair]:
+    """As draftloop has the pair, and as mlx-lm does: the same one where nothing is done to it."""
+    path = app.data.registry.resolve(adapter)
+    same = "none" if path is None else str(path)  # the champion may become another one in between
+    pair = app.load_pair(same)
+    from ..on_cpu import is_adapted
+
+    return pair, app.load_pair(same, as_stock=True) if is_adapted() else pair
 
 
 def _prompt_ids(

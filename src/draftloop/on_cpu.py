@@ -1,0 +1,31 @@
+"""What is done to a model so that it decodes well on a CPU; its outputs stay what they are, to a rounding error."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from mlx import nn
+
+from .cpu_layout import lay_out
+from .cpu_rope import tabulate_positions
+
+
+def is_adapted() -> bool:
+    """Whether anything is done here."""
+    return bool(mx.default_device() == mx.cpu)
+
+
+def adapt_to_cpu(model: nn.Module, *, float32_only: bool = False) -> None:
+    """Widen to float32, order the weights in memory, tabulate positions; nothing where MLX computes elsewhere.
+
+    Nothing is evaluated but a table of positions, when it is first read.
+
+    Args:
+        model: as mlx-lm loads it.
+        float32_only: stop after the first: 16-bit matrix products are forty times slower there.
+    """
+    if not is_adapted():
+        return
+    model.set_dtype(mx.float32)
+    if not float32_only:
+        lay_out(model)
+        tabulate_positions(model)

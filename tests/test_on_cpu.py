@@ -1,0 +1,39 @@
+"""A model as mlx-lm loads it, and as it decodes on a CPU."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from tiny import tiny_llama
+
+from draftloop import on_cpu
+from draftloop.cpu_rope import TabulatedRoPE
+
+
+def test_16_bits_become_32_and_positions_are_tabulated() -> None:
+    model = tiny_llama(tied=True)
+    model.set_dtype(mx.bfloat16)
+    on_cpu.adapt_to_cpu(model)
+    assert {leaf.dtype for _, leaf in tree_flatten(model.parameters())} == {mx.float32}
+    assert all(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)
+
+
+def test_what_is_measured_against_is_float32_and_nothing_else() -> None:
+    model, ids = tiny_llama(tied=True), mx.array([[3, 1, 4, 1, 5]])
+    logits = np.array(model(ids))
+    on_cpu.adapt_to_cpu(model, float32_only=True)
+    assert not any(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)
+    strides = memoryview(model.model.embed_tokens.weight).strides
+    assert strides[1] == 4  # row by row
+    np.testing.assert_array_equal(np.array(model(ids)), logits)
+
+
+def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_cpu, "is_adapted", lambda: False)
+    model = tiny_llama(tied=True)
+    model.set_dtype(mx.bfloat16)
+    on_cpu.adapt_to_cpu(model)
+    assert {leaf.dtype for _, leaf in tree_flatten(model.parameters())} == {mx.bfloat16}
+    assert not any(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)
