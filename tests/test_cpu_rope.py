@@ -8,7 +8,7 @@ import pytest
 from mlx import nn
 from tiny import tiny_llama
 
-from draftloop.cpu_rope import FIRST_LENGTH, TabulatedRoPE, tabulate_positions
+from draftloop.cpu_rope import FIRST_LENGTH, WHOLE_LENGTH, TabulatedRoPE, tabulate_positions
 
 
 class Two(nn.Module):
@@ -19,9 +19,9 @@ class Two(nn.Module):
         self.layers = list(layers)
 
 
-def tabulated(plain: nn.RoPE) -> TabulatedRoPE:
+def tabulated(plain: nn.RoPE, longest: int | None = None) -> TabulatedRoPE:
     model = Two(plain)
-    tabulate_positions(model)
+    tabulate_positions(model, longest)
     (found,) = model.layers
     assert isinstance(found, TabulatedRoPE)
     return found
@@ -47,11 +47,29 @@ def test_gradients_are_those_of_mlx() -> None:
     np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=2e-6)
 
 
-def test_offsets_of_each_row_other_types_and_partly_rotated_heads_are_left_to_mlx() -> None:
+@pytest.mark.parametrize("longest", [None, 64, WHOLE_LENGTH, WHOLE_LENGTH + 1])
+def test_rows_with_offsets_of_their_own_are_rotated_by_them(longest: int | None) -> None:
+    plain, x = nn.RoPE(16), mx.random.normal((3, 3, 5, 16), key=mx.random.key(0))
+    ours, offsets = tabulated(plain, longest), mx.array([0, 9, 59])
+    np.testing.assert_allclose(np.array(ours(x, offset=offsets)), np.array(plain(x, offset=offsets)), atol=2e-6)
+
+
+def test_padding_and_what_lies_beyond_the_longest_text_is_finite() -> None:
+    found = tabulated(nn.RoPE(16), 64)(mx.ones((2, 1, 5, 16)), offset=mx.array([-3, 62]))
+    plain = nn.RoPE(16)(mx.ones((2, 1, 5, 16)), offset=mx.array([-3, 62]))
+    assert np.isfinite(np.array(found)).all()
+    np.testing.assert_allclose(np.array(found)[0, :, 3:], np.array(plain)[0, :, 3:], atol=2e-6)
+    np.testing.assert_allclose(np.array(found)[1, :, :2], np.array(plain)[1, :, :2], atol=2e-6)
+
+
+def test_a_table_that_is_whole_still_grows_for_a_longer_text() -> None:
+    plain, x = nn.RoPE(16), mx.random.normal((1, 1, 5, 16), key=mx.random.key(0))
+    np.testing.assert_allclose(np.array(tabulated(plain, 64)(x, offset=99)), np.array(plain(x, offset=99)), atol=2e-6)
+
+
+def test_other_types_and_partly_rotated_heads_are_left_to_mlx() -> None:
     plain, x = nn.RoPE(16), mx.random.normal((2, 3, 5, 16), key=mx.random.key(0))
-    ours, offsets = tabulated(plain), mx.array([4, 9])
-    np.testing.assert_array_equal(np.array(ours(x, offset=offsets)), np.array(plain(x, offset=offsets)))
-    half = ours(x.astype(mx.float16), offset=3)
+    half = tabulated(plain)(x.astype(mx.float16), offset=3)
     assert half.dtype == mx.float16
     partly = nn.RoPE(8)
     np.testing.assert_array_equal(np.array(tabulated(partly)(x, offset=3)), np.array(partly(x, offset=3)))
@@ -59,7 +77,7 @@ def test_offsets_of_each_row_other_types_and_partly_rotated_heads_are_left_to_ml
 
 def test_layers_of_like_frequencies_share_a_table_and_others_stay_as_they_are() -> None:
     model = Two(nn.RoPE(16), nn.RoPE(16), nn.RoPE(8), nn.RoPE(16, traditional=True))
-    tabulate_positions(model)
+    tabulate_positions(model, None)
     first, second, other, traditional = model.layers
     assert first._table is second._table
     assert first._table is not other._table
@@ -69,7 +87,7 @@ def test_layers_of_like_frequencies_share_a_table_and_others_stay_as_they_are() 
 def test_a_model_says_what_it_said_and_has_no_parameter_more() -> None:
     model, ids = tiny_llama(tied=True), mx.array([[3, 1, 4, 1, 5]])
     before, logits = model.parameters(), np.array(model(ids))
-    tabulate_positions(model)
+    tabulate_positions(model, None)
     assert model.parameters() == before
     assert all(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)
     np.testing.assert_allclose(np.array(model(ids)), logits, atol=1e-5)

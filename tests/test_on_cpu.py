@@ -15,7 +15,7 @@ from draftloop.cpu_rope import TabulatedRoPE
 def test_16_bits_become_32_and_positions_are_tabulated() -> None:
     model = tiny_llama(tied=True)
     model.set_dtype(mx.bfloat16)
-    on_cpu.adapt_to_cpu(model)
+    on_cpu.adapt_to_cpu(model, None)
     assert {leaf.dtype for _, leaf in tree_flatten(model.parameters())} == {mx.float32}
     assert all(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)
 
@@ -23,7 +23,7 @@ def test_16_bits_become_32_and_positions_are_tabulated() -> None:
 def test_what_is_measured_against_is_float32_and_nothing_else() -> None:
     model, ids = tiny_llama(tied=True), mx.array([[3, 1, 4, 1, 5]])
     logits = np.array(model(ids))
-    on_cpu.adapt_to_cpu(model, float32_only=True)
+    on_cpu.adapt_to_cpu(model, None, float32_only=True)
     assert not any(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)
     strides = memoryview(model.model.embed_tokens.weight).strides
     assert strides[1] == 4  # row by row
@@ -34,6 +34,6 @@ def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_cpu, "is_adapted", lambda: False)
     model = tiny_llama(tied=True)
     model.set_dtype(mx.bfloat16)
-    on_cpu.adapt_to_cpu(model)
+    on_cpu.adapt_to_cpu(model, None)
     assert {leaf.dtype for _, leaf in tree_flatten(model.parameters())} == {mx.bfloat16}
     assert not any(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)

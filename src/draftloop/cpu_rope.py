@@ -15,16 +15,22 @@ from mlx import nn
 from mlx.utils import tree_unflatten
 
 FIRST_LENGTH = 512  # positions; a table grows to twice its length
+WHOLE_LENGTH = 8_192  # positions of a model that are tabulated at once, where it has no more
 
 
-def tabulate_positions(model: nn.Module) -> None:
-    """Have every plain `nn.RoPE` of a model read from a table; those with the same frequencies share one."""
+def tabulate_positions(model: nn.Module, longest: int | None) -> None:
+    """Have every plain `nn.RoPE` of a model read from a table; those with the same frequencies share one.
+
+    Args:
+        model: which.
+        longest: positions that it is asked for at most; None is unlimited.
+    """
     tables: dict[tuple[float, ...], _Table] = {}
     replaced = []
     for name, module in model.named_modules():
         if type(module) is nn.RoPE and not module.traditional:
             key = (module.dims, module.base, module.scale)
-            table = tables.setdefault(key, _Table(*key))
+            table = tables.setdefault(key, _Table(*key, longest))
             replaced.append((name, TabulatedRoPE(module, table)))
     model.update_modules(tree_unflatten(replaced))
 
@@ -37,14 +43,16 @@ class TabulatedRoPE(nn.RoPE):  # type: ignore[misc]
         self._table = table
 
     def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
-        """Rotate x (..., positions, dims), the first position being `offset`.
+        """Rotate x (..., positions, dims), the first position being `offset`: a number, or one of each row (B,).
 
-        What the table is not made for is computed as ever: rows with offsets of their own, other types than float32,
-        and heads that are rotated in part.
+        What the table is not made for is computed as ever: other types than float32, heads that are rotated in part,
+        and offsets of rows where the table may have to grow, as nobody knows them before they are computed.
         """
-        if isinstance(offset, mx.array) or x.dtype != mx.float32 or x.shape[-1] != self.dims:
+        by_row = isinstance(offset, mx.array)
+        if x.dtype != mx.float32 or x.shape[-1] != self.dims or (by_row and not self._table.is_whole):
             return super().__call__(x, offset)
-        cosines, sines = self._table.rows(offset, x.shape[-2])
+        rows = self._table.rows_of_each if by_row else self._table.rows
+        cosines, sines = rows(offset, x.shape[-2])
         half = self.dims // 2
         turned = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
         return x * cosines + turned * sines
@@ -53,15 +61,26 @@ class TabulatedRoPE(nn.RoPE):  # type: ignore[misc]
 class _Table:
     """Cosines and signed sines of positions 0, 1, … (length, dims): halves turn against each other."""
 
-    def __init__(self, dims: int, base: float, scale: float) -> None:
+    def __init__(self, dims: int, base: float, scale: float, longest: int | None) -> None:
         self._dims, self._base, self._scale = dims, base, scale
-        self._grow(FIRST_LENGTH)
+        self.is_whole = longest is not None and longest <= WHOLE_LENGTH
+        self._length = 0
+        self._grow(longest if longest is not None and self.is_whole else FIRST_LENGTH)
 
     def rows(self, first: int, count: int) -> tuple[mx.array, mx.array]:
         """Of `count` positions from `first` on."""
         if first + count > self._length:
             self._grow(max(2 * self._length, first + count))
         return self._cosines[first : first + count], self._sines[first : first + count]
+
+    def rows_of_each(self, first: mx.array, count: int) -> tuple[mx.array, mx.array]:
+        """Of `count` positions from each of `first` (B,) on, each (B, 1, count, dims).
+
+        What lies outside of the table is padding before a text, or the rest of a row whose text is at its end: masked
+        or not read, it gets the nearest position.
+        """
+        at = mx.clip(first[:, None] + mx.arange(count), 0, self._length - 1)[:, None]
+        return self._cosines[at], self._sines[at]
 
     def _grow(self, length: int) -> None:
         half = self._dims // 2

@@ -248,7 +248,7 @@ def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise StoreError(f"mlx-lm cannot load what was written ({reason}); nothing was exported") from error
     check_tokenizers(pair.tokenizer, tokenizer)
-    adapt_to_cpu(draft)
+    adapt_to_cpu(draft, pair.context)
     mx.eval(draft.parameters())
     draft.eval()
     return replace(pair, draft=draft, adapter=None, identity=replace(pair.identity, draft=fingerprint(draft_path)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from .cpu_gate import quicken_gates
 from .cpu_layout import lay_out
 from .cpu_rope import tabulate_positions
 
@@ -14,13 +15,14 @@ def is_adapted() -> bool:
     return bool(mx.default_device() == mx.cpu)
 
 
-def adapt_to_cpu(model: nn.Module, *, float32_only: bool = False) -> None:
-    """Widen to float32, order the weights in memory, tabulate positions; nothing where MLX computes elsewhere.
+def adapt_to_cpu(model: nn.Module, longest: int | None, *, float32_only: bool = False) -> None:
+    """Widen to float32, order the weights in memory, tabulate positions, quicken gates.
 
-    Nothing is evaluated but a table of positions, when it is first read.
+    No weight is evaluated. Nothing is done where MLX computes elsewhere.
 
     Args:
         model: as mlx-lm loads it.
+        longest: positions that it is asked for at most; None is unlimited.
         float32_only: stop after the first: 16-bit matrix products are forty times slower there.
     """
     if not is_adapted():
@@ -28,4 +30,5 @@ def adapt_to_cpu(model: nn.Module, *, float32_only: bool = False) -> None:
     model.set_dtype(mx.float32)
     if not float32_only:
         lay_out(model)
-        tabulate_positions(model)
+        tabulate_positions(model, longest)
+        quicken_gates(model)

@@ -96,7 +96,7 @@ def load_pair(
     draft, draft_tokenizer, draft_config = _load(draft_path, models, as_stock=as_stock)
     check_tokenizers(tokenizer, draft_tokenizer)
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
-    windows += [_position_limit(config) for config in (target_config, draft_config)]
+    windows += [position_limit(config) for config in (target_config, draft_config)]
     widths = [_logit_width(model) for model in (target, draft)]
     pair = Pair(
         target=target,
@@ -122,7 +122,7 @@ def _load(
     except Exception as error:  # a wrong config.json or tokenizer file fails in as many ways as there are libraries
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
-    adapt_to_cpu(model, float32_only=as_stock)
+    adapt_to_cpu(model, position_limit(config), float32_only=as_stock)
     if not lazy:
         mx.eval(model.parameters())
     model.eval()
@@ -175,7 +175,8 @@ def _windows(caches: Iterable[Any]) -> Iterable[int]:
                 yield size
 
 
-def _position_limit(config: dict[str, Any]) -> int | None:
+def position_limit(config: dict[str, Any]) -> int | None:
+    """The most positions that a model's `config.json` says it was made for; None where it says nothing."""
     inner = config.get("text_config")
     limit = (inner if isinstance(inner, dict) else config).get("max_position_embeddings")
     return limit if isinstance(limit, int) and limit > 0 else None

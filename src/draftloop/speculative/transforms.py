@@ -10,6 +10,7 @@ import math
 
 import mlx.core as mx
 
+from ..exponential import softmax
 from ..records import Sampler
 
 
@@ -34,7 +35,7 @@ def sampling_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
     if sampler.temperature == 0:
         logits = logits[..., :width]
         return (mx.arange(width) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
-    return mx.softmax(scaled_logits(logits, sampler, width), axis=-1)
+    return softmax(scaled_logits(logits, sampler, width))
 
 
 def scaled_logits(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
