@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from draftloop import reference
+from draftloop import manifest, reference
 from draftloop.cli.progress import Steps
 from draftloop.config import Models
 from draftloop.demo import LoopSettings, loop_config, run_loop
@@ -68,7 +68,11 @@ def described(adapter: Path | None) -> str:
     """What a results file says of the adapter."""
     if adapter is None:
         return f"of {FAILURES.weak_prompts} prompts of prose and {FAILURES.own_prompts} of code, with the defaults"
-    return f"given, {sum(path.stat().st_size for path in adapter.glob('*.safetensors')):,} bytes"
+    found = manifest.verify(adapter)
+    if found is None:
+        return "given, without a manifest"
+    domains = ", ".join(sorted(found.metrics["best"]["by_source"]))
+    return f"given: trained on {len(found.record_ids)} failures ({domains}), {found.metrics['step']:,} steps"
 
 
 def prompt_ids(pair: Pair, domain: str, count: int) -> list[tuple[int, ...]]:

@@ -5,8 +5,11 @@ from uniforms of its own: which others it is written beside, and in what order t
 but for the last bits of a larger matrix product.
 
 mlx-lm asks one sampler for the whole batch at once, and does not tell it which texts the rows are. `_Batch` knows: rows
-stay in the order in which they began. Whenever a row leaves or joins, mlx-lm copies the caches of all others, which on
-a CPU takes as long as ten steps. So rows whose text is at its end stay until they are many, and are passed over.
+stay in the order in which they began. What mlx-lm shows the sampler it has normalised before, and nobody needs that: so
+`_Aside` hands it one column, and keeps the logits for the sampler.
+
+Whenever a row leaves or joins, mlx-lm copies the caches of all others, which on a CPU takes as long as ten steps. So
+rows whose text is at its end stay until they are many, and are passed over.
 
 Texts of a model whose caches mlx-lm cannot put side by side are written one after the other.
 """
@@ -17,6 +20,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -203,7 +207,7 @@ class _Drawing:
     keeps: bool
 
     def tokens(self, logits: mx.array, rows: Sequence[_Row]) -> mx.array:
-        """The next id of each row, (n,), from (n, V); any constant may have been added to a row."""
+        """The next id of each row, (n,), from logits (n, V)."""
         if self.sampler.temperature == 0:
             return mx.argmax(logits[..., : self.width], axis=-1)
         p = sampling_probs(logits, self.sampler, self.width)
@@ -236,6 +240,22 @@ def _one_by_one(
         yield row.written()
 
 
+class _Aside:
+    """A model that shows mlx-lm one column of its logits, and keeps what follows its last calls for whoever draws."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.logits = mx.zeros((0, 0))  # (rows, V), of the last call
+
+    def __call__(self, ids: mx.array, **settings: Any) -> mx.array:
+        """(rows, 1, 1) for ids (rows, N)."""
+        self.logits = self._model(ids, **settings)[:, -1]
+        return self.logits[:, None, :1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
 class _Batch:
     """Some texts under one sampler, `rows` of them at a time.
 
@@ -255,7 +275,7 @@ class _Batch:
         rows: int,
         stop_tokens: frozenset[int],
     ) -> None:
-        self._drawing, self._stop_tokens = drawing, stop_tokens
+        self._model, self._drawing, self._stop_tokens = _Aside(model), drawing, stop_tokens
         self._most, self._several = rows, _several(rows)
         self._waiting = deque(sorted(wanted, key=lambda one: len(one[1].prompt)))  # little is padded
         self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
@@ -263,7 +283,7 @@ class _Batch:
         self._writing: list[int] = []  # in the order of mlx-lm's rows
         self._turns: deque[list[int]] = deque()  # whom the sampler is asked for, call by call, in the step in work
         self._generator = BatchGenerator(
-            model,
+            self._model,
             sampler=self._sample,
             completion_batch_size=rows,
             prefill_batch_size=rows,
@@ -324,8 +344,9 @@ class _Batch:
         self._rows |= dict(zip(numbers, some, strict=True))
         return numbers
 
-    def _sample(self, logits: mx.array) -> mx.array:
+    def _sample(self, column: mx.array) -> mx.array:
         rows = [self._rows[number] for number in self._turns.popleft()]
-        if len(rows) != logits.shape[0]:
-            raise RuntimeError(f"mlx-lm's batch has {logits.shape[0]} rows, expected {len(rows)}")
+        if len(rows) != column.shape[0]:
+            raise RuntimeError(f"mlx-lm's batch has {column.shape[0]} rows, expected {len(rows)}")
+        logits, self._model.logits = self._model.logits, column
         return self._drawing.tokens(logits, rows)
