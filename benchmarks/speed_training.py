@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import draftloop  # before MLX: it puts a fast BLAS under it
+
+# isort: split
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
