@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import draftloop  # before MLX: it puts a fast BLAS under it
+import draftloop  # noqa: F401 before MLX: it puts a fast BLAS under it
 
 # isort: split
 import mlx.core as mx
