@@ -8,8 +8,11 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny import tiny_llama
 
-from draftloop import on_cpu
+from draftloop import lora, on_cpu
+from draftloop.config import Models, Training
+from draftloop.cpu_gate import GatedMLP
 from draftloop.cpu_rope import TabulatedRoPE
+from draftloop.pair import load_pair
 
 
 def test_16_bits_become_32_and_positions_are_tabulated() -> None:
@@ -37,3 +40,15 @@ def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu.adapt_to_cpu(model, None)
     assert {leaf.dtype for _, leaf in tree_flatten(model.parameters())} == {mx.bfloat16}
     assert not any(isinstance(layer.self_attn.rope, TabulatedRoPE) for layer in model.layers)
+
+
+def test_a_pair_is_adapted_unless_it_is_what_is_measured_against(small_models: Models) -> None:
+    for as_stock in (False, True):
+        pair = load_pair(small_models, as_stock=as_stock)
+        for model in (pair.target, pair.draft):
+            found = {type(module) for module in model.modules()}
+            assert (TabulatedRoPE in found, GatedMLP in found) == (not as_stock, not as_stock)
+        lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, Training().lora), 0)
+        with lora.merged(pair.draft, as_stock=as_stock):
+            (by_rows,) = {memoryview(layer.mlp.up_proj.weight).strides[1] == 4 for layer in pair.draft.layers}
+            assert by_rows == as_stock

@@ -30,8 +30,9 @@ def tabulate_positions(model: nn.Module, longest: int | None) -> None:
     for name, module in model.named_modules():
         if type(module) is nn.RoPE and not module.traditional:
             key = (module.dims, module.base, module.scale)
-            table = tables.setdefault(key, _Table(*key, longest))
-            replaced.append((name, TabulatedRoPE(module, table)))
+            if key not in tables:
+                tables[key] = _Table(*key, longest)
+            replaced.append((name, TabulatedRoPE(module, tables[key])))
     model.update_modules(tree_unflatten(replaced))
 
 

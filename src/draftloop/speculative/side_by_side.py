@@ -241,7 +241,7 @@ def _one_by_one(
 
 
 class _Aside:
-    """A model that shows mlx-lm one column of its logits, and keeps what follows its last calls for whoever draws."""
+    """A model that shows mlx-lm one column of its logits, and keeps those of the last position for whoever draws."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
