@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from draftloop.known_costs import Advice, Known, KnownCosts
+from draftloop.speculative.draft_length import Experience
 from draftloop.timings import Costs
 
-ONE = Known(Costs(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4))
+ONE = Known(Costs(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4), {"block": Experience((9.0, 5.5), (6.0, 0.5))})
 OTHER = Known(Costs(0.002, (0.02, 0.021)))
 
 
@@ -23,7 +24,19 @@ def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
     assert KnownCosts(path).of("a") == OTHER
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": {"costs": {"t_draft": "fast"}}}', '{"a": 1}'])
+COSTS = '"costs": {"t_draft": 1, "t_target": [1, 1]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"a": {"costs": {"t_draft": "fast"}}}', '{"a": 1}'),
+        *(
+            f'{{"a": {{{COSTS}, "experience": {{"block": {{"judged": {judged}, "kept": {kept}}}}}}}}}'
+            for judged, kept in [("[1]", "[2]"), ("[-4]", "[-5]"), ("[1]", "[]"), ("[NaN]", "[NaN]"), ("[1e9]", "[1]")]
+        ),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_measured_over(text: str, tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)

@@ -42,8 +42,8 @@ class Care:
     repeats: int
 
 
-CAREFUL = Care(blocks=3, warm_up=2, repeats=7)
-QUICK = Care(blocks=1, warm_up=1, repeats=3)  # before a first text, for a person who waits
+CAREFUL = Care(blocks=12, warm_up=1, repeats=2)
+QUICK = Care(blocks=3, warm_up=1, repeats=1)  # before a first text, for a person who waits
 
 
 def measure(pair: Pair, max_draft_tokens: int, care: Care = CAREFUL) -> Costs:

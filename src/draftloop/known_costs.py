@@ -1,4 +1,4 @@
-"""What decoding costs on this machine, and what was advised, kept from one process to the next. Imports no mlx.
+"""What decoding costs on this machine, and what paid there, kept from one process to the next. Imports no mlx.
 
 A cache: one JSON object by pair and machine. What cannot be read of it is measured again.
 """
@@ -6,12 +6,13 @@ A cache: one JSON object by pair and machine. What cannot be read of it is measu
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from .rule import Rule
+from .speculative.draft_length import Experience
 from .store.atomic import write_atomically
 from .store.files import FILES, Files
 from .timings import Costs
@@ -34,10 +35,11 @@ class Advice:
 
 @dataclass(frozen=True)
 class Known:
-    """Of one pair on one machine."""
+    """Of one pair on one machine; `experience` is of the last texts under each rule, whatever their adapter."""
 
     costs: Costs
     advice: Advice | None = None
+    experience: dict[Rule, Experience] = field(default_factory=dict)
 
 
 class KnownCosts:

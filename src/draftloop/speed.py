@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -27,7 +27,7 @@ from .pair import Pair
 from .rule import SAMPLING, Rule
 from .scoring import Scores, score_carried
 from .speculative.decoder import Decoding, Settings
-from .speculative.draft_length import PayingDraftLength
+from .speculative.draft_length import Experience, PayingDraftLength
 from .teacher_forced import Text
 from .timings import Costs
 
@@ -51,6 +51,7 @@ class Row:
         way: which.
         tokens: emitted in all passes over the prompts that count; each has a seed of its own.
         length: tokens a round; None where rounds are not told.
+        passes: tokens a second of each.
         tokens_per_second: median of the passes.
         spread: half the range of the middle half of them, over the median.
         speed_up: median over the passes of tokens a second over those of plain decoding in the same pass.
@@ -60,6 +61,7 @@ class Row:
     way: Way
     tokens: int
     length: float | None
+    passes: tuple[float, ...]
     tokens_per_second: float
     spread: float
     speed_up: float
@@ -68,11 +70,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, and what follows."""
+    """What was measured, and what follows; `experience` of each rule is of the rows that drafted what pays."""
 
     rows: list[Row]
     costs: Costs
     advice: Advice
+    experience: dict[Rule, Experience]
 
 
 def measure_speed(
@@ -82,6 +85,7 @@ def measure_speed(
     settings: Settings,
     rules: Sequence[Rule],
     lengths: Sequence[int],
+    stock_lengths: Sequence[int],
     repeats: int,
     on_text: Callable[[], None] = lambda: None,
 ) -> Report:
@@ -94,18 +98,20 @@ def measure_speed(
         settings: the sampler with the run's seed, max_tokens, and as `num_draft_tokens` the most that may pay.
         rules: that fit the temperature.
         lengths: K >= 1.
+        stock_lengths: K of mlx-lm's speculation.
         repeats: passes over the prompts that count; one before them does not.
         on_text: called after each prompt of each way.
     """
     most = max(*lengths, settings.num_draft_tokens)
     with lora.merged(pair.draft), lora.merged(stock.draft, as_stock=True):
         measured = costs.measure(pair, most, costs.CAREFUL)
-        ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in lengths)]
+        ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in stock_lengths)]
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]
+        policies = {rule: PayingDraftLength(measured, most) for rule in rules}  # goes from text to text, as anywhere
         passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
         for number in range(repeats + 1):
-            turn = [_Pass(way, measured, settings.sampler.seed + number) for way in ways]
+            turn = [_Pass(way, policies, settings.sampler.seed + number) for way in ways]
             for ids, one in product(prompts, turn):
                 one.decode(pair if one.way.by == OURS else stock, ids, settings)
                 on_text()
@@ -115,7 +121,8 @@ def measure_speed(
         scores = {rule: score_carried(pair, texts, rule) for rule in rules}
     plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
     rows = [_row(way, found[1:], plain, _forecast(way, scores, measured)) for way, found in passes.items()]
-    return Report(rows, measured, _advice(rows))
+    experience = {rule: policy.experience for rule, policy in policies.items()}
+    return Report(rows, measured, _advice(rows), experience)
 
 
 class _Pass:
@@ -128,11 +135,11 @@ class _Pass:
         texts: ours.
     """
 
-    def __init__(self, way: Way, measured: Costs, seed: int) -> None:
+    def __init__(self, way: Way, policies: Mapping[Rule, PayingDraftLength], seed: int) -> None:
         self.tokens = self.rounds = 0
         self.seconds = 0.0
         self.texts: list[Text] = []
-        self.way, self._costs, self._seed = way, measured, seed
+        self.way, self._policies, self._seed = way, policies, seed
 
     def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
         """One prompt."""
@@ -141,9 +148,9 @@ class _Pass:
         decode(pair, ids, replace(settings, sampler=sampler))
 
     def _ours(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
-        length = self.way.num_draft_tokens or len(self._costs.t_target) - 1
-        policy = PayingDraftLength(self._costs, length) if self.way.num_draft_tokens is None else None
-        how = replace(how, rule=self.way.rule or how.rule, num_draft_tokens=length, bonus_draws=False)
+        rule, length = self.way.rule or how.rule, self.way.num_draft_tokens
+        policy = self._policies[rule] if length is None else None
+        how = replace(how, rule=rule, num_draft_tokens=length or how.num_draft_tokens, bonus_draws=False)
         began = time.perf_counter()
         found = list(Decoding(pair, ids, how, policy))
         self.seconds += time.perf_counter() - began
@@ -177,6 +184,7 @@ def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: 
         way=way,
         tokens=tokens,
         length=tokens / rounds if rounds else None,
+        passes=tuple(speeds),
         tokens_per_second=median,
         spread=(high - low) / 2 / median,
         speed_up=statistics.median(speed / bare for speed, bare in zip(speeds, plain, strict=True)),

@@ -14,10 +14,8 @@ from .errors import PromptError
 from .pair import Pair
 from .prompts import Prompt, Unusable
 from .records import Sampler
-from .speculative.decoder import Decoding, Finish, Settings, count_rounds
-from .speculative.draft_length import PayingDraftLength
+from .speculative.decoder import Decoding, DraftLength, Finish, Settings, count_rounds
 from .speculative.rules import rule_for
-from .timings import Costs
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def generate(
     *,
     chat_template: bool,
     max_prompt_length: int,
-    costs: Callable[[], Costs] | None = None,
+    draft_length: Callable[[], DraftLength] | None = None,
     on_text: Callable[[str], None] = lambda _: None,
 ) -> Generated:
     """Generate from one prompt; the output has the target's own distribution.
@@ -74,8 +72,8 @@ def generate(
         settings: sampler, rule, lengths; `sampler.seed` is used as it is.
         chat_template: apply the tokenizer's template where it has one.
         max_prompt_length: most prompt tokens.
-        costs: gives those of decoding here, asked once the prompt is known to be usable; with them every round drafts
-            as many tokens as pay, up to `num_draft_tokens`.
+        draft_length: gives what chooses K round by round, once the prompt is known to be usable; None drafts
+            `num_draft_tokens` in each.
         on_text: called with each new piece of text.
 
     Raises:
@@ -85,8 +83,7 @@ def generate(
     if isinstance(ids, Unusable):
         raise PromptError(f"the prompt cannot be used: {ids.reason}, {ids.detail}")
     detokenizer = pair.tokenizer.detokenizer
-    draft_length = None if costs is None else PayingDraftLength(costs(), settings.num_draft_tokens)
-    decoding = Decoding(pair, ids, replace(settings, bonus_draws=False), draft_length)
+    decoding = Decoding(pair, ids, replace(settings, bonus_draws=False), draft_length and draft_length())
     rounds, tokens = [], []
     with lora.merged(pair.draft):
         began = time.perf_counter()

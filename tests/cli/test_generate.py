@@ -6,11 +6,14 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from model_dirs import write_lora
 
+from draftloop import costs
 from draftloop.pair import Pair
+from draftloop.timings import Costs
 
 SUCCESS = {
     "status",
@@ -110,21 +113,55 @@ def test_without_a_fixed_length_it_measures_what_pays_once_and_remembers(call_wi
     short = ["generate", "the target", "--max-tokens", "40", "--temp", "0", "--json"]
     fixed = call_with_pair(*short, "--num-draft-tokens", "2").json
     first = call_with_pair(*short)
-    costs = Path("data/costs.json")
-    known = costs.read_bytes()
+    known = known_costs()
     again = call_with_pair(*short)
     assert first.json["tokens"] == again.json["tokens"] == fixed["tokens"]  # greedy: whatever is drafted
-    assert costs.read_bytes() == known
-    assert len(json.loads(known)) == 1
-    (only,) = json.loads(known).values()
-    assert len(only["costs"]["t_target"]) == 9
+    assert len(known["costs"]["t_target"]) == 9
+    assert known_costs()["costs"] == known["costs"]
+
+
+@pytest.fixture
+def _drafting_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By costs that are not of this machine, where it may or may not."""
+    monkeypatch.setattr(costs, "measure", lambda *_: Costs(0.001, tuple(0.1 + 0.001 * k for k in range(9))))
+
+
+@pytest.mark.usefixtures("_drafting_pays")
+def test_a_text_begins_with_what_the_texts_before_it_taught(call_with_pair) -> None:
+    text = ["generate", "the target", "--max-tokens", "40"]
+    judged = []
+    for _ in range(2):
+        call_with_pair(*text)
+        judged.append(known_costs()["experience"]["rejection"]["judged"][0])
+    assert 0 < judged[0] < judged[1]
+    call_with_pair(*text, "--temp", "0")
+    assert known_costs()["experience"].keys() == {"rejection", "greedy"}
+
+
+@pytest.mark.usefixtures("_drafting_pays")
+def test_the_text_of_a_seed_neither_goes_by_other_texts_nor_adds_to_them(call_with_pair) -> None:
+    of_a_seed = ["generate", "the target", "--max-tokens", "40", "--seed", "7", "--json"]
+    first = call_with_pair(*of_a_seed).json
+    assert known_costs()["experience"] == {}
+    for prompt in ("learns", "read"):
+        call_with_pair("generate", prompt, "--max-tokens", "40")
+    assert known_costs()["experience"] != {}
+    again = call_with_pair(*of_a_seed).json
+    assert (again["tokens"], again["acceptance_length"]) == (first["tokens"], first["acceptance_length"])
+
+
+def known_costs() -> dict[str, Any]:
+    """Of the one pair that is known."""
+    found: dict[str, dict[str, Any]] = json.loads(Path("data/costs.json").read_bytes())
+    (only,) = found.values()
+    return only
 
 
 def test_where_costs_cannot_be_kept_the_text_comes_all_the_same(call_with_pair) -> None:
     Path("data/costs.json").mkdir(parents=True)  # nothing can be written over it
     found = call_with_pair("generate", "the target", "--max-tokens", "10")
     assert (found.code, len(found.out) > 1) == (0, True)
-    assert "what decoding costs here is measured again next time" in found.err
+    assert "what decoding costs here is not kept for the next text" in found.err
 
 
 def test_a_prompt_that_cannot_be_used_is_refused_before_anything_is_measured(call_with_pair) -> None:

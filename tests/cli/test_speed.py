@@ -39,11 +39,14 @@ def test_every_way_is_there_and_its_numbers_are_of_one_text_length(call_with_pai
 
 
 def test_what_was_found_is_kept_where_generate_finds_it(call_with_pair, prompts: list[str]) -> None:
-    advice = call_with_pair(*SHORT, *prompts, "--json").json["advice"]
+    report = call_with_pair(*SHORT, *prompts, "--json").json
     before = Path("data/costs.json").read_bytes()
     (known,) = json.loads(before).values()
-    assert known["advice"] == advice
-    said = call_with_pair("generate", "the target", "--max-tokens", "10", "--json").json
+    advice = report["advice"]
+    assert known == {name: report[name] for name in ("costs", "advice", "experience")}
+    assert all(one["judged"][0] + one["plain_steps"] > 0 for one in known["experience"].values())
+    assert known["experience"].keys() == {"rejection", "block"}
+    said = call_with_pair("generate", "the target", "--max-tokens", "10", "--seed", "1", "--json").json
     assert said["rule"] == advice["rule"]
     assert Path("data/costs.json").read_bytes() == before  # nothing was measured again
     call_with_pair(*SHORT, *prompts, "--temp", "0")  # says nothing of a rule above 0

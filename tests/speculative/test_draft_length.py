@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from draftloop.speculative.draft_length import PROBING, PayingDraftLength
+from draftloop.speculative.draft_length import MEMORY, PROBING, Experience, PayingDraftLength
 from draftloop.timings import Costs
 
 MOST = 8
@@ -96,6 +96,45 @@ def test_a_jump_of_acceptance_is_found_out(before: float, after: float, least: i
             if emitted > jump + 2_000:
                 break
         assert 0 < wrong < 400
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("accepted", [0.05, 0.4, 0.7, 0.9])
+def test_in_short_texts_it_loses_no_more_for_it_goes_on_from_the_one_before(machine: str, accepted: float) -> None:
+    """Texts of 30 rounds, each with a policy of its own, which is given nothing but the experience of the last."""
+    costs = MACHINES[machine]
+    fixed = [speed(costs, lambda k=k: Fixed(k), lambda _: accepted) for k in range(MOST + 1)]  # type: ignore[misc]
+    tokens = seconds = 0.0
+    known = Experience()
+    for seed in range(200):
+        policy = PayingDraftLength(costs, MOST, known)
+        for _, more, took in islice(rounds(costs, policy, lambda _: accepted, seed), 30):
+            tokens, seconds = tokens + more, seconds + took
+        known = policy.experience
+    assert tokens / seconds > 0.97 * max(fixed)
+
+
+def test_a_policy_that_is_given_experience_goes_on_as_the_one_that_made_it() -> None:
+    costs = MACHINES["cheap positions"]
+    one = PayingDraftLength(costs, MOST)
+    for _ in islice(rounds(costs, one, lambda _: 0.7, 0), 50):
+        pass
+    other = PayingDraftLength(costs, MOST, one.experience)
+    assert (other.speeds(), other.experience) == (one.speeds(), one.experience)
+    assert PayingDraftLength(costs, 3, one.experience).speeds() == one.speeds()[:4]
+    deeper = PayingDraftLength(costs, MOST, PayingDraftLength(costs, 3, one.experience).experience)
+    assert deeper.speeds()[:4] == one.speeds()[:4]
+
+
+@pytest.mark.parametrize(
+    ("judged", "kept"),
+    [((1.0,), (2.0,)), ((-1.0,), (-2.0,)), ((1.0,), ()), ((float("nan"),), (0.0,)), ((2e9,), (1.0,))],
+)
+def test_experience_of_no_rounds_that_can_have_been_is_refused(
+    judged: tuple[float, ...], kept: tuple[float, ...]
+) -> None:
+    with pytest.raises(ValueError, match=f"<= {MEMORY}|shorter"):
+        Experience(judged, kept)
 
 
 def test_it_asks_for_costs_of_every_length() -> None:

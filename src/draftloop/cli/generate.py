@@ -14,7 +14,8 @@ from .app import App, adapter_option, json_option, model_options, note, on_error
 if TYPE_CHECKING:
     from ..known_costs import Known
     from ..pair import Pair
-    from ..timings import Costs
+    from ..rule import Rule
+    from ..speculative.draft_length import PayingDraftLength
 
 
 def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str) -> str:
@@ -32,8 +33,9 @@ def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str)
 def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     """Generate text from PROMPT: the target's own output, in fewer of its passes. `-` reads the prompt from stdin.
 
-    A round drafts as many tokens as pay on this machine, by the rule that `benchmark speed` found fastest here.
-    --num-draft-tokens, or speculative.draft_length fixed, keeps to one K and to the configured rule.
+    A round drafts as many tokens as pay on this machine, by what it costs here and what was kept in the texts before
+    (left aside with --seed), and the rule that `benchmark speed` found fastest. --num-draft-tokens, or
+    speculative.draft_length fixed, keeps to one K and to the configured rule.
     """
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
@@ -45,26 +47,24 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     settings = decoding_settings(config.speculative)
     pair = app.load_pair(adapter)
     fixed = config.speculative.draft_length == "fixed" or "speculative.num_draft_tokens" in app.flags
-    costs = None
+    paying = None
     if not fixed:
-        from ..costs import fingerprint
-
-        key = fingerprint(pair)
-        known = app.data.costs.of(key)
-        costs = partial(_costs, app, pair, key, known)
-        settings = replace(settings, num_draft_tokens=config.speculative.max_draft_tokens)
-        if known is not None and known.advice is not None and config.speculative.rule == "auto":
-            fastest = known.advice.rule if settings.sampler.temperature else None
-            settings = replace(settings, rule=fastest or settings.rule)
+        paying = _Paying(app, pair, alone="speculative.seed" in app.flags)
+        fastest = paying.fastest_rule() if config.speculative.rule == "auto" and settings.sampler.temperature else None
+        settings = replace(
+            settings, num_draft_tokens=config.speculative.max_draft_tokens, rule=fastest or settings.rule
+        )
     found = generate_text(
         pair,
         prompt,
         settings,
         chat_template=config.speculative.chat_template,
         max_prompt_length=config.data.max_prompt_length,
-        costs=costs,
+        draft_length=None if paying is None else partial(paying.draft_length, settings.rule),
         on_text=_ignore if as_json else _stream,
     )
+    if paying is not None:
+        paying.remember(settings.rule)
     if as_json:
         print_json({"status": "ok", **asdict(found), "adapter": pair.adapter, "rule": settings.rule})
         return
@@ -76,20 +76,54 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     )
 
 
-def _costs(app: App, pair: Pair, key: str, known: Known | None) -> Costs:
-    """What decoding costs here: as it was measured once, or measured now, in a second or so."""
-    from ..costs import QUICK, measure
-    from ..known_costs import Known
+class _Paying:
+    """The draft length that pays, from what is known of the pair on this machine; and what a text adds to that.
 
-    most = app.config.speculative.max_draft_tokens
-    if known is not None and len(known.costs.t_target) > most:
-        return known.costs
-    costs = measure(pair, most, QUICK)
-    try:
-        app.data.costs.keep(key, Known(costs, None if known is None else known.advice))
-    except OSError as error:
-        note(f"what decoding costs here is measured again next time: {error}")
-    return costs
+    One `alone` neither goes by the texts before it nor adds to them: what is drawn depends on the lengths of rounds, so
+    no other text may change these where somebody asked for the text of a seed.
+    """
+
+    def __init__(self, app: App, pair: Pair, *, alone: bool) -> None:
+        from ..costs import fingerprint
+
+        self._app, self._pair, self._alone, self._key = app, pair, alone, fingerprint(pair)
+        self._known = app.data.costs.of(self._key)
+        self._length: PayingDraftLength | None = None
+
+    def fastest_rule(self) -> Rule | None:
+        """Above temperature 0, where it was measured."""
+        return None if self._known is None or self._known.advice is None else self._known.advice.rule
+
+    def draft_length(self, rule: Rule) -> PayingDraftLength:
+        """By costs as they were measured once, or are now, in a second or so."""
+        from ..speculative.draft_length import Experience, PayingDraftLength
+
+        most = self._app.config.speculative.max_draft_tokens
+        if self._known is None or len(self._known.costs.t_target) <= most:
+            self._known = self._measured(most)
+        before = Experience() if self._alone else self._known.experience.get(rule, Experience())
+        self._length = PayingDraftLength(self._known.costs, most, before)
+        return self._length
+
+    def remember(self, rule: Rule) -> None:
+        """What the text told of the draft, for the next one."""
+        if not self._alone and self._known is not None and self._length is not None:
+            self._keep(replace(self._known, experience=self._known.experience | {rule: self._length.experience}))
+
+    def _measured(self, most: int) -> Known:
+        from ..costs import QUICK, measure
+        from ..known_costs import Known
+
+        costs = measure(self._pair, most, QUICK)
+        known = Known(costs) if self._known is None else replace(self._known, costs=costs)
+        self._keep(known)
+        return known
+
+    def _keep(self, known: Known) -> None:
+        try:
+            self._app.data.costs.keep(self._key, known)
+        except OSError as error:
+            note(f"what decoding costs here is not kept for the next text: {error}")
 
 
 def _stream(piece: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def speed(
 
     All take turns on the same prompts: 8 held-out ones, three times after a pass to warm up. ± is the spread of
     tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
-    `generate` takes costs and rule from here, and goes on choosing K itself.
+    `generate` takes costs, rule and what was kept at each depth from here, and goes on choosing K itself.
     """
     from ..prompts import read_prompts
     from ..speculative.rules import rule_for
@@ -68,7 +69,8 @@ def speed(
     ids = _prompt_ids(app, pair, prompts, records, settings)[:limit]
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
     with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
-        report = measure_speed(pair, stock, ids, settings, rules, lengths, repeats, lambda: progress.advance(1))
+        count = partial(progress.advance, 1)
+        report = measure_speed(pair, stock, ids, settings, rules, lengths, lengths, repeats, count)
     try:
         _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto")
     except OSError as error:
@@ -133,7 +135,8 @@ def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> None:
     known, advice = costs.of(key), report.advice
     if not whole or advice.rule is None:
         advice = replace(advice, rule=known.advice.rule if known is not None and known.advice is not None else None)
-    costs.keep(key, Known(report.costs, advice))
+    experience = ({} if known is None else known.experience) | report.experience
+    costs.keep(key, Known(report.costs, advice, experience))
 
 
 def _print(report: Report, conditions: str) -> None:
