@@ -23,7 +23,7 @@ from .acceptance import Acceptance, realised
 from .distributions import encode as encode_distributions
 from .errors import ConfigError, PromptError
 from .generation import Generation, record_of
-from .hindsight import BLOCK_BYTES, look_back
+from .hindsight import look_back
 from .interrupt import StopRequest
 from .memory import budget, read_device, room_left
 from .pair import Pair
@@ -39,6 +39,7 @@ _Item = TypeVar("_Item")
 
 ALREADY_COLLECTED = "already collected"
 AT_ONCE = 1024  # prompts that are handed over together; of them as many are written side by side as memory holds
+P_BYTES = 256 << 20  # of distributions that tokens are drawn from, kept so that the target need not read its own texts
 GROUP = 32  # finished texts that are looked back on and logged together
 
 
@@ -239,7 +240,7 @@ def _batches(
             stop_tokens=pair.stop_tokens,
             room=room_left(budget("auto", read_device())),
             enough=lambda: bool(stop),
-            p_bytes=BLOCK_BYTES,
+            p_bytes=P_BYTES,
         ):
             done.append(written)
             if len(done) == GROUP:

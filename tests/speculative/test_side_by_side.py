@@ -13,7 +13,7 @@ from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache
 from scipy.stats import chisquare
 from tiny import sampler, tiny_llama
 
-from draftloop.speculative import side_by_side
+from draftloop.speculative import prompt_caches, side_by_side
 from draftloop.speculative.side_by_side import MOST_ROWS, NoRoom, Wanted, _rows, write
 from draftloop.speculative.transforms import sampling_probs
 
@@ -55,12 +55,17 @@ def test_prompts_of_one_id_samplers_of_several_kinds_and_rows_that_are_free_earl
         with monkeypatch.context() as patched:  # as on a GPU
             patched.setattr(side_by_side, "_several", lambda rows: max(1, rows // 4))
             assert written(texts) == alone
+            patched.setattr(prompt_caches, "are_plain", lambda _: False)  # mlx-lm reads the prompts
+            assert written(texts) == alone
+        with monkeypatch.context() as patched:
+            patched.setattr(prompt_caches, "are_plain", lambda _: False)
+            assert written(texts) == alone
 
 
 def test_what_a_text_was_drawn_from_is_kept_where_it_fits() -> None:
     how = {"width": 60, "stop_tokens": STOP}
     texts = [Wanted(one.prompt, sampler(0.9, top_p=0.8, seed=i), 12) for i, one in enumerate(wanted(20))]
-    needed = 2 * 4 * 60 * MOST_ROWS * 12
+    needed = 2 * 4 * 60 * 20 * 12
     for found in write(MODEL, texts, p_bytes=needed, **how):
         ids = [*texts[found.place].prompt, *found.tokens]
         logits = MODEL(mx.array([ids[:-1]]))[0, len(texts[found.place].prompt) - 1 :]
@@ -131,13 +136,17 @@ def test_when_it_is_enough_those_in_work_are_dropped_and_finished_ones_are_there
     assert all(whole[i] == tokens for i, tokens in some.items())
 
 
-def test_as_many_are_written_side_by_side_as_there_is_room_for() -> None:
+def test_as_many_are_written_side_by_side_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width of a head, bytes
-    of_100 = [Wanted((1,) * 60, sampler(0.9), 40), Wanted((1,) * 10, sampler(0.9), 20)]
+    of_100 = [Wanted((1,) * 60, sampler(0.9), 40), *[Wanted((1,) * 10, sampler(0.9), 20)] * MOST_ROWS]
+    assert _rows(MODEL, of_100[:7], float("inf")) == 7
     assert _rows(MODEL, of_100, float("inf")) == MOST_ROWS
     assert _rows(MODEL, of_100, 5.5 * 100 * per_token) == 5
     assert _rows(MODEL, of_100, 0.0) == 1
-    assert _rows(MODEL, [Wanted((1,) * 1_000, sampler(0.9), 24)], float("inf")) == 8  # prompts read in one pass
+    long = [Wanted((1,) * 1_000, sampler(0.9), 24)] * MOST_ROWS
+    assert _rows(MODEL, long, float("inf")) == 32  # so many tokens
+    monkeypatch.setattr(prompt_caches, "are_plain", lambda _: False)
+    assert _rows(MODEL, long, float("inf")) == 8  # mlx-lm reads all prompts in one pass
 
 
 def test_a_batch_is_gone_when_it_ends_without_waiting_for_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:

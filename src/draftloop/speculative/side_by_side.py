@@ -33,12 +33,13 @@ from numpy.typing import NDArray
 from ..errors import DraftloopError
 from ..memory import REFUSALS, is_out_of_memory
 from ..records import Sampler
+from . import prompt_caches
 from .choosing import Uniforms
 from .rules import draw
 from .transforms import sampling_probs
 
-MOST_ROWS = 64
-_TOKENS_AT_ONCE = 16_384  # of prompt and output in the caches of one batch
+MOST_ROWS = 128
+_TOKENS_AT_ONCE = 32_768  # of prompt and output in the caches of one batch
 _PROMPT_TOKENS_AT_ONCE = 8_192  # in one pass: what it makes on the way takes memory too
 _TURNOVER = 4  # on a GPU, of so many rows one has to be free before other texts are begun; on a CPU all have to
 _NEVER = 1 << 30  # tokens
@@ -98,7 +99,7 @@ def write(
         room: bytes for the caches of texts side by side. Where memory is refused all the same, what is missing is
             written in batches of half the size.
         enough: asked before every token of those in work, which are dropped where it is so; may raise to stop.
-        p_bytes: for the distributions that tokens are drawn from: they are kept where those of `MOST_ROWS` texts fit.
+        p_bytes: for the distributions that tokens are drawn from: they are kept where those of all rows fit.
 
     Yields:
         Each text as it is finished.
@@ -110,9 +111,9 @@ def write(
     for sampler, places in _by_sampler(wanted).items():
         missing = dict.fromkeys(places)
         some = [wanted[i] for i in places]
-        keeps = 2 * 4 * width * MOST_ROWS * max(one.most for one in some) <= p_bytes  # once a step, once more a text
-        drawing = _Drawing(sampler, width, keeps)
         rows = _rows(model, some, room) if together else 1
+        keeps = 2 * 4 * width * rows * max(one.most for one in some) <= p_bytes  # once a step, once more a text
+        drawing = _Drawing(sampler, width, keeps)
         while missing:
             left = [(i, wanted[i]) for i in missing]
             try:
@@ -150,8 +151,10 @@ def _rows(model: nn.Module, wanted: Sequence[Wanted], room: float) -> int:
     held = [values for _, values in tree_flatten([layer.state for layer in cache]) if isinstance(values, mx.array)]
     a_token = sum(values.nbytes / values.shape[-2] for values in held if values.ndim > 1)  # (…, tokens, head's width)
     length, prompt = max(len(one.prompt) + one.most for one in wanted), max(len(one.prompt) for one in wanted)
-    fitting = _TOKENS_AT_ONCE // length, _PROMPT_TOKENS_AT_ONCE // prompt, room // (length * max(1, a_token))
-    return int(max(1, min(MOST_ROWS, *fitting)))
+    fitting = [_TOKENS_AT_ONCE // length, room // (length * max(1, a_token))]
+    if not prompt_caches.are_plain(model):  # mlx-lm reads them, all rows in one pass
+        fitting.append(_PROMPT_TOKENS_AT_ONCE // prompt)
+    return int(max(1, min(MOST_ROWS, len(wanted), *fitting)))
 
 
 def _several(rows: int) -> int:
@@ -277,6 +280,9 @@ class _Batch:
     ) -> None:
         self._model, self._drawing, self._stop_tokens = _Aside(model), drawing, stop_tokens
         self._most, self._several = rows, _several(rows)
+        if self._several == rows:  # as many in each turn, so that none is left to be written almost alone
+            self._most = self._several = math.ceil(len(wanted) / math.ceil(len(wanted) / rows))
+        self._plain, self._room = prompt_caches.are_plain(model), max(one.most for _, one in wanted)
         self._waiting = deque(sorted(wanted, key=lambda one: len(one[1].prompt)))  # little is padded
         self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
         self._reading: list[int] = []  # have read their prompts but for the last id, and begin in the next step
@@ -307,8 +313,9 @@ class _Batch:
         self._release()
         beginning = self._reading
         fresh = self._hand_over()
-        beginning = beginning + [number for number in fresh if len(self._rows[number].prompt) == 1]
-        self._reading = [number for number in fresh if len(self._rows[number].prompt) > 1]
+        at_once = [number for number in fresh if self._plain or len(self._rows[number].prompt) == 1]
+        beginning = beginning + at_once
+        self._reading = [number for number in fresh if number not in at_once]
         self._turns.extend(turn for turn in (self._writing, beginning) if turn)
         _, responses = self._generator.next()
         if self._turns:
@@ -340,7 +347,12 @@ class _Batch:
         if count == 0 or (count < min(self._several, len(self._waiting)) and self._rows):
             return []
         some = [_Row.of(*self._waiting.popleft()) for _ in range(count)]
-        numbers: list[int] = self._generator.insert([list(row.prompt) for row in some], [_NEVER] * count)
+        prompts, caches = [list(row.prompt) for row in some], None
+        if self._plain:
+            with mx.stream(self._generator.stream):
+                caches = prompt_caches.read(self._model, prompts, self._room, _PROMPT_TOKENS_AT_ONCE)
+            prompts = [prompt[-1:] for prompt in prompts]
+        numbers: list[int] = self._generator.insert(prompts, [_NEVER] * count, caches=caches)
         self._rows |= dict(zip(numbers, some, strict=True))
         return numbers
 

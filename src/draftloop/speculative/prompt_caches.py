@@ -1,0 +1,98 @@
+"""Prompts read many at a time: a cache of each, for mlx-lm to put side by side. Knows nothing of texts to come.
+
+mlx-lm reads the prompts of a batch in one pass that pads all to the longest, rolls what it has read of each to the
+right, and copies it three times more, with 256 tokens of room. Read here, prompts of like length share a pass, padding
+is cut off, and room is made for what will be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
+
+_FEW = 256  # tokens in a pass, up to which padding costs nothing
+_PADDING = 1 / 8  # of what a pass reads may be padding
+
+
+class PromptCache(KVCache):  # type: ignore[misc]  # mlx-lm is untyped
+    """What one layer keeps of a prompt: its keys and values, (1, heads, tokens, width).
+
+    Attributes:
+        room: tokens that will be written after it.
+    """
+
+    room = KVCache.step
+
+    @classmethod
+    def merge(cls, caches: Sequence[PromptCache]) -> BatchKVCache:
+        """What mlx-lm calls to put prompts side by side."""
+        found = BatchKVCache.merge(caches)
+        found.step = max(cache.room for cache in caches)
+        return found
+
+
+def are_plain(model: nn.Module) -> bool:
+    """Whether a model keeps nothing but keys and values of every token, which is what can be cut to length."""
+    return all(type(layer) is KVCache for layer in make_prompt_cache(model))
+
+
+def read(model: nn.Module, prompts: Sequence[Sequence[int]], room: int, most_tokens: int) -> list[list[PromptCache]]:
+    """Read prompts but for their last ids.
+
+    Args:
+        model: one that `are_plain` says yes to.
+        prompts: ids of each, at least one.
+        room: tokens that will be written after each.
+        most_tokens: in one pass, padding included; at least as many as there are prompts.
+
+    Returns:
+        A cache a layer of each prompt, evaluated.
+    """
+    found: dict[int, list[PromptCache]] = {}
+    for group in _alike(prompts):
+        layers = _pass(model, [prompts[i][:-1] for i in group], most_tokens)
+        for row, i in enumerate(group):
+            found[i] = [_of_row(layer, row, len(prompts[i]) - 1, room) for layer in layers]
+        mx.eval([layer.state for i in group for layer in found[i] if not layer.empty()])
+    return [found[i] for i in range(len(prompts))]
+
+
+def _alike(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Indices of prompts whose lengths are so much alike that little is padded."""
+    group: list[int] = []
+    tokens = 0
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        length = len(prompts[i]) - 1
+        padded = (len(group) + 1) * length
+        if tokens > _FEW and padded - tokens - length > _PADDING * padded:
+            yield group
+            group, tokens = [], 0
+        group.append(i)
+        tokens += length
+    yield group
+
+
+def _pass(model: nn.Module, prompts: Sequence[Sequence[int]], most_tokens: int) -> list[KVCache]:
+    """Read prompts of like length, padded on the right, where causal attention does not see it; a cache a layer."""
+    ids = np.zeros((len(prompts), max(map(len, prompts))), np.int32)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = prompt
+    layers: list[KVCache] = make_prompt_cache(model)
+    step = max(1, most_tokens // len(prompts))
+    for start in range(0, ids.shape[1], step):
+        model(mx.array(ids[:, start : start + step]), cache=layers)  # the logits are not asked for
+        mx.eval([layer.state for layer in layers])
+    return layers
+
+
+def _of_row(layer: KVCache, row: int, length: int, room: int) -> PromptCache:
+    found = PromptCache()
+    found.room = room
+    if length:
+        found.keys, found.values = (table[row : row + 1, :, :length] for table in (layer.keys, layer.values))
+        found.offset = length
+    return found
