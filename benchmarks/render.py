@@ -220,7 +220,15 @@ def _details(row: dict[str, Any]) -> list[str]:
 
 
 def decoding_table(found: dict[str, Any]) -> str:
-    """The figures, then every way on both domains."""
+    """The figures, how what pays keeps up with the best fixed K, then every way on both domains."""
+    kept = [
+        "| temperature | domain | best rule | best K | what pays, over it | over plain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["keeping"]:
+        best = f"{row['temperature']:g} | {row['domain']} | {row['best_rule']} | {row['best_K']}"
+        over = f"{row['pays_over_best']:.3f} ± {row['standard_error']:.3f}"
+        kept.append(f"| {best} | {over} | {row['pays_over_plain']:.2f} |")
     lines = ["| temperature | domain | | rule | K | tokens/s | tokens a round | x plain | forecast |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in found["rows"]:
@@ -228,7 +236,7 @@ def decoding_table(found: dict[str, Any]) -> str:
         length, forecast = ("" if row[k] is None else f"{row[k]:.2f}" for k in ("tokens_a_round", "forecast"))
         way = f"{row['temperature']:g} | {row['domain']} | {row['by']} | {row['rule']} | {row['K']}"
         lines.append(f"| {way} | {speed} | {length} | {row['over_plain']:.2f} | {forecast} |")
-    return "\n".join([figures_table(found), *lines, ""])
+    return "\n".join([figures_table(found), *kept, "", *lines, ""])
 
 
 def ways_table(found: dict[str, Any]) -> str:

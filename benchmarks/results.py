@@ -39,7 +39,15 @@ class Figure:
 
 
 def write(name: str, conditions: dict[str, Any], figures: Iterable[Figure], **tables: Any) -> Path:
-    """Write `benchmarks/results/<name>.json`; returns its path."""
+    """Write `benchmarks/results/<name>.json`; returns its path.
+
+    Raises:
+        RuntimeError: MLX computes here with the reference BLAS, with which nothing is worth measuring.
+    """
+    from draftloop import blas
+
+    if blas.is_needed() and blas.loaded() is None:
+        raise RuntimeError(f"nothing is written: MLX has the reference BLAS; {blas.REMEDY}, import draftloop first")
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     content = {

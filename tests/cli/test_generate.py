@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from model_dirs import write_lora
 
-from draftloop import costs
+from draftloop import costs, text
+from draftloop.known_costs import Advice, Known, KnownCosts
 from draftloop.pair import Pair
+from draftloop.speculative.draft_length import Experience
 from draftloop.timings import Costs
 
 SUCCESS = {
@@ -128,26 +130,56 @@ def _drafting_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_drafting_pays")
 def test_a_text_begins_with_what_the_texts_before_it_taught(call_with_pair) -> None:
-    text = ["generate", "the target", "--max-tokens", "40"]
+    one = ["generate", "the target", "--max-tokens", "40"]
     judged = []
     for _ in range(2):
-        call_with_pair(*text)
+        call_with_pair(*one)
         judged.append(known_costs()["experience"]["rejection"]["judged"][0])
     assert 0 < judged[0] < judged[1]
-    call_with_pair(*text, "--temp", "0")
+    call_with_pair(*one, "--temp", "0")
     assert known_costs()["experience"].keys() == {"rejection", "greedy"}
 
 
 @pytest.mark.usefixtures("_drafting_pays")
-def test_the_text_of_a_seed_neither_goes_by_other_texts_nor_adds_to_them(call_with_pair) -> None:
-    of_a_seed = ["generate", "the target", "--max-tokens", "40", "--seed", "7", "--json"]
-    first = call_with_pair(*of_a_seed).json
+@pytest.mark.parametrize(("flags", "environment"), [(["--seed", "0"], None), ([], "7")])
+def test_the_text_of_a_seed_neither_goes_by_other_texts_nor_adds_to_them(
+    flags: list[str], environment: str | None, call_with_pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_a_seed() -> dict[str, Any]:
+        with monkeypatch.context() as patched:
+            if environment is not None:
+                patched.setenv("DRAFTLOOP_SPECULATIVE_SEED", environment)
+            found: dict[str, Any] = call_with_pair(
+                "generate", "the target", "--max-tokens", "40", *flags, "--json"
+            ).json
+        return found
+
+    first = of_a_seed()
     assert known_costs()["experience"] == {}
     for prompt in ("learns", "read"):
         call_with_pair("generate", prompt, "--max-tokens", "40")
     assert known_costs()["experience"] != {}
-    again = call_with_pair(*of_a_seed).json
+    again = of_a_seed()
     assert (again["tokens"], again["acceptance_length"]) == (first["tokens"], first["acceptance_length"])
+
+
+@pytest.mark.usefixtures("_drafting_pays")
+def test_what_is_found_out_while_a_text_is_written_is_not_undone_by_it(call_with_pair, monkeypatch) -> None:
+    call_with_pair("generate", "the target", "--max-tokens", "4")
+    ((key, _),) = json.loads(Path("data/costs.json").read_bytes()).items()
+    found = Known(Costs(0.002, (0.2,) * 9), Advice(3, "block", 1.5), {"block": Experience((4.0,), (3.0,))})
+
+    write = text.Decoding.__iter__
+
+    def rounds(decoding):
+        KnownCosts(Path("data/costs.json")).keep(key, found)
+        return write(decoding)
+
+    monkeypatch.setattr(text.Decoding, "__iter__", rounds)
+    call_with_pair("generate", "the target", "--max-tokens", "40")
+    known = known_costs()
+    assert (known["costs"]["t_draft"], known["advice"]["speed_up"]) == (0.002, 1.5)
+    assert known["experience"].keys() == {"block", "rejection"}
 
 
 def known_costs() -> dict[str, Any]:
@@ -161,7 +193,7 @@ def test_where_costs_cannot_be_kept_the_text_comes_all_the_same(call_with_pair) 
     Path("data/costs.json").mkdir(parents=True)  # nothing can be written over it
     found = call_with_pair("generate", "the target", "--max-tokens", "10")
     assert (found.code, len(found.out) > 1) == (0, True)
-    assert "what decoding costs here is not kept for the next text" in found.err
+    assert found.err.count("what decoding costs here is not kept for the next text") == 1
 
 
 def test_a_prompt_that_cannot_be_used_is_refused_before_anything_is_measured(call_with_pair) -> None:

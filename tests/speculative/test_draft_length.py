@@ -122,6 +122,7 @@ def test_a_policy_that_is_given_experience_goes_on_as_the_one_that_made_it() -> 
     other = PayingDraftLength(costs, MOST, one.experience)
     assert (other.speeds(), other.experience) == (one.speeds(), one.experience)
     assert PayingDraftLength(costs, 3, one.experience).speeds() == one.speeds()[:4]
+    assert PayingDraftLength(costs, 3, one.experience).experience == one.experience  # what is deeper is not forgotten
     deeper = PayingDraftLength(costs, MOST, PayingDraftLength(costs, 3, one.experience).experience)
     assert deeper.speeds()[:4] == one.speeds()[:4]
 

@@ -46,9 +46,12 @@ def test_a_tail_far_below_the_rounding_of_one_is_kept() -> None:
     assert np.float32(1.0) - np.exp(np.float32([0.0, -30.0])).sum() == 0.0  # what the difference would say
 
 
-@pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}])
-def test_ids_without_mass_are_0_and_leave_no_tail(filters: dict[str, float]) -> None:
-    found = found_in(rows_of(**filters), 20)
+@pytest.mark.parametrize("width", [WIDTH, 2_049])
+@pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.05}, {"min_p": 0.5}])
+def test_ids_without_mass_are_0_and_leave_no_tail(filters: dict[str, float], width: int) -> None:
+    log_probs = rows_of(width=width, **filters)
+    assert mx.max(likeliest(mx.exp(log_probs), 20)[0]).item() < width  # before they are told as 0
+    found = found_in(log_probs, 20)
     without = ~np.isfinite(found.log_probs)
     assert without.any()
     assert (found.ids[without] == 0).all()

@@ -40,7 +40,13 @@ def test_little_is_padded_where_it_would_cost_time() -> None:
     for group in groups:
         read_of_each = [len(prompts[i]) - 1 for i in group]
         padded, tokens = len(group) * max(read_of_each), sum(read_of_each)
-        assert padded - tokens <= padded / 8 or sum(sorted(read_of_each)[:-1]) <= 256
+        assert padded - tokens <= padded / 8 or padded <= 256
+
+
+def test_reading_ends_where_it_is_enough() -> None:
+    asked: list[int] = []
+    assert read(MODEL, PROMPTS, 7, 1_000, lambda: asked.append(1) or len(asked) == 2) is None
+    assert len(asked) == 2
 
 
 def test_models_that_keep_something_else_of_a_prompt_are_left_to_mlx_lm() -> None:

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache
+from mlx_lm.models.cache import BatchKVCache, ChunkedKVCache, RotatingKVCache
 from scipy.stats import chisquare
 from tiny import sampler, tiny_llama
 
@@ -109,7 +109,38 @@ class Refusing:
 def test_where_memory_is_refused_the_same_texts_are_written_in_smaller_batches() -> None:
     model = Refusing(3, RuntimeError("[metal::malloc] Unable to allocate 9 bytes."))
     assert written(wanted(20), model) == written(wanted(20))
-    assert max(model.tried) > 3
+    refused = [rows for rows in model.tried if rows > 3]
+    assert refused == sorted(set(refused), reverse=True)  # none is tried twice
+    assert refused[0] == 20
+
+
+def test_memory_that_is_refused_in_the_middle_costs_no_finished_text() -> None:
+    class Later(Refusing):
+        def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+            if len(self.tried) == 9:
+                self.rows = 3
+            return super().__call__(inputs, cache)
+
+    model = Later(20, RuntimeError("[metal::malloc] Unable to allocate 9 bytes."))
+    texts = [Wanted(one.prompt, one.sampler, 3 + 12 * (i % 2)) for i, one in enumerate(wanted(20))]
+    found = [text.place for text in write(model, texts, width=60, stop_tokens=STOP)]  # type: ignore[arg-type]
+    assert sorted(found) == list(range(20))
+    assert written(texts, Later(20, model.error)) == written(texts)
+    assert max(model.tried[10:]) <= 10  # of those that were missing
+
+
+def test_caches_have_room_for_what_is_written_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, fetch = set(), BatchKVCache.update_and_fetch
+
+    def fetched(cache: BatchKVCache, keys: mx.array, values: mx.array) -> object:
+        found = fetch(cache, keys, values)
+        lengths.add(cache.keys.shape[2])
+        return found
+
+    monkeypatch.setattr(BatchKVCache, "update_and_fetch", fetched)
+    texts = wanted(20)
+    assert max(len(tokens) for tokens in written(texts).values()) == 12
+    assert lengths == {max(len(one.prompt) for one in texts) + 12}
 
 
 def test_where_not_even_one_fits_it_says_so() -> None:

@@ -49,7 +49,7 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     fixed = config.speculative.draft_length == "fixed" or "speculative.num_draft_tokens" in app.flags
     paying = None
     if not fixed:
-        paying = _Paying(app, pair, alone="speculative.seed" in app.flags)
+        paying = _Paying(app, pair, alone="speculative.seed" in app.flags.keys() | app.resolved.origins.keys())
         fastest = paying.fastest_rule() if config.speculative.rule == "auto" and settings.sampler.temperature else None
         settings = replace(
             settings, num_draft_tokens=config.speculative.max_draft_tokens, rule=fastest or settings.rule
@@ -106,9 +106,10 @@ class _Paying:
         return self._length
 
     def remember(self, rule: Rule) -> None:
-        """What the text told of the draft, for the next one."""
-        if not self._alone and self._known is not None and self._length is not None:
-            self._keep(replace(self._known, experience=self._known.experience | {rule: self._length.experience}))
+        """What the text told of the draft, for the next one; what others found out meanwhile stays."""
+        known = self._app.data.costs.of(self._key)  # None where it cannot be kept, which was said then
+        if not self._alone and known is not None and self._length is not None:
+            self._keep(replace(known, experience=known.experience | {rule: self._length.experience}))
 
     def _measured(self, most: int) -> Known:
         from ..costs import QUICK, measure

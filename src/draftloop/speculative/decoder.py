@@ -114,7 +114,7 @@ class DraftLength(Protocol):
         """How many plain steps to make before it is asked again, after it chose 0; at least 1."""
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """What became of a round; told of plain steps as well, as (0, 0)."""
+        """What became of a round, up to the text's end; told of plain steps as well, as (0, 0)."""
 
 
 class Decoding:
@@ -169,7 +169,8 @@ class Decoding:
             rounds = [self._round(count)] if count else self._plain(1 if policy is None else policy.plain_steps())
             for found in rounds:
                 if policy is not None:
-                    policy.observe(len(found.proposals), found.accepted)
+                    drafted = len(found.proposals)
+                    policy.observe(min(drafted, len(found.tokens)) if self.finish else drafted, found.accepted)
                 yield found
 
     def settle(self) -> None:

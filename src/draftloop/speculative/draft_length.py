@@ -17,7 +17,6 @@ text, as `Experience`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..timings import Costs
@@ -69,8 +68,8 @@ class PayingDraftLength:
             raise ValueError(f"costs reach K = {len(costs.t_target) - 1}: expected {most}")
         self._seconds = [costs.t_target[0], *(k * costs.t_draft + costs.t_target[k] for k in range(1, most + 1))]
         self._lag = costs.t_draft  # a draft that sat out plain steps reads them in about a step more
-        self._judged = _to_depth(experience.judged, most)
-        self._kept = _to_depth(experience.kept, most)
+        missing = [0.0] * (most - len(experience.judged))
+        self._judged, self._kept = ([*values, *missing] for values in (experience.judged, experience.kept))
         self._plain = experience.plain_steps
         self._again = False  # a round of which everything was kept is followed by another one
 
@@ -114,7 +113,7 @@ class PayingDraftLength:
         """Expected tokens a second for K = 0, 1, …"""
         length, reached, chance = 1.0, 1.0, FIRST_GUESS
         found = [1.0 / self._seconds[0]]
-        for kept, judged, seconds in zip(self._kept, self._judged, self._seconds[1:], strict=True):
+        for kept, judged, seconds in zip(self._kept, self._judged, self._seconds[1:], strict=False):
             chance = (kept + PRIOR * chance) / (judged + PRIOR)
             reached *= chance
             length += reached
@@ -125,8 +124,3 @@ class PayingDraftLength:
 def _best_drafting(speeds: list[float]) -> int:
     """The K >= 1 that pays most; the smallest of equals."""
     return max(range(1, len(speeds)), key=speeds.__getitem__)
-
-
-def _to_depth(values: Sequence[float], most: int) -> list[float]:
-    """As many as `most`, 0 where there is none."""
-    return [*values[:most], *[0.0] * (most - len(values))]

@@ -7,7 +7,7 @@ is cut off, and room is made for what will be written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -22,7 +22,7 @@ class PromptCache(KVCache):  # type: ignore[misc]  # mlx-lm is untyped
     """What one layer keeps of a prompt: its keys and values, (1, heads, tokens, width).
 
     Attributes:
-        room: tokens that will be written after it.
+        room: tokens that it has to take in after them, by which it grows.
     """
 
     room = KVCache.step
@@ -40,24 +40,32 @@ def are_plain(model: nn.Module) -> bool:
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
 
 
-def read(model: nn.Module, prompts: Sequence[Sequence[int]], room: int, most_tokens: int) -> list[list[PromptCache]]:
+def read(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    room: int,
+    most_tokens: int,
+    enough: Callable[[], bool] = lambda: False,
+) -> list[list[PromptCache]] | None:
     """Read prompts but for their last ids.
 
     Args:
         model: one that `are_plain` says yes to.
         prompts: ids of each, at least one.
-        room: tokens that will be written after each.
+        room: tokens that a cache has to take in after each.
         most_tokens: in one pass, padding included; at least as many as there are prompts.
+        enough: asked before every pass; may raise to stop.
 
     Returns:
-        A cache a layer of each prompt, evaluated.
+        A cache a layer of each prompt; None where it was enough.
     """
     found: dict[int, list[PromptCache]] = {}
     for group in _alike(prompts):
+        if enough():
+            return None
         layers = _pass(model, [prompts[i][:-1] for i in group], most_tokens)
         for row, i in enumerate(group):
             found[i] = [_of_row(layer, row, len(prompts[i]) - 1, room) for layer in layers]
-        mx.eval([layer.state for i in group for layer in found[i] if not layer.empty()])
     return [found[i] for i in range(len(prompts))]
 
 
@@ -68,7 +76,7 @@ def _alike(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         length = len(prompts[i]) - 1
         padded = (len(group) + 1) * length
-        if tokens > _FEW and padded - tokens - length > _PADDING * padded:
+        if padded > _FEW and padded - tokens - length > _PADDING * padded:
             yield group
             group, tokens = [], 0
         group.append(i)
@@ -82,6 +90,8 @@ def _pass(model: nn.Module, prompts: Sequence[Sequence[int]], most_tokens: int) 
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = prompt
     layers: list[KVCache] = make_prompt_cache(model)
+    for layer in layers:
+        layer.step = max(1, ids.shape[1])  # room for these, in place of 256
     step = max(1, most_tokens // len(prompts))
     for start in range(0, ids.shape[1], step):
         model(mx.array(ids[:, start : start + step]), cache=layers)  # the logits are not asked for

@@ -27,7 +27,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 from numpy.typing import NDArray
 
 from ..errors import DraftloopError
@@ -115,6 +115,7 @@ def write(
         keeps = 2 * 4 * width * rows * max(one.most for one in some) <= p_bytes  # once a step, once more a text
         drawing = _Drawing(sampler, width, keeps)
         while missing:
+            rows = min(rows, len(missing))
             left = [(i, wanted[i]) for i in missing]
             try:
                 if together:
@@ -279,10 +280,12 @@ class _Batch:
         stop_tokens: frozenset[int],
     ) -> None:
         self._model, self._drawing, self._stop_tokens = _Aside(model), drawing, stop_tokens
-        self._most, self._several = rows, _several(rows)
-        if self._several == rows:  # as many in each turn, so that none is left to be written almost alone
-            self._most = self._several = math.ceil(len(wanted) / math.ceil(len(wanted) / rows))
-        self._plain, self._room = prompt_caches.are_plain(model), max(one.most for _, one in wanted)
+        self._most, self._several, self._room = rows, _several(rows), KVCache.step
+        if self._several == rows:  # rows leave and join together
+            turns = math.ceil(len(wanted) / rows)
+            self._most = self._several = math.ceil(len(wanted) / turns)  # so that no turn has but a few
+            self._room = 1 + max(one.most for _, one in wanted)  # mlx-lm is a token ahead of what it hands out
+        self._plain = prompt_caches.are_plain(model)
         self._waiting = deque(sorted(wanted, key=lambda one: len(one[1].prompt)))  # little is padded
         self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
         self._reading: list[int] = []  # have read their prompts but for the last id, and begin in the next step
@@ -300,7 +303,7 @@ class _Batch:
         """Each as it is finished. Raises REFUSALS: no memory for so many."""
         try:
             while not enough() and (self._waiting or self._in_work()):
-                for row in self._step():
+                for row in self._step(enough):
                     yield row.written()
         finally:
             self._generator.close()
@@ -308,11 +311,11 @@ class _Batch:
             self._rows.clear()
             mx.clear_cache()
 
-    def _step(self) -> list[_Row]:
+    def _step(self, enough: Callable[[], bool]) -> list[_Row]:
         """One token of each; gives the texts that it ends."""
         self._release()
         beginning = self._reading
-        fresh = self._hand_over()
+        fresh = self._hand_over(enough)
         at_once = [number for number in fresh if self._plain or len(self._rows[number].prompt) == 1]
         beginning = beginning + at_once
         self._reading = [number for number in fresh if number not in at_once]
@@ -341,8 +344,8 @@ class _Batch:
             del self._rows[number]
             self._writing.remove(number)
 
-    def _hand_over(self) -> list[int]:
-        """Prompts for rows that are free: several at a time, for a pass over few costs as much."""
+    def _hand_over(self, enough: Callable[[], bool]) -> list[int]:
+        """Prompts for rows that are free: several at a time, for a pass over few costs as much. None once `enough`."""
         count = min(self._several, self._most - len(self._rows), len(self._waiting))
         if count == 0 or (count < min(self._several, len(self._waiting)) and self._rows):
             return []
@@ -350,7 +353,9 @@ class _Batch:
         prompts, caches = [list(row.prompt) for row in some], None
         if self._plain:
             with mx.stream(self._generator.stream):
-                caches = prompt_caches.read(self._model, prompts, self._room, _PROMPT_TOKENS_AT_ONCE)
+                caches = prompt_caches.read(self._model, prompts, self._room, _PROMPT_TOKENS_AT_ONCE, enough)
+            if caches is None:
+                return []
             prompts = [prompt[-1:] for prompt in prompts]
         numbers: list[int] = self._generator.insert(prompts, [_NEVER] * count, caches=caches)
         self._rows |= dict(zip(numbers, some, strict=True))
