@@ -37,12 +37,12 @@ lint: setup ## style, format and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: setup speed ## measure the closed loop, the gate, drift and speed: benchmarks/results (nearly two hours)
+bench: setup speed ## measure the closed loop, the gate, drift and speed: benchmarks/results (two and a half hours)
 	@$(PY) benchmarks/closed_loop.py $(ARGS)
 	@$(PY) benchmarks/gate.py $(ARGS)
 	@$(PY) benchmarks/drift.py $(ARGS)
 
-speed: setup ## decoding, collecting, training and the log against what one would run otherwise (three quarters of an hour)
+speed: setup ## decoding, collecting, training and the log against what one would run otherwise (over an hour)
 	@$(PY) benchmarks/speed_decoding.py $(ARGS)
 	@$(PY) benchmarks/speed_collecting.py $(ARGS)
 	@$(PY) benchmarks/speed_training.py $(ARGS)

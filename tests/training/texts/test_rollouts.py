@@ -10,6 +10,7 @@ from workshop import examples_of
 
 from draftloop.errors import RunError
 from draftloop.random_state import get_state
+from draftloop.speculative import side_by_side
 from draftloop.speculative.side_by_side import NoRoom
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training.texts.rollouts import Limits, from_json, roll_out, to_json
@@ -90,7 +91,8 @@ def test_who_stops_it_stops_it_before_the_next_token():
     assert len(asked) == 3
 
 
-def test_when_it_is_enough_the_finished_texts_are_there_and_are_what_they_would_have_been():
+def test_when_it_is_enough_the_finished_texts_are_there_and_are_what_they_would_have_been(monkeypatch):
+    monkeypatch.setattr(side_by_side, "MOST_ROWS", 32)  # so that some are finished before others are begun
     asked = []
     whole = {text.record_id: text for text in rolled(8)}
     some = rolled(8, enough=lambda: asked.append(1) or len(asked) > 16)
