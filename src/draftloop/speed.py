@@ -108,9 +108,8 @@ def measure_speed(
         ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in stock_lengths)]
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]
-        policies = {
-            rule: PayingDraftLength(measured, settings.num_draft_tokens) for rule in rules
-        }  # goes from text to text, as anywhere
+        # One for all texts of a rule: what a text taught, the next one goes on from, as in `generate`.
+        policies = {rule: PayingDraftLength(measured, settings.num_draft_tokens) for rule in rules}
         passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
         for number in range(repeats + 1):
             turn = [_Pass(way, policies, settings.sampler.seed + number) for way in ways]

@@ -220,7 +220,7 @@ def test_the_target_is_left_on_disk_until_it_is_asked(small_models):
     eager, whole = taken()
     size = sum(value.nbytes for _, value in tree_flatten(eager.target.parameters()))
     lazy, less = taken(lazy_target=True)
-    assert whole - less > 0.9 * size  # all of it or nothing; some kB more or less are of other tests in the process
+    assert whole - less > 0.9 * size  # loads of one pair differ by up to 11 kB from each other
     mx.eval(lazy.target(mx.array([[1, 2]])))
     assert mx.array_equal(lazy.target(mx.array([[1, 2]])), eager.target(mx.array([[1, 2]])))
 

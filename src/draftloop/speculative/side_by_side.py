@@ -345,7 +345,7 @@ class _Batch:
             self._writing.remove(number)
 
     def _hand_over(self, enough: Callable[[], bool]) -> list[int]:
-        """Prompts for rows that are free: several at a time, for a pass over few costs as much. None once `enough`."""
+        """Prompts for rows that are free: several at a time, for a pass over few costs as much; `enough` ends it."""
         count = min(self._several, self._most - len(self._rows), len(self._waiting))
         if count == 0 or (count < min(self._several, len(self._waiting)) and self._rows):
             return []
