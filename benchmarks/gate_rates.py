@@ -14,9 +14,11 @@ import numpy as np
 from gate_worlds import ATTEMPTS, Attempt, K, Pool, Second, World, better, true_change
 from scipy.stats import binomtest
 
+from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.config import Gate
-from draftloop.gate import ScoredText, decide
-from draftloop.sign_flip import alpha_of_attempt, sign_flip_test
+from draftloop.gate import decide
+from draftloop.paired_rounds import ScoredText
+from draftloop.sign_flip import sign_flip_test
 from draftloop.timings import Costs
 
 SETTINGS = Gate(max_attempts=ATTEMPTS)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.config import Gate
-from draftloop.gate import Decision, Forecast, ScoredText, SourceCheck, decide
-from draftloop.sign_flip import alpha_of_attempt
+from draftloop.gate import Decision, Forecast, SourceCheck, decide
+from draftloop.paired_rounds import ScoredText
 from draftloop.timings import Costs
 
 TOKENS = 60

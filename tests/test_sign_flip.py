@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from draftloop import sign_flip
-from draftloop.sign_flip import SignFlip, alpha_of_attempt, sign_flip_test
+from draftloop.alpha_spending import alpha_of_attempt
+from draftloop.sign_flip import SignFlip, sign_flip_test
 
 FloatArray = npt.NDArray[np.float64]
 PValue = Callable[[list[float]], float]

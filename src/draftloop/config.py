@@ -187,10 +187,30 @@ class Gate(Section):
     )
     max_attempts: Positive = Field(5, description="scored attempts before an epoch ends")
     min_heldout_prompts: Annotated[int, Field(ge=2)] = Field(
-        12, description="fewer are inconclusive, per source unjudged"
+        12, description="fewer are inconclusive; sources with fewer are judged together as the rest"
     )
     max_heldout_generations: Positive = Field(400, description="most that are scored; every source in proportion")
-    max_drop: Annotated[float, Field(gt=0.0)] = Field(0.02, description="tokens a round that no source may lose")
+    max_drop_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.04, description="share of its acceptance length that no source, and not the rest, may lose"
+    )
+    max_drop: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="deprecated, in tokens a round; where it is set it stands in for max_drop_share"
+    )
+    unit_alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        0.05, description="level of the tests of each source and of the rest"
+    )
+    material_drop_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.01, description="a proven loss of more than this share in one source refuses"
+    )
+    looks: NotNegative = Field(
+        5, description="looks at a promoted draft, at 12, 24, 48 … new held-out prompts; 0 is off"
+    )
+    rollback_alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        0.025, description="chance, per promotion, of a wrong rollback by looks; as much again by checks after alarms"
+    )
+    rollback_drop_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.02, description="a proven loss of more than this share against the draft before rolls back"
+    )
     max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(8, description="K up to which speed is forecast")
     live_prompts: NotNegative = Field(4, description="prompts decoded for real to hold the estimate against; 0 is off")
 

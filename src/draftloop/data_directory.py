@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .config import Data
 from .known_costs import KnownCosts
+from .promotion_watch import PromotionWatch
 from .registry import Registry
 from .replay import ReplayBuffer
 from .store.blobs import BlobFile
@@ -60,6 +61,11 @@ class DataDirectory:
     def verdicts(self) -> Verdicts:
         """What the gate said of them."""
         return Verdicts(self.registry.root, self.files)
+
+    @cached_property
+    def promotion_watch(self) -> PromotionWatch:
+        """The looks at what was promoted."""
+        return PromotionWatch(self.registry.root, self.files)
 
     @property
     def runs(self) -> Path:

@@ -39,7 +39,7 @@ import numpy as np
 
 from . import config
 from .acceptance import FloatArray
-from .records import Record
+from .records import Record, Split
 from .replay import generation_acceptance
 
 Kind = Literal["drift", "fall"]
@@ -67,16 +67,22 @@ class Generation:
     """What drift looks at in one record.
 
     Attributes:
+        id: its record's.
         key: of its stream.
         group: its prompt group.
         adapter: the draft's adapter version, None for the bare draft.
         acceptance: mean acceptance per position, in [0, 1].
+        split: its record's.
+        unseen: whether its prompt had no part in the training of its draft, as far as is known.
     """
 
+    id: str
     key: Key
     group: str
     adapter: str | None
     acceptance: float
+    split: Split
+    unseen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ def generation_of(record: Record) -> Generation:
     s, pair = record.sampler, record.pair
     transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
     key = Key(pair.target, pair.draft, record.source, record.rule, *transforms)
-    return Generation(key, record.group, record.adapter, generation_acceptance(record))
+    return Generation(record.id, key, record.group, record.adapter, generation_acceptance(record), record.split)
 
 
 def watches(
@@ -132,9 +138,9 @@ def watches(
 
     Args:
         generations: since the champion took over, or since the last verdict, in the order of the log; those of another
-            adapter are left out.
+            adapter are left out, and those of prompts that it was trained on, which flatter it.
         champion: its version, None for the bare draft.
-        before: generations of the draft before it, in the order of the log.
+        before: generations of the draft before it, in the order of the log; likewise.
         settings: rate, horizon, size of the reference, tolerance.
         seed: of the draws behind the thresholds.
 
@@ -142,7 +148,8 @@ def watches(
         Alarms first, then by source. A stream that has no generation beyond its reference, and of which the draft
         before left fewer generations than a reference takes, is not among them.
     """
-    former, streams = _streams(before), _streams(g for g in generations if g.adapter == champion)
+    former = _streams(g for g in before if g.unseen)
+    streams = _streams(g for g in generations if g.adapter == champion and g.unseen)
     found = []
     for key, own in streams.items():
         source = _name(key, streams)

@@ -4,11 +4,14 @@ It takes rounds, tokens and seconds and returns a verdict with its reasons; it k
 or mlx. A candidate is promoted where all of this holds, and refused otherwise:
 
 1. more is accepted than chance labels would give (`sign_flip`), at this attempt's share of alpha;
-2. in every source with enough prompts the one-sided 95% upper bound of the drop in acceptance length is below
-   `max_drop`;
-3. the speed-up forecast for this machine, each draft at its own best draft length, does not fall.
+2. every unit (a source with enough prompts, or the rest: `units`) is not worse: with C the rounds of a prompt group
+   under the champion, R under the candidate and δ = `max_drop_share`, Σ(C/(1 − δ) − R) is above 0 at `unit_alpha`. All
+   units must pass, so their number needs no correction. A rest with too few prompts for that is spared this one;
+3. no unit loses more than `material_drop_share` for sure: Σ(R − C/(1 − share)) is above 0 at `unit_alpha` over the
+   number of units;
+4. the speed-up forecast for this machine, each draft at its own best draft length, does not fall.
 
-With too few prompts there is no verdict, and nothing is spent.
+With too few prompts there is no verdict, and nothing is spent. The bootstrap's intervals are shown and decide nothing.
 """
 
 from __future__ import annotations
@@ -17,44 +20,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from . import config
 from .acceptance import best_k, forecast
-from .sign_flip import SignFlip, alpha_of_attempt, sign_flip_test
-from .stats import LEVEL, FloatArray, paired_ratio_difference_interval
+from .alpha_spending import alpha_of_attempt
+from .paired_rounds import Columns, Comparison, ScoredText, columns_of, compare, only, spread, take
+from .sign_flip import SignFlip, sign_flip_test
+from .stats import LEVEL, FloatArray
 from .timings import Costs
+from .units import large_sources, unit_members, unit_name
 
 Outcome = Literal["promote", "refuse", "inconclusive"]
 
+_MOST_SHARE = 0.99
 ONE_SIDED = 0.90  # the upper end of a two-sided 90% interval is a one-sided 95% bound
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredText:
-    """One held-out output under both drafts.
+class UnitCheck:
+    """One unit: acceptance lengths of both, and what the tests say of it.
 
     Attributes:
-        group: its prompt group, the unit of every test.
-        source: where its prompt came from.
-        tokens: N, the emitted tokens; end-of-text is one of them.
-        champion_rounds: expected rounds at K = 1, 2, …, as far as was scored; as many for every text.
-        candidate_rounds: likewise.
+        unit: the source's name; None is the rest.
+        sources: the sources in it.
+        prompts: prompt groups.
+        champion_length, candidate_length: tokens a round.
+        p_not_worse: of the test that it loses less than `max_drop_share`; small is good.
+        p_loss: of the test that it loses more than `material_drop_share`; small is bad.
+        needs_proof: whether it has enough prompts for `p_not_worse` to count.
+        ok: whether both tests let it pass.
     """
 
-    group: str
-    source: str
-    tokens: int
-    champion_rounds: tuple[float, ...]
-    candidate_rounds: tuple[float, ...]
+    unit: str | None
+    sources: tuple[str, ...]
+    prompts: int
+    champion_length: float
+    candidate_length: float
+    p_not_worse: float
+    p_loss: float
+    needs_proof: bool
+    ok: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SourceCheck:
     """One source: acceptance lengths, the drop (champion − candidate) and its one-sided 95% upper bound.
 
-    `drop_upper` is None for a single prompt group. A source that is not `judged`, for want of prompts, is `ok`.
+    `drop_upper` is None for a single prompt group, and decides nothing. A source that is not `judged` by itself is
+    judged in the rest; `ok` is its unit's.
     """
 
     source: str
@@ -94,6 +106,10 @@ class Decision:
         p_value: of the sign-flip test, in (0, 1].
         alpha: what p was held against.
         exact: whether p comes from all assignments of signs.
+        worse_share: share of the prompt groups that take more rounds under the candidate.
+        worst_decile: a tenth of the prompt groups change by this or less, in tokens a round. Like `worse_share` it is
+            shown alone: what loses on a few prompts and gains more on the others is better on average.
+        units: large sources in order of name, then the rest.
         sources: in order of name.
         champion_forecast: at its best K.
         candidate_forecast: at its best K.
@@ -113,32 +129,12 @@ class Decision:
     p_value: float | None = None
     alpha: float | None = None
     exact: bool | None = None
+    worse_share: float | None = None
+    worst_decile: float | None = None
+    units: tuple[UnitCheck, ...] = ()
     sources: tuple[SourceCheck, ...] = ()
     champion_forecast: Forecast | None = None
     candidate_forecast: Forecast | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """The texts as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64 by text and K − 1."""
-
-    groups: npt.NDArray[np.object_]
-    sources: npt.NDArray[np.object_]
-    tokens: FloatArray
-    champion: FloatArray
-    candidate: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Comparison:
-    """Acceptance lengths of both at one K, and candidate minus champion with the ends of its interval."""
-
-    prompts: int
-    champion: float
-    candidate: float
-    difference: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +177,19 @@ def decide(
         return Decision("inconclusive", (missing,), num_draft_tokens, prompts, len(texts), tokens)
     if len(costs.t_target) < 2:
         raise ValueError(f"costs for {len(costs.t_target)} target widths: expected T(1), T(2), … as far as is known")
-    columns = _columns(texts, max(num_draft_tokens, len(costs.t_target) - 1))
+    columns = columns_of(texts, max(num_draft_tokens, len(costs.t_target) - 1))
     alpha = alpha_of_attempt(attempt, settings.alpha)
     test = sign_flip_test(
         (columns.champion - columns.candidate)[:, num_draft_tokens - 1], columns.groups.tolist(), alpha=alpha, seed=seed
     )
-    overall = _compare(columns, num_draft_tokens, LEVEL, seed)
-    sources = _check_sources(columns, num_draft_tokens, settings, seed)
+    overall = compare(columns, num_draft_tokens, LEVEL, seed)
+    units = _check_units(columns, num_draft_tokens, settings, seed)
+    worse_share, worst_decile = spread(columns, num_draft_tokens)
     before = _forecast(columns.tokens, columns.champion, costs)
     after = _forecast(columns.tokens, columns.candidate, costs)
     conditions = [
         _accepts_more(overall, test, alpha, attempt),
-        *_no_source_loses(sources, settings.max_drop),
+        *(condition for check in units for condition in _unit_holds(check, settings, len(units))),
         _no_slower(before, after),
     ]
     promoted = all(condition.holds for condition in conditions)
@@ -211,70 +208,75 @@ def decide(
         p_value=test.p_value,
         alpha=alpha,
         exact=test.exact,
-        sources=sources,
+        worse_share=worse_share,
+        worst_decile=worst_decile,
+        units=units,
+        sources=_check_sources(columns, num_draft_tokens, units, seed),
         champion_forecast=before,
         candidate_forecast=after,
     )
 
 
-def _columns(texts: Sequence[ScoredText], least: int) -> _Columns:
-    """The texts as arrays, with rounds for K = 1 to `least` or further."""
-    if len({len(rounds) for text in texts for rounds in (text.champion_rounds, text.candidate_rounds)}) != 1:
-        raise ValueError("rounds go up to different K: expected the same for every text and both drafts")
-    columns = _Columns(
-        groups=np.array([text.group for text in texts], dtype=object),
-        sources=np.array([text.source for text in texts], dtype=object),
-        tokens=np.array([text.tokens for text in texts], dtype=np.float64),
-        champion=np.array([text.champion_rounds for text in texts], dtype=np.float64),
-        candidate=np.array([text.candidate_rounds for text in texts], dtype=np.float64),
-    )
-    if columns.champion.shape[1] < least:
-        raise ValueError(f"rounds go up to K = {columns.champion.shape[1]}: expected {least}")
-    for name in ("tokens", "champion", "candidate"):
-        values = getattr(columns, name)
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError(f"{name} has a number that is not positive and finite: expected tokens and rounds above 0")
-    return columns
-
-
-def _compare(columns: _Columns, k: int, level: float, seed: int) -> _Comparison:
-    """Both acceptance lengths at K = k, and their paired difference."""
-    champion, candidate = columns.champion[:, k - 1], columns.candidate[:, k - 1]
-    interval = paired_ratio_difference_interval(
-        columns.tokens, champion, columns.tokens, candidate, columns.groups.tolist(), seed=seed, level=level
-    )
-    lengths = [float(columns.tokens.sum() / rounds.sum()) for rounds in (champion, candidate)]
-    return _Comparison(interval.groups, lengths[0], lengths[1], lengths[1] - lengths[0], interval.low, interval.high)
-
-
-def _check_sources(columns: _Columns, k: int, settings: config.Gate, seed: int) -> tuple[SourceCheck, ...]:
-    """Every source by itself, in order of name."""
+def _check_units(columns: Columns, k: int, settings: config.Gate, seed: int) -> tuple[UnitCheck, ...]:
+    """Every unit by itself."""
+    sources = columns.sources.tolist()
+    large = large_sources(zip(columns.groups.tolist(), sources, strict=True), settings.min_heldout_prompts)
+    members = unit_members(sources, large)
     return tuple(
-        _check_source(source, _only(columns, source), k, settings, seed)
+        _check_unit(unit, take(columns, rows), k, settings, len(members), seed) for unit, rows in members.items()
+    )
+
+
+def _check_unit(unit: str | None, columns: Columns, k: int, settings: config.Gate, units: int, seed: int) -> UnitCheck:
+    groups = columns.groups.tolist()
+    champion, candidate = columns.champion[:, k - 1], columns.candidate[:, k - 1]
+    tokens = float(columns.tokens.sum())
+    length, alpha = tokens / float(champion.sum()), settings.unit_alpha
+    allowed, material = _allowed_share(settings, length), settings.material_drop_share
+    not_worse = sign_flip_test(champion / (1.0 - allowed) - candidate, groups, alpha=alpha, seed=seed)
+    loss = sign_flip_test(candidate - champion / (1.0 - material), groups, alpha=alpha / units, seed=seed)
+    needs_proof = not_worse.groups >= settings.min_heldout_prompts
+    return UnitCheck(
+        unit=unit,
+        sources=tuple(sorted(set(columns.sources.tolist()))),
+        prompts=not_worse.groups,
+        champion_length=length,
+        candidate_length=tokens / float(candidate.sum()),
+        p_not_worse=not_worse.p_value,
+        p_loss=loss.p_value,
+        needs_proof=needs_proof,
+        ok=(not needs_proof or not_worse.p_value <= alpha) and loss.p_value > alpha / units,
+    )
+
+
+def _allowed_share(settings: config.Gate, champion_length: float) -> float:
+    """δ, in (0, 1). The deprecated `max_drop` is in tokens a round, and may be more than there are."""
+    if settings.max_drop is None:
+        return settings.max_drop_share
+    return min(settings.max_drop / champion_length, _MOST_SHARE)
+
+
+def _check_sources(columns: Columns, k: int, units: Sequence[UnitCheck], seed: int) -> tuple[SourceCheck, ...]:
+    """Every source by itself, in order of name, for the report."""
+    by_source = {source: check for check in units for source in check.sources}
+    return tuple(
+        _check_source(source, only(columns, source), k, by_source[source], seed)
         for source in sorted(set(columns.sources.tolist()))
     )
 
 
-def _only(columns: _Columns, source: str) -> _Columns:
-    """The texts of one source."""
-    kept = columns.sources == source
-    return _Columns(*(getattr(columns, name)[kept] for name in _Columns.__dataclass_fields__))
-
-
-def _check_source(source: str, columns: _Columns, k: int, settings: config.Gate, seed: int) -> SourceCheck:
+def _check_source(source: str, columns: Columns, k: int, unit: UnitCheck, seed: int) -> SourceCheck:
     """One source; the bound reads the interval of candidate minus champion from below."""
-    found = _compare(columns, k, ONE_SIDED, seed)
-    upper = None if found.low is None else 0.0 - found.low
-    judged = found.prompts >= settings.min_heldout_prompts
+    found = compare(columns, k, ONE_SIDED, seed)
     return SourceCheck(
         source=source,
         prompts=found.prompts,
         champion_length=found.champion,
         candidate_length=found.candidate,
         drop=found.champion - found.candidate,
-        drop_upper=upper,
-        judged=judged,
-        ok=not judged or (upper is not None and upper < settings.max_drop),
+        drop_upper=None if found.low is None else 0.0 - found.low,
+        judged=unit.unit == source,
+        ok=unit.ok,
     )
 
 
@@ -287,7 +289,7 @@ def _forecast(tokens: FloatArray, rounds: FloatArray, costs: Costs) -> Forecast:
     return Forecast(best, speed_up)
 
 
-def _accepts_more(found: _Comparison, test: SignFlip, alpha: float, attempt: int) -> _Condition:
+def _accepts_more(found: Comparison, test: SignFlip, alpha: float, attempt: int) -> _Condition:
     holds = test.p_value <= alpha
     change = found.candidate / found.champion - 1.0
     lengths = f"{abs(change):.1%} {'fewer' if change < 0.0 else 'more'} tokens a round"
@@ -297,20 +299,23 @@ def _accepts_more(found: _Comparison, test: SignFlip, alpha: float, attempt: int
     return _Condition(holds, f"{lengths}: {verdict}, p = {test.p_value:.3g} {sign} {alpha:.3g} at attempt {attempt}")
 
 
-def _no_source_loses(sources: Sequence[SourceCheck], max_drop: float) -> list[_Condition]:
-    return [_source_holds(check, max_drop, alone=len(sources) == 1) for check in sources if check.judged]
-
-
-def _source_holds(check: SourceCheck, max_drop: float, alone: bool) -> _Condition:
-    upper = check.drop_upper
-    assert upper is not None  # a judged source has two prompts or more
-    if upper < 0.0:
-        bound = f"gains at least {-upper:.3f} tokens a round (95%)"
-    else:
-        verdict = "below" if check.ok else "not below"
-        bound = f"may lose up to {upper:.3f} tokens a round (95%), {verdict} {max_drop:g}"
+def _unit_holds(check: UnitCheck, settings: config.Gate, units: int) -> list[_Condition]:
+    """That a unit is not worse, where it has the prompts to show it, and that no loss of it is proven."""
+    name = unit_name(check.unit)
     lengths = f"{check.candidate_length:.3f} against {check.champion_length:.3f} over {check.prompts} prompts"
-    return _Condition(check.ok, f"source {check.source} {bound}" + ("" if alone else f": {lengths}"))
+    share, alpha = _allowed_share(settings, check.champion_length), settings.unit_alpha
+    not_worse, loses = check.p_not_worse <= alpha, check.p_loss <= alpha / units
+    found = []
+    if check.needs_proof:
+        verdict = f"does not lose {share:.0%}" if not_worse else f"may lose {share:.0%} or more"
+        sign = "<=" if not_worse else ">"
+        found.append(
+            _Condition(not_worse, f"{name} {verdict}: {lengths}, p = {check.p_not_worse:.3g} {sign} {alpha:g}")
+        )
+    if loses:
+        more = f"loses more than {settings.material_drop_share:.0%}"
+        found.append(_Condition(False, f"{name} {more}: {lengths}, p = {check.p_loss:.3g} <= {alpha / units:.3g}"))
+    return found
 
 
 def _no_slower(champion: Forecast, candidate: Forecast) -> _Condition:

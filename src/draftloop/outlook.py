@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,11 +17,14 @@ from .config import Config
 from .data_directory import DataDirectory
 from .drift import Watch, watches
 from .errors import RunError, StoreError
+from .looks import Look, due, new_outputs
+from .marks import position_after
 from .model_files import local_fingerprint
 from .overview import Overview, survey
 from .registry import Pointer
 from .store.splits import HELDOUT_SHARE
 from .training.run import RunDirectory
+from .units import unit_name
 
 PURPOSE = "retrain"
 
@@ -35,8 +38,8 @@ class Step:
     """What would be done.
 
     Attributes:
-        action: `finish` a promotion, `check` champion against previous, `resume` a run, `gate` a candidate, `wait` for
-            held-out prompts to gate it on, `train`, or `nothing`.
+        action: `finish` a promotion, `check` the champion against the draft before it (looks, and alarms), `resume` a
+            run, `gate` a candidate, `wait` for held-out prompts to gate it on, `train`, or `nothing`.
         why: one sentence.
         subject: the version or run that it is about.
     """
@@ -64,8 +67,8 @@ class Situation:
         pending: a version that passed the gate while the pointer stood where it still stands.
         run: an unfinished run of an earlier `retrain` on top of this champion and with these models.
         watches: what drift sees in the generations since the last verdict, alarms first.
-        unchecked: generations of the champion since the last verdict and the last check of it, and of how many prompt
-            groups.
+        looks: due at the champion, on held-out prompts that are new since its promotion.
+        watched: generations of the champion since the last verdict: of prompts that it was not trained on, and all.
         minutes: since the last training, None before the first; negative where the clock went backward.
         failed: what is known of the last training where it failed; None where it did not.
         recipe: of the configuration that a training would have now.
@@ -77,7 +80,8 @@ class Situation:
     pending: str | None
     run: str | None
     watches: tuple[Watch, ...]
-    unchecked: tuple[int, int]
+    looks: tuple[Look, ...]
+    watched: tuple[int, int]
     minutes: float | None
     failed: Failed | None
     recipe: str
@@ -103,17 +107,18 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
     target, draft = (local_fingerprint(name) for name in (config.models.target, config.models.draft))
     overview = survey(data, target, draft)
     pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
-    since = overview.stream[history.settled :]
+    since = overview.stream[history.settled(overview.ids) :]
     before = [one for one in overview.stream if one.adapter == pointer.previous] if pointer.sequence else []
-    looked_at = max(history.settled, history.checked(pointer))
-    unchecked = [one for one in overview.stream[looked_at:] if one.adapter == pointer.champion]
+    seen = tuple(watches(since, pointer.champion, before, config.drift, config.training.seed))
+    own = [one for one in since if one.adapter == pointer.champion]
     return Situation(
         overview=overview,
         pointer=pointer,
         pending=_pending(data, pointer),
         run=_resumable(data, config, pointer),
-        watches=tuple(watches(since, pointer.champion, before, config.drift, config.training.seed)),
-        unchecked=(len(unchecked), len({one.group for one in unchecked})),
+        watches=seen,
+        looks=_looks(data, config, pointer, overview, alarm=any(one.alarm for one in seen)),
+        watched=(sum(one.unseen for one in own), len(own)),
         minutes=history.minutes(now),
         failed=history.failed,
         recipe=recipe(config),
@@ -140,10 +145,19 @@ class History:
         self._all = entries
         self._entries = [one for one in entries if target is None or one.get("target") in (None, target)]
 
-    @property
-    def settled(self) -> int:
-        """Generations there were at the last verdict or rollback: alarms about them are dealt with."""
-        return self._generations(lambda entry: entry.get("outcome") in SETTLING)
+    def settled(self, ids: Sequence[str]) -> int:
+        """Index of the first generation after the last verdict or rollback: alarms about those before are dealt with.
+
+        Args:
+            ids: of all generations of the target, in the order of the log.
+        """
+        last = next((entry for entry in reversed(self._entries) if entry.get("outcome") in SETTLING), None)
+        if last is None:
+            return 0
+        if "mark" in last:
+            return position_after(last["mark"], ids)
+        count = int(last.get("generations", 0))  # of lines that older versions wrote
+        return count if count <= len(ids) else 0
 
     @property
     def failed(self) -> Failed | None:
@@ -153,14 +167,6 @@ class History:
             return None
         return Failed(int(last.get("trainable", 0)), str(last.get("recipe")))
 
-    def checks(self, pointer: Pointer) -> int:
-        """How often this champion was held against the one before."""
-        return sum(entry.get("checked") == pointer.sequence for entry in self._entries)
-
-    def checked(self, pointer: Pointer) -> int:
-        """Generations there were at the last of these checks."""
-        return self._generations(lambda entry: entry.get("checked") == pointer.sequence)
-
     def minutes(self, now: float) -> float | None:
         """Since the last training; None before the first. Negative where the clock went backward since.
 
@@ -169,10 +175,6 @@ class History:
         found = (e for e in reversed(self._all) if e.get("trained") or e.get("clock"))
         last = next(found, None)
         return None if last is None else (now - float(last["when"])) / 60
-
-    def _generations(self, wanted: Callable[[Mapping[str, Any]], bool]) -> int:
-        found = (int(entry.get("generations", 0)) for entry in reversed(self._entries) if wanted(entry))
-        return next(found, 0)
 
 
 def next_step(facts: Situation, config: Config, *, force: bool = False, checked: bool = False) -> Step:
@@ -186,8 +188,8 @@ def next_step(facts: Situation, config: Config, *, force: bool = False, checked:
     """
     if facts.pending is not None:
         return Step("finish", f"{facts.pending} passed the gate, and its promotion was cut off", facts.pending)
-    if not checked and _needs_check(facts, config):
-        return Step("check", f"{_said(facts.alarms[0])}, under {facts.pointer.champion}", facts.pointer.champion)
+    if not checked and facts.looks:
+        return Step("check", _why_look(facts), facts.pointer.champion)
     if facts.run is not None:
         return Step("resume", f"run {facts.run} was cut off and left a checkpoint", facts.run)
     if facts.overview.candidate is not None and not force:
@@ -195,11 +197,26 @@ def next_step(facts: Situation, config: Config, *, force: bool = False, checked:
     return _train(facts, config, force)
 
 
-def _needs_check(facts: Situation, config: Config) -> bool:
-    """An alarm under a promoted champion, with enough new generations since the last look."""
-    generations, prompts = facts.unchecked
-    enough = generations >= config.drift.reference and prompts >= config.gate.min_heldout_prompts
-    return bool(facts.alarms) and facts.pointer.champion is not None and enough
+def _why_look(facts: Situation) -> str:
+    """An alarm where there is one, or the new prompts."""
+    if any(look.kind == "check" for look in facts.looks) and facts.alarms:
+        return f"{_said(facts.alarms[0])}, under {facts.pointer.champion}"
+    said = " and ".join(f"{look.groups} of {unit_name(look.unit)}" for look in facts.looks)
+    return f"held-out prompts that are new since {facts.pointer.champion} was promoted: {said}"
+
+
+def _looks(
+    data: DataDirectory, config: Config, pointer: Pointer, overview: Overview, *, alarm: bool
+) -> tuple[Look, ...]:
+    """What is due at the champion; nothing where the draft to go back to was itself taken back."""
+    try:
+        watching = data.promotion_watch.of(pointer)
+    except StoreError as error:
+        overview.damage.append(str(error))
+        return ()
+    if watching is None or pointer.previous in data.registry.rolled_back():
+        return ()
+    return tuple(due(watching, new_outputs(overview.stream, watching.mark), config.gate, alarm=alarm))
 
 
 def _gate(overview: Overview, config: Config) -> Step:

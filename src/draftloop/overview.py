@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .data_directory import DataDirectory
 from .drift import Generation, generation_of
 from .errors import AdapterError, DraftloopError
 from .records import Record
+from .unseen import SeenPrompts, Trained
 
 
 @dataclass
@@ -39,6 +40,11 @@ class Overview:
     damage: list[str] = field(default_factory=list)
 
     @property
+    def ids(self) -> list[str]:
+        """Of the stream."""
+        return [one.id for one in self.stream]
+
+    @property
     def failures_trainable(self) -> int:
         """Failures of the split `train`, used or not."""
         return self.failures_new + self.failures_used
@@ -61,12 +67,14 @@ def survey(data: DataDirectory, target: str | None = None, draft: str | None = N
         StoreError: a newer draftloop wrote some of it.
     """
     found = Overview()
-    used = _used(data, found, draft)
-    seen: set[str] = set()
+    used, trained = _used(data, found, draft)
+    prompts, seen = SeenPrompts(trained), set[str]()
     for record in data.log.records():
         if record.id not in seen:
             seen.add(record.id)
+            prompts.note(record)
             _count(found, record, used, target)
+    found.stream = [replace(one, unseen=prompts.is_unseen(one)) for one in found.stream]
     try:
         data.registry.resolve("champion")
     except AdapterError as error:
@@ -95,10 +103,10 @@ def _count(found: Overview, record: Record, used: set[str], target: str | None) 
             found.failures_new += 1
 
 
-def _used(data: DataDirectory, found: Overview, draft: str | None) -> set[str]:
-    """Records that judged versions learned from or were offered; the newest version without one, if it is for
-    this draft, is the candidate."""
-    registry, used = data.registry, set[str]()
+def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[str], dict[str, Trained]]:
+    """Records that judged versions learned from or were offered, and what every version was trained on; the newest
+    version without a verdict, if it is for this draft, is the candidate."""
+    registry, used, trained = data.registry, set[str](), dict[str, Trained]()
     now, pruned = registry.pointer(), registry.pruned()
     for name in [*pruned, *registry.versions()]:
         found.candidate = None
@@ -107,6 +115,7 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> set[str]:
         except DraftloopError as error:
             found.damage.append(f"{name}: {error}")
             continue
+        trained[name] = Trained(manifest.parent, frozenset(manifest.record_ids))
         in_use = name in (now.champion, now.previous)
         if verdict is not None and verdict.outcome == "discarded" and not in_use:
             continue
@@ -114,4 +123,4 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> set[str]:
             used.update(manifest.record_ids, manifest.passed_over_ids)
         elif name not in pruned and (draft is None or manifest.pair is None or manifest.pair.draft == draft):
             found.candidate = name
-    return used
+    return used, trained

@@ -17,7 +17,8 @@ from .config import Config
 from .data_directory import DataDirectory
 from .errors import Interrupted, StoreError, TrainingFailed
 from .interrupt import StopRequest
-from .outlook import Situation, Step, look, next_step
+from .marks import mark_of
+from .outlook import SETTLING, History, Situation, Step, look, next_step
 from .unattended import judging, training
 from .unattended.work import Load, Outcome, Say, Work, loader
 
@@ -85,11 +86,14 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     facts = look(data, config, work.clock())
     outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
     outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe
+    outcome.mark = mark_of(facts.overview.ids)
     outcome.target = facts.target
     outcome.clock = facts.minutes is not None and facts.minutes < 0
+    _watch_champion(work, facts)
     while not outcome.why:
         if outcome.steps:
             facts = look(data, config, work.clock())
+        work.stream = facts.overview.stream
         step = next_step(facts, config, force=force and not outcome.trained, checked=bool(outcome.steps))
         if step.action == "train" and outcome.trained:
             raise StoreError(f"{outcome.version} was trained and is no candidate: see `status` for what is damaged")
@@ -102,12 +106,19 @@ def _do_what_is_due(work: Work, force: bool) -> None:
         outcome.pruned = data.registry.prune(config.retrain.keep_versions, [candidate] if candidate else [])
 
 
+def _watch_champion(work: Work, facts: Situation) -> None:
+    """See that the champion is looked at, one too that was put in place by hand or by an older version."""
+    settled = History(work.data.audit.entries(), facts.target).settled(facts.overview.ids)
+    before = facts.overview.stream[:settled] if settled else facts.overview.stream
+    work.data.promotion_watch.begin(facts.pointer, before, work.config.gate.min_heldout_prompts)
+
+
 def _do(work: Work, step: Step, facts: Situation) -> None:
     subject, pointer = str(step.subject), facts.pointer
     if step.action == "finish":
         judging.finish(work, subject, step.why, pointer)
     elif step.action == "check":
-        judging.check(work, step.why, pointer)
+        judging.check(work, step.why, pointer, facts.looks)
     elif step.action == "gate":
         judging.gate(work, subject, pointer)
     elif step.action == "resume":
@@ -120,8 +131,10 @@ def _do(work: Work, step: Step, facts: Situation) -> None:
 
 def _audit(work: Work, began: float, ending: dict[str, Any]) -> None:
     """The one line of this run."""
-    seconds = time.monotonic() - began
-    work.data.audit.append({"when": work.clock(), **asdict(work.outcome), **ending, "seconds": seconds})
+    line = {"when": work.clock(), **asdict(work.outcome), **ending, "seconds": time.monotonic() - began}
+    if line["outcome"] not in SETTLING:
+        del line["mark"]
+    work.data.audit.append(line)
 
 
 def _ended_by(error: BaseException) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The test that decides: paired sign flips over prompt groups, and what each attempt of an epoch may spend of alpha.
+"""The test that decides: paired sign flips over prompt groups.
 
 It knows a number an output and its group, not what they count, and nothing of mlx. Where candidate and champion might
 as well have changed places on every prompt, the label on a group's pair of scores is a fair coin: the level holds at
@@ -39,21 +39,6 @@ class SignFlip:
     exact: bool
     assignments: int
     groups: int
-
-
-def alpha_of_attempt(attempt: int, alpha: float) -> float:
-    """What attempt t on one held-out epoch may spend: alpha·6/(π²t²), which adds up to alpha over all attempts.
-
-    Args:
-        attempt: t, counted from 1 among the scored attempts of the epoch.
-        alpha: chance per epoch that one that is no better passes, in (0, 1).
-
-    Raises:
-        ValueError: `attempt` is below 1, or `alpha` out of range.
-    """
-    if attempt < 1 or not 0.0 < alpha < 1.0:
-        raise ValueError(f"attempt {attempt} at alpha {alpha}: expected attempt 1 or more, alpha between 0 and 1")
-    return alpha * 6.0 / (math.pi**2 * attempt**2)
 
 
 def sign_flip_test(differences: Numbers, groups: Sequence[Hashable], *, alpha: float, seed: int) -> SignFlip:

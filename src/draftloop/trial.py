@@ -15,9 +15,10 @@ from typing import Any
 from .acceptance import expected_rounds, rounds_moments
 from .config import Config
 from .costs import measure
-from .gate import Decision, ScoredText, decide
+from .gate import Decision, decide
 from .live import decode_all
 from .pair import Pair
+from .paired_rounds import ScoredText
 from .records import Record
 from .rule import SAMPLING, Rule
 from .scoring import Scores, score, score_carried
@@ -89,10 +90,9 @@ def hold_trial(
         timing: measures what a pair costs here, up to a K. Both drafts are given the costs of one that carries an
             adapter: its own overhead goes when it is fused, and must not keep a better draft out.
     """
-    drafts = {CHAMPION: champion, CANDIDATE: candidate}
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
-    scored = _score(pair, records, drafts, config, most)
+    scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most)
     costs = timing(pair, most)
     decision = decide(
         [text for text, _ in scored],
@@ -107,6 +107,21 @@ def hold_trial(
         live = _decode(pair.with_adapter(candidate), records, config, seed)
         decision = _held_against(live, decision)
     return Trial(decision, _positions(scored), costs, live)
+
+
+def score_texts(
+    pair: Pair, records: Sequence[Record], champion: Path | None, candidate: Path | None, *, config: Config, most: int
+) -> list[ScoredText]:
+    """The expected rounds of both drafts on the target's texts.
+
+    Args:
+        pair: the models; whatever adapter it carries is put off and on as needed.
+        records: generations of this target.
+        champion, candidate: adapter directories; None is the bare draft.
+        config: whose acceptance rule counts where the records' temperature lets it be.
+        most: K up to which rounds are told.
+    """
+    return [text for text, _ in _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most)]
 
 
 _Positions = dict[str, float]  # by draft, the sum of `a` over a text
@@ -162,7 +177,7 @@ def _positions(scored: Sequence[tuple[ScoredText, _Positions]]) -> dict[str, dic
 def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int) -> LiveCheck | None:
     """Decode the first prompts that fit with the draft as it is; None where none does."""
     found: list[LiveCheck] = []
-    for record in records:
+    for record in _one_a_group(records):
         settings = Settings(
             sampler=replace(record.sampler, seed=seed),
             rule=_rule(record, config),
@@ -180,6 +195,11 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int) ->
         expected_rounds=sum(one.expected_rounds for one in found),
         standard_error=math.sqrt(sum(one.standard_error**2 for one in found)),
     )
+
+
+def _one_a_group(records: Sequence[Record]) -> list[Record]:
+    """The first record of each prompt group: copies of one prompt are no independent evidence."""
+    return list({record.group: record for record in reversed(records)}.values())[::-1]
 
 
 def _decode_one(pair: Pair, record: Record, settings: Settings) -> LiveCheck:

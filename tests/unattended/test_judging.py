@@ -10,11 +10,11 @@ import pytest
 from builders import make_record
 from retraining import PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
+from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterDamaged
 from draftloop.outlook import look, next_step
 from draftloop.registry import Pointer
-from draftloop.sign_flip import alpha_of_attempt
 from draftloop.store.files import Files
 from draftloop.unattended.judging import heldout_sample
 from draftloop.verdicts import Verdict

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..adapter_format import CONFIG, WEIGHTS
 from ..config import Config
 from ..errors import AdapterError, ChampionMoved
-from ..outlook import History
+from ..look_test import LookResult, compare_with_previous, sentence
+from ..looks import Look
 from ..records import PairId, Record
 from ..registry import Pointer, Registry
 from ..replay import reservoir
@@ -31,7 +32,7 @@ Unscored = Literal["refused", "discarded"]
 def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
     """Make the promotion that a crash cut off."""
     try:
-        work.data.registry.promote(version, why, pointer.sequence)
+        moved = work.data.registry.promote(version, why, pointer.sequence)
     except AdapterError as error:
         given = work.data.verdicts.of(version)
         assert given is not None  # it said `promoted` when the situation was looked at, under this lock
@@ -39,6 +40,7 @@ def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
         work.data.verdicts.give(replace(given, outcome="discarded", reasons=(why,)))
         work.outcome.end("refused", why, version)
         return
+    work.watch(moved)
     work.outcome.end("promoted", why, version)
 
 
@@ -66,9 +68,8 @@ def gate(work: Work, version: str, pointer: Pointer) -> None:
     _settle(work, trial, version, pointer, epoch, attempt)
 
 
-def check(work: Work, alarm: str, pointer: Pointer) -> None:
-    """Hold the champion against the draft before it on what was generated since, by the gate's own test, with the
-    roles changed over; roll back where the one before is better."""
+def check(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None:
+    """Make the looks at the champion that are due, and roll back where the draft before it proves better."""
     registry = work.data.registry
     work.outcome.checked = pointer.sequence
     if pointer.previous is not None:
@@ -77,19 +78,45 @@ def check(work: Work, alarm: str, pointer: Pointer) -> None:
         except AdapterError as error:
             work.say(f"{pointer.champion} stays: there is nothing to go back to: {error}")
             return
-    history = History(work.data.audit.entries(), work.outcome.target)
-    since = work.records(work.pair(pointer))[history.settled :]
-    own = [record for record in since if record.adapter == pointer.champion]
-    latest = own[-work.config.gate.max_heldout_generations :]
-    attempt = history.checks(pointer) + 1
-    trial = _hold_trial(work, latest, pointer, (pointer.champion, pointer.previous), attempt, {})
-    reasons = "; ".join(trial.decision.reasons)
-    if trial.decision.outcome != "promote":
-        work.say(f"{pointer.champion} stays: {reasons}")
-        return
-    why = f"{alarm}, and the draft before it is better there: {reasons}"
-    registry.rollback(why, pointer.sequence)
-    work.outcome.numbers = trial.to_json()
+    watching = work.data.promotion_watch.of(pointer)
+    assert watching is not None  # the looks come from it
+    for look in looks:
+        work.say(f"scoring {pointer.champion} and the draft before it on {look.groups} new held-out prompts")
+        watching = work.data.promotion_watch.note_begun(watching, look)
+        found = _look(work, look, pointer)
+        if found is not None and found.rolls_back:
+            _roll_back(work, f"{why}; {sentence(look, found, work.config.gate)}", pointer, look, found)
+            return
+        watching = work.data.promotion_watch.note_done(watching, look, found.p_value if found else 1.0)
+        said = sentence(look, found, work.config.gate) if found else "none of what it is to be seen on is left"
+        work.say(f"{pointer.champion} stays: {said}")
+
+
+def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
+    """Score what a look is to be made on, under both drafts; None where nothing of it is left."""
+    from ..trial import score_texts
+
+    pair, wanted = work.pair(pointer), set(look.record_ids)
+    records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in wanted}
+    sample = heldout_sample(records.values(), work.config.gate.max_heldout_generations, pointer.sequence)
+    if not sample:
+        return None
+    k = work.config.speculative.num_draft_tokens
+    texts = score_texts(
+        pair,
+        [records[record_id] for record_id in sample],
+        work.directory(pointer.champion),
+        work.directory(pointer.previous),
+        config=work.config,
+        most=k,
+    )
+    return compare_with_previous(texts, k, look, work.config.gate, work.config.training.seed)
+
+
+def _roll_back(work: Work, why: str, pointer: Pointer, look: Look, found: LookResult) -> None:
+    work.data.registry.rollback(why, pointer.sequence)
+    conditions = _conditions(work.config, work.pair(pointer).identity)
+    work.outcome.numbers = {"look": {**asdict(look), "record_ids": []}, **asdict(found), "conditions": conditions}
     work.outcome.end("rolled back", why, pointer.champion)
 
 
@@ -182,10 +209,11 @@ def _settle(work: Work, trial: Trial, version: str, pointer: Pointer, epoch: Epo
 def _promote(work: Work, version: str, why: str, pointer: Pointer) -> None:
     """Move the pointer; where somebody was quicker, the version is a candidate again."""
     try:
-        work.data.registry.promote(version, why, pointer.sequence)
+        moved = work.data.registry.promote(version, why, pointer.sequence)
     except ChampionMoved:
         work.data.verdicts.withdraw(version)
         raise
+    work.watch(moved)
 
 
 def _verdict(

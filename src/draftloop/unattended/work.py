@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config, Models
 from ..data_directory import DataDirectory
+from ..drift import Generation
 from ..interrupt import StopRequest
 from ..records import Record
 from ..registry import Pointer
@@ -37,6 +38,7 @@ class Outcome:
         champion: in use afterwards.
         trained: whether a training ended, in a version or in nothing.
         checked: the pointer's sequence at which champion and previous were to be compared.
+        mark: the end of the target's generations when it began (`marks`); the audit has it where alarms were settled.
         clock: whether the clock went backward since the last training.
         target: fingerprint of the configured target, None where it is not on this machine.
         recipe: `outlook.recipe`.
@@ -60,6 +62,7 @@ class Outcome:
     failures: int = 0
     trainable: int = 0
     generations: int = 0
+    mark: tuple[str, ...] = ()
     pruned: list[str] = field(default_factory=list)
     seconds: float = 0.0
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +105,7 @@ class Work:
         clock: unix seconds.
         timing: measures what the forecast rests on; None is `costs.measure`.
         outcome: what was found out so far.
+        stream: the target's generations, as of the latest look at the facts.
     """
 
     data: DataDirectory
@@ -113,6 +117,7 @@ class Work:
     clock: Callable[[], float]
     timing: Timing | None
     outcome: Outcome = field(default_factory=Outcome)
+    stream: Sequence[Generation] = ()
     _pair: Pair | None = None
 
     def pair(self, pointer: Pointer) -> Pair:
@@ -135,6 +140,10 @@ class Work:
     def directory(self, version: str | None) -> Path | None:
         """Where a version lies; None for the bare draft."""
         return None if version is None else self.data.registry.root / version
+
+    def watch(self, pointer: Pointer) -> None:
+        """From now on the champion is looked at on what is new."""
+        self.data.promotion_watch.begin(pointer, self.stream, self.config.gate.min_heldout_prompts)
 
     def records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
         """What the survey's stream is of: this target's generations, each once, in the log's order."""

@@ -1,0 +1,135 @@
+"""When a promoted draft is looked at, and on what: new held-out prompts, at 12, 24, 48, … of them.
+
+A promotion rests on prompts of the past. So when a unit (a large source, or the rest; fixed at the promotion) has 12,
+24, 48, … held-out prompt groups that are new since, it is looked at, on these groups alone: with X the rounds of a
+group under the promoted draft and P under the one before, and δ = `rollback_drop_share`, the draft is rolled back where
+Σ(X − P/(1 − δ)) is above 0 at `rollback_alpha`·6/(π²s²) over the number of units, s = 1, 2, … being the number of the
+look at that unit. An alarm of drift calls for a check of all new groups together, and the t-th check spends
+`rollback_alpha`·6/(π²t²). So a draft that is no worse is rolled back with a chance of 2·`rollback_alpha` at most.
+
+`look_test` decides. Knows groups and sources; no rounds, models, files or records, and nothing of mlx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from . import config
+from .alpha_spending import alpha_of_attempt
+from .drift import Generation
+from .marks import position_after
+from .units import unit_members
+
+Kind = Literal["look", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look, or one check after an alarm.
+
+    Attributes:
+        kind: which of the two.
+        unit: the source, None the rest; None for a check, which is of everything.
+        groups: new held-out prompt groups that there were.
+        record_ids: what was scored.
+        alpha: what p is held against.
+        p_value: None where it is not done yet.
+    """
+
+    kind: Kind
+    unit: str | None
+    groups: int
+    record_ids: tuple[str, ...]
+    alpha: float
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """What was fixed at a promotion, and the looks since.
+
+    Attributes:
+        sequence: the pointer's, by which the promotion is known.
+        champion, previous: the two drafts; None is the bare one.
+        sources: those that are units of their own.
+        mark: the end of the log then (`marks`).
+        least: groups that the first look needs.
+        made: the looks, in order.
+    """
+
+    sequence: int
+    champion: str
+    previous: str | None
+    sources: tuple[str, ...]
+    mark: tuple[str, ...]
+    least: int
+    made: tuple[Look, ...] = field(default=())
+
+    @property
+    def units(self) -> int:
+        """How many: the large sources, and the rest, which new sources join."""
+        return len(self.sources) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewOutput:
+    """A held-out output that is new since a promotion."""
+
+    id: str
+    group: str
+    source: str
+
+
+def due(watching: Watching, new: Sequence[NewOutput], settings: config.Gate, *, alarm: bool) -> list[Look]:
+    """The looks to make now, not done yet.
+
+    Args:
+        watching: of the promotion.
+        new: all held-out outputs that are new since.
+        settings: the thresholds.
+        alarm: whether drift raised an alarm.
+
+    Returns:
+        Looks that were begun and not done come first, as they were begun, or what a crash cut off would be looked at
+        twice. The records of a new one are still all of its unit.
+    """
+    begun = [look for look in watching.made if look.p_value is None]
+    found = []
+    for unit, members in unit_members([one.source for one in new], watching.sources).items():
+        made = [look for look in watching.made if look.kind == "look" and look.unit == unit]
+        if len(made) < settings.looks:
+            alpha = alpha_of_attempt(len(made) + 1, settings.rollback_alpha) / watching.units
+            found += _next("look", unit, [new[i] for i in members], made, watching.least, alpha)
+    if alarm:
+        made = [look for look in watching.made if look.kind == "check"]
+        found += _next(
+            "check", None, new, made, watching.least, alpha_of_attempt(len(made) + 1, settings.rollback_alpha)
+        )
+    return begun or found
+
+
+def _next(
+    kind: Kind, unit: str | None, new: Sequence[NewOutput], made: Sequence[Look], least: int, alpha: float
+) -> list[Look]:
+    """The next look where there are groups enough: as many as at the last one again, or it would see little new."""
+    groups = len({one.group for one in new})
+    needed = max([least * 2 ** len(made), *(2 * look.groups for look in made[-1:])])
+    return [Look(kind, unit, groups, tuple(one.id for one in new), alpha)] if groups >= needed else []
+
+
+def new_outputs(stream: Sequence[Generation], mark: Sequence[str]) -> list[NewOutput]:
+    """The held-out outputs after a mark whose prompt groups were not there before it.
+
+    Args:
+        stream: all generations of the target, in the order of the log.
+        mark: the end of the log at the promotion.
+    """
+    start = position_after(mark, [one.id for one in stream])
+    known = {one.group for one in stream[:start]}
+    return [
+        NewOutput(one.id, one.group, one.key.source)
+        for one in stream[start:]
+        if one.split == "heldout" and one.group not in known
+    ]

@@ -1,0 +1,57 @@
+"""Which generations are of prompts that their draft was not trained on. Knows manifests' lists; no files, no mlx.
+
+A draft accepts more on what it learned from, so only its other generations say how it does on what is asked now. A
+prompt counts as a whole: another generation of a prompt group that was trained on is no news either. Validation chooses
+the weights, so its prompts are left out as well. Of records that were deleted from the log nobody knows the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from .drift import Generation
+from .records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What the manifest of a version says: the version it started from, None the bare draft, and its records."""
+
+    parent: str | None
+    record_ids: frozenset[str]
+
+
+class SeenPrompts:
+    """The prompt groups that each version and those it was built on were trained on.
+
+    Args:
+        trained: by version.
+    """
+
+    def __init__(self, trained: Mapping[str, Trained]) -> None:
+        self._trained = trained
+        self._wanted = frozenset[str]().union(*(one.record_ids for one in trained.values()))
+        self._group_of: dict[str, str] = {}
+        self._groups = cache(self._groups_of)
+
+    def note(self, record: Record) -> None:
+        """Learn the group of a record that a version was trained on. All come before the first question."""
+        if record.id in self._wanted:
+            self._group_of[record.id] = record.group
+
+    def is_unseen(self, generation: Generation) -> bool:
+        """Whether the prompt of a generation had no part in the training of the draft that it was made with."""
+        if generation.split == "validation":
+            return False
+        return generation.adapter is None or generation.group not in self._groups(generation.adapter)
+
+    def _groups_of(self, version: str) -> frozenset[str]:
+        groups, lineage = set[str](), set[str]()
+        name: str | None = version
+        while name is not None and name in self._trained and name not in lineage:
+            lineage.add(name)
+            groups.update(self._group_of[i] for i in self._trained[name].record_ids if i in self._group_of)
+            name = self._trained[name].parent
+        return frozenset(groups)
