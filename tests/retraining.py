@@ -20,10 +20,14 @@ from draftloop.prompts import Prompt
 from draftloop.retrain import retrain
 from draftloop.text import decoding_settings
 from draftloop.timings import Costs
+from draftloop.unattended.watching import watch_from_now
 from draftloop.unattended.work import Outcome
 
 WORDS = ("red", "green", "blue", "dog", "cat", "sun", "moon", "tree", "house", "river")
 PROMPTS = [Prompt(f"{a} {b}") for a in WORDS for b in WORDS]
+LATER_WORDS = ("stone", "wind", "bread", "chair", "snow", "lamp", "horse", "glass", "road", "bell")
+LATER = [Prompt(f"{a} {b}") for a in LATER_WORDS for b in LATER_WORDS]
+"""Prompts that are none of the others."""
 
 
 def config_of(models: Models, **sections: Mapping[str, Any]) -> Config:
@@ -40,7 +44,11 @@ def config_of(models: Models, **sections: Mapping[str, Any]) -> Config:
         "models": models.model_dump(),
         "speculative": {"max_tokens": 16},
         "training": training,
-        "gate": {"live_prompts": 2, "alpha": 0.3, "max_drop": 0.2},  # p is near 0.0001 here: room for another BLAS
+        "gate": {
+            "live_prompts": 2,
+            "alpha": 0.3,
+            "max_drop_share": 0.1,
+        },  # p is near 0.0001 here: room for another BLAS
         "retrain": {"min_interval_minutes": 0.0, "niceness": 0},
     }
     for name, section in sections.items():
@@ -103,8 +111,9 @@ def never(*_arguments: Any) -> Any:
 def promote_by_hand(shop: Shop, version: str) -> None:
     """As `adapters promote` does."""
     before = shop.data.registry.pointer()
-    shop.data.registry.promote(version)
+    pointer = shop.data.registry.promote(version)
     shop.data.verdicts.give_by_hand(version, before.champion, before.sequence, "by hand")
+    watch_from_now(shop.data, shop.config, pointer)
 
 
 def flip_a_bit(shop: Shop, version: str) -> None:

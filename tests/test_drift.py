@@ -42,7 +42,8 @@ def key_of(source: str, temperature: float = 0.8) -> Key:
 
 
 def generations(values: FloatArray, adapter: str | None = "v0002", temperature: float = 0.8) -> list[Generation]:
-    return [Generation(key_of("code", temperature), "g", adapter, float(value)) for value in values]
+    key = key_of("code", temperature)
+    return [Generation(f"{i}", key, "g", adapter, float(value), "train") for i, value in enumerate(values)]
 
 
 # The statistic
@@ -325,7 +326,7 @@ def test_too_little_of_the_draft_before_or_of_another_stream_says_nothing_of_a_f
 def test_alarms_come_first_then_sources_by_name() -> None:
     def stream(source: str, after: float) -> list[Generation]:
         values = np.concatenate([steady(0, 40), steady(1, 120, mean=after)])
-        return [Generation(key_of(source), "g", None, float(value)) for value in values]
+        return [Generation("i", key_of(source), "g", None, float(value), "train") for value in values]
 
     log = stream("c", 0.6) + stream("b", 0.3) + stream("a", 0.6)
     found = watches(log, None, [], DEFAULTS, 0)

@@ -51,7 +51,7 @@ def test_a_candidate_that_is_clearly_better_is_promoted_and_the_reasons_say_what
     assert (found.exact, found.alpha) == (True, alpha_of_attempt(1, 0.05))
     assert [reason.split(":")[0] for reason in found.reasons] == [
         "15.3% more tokens a round (2.428 against 2.107) over 20 held-out prompts",
-        "source prose gains at least 0.293 tokens a round (95%)",
+        "source prose does not lose 4%",
         "the forecast speed-up does not fall",
     ]
     assert found.reasons[0].endswith("more than chance labels give, p = 9.54e-07 <= 0.0304 at attempt 1")
@@ -82,7 +82,7 @@ def test_two_drafts_that_score_alike_differ_by_exactly_zero_and_the_candidate_is
 
 def test_a_gain_that_chance_may_give_is_refused_for_that_alone() -> None:
     """No source loses and the forecast rises; that is not enough."""
-    found = judged(texts(40, 0.001, spread=0.01, seed=4), settings=Gate(max_drop=0.5))
+    found = judged(texts(40, 0.001, spread=0.01, seed=4), settings=Gate(max_drop_share=0.25))
     assert found.outcome == "refuse"
     assert found.difference is not None
     assert found.difference > 0
@@ -93,40 +93,104 @@ def test_a_gain_that_chance_may_give_is_refused_for_that_alone() -> None:
 def test_a_source_that_loses_refuses_what_gains_overall() -> None:
     found = judged([*texts(40, 0.1), *texts(15, -0.03, source="code")])
     assert found.outcome == "refuse"
-    (reason,) = found.reasons
-    assert reason.startswith("source code may lose up to 0.")
-    assert "(95%), not below 0.02: " in reason
-    assert "not below 0.02" in reason
+    assert [reason.split(":")[0] for reason in found.reasons] == [
+        "source code may lose 4% or more",
+        "source code loses more than 1%",
+    ]
+    assert found.reasons[0].endswith("over 15 prompts, p = 0.998 > 0.05")
+    assert [(check.unit, check.needs_proof, check.ok) for check in found.units] == [
+        ("code", True, False),
+        ("prose", True, True),
+    ]
     assert [(check.source, check.judged, check.ok) for check in found.sources] == [
         ("code", True, False),
         ("prose", True, True),
     ]
 
 
-def test_a_source_need_not_gain_as_long_as_its_bound_holds() -> None:
-    found = judged([*texts(40, 0.1), *texts(30, 0.0, source="code", spread=0.002)])
-    assert found.outcome == "promote"
-    code = found.sources[0]
-    assert code.drop_upper is not None
-    assert 0.0 < code.drop_upper < 0.02
-
-
-def test_a_source_whose_bound_is_too_wide_refuses_even_where_its_estimate_gains() -> None:
-    found = judged([*texts(40, 0.1), *texts(12, 0.01, source="code", spread=0.05, seed=1)])
-    code = found.sources[0]
-    assert code.drop < 0.0
-    assert not code.ok
-    assert found.outcome == "refuse"
-
-
-@pytest.mark.parametrize(("prompts", "outcome"), [(11, "promote"), (12, "refuse")])
-def test_a_source_with_too_few_prompts_is_reported_and_not_judged(prompts: int, outcome: str) -> None:
-    found = judged([*texts(40, 0.1), *texts(prompts, -0.03, source="code")])
+@pytest.mark.parametrize(("spread", "outcome"), [(0.002, "promote"), (0.03, "promote"), (0.2, "refuse")])
+def test_a_source_need_not_gain_as_long_as_it_does_not_lose(spread: float, outcome: str) -> None:
+    """As far as its prompts can tell: with 30 of them that differ much, a loss of 4% cannot be ruled out."""
+    found = judged([*texts(40, 0.1), *texts(30, 0.0, source="code", spread=spread, seed=3)])
     assert found.outcome == outcome
-    code = found.sources[0]
-    assert (code.prompts, code.judged, code.ok) == (prompts, prompts >= 12, prompts < 12)
-    assert code.drop_upper is not None
-    assert code.drop_upper > 0.02
+
+
+def test_a_small_loss_passes_where_it_is_below_the_share_and_not_where_it_is_above() -> None:
+    def outcome(share: float, gain: float) -> str:
+        scored = [*texts(60, 0.1), *texts(60, gain, source="code", spread=0.004, seed=2)]
+        return judged(scored, settings=Gate(max_drop_share=share, material_drop_share=0.5)).outcome
+
+    assert [outcome(share, -0.02) for share in (0.1, 0.02)] == ["promote", "refuse"]
+
+
+def test_a_proven_loss_refuses_even_where_it_is_below_the_share_that_may_be_lost() -> None:
+    found = judged([*texts(60, 0.1), *texts(60, -0.01, source="code", spread=0.002)])
+    code = found.units[0]
+    assert code.p_not_worse <= 0.05
+    assert code.p_loss <= 0.025
+    assert found.outcome == "refuse"
+    (reason,) = found.reasons
+    assert reason.startswith("source code loses more than 1%: ")
+
+
+def test_a_loss_is_refused_under_one_name_as_under_three() -> None:
+    """33 prompts that lose, as one source and as three of 11, each below the minimum."""
+    losing = texts(33, -0.1, source="code")
+    cut = [replace(text, source=f"code {i % 3}") for i, text in enumerate(losing)]
+    whole, pooled = (judged([*texts(100, 0.1), *scored]) for scored in (losing, cut))
+    assert (whole.outcome, pooled.outcome) == ("refuse", "refuse")
+    rest = pooled.units[-1]
+    assert (rest.unit, rest.sources, rest.prompts) == (None, ("code 0", "code 1", "code 2"), 33)
+    assert (rest.p_loss, rest.p_not_worse) == (whole.units[0].p_loss, whole.units[0].p_not_worse)
+    assert pooled.reasons[0].startswith("the rest may lose 4% or more: ")
+
+
+@pytest.mark.parametrize(("gain", "outcome"), [(0.01, "promote"), (-0.05, "refuse")])
+def test_a_rest_too_small_to_be_proved_is_refused_where_its_loss_is_proven(gain: float, outcome: str) -> None:
+    found = judged([*texts(40, 0.1), *texts(8, gain, source="code", spread=0.02)])
+    assert found.outcome == outcome
+    rest = found.units[-1]
+    assert (rest.unit, rest.prompts, rest.needs_proof, rest.ok) == (None, 8, False, outcome == "promote")
+    assert [(check.source, check.judged) for check in found.sources] == [("code", False), ("prose", True)]
+
+
+def test_daily_names_of_one_source_are_judged_together() -> None:
+    """No source has prompts enough: all are the rest, and what gains is promoted."""
+    scored = [replace(text, source=f"2026-11-{1 + i // 5}") for i, text in enumerate(texts(40, 0.1))]
+    found = judged(scored)
+    assert found.outcome == "promote"
+    assert [check.unit for check in found.units] == [None]
+    assert len(found.sources) == 8
+
+
+def test_a_loss_is_held_against_the_level_over_the_number_of_units() -> None:
+    """Five prompts that all lose are p = 2^-5: at a level of 0.07 proven beside one other unit, not beside two."""
+    losing, settings = texts(5, -0.2, source="code", spread=0.0), Gate(unit_alpha=0.07)
+    two = judged([*texts(12, 0.3), *losing], settings=settings).units
+    three = judged([*texts(12, 0.3), *texts(12, 0.3, source="mail"), *losing], settings=settings).units
+    assert [units[-1].p_loss for units in (two, three)] == [2.0**-5, 2.0**-5]
+    assert [units[-1].ok for units in (two, three)] == [False, True]
+
+
+def test_the_deprecated_drop_in_tokens_a_round_stands_in_for_the_share() -> None:
+    scored = [*texts(60, 0.1), *texts(60, -0.02, source="code", spread=0.004, seed=2)]
+    length = judged(scored).units[0].champion_length
+    assert length == pytest.approx(2.1, abs=0.1)
+    for drop in (0.04, 0.2):
+        same = Gate(max_drop_share=drop / length, material_drop_share=0.5)
+        given = Gate(max_drop=drop, material_drop_share=0.5)
+        assert judged(scored, settings=given).units[0] == judged(scored, settings=same).units[0]
+        assert judged(scored, settings=given).outcome == ("promote" if drop == 0.2 else "refuse")
+
+
+def test_the_verdict_shows_how_many_prompts_got_worse_and_by_how_much() -> None:
+    """One prompt in ten loses, all others gain more: better on average, and said."""
+    scored = [*texts(36, 0.1, spread=0.0), *(replace(t, group=f"loses {t.group}") for t in texts(4, -0.2, spread=0.0))]
+    found = judged(scored)
+    assert found.outcome == "promote"
+    assert found.worse_share == 0.1
+    changes = sorted(TOKENS / text.candidate_rounds[3] - TOKENS / text.champion_rounds[3] for text in scored)
+    assert found.worst_decile == pytest.approx(np.quantile(changes, 0.1))
 
 
 def test_a_source_of_one_prompt_has_no_bound() -> None:
@@ -135,7 +199,7 @@ def test_a_source_of_one_prompt_has_no_bound() -> None:
     assert (found.sources[0].judged, found.sources[0].ok, found.outcome) == (False, True, "promote")
 
 
-def test_the_bound_of_a_source_is_one_sided_at_95_percent() -> None:
+def test_the_bound_that_is_shown_of_a_source_is_one_sided_at_95_percent() -> None:
     """Its two-sided interval at 95% would reach further."""
     code = texts(30, 0.0, source="code", spread=0.02)
     checked = judged(code).sources[0]
@@ -171,7 +235,8 @@ def test_every_condition_that_fails_is_named() -> None:
     assert found.outcome == "refuse"
     assert [" ".join(reason.split()[:3]) for reason in found.reasons][1:] == [
         "source code may",
-        "source prose may",
+        "source code loses",
+        "source prose loses",
         "the forecast speed-up",
     ]
     assert "no more than chance labels may give" in found.reasons[0]
@@ -298,7 +363,7 @@ def test_unusable_texts_are_refused(changes: dict[str, Any], message: str) -> No
 def test_the_gate_refuses_more_often_than_the_test_alone_and_never_less() -> None:
     """A promotion implies p <= alpha, which the benchmark of the error rate relies on."""
     found = [
-        judged([*texts(20, 0.02, seed=seed), *texts(12, 0.0, source="code", seed=seed, spread=0.02)])
+        judged([*texts(20, 0.02, seed=seed), *texts(12, 0.0, source="code", seed=seed, spread=0.08)])
         for seed in range(60)
     ]
     passed = [one.p_value is not None and one.alpha is not None and one.p_value <= one.alpha for one in found]

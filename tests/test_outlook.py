@@ -9,6 +9,7 @@ import pytest
 
 from draftloop.config import Config
 from draftloop.drift import Watch
+from draftloop.looks import Look
 from draftloop.outlook import Failed, History, Situation, next_step, recipe
 from draftloop.overview import Overview
 from draftloop.registry import Pointer
@@ -32,7 +33,8 @@ def facts(**changes: Any) -> Situation:
         "pending": None,
         "run": None,
         "watches": (),
-        "unchecked": (0, 0),
+        "looks": (),
+        "watched": (0, 0),
         "minutes": None,
         "failed": None,
         "recipe": "as before",
@@ -107,15 +109,25 @@ def test_a_promotion_that_was_cut_off_comes_first() -> None:
     assert (step.action, step.subject) == ("finish", "v0002")
 
 
-def test_an_alarm_under_a_promoted_champion_holds_it_against_the_one_before() -> None:
-    promoted = facts(pointer=Pointer("v0002", "v0001", 2), watches=(ALARM,), unchecked=(30, 12), failures_new=500)
-    assert action(promoted) == "check"
-    assert action(promoted, checked=True) == "train"
-    assert action(replace(promoted, unchecked=(29, 29))) == "train"
-    assert action(replace(promoted, unchecked=(300, 11))) == "train"
-    assert action(replace(promoted, watches=(CALM,))) == "train"
-    assert action(replace(promoted, pointer=Pointer(None, "v0001", 2))) == "train"
-    assert action(replace(promoted, pointer=Pointer("v0001", None, 1))) == "check"
+LOOK = Look("look", "chat", 12, ("1",), 0.01)
+CHECK = Look("check", None, 30, ("1",), 0.01)
+
+
+def test_a_look_that_is_due_comes_before_a_candidate_and_once_a_run() -> None:
+    promoted = facts(pointer=Pointer("v0002", "v0001", 2), looks=(LOOK,), candidate="v0003", failures_new=500)
+    step = next_step(promoted, CONFIG)
+    assert (step.action, step.subject) == ("check", "v0002")
+    assert step.why == "held-out prompts that are new since v0002 was promoted: 12 of source chat"
+    assert action(promoted, checked=True) == "gate"
+    assert action(replace(promoted, run="r0001")) == "check"
+    assert action(replace(promoted, looks=())) == "gate"
+
+
+def test_a_check_after_an_alarm_says_what_fell() -> None:
+    alarmed = facts(pointer=Pointer("v0002", "v0001", 2), looks=(CHECK,), watches=(ALARM,))
+    step = next_step(alarmed, CONFIG)
+    assert (step.action, step.subject) == ("check", "v0002")
+    assert step.why == "acceptance of chat fell from 0.600 to 0.400 (what it was), under v0002"
 
 
 def test_a_failed_training_is_not_tried_again_on_the_same_failures() -> None:
@@ -162,17 +174,26 @@ def test_a_noted_backward_clock_begins_the_interval_anew() -> None:
     assert History(lines).minutes(1200.0) == 10.0
 
 
+IDS = [f"{i}" for i in range(100)]
+
+
 def test_alarms_are_dealt_with_by_a_verdict_and_not_by_a_run_that_did_nothing() -> None:
-    lines = [entry(outcome="refused", generations=70), entry(generations=90), entry(outcome="failed", generations=95)]
-    assert History(lines).settled == 70
-    assert History([]).settled == 0
+    lines = [entry(outcome="refused", mark=IDS[50:70]), entry(generations=90), entry(outcome="failed", generations=95)]
+    assert History(lines).settled(IDS) == 70
+    assert History([]).settled(IDS) == 0
 
 
-def test_checks_count_for_the_champion_that_they_were_made_of() -> None:
-    lines = [entry(checked=2, generations=50), entry(checked=2, generations=80), entry(checked=3, generations=90)]
-    history = History(lines)
-    assert (history.checks(Pointer("v", None, 2)), history.checked(Pointer("v", None, 2))) == (2, 80)
-    assert (history.checks(Pointer("v", None, 4)), history.checked(Pointer("v", None, 4))) == (0, 0)
+def test_where_the_log_was_deleted_everything_in_it_is_new() -> None:
+    lines = [entry(outcome="promoted", mark=IDS[68:])]
+    assert History(lines).settled(["new 1", "new 2"]) == 0
+    assert History(lines).settled([*IDS[90:], "new 1"]) == 10
+    assert History(lines).settled([*IDS[60:95], "new 1"]) == 35
+
+
+def test_lines_of_older_versions_count_generations_as_far_as_there_are_so_many() -> None:
+    lines = [entry(outcome="refused", generations=70)]
+    assert History(lines).settled(IDS) == 70
+    assert History(lines).settled(IDS[:69]) == 0
 
 
 @pytest.mark.parametrize(("outcome", "expected"), [("failed", FAILED), ("nothing", FAILED), ("refused", None)])
@@ -183,11 +204,11 @@ def test_only_the_last_training_counts_as_failed(outcome: str, expected: Failed 
 
 def test_the_lines_of_another_target_count_for_the_interval_alone() -> None:
     lines = [
-        entry(outcome="refused", generations=7, target="ours"),
-        entry(outcome="refused", generations=100_000, target="theirs", trained=True, when=660.0, checked=1),
+        entry(outcome="refused", mark=IDS[:7], target="ours"),
+        entry(outcome="refused", mark=IDS[:90], target="theirs", trained=True, when=660.0, checked=1),
         entry(outcome="failed", trained=True, target="theirs", when=660.0),
     ]
     found = History(lines, "ours")
-    assert (found.settled, found.failed, found.checks(Pointer("v", None, 1))) == (7, None, 0)
+    assert (found.settled(IDS), found.failed) == (7, None)
     assert found.minutes(660.0) == 0.0
-    assert History(lines).settled == 100_000
+    assert History(lines).settled(IDS) == 90

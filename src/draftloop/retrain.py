@@ -18,8 +18,9 @@ from .data_directory import DataDirectory
 from .errors import Interrupted, StoreError, TrainingFailed
 from .interrupt import StopRequest
 from .marks import mark_of
-from .outlook import SETTLING, History, Situation, Step, look, next_step
+from .outlook import SETTLING, Situation, Step, look, next_step
 from .unattended import judging, training
+from .unattended.watching import watch_champion
 from .unattended.work import Load, Outcome, Say, Work, loader
 
 if TYPE_CHECKING:
@@ -84,12 +85,13 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     data, config, outcome = work.data, work.config, work.outcome
     data.registry.resolve("champion")  # a damaged one is told at once, and not when a training is due
     facts = look(data, config, work.clock())
+    if watch_champion(data, config, facts):
+        facts = look(data, config, work.clock())
     outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
     outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe
     outcome.mark = mark_of(facts.overview.ids)
     outcome.target = facts.target
     outcome.clock = facts.minutes is not None and facts.minutes < 0
-    _watch_champion(work, facts)
     while not outcome.why:
         if outcome.steps:
             facts = look(data, config, work.clock())
@@ -104,13 +106,6 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     if outcome.outcome in ("promoted", "refused"):
         candidate = facts.overview.candidate
         outcome.pruned = data.registry.prune(config.retrain.keep_versions, [candidate] if candidate else [])
-
-
-def _watch_champion(work: Work, facts: Situation) -> None:
-    """See that the champion is looked at, one too that was put in place by hand or by an older version."""
-    settled = History(work.data.audit.entries(), facts.target).settled(facts.overview.ids)
-    before = facts.overview.stream[:settled] if settled else facts.overview.stream
-    work.data.promotion_watch.begin(facts.pointer, before, work.config.gate.min_heldout_prompts)
 
 
 def _do(work: Work, step: Step, facts: Situation) -> None:

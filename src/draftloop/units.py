@@ -42,4 +42,4 @@ def unit_members(sources: Sequence[str], large: Collection[str]) -> dict[str | N
 
 def unit_name(unit: str | None) -> str:
     """A unit in a sentence."""
-    return REST if unit is None else f"source {unit}"
+    return f"the {REST}" if unit is None else f"source {unit}"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import make_record
-from retraining import PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
+from retraining import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
 from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterDamaged
 from draftloop.outlook import look, next_step
+from draftloop.records import Record
 from draftloop.registry import Pointer
 from draftloop.store.files import Files
+from draftloop.trial import score_texts
 from draftloop.unattended.judging import heldout_sample
+from draftloop.unattended.watching import watch_from_now
 from draftloop.verdicts import Verdict
 
 PASSED = Verdict(
@@ -198,28 +203,117 @@ def test_a_damaged_champion_is_a_fault_that_says_how_to_get_out_of_it(shop: Shop
     assert last_line(shop)["outcome"] == "error"
 
 
-def test_a_worse_champion_is_rolled_back_by_itself_when_the_one_before_is_better_there(shop: Shop) -> None:
+def bad_champion(shop: Shop) -> str:
+    """A draft that is far worse than the one before it, promoted by hand."""
     bad = shop.add_version(0.3)
-    shop.data.registry.promote(bad)
-    shop.data.verdicts.give_by_hand(bad, None, 0, "by hand")
-    shop.collect(PROMPTS[:60], seed=1)
+    promote_by_hand(shop, bad)
+    return bad
+
+
+def test_a_worse_champion_is_rolled_back_by_itself_after_twelve_new_held_out_prompts(shop: Shop) -> None:
+    bad = bad_champion(shop)
+    shop.collect(LATER, seed=1)
     facts = look(shop.data, shop.config, 0.0)
-    assert [(alarm.kind, alarm.source) for alarm in facts.alarms] == [("fall", "default")]
+    assert {one.unit for one in facts.looks if one.kind == "look"} == {"default"}
     assert next_step(facts, shop.config).action == "check"
     found = shop.retrain()
     assert (found.outcome, found.exit_code, found.steps) == ("rolled back", 0, ["check"])
     assert shop.data.registry.pointer() == Pointer(None, bad, 2)
-    assert not look(shop.data, shop.config, 0.0).alarms
-    assert "acceptance of default fell" in found.why
+    assert "more than 2% worse than the draft before it" in found.why
+    assert found.numbers["length"] < found.numbers["previous_length"]
+    after = look(shop.data, shop.config, 0.0)
+    assert (after.alarms, after.looks) == ([], ())
+
+
+def test_only_held_out_prompts_that_are_new_are_looked_at(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one record of training, of validation, or of a prompt that was there at the promotion."""
+    before = {record.group for record in shop.data.log.records()}
+    bad_champion(shop)
+    shop.collect(PROMPTS[:60], seed=1)
+    assert look(shop.data, shop.config, 0.0).looks == ()
+    shop.collect(LATER, seed=1)
+    scored: list[Record] = []
+
+    def scored_texts(pair: Any, records: list[Record], *args: Any, **options: Any) -> Any:
+        scored.extend(records)
+        return score_texts(pair, records, *args, **options)
+
+    monkeypatch.setattr("draftloop.trial.score_texts", scored_texts)
+    assert shop.retrain().outcome == "rolled back"
+    assert {record.split for record in scored} == {"heldout"}
+    assert not {record.group for record in scored} & before
+    assert len({record.group for record in scored}) >= 12
+
+
+def test_a_draft_that_was_rolled_back_is_not_brought_back_by_a_look(shop: Shop) -> None:
+    """What a person took out of use stays out, however much better it looks."""
+    good, bad = shop.add_version(0.0), shop.add_version(0.3)
+    promote_by_hand(shop, bad)
+    promote_by_hand(shop, good)
+    watch_from_now(shop.data, shop.config, shop.data.registry.rollback())  # bad again, with good behind it
+    shop.collect(LATER, seed=1)
+    assert look(shop.data, shop.config, 0.0).looks == ()
+    shop.config = config_of(shop.config.models, training={"min_failure_cases": 10_000})
+    assert shop.retrain(load=never).steps == ["nothing"]
+
+
+def test_a_look_that_was_cut_off_is_made_again_on_the_same_records(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad_champion(shop)
+    shop.collect(LATER[:80], seed=1)
+
+    def cut_off(*_args: Any, **_options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("draftloop.trial.score_texts", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            shop.retrain()
+    (begun, *_) = look(shop.data, shop.config, 0.0).looks
+    assert begun.p_value is None
+    shop.collect(LATER[80:], seed=1)
+    assert look(shop.data, shop.config, 0.0).looks == (begun,)
+    assert shop.retrain().outcome == "rolled back"
+
+
+def test_what_a_look_was_to_be_made_on_may_be_deleted(shop: Shop) -> None:
+    bad_champion(shop)
+    shop.collect(LATER, seed=1)
+    (look_, *_) = look(shop.data, shop.config, 0.0).looks
+    watching = shop.data.promotion_watch.of(shop.data.registry.pointer())
+    assert watching is not None
+    shop.data.promotion_watch.note_begun(watching, look_)
+    shop.data.log.path.unlink()
+    lines: list[str] = []
+    shop.retrain(say=lines.append)
+    assert any("none of what it is to be seen on is left" in line for line in lines)
+    assert look(shop.data, shop.config, 0.0).looks == ()
+
+
+def test_a_champion_of_an_older_version_is_watched_from_the_last_verdict_on(promoted: Shop, tmp_path: Path) -> None:
+    shop = promoted.copy(tmp_path / "data")
+    shutil.rmtree(shop.data.registry.root / "watching")
+    shop.collect(LATER, seed=1)
+    assert look(shop.data, shop.config, 0.0).looks == ()
+    shop.config = config_of(shop.config.models, training={"min_failure_cases": 10_000})
+    found = shop.retrain()
+    assert found.steps[0] == "check"  # what came after the verdict is new
+    assert found.outcome == "nothing"
+
+
+def test_a_damaged_watch_is_shown_and_stops_no_status(shop: Shop) -> None:
+    bad_champion(shop)
+    (shop.data.registry.root / "watching" / "1.json").write_bytes(b"?")
+    facts = look(shop.data, shop.config, 0.0)
+    assert facts.looks == ()
+    assert any("1.json is damaged" in line for line in facts.overview.damage)
 
 
 def test_a_damaged_previous_version_is_no_way_back_and_stops_nothing_else(shop: Shop) -> None:
     promote_by_hand(shop, shop.add_version(0.0))
     promote_by_hand(shop, shop.add_version(0.3))
     flip_a_bit(shop, "v0001")
-    nervous = {"false_alarm_rate": 0.99, "horizon": 20, "tolerance": 0.0, "reference": 10, "min_failure_cases": 1000}
-    shop.config = config_of(shop.config.models, drift=nervous, training={"min_failure_cases": 1000})
-    shop.collect(PROMPTS[:60], seed=1)
+    shop.config = config_of(shop.config.models, training={"min_failure_cases": 10_000})
+    shop.collect(LATER, seed=1)
     lines: list[str] = []
     found = shop.retrain(load=never, say=lines.append)
     assert (found.outcome, found.steps, found.checked) == ("nothing", ["check", "nothing"], 2)
@@ -229,12 +323,25 @@ def test_a_damaged_previous_version_is_no_way_back_and_stops_nothing_else(shop: 
 def test_an_alarm_under_a_champion_that_is_no_worse_rolls_nothing_back(promoted: Shop, tmp_path: Path) -> None:
     """A watch that cries at nothing: the champion is checked once, and what was collected is trained on."""
     shop = promoted.copy(tmp_path / "data")
-    nervous = {"false_alarm_rate": 0.99, "horizon": 20, "tolerance": 0.0, "min_failure_cases": 1}
+    nervous = {"false_alarm_rate": 0.99, "horizon": 20, "tolerance": 0.0, "min_failure_cases": 1, "reference": 10}
     shop.config = config_of(shop.config.models, drift=nervous, training={"min_failure_cases": 1000, "epochs": 1})
-    shop.collect(PROMPTS[:80], seed=1)
-    assert look(shop.data, shop.config, 0.0).alarms
+    shop.collect(LATER, seed=1)
+    facts = look(shop.data, shop.config, 0.0)
+    assert facts.alarms
+    assert "check" in {one.kind for one in facts.looks}
     found = shop.retrain()
     assert found.steps == ["check", "train", "gate"]
     assert (found.checked, last_line(shop)["checked"]) == (1, 1)
     assert shop.data.registry.pointer().sequence == (2 if found.outcome == "promoted" else 1)  # not rolled back
     assert not look(shop.data, shop.config, 0.0).alarms
+
+
+def test_drift_says_how_few_generations_it_may_look_at(promoted: Shop, tmp_path: Path) -> None:
+    """The hundred prompts all trained, validated or were held out; only the held-out ones are news."""
+    shop = promoted.copy(tmp_path / "data")
+    shop.collect(PROMPTS, seed=1)
+    unseen, all_of_them = look(shop.data, shop.config, 0.0).watched
+    assert all_of_them == len(PROMPTS)
+    splits = Counter(record.split for record in shop.data.log.records() if record.adapter == "v0001")
+    trained = shop.data.registry.manifest("v0001").record_ids
+    assert splits["heldout"] <= unseen <= all_of_them - splits["validation"] - len(set(trained)) // 2

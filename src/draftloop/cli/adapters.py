@@ -101,6 +101,8 @@ def show(app: App, version: str, as_json: bool) -> None:
 @click.pass_obj
 def promote(app: App, version: str, why: str, as_json: bool) -> None:
     """Make VERSION (vNNNN, latest, or none for the bare draft) the champion, without asking the gate."""
+    from ..unattended.watching import watch_from_now
+
     registry = app.data.registry
     name = {"latest": registry.latest(), "none": None}.get(version, version)
     if name is None and version == "latest":
@@ -109,7 +111,7 @@ def promote(app: App, version: str, why: str, as_json: bool) -> None:
     pointer = registry.promote(name, why)
     if name is not None:
         app.data.verdicts.give_by_hand(name, before.champion, before.sequence, why)
-    _watch(app, pointer)
+    watch_from_now(app.data, app.config, pointer)
     _print_pointer(pointer, as_json)
 
 
@@ -122,8 +124,10 @@ def rollback(app: App, why: str, as_json: bool) -> None:
 
     What is rolled back is promoted by hand alone from then on, and so is what was trained on top of it.
     """
+    from ..unattended.watching import watch_from_now
+
     pointer = app.data.registry.rollback(why)
-    _watch(app, pointer)
+    watch_from_now(app.data, app.config, pointer)
     _print_pointer(pointer, as_json)
 
 
@@ -145,15 +149,6 @@ def prune(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
         print_json({"status": "ok", "dry_run": dry_run, "pruned": removed, "kept": data.registry.versions()})
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} the weights of: {', '.join(removed) or 'none'}")
-
-
-def _watch(app: App, pointer: Pointer) -> None:
-    """From now on `retrain` looks at the champion on held-out prompts that are new since."""
-    from ..model_files import local_fingerprint
-    from ..overview import survey
-
-    stream = survey(app.data, local_fingerprint(app.config.models.target)).stream
-    app.data.promotion_watch.begin(pointer, stream, app.config.gate.min_heldout_prompts)
 
 
 def _is_judged(data: DataDirectory, name: str) -> bool:

@@ -1,0 +1,29 @@
+"""See that whatever comes into use is looked at from then on, whoever put it there. Loads no model."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..data_directory import DataDirectory
+from ..model_files import local_fingerprint
+from ..outlook import History, Situation
+from ..overview import survey
+from ..registry import Pointer
+
+
+def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> None:
+    """What is logged from now on is new to the champion. Raises StoreError: the disk refused."""
+    stream = survey(data, local_fingerprint(config.models.target)).stream
+    data.promotion_watch.begin(pointer, stream, config.gate.min_heldout_prompts)
+
+
+def watch_champion(data: DataDirectory, config: Config, facts: Situation) -> bool:
+    """Watch a champion that nobody watches yet (an older version promoted it, or a crash came in between), and say so.
+
+    New to it is what came after the last verdict or rollback, and where there was none, what comes from now on.
+    """
+    if facts.pointer.champion is None or data.promotion_watch.of(facts.pointer) is not None:
+        return False
+    settled = History(data.audit.entries(), facts.target).settled(facts.overview.ids)
+    before = facts.overview.stream[:settled] if settled else facts.overview.stream
+    data.promotion_watch.begin(facts.pointer, before, config.gate.min_heldout_prompts)
+    return True

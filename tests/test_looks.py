@@ -1,0 +1,112 @@
+"""When a promoted draft is looked at, on what, and what each look may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from draftloop.alpha_spending import alpha_of_attempt
+from draftloop.config import Gate
+from draftloop.drift import Generation, Key
+from draftloop.looks import Look, NewOutput, Watching, due, new_outputs
+
+SETTINGS = Gate()
+WATCHING = Watching(sequence=1, champion="v0001", previous=None, sources=("chat", "mail"), mark=("old",), least=12)
+
+
+def outputs(groups: int, source: str = "chat", each: int = 1) -> list[NewOutput]:
+    return [NewOutput(f"{source} {g} {i}", f"{source} {g}", source) for g in range(groups) for i in range(each)]
+
+
+def looked(watching: Watching, looks: Sequence[Look]) -> Watching:
+    done = tuple(replace(look, p_value=0.5, record_ids=()) for look in looks)
+    return replace(watching, made=(*watching.made, *done))
+
+
+def test_the_looks_at_a_unit_come_at_12_24_48_96_and_192_new_groups_and_no_more() -> None:
+    watching, at = WATCHING, []
+    for groups in range(1, 500):
+        looks = due(watching, outputs(groups), SETTINGS, alarm=False)
+        at += [(look.kind, look.unit, look.groups) for look in looks]
+        watching = looked(watching, looks)
+    assert at == [("look", "chat", groups) for groups in (12, 24, 48, 96, 192)]
+
+
+def test_looks_and_checks_spend_no_more_than_their_levels_in_all() -> None:
+    """Over three units (two sources and the rest), however the prompts arrive, and with an alarm all the time."""
+    watching = WATCHING
+    for groups in range(1, 800):
+        new = [one for source in ("chat", "mail", "news") for one in outputs(groups, source)]
+        looks = due(watching, new, SETTINGS, alarm=True)
+        watching = looked(watching, looks)
+    spent = {kind: sum(look.alpha for look in watching.made if look.kind == kind) for kind in ("look", "check")}
+    assert len([look for look in watching.made if look.kind == "look"]) == 15
+    assert len([look for look in watching.made if look.kind == "check"]) == 8  # 12, 24, …, 1,536 of 2,397
+    assert 0.02 < spent["look"] <= SETTINGS.rollback_alpha
+    assert 0.02 < spent["check"] <= SETTINGS.rollback_alpha
+
+
+def test_the_first_look_has_the_first_share_whenever_it_comes() -> None:
+    """A hundred groups at once are one look; the next needs twice as many."""
+    (first,) = due(WATCHING, outputs(100), SETTINGS, alarm=False)
+    assert (first.groups, first.alpha) == (100, alpha_of_attempt(1, SETTINGS.rollback_alpha) / 3)
+    watching = looked(WATCHING, [first])
+    assert due(watching, outputs(199), SETTINGS, alarm=False) == []
+    (second,) = due(watching, outputs(200), SETTINGS, alarm=False)
+    assert second.alpha == first.alpha / 4
+
+
+def test_groups_are_counted_and_all_their_outputs_are_looked_at() -> None:
+    assert due(WATCHING, outputs(11, each=5), SETTINGS, alarm=False) == []
+    (look,) = due(WATCHING, outputs(12, each=5), SETTINGS, alarm=False)
+    assert (look.groups, len(look.record_ids)) == (12, 60)
+
+
+def test_new_sources_join_the_rest() -> None:
+    new = [one for i in range(4) for one in outputs(3, f"2026-11-{i + 1}")]
+    (look,) = due(WATCHING, new, SETTINGS, alarm=False)
+    assert (look.unit, look.groups) == (None, 12)
+
+
+def test_an_alarm_checks_everything_together_with_a_level_of_its_own() -> None:
+    new = outputs(7) + outputs(7, "mail")
+    assert due(WATCHING, new, SETTINGS, alarm=False) == []
+    (check,) = due(WATCHING, new, SETTINGS, alarm=True)
+    assert (check.kind, check.unit, check.groups) == ("check", None, 14)
+    assert check.alpha == alpha_of_attempt(1, SETTINGS.rollback_alpha)
+    assert due(looked(WATCHING, [check]), new, SETTINGS, alarm=True) == []
+
+
+def test_a_look_that_was_cut_off_is_made_as_it_was_begun() -> None:
+    (look,) = due(WATCHING, outputs(12), SETTINGS, alarm=False)
+    begun = replace(WATCHING, made=(look,))
+    assert due(begun, outputs(40), SETTINGS, alarm=True) == [look]
+
+
+@pytest.mark.parametrize("looks", [0, 2])
+def test_there_are_as_many_looks_as_are_wanted(looks: int) -> None:
+    watching = WATCHING
+    for groups in range(1, 200):
+        watching = looked(watching, due(watching, outputs(groups), Gate(looks=looks), alarm=False))
+    assert len(watching.made) == looks
+
+
+def generation(name: str, group: str, split: str) -> Generation:
+    key = Key("t", "d", "chat", "rejection", 0.8, 1.0, 0.0, 0)
+    return Generation(name, key, group, None, 0.5, split)  # type: ignore[arg-type]
+
+
+def test_new_are_held_out_prompts_alone_that_were_not_there_before() -> None:
+    stream = [
+        generation("a", "known", "heldout"),
+        generation("old", "trained", "train"),
+        generation("b", "known", "heldout"),
+        generation("c", "new", "heldout"),
+        generation("d", "another", "train"),
+        generation("e", "chosen by", "validation"),
+        generation("f", "new", "heldout"),
+    ]
+    assert new_outputs(stream, ("old",)) == [NewOutput("c", "new", "chat"), NewOutput("f", "new", "chat")]
+    assert [one.id for one in new_outputs(stream, ("gone",))] == ["a", "b", "c", "f"]

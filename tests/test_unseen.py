@@ -1,0 +1,47 @@
+"""Drift sees generations of prompts that their own draft was not trained on, whatever record of the prompt it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from builders import make_record, write_adapter
+
+from draftloop.data_directory import DataDirectory
+from draftloop.overview import survey
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDirectory:
+    return DataDirectory(tmp_path / "data")
+
+
+def seen(data: DataDirectory) -> list[bool]:
+    return [not one.unseen for one in survey(data).stream]
+
+
+def test_another_generation_of_a_prompt_that_was_trained_on_is_seen(data: DataDirectory) -> None:
+    first = data.log.append(make_record(prompt="apples"))
+    data.registry.create(write_adapter, {"record_ids": [first.id]})
+    data.log.append(make_record(prompt="Apples", adapter="v0001", run_seed=5))
+    data.log.append(make_record(prompt="pears", adapter="v0001", run_seed=6))
+    assert seen(data) == [False, True, False]  # the first was made by the bare draft, which learned nothing
+
+
+def test_what_the_versions_before_it_learned_counts_too(data: DataDirectory) -> None:
+    first = data.log.append(make_record(prompt="apples"))
+    second = data.log.append(make_record(prompt="pears"))
+    data.registry.create(write_adapter, {"record_ids": [first.id]})
+    data.registry.create(write_adapter, {"record_ids": [second.id], "parent": "v0001"})
+    data.registry.create(write_adapter, {"record_ids": [second.id]})
+    for prompt, adapter in (("apples", "v0002"), ("apples", "v0003"), ("pears", "v0001")):
+        data.log.append(make_record(prompt=prompt, adapter=adapter, run_seed=7))
+    assert seen(data)[2:] == [True, False, False]
+
+
+def test_validation_prompts_chose_the_weights(data: DataDirectory) -> None:
+    for i in range(60):
+        data.log.append(make_record(prompt="x" * (i + 1), adapter="v0001"))
+    splits = [record.split for record in data.log.records()]
+    assert seen(data) == [split == "validation" for split in splits]
+    assert "validation" in splits
