@@ -24,6 +24,7 @@ ROWS = {
     "NaN or Inf in loss or gradient": "weights and optimizer untouched by it; stops after a few; never promoted",
     "empty or fully masked batch": "loss 0, finite gradients, counted",
     "a worse candidate": "never promoted; at most 5% of null epochs promote anything; rollback byte-exact",
+    "a harmful source cut into many names": "judged as the rest; promoted at most once in a hundred",
     "leakage": "no overlap of the splits; training works with the held-out records removed",
     "huge prompt": "skipped by the limit before tokenizing, named, memory flat; refused when it was the only one",
     "odd text": "token ids round-trip, no traceback",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from draftloop.config import Config, Lora, Models, Section, Training, leaves, resolve, to_yaml
+from draftloop.config import Config, Lora, Models, Section, Training, deprecations, leaves, resolve, to_yaml
 from draftloop.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -247,3 +247,9 @@ def test_what_to_yaml_writes_is_read_back_as_the_same(written, model):
         models=Models(target=model), training=Training(learning_rate=1e-7, max_minutes=2.5, lora=Lora(rank=1))
     )
     assert resolve(written(to_yaml(saved)), environment=NO_ENVIRONMENT).config == saved
+
+
+def test_a_deprecated_key_is_read_and_said():
+    assert deprecations(Config()) == []
+    (line,) = deprecations(resolve(flags={"gate.max_drop": 0.02}, environment=NO_ENVIRONMENT).config)
+    assert line.startswith("gate.max_drop = 0.02 tokens a round still counts, in place of gate.max_drop_share")

@@ -268,6 +268,18 @@ class Resolved:
     origins: Mapping[str, str]
 
 
+def deprecations(config: Config) -> list[str]:
+    """A sentence for every key that is set, is still read, and should not be set any more."""
+    gate = config.gate
+    if gate.max_drop is None:
+        return []
+    said = (
+        f"gate.max_drop = {gate.max_drop:g} tokens a round still counts, in place of gate.max_drop_share, and will go"
+    )
+    why = "a margin as small as 0.02 refuses most drafts that are better"
+    return [f"{said}: {why}; remove it, or set the share ({gate.max_drop_share:g} of the acceptance length)"]
+
+
 def leaves(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key, in the order of the classes."""
     for name, field in section.model_fields.items():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = """
 training: {epochs: 8, learning_rate: 0.01, min_failure_cases: 10, lora: {rank: 8}}
 speculative: {max_tokens: 16}
-gate: {alpha: 0.3, max_drop: 0.2, live_prompts: 1, min_heldout_prompts: 6}
+gate: {alpha: 0.3, max_drop_share: 0.1, live_prompts: 1, min_heldout_prompts: 6}
 retrain: {niceness: 0, min_interval_minutes: 0}
 """
 

@@ -15,6 +15,7 @@ from .export import export
 if TYPE_CHECKING:
     from ..data_directory import DataDirectory
     from ..registry import Pointer
+    from ..verdicts import Verdict
 
 
 @click.group()
@@ -88,6 +89,7 @@ def show(app: App, version: str, as_json: bool) -> None:
             "files": ", ".join(f"{name} ({found.size:,} bytes)" for name, found in manifest.files.items()) + ": whole",
             "verdict": verdict.outcome if verdict else "none yet: `retrain` gates it",
             **({"why": "\n".join(verdict.reasons)} if verdict else {}),
+            **_spread(verdict),
             **({"compared with": verdict.champion or "the bare draft"} if verdict else {}),
             **({"attempt": f"{verdict.attempt} of epoch {verdict.epoch}"} if verdict and verdict.epoch else {}),
         }
@@ -149,6 +151,15 @@ def prune(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
         print_json({"status": "ok", "dry_run": dry_run, "pruned": removed, "kept": data.registry.versions()})
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} the weights of: {', '.join(removed) or 'none'}")
+
+
+def _spread(verdict: Verdict | None) -> dict[str, str]:
+    """How unlike the prompts are in what they gain: shown, and no condition."""
+    numbers = verdict.numbers if verdict else {}
+    if numbers.get("worse_share") is None:
+        return {}
+    decile = f"for the worst tenth the acceptance length changes by {numbers['worst_decile']:+.3f} or less"
+    return {"prompts that got worse": f"{numbers['worse_share']:.0%}; {decile}"}
 
 
 def _is_judged(data: DataDirectory, name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..config import Config, Resolved, resolve
+from ..config import Config, Resolved, deprecations, resolve
 
 if TYPE_CHECKING:
     from ..data_directory import DataDirectory
@@ -41,6 +41,8 @@ class App:
         found = resolve(self.config_file, self.flags)
         for key, origin in found.origins.items():
             _log.info("%s comes from %s", key, origin)
+        for line in deprecations(found.config):
+            note(line)
         return found
 
     @property

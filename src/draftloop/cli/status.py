@@ -52,6 +52,7 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
         "last_retrain": {name: last[name] for name in ("when", "outcome", "why")} if last else None,
         "next": asdict(step),
         "drift": [{**asdict(one), "alarm": one.alarm} for one in facts.watches],
+        "generations_of_champion": {"unseen": facts.watched[0], "all": facts.watched[1]},
         "log": str(data.log.path),
         "log_bytes": data.log.path.stat().st_size if data.log.path.exists() else 0,
         "damage": found.damage,
@@ -83,6 +84,7 @@ def _print(app: App, facts: Situation, step: Step) -> None:
             "previous": values["previous"] or "none",
             **({"candidate": f"{values['candidate']}, without a verdict"} if values["candidate"] else {}),
             **({"last retrain": _ended(values["last_retrain"])} if values["last_retrain"] else {}),
+            **({"watched for drift": _watched(facts)} if facts.watched[1] else {}),
             "next retrain": f"{step.action} ({step.why})",
             "log": f"{values['log']} ({values['log_bytes']:,} bytes)",
         }
@@ -99,6 +101,13 @@ def _print(app: App, facts: Situation, step: Step) -> None:
             note(f"{name} {model} is not on this machine, so what is counted is of any; mistyped, or not loaded yet?")
     if values["generations"]:
         note(f"Prompts and outputs lie under {app.data.root} in plain text, for your eyes alone.")
+
+
+def _watched(facts: Situation) -> str:
+    """How few generations drift rests on: the others flatter the draft that was trained on their prompts."""
+    unseen, every = facts.watched
+    draft = facts.pointer.champion or "the bare draft"
+    return f"{unseen} of {every} generations of {draft} since the last verdict (of prompts that it was not trained on)"
 
 
 def _ended(last: Mapping[str, Any]) -> str:
