@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from builders import write_adapter
 
+from draftloop.looks import Look
+from draftloop.promotion_watch import PromotionWatch
 from draftloop.registry import Registry
 
 
@@ -124,3 +126,28 @@ def test_one_damaged_manifest_does_not_hide_the_other_versions(call, registry: R
     assert "v0003" in found.out
     assert "damaged:" in found.err
     assert "v0002" in found.err
+
+
+def test_the_looks_since_a_promotion_are_shown(call, registry: Registry) -> None:
+    call("adapters", "promote", "v0002")
+    watch = PromotionWatch(registry.root)
+    watching = watch.of(registry.pointer())
+    assert watching is not None
+    assert call("adapters", "show", "champion", "--json").json["looks"] == []
+    look = Look("look", "chat", 12, ("a",), 0.0025)
+    watch.note_done(watch.note_begun(watching, look), look, 0.5)
+    (shown,) = call("adapters", "show", "champion", "--json").json["looks"]
+    assert (shown["unit"], shown["groups"], shown["p_value"]) == ("chat", 12, 0.5)
+    said = "look at 12 new held-out prompts of source chat: not proven worse (p = 0.5 > 0.0025)"
+    assert said in call("adapters", "show", "v0002").out
+    assert "since its promotion" not in call("adapters", "show", "v0001").out
+
+
+def test_what_a_promotion_by_hand_is_new_from_is_fixed_at_once(call, registry: Registry) -> None:
+    call("adapters", "promote", "v0002")
+    call("adapters", "promote", "v0003")
+    assert PromotionWatch(registry.root).of(registry.pointer()) is not None
+    call("adapters", "rollback")
+    watching = PromotionWatch(registry.root).of(registry.pointer())
+    assert watching is not None
+    assert (watching.sequence, watching.champion, watching.previous) == (3, "v0002", "v0003")

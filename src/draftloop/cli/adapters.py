@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import AdapterError, DraftloopError, StoreError
+from ..units import unit_name
 from .app import App, json_option, note, print_json
 from .export import export
 
 if TYPE_CHECKING:
     from ..data_directory import DataDirectory
+    from ..looks import Look
     from ..registry import Pointer
     from ..verdicts import Verdict
 
@@ -75,7 +77,8 @@ def show(app: App, version: str, as_json: bool) -> None:
         values = {**row, "files": {name: asdict(found) for name, found in manifest.files.items()}, "whole": True}
         more = {"config": manifest.config, "record_ids": manifest.record_ids, "pair": manifest.pair}
         more["pair"] = asdict(manifest.pair) if manifest.pair else None
-        print_json({"status": "ok", **values, **more, "verdict": asdict(verdict) if verdict else None})
+        looks = [asdict(look) for look in _looks(data, manifest.name)]
+        print_json({"status": "ok", **values, **more, "verdict": asdict(verdict) if verdict else None, "looks": looks})
         return
     from .tables import print_pairs
 
@@ -92,6 +95,7 @@ def show(app: App, version: str, as_json: bool) -> None:
             **_spread(verdict),
             **({"compared with": verdict.champion or "the bare draft"} if verdict else {}),
             **({"attempt": f"{verdict.attempt} of epoch {verdict.epoch}"} if verdict and verdict.epoch else {}),
+            **_said_of_looks(data, manifest.name),
         }
     )
 
@@ -160,6 +164,24 @@ def _spread(verdict: Verdict | None) -> dict[str, str]:
         return {}
     decile = f"for the worst tenth the acceptance length changes by {numbers['worst_decile']:+.3f} or less"
     return {"prompts that got worse": f"{numbers['worse_share']:.0%}; {decile}"}
+
+
+def _looks(data: DataDirectory, name: str) -> tuple[Look, ...]:
+    """The looks at a version since its promotion, if it is the one in use."""
+    pointer = data.registry.pointer()
+    watching = data.promotion_watch.of(pointer) if name == pointer.champion else None
+    return watching.made if watching else ()
+
+
+def _said_of_looks(data: DataDirectory, name: str) -> dict[str, str]:
+    """A line for every look; nothing where there was none yet."""
+    said = [
+        f"{look.kind} at {look.groups} new held-out prompts"
+        + (f" of {unit_name(look.unit)}" if look.kind == "look" else "")
+        + (": cut off" if look.p_value is None else f": not proven worse (p = {look.p_value:.3g} > {look.alpha:.3g})")
+        for look in _looks(data, name)
+    ]
+    return {"since its promotion": "\n".join(said)} if said else {}
 
 
 def _is_judged(data: DataDirectory, name: str) -> bool:
