@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency
+from chance import BROKEN, FITS, same_law
 from tiny import sampler, tiny_pair
 
 from draftloop.collect import generation_seed
@@ -84,16 +83,6 @@ def drawn_ones(rule: str, count: int) -> list[Generation]:
     return [made for _, made in look_back(SMALL, texts, settings(rule, 1.0, count), [text.p for text in written])]
 
 
-def same_law(one: Counter[Any], other: Counter[Any]) -> float:
-    """p-value of the hypothesis that both were drawn from one distribution; rare outcomes form one cell."""
-    share = one.total() / (one.total() + other.total())
-    often = [key for key in one | other if share * (one[key] + other[key]) >= 5]
-    counted = [[found[key] for key in often] for found in (one, other)]
-    rare = [found.total() - sum(row) for found, row in zip((one, other), counted, strict=True)]
-    table = np.column_stack([np.array(counted), rare])
-    return float(chi2_contingency(table[:, table.sum(axis=0) > 0]).pvalue)
-
-
 @pytest.mark.parametrize(("rule", "count"), CASES)
 def test_rounds_and_proposals_have_the_law_of_live_ones(rule: str, count: int) -> None:
     views: list[Callable[[Generation], object]] = [
@@ -103,22 +92,21 @@ def test_rounds_and_proposals_have_the_law_of_live_ones(rule: str, count: int) -
         lambda found: found.draft_output[-1] if found.rounds[0][1] == found.rounds[0][0] else None,
     ]
     for view in views:
-        assert (
-            same_law(*(Counter(map(view, made)) for made in (live_ones(rule, count), drawn_ones(rule, count)))) > 1e-4
-        )
+        seen = [Counter(map(view, made)) for made in (live_ones(rule, count), drawn_ones(rule, count))]
+        assert same_law(*seen) > FITS
 
 
 def test_the_same_check_tells_another_rule_and_another_length_apart() -> None:
     theirs = Counter(found.rounds for found in drawn_ones("rejection", 4))
     for case in (("match", 4), ("rejection", 1)):
-        assert same_law(Counter(found.rounds for found in live_ones(*case)), theirs) < 1e-4
+        assert same_law(Counter(found.rounds for found in live_ones(*case)), theirs) < BROKEN
     proposals = Counter(
         (found.refused[0].draft_token, found.rounds[0]) for found in drawn_ones("block", 4) if found.refused
     )
     others = Counter(
         (found.refused[0].draft_token, found.rounds[0]) for found in drawn_ones("rejection", 4) if found.refused
     )
-    assert same_law(proposals, others) < 1e-4
+    assert same_law(proposals, others) < BROKEN
 
 
 @pytest.mark.parametrize("rule", SAMPLING)
