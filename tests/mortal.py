@@ -16,6 +16,8 @@ from builders import CountingFiles
 from draftloop.store.files import Files
 
 BETWEEN = "between operations"
+HANGS = 300.0
+"""Seconds after which another process hangs, however slow and busy the machine is; below pytest's own timeout."""
 _SIZE = 64
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mortal import HANGS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
@@ -79,7 +80,7 @@ def import_without_mlx(module: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=60,
+        timeout=HANGS,
         check=False,
     )
 

@@ -17,6 +17,7 @@ import pytest
 from builders import CountingFiles, failing_files, make_record
 from log_files import file_size_limit
 from model_dirs import foreign, models_in, swap_tokens, write_lora, write_pair
+from mortal import HANGS
 from tiny import sampler
 
 from draftloop.benchmark import logged_samples
@@ -416,7 +417,9 @@ export(job, load_pair(config.models), config, [], lambda _: os.kill(os.getpid(),
 
 def test_a_terminated_export_leaves_nothing_behind(tmp_path: Path, registry: Registry, config: Config) -> None:
     assert config.models == models_in(tmp_path / "models")
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, timeout=HANGS, check=False
+    )
     assert b"KeyboardInterrupt" in done.stderr
     assert list((tmp_path / "exports").iterdir()) == []
 

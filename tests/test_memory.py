@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from mortal import HANGS
 
 from draftloop import memory
 from draftloop.memory import AUTO_SHARE, CACHE_SHARE, GIGABYTE, Budget, DeviceMemory
@@ -131,7 +132,7 @@ def test_a_bound_on_the_address_space_counts() -> None:
         "mx.set_default_device(mx.cpu)\nfound = memory.read_device()\nprint(found.bytes >> 20, found.figure)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=_environment(), check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS, env=_environment(), check=True
     )
     size, figure = done.stdout.strip().split(" ", 1)
     assert 200 <= int(size) <= 301

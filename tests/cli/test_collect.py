@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mortal import HANGS
 
 from draftloop.data_directory import DataDirectory
 from draftloop.distributions import decode
@@ -120,7 +121,7 @@ def test_a_signal_keeps_what_was_acknowledged_and_the_same_command_goes_on(
     ) as process:
         before = wait_for_lines(process, 3)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert err == "stopped: everything logged so far is kept; the same command goes on from here\n"
     found = json.loads(out)  # one object, not two
@@ -142,7 +143,7 @@ def test_a_signal_keeps_what_was_acknowledged_and_the_same_command_goes_on(
 
 def wait_for_lines(process: subprocess.Popen[str], count: int) -> bytes:
     """The log as soon as it has so many whole lines."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while time.monotonic() < deadline:
         data = LOG.read_bytes() if LOG.exists() else b""
         if data.count(b"\n") >= count:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from builders import make_record
 from model_dirs import write_lora
+from mortal import HANGS
 
 from draftloop.config import Models
 from draftloop.pair import Pair
@@ -28,7 +29,6 @@ from draftloop.records import to_line
 from draftloop.registry import Registry
 
 EXPORT = ["adapters", "export", "latest", "--to", "out"]
-DEADLINE = 90.0  # seconds in which a server that was started must answer
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_mlx_lm_generate_runs_the_command_of_the_card(
         [sys.executable, "-m", "mlx_lm", "generate", *given, "--max-tokens", "12", "--verbose", "False"],
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=HANGS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -233,7 +233,7 @@ def free_port() -> int:
 
 
 def request(port: int, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANGS)
     try:
         connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -255,11 +255,11 @@ def server(*arguments: str) -> Iterator[int]:
         yield port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=HANGS)
 
 
 def wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + HANGS
     while time.monotonic() < deadline:
         assert process.poll() is None, Path("server.log").read_text()
         try:

@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from mortal import HANGS
 
 from draftloop import __version__
 from draftloop.cli import cli, main
@@ -111,7 +112,7 @@ def without_installed_packages_of_ours(*arguments: str, cwd: Path) -> subprocess
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["PYTHONPATH"] = sysconfig.get_paths()["purelib"]
     return subprocess.run(
-        [sys.executable, "-S", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-S", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANGS
     )
 
 

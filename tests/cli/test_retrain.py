@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mortal import HANGS
 from retraining import PROMPTS
 
 from draftloop.config import Models
@@ -80,11 +81,11 @@ def test_another_holder_of_the_lock_is_named_before_mlx_is_imported(small_models
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     data = DataDirectory(tmp_path / "data")
     with data.training_lock():
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANGS, check=False)
     assert done.returncode == 13, done.stderr
     assert '"status": "locked"' in done.stdout
     assert f"is held by process {os.getpid()}" in done.stderr
-    after = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    after = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANGS, check=False)
     assert after.returncode == 10, after.stderr  # nothing to do needs no MLX either
 
 

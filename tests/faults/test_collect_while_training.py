@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from builders import NO_SYNC, make_record
 from fault_table import Row
-from mortal import environment, has_ended, python
+from mortal import HANGS, environment, has_ended, python
 from retraining import PROMPTS
 from tiny import tiny_pair
 
@@ -114,12 +114,12 @@ def test_a_real_training_while_generations_are_collected(
     with subprocess.Popen(
         collecting, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as collector:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANGS
         while sum(record.is_failure for record in log.records()) < 5 and time.monotonic() < deadline:
             if has_ended(collector):
                 break
         trained = command("--data-dir", tmp_path / "data", "train", "--epochs", "1", "--rank", "2", "--json", *models)
-        out, _ = collector.communicate(timeout=120)
+        out, _ = collector.communicate(timeout=HANGS)
     assert (trained.code, collector.returncode) == (0, 0), trained.err
     assert json.loads(out)["generations"] == len(list(log.records())) == len(prompts.read_text().splitlines())
     assert log.damage == []

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from builders import NO_SYNC
 from fault_table import Row
-from mortal import environment, has_ended, python
+from mortal import HANGS, environment, has_ended, python
 from retraining import Shop
 
 from draftloop.config import to_yaml
@@ -140,7 +140,7 @@ def test_a_killed_holder_blocks_nobody(tmp_path: Path, collected: Shop, row: Row
         command = arguments(collected, data)
         with crons(1, tmp_path) as (holder,):
             holder.begin(command)
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + HANGS
             while not trainings(data) and time.monotonic() < deadline:
                 assert not has_ended(holder.process)
             os.kill(holder.process.pid, signal.SIGSTOP)  # where it stands, however slow this process is

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mortal import HANGS
 
 from draftloop.errors import StoreError
 from draftloop.schedule.run import _Receiver, open_rotated, run_logged, shifts
@@ -84,7 +85,7 @@ def test_a_signal_reaches_the_child_which_may_finish(number: signal.Signals, log
     with subprocess.Popen(python(code), env=environment) as runner:
         assert ready.read_text() == "ready"
         runner.send_signal(number)
-        assert runner.wait(timeout=60) == 130
+        assert runner.wait(timeout=HANGS) == 130
     assert log.read_text().splitlines()[1:-1] == [f"stopping for {number.name}"]
     assert ": exit 130 after " in log.read_text()
 
@@ -161,7 +162,7 @@ def test_two_runs_at_once_lose_no_line(log: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     runs = [subprocess.Popen([*python(code), name], env=environment) for name in "abcd"]
-    assert [run.wait(timeout=60) for run in runs] == [0, 0, 0, 0]
+    assert [run.wait(timeout=HANGS) for run in runs] == [0, 0, 0, 0]
     lines = "".join(logs(log).values()).splitlines()
     assert sorted(lines) == sorted(f"{name} {number}" for name in "abcd" for number in range(15))
     assert len(logs(log)) > 5

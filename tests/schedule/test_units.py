@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mortal import HANGS
 
 from draftloop.errors import ConfigError, ScheduleError
 from draftloop.schedule.job import Daily, Every, Job
@@ -127,7 +128,7 @@ def test_the_shell_gets_from_cron_exactly_what_was_meant(name: str, collapsing: 
 def run_as_cron_does(command: str, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
     return subprocess.run(
-        ["/bin/sh", "-c", command], cwd=home, env=environment, capture_output=True, text=True, timeout=60
+        ["/bin/sh", "-c", command], cwd=home, env=environment, capture_output=True, text=True, timeout=HANGS
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mortal import HANGS
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = """
@@ -46,7 +47,7 @@ def in_400_megabytes(way: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
     environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PROGRAM, way]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS, env=environment, check=False)
 
 
 @pytest.mark.slow
