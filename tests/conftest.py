@@ -1,4 +1,4 @@
-"""One process-wide setting for all tests: a fast BLAS, no compilation, two threads in all, no network."""
+"""One setting of the process for all tests: a fast BLAS, whole float32, two threads, no compilation, no network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # float32 with 10 bits is what newer GPUs take for it
 os.environ["COLUMNS"] = "120"  # tables are as wide wherever the tests run
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,6 +21,8 @@ import pytest  # noqa: E402
 import draftloop  # noqa: E402, F401 - puts a fast BLAS under MLX, which no test may import before
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from retraining import Shop
 
     from draftloop.config import Models
@@ -49,6 +52,24 @@ def embedded_pair() -> Pair:
     from draftloop.pair import load_pair
 
     return load_pair(Models(target="embedded:target", draft="embedded:draft"))
+
+
+@pytest.fixture
+def on_the_cpu() -> Iterator[None]:
+    """For a test of what is promised, or done, on a CPU alone."""
+    from devices import cpu
+
+    with cpu():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_on_the_cpu() -> Iterator[None]:
+    """The same for a whole module, and the fixtures that its tests share."""
+    from devices import cpu
+
+    with cpu():
+        yield
 
 
 @pytest.fixture

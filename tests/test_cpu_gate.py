@@ -16,6 +16,8 @@ from tiny import tiny_llama
 
 from draftloop.cpu_gate import GatedMLP, quicken_gates, swiglu
 
+pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
+
 finite = st.floats(-1e4, 1e4, width=32)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from mlx.utils import tree_flatten
 from tiny import tiny_llama
 
 from draftloop.cpu_layout import lay_out
+
+pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
 
 
 def strides_in(model: object) -> dict[str, tuple[int, ...]]:

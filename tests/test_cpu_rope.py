@@ -10,6 +10,8 @@ from tiny import tiny_llama
 
 from draftloop.cpu_rope import FIRST_LENGTH, WHOLE_LENGTH, TabulatedRoPE, tabulate_positions
 
+pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
+
 
 class Two(nn.Module):
     """A model of two layers that only rotate."""

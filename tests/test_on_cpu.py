@@ -14,6 +14,8 @@ from draftloop.cpu_gate import GatedMLP
 from draftloop.cpu_rope import TabulatedRoPE
 from draftloop.pair import load_pair
 
+pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
+
 
 def test_16_bits_become_32_and_positions_are_tabulated() -> None:
     model = tiny_llama(tied=True)

@@ -75,6 +75,7 @@ def workshop(root: Path, seed: int) -> Workshop:
     return Workshop(root, settings, NO_SYNC)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_training_gives_the_same_weights_bit_for_bit_without_the_held_out_records(tmp_path: Path, row: Row) -> None:
     for seed in range(row.count(1, 10)):
         whole, blind = workshop(tmp_path / f"whole {seed}", seed), workshop(tmp_path / f"blind {seed}", seed)

@@ -102,6 +102,7 @@ def state(found: Learner) -> dict[str, bytes]:
     return {name: value for name, value in whole_state(found).items() if name != "random"}
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize(("where", "number"), KINDS)
 def test_a_poisoned_micro_batch_of_any_step_leaves_no_trace_but_its_name(where: str, number: str, row: Row) -> None:
     for poisoned in range(row.count(2, 6)):
@@ -122,6 +123,7 @@ def test_a_poisoned_micro_batch_of_any_step_leaves_no_trace_but_its_name(where: 
         row.did(1, "poisoned steps")
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize(("where", "number"), KINDS)
 def test_a_poisoned_step_of_one_micro_batch_is_taken_back_to_the_last_bit(where: str, number: str, row: Row) -> None:
     """By then its update is made: such a window is evaluated with it, at once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from workshop import Workshop, records_of
 from draftloop import lora
 from draftloop.training.step import Learner, under
 
-pytestmark = pytest.mark.row("kill during training")
+pytestmark = [pytest.mark.row("kill during training"), pytest.mark.usefixtures("module_on_the_cpu")]
 
 EVERYTHING = {
     "epochs": 3,
@@ -56,15 +56,6 @@ root, settings, border, die_at, written = Path(sys.argv[1]), json.loads(sys.argv
 files = MortalFiles(Board(root.with_suffix(".board")), int(die_at), written)
 Workshop(root, settings, files).train(on_step=lambda done, _steps: die() if done == border else None)
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _on_the_cpu() -> Iterator[None]:
-    """Where the same operations give the same bits in every process."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
 
 
 class KeptCheckpoints(NoSync):

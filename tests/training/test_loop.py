@@ -19,6 +19,8 @@ from draftloop.training.texts.course import Course
 from draftloop.training.texts.plan import Window
 from draftloop.training.validation import Scores
 
+pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits
+
 EVERYTHING = {
     "epochs": 3,
     "batch_size": 3,

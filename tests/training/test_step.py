@@ -308,6 +308,7 @@ def test_evaluating_has_no_dropout_and_changes_nothing():
     assert state(found) == before
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_a_restored_learner_goes_on_to_the_same_bits():
     first, second = learner(dropout=0.3), learner(dropout=0.3)
     for step in range(3):

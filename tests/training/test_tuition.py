@@ -170,6 +170,7 @@ def test_at_temperature_0_the_target_is_not_asked_to_say_the_same_again(tmp_path
     assert "anew" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_cross_entropy_never_learns_the_draft_s_own_tokens(tmp_path):
     plain, asked = shop_at(tmp_path / "plain", loss="ce"), shop_at(tmp_path / "asked", loss="ce", proposals=3)
     before, after = trained(plain), trained(asked)
@@ -182,6 +183,7 @@ def test_new_texts_are_gone_with_the_end_of_the_run(tmp_path):
     assert not list(shop.runs.rglob("texts-*"))
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("looks", [3, 6, 8, 12, 17, 23, 30, 40])
 def test_a_run_stopped_anywhere_even_while_texts_are_written_ends_in_the_same_bits(tmp_path, looks):
     settings = {"proposals": 2, "answers": 1, "save_every": 2, "steps_per_eval": 3, "replay_ratio": 0.2}

@@ -329,6 +329,7 @@ def test_a_run_that_is_refused_memory_ends_as_one_that_is_not(tmp_path, monkeypa
     assert all(type(layer) is kind for layer in shop.pair.draft.layers)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_run_that_was_cut_smaller_is_resumed_to_the_same_bits(tmp_path, monkeypatch, k):
     tried = refusing(monkeypatch, lambda _, examples: len(examples) > 2)
