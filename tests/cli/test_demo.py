@@ -50,5 +50,7 @@ def test_a_demo_that_was_stopped_does_not_offer_a_run_that_is_gone(call, monkeyp
 
     monkeypatch.setattr(demo, "run_loop", stopped)
     found = call("demo")
-    assert (found.code, found.err) == (130, "stopped: nothing of the demo is kept; run it again from the start\n")
+    assert found.code == 130
+    (said,) = (line for line in found.err.splitlines() if not line.startswith("slower than it need be"))  # no OpenBLAS
+    assert said == "stopped: nothing of the demo is kept; run it again from the start"
     assert "--resume" in call("demo", "--keep", "kept").err

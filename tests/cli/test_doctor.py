@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
+from draftloop import blas, memory
+from draftloop.memory import DeviceMemory
+
+
+@pytest.fixture(autouse=True)
+def _healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has."""
+    monkeypatch.setattr(blas, "is_needed", lambda: False)
+    monkeypatch.setattr(memory, "read_device", lambda: DeviceMemory(16 << 30, "RAM"))
+
 
 def test_a_healthy_machine_is_a_line_for_each_finding(call_with_pair) -> None:
     found = call_with_pair("doctor")
