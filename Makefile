@@ -6,10 +6,10 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup demo test test-all test-e2e faults reference lint bench speed learning soak clean
+.PHONY: help setup demo test test-portable test-all test-e2e faults reference lint bench speed learning soak clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv and install draftloop into it (done once; again when pyproject.toml changes)
 	@sh scripts/setup.sh
@@ -19,6 +19,9 @@ demo: setup ## collect, train and benchmark on the embedded pair: a few minutes,
 
 test: setup ## the fast tests, in two processes
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-portable: setup ## the fast tests on one core, beside busy processes, with other BLAS kernels and without (an hour)
+	@sh scripts/test_portable.sh $(ARGS)
 
 test-all: setup ## every test
 	$(PY) -m pytest -m "" $(ARGS)

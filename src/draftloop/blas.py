@@ -14,7 +14,7 @@ from pathlib import Path
 
 REMEDY = "install OpenBLAS (Debian/Ubuntu: apt-get install libopenblas0-pthread; Fedora: dnf install openblas)"
 IDLE = "4"  # its threads sleep after 2**4 cycles without work; the default is 2**26, on the cores that MLX needs
-_CANDIDATES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+CANDIDATES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 _CUDA_BUILDS = ("mlx-cuda-12", "mlx-cuda-13")
 _loaded: str | None = None
 
@@ -34,7 +34,7 @@ def preload() -> str | None:
     if _loaded is not None or not is_needed() or "mlx.core" in sys.modules:
         return _loaded
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", IDLE)
-    for name in _CANDIDATES:
+    for name in CANDIDATES:
         try:
             ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         except OSError:
