@@ -132,7 +132,10 @@ def test_after_the_environment_moved_the_difference_is_told_and_install_keeps_th
 def test_a_setting_that_the_installed_unit_lacks_is_named(call, crontab: Path, monkeypatch) -> None:
     call("schedule", "install", "--kind", "cron", "--yes")
     monkeypatch.setenv("DRAFTLOOP_TRAINING_EPOCHS", "3")
-    assert "yes, but with no DRAFTLOOP_TRAINING_EPOCHS: `schedule install --yes`" in call("schedule", "show").out
+    assert (
+        "yes, but with no DRAFTLOOP_TRAINING_EPOCHS: `schedule install --yes`"
+        in call("schedule", "show", "--kind", "cron").out
+    )
 
 
 def test_a_rhythm_that_someone_edited_is_told_and_the_default_is_taken(call, crontab: Path) -> None:

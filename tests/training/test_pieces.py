@@ -57,6 +57,7 @@ def test_an_adapted_head_learns_from_many_pieces_what_it_learns_from_one(head, k
         assert mx.allclose(pieces[name], expected, rtol=1e-4, atol=1e-5 * mx.abs(expected).max().item()), name
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_what_is_kept_of_an_adapted_head_s_gradient_does_not_grow_with_the_pieces(head):
     loss, inputs = loss_of(head), rows()
     mx.eval(inputs)

@@ -139,6 +139,7 @@ def test_positions_in_pieces_give_the_gradient_of_all_at_once(kind, keys):
         assert mx.allclose(own, expected, rtol=1e-4, atol=1e-5 * mx.abs(expected).max().item()), name
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("kind", ["ce", "kl", "nla", "lk"])
 def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
     """The teacher's distributions are one matrix of them; beside it only pieces may be."""

@@ -68,6 +68,7 @@ def test_dropout_drawn_anew_in_the_backward_pass_would_be_noticed(monkeypatch):
     assert max(mx.abs(found[n] - v).max().item() / mx.abs(v).max().item() for n, v in expected.items()) > 0.01
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_it_takes_far_less_memory_on_a_deep_model():
     draft = adapted()
     differentiated(draft)
@@ -103,11 +104,14 @@ def test_names_stay_and_it_can_be_turned_off_again():
     assert not is_recomputed(draft)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_nothing_that_was_computed_is_kept_alive():
     draft = adapted()
     set_recompute(draft, True)
     differentiated(draft)
+    mx.synchronize()  # what is enqueued holds its arrays until it has run
     mx.clear_cache()
     before = mx.get_active_memory()
     differentiated(draft)
-    assert mx.get_active_memory() - before < 1 << 16
+    mx.synchronize()
+    assert mx.get_active_memory() - before < 4 * 64 * INPUTS.size  # what one layer puts out

@@ -254,6 +254,7 @@ def test_a_number_that_is_a_promise_is_kept_by_failing():
         within(found, small, []).do(lambda: mx.eval(mx.ones((4 << 20,)) + 1), [EXAMPLES], droppable=True)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("recompute", [False, True])
 def test_an_estimate_holds_what_a_pass_then_takes(recompute):
     """Within a quarter, on a model that is large enough for the constants not to count."""
@@ -277,6 +278,7 @@ def test_an_estimate_holds_what_a_pass_then_takes(recompute):
             assert 0.8 < fit.cost.of(batch) / taken < 1.35
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_a_budget_that_binds_is_kept_and_by_parts_first():
     found = learner(tiny_llama(width=128, layers=4, seed=2, sharpness=1.0))
     long = [
