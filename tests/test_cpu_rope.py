@@ -35,8 +35,9 @@ def tabulated(plain: nn.RoPE, longest: int | None = None) -> TabulatedRoPE:
 def test_every_position_is_rotated_as_mlx_does(offset: int, base: float, scale: float) -> None:
     plain = nn.RoPE(16, base=base, scale=scale)
     x = mx.random.normal((2, 3, 5, 16), key=mx.random.key(offset))
+    angle = 3e-7 * offset  # what the last digit of a frequency makes of the angle
     np.testing.assert_allclose(
-        np.array(tabulated(plain)(x, offset=offset)), np.array(plain(x, offset=offset)), atol=2e-6
+        np.array(tabulated(plain)(x, offset=offset)), np.array(plain(x, offset=offset)), atol=2e-6 + angle
     )
 
 
@@ -53,20 +54,20 @@ def test_gradients_are_those_of_mlx() -> None:
 def test_rows_with_offsets_of_their_own_are_rotated_by_them(longest: int | None) -> None:
     plain, x = nn.RoPE(16), mx.random.normal((3, 3, 5, 16), key=mx.random.key(0))
     ours, offsets = tabulated(plain, longest), mx.array([0, 9, 59])
-    np.testing.assert_allclose(np.array(ours(x, offset=offsets)), np.array(plain(x, offset=offsets)), atol=2e-6)
+    np.testing.assert_allclose(np.array(ours(x, offset=offsets)), np.array(plain(x, offset=offsets)), atol=2e-5)
 
 
 def test_padding_and_what_lies_beyond_the_longest_text_is_finite() -> None:
     found = tabulated(nn.RoPE(16), 64)(mx.ones((2, 1, 5, 16)), offset=mx.array([-3, 62]))
     plain = nn.RoPE(16)(mx.ones((2, 1, 5, 16)), offset=mx.array([-3, 62]))
     assert np.isfinite(np.array(found)).all()
-    np.testing.assert_allclose(np.array(found)[0, :, 3:], np.array(plain)[0, :, 3:], atol=2e-6)
-    np.testing.assert_allclose(np.array(found)[1, :, :2], np.array(plain)[1, :, :2], atol=2e-6)
+    np.testing.assert_allclose(np.array(found)[0, :, 3:], np.array(plain)[0, :, 3:], atol=2e-5)
+    np.testing.assert_allclose(np.array(found)[1, :, :2], np.array(plain)[1, :, :2], atol=2e-5)
 
 
 def test_a_table_that_is_whole_still_grows_for_a_longer_text() -> None:
     plain, x = nn.RoPE(16), mx.random.normal((1, 1, 5, 16), key=mx.random.key(0))
-    np.testing.assert_allclose(np.array(tabulated(plain, 64)(x, offset=99)), np.array(plain(x, offset=99)), atol=2e-6)
+    np.testing.assert_allclose(np.array(tabulated(plain, 64)(x, offset=99)), np.array(plain(x, offset=99)), atol=4e-5)
 
 
 def test_other_types_and_partly_rotated_heads_are_left_to_mlx() -> None:

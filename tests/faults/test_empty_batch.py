@@ -77,7 +77,7 @@ def test_examples_without_a_label_among_others_change_no_bit_of_the_step(row: Ro
         together = found.train(Window(0, ((*good, *extra), tuple(masked(choose)))), 0, 0, lambda: None)
         alone = clean.train(Window(0, (tuple(good),)), 0, 0, lambda: None)
         assert (together.tokens, len(together.skipped)) == (alone.tokens, 1)
-        assert together.loss == pytest.approx(alone.loss, rel=1e-6)
+        assert together.loss == pytest.approx(alone.loss, rel=1e-5)
         assert together.gradient_norm == pytest.approx(alone.gradient_norm, rel=1e-5)
         row.did(1, "windows with an empty batch")
 

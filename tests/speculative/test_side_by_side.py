@@ -101,6 +101,7 @@ class Refusing:
         return MODEL(inputs, cache=cache)
 
 
+@pytest.mark.usefixtures("on_the_cpu")  # where rows begin and end together
 def test_where_memory_is_refused_the_same_texts_are_written_in_smaller_batches() -> None:
     model = Refusing(3, RuntimeError("[metal::malloc] Unable to allocate 9 bytes."))
     assert written(wanted(20), model) == written(wanted(20))
@@ -124,6 +125,7 @@ def test_memory_that_is_refused_in_the_middle_costs_no_finished_text() -> None:
     assert max(model.tried[10:]) <= 10  # of those that were missing
 
 
+@pytest.mark.usefixtures("on_the_cpu")  # where rows begin and end together
 def test_caches_have_room_for_what_is_written_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths, fetch = set(), BatchKVCache.update_and_fetch
 

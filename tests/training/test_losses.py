@@ -214,8 +214,8 @@ def test_a_greedy_teacher_makes_kl_the_cross_entropy_and_a_the_probability_of_y(
     found, here = student(logits32(), asked(), WIDTH), asked()
     one_hot = mx.where(mx.arange(WIDTH) == here.labels[:, None], 0.0, -mx.inf)
     of_kl, of_ce, of_nla = (loss_sums(kind, found, Told.of(one_hot), here) for kind in ("kl", "ce", "nla"))
-    assert of_kl.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-6)
-    assert of_nla.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-6)
+    assert of_kl.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-5)
+    assert of_nla.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-5)
     assert of_kl.loss.item() > 0
 
 
@@ -228,19 +228,19 @@ def test_q_keeps_full_support_where_the_teacher_is_truncated():
 def test_equal_distributions_are_accepted_whole_at_no_loss():
     found = student(logits32(), asked(), WIDTH)
     log_q = log_q_of(found)
-    assert mx.allclose(losses.log_acceptance(log_q, log_q), mx.zeros(M), atol=1e-6)
+    assert mx.allclose(losses.log_acceptance(log_q, log_q), mx.zeros(M), atol=1e-5)
     for kind in ("kl", "tv", "nla", "lk"):
         sums = loss_sums(kind, found, Told.of(log_q), asked())
         assert sums.loss.item() == pytest.approx(0, abs=1e-5)
-        assert sums.acceptance.item() == pytest.approx(4, rel=1e-6)
+        assert sums.acceptance.item() == pytest.approx(4, rel=1e-5)
 
 
 def test_where_both_meet_q_is_the_draft_s_distribution_and_the_rest_is_what_it_says():
     found, p = student(logits32(), asked(), WIDTH), mx.exp(LOG_P_ARRAY)
     met, q = losses.meet(found, p), mx.exp(log_q_of(found))
-    assert mx.allclose(met.q, q, atol=1e-6)
-    assert mx.allclose(met.log_z, mx.logsumexp(found.scaled, axis=-1), atol=1e-6)
-    assert mx.allclose(met.overlap, mx.minimum(p, q).sum(-1), atol=1e-6)
+    assert mx.allclose(met.q, q, atol=1e-5)
+    assert mx.allclose(met.log_z, mx.logsumexp(found.scaled, axis=-1), atol=1e-5)
+    assert mx.allclose(met.overlap, mx.minimum(p, q).sum(-1), atol=1e-5)
     assert mx.allclose(met.cross, (p * found.scaled).sum(-1), atol=1e-5)
 
 
@@ -260,7 +260,7 @@ def test_the_terms_of_pieces_add_up_to_those_of_the_whole(kind):
     pieces = [of(slice(i, i + 2)) for i in range(0, M, 2)]
     added = losses.combine(kind, losses.Terms(*map(sum, zip(*pieces, strict=True))))
     whole = loss_sums(kind, found, TOLD, here)
-    assert [one.item() for one in added] == pytest.approx([one.item() for one in whole], rel=1e-6)
+    assert [one.item() for one in added] == pytest.approx([one.item() for one in whole], rel=1e-5)
 
 
 # the rule in use
@@ -384,7 +384,7 @@ def test_hard_labels_are_one_named_id_and_give_the_cross_entropy():
     here = asked()
     log_p, ids = mx.array([[0.0, -mx.inf]] * M), here.labels[:, None]
     hard = loss_sums("kl", student(logits32(), here, WIDTH, ids), Told.of(log_p, ids), here).loss
-    assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-6)
+    assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-5)
 
 
 def test_a_column_that_names_no_id_changes_nothing():
@@ -408,13 +408,13 @@ def test_a_column_that_names_no_id_takes_none_out_of_the_bucket_wherever_it_stan
     for kind in KINDS:
         plain = loss_sums(kind, student(draft, MANY, 512, ids), Told.of(log_p, ids), MANY)
         found = loss_sums(kind, student(draft, MANY, 512, more), Told.of(wider, more), MANY)
-        assert [one.item() for one in found] == pytest.approx([one.item() for one in plain], rel=1e-6)
+        assert [one.item() for one in found] == pytest.approx([one.item() for one in plain], rel=1e-5)
 
 
 def test_weights_count_each_position_so_often():
     twice = loss_sums("kl", student(logits32(), asked(), WIDTH), TOLD, asked(weights=2 * WEIGHTS))
     once = loss_sums("kl", student(logits32(), asked(), WIDTH), TOLD, asked())
-    assert [2 * one.item() for one in once] == pytest.approx([one.item() for one in twice], rel=1e-6)
+    assert [2 * one.item() for one in once] == pytest.approx([one.item() for one in twice], rel=1e-5)
 
 
 def test_some_positions_of_a_batch_may_be_under_match():
@@ -423,7 +423,7 @@ def test_some_positions_of_a_batch_may_be_under_match():
     p, q = np.exp(LOG_P), np.exp(np.array(log_q_of(found)))
     expected = np.where([True, False, True, False, False], (p * q).sum(-1), np.minimum(p, q).sum(-1))
     assert np.allclose(
-        np.exp(np.array(losses.log_acceptance(log_q_of(found), LOG_P_ARRAY, here.match))), expected, atol=1e-6
+        np.exp(np.array(losses.log_acceptance(log_q_of(found), LOG_P_ARRAY, here.match))), expected, atol=1e-5
     )
 
 

@@ -46,11 +46,11 @@ def test_loss_gradients_and_random_state_are_the_same(dropout):
     state = get_state().tolist()
     set_recompute(draft, True)
     again, found, _ = differentiated(draft)
-    assert again == pytest.approx(loss, rel=1e-6)
+    assert again == pytest.approx(loss, rel=1e-5)
     assert found.keys() == expected.keys()
     assert any(mx.abs(value).max().item() > 0 for value in expected.values())
     for name, value in expected.items():
-        assert mx.abs(found[name] - value).max().item() <= 1e-6 * mx.abs(value).max().item(), name
+        assert mx.abs(found[name] - value).max().item() <= 1e-5 * mx.abs(value).max().item(), name
     assert get_state().tolist() == state
 
 
