@@ -33,6 +33,7 @@ PURE = (
     "draftloop.model_files",
     "draftloop.outlook",
     "draftloop.overview",
+    "draftloop.prompt_groups",
     "draftloop.prompts",
     "draftloop.records",
     "draftloop.registry",

@@ -14,8 +14,8 @@ from draftloop.config import Models
 from draftloop.errors import PromptError
 from draftloop.live import decode_all, decode_live, plain_speed, samples_from_prompts
 from draftloop.pair import Pair, load_pair
+from draftloop.prompt_groups import prompt_group
 from draftloop.prompts import Prompt
-from draftloop.records import prompt_group
 from draftloop.speculative.decoder import Settings
 
 SETTINGS = Settings(sampler(0.8, seed=4), "rejection", 3, 10)

@@ -24,8 +24,7 @@ from draftloop.records import (
     Sampler,
     from_body,
     from_line,
-    group_and_split_of,
-    prompt_group,
+    opening_and_split_of,
     resume_key,
     seal,
     split_of,
@@ -36,6 +35,11 @@ from draftloop.records import (
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+CHAT = (
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is Python?", "tool": {"adapter": 1, "split": "heldout", "x": None}},
+)
 
 FROZEN_SCHEMA_1 = (
     b'{"adapter":"v0003","disagreements":[{"draft_logp":-3.25,"draft_logq":-0.25,"draft_token":7,"position":2,'
@@ -98,7 +102,7 @@ def test_a_line_is_sorted_json_that_ends_in_the_checksum_of_the_rest() -> None:
 
 
 def test_the_line_holds_every_field_of_the_record() -> None:
-    values = json.loads(to_line(make_record()))
+    values = json.loads(to_line(make_record(messages=CHAT)))
     assert values.keys() == {field.name for field in fields(Record)} | {"prompt_surrogates", "checksum"}
 
 
@@ -210,22 +214,6 @@ def test_a_newer_schema_is_no_damage_but_asks_for_an_update() -> None:
     assert not isinstance(caught.value, RecordError)
 
 
-def test_prompts_equal_but_for_case_spaces_digits_and_width_are_one_group() -> None:
-    same = ["Add 12 and 7\n", "  add 3  AND\t4000", "ADD ٣ and 9", "\uff21dd 1 and 2", "add 1 \u00a0and 5"]
-    assert len({prompt_group(prompt) for prompt in same}) == 1
-    assert prompt_group("stra\u00dfe") == prompt_group("STRASSE")
-    assert prompt_group("x\ud800") == prompt_group("x\udfff") == prompt_group("x\ufffd")
-
-
-def test_other_prompts_are_other_groups() -> None:
-    prompts = ["Add 1 and 2", "Add 1 and two", "Add 12", "Add1 and 2", "Add 1.5 and 2", "", "\u05d0"]
-    assert len({prompt_group(prompt) for prompt in prompts}) == len(prompts)
-
-
-def test_a_group_never_changes_its_name() -> None:
-    assert prompt_group("What is Python 3?") == "df595f587ac39669"
-
-
 def test_rates_are_ratios_of_sums_and_none_when_nothing_was_drafted() -> None:
     record = make_record()
     assert (record.drafted, record.accepted, record.acceptance_rate) == (7, 5, 5 / 7)
@@ -263,12 +251,35 @@ def test_a_run_finds_the_key_before_there_is_a_record() -> None:
     assert whole_number.resume_key([1, 2, 3]) == resume_key(from_line(to_line(record)))
 
 
-def test_split_and_group_are_read_without_the_record() -> None:
+def test_split_and_opening_are_read_without_the_record() -> None:
     body = unseal(to_line(make_record(prompt='{"adapter":,"split":"train","checksum":"', split="validation")))
     assert split_of(body) == "validation"
-    assert group_and_split_of(body) == (from_body(body).group, "validation")
+    assert opening_and_split_of(body) == (from_body(body).opening, "validation")
     with pytest.raises(RecordError, match="expected a text and a split"):
-        group_and_split_of(b'{"schema":1,"prompt":"x","split":"test"}')
+        opening_and_split_of(b'{"schema":1,"prompt":"x","split":"test"}')
+
+
+def test_a_chat_keeps_its_messages_and_a_plain_prompts_line_is_what_it_was() -> None:
+    chat = make_record(prompt="Be brief.\nWhat is Python?", messages=CHAT)
+    assert from_line(to_line(chat)) == chat
+    assert b"messages" not in to_line(make_record())
+    assert from_line(to_line(make_record())).messages is None
+    with pytest.raises(RecordError, match="messages"):
+        from_body(orjson.dumps({**orjson.loads(unseal(to_line(chat))), "messages": ["hello"]}))
+
+
+def test_keys_within_messages_are_not_taken_for_the_records_own() -> None:
+    line = to_line(make_record(messages=CHAT, split="train"))
+    assert split_of(unseal(line)) == "train"
+    assert opening_and_split_of(unseal(line)) == ("What is Python?", "train")
+    data = line[:-1] + b"\x0b" + line[:-1]
+    assert [data[start:end] for start, end in whole_records(data)] == [line[:-1]] * 2
+
+
+def test_a_chat_is_grouped_by_the_turn_that_it_began_with() -> None:
+    later = (*CHAT, {"role": "assistant", "content": "A language."}, {"role": "user", "content": "Since when?"})
+    groups = {make_record(prompt="x", messages=messages).group for messages in (CHAT, CHAT[1:], later)}
+    assert groups == {make_record(prompt="what is python").group}
 
 
 def test_whole_records_are_found_among_damaged_bytes() -> None:

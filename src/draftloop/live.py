@@ -18,8 +18,9 @@ from .benchmark import BASE, Sample, accepted, samples_of
 from .collect import generation_seed, usable_ids
 from .errors import PromptError
 from .pair import Pair
+from .prompt_groups import prompt_group
 from .prompts import Prompt, Unusable
-from .records import Sampler, prompt_group
+from .records import Sampler
 from .rule import Rule
 from .scoring import score
 from .speculative.decoder import Decoding, Settings, count_rounds, fits

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import StoreError
+from .prompt_groups import opening, prompt_group
 from .rule import Rule
 
 SCHEMA = 1
@@ -120,6 +119,7 @@ class Record:
 
     Attributes:
         id: 32 hex digits; a hash of what was generated, so that a repeated run has the same ids.
+        prompt: its text; of a chat, of all messages.
         draft_output: N ids, what the draft proposed at each position given the emitted prefix.
         target_output: N ids, what was emitted.
         disagreements: the rejections of the verification, one for every round that rejected, in order.
@@ -130,6 +130,8 @@ class Record:
         time: unix seconds.
         run_seed: the seed of the run that collected it (`sampler.seed` is derived from it).
         teacher: the place of the teacher's distributions, None until there is one.
+        messages: of a chat, as they were given, but for lone surrogates (U+FFFD in their places); None, and no member
+            of the line, for plain text.
     """
 
     id: Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{32}$")]
@@ -152,6 +154,7 @@ class Record:
     time: Number
     run_seed: Count
     teacher: BlobRef | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
     schema: Literal[1] = 1
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
@@ -176,9 +179,14 @@ class Record:
         return self.accepted / self.drafted if self.drafted else None
 
     @property
+    def opening(self) -> str:
+        """The text that decides the prompt group: of a chat, the user turn that the conversation began with."""
+        return opening(self.prompt, self.messages)
+
+    @property
     def group(self) -> str:
-        """The prompt group that this record's prompt belongs to."""
-        return prompt_group(self.prompt)
+        """The prompt group by itself; what is near to it is joined with it by the log's `groups`."""
+        return prompt_group(self.opening)
 
     @property
     def conditions(self) -> RunConditions:
@@ -194,17 +202,6 @@ class Record:
 
 
 _RECORD = TypeAdapter(Record)
-
-
-def prompt_group(prompt: str) -> str:
-    """The group of a prompt, 16 hex digits: prompts that differ only in case, spaces and digits are one.
-
-    Unicode compatibility forms (NFKC) are one too, and lone surrogates all count as U+FFFD.
-    """
-    text = unicodedata.normalize("NFKC", _SURROGATE.sub(_REPLACEMENT, prompt)).casefold()
-    text = unicodedata.normalize("NFKC", text)
-    text = re.sub(r"\d+", "0", re.sub(r"\s+", " ", text).strip())
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def resume_key(record: Record) -> str:
@@ -282,27 +279,30 @@ def from_body(body: bytes) -> Record:
 
 def split_of(body: bytes) -> str:
     """The split named in an unsealed JSON object, without reading anything else of it."""
-    found = _SPLIT.search(body)
+    found = _SPLIT.match(body, body.rfind(b',"split":"'))  # the last one: a message may have such a key too
     return found[1].decode() if found else ""
 
 
-def group_and_split_of(body: bytes) -> tuple[str, Split]:
-    """The prompt group and the split of an unsealed JSON object, without its record. Raises as `from_line` does."""
+def opening_and_split_of(body: bytes) -> tuple[str, Split]:
+    """`Record.opening` and the split of an unsealed JSON object, without its record. Raises as `from_line` does."""
     values = _parse(body)
     prompt: Any = values.get("prompt")
     split: Any = values.get("split")
     if not isinstance(prompt, str) or split not in get_args(Split):
         raise RecordError(f"prompt and split: found {str(prompt)[:80]!r} and {split!r}, expected a text and a split")
-    return prompt_group(prompt), split
+    messages: Any = values.get("messages")
+    chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    return opening(prompt, messages if chat else None), split
 
 
 def whole_records(data: bytes) -> Iterator[tuple[int, int]]:
     """Where whole records lie in damaged bytes, as (start, end): a newline that was lost joins two good ones."""
-    starts = [found.start() for found in _LINE_START.finditer(data)]
-    for start, limit in pairwise([*starts, len(data)]):
-        end = _SEAL_END.search(data, start, limit)
+    done = 0
+    for start in (found.start() for found in _LINE_START.finditer(data)):
+        end = _SEAL_END.search(data, start) if start >= done else None  # a message may hold such a start too
         if end and _is_sealed(data[start : end.end()]):
-            yield start, end.end()
+            done = end.end()
+            yield start, done
 
 
 def check_schema(found: object, known: int, what: str) -> None:
@@ -331,6 +331,8 @@ def _is_sealed(line: bytes) -> bool:
 
 def _to_json(record: Record) -> dict[str, Any]:
     values = _slots(record)
+    if record.messages is None:
+        del values["messages"]  # as lines were before there were chats in them
     values["prompt"] = _SURROGATE.sub(_REPLACEMENT, record.prompt)
     values["prompt_surrogates"] = [(found.start(), ord(found[0])) for found in _SURROGATE.finditer(record.prompt)]
     return values

@@ -16,7 +16,7 @@ from ..records import (
     Record,
     RecordError,
     from_body,
-    group_and_split_of,
+    opening_and_split_of,
     resume_key,
     split_of,
     to_line,
@@ -24,8 +24,8 @@ from ..records import (
     whole_records,
 )
 from .files import FILES, Files, append_whole, storing
+from .groups import PromptGroups
 from .lock import Lock
-from .splits import Splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,14 @@ class FailureLog:
         if not found:
             return []
         with self._writable() as descriptor:
-            splits = self._splits.splits_for(record.group for record in found)
+            splits = self._groups.splits_for(record.opening for record in found)
             placed = [replace(record, split=split) for record, split in zip(found, splits, strict=True)]
             lines = b"".join(to_line(record) for record in placed)
             start = append_whole(descriptor, lines, self._files, self._full_sync)  # a torn tail is mended by the next
             if start == self._known:  # else somebody wrote who takes no lock, and the next append reads it all
                 self._known += len(lines)
                 for record in placed:
-                    self._splits.learn(record.group, record.split)
+                    self._groups.learn(record.opening, record.split)
         return placed
 
     def repair(self) -> None:
@@ -116,12 +116,14 @@ class FailureLog:
     def records(self, splits: Container[str] | None = None) -> Iterator[Record]:
         """The records in file order, one at a time; those of other splits than `splits` are not even decoded.
 
+        Where `splits` are given, what is near to a prompt of another split is left out (`groups`).
         Writers may append meanwhile: a line is read whole or not yet. Damaged lines go to `damage`, the rest is read.
 
         Raises:
             StoreError: a newer draftloop wrote to this log.
         """
         damage = self.damage = []
+        groups = None if splits is None else self.groups()
         for number, line in enumerate(self._lines(), start=1):
             if line.reason is not None:
                 damage.append(Damage(number, line.offset, line.reason))
@@ -133,7 +135,21 @@ class FailureLog:
                 except RecordError as error:
                     damage.append(Damage(number, line.offset, str(error)))
                 else:
-                    yield record
+                    if groups is None or not groups.in_two_splits(record):
+                        yield record
+
+    def groups(self) -> PromptGroups:
+        """The prompt groups of all whole lines so far, near-duplicates joined; it learns on as the log is read and
+        written. Nothing is written for it.
+
+        Raises:
+            StoreError: a newer draftloop wrote to this log.
+        """
+        try:
+            self._read_on(self.path.stat())
+        except FileNotFoundError:
+            self._forget()
+        return self._groups
 
     def resume_keys(self) -> set[str]:
         """The `resume_key` of every record: what need not be collected again."""
@@ -177,20 +193,24 @@ class FailureLog:
 
     def _forget(self) -> None:
         self._inode = 0
-        self._known = 0  # the groups of the lines before this offset are in _splits
-        self._splits = Splits()
+        self._known = 0  # the lines before this offset are in _groups
+        self._groups = PromptGroups()
 
     def _catch_up(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
         if status.st_size == 0:
             self._files.sync_directory(self.path.parent)
+        self._read_on(status)
+        if os.fstat(descriptor).st_size > self._known:
+            self._mend_tail(descriptor)
+            self._learn()
+
+    def _read_on(self, status: os.stat_result) -> None:
+        """Learn what was appended since; of another file, or one that was cut, all of it."""
         if status.st_ino != self._inode or status.st_size < self._known:
             self._forget()
             self._inode = status.st_ino
         self._learn()
-        if os.fstat(descriptor).st_size > self._known:
-            self._mend_tail(descriptor)
-            self._learn()
 
     def _learn(self) -> None:
         for line in self._lines(self._known):
@@ -198,7 +218,7 @@ class FailureLog:
                 return
             for body in line.bodies:
                 with suppress(RecordError):
-                    self._splits.learn(*group_and_split_of(body))
+                    self._groups.learn(*opening_and_split_of(body))
             self._known = line.end
 
     def _mend_tail(self, descriptor: int) -> None:
