@@ -6,7 +6,7 @@ The public API, in the order of the stages; each name is imported when it is fir
     pair = load_pair(config.models)
     collect_data(pair, prompts, data.log, CollectSettings(decoding_settings(config.speculative)))
     train(pair, data, config)
-    heldout = logged_samples(data.log.records({"heldout"}), pair)
+    heldout = logged_samples(data.log.records({"heldout"}), pair, data.log.groups().group_of)
     compare(pair, heldout, "auto", [1, 2, 4, 8], ("latest", data.registry.resolve("latest")), seed=0)
     data.registry.promote("latest")
     generate(pair, prompt, settings, chat_template=True, max_prompt_length=2048)

@@ -16,7 +16,7 @@ import mlx.core as mx
 from .acceptance import Acceptance, expected_rounds, total
 from .errors import ConfigError, PromptError
 from .pair import Pair
-from .records import Record
+from .records import GroupOf, Record, own_group
 from .rule import SAMPLING, Rule, one_of
 from .scoring import Scores, score
 from .stats import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
@@ -97,8 +97,8 @@ def samples_of(rule: Rule, samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in samples if (sample.text.sampler.temperature == 0) == (rule == "greedy")]
 
 
-def logged_samples(records: Iterable[Record], pair: Pair) -> list[Sample]:
-    """The records of this pair's target and tokenizer, as samples.
+def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = own_group) -> list[Sample]:
+    """The records of this pair's target and tokenizer, as samples; `group_of` gives the joined group of each.
 
     Raises:
         PromptError: none is.
@@ -111,7 +111,7 @@ def logged_samples(records: Iterable[Record], pair: Pair) -> list[Sample]:
         raise PromptError(
             f"none of {len(found)} held-out generations is of this target; collect with it, or give --prompts-file"
         )
-    return [Sample(Text.of(record), record.group) for record in kept]
+    return [Sample(Text.of(record), group_of(record)) for record in kept]
 
 
 def compare(

@@ -160,6 +160,7 @@ class _Asked:
 
     text: str
     ids: tuple[int, ...]
+    messages: tuple[dict[str, Any], ...] | None = None
 
 
 def _asked(
@@ -187,7 +188,7 @@ def _asked(
             continue
         known.add(key)
         found += 1
-        yield _Asked(prompt.text, tuple(ids))
+        yield _Asked(prompt.text, tuple(ids), prompt.messages)
 
 
 def _live(
@@ -195,7 +196,7 @@ def _live(
 ) -> Iterator[list[Record]]:
     """Each generation as the decoder makes it, one after the other."""
     for one in asked:
-        if stop or (record := generate_record(pair, one.text, one.ids, settings, stop, blobs)) is None:
+        if stop or (record := generate_record(pair, one.text, one.ids, settings, stop, blobs, one.messages)) is None:
             return
         yield [record]
 
@@ -207,6 +208,7 @@ def generate_record(
     settings: CollectSettings,
     stop: StopRequest | None = None,
     blobs: BlobFile | None = None,
+    messages: tuple[dict[str, Any], ...] | None = None,
 ) -> Record | None:
     """Decode one prompt to its end, draft and target in turn, and say all of it; None when `stop` came first.
 
@@ -222,7 +224,7 @@ def generate_record(
     mx.clear_cache()
     assert decoding.finish is not None
     made = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
-    (record,) = _stored(pair, [(_Asked(text, tuple(ids)), made)], settings, blobs)
+    (record,) = _stored(pair, [(_Asked(text, tuple(ids), messages), made)], settings, blobs)
     return record
 
 
@@ -279,7 +281,16 @@ def _stored(
     """The records of generations, once what they point to is on disk."""
     run_seed = settings.decoding.sampler.seed
     records = [
-        record_of(pair, asked.text, asked.ids, made, _of_text(settings, asked.ids), run_seed, settings.source)
+        record_of(
+            pair,
+            asked.text,
+            asked.ids,
+            made,
+            _of_text(settings, asked.ids),
+            run_seed,
+            settings.source,
+            asked.messages,
+        )
         for asked, made in texts
     ]
     kept = [made.rows for _, made in texts if made.rows is not None]

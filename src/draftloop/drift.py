@@ -39,7 +39,7 @@ import numpy as np
 
 from . import config
 from .acceptance import FloatArray
-from .records import Record, Split
+from .records import GroupOf, Record, Split, own_group
 from .replay import generation_acceptance
 
 Kind = Literal["drift", "fall"]
@@ -69,10 +69,10 @@ class Generation:
     Attributes:
         id: its record's.
         key: of its stream.
-        group: its prompt group.
+        group: its prompt group, near-duplicates joined.
         adapter: the draft's adapter version, None for the bare draft.
         acceptance: mean acceptance per position, in [0, 1].
-        split: its record's.
+        split: its record's; None where its prompt is near two, and it is used in neither.
         unseen: whether its prompt had no part in the training of its draft, as far as is known.
     """
 
@@ -81,7 +81,7 @@ class Generation:
     group: str
     adapter: str | None
     acceptance: float
-    split: Split
+    split: Split | None
     unseen: bool = True
 
 
@@ -119,12 +119,12 @@ class Watch:
         return self.alarm_at is not None
 
 
-def generation_of(record: Record) -> Generation:
+def generation_of(record: Record, group_of: GroupOf = own_group) -> Generation:
     """What drift looks at in a record. Raises ValueError where it has no output."""
     s, pair = record.sampler, record.pair
     transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
     key = Key(pair.target, pair.draft, record.source, record.rule, *transforms)
-    return Generation(record.id, key, record.group, record.adapter, generation_acceptance(record), record.split)
+    return Generation(record.id, key, group_of(record), record.adapter, generation_acceptance(record), record.split)
 
 
 def watches(

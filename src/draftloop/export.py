@@ -31,7 +31,7 @@ from .model_card import Card, write_card
 from .model_files import find_model, fingerprint
 from .on_cpu import adapt_to_cpu
 from .pair import Pair, check_tokenizers
-from .records import Record, dump, seal
+from .records import GroupOf, Record, dump, own_group, seal
 from .registry import Registry, Version
 from .shipped import SHIPPED, Measured, measure
 from .store.atomic import publish_directory, temporary_path, write_new
@@ -40,6 +40,9 @@ from .store.files import FILES, Files, storing
 CARD = "README.md"
 
 Say = Callable[[str], None]
+
+Samples = tuple[list[Sample], str | None]
+"""What is measured on, and where there is none, why."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def export(
     held_out: Iterable[Record],
     say: Say = lambda _: None,
     files: Files = FILES,
+    group_of: GroupOf = own_group,
 ) -> Exported:
     """Make the directory; it appears whole, or not at all.
 
@@ -120,6 +124,7 @@ def export(
         held_out: logged generations to measure on; those of other targets are left out.
         say: told what is being done.
         files: the seam.
+        group_of: the joined prompt group of each of `held_out`.
 
     Raises:
         AdapterError: the version was made for another draft.
@@ -127,13 +132,13 @@ def export(
         StoreError: the disk refused; nothing is left behind.
     """
     pair = pair.with_adapter(job.version.path, job.version.name)
-    place = job.destination
+    place, samples = job.destination, _samples(list(held_out), pair, group_of)
     with storing(place):
         files.make_directory(place.parent)
         temporary = temporary_path(place.parent)
         try:
             files.make_directory(temporary, new=True)
-            made = _fill(temporary, job, pair, config, list(held_out), say, files)
+            made = _fill(temporary, job, pair, config, samples, say, files)
             with suppress(FileNotFoundError):
                 place.rmdir()  # an empty one was found fit; if it is no longer empty, this refuses
             publish_directory(temporary, place, files)
@@ -182,13 +187,11 @@ def _is_free(place: Path) -> bool:
     return place.is_dir() and not place.is_symlink() and not any(place.iterdir())
 
 
-def _fill(
-    directory: Path, job: Job, pair: Pair, config: Config, records: list[Record], say: Say, files: Files
-) -> Exported:
+def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples, say: Say, files: Files) -> Exported:
     say(f"writing {job.version.name}")
     written = _write(directory, job, config, files)
     shipped = _load_back(directory, job, pair, config)
-    samples, not_measured = _samples(records, pair)
+    samples, not_measured = found
     measured = None
     if samples:
         say(f"measuring on {len(samples)} held-out generations")
@@ -254,11 +257,11 @@ def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
     return replace(pair, draft=draft, adapter=None, identity=replace(pair.identity, draft=fingerprint(draft_path)))
 
 
-def _samples(records: list[Record], pair: Pair) -> tuple[list[Sample], str | None]:
+def _samples(records: list[Record], pair: Pair, group_of: GroupOf) -> Samples:
     if not records:
         return [], "no held-out generation"
     try:
-        return logged_samples(records, pair), None
+        return logged_samples(records, pair, group_of), None
     except PromptError:
         return [], f"no held-out generation of this target among {len(records)}"
 

@@ -7,10 +7,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 from .distributions import TopK, joined
 from .pair import Pair
-from .records import Disagreement, Record
+from .records import Disagreement, Record, without_surrogates
 from .speculative.choosing import BonusDraw
 from .speculative.decoder import Finish, Round, Settings, count_rounds
 
@@ -85,7 +86,14 @@ class Generation:
 
 
 def record_of(
-    pair: Pair, prompt: str, ids: Sequence[int], found: Generation, settings: Settings, run_seed: int, source: str
+    pair: Pair,
+    prompt: str,
+    ids: Sequence[int],
+    found: Generation,
+    settings: Settings,
+    run_seed: int,
+    source: str,
+    messages: Sequence[Mapping[str, Any]] | None = None,
 ) -> Record:
     """The record of a generation; its split is for the log to decide, its blob for whoever stores one.
 
@@ -97,6 +105,7 @@ def record_of(
         settings: of the decoding; `sampler.seed` is that of this very text.
         run_seed: from which that one follows.
         source: where the prompt comes from.
+        messages: of a chat.
     """
     return Record(
         id=_content_id(pair, ids, found.output, settings, source),
@@ -118,6 +127,7 @@ def record_of(
         source=source,
         time=time.time(),
         run_seed=run_seed,
+        messages=None if messages is None else tuple(without_surrogates(messages)),
     )
 
 

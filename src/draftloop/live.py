@@ -18,12 +18,13 @@ from .benchmark import BASE, Sample, accepted, samples_of
 from .collect import generation_seed, usable_ids
 from .errors import PromptError
 from .pair import Pair
-from .prompt_groups import prompt_group
+from .prompt_groups import opening
 from .prompts import Prompt, Unusable
 from .records import Sampler
 from .rule import Rule
 from .scoring import score
 from .speculative.decoder import Decoding, Settings, count_rounds, fits
+from .store.groups import joined_groups
 from .teacher_forced import Text
 
 
@@ -97,7 +98,7 @@ def samples_from_prompts(
     """
     usable, skipped = usable_prompts(pair, prompts, settings, chat_template=chat_template, max_length=max_prompt_length)
     decoded = decode_all(pair, [ids for _, ids in usable], settings, on_text)
-    groups = [prompt_group(prompt.text) for prompt, _ in usable]
+    groups = joined_groups(opening(prompt.text, prompt.messages) for prompt, _ in usable)
     return [Sample(text, group) for text, group in zip(decoded.texts, groups, strict=True)], skipped
 
 

@@ -9,6 +9,7 @@ from .data_directory import DataDirectory
 from .drift import Generation, generation_of
 from .errors import AdapterError, DraftloopError
 from .records import Record
+from .store.groups import PromptGroups
 from .unseen import SeenPrompts, Trained
 
 
@@ -19,9 +20,11 @@ class Overview:
     Attributes:
         generations: all; the next three are failures. Only failures of the split `train` can be trained on: they are
             new until a version that was trained while they were there has a verdict, then used. The others are held
-            out.
+            out, but for those near two splits.
+        near_two_splits: generations whose prompt is near prompts of two splits: they are used in neither.
+        failures_near_two_splits: failures among them.
         other_pairs: generations of another target than the one that was asked for; not in the next three.
-        heldout_prompts: prompt groups of the split `heldout` that the target said something to.
+        heldout_prompts: prompt groups of the split `heldout`, joined where near, that the target said something to.
         stream: what drift looks at, in the log's order.
         candidate: the newest version without a verdict, None where the newest has one.
         damage: lines of the log and versions that cannot be read.
@@ -31,6 +34,8 @@ class Overview:
     failures_new: int = 0
     failures_used: int = 0
     failures_held_out: int = 0
+    near_two_splits: int = 0
+    failures_near_two_splits: int = 0
     other_pairs: int = 0
     heldout_prompts: set[str] = field(default_factory=set)
     stream: list[Generation] = field(default_factory=list)
@@ -52,7 +57,7 @@ class Overview:
     @property
     def failures(self) -> int:
         """Generations with a rejection."""
-        return self.failures_new + self.failures_used + self.failures_held_out
+        return self.failures_new + self.failures_used + self.failures_held_out + self.failures_near_two_splits
 
 
 def survey(data: DataDirectory, target: str | None = None, draft: str | None = None) -> Overview:
@@ -68,12 +73,13 @@ def survey(data: DataDirectory, target: str | None = None, draft: str | None = N
     """
     found = Overview()
     used, trained = _used(data, found, draft)
-    prompts, seen = SeenPrompts(trained), set[str]()
+    groups = data.log.groups()
+    prompts, seen = SeenPrompts(trained, groups.group_of), set[str]()
     for record in data.log.records():
         if record.id not in seen:
             seen.add(record.id)
             prompts.note(record)
-            _count(found, record, used, target)
+            _count(found, record, used, target, groups)
     found.stream = [replace(one, unseen=prompts.is_unseen(one)) for one in found.stream]
     try:
         data.registry.resolve("champion")
@@ -83,19 +89,24 @@ def survey(data: DataDirectory, target: str | None = None, draft: str | None = N
     return found
 
 
-def _count(found: Overview, record: Record, used: set[str], target: str | None) -> None:
+def _count(found: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
     found.generations += 1
     found.splits[record.split] += 1
     found.sources[record.source] += 1
     if target is not None and record.pair.target != target:
         found.other_pairs += 1
         return
+    blind = not groups.in_two_splits(record)
+    found.near_two_splits += not blind
     if record.target_output:
-        found.stream.append(generation_of(record))
-    if record.split == "heldout" and record.target_output:
-        found.heldout_prompts.add(record.group)
+        generation = generation_of(record, groups.group_of)
+        found.stream.append(generation if blind else replace(generation, split=None))
+        if blind and record.split == "heldout":
+            found.heldout_prompts.add(generation.group)
     if record.is_failure:
-        if record.split != "train":
+        if not blind:
+            found.failures_near_two_splits += 1
+        elif record.split != "train":
             found.failures_held_out += 1
         elif record.id in used:
             found.failures_used += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -202,6 +202,23 @@ class Record:
 
 
 _RECORD = TypeAdapter(Record)
+
+GroupOf = Callable[[Record], str]
+"""The unit that a record counts for; `groups().group_of` of the log that holds it, which joins near-duplicates."""
+
+
+def own_group(record: Record) -> str:
+    """The group of a record of which no log is known."""
+    return record.group
+
+
+def without_surrogates(value: Any) -> Any:
+    """A JSON value with U+FFFD in the place of each lone surrogate, in keys too."""
+    if isinstance(value, str):
+        return _SURROGATE.sub(_REPLACEMENT, value)
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(one) for key, one in value.items()}
+    return [without_surrogates(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def resume_key(record: Record) -> str:

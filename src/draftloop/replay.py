@@ -61,7 +61,7 @@ class ReplayBuffer:
 
     def records(self) -> list[Record]:
         """What is kept, in the order of the ids."""
-        return list(self._stored.records(splits={"train"}))
+        return [record for record in self._stored.records() if record.split == "train"]
 
     def refresh(self, records: Callable[[], Iterable[Record]], seed: int) -> list[Record]:
         """Let in what must not be forgotten of `records`, asked for twice; returns what is kept now.

@@ -19,7 +19,7 @@ from .gate import Decision, decide
 from .live import decode_all
 from .pair import Pair
 from .paired_rounds import ScoredText
-from .records import Record
+from .records import GroupOf, Record, own_group
 from .rule import SAMPLING, Rule
 from .scoring import Scores, score, score_carried
 from .speculative.decoder import Settings, fits
@@ -77,6 +77,7 @@ def hold_trial(
     config: Config,
     seed: int,
     timing: Timing = measure,
+    group_of: GroupOf = own_group,
 ) -> Trial:
     """Compare two drafts on the target's texts.
 
@@ -89,10 +90,11 @@ def hold_trial(
         seed: of intervals, drawn signs and live decoding.
         timing: measures what a pair costs here, up to a K. Both drafts are given the costs of one that carries an
             adapter: its own overhead goes when it is fused, and must not keep a better draft out.
+        group_of: the joined prompt group of a record.
     """
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
-    scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most)
+    scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most, group_of)
     costs = timing(pair, most)
     decision = decide(
         [text for text, _ in scored],
@@ -104,13 +106,20 @@ def hold_trial(
     )
     live = None
     if decision.outcome == "promote" and config.gate.live_prompts:
-        live = _decode(pair.with_adapter(candidate), records, config, seed)
+        live = _decode(pair.with_adapter(candidate), _one_a_group(records, group_of), config, seed)
         decision = _held_against(live, decision)
     return Trial(decision, _positions(scored), costs, live)
 
 
 def score_texts(
-    pair: Pair, records: Sequence[Record], champion: Path | None, candidate: Path | None, *, config: Config, most: int
+    pair: Pair,
+    records: Sequence[Record],
+    champion: Path | None,
+    candidate: Path | None,
+    *,
+    config: Config,
+    most: int,
+    group_of: GroupOf = own_group,
 ) -> list[ScoredText]:
     """The expected rounds of both drafts on the target's texts.
 
@@ -120,15 +129,17 @@ def score_texts(
         champion, candidate: adapter directories; None is the bare draft.
         config: whose acceptance rule counts where the records' temperature lets it be.
         most: K up to which rounds are told.
+        group_of: the joined prompt group of a record.
     """
-    return [text for text, _ in _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most)]
+    drafts = {CHAMPION: champion, CANDIDATE: candidate}
+    return [text for text, _ in _score(pair, records, drafts, config, most, group_of)]
 
 
 _Positions = dict[str, float]  # by draft, the sum of `a` over a text
 
 
 def _score(
-    pair: Pair, records: Sequence[Record], drafts: dict[str, Path | None], config: Config, most: int
+    pair: Pair, records: Sequence[Record], drafts: dict[str, Path | None], config: Config, most: int, group_of: GroupOf
 ) -> list[tuple[ScoredText, _Positions]]:
     """Every text under both drafts, each under its own sampler and the rule that goes with it."""
     found = []
@@ -141,7 +152,7 @@ def _score(
             own = {name: scores[name][i] for name in drafts}
             rounds = {name: _rounds(one, rule, most) for name, one in own.items()}
             text = ScoredText(
-                group=record.group,
+                group=group_of(record),
                 source=record.source,
                 tokens=len(record.target_output),
                 champion_rounds=rounds[CHAMPION],
@@ -177,7 +188,7 @@ def _positions(scored: Sequence[tuple[ScoredText, _Positions]]) -> dict[str, dic
 def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int) -> LiveCheck | None:
     """Decode the first prompts that fit with the draft as it is; None where none does."""
     found: list[LiveCheck] = []
-    for record in _one_a_group(records):
+    for record in records:
         settings = Settings(
             sampler=replace(record.sampler, seed=seed),
             rule=_rule(record, config),
@@ -197,9 +208,9 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int) ->
     )
 
 
-def _one_a_group(records: Sequence[Record]) -> list[Record]:
+def _one_a_group(records: Sequence[Record], group_of: GroupOf) -> list[Record]:
     """The first record of each prompt group: copies of one prompt are no independent evidence."""
-    return list({record.group: record for record in reversed(records)}.values())[::-1]
+    return list({group_of(record): record for record in reversed(records)}.values())[::-1]
 
 
 def _decode_one(pair: Pair, record: Record, settings: Settings) -> LiveCheck:

@@ -2,7 +2,8 @@
 
 A draft accepts more on what it learned from, so only its other generations say how it does on what is asked now. A
 prompt counts as a whole: another generation of a prompt group that was trained on is no news either. Validation chooses
-the weights, so its prompts are left out as well. Of records that were deleted from the log nobody knows the prompt.
+the weights, so its prompts are left out as well, and with them what is near two splits. Of records that were deleted
+from the log nobody knows the prompt.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from .drift import Generation
-from .records import Record
+from .records import GroupOf, Record, own_group
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ class SeenPrompts:
 
     Args:
         trained: by version.
+        group_of: the joined prompt group of a record.
     """
 
-    def __init__(self, trained: Mapping[str, Trained]) -> None:
+    def __init__(self, trained: Mapping[str, Trained], group_of: GroupOf = own_group) -> None:
         self._trained = trained
+        self._own = group_of
         self._wanted = frozenset[str]().union(*(one.record_ids for one in trained.values()))
         self._group_of: dict[str, str] = {}
         self._groups = cache(self._groups_of)
@@ -39,11 +42,11 @@ class SeenPrompts:
     def note(self, record: Record) -> None:
         """Learn the group of a record that a version was trained on. All come before the first question."""
         if record.id in self._wanted:
-            self._group_of[record.id] = record.group
+            self._group_of[record.id] = self._own(record)
 
     def is_unseen(self, generation: Generation) -> bool:
         """Whether the prompt of a generation had no part in the training of the draft that it was made with."""
-        if generation.split == "validation":
+        if generation.split in ("validation", None):
             return False
         return generation.adapter is None or generation.group not in self._groups(generation.adapter)
 

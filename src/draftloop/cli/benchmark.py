@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..live import LiveRow
     from ..prompts import Prompt
     from ..records import Record
+    from ..store.log import FailureLog
 
 
 @click.group()
@@ -114,12 +115,19 @@ def held_out_records(app: App) -> list[Record]:
     found = list(log.records({"heldout"}))
     for damage in log.damage:
         note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
+    note_near_two_splits(log)
     if not found:
         raise PromptError(
             f"no held-out generations in {log.path}: the first ten prompts all train, of the others one in five is "
             "held out; collect more, or give --prompts-file"
         )
     return found
+
+
+def note_near_two_splits(log: FailureLog) -> None:
+    """Say how many held-out generations were left out, where there are any."""
+    if log.near_two_splits:
+        note(f"left out: {log.near_two_splits} held-out generations whose prompts are near ones of another split")
 
 
 def _measure(
@@ -147,7 +155,7 @@ def _measure(
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))
     chosen = None if path is None else (app.adapter_name(path), path)
     if prompts is None:
-        samples = logged_samples(records, pair)
+        samples = logged_samples(records, pair, app.data.log.groups().group_of)
     else:
         with Progress("generating", len(prompts)) as progress:
             samples, skipped = samples_from_prompts(

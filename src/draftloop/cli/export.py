@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .app import App, config_option, json_option, model_options, note, print_json
+from .benchmark import note_near_two_splits
 
 if TYPE_CHECKING:
     from ..export import Exported
@@ -56,7 +57,7 @@ def export(
     quantization = Quantization(q_bits, q_group_size, dequantize)
     job = plan(app.data.registry, version, destination, fuse=fuse, quantization=quantization)
     pair = app.load_pair("none")
-    made = export_version(job, pair, app.config, _held_out(app, limit), note)
+    made = export_version(job, pair, app.config, _held_out(app, limit), note, group_of=app.data.log.groups().group_of)
     for change in made.measured.lost() if made.measured else []:
         note(
             f"what was written makes {-change.delta_acceptance_length:.3f} tokens a round less than the adapter (rule "
@@ -73,6 +74,7 @@ def _held_out(app: App, limit: int | None) -> list[Record]:
     found = list(log.records({"heldout"}))[:limit]
     for damage in log.damage:
         note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
+    note_near_two_splits(log)
     return found
 
 

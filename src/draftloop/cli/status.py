@@ -40,6 +40,8 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
         "failures_new": found.failures_new,
         "failures_used": found.failures_used,
         "failures_held_out": found.failures_held_out,
+        "failures_near_two_splits": found.failures_near_two_splits,
+        "near_two_splits": found.near_two_splits,
         "other_pairs": found.other_pairs,
         "min_failure_cases": app.config.training.min_failure_cases,
         "heldout_prompts": len(found.heldout_prompts),
@@ -63,11 +65,12 @@ def _print(app: App, facts: Situation, step: Step) -> None:
     from ..model_files import local_fingerprint
     from .tables import print_pairs
 
-    values = _values(app, facts, step)
+    values, found = _values(app, facts, step), facts.overview
     counts = {
         "new": values["failures_new"],
         "judged": values["failures_used"],
         "kept for validation and benchmark": values["failures_held_out"],
+        **({"used in no split": found.failures_near_two_splits} if found.failures_near_two_splits else {}),
     }
     splits, sources = (
         ", ".join(f"{n} {name}" for name, n in values[key].items()) or "none" for key in ("splits", "sources")
@@ -78,6 +81,7 @@ def _print(app: App, facts: Situation, step: Step) -> None:
             "failures": f"{values['failures']} ({', '.join(f'{n} {what}' for what, n in counts.items())})",
             **({"other targets": f"{values['other_pairs']} of the generations"} if values["other_pairs"] else {}),
             "splits": splits,
+            **({"near two splits": _near(found.near_two_splits)} if found.near_two_splits else {}),
             "sources": sources,
             "adapters": ", ".join(values["adapters"]) or "none",
             "champion": values["champion"] or "none: the bare draft is in use",
@@ -108,6 +112,10 @@ def _watched(facts: Situation) -> str:
     unseen, every = facts.watched
     draft = facts.pointer.champion or "the bare draft"
     return f"{unseen} of {every} generations of {draft} since the last verdict (of prompts that it was not trained on)"
+
+
+def _near(count: int) -> str:
+    return f"{count} of the generations, near prompts of another split and so used in neither"
 
 
 def _ended(last: Mapping[str, Any]) -> str:

@@ -166,6 +166,12 @@ class PromptGroups:
             self._in_two.add(root)
 
 
+def joined_groups(openings: Iterable[str]) -> list[str]:
+    """The joined group of each of some prompts among themselves."""
+    groups = PromptGroups()
+    return [groups.joined(group) for group in [groups.learn(opening, "heldout") for opening in openings]]
+
+
 class _Owners:
     """Which group has a near key: one of them, for all that share it are joined. Millions of keys fit into memory."""
 

@@ -58,11 +58,13 @@ class FailureLog:
 
     Attributes:
         damage: what the latest reading by `records` found damaged so far.
+        near_two_splits: how many records it left out so far, near prompts of another split.
     """
 
     def __init__(self, path: Path, files: Files = FILES, full_sync: bool = False) -> None:
         self.path = path
         self.damage: list[Damage] = []
+        self.near_two_splits = 0
         self._files = files
         self._full_sync = full_sync
         self._lock = Lock(path.with_name(f"{path.name}.lock"), files=files)
@@ -123,6 +125,7 @@ class FailureLog:
             StoreError: a newer draftloop wrote to this log.
         """
         damage = self.damage = []
+        self.near_two_splits = 0
         groups = None if splits is None else self.groups()
         for number, line in enumerate(self._lines(), start=1):
             if line.reason is not None:
@@ -134,9 +137,11 @@ class FailureLog:
                     record = from_body(body)
                 except RecordError as error:
                     damage.append(Damage(number, line.offset, str(error)))
-                else:
-                    if groups is None or not groups.in_two_splits(record):
-                        yield record
+                    continue
+                if groups is not None and groups.in_two_splits(record):
+                    self.near_two_splits += 1
+                    continue
+                yield record
 
     def groups(self) -> PromptGroups:
         """The prompt groups of all whole lines so far, near-duplicates joined; it learns on as the log is read and

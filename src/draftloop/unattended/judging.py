@@ -16,7 +16,7 @@ from ..config import Config
 from ..errors import AdapterError, ChampionMoved
 from ..look_test import LookResult, compare_with_previous, sentence
 from ..looks import Look
-from ..records import PairId, Record
+from ..records import GroupOf, PairId, Record, own_group
 from ..registry import Pointer, Registry
 from ..replay import reservoir
 from ..verdicts import Attempt, Epoch, Verdict
@@ -54,13 +54,13 @@ def gate(work: Work, version: str, pointer: Pointer) -> None:
         return
     pair = work.pair(pointer)
     records = {record.id: record for record in work.records(pair, {"heldout"})}
-    most = work.config.gate.max_heldout_generations
+    most, group_of = work.config.gate.max_heldout_generations, work.data.log.groups().group_of
     epoch, attempt = work.data.verdicts.open_attempt(
         _attempt(work.data.registry, version, pointer.champion),
         pair.identity,
         work.config.gate,
-        {record.id: record.group for record in records.values()},
-        lambda number: heldout_sample(records.values(), most, number),
+        {record.id: group_of(record) for record in records.values()},
+        lambda number: heldout_sample(records.values(), most, number, group_of),
     )
     work.say(f"scoring {len(epoch.record_ids)} held-out generations: attempt {attempt} of epoch {epoch.number}")
     texts = [records[record_id] for record_id in epoch.record_ids]
@@ -98,7 +98,8 @@ def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
 
     pair, wanted = work.pair(pointer), set(look.record_ids)
     records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in wanted}
-    sample = heldout_sample(records.values(), work.config.gate.max_heldout_generations, pointer.sequence)
+    group_of = work.data.log.groups().group_of
+    sample = heldout_sample(records.values(), work.config.gate.max_heldout_generations, pointer.sequence, group_of)
     if not sample:
         return None
     k = work.config.speculative.num_draft_tokens
@@ -109,6 +110,7 @@ def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
         work.directory(pointer.previous),
         config=work.config,
         most=k,
+        group_of=group_of,
     )
     return compare_with_previous(texts, k, look, work.config.gate, work.config.training.seed)
 
@@ -120,17 +122,18 @@ def _roll_back(work: Work, why: str, pointer: Pointer, look: Look, found: LookRe
     work.outcome.end("rolled back", why, pointer.champion)
 
 
-def heldout_sample(records: Iterable[Record], most: int, seed: int) -> list[str]:
+def heldout_sample(records: Iterable[Record], most: int, seed: int, group_of: GroupOf = own_group) -> list[str]:
     """Ids of at most so many records: one of as many prompt groups as there are, then others.
 
     Args:
         records: held-out ones.
         most: how many.
         seed: of the draw; every source is in it in proportion.
+        group_of: the joined prompt group of a record.
     """
     by_group: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        by_group[record.group].append(record)
+        by_group[group_of(record)].append(record)
     chosen = reservoir((members[0] for members in by_group.values()), most, seed)
     others = (record for members in by_group.values() for record in members[1:])
     chosen += reservoir(others, most - len(chosen), seed)
@@ -182,6 +185,7 @@ def _hold_trial(
         config=work.config.model_copy(update={"gate": gate}),
         seed=work.config.training.seed + attempt,
         timing=work.timing or measure,
+        group_of=work.data.log.groups().group_of,
     )
 
 

@@ -1,6 +1,7 @@
 """What a training works on: failures to train on, a pool to replay from, and validation. Knows no model and no mlx.
 
-Only the splits `train` and `validation` are read; the log does not even decode the others. Failures of the pair's
+Only the splits `train` and `validation` are read; the log does not even decode the others, and what is near a prompt of
+another split is left out. Failures of the pair's
 target and tokenizer are trained on, used ones too; the rest of the split `train` comes in through the buffer alone.
 """
 
@@ -9,17 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...config import Config, Training
 from ...errors import NothingToDo, RunError
 from ...records import PairId, Record
 from ...replay import ReplayBuffer, drawable
+from ...store.groups import PromptGroups
 from ...store.log import FailureLog
 from .examples import Selection, fingerprint, is_of_pair, select
 
 if TYPE_CHECKING:
     from ...pair import Pair
+
+NEAR = "near a prompt of another split"  # why a record is left out
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Material:
         failure_records: the records of `failures`, for the replay buffer to remember.
         validation_records: the records of `validation`, and those that could not be used.
         unusable: ids of the target's failures that are not among them: too long, or another tokenizer's.
-        left_out: failures and validation generations that could not be used, counted by reason.
+        left_out: failures and validation generations that could not be used, counted by reason; of both splits what is
+            near a prompt of another one.
         damaged_lines: numbers of the log's lines that could not be read, and `damaged_replay` of the replay buffer's.
     """
 
@@ -108,16 +114,19 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     read = log.records(splits={"train", "validation"})
     records = list({record.id: _needed(record, pair.identity) for record in read}.values())
     damaged = tuple(found.line_number for found in log.damage)
+    left_out = Counter({NEAR: log.near_two_splits} if log.near_two_splits else {})
     train = [record for record in records if record.split == "train"]
     ours = [record for record in train if is_of_pair(record, pair.identity)]
     latest = {record.id: record for record in train}
     buffered = (latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed))
     damaged_replay = tuple(found.line_number for found in replay.damage)
-    kept = [record for record in buffered if is_of_pair(record, pair.identity)]
+    blind = partial(_is_blind, log.groups())
+    kept = [record for record in buffered if is_of_pair(record, pair.identity) and blind(record)]
     wanted = [record for record in train if record.is_failure]
     failures = select(wanted, pair.identity, pair.width, config.data)
+    left_out += failures.left_out
     if not failures.examples:
-        raise NothingToDo(_nothing(log, train, failures.left_out))
+        raise NothingToDo(_nothing(log, train, left_out))
     used = set(failures.ids)
     failure_records = [record for record in wanted if record.id in used]
     pool = drawable(kept, failure_records, ours) if config.training.replay_ratio > 0 else []
@@ -130,7 +139,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
         failure_records=failure_records,
         validation_records=validation_records,
         unusable=tuple(r.id for r in wanted if r.id not in used and r.pair.target == pair.identity.target),
-        left_out=failures.left_out + validation.left_out,
+        left_out=left_out + validation.left_out,
         damaged_lines=damaged,
         damaged_replay=damaged_replay,
     )
@@ -142,7 +151,8 @@ def regather(saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pa
     Raises:
         RunError: a record is gone, or is not what it was.
     """
-    found = {record.id: record for record in replay.records()}
+    blind = partial(_is_blind, log.groups())
+    found = {record.id: record for record in replay.records() if blind(record)}
     found.update((record.id, record) for record in log.records(splits={"train", "validation"}))
     try:
         parts = {name: list(saved[name]) for name in ("failures", "replay_pool", "validation")}
@@ -165,6 +175,11 @@ def regather(saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pa
     )
 
 
+def _is_blind(groups: PromptGroups, record: Record) -> bool:
+    """Whether what a record of the replay buffer is near to trains; the log may have lost the record itself."""
+    return groups.splits_near(record) <= {"train"}
+
+
 def _needed(record: Record, pair: PairId) -> Record:
     """The record; without its text where it is another pair's, which is only counted."""
     if is_of_pair(record, pair):
@@ -172,6 +187,7 @@ def _needed(record: Record, pair: PairId) -> Record:
     return replace(
         record,
         prompt="",
+        messages=None,
         prompt_tokens=(),
         draft_output=(),
         target_output=(),
@@ -187,7 +203,8 @@ def _look_up(ids: Iterable[str], found: Mapping[str, Record]) -> list[Record]:
     missing = [record_id for record_id in ids if record_id not in found]
     if missing:
         raise RunError(
-            f"{len(missing)} records of the run are no longer in the log, the first is {missing[0]}; "
+            f"{len(missing)} records of the run are no longer in the log, or near a prompt of another split by now; "
+            f"the first is {missing[0]}; "
             "start a new training"
         )
     return [found[record_id] for record_id in ids]
