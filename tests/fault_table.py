@@ -32,6 +32,7 @@ ROWS = {
     "names and paths": "refused by an allow-list, nothing touched outside the data directory",
     "old records": "read; a newer unknown schema is refused with a message",
     "clock goes backward": "no double retrain; order by sequence, not time",
+    "the same prompt in other words": "90% joined, at most 2% of one template; near two splits: used in neither",
 }
 """Every fault and what must hold under it, in the order of the table."""
 

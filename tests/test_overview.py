@@ -36,7 +36,9 @@ def test_an_empty_directory_is_all_zeros_and_stays_empty(data: DataDirectory, tm
 def test_generations_failures_splits_and_sources_are_counted(data: DataDirectory) -> None:
     agreed = {"target_output": (5, 6), "draft_output": (5, 6)}
     for i in range(40):
-        record = make_record(prompt=f"prompt {'x' * i}", source="a" if i % 2 else "b", **(agreed if i < 8 else {}))
+        record = make_record(
+            prompt=f"prompt {chr(0x4E00 + i)}", source="a" if i % 2 else "b", **(agreed if i < 8 else {})
+        )
         data.log.append(record)
     found, records = survey(data), list(data.log.records())
     assert (found.generations, found.failures) == (40, 32)
@@ -52,7 +54,7 @@ def test_generations_failures_splits_and_sources_are_counted(data: DataDirectory
 
 
 def test_a_failure_is_used_once_a_version_that_learned_from_it_has_a_verdict(data: DataDirectory) -> None:
-    records = [data.log.append(make_record(prompt=f"prompt {'x' * i}")) for i in range(5)]
+    records = [data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}")) for i in range(5)]
     for ids in ([records[0].id], [records[0].id, records[3].id]):
         data.registry.create(write_adapter, {"record_ids": ids})
     found = survey(data)
@@ -64,7 +66,7 @@ def test_a_failure_is_used_once_a_version_that_learned_from_it_has_a_verdict(dat
 
 
 def test_a_failure_that_was_offered_in_vain_is_used_too(data: DataDirectory) -> None:
-    records = [data.log.append(make_record(prompt=f"prompt {'x' * i}")) for i in range(3)]
+    records = [data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}")) for i in range(3)]
     data.registry.create(write_adapter, {"record_ids": [records[0].id], "passed_over_ids": [records[2].id]})
     judge(data, "v0001")
     found = survey(data)
@@ -136,7 +138,7 @@ def test_a_generation_that_was_logged_twice_counts_once(data: DataDirectory) -> 
 
 def test_damaged_lines_and_versions_are_named_and_the_rest_is_counted(data: DataDirectory) -> None:
     for i in range(3):
-        data.log.append(make_record(prompt=f"prompt {'x' * i}"))
+        data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}"))
     lines = data.log.path.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"prompt x", b"prompt y")
     data.log.path.write_bytes(b"".join(lines))

@@ -29,14 +29,15 @@ VOCABULARY = 64
 
 
 def records_of(of: Pair, count: int, /, **overrides: Any) -> list[Record]:
-    """Failures with random ids: prompts of 2 to 5 tokens, outputs of 6 to 12."""
-    random = np.random.default_rng(overrides.pop("seed", 0))
+    """Failures with random ids: prompts of 2 to 5 tokens, outputs of 6 to 12; each split and seed has its own texts."""
+    seed, split = overrides.pop("seed", 0), overrides.get("split", "train")
+    random = np.random.default_rng(seed)
     temperature = overrides.pop("temperature", 0.8)
     found = []
     for number in range(count):
         prompt, output = random.integers(2, 6), random.integers(6, 13)
         values = {
-            "prompt": f"prompt {number:b}",
+            "prompt": f"{split} {chr(0x4E00 + seed)} {chr(0x4E00 + number)}",
             "prompt_tokens": _ids(random, prompt),
             "target_output": _ids(random, output),
             "draft_output": _ids(random, output),

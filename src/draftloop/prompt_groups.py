@@ -26,6 +26,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 EXACT_WORDS = 16  # content words up to which a typo is looked for word by word
@@ -34,10 +35,11 @@ _CLAUSE_WORDS = 6  # with fewer, two clauses behind the first word are as good a
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
-_APOSTROPHE = re.compile(r"(?<=\w)['’ʼ](?=\w)")  # vanishes: don't, dont
-_THOUSANDS = re.compile(r"(?<=\d)[.,](?=\d)")
+_APOSTROPHE = re.compile(r"['’ʼ](?<=\w.)(?=\w)")  # vanishes: don't, dont
+_THOUSANDS = re.compile(r"[.,](?<=\d.)(?=\d)")
 _NAMED = re.compile(r"(?<=[^\W\d_])#|(?<=\S )[#%&*/@\\]+(?= \S)")  # C#, and an operator that a prompt is about
-_CLITIC = re.compile(r"(?<=\w)['’ʼ](?:s|d|m|re|ve|ll)\b")
+_OPERATORS = re.compile(r"[#%&*/@\\]")
+_CLITIC = re.compile(r"['’ʼ](?<=\w.)(?:s|d|m|re|ve|ll)\b")
 _UNSPACED = re.compile(  # scripts without spaces between words: a letter is a word
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
 )
@@ -98,32 +100,38 @@ def near_keys(prompt: str) -> list[int]:
         return [hash(("long", *map(_coarse, words)))]
     turned = len(words) > 2  # of two words, each rotation would be a swap
     whole = min(_rotations(words)) if turned else words
-    keys = {hash(("words", *whole)): None}
+    keys = [hash(("words", *whole))]
     if len(words) >= _CLAUSE_WORDS:
-        keys[hash(("clauses", words[0], *min(_rotations(words[1:]))))] = None
+        keys.append(hash(("clauses", words[0], *min(_rotations(words[1:])))))
     for at, word in enumerate(words):
+        seen = _with_a_typo(word)
+        if not seen:
+            continue
         rest = hash((*words[at + 1 :], *words[:at]) if turned else (at, *words[:at], *words[at + 1 :]))
-        keys.update((hash((rest, seen)), None) for seen in _with_a_typo(word))
-    return list(keys)
+        keys += [hash((rest, letters)) for letters in seen]
+    return keys
 
 
 def content_words(prompt: str) -> tuple[str, ...]:
     """The words that a prompt is about, folded, in their order; every "not" comes last."""
-    text = _CLITIC.sub("", _casefolded(prompt))
-    text = _UNSPACED.sub(r" \1 ", _without_accents(_spaced(_without_punctuation(text))))
-    stems = [_stem(_SAME.get(word, word)) for word in text.split()]
-    kept = [stem for stem in stems if stem not in _FILLERS]
-    return tuple(sorted(kept, key=_NOT.__eq__))  # which keeps the order of all others
+    text = _without_punctuation(_CLITIC.sub("", _casefolded(prompt)))
+    if not text.isascii():
+        text = _UNSPACED.sub(r" \1 ", _without_accents(text))
+    kept = [stem for stem in map(_content, _spaced(text).split()) if stem]
+    return tuple(sorted(kept, key=_NOT.__eq__)) if _NOT in kept else tuple(kept)  # the order of all others is kept
 
 
 def _casefolded(prompt: str) -> str:
+    if prompt.isascii():
+        return prompt.lower()
     text = unicodedata.normalize("NFKC", _SURROGATE.sub(_REPLACEMENT, prompt)).casefold()
     return unicodedata.normalize("NFKC", text)
 
 
 def _without_punctuation(text: str) -> str:
-    kept = _NAMED.sub(lambda found: "".join(chr(0xE000 + ord(c)) for c in found[0]), text)  # private use, not in P*
-    return _THOUSANDS.sub("", _APOSTROPHE.sub("", kept)).translate(_PUNCTUATION)
+    if _OPERATORS.search(text):
+        text = _NAMED.sub(lambda found: "".join(chr(0xE000 + ord(c)) for c in found[0]), text)  # private use, not in P*
+    return _THOUSANDS.sub("", _APOSTROPHE.sub("", text)).translate(_PUNCTUATION)
 
 
 def _spaced(text: str) -> str:
@@ -132,8 +140,6 @@ def _spaced(text: str) -> str:
 
 def _without_accents(text: str) -> str:
     """Marks on Latin, Greek and Cyrillic letters are left out; on others they may be letters."""
-    if text.isascii():
-        return text
     parts = unicodedata.normalize("NFD", text)
     kept = (c for i, c in enumerate(parts) if not (unicodedata.category(c) == "Mn" and parts[i - 1] < "\u0590"))
     return unicodedata.normalize("NFC", "".join(kept))
@@ -146,6 +152,13 @@ def _said(content: object) -> str:
     parts = content if isinstance(content, list | tuple) else ()
     texts = (part.get("text") for part in parts if isinstance(part, Mapping))
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+@lru_cache(maxsize=1 << 16)
+def _content(word: str) -> str:
+    """What a word counts as; nothing where it is a filler."""
+    stem = _stem(_SAME.get(word, word))
+    return "" if stem in _FILLERS else stem
 
 
 def _stem(word: str) -> str:
@@ -161,16 +174,16 @@ def _rotations(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     return (words[at:] + words[:at] for at in range(len(words)))
 
 
-def _with_a_typo(word: str) -> Iterator[str]:
+@lru_cache(maxsize=1 << 15)
+def _with_a_typo(word: str) -> tuple[str, ...]:
     """What words that differ in one letter, or in the order of two, have in common: each without one, and whole.
 
     (Garbe's symmetric deletion: neighbours meet without being listed.)
     """
     if not word.isalpha() or len(word) < _TYPO_LETTERS - 1:
-        return
-    yield word
-    if len(word) >= _TYPO_LETTERS:
-        yield from (word[:at] + word[at + 1 :] for at in range(1, len(word)))
+        return ()
+    without = (word[:at] + word[at + 1 :] for at in range(1, len(word) if len(word) >= _TYPO_LETTERS else 1))
+    return (word, *without)
 
 
 def _coarse(word: str) -> str:

@@ -32,7 +32,7 @@ def test_an_empty_directory_has_a_status_and_stays_empty(call) -> None:
 def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
     log = FailureLog(LOG)
     for i in range(3):
-        log.append(ours(f"secret {'x' * i}", source="mine"))
+        log.append(ours(f"secret {chr(0x4E00 + i)}", source="mine"))
     found = call("status")
     assert "Prompts and outputs lie under data in plain text" in found.err
     assert "3 (3 new, 0 judged, 0 kept for validation and benchmark)" in found.out
@@ -67,7 +67,7 @@ def test_a_damaged_champion_is_told_with_the_way_out(call) -> None:
 
 def test_json_has_the_counts(call) -> None:
     log = FailureLog(LOG)
-    records = [log.append(ours(f"prompt {'x' * i}")) for i in range(3)]
+    records = [log.append(ours(f"prompt {chr(0x4E00 + i)}")) for i in range(3)]
     registry = Registry(Path("data/adapters"))
     registry.create(write_adapter, {"record_ids": [records[0].id]})
     assert call("adapters", "promote", "v0001").code == 0
@@ -83,7 +83,7 @@ def test_json_has_the_counts(call) -> None:
 def test_damage_is_named_and_no_fault(call) -> None:
     log = FailureLog(LOG)
     for i in range(2):
-        log.append(make_record(prompt=f"prompt {'x' * i}"))
+        log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}"))
     LOG.write_bytes(LOG.read_bytes().replace(b"rejection", b"rejectioM", 1))
     found = call("status")
     assert found.code == 0
@@ -103,7 +103,7 @@ def test_generations_of_another_target_are_named_and_not_counted_as_failures(cal
 
 def test_it_says_what_retrain_would_do_next(call) -> None:
     for i in range(3):
-        FailureLog(LOG).append(ours(f"prompt {'x' * i}"))
+        FailureLog(LOG).append(ours(f"prompt {chr(0x4E00 + i)}"))
     assert "nothing (3 unused failures of 50)" in call("status").out
     following = call("status", "--json").json["next"]
     assert (following["action"], following["subject"]) == ("nothing", None)
@@ -114,7 +114,7 @@ def test_a_fall_of_acceptance_is_named(call) -> None:
     good = {"log_p": (-0.5,) * 6, "log_q": (-0.6,) * 6}
     bad = {"log_p": (-0.5,) * 6, "log_q": (-6.0,) * 6}
     for i in range(60):
-        log.append(ours(f"prompt {'x' * i}", source="chat", **(good if i < 40 else bad)))  # type: ignore[arg-type]
+        log.append(ours(f"prompt {chr(0x4E00 + i)}", source="chat", **(good if i < 40 else bad)))  # type: ignore[arg-type]
     found = call("status")
     assert "drift: acceptance of chat fell from 0.9" in found.err
     (watch,) = call("status", "--json").json["drift"]

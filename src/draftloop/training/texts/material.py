@@ -212,7 +212,8 @@ def _look_up(ids: Iterable[str], found: Mapping[str, Record]) -> list[Record]:
 
 def _nothing(log: FailureLog, train: list[Record], left_out: Counter[str]) -> str:
     if not train:
-        return f"{log.path} holds no generation to train on; run collect-data first"
+        near = f" ({left_out[NEAR]} are near prompts of another split)" if left_out[NEAR] else ""
+        return f"{log.path} holds no generation to train on{near}; run collect-data first"
     accepted = sum(not record.is_failure for record in train)
     reasons = {**left_out, "every draft token accepted": accepted}
     listed = ", ".join(f"{count} ({reason})" for reason, count in sorted(reasons.items()) if count)
