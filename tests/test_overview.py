@@ -140,7 +140,7 @@ def test_damaged_lines_and_versions_are_named_and_the_rest_is_counted(data: Data
     for i in range(3):
         data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}"))
     lines = data.log.path.read_bytes().splitlines(keepends=True)
-    lines[1] = lines[1].replace(b"prompt x", b"prompt y")
+    lines[1] = lines[1].replace(b'"prompt \xe4', b'"tropic \xe4')
     data.log.path.write_bytes(b"".join(lines))
     for _ in range(2):
         judge(data, data.registry.create(write_adapter, {}).name)
