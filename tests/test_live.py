@@ -46,6 +46,15 @@ def test_prompts_become_samples_of_the_targets_own_text(small_pair: Pair) -> Non
         small_pair, [Prompt(""), *PROMPTS, Prompt("1" * 70)], SETTINGS, chat_template=False, max_prompt_length=40
     )
     assert [sample.group for sample in found] == [prompt_group(prompt.text) for prompt in PROMPTS]
+    twice, _ = samples_from_prompts(
+        small_pair,
+        [Prompt("the target"), Prompt("a target, please")],
+        SETTINGS,
+        chat_template=False,
+        max_prompt_length=40,
+    )
+    assert len(twice) == 2
+    assert len({sample.group for sample in twice}) == 1
     assert [sample.text.prompt_tokens for sample in found] == [
         tuple(small_pair.tokenizer.encode(prompt.text)) for prompt in PROMPTS
     ]

@@ -28,6 +28,14 @@ def test_another_generation_of_a_prompt_that_was_trained_on_is_seen(data: DataDi
     assert seen(data) == [False, True, False]  # the first was made by the bare draft, which learned nothing
 
 
+def test_a_near_duplicate_of_a_prompt_that_was_trained_on_is_seen(data: DataDirectory) -> None:
+    first = data.log.append(make_record(prompt="Describe the lion"))
+    data.registry.create(write_adapter, {"record_ids": [first.id]})
+    data.log.append(make_record(prompt="Could you describe a lion, please?", adapter="v0001", run_seed=5))
+    data.log.append(make_record(prompt="Describe the shark", adapter="v0001", run_seed=6))
+    assert seen(data) == [False, True, False]
+
+
 def test_what_the_versions_before_it_learned_counts_too(data: DataDirectory) -> None:
     first = data.log.append(make_record(prompt="apples"))
     second = data.log.append(make_record(prompt="pears"))
@@ -41,7 +49,7 @@ def test_what_the_versions_before_it_learned_counts_too(data: DataDirectory) -> 
 
 def test_validation_prompts_chose_the_weights(data: DataDirectory) -> None:
     for i in range(60):
-        data.log.append(make_record(prompt="x" * (i + 1), adapter="v0001"))
+        data.log.append(make_record(prompt=chr(0x4E00 + i), adapter="v0001"))
     splits = [record.split for record in data.log.records()]
     assert seen(data) == [split == "validation" for split in splits]
     assert "validation" in splits

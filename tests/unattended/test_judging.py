@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_record
+from builders import NO_SYNC, make_record
 from retraining import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
 from draftloop.alpha_spending import alpha_of_attempt
@@ -19,6 +19,7 @@ from draftloop.outlook import look, next_step
 from draftloop.records import Record
 from draftloop.registry import Pointer
 from draftloop.store.files import Files
+from draftloop.store.log import FailureLog
 from draftloop.trial import score_texts
 from draftloop.unattended.judging import heldout_sample
 from draftloop.unattended.watching import watch_from_now
@@ -162,6 +163,15 @@ def test_an_epoch_keeps_its_alpha_whatever_the_settings_are_later(shop: Shop) ->
     verdict = shop.data.verdicts.of(version)
     assert verdict is not None
     assert verdict.numbers["epoch"] == {"alpha": 0.3, "max_attempts": 5, "min_heldout_prompts": 12}
+
+
+def test_near_duplicates_are_one_prompt_of_a_sample(tmp_path: Path) -> None:
+    log = FailureLog(tmp_path / "failures.jsonl", NO_SYNC)
+    prompts = [f"{start} describe a {animal}" for animal in ("lion", "shark") for start in ("", "Please", "Could you")]
+    records = log.extend(make_record(prompt=prompt) for prompt in prompts)
+    group_of = log.groups().group_of
+    chosen = heldout_sample(records, 2, 1, group_of)
+    assert {group_of(record) for record in records if record.id in chosen} == {group_of(r) for r in records}
 
 
 def test_a_sample_has_as_many_prompt_groups_as_it_can() -> None:
