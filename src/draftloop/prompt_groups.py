@@ -31,6 +31,7 @@ from typing import Any
 
 EXACT_WORDS = 16  # content words up to which a typo is looked for word by word
 _TYPO_LETTERS = 6  # a word with a typo has as many, before it or after
+_AT_ONCE = 128  # prompts that are asked about again shortly: for their split, and when they are logged
 _CLAUSE_WORDS = 6  # with fewer, two clauses behind the first word are as good as two names: English to French
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -58,6 +59,7 @@ class _Punctuation(dict[int, str]):
 _PUNCTUATION = _Punctuation({0xFE0F: "", 0xFE0E: ""})  # how an emoji is drawn
 
 
+@lru_cache(maxsize=_AT_ONCE)
 def prompt_group(prompt: str) -> str:
     """The group of a prompt, 16 hex digits: case, spaces, digits, punctuation and compatibility forms do not count.
 
@@ -87,7 +89,8 @@ def opening(prompt: str, messages: Sequence[Mapping[str, Any]] | None = None) ->
     return next((turn for turn in turns if content_words(turn)), "\n".join(turns)) or prompt
 
 
-def near_keys(prompt: str) -> list[int]:
+@lru_cache(maxsize=_AT_ONCE)
+def near_keys(prompt: str) -> tuple[int, ...]:
     """Two prompts that share a key are near-duplicates; the first key is shared by those without a typo.
 
     Returns:
@@ -95,9 +98,9 @@ def near_keys(prompt: str) -> list[int]:
     """
     words = content_words(prompt)
     if not words:
-        return []
+        return ()
     if len(words) > EXACT_WORDS:
-        return [hash(("long", *map(_coarse, words)))]
+        return (hash(("long", *map(_coarse, words))),)
     turned = len(words) > 2  # of two words, each rotation would be a swap
     whole = min(_rotations(words)) if turned else words
     keys = [hash(("words", *whole))]
@@ -109,7 +112,7 @@ def near_keys(prompt: str) -> list[int]:
             continue
         rest = hash((*words[at + 1 :], *words[:at]) if turned else (at, *words[:at], *words[at + 1 :]))
         keys += [hash((rest, letters)) for letters in seen]
-    return keys
+    return tuple(keys)
 
 
 def content_words(prompt: str) -> tuple[str, ...]:
