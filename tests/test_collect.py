@@ -435,6 +435,52 @@ def test_another_adapter_collects_anew_and_is_named_in_the_record(
     assert run(adapted, log, PROMPTS[:2]).generations == 0
 
 
+def longer(most: int) -> dict[str, object]:
+    return {"decoding": replace(SHORT, max_tokens=most)}
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_a_lower_limit_had_cut_is_collected_anew_and_what_had_ended_is_not(
+    live: bool, small_pair: Pair, log: FailureLog
+) -> None:
+    pair = replace(small_pair, stop_tokens=frozenset(range(20)))
+    run(pair, log, live=live)
+    first = list(log.records())
+    cut = [record.prompt for record in first if record.finish == "length"]
+    assert 0 < len(cut) < 5
+    report = run(pair, log, live=live, **longer(16))
+    assert (report.generations, report.skipped) == (len(cut), {ALREADY_COLLECTED: 5 - len(cut)})
+    again = list(log.records())[5:]
+    assert [record.prompt for record in again] == cut
+    before = {record.prompt: record for record in first}
+    for record in again:
+        assert record.target_output[:8] == before[record.prompt].target_output
+        assert len(record.target_output) > 8
+        assert (record.id != before[record.prompt].id, record.split) == (True, before[record.prompt].split)
+    for most in (16, 12, 8, 4):  # nor is it asked for again, under that limit or a lower one
+        assert run(pair, log, live=live, **longer(most)).generations == 0
+
+
+def test_a_prompt_that_comes_twice_is_collected_once_under_a_higher_limit_too(
+    small_pair: Pair, log: FailureLog
+) -> None:
+    pair = replace(small_pair, stop_tokens=frozenset())
+    run(pair, log, PROMPTS[:1])
+    report = run(pair, log, [PROMPTS[0], PROMPTS[0]], **longer(16))
+    assert (report.generations, report.skipped) == (1, {ALREADY_COLLECTED: 1})
+
+
+def test_a_prompt_that_leaves_no_room_for_the_higher_limit_is_too_long_and_is_not_collected_for_ever(
+    small_pair: Pair, log: FailureLog
+) -> None:
+    pair = replace(small_pair, stop_tokens=frozenset(), context=30)
+    run(pair, log, PROMPTS[:1])
+    for _ in range(2):
+        with pytest.raises(PromptError, match="the pair holds 30"):
+            run(pair, log, PROMPTS[:1], **longer(28))
+    assert len(list(log.records())) == 1
+
+
 def test_source_and_longest_prompt_are_no_conditions(small_pair: Pair, log: FailureLog) -> None:
     run(small_pair, log)
     assert run(small_pair, log, source="elsewhere", max_prompt_length=99).generations == 0

@@ -167,7 +167,8 @@ def _asked(
     pair: Pair, prompts: Sequence[Prompt], log: FailureLog, settings: CollectSettings, report: CollectReport
 ) -> Iterator[_Asked]:
     """The prompts to generate from, at most `limit`; the report says why others are not among them."""
-    known = set() if settings.fresh else log.resume_keys()
+    known = {} if settings.fresh else log.resume_keys()
+    most = settings.decoding.max_tokens
     conditions, found = _conditions(pair, settings.decoding), 0
     for number, prompt in enumerate(prompts, 1):
         if settings.limit is not None and found >= settings.limit:
@@ -183,10 +184,11 @@ def _asked(
             _skip(report, ids, number, prompt)
             continue
         key = conditions.resume_key(ids)
-        if key in known:
+        cut = known.get(key, 0)
+        if cut is None or cut >= most:
             report.skipped[ALREADY_COLLECTED] += 1
             continue
-        known.add(key)
+        known[key] = most
         found += 1
         yield _Asked(prompt.text, tuple(ids), prompt.messages)
 

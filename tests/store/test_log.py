@@ -50,7 +50,7 @@ def test_what_is_appended_comes_back_in_order(log: FailureLog) -> None:
 
 def test_a_log_that_is_not_there_is_empty_and_reading_makes_nothing(log: FailureLog) -> None:
     assert list(log.records()) == []
-    assert log.resume_keys() == set()
+    assert log.resume_keys() == {}
     assert not log.path.parent.exists()
 
 
@@ -150,7 +150,22 @@ def test_a_record_that_contradicts_itself_writes_nothing(log: FailureLog) -> Non
 
 def test_resume_keys_are_those_of_all_records(log: FailureLog) -> None:
     records = [log.append(make_record(prompt_tokens=(i,), run_seed=i % 2)) for i in range(5)]
-    assert log.resume_keys() == {resume_key(record) for record in records}
+    assert log.resume_keys() == {resume_key(record): None for record in records}
+
+
+def test_a_resume_key_says_how_late_its_output_was_cut_at_most(log: FailureLog) -> None:
+    def append(length: int, finish: str, seed: int) -> str:
+        tokens = tuple(range(5, 5 + length))
+        return resume_key(log.append(make_record(target_output=tokens, finish=finish, run_seed=seed)))
+
+    cut, ended, also = append(4, "length", 1), append(3, "stop", 2), append(6, "length", 3)
+    assert log.resume_keys() == {cut: 4, ended: None, also: 6}
+    append(8, "length", 1)
+    append(5, "length", 3)
+    append(9, "length", 2)
+    assert log.resume_keys() == {cut: 8, ended: None, also: 6}
+    append(9, "stop", 3)
+    assert log.resume_keys()[also] is None
 
 
 def test_a_log_of_a_newer_draftloop_is_neither_read_nor_written(log: FailureLog) -> None:

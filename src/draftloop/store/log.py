@@ -156,9 +156,17 @@ class FailureLog:
             self._forget()
         return self._groups
 
-    def resume_keys(self) -> set[str]:
-        """The `resume_key` of every record: what need not be collected again."""
-        return {resume_key(record) for record in self.records()}
+    def resume_keys(self) -> dict[str, int | None]:
+        """The `resume_key` of every record, and the most tokens after which its output was cut; None where it ended.
+
+        It need not be collected again under a limit that would cut it no later.
+        """
+        found: dict[str, int | None] = {}
+        for record in self.records():
+            key, cut = resume_key(record), record.finish == "length"
+            before = found.get(key, 0)
+            found[key] = max(before, len(record.target_output)) if cut and before is not None else None
+        return found
 
     # Reading
 
