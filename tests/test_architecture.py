@@ -54,6 +54,7 @@ PURE = (
     "draftloop.unattended.work",
     "draftloop.training.report",
     "draftloop.training.run",
+    "draftloop.usable",
     "draftloop.verdicts",
     "draftloop.yaml_strict",
     *sorted(

@@ -17,8 +17,10 @@ from draftloop.benchmark import (
     Sample,
     accepted,
     compare,
+    left_out,
     logged_samples,
     rules_that_fit,
+    said,
     samples_of,
 )
 from draftloop.config import Models
@@ -29,6 +31,7 @@ from draftloop.rule import Rule
 from draftloop.scoring import score
 from draftloop.speculative.decoder import Settings
 from draftloop.teacher_forced import Text
+from draftloop.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT
 
 ROW = [
     "adapter",
@@ -213,6 +216,28 @@ def test_each_rule_is_measured_on_the_texts_that_it_fits(small_pair: Pair) -> No
     assert [sample.text.sampler.temperature for sample in samples_of("greedy", [*greedy, *sampled])] == [0.0, 0.0]
 
 
+def test_a_generation_without_output_or_beyond_the_narrower_model_is_left_out_and_counted(small_pair: Pair) -> None:
+    widest = small_pair.width
+    records = [
+        make_record(pair=small_pair.identity, **values)
+        for values in (
+            {},
+            {"target_output": (), "draft_output": ()},
+            {"prompt_tokens": ()},
+            {"prompt_tokens": (1, widest)},
+            {"target_output": (5, widest), "draft_output": (5, widest)},
+            {"target_output": (5, 6), "draft_output": (5, widest)},
+            {"prompt_tokens": (widest - 1,)},
+        )
+    ]
+    kept = logged_samples(records, small_pair)
+    assert [sample.text for sample in kept] == [Text.of(records[0]), Text.of(records[6])]
+    counts = left_out(records, small_pair)
+    assert counts == {NO_OUTPUT: 1, NO_PROMPT: 1, FOREIGN_ID: 3}
+    assert said(counts) == f"1 ({NO_OUTPUT}), 1 ({NO_PROMPT}), 3 ({FOREIGN_ID})"
+    compare(small_pair, kept, "rejection", [2], None, seed=0)
+
+
 def test_logged_generations_of_another_target_or_tokenizer_are_left_out(small_pair: Pair) -> None:
     ours = small_pair.identity
     identities = [ours, replace(ours, target="x"), replace(ours, tokenizer="x"), replace(ours, draft="x")]
@@ -220,5 +245,6 @@ def test_logged_generations_of_another_target_or_tokenizer_are_left_out(small_pa
     kept = logged_samples(records, small_pair)
     assert [sample.text.prompt_tokens for sample in kept] == [(0, 5), (3, 5)]
     assert kept[0].text == Text.of(records[0])
-    with pytest.raises(PromptError, match="none of 2 held-out generations is of this target"):
+    unusable = r"none of 2 held-out generations can be used: 2 \(another target or tokenizer\); collect with this"
+    with pytest.raises(PromptError, match=unusable):
         logged_samples(records[1:3], small_pair)

@@ -208,7 +208,7 @@ def test_without_a_held_out_generation_it_says_so_and_exports_all_the_same(
     assert "Not measured: no held-out generation.\n" in (tmp_path / "out" / "README.md").read_text()
     other = [replace(record, pair=replace(pair.identity, target="e" * 64)) for record in held_out(pair, 4)]
     made = export(job(registry, tmp_path / "other"), pair, config, other)
-    assert made.not_measured == "no held-out generation of this target among 4"
+    assert made.not_measured == "no held-out generation of this target that the pair can be measured on among 4"
     assert logits(tmp_path / "other").shape == logits(tmp_path / "out").shape
 
 

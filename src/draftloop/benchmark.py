@@ -6,7 +6,8 @@ Texts are scored once, and every draft length follows from that; `live.py` decod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .rule import SAMPLING, Rule, one_of
 from .scoring import Scores, score
 from .stats import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
 from .teacher_forced import Text
+from .usable import why_unusable
 
 BASE = "none"  # how tables and JSON name the bare draft
 
@@ -98,20 +100,30 @@ def samples_of(rule: Rule, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = own_group) -> list[Sample]:
-    """The records of this pair's target and tokenizer, as samples; `group_of` gives the joined group of each.
+    """The records that this pair can be measured on, as samples; `group_of` gives the joined group of each.
 
     Raises:
-        PromptError: none is.
+        PromptError: none is; the message counts why.
     """
     found = list(records)
-    wanted = (pair.identity.target, pair.identity.tokenizer)
-    of_target = [record for record in found if (record.pair.target, record.pair.tokenizer) == wanted]
-    kept = [record for record in of_target if max(record.target_output) < pair.width]  # another draft's ids may go on
+    kept = [record for record in found if why_unusable(record, pair.identity, pair.width) is None]
     if not kept:
         raise PromptError(
-            f"none of {len(found)} held-out generations is of this target; collect with it, or give --prompts-file"
+            f"none of {len(found)} held-out generations can be used: {said(left_out(found, pair))}; collect with this "
+            "target, or give --prompts-file"
         )
     return [Sample(Text.of(record), group_of(record)) for record in kept]
+
+
+def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
+    """How many records this pair cannot be measured on, by reason."""
+    reasons = (why_unusable(record, pair.identity, pair.width) for record in records)
+    return Counter(reason for reason in reasons if reason is not None)
+
+
+def said(counts: Mapping[str, int]) -> str:
+    """Counts by reason, for a person."""
+    return ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.items())) or "none"
 
 
 def compare(

@@ -22,7 +22,7 @@ import mlx_lm
 
 from . import __version__
 from .adapter_format import read_config
-from .benchmark import BASE, Sample, logged_samples
+from .benchmark import BASE, Sample, left_out, logged_samples, said
 from .config import Config
 from .errors import AdapterError, ExportError, PromptError, StoreError
 from .fuse import Quantization, Written, write_fused
@@ -194,7 +194,8 @@ def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples,
     samples, not_measured = found
     measured = None
     if samples:
-        say(f"measuring on {len(samples)} held-out generations")
+        without = left_out(records, pair)
+        say(f"measuring on {len(samples)} held-out generations" + (f"; left out: {said(without)}" if without else ""))
         adapter = (job.version.name, job.version.path)
         k, seed = config.speculative.num_draft_tokens, config.speculative.seed
         measured = measure(pair, shipped, adapter, samples, k, seed=seed)
@@ -263,7 +264,7 @@ def _samples(records: list[Record], pair: Pair, group_of: GroupOf) -> Samples:
     try:
         return logged_samples(records, pair, group_of), None
     except PromptError:
-        return [], f"no held-out generation of this target among {len(records)}"
+        return [], f"no held-out generation of this target that the pair can be measured on among {len(records)}"
 
 
 def _versions() -> dict[str, str]:

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import make_record
 from model_dirs import write_lora
 
 from draftloop.pair import Pair
+from draftloop.records import to_line
 from draftloop.registry import Registry
 from draftloop.store.log import FailureLog
+from draftloop.usable import FOREIGN_ID, NO_OUTPUT
 
 SHORT = ["--prompts-file", "p.txt", "--max-tokens", "10", "--num-draft-tokens", "1,3"]
 ROW = {
@@ -138,3 +141,23 @@ def test_a_rule_in_the_configuration_does_not_stand_in_the_way(call_with_pair, p
     found = call_with_pair("-c", "my.yaml", "benchmark", "acceptance", *SHORT, "--temp", "0", "--json")
     assert found.code == 0
     assert {row["rule"] for row in json.loads(found.out)["results"]} == {"greedy"}
+
+
+def test_generations_that_the_pair_cannot_be_measured_on_are_left_out_counted_and_named(
+    call_with_pair, small_pair: Pair
+) -> None:
+    usable = [{"prompt": f"prompt {name}", "prompt_tokens": (5, 6)} for name in "ab"]
+    unusable = [{"target_output": (), "draft_output": ()}, {"prompt_tokens": (1, small_pair.width)}]
+    path = Path("data/failures/failures.jsonl")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(
+        b"".join(to_line(make_record(pair=small_pair.identity, split="heldout", **one)) for one in usable + unusable)
+    )
+    found = call_with_pair("benchmark", "acceptance", "--adapter", "none", "--num-draft-tokens", "2", "--json")
+    assert (found.code, found.json["conditions"]["texts"]) == (0, 2)
+    assert found.json["conditions"]["left_out"] == {NO_OUTPUT: 1, FOREIGN_ID: 1}
+    assert f"left out: 1 ({NO_OUTPUT}), 1 ({FOREIGN_ID})\n" in found.err
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[2:]))
+    found = call_with_pair("benchmark", "acceptance", "--adapter", "none")
+    assert (found.code, found.out) == (2, "")
+    assert f"none of 2 held-out generations can be used: 1 ({NO_OUTPUT}), 1 ({FOREIGN_ID})" in found.err

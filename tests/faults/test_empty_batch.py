@@ -20,8 +20,9 @@ from draftloop.training.batches import make_batch
 from draftloop.training.forward import make_forward
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.texts.examples import NO_OUTPUT, Example
+from draftloop.training.texts.examples import Example
 from draftloop.training.texts.plan import Window
+from draftloop.usable import NO_OUTPUT
 
 pytestmark = pytest.mark.row("empty or fully masked batch")
 

@@ -16,7 +16,8 @@ from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterDamaged
 from draftloop.outlook import look, next_step
-from draftloop.records import Record
+from draftloop.pair import load_pair
+from draftloop.records import Record, to_line
 from draftloop.registry import Pointer
 from draftloop.store.files import Files
 from draftloop.store.log import FailureLog
@@ -172,6 +173,42 @@ def test_near_duplicates_are_one_prompt_of_a_sample(tmp_path: Path) -> None:
     group_of = log.groups().group_of
     chosen = heldout_sample(records, 2, 1, group_of)
     assert {group_of(record) for record in records if record.id in chosen} == {group_of(r) for r in records}
+
+
+def spoil(shop: Shop, count: int) -> set[str]:
+    """Make so many held-out records ones that a wider draft left, or that have no output; returns all the others."""
+    pair = load_pair(shop.config.models)
+    held_out = list(shop.data.log.records({"heldout"}))
+    assert len(held_out) > count > 1
+    empty: dict[str, Any] = {"target_output": (), "draft_output": (), "rounds": (), "log_p": (), "log_q": ()}
+    foreign = {"prompt_tokens": (1, pair.width)}
+    spoilt = {
+        record.id: replace(record, **({**empty, "disagreements": ()} if i % 2 else foreign))
+        for i, record in enumerate(held_out[:count])
+    }
+    lines = [to_line(spoilt.get(record.id, record)) for record in shop.data.log.records()]
+    shop.data.log.path.write_bytes(b"".join(lines))
+    return {record.id for record in held_out[count:]}
+
+
+def test_the_gate_leaves_out_what_the_pair_cannot_be_judged_on(shop: Shop) -> None:
+    others = spoil(shop, 2)
+    shop.add_version(1.0)
+    assert shop.retrain().outcome == "refused"
+    epoch = shop.data.verdicts.epoch(load_pair(shop.config.models).identity)
+    assert epoch is not None
+    assert set(epoch.record_ids) == others
+
+
+def test_a_candidate_waits_where_the_pair_can_be_judged_on_too_little_of_what_was_held_out(shop: Shop) -> None:
+    held_out = len(list(shop.data.log.records({"heldout"})))
+    others = spoil(shop, held_out - 5)
+    version = shop.add_version(1.0)
+    shop.config = config_of(shop.config.models, gate={"min_heldout_prompts": 6})
+    found = shop.retrain()
+    assert (found.outcome, found.version, found.steps) == ("inconclusive", version, ["gate"])
+    assert f"can be judged on {len(others)}, and the gate wants 6" in found.why
+    assert shop.data.verdicts.epoch(load_pair(shop.config.models).identity) is None  # nothing was spent
 
 
 def test_a_sample_has_as_many_prompt_groups_as_it_can() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,7 +147,7 @@ def _measure(
         rule_for(rule, speculative.temperature)  # a mismatch is told before anything is generated
     forget_peak()
     pair = app.load_pair("none")
-    from ..benchmark import compare, logged_samples, rules_that_fit
+    from ..benchmark import compare, left_out, logged_samples, rules_that_fit, said
     from ..live import decode_live, samples_from_prompts
     from ..text import decoding_settings
     from .progress import Progress
@@ -156,6 +156,9 @@ def _measure(
     chosen = None if path is None else (app.adapter_name(path), path)
     if prompts is None:
         samples = logged_samples(records, pair, app.data.log.groups().group_of)
+        without = left_out(records, pair)
+        if without:
+            note(f"left out: {said(without)}")
     else:
         with Progress("generating", len(prompts)) as progress:
             samples, skipped = samples_from_prompts(
@@ -169,6 +172,8 @@ def _measure(
         for line in skipped:
             note(f"skipped: {line}")
     report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed)
+    if prompts is None:
+        report = replace(report, conditions=report.conditions | {"left_out": dict(without)})
     if not live:
         return report, []
     rules = rules_that_fit(samples, rule)

@@ -55,6 +55,11 @@ def gate(work: Work, version: str, pointer: Pointer) -> None:
     pair = work.pair(pointer)
     records = {record.id: record for record in work.records(pair, {"heldout"})}
     most, group_of = work.config.gate.max_heldout_generations, work.data.log.groups().group_of
+    prompts, least = len({group_of(record) for record in records.values()}), work.config.gate.min_heldout_prompts
+    if prompts < least:  # more were counted before the pair was loaded
+        why = f"of {version}'s held-out prompts this pair can be judged on {prompts}, and the gate wants {least}"
+        work.outcome.end("inconclusive", why, version)
+        return
     epoch, attempt = work.data.verdicts.open_attempt(
         _attempt(work.data.registry, version, pointer.champion),
         pair.identity,

@@ -13,6 +13,7 @@ from ..drift import Generation
 from ..interrupt import StopRequest
 from ..records import Record
 from ..registry import Pointer
+from ..usable import why_unusable
 
 if TYPE_CHECKING:
     from ..pair import Pair
@@ -146,6 +147,9 @@ class Work:
         self.data.promotion_watch.begin(pointer, self.stream, self.config.gate.min_heldout_prompts)
 
     def records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
-        """What the survey's stream is of: this target's generations, each once, in the log's order."""
+        """The generations that the pair can be judged on, each once, in the log's order.
+
+        These may be fewer than the survey counts, which knows no pair and so not which ids both models have.
+        """
         found = {record.id: record for record in self.data.log.records(splits)}
-        return [r for r in found.values() if r.pair.target == pair.identity.target and r.target_output]
+        return [one for one in found.values() if why_unusable(one, pair.identity, pair.width) is None]

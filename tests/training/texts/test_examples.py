@@ -7,16 +7,8 @@ from tiny import sampler
 
 from draftloop.config import Data
 from draftloop.records import BlobRef, PairId
-from draftloop.training.texts.examples import (
-    FOREIGN_ID,
-    LONG_PROMPT,
-    NO_OUTPUT,
-    NO_PROMPT,
-    OTHER_PAIR,
-    fingerprint,
-    select,
-    to_example,
-)
+from draftloop.training.texts.examples import LONG_PROMPT, fingerprint, select, to_example
+from draftloop.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, OTHER_PAIR
 
 RECORD = make_record(prompt_tokens=(11, 12, 13), target_output=(21, 22, 23, 24), draft_output=(21, 99, 23, 24))
 
@@ -66,13 +58,14 @@ def test_every_reason_to_leave_a_record_out_is_counted():
         make_record(prompt_tokens=()),
         make_record(target_output=(), draft_output=()),
         make_record(prompt_tokens=tuple(range(9))),
-        make_record(target_output=(1, 60), draft_output=(1, 60)),
-        make_record(prompt_tokens=(1, 60)),
+        make_record(target_output=(1, 100), draft_output=(1, 100)),
+        make_record(prompt_tokens=(1, 100)),
+        make_record(target_output=(1, 2), draft_output=(1, 100)),
     ]
     data = Data(max_prompt_length=8, max_output_length=3)
-    selection = select(records, pair, width=60, data=data)
+    selection = select(records, pair, width=100, data=data)
     assert selection.ids == [records[0].id, records[1].id]
-    assert selection.left_out == {OTHER_PAIR: 2, NO_PROMPT: 1, NO_OUTPUT: 1, LONG_PROMPT: 1, FOREIGN_ID: 2}
+    assert selection.left_out == {OTHER_PAIR: 2, NO_PROMPT: 1, NO_OUTPUT: 1, LONG_PROMPT: 1, FOREIGN_ID: 3}
     assert selection.tokens == 3 + 3
     assert selection.cut_labels == 1 + 3
 

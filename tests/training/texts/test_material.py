@@ -11,8 +11,9 @@ from draftloop.config import Training
 from draftloop.errors import NothingToDo, RunError
 from draftloop.records import BlobRef, PairId, Record
 from draftloop.training.texts import material as material_module
-from draftloop.training.texts.examples import OTHER_PAIR, select
+from draftloop.training.texts.examples import select
 from draftloop.training.texts.material import gather, regather
+from draftloop.usable import OTHER_PAIR
 
 OTHER = PairId("another target", "draft", "tokenizer")
 

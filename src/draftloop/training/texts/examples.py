@@ -15,12 +15,9 @@ from dataclasses import dataclass, field, replace
 from ...config import Data
 from ...records import BlobRef, PairId, Record, Sampler
 from ...rule import Rule
+from ...usable import why_unusable
 
-OTHER_PAIR = "another target or tokenizer"
-NO_OUTPUT = "no output token"
-NO_PROMPT = "no prompt token"
 LONG_PROMPT = "prompt longer than data.max_prompt_length"
-FOREIGN_ID = "token id beyond the logits that target and draft share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +88,6 @@ class Selection:
         return [example.record_id for example in self.examples]
 
 
-def is_of_pair(record: Record, pair: PairId) -> bool:
-    """Whether a record was made by this target and tokenizer; its draft may have been another one."""
-    return record.pair.target == pair.target and record.pair.tokenizer == pair.tokenizer
-
-
 def select(records: Iterable[Record], pair: PairId, width: int, data: Data) -> Selection:
     """The examples of the pair's usable records, in their order, and a count of the others by reason.
 
@@ -138,14 +130,5 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 
 def _unusable(record: Record, pair: PairId, width: int, data: Data) -> str | None:
-    if not is_of_pair(record, pair):
-        return OTHER_PAIR
-    if not record.prompt_tokens:
-        return NO_PROMPT
-    if not record.target_output:
-        return NO_OUTPUT
-    if len(record.prompt_tokens) > data.max_prompt_length:
-        return LONG_PROMPT
-    if max(record.prompt_tokens + record.target_output) >= width:
-        return FOREIGN_ID
-    return None
+    too_long = LONG_PROMPT if len(record.prompt_tokens) > data.max_prompt_length else None
+    return why_unusable(record, pair, width) or too_long

@@ -19,7 +19,8 @@ from ...records import PairId, Record
 from ...replay import ReplayBuffer, drawable
 from ...store.groups import PromptGroups
 from ...store.log import FailureLog
-from .examples import Selection, fingerprint, is_of_pair, select
+from ...usable import is_of_pair
+from .examples import Selection, fingerprint, select
 
 if TYPE_CHECKING:
     from ...pair import Pair

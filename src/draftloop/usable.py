@@ -1,0 +1,38 @@
+"""Which generations a pair can be judged on and trained with, and why others cannot. Knows no file, split or mlx.
+
+Whether a model has a row for every id is known once the pair is loaded: where another draft with wider logits collected
+before, what was logged holds ids that today's narrower model has no row for.
+"""
+
+from __future__ import annotations
+
+from .records import PairId, Record
+
+OTHER_PAIR = "another target or tokenizer"
+NO_OUTPUT = "no output token"
+NO_PROMPT = "no prompt token"
+FOREIGN_ID = "token id beyond the logits that target and draft share"
+
+
+def is_of_pair(record: Record, pair: PairId) -> bool:
+    """Whether a record was made by this target and tokenizer; its draft may have been another one."""
+    return record.pair.target == pair.target and record.pair.tokenizer == pair.tokenizer
+
+
+def why_unusable(record: Record, pair: PairId, width: int) -> str | None:
+    """Why a record is left out, in words to count by; None where it can be used.
+
+    Args:
+        record: any.
+        pair: whose target and tokenizer are worked for.
+        width: ids 0 .. width - 1 have a logit in both models.
+    """
+    if not is_of_pair(record, pair):
+        return OTHER_PAIR
+    if not record.prompt_tokens:
+        return NO_PROMPT
+    if not record.target_output:
+        return NO_OUTPUT
+    if max(record.prompt_tokens + record.target_output + record.draft_output) >= width:
+        return FOREIGN_ID
+    return None
