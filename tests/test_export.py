@@ -24,9 +24,9 @@ from draftloop.benchmark import logged_samples
 from draftloop.config import Config, Speculative
 from draftloop.errors import AdapterError, ExportError, PairError, StoreError, UsageError
 from draftloop.export import Exported, Job, export, plan
+from draftloop.fingerprints import fingerprints
 from draftloop.fuse import Quantization
 from draftloop.manifest import verify
-from draftloop.model_files import fingerprint
 from draftloop.pair import Pair, load_pair
 from draftloop.records import Record
 from draftloop.registry import Registry
@@ -119,7 +119,7 @@ def test_a_fused_draft_is_a_model_of_its_own_with_the_logits_of_draft_and_adapte
     together = logits(config.models.draft, registry.root / "v0001")
     assert float(mx.abs(logits(tmp_path / "out") - together).max().item()) < 1e-4
     assert made.fused
-    assert made.fingerprint == fingerprint(tmp_path / "out") != pair.identity.draft
+    assert made.fingerprint == fingerprints(tmp_path / "out").model != pair.identity.draft
     assert made.weights == "not quantized, 32 bits a weight"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .config import Data
 from .known_costs import KnownCosts
+from .model_names import ModelNames
 from .promotion_watch import PromotionWatch
 from .registry import Registry
 from .replay import ReplayBuffer
@@ -56,6 +57,11 @@ class DataDirectory:
     def costs(self) -> KnownCosts:
         """What decoding takes here, by pair and machine."""
         return KnownCosts(self.root / "costs.json", self.files)
+
+    @cached_property
+    def names(self) -> ModelNames:
+        """What models are called here."""
+        return ModelNames(self.root, self.files)
 
     @cached_property
     def verdicts(self) -> Verdicts:

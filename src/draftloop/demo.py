@@ -115,9 +115,9 @@ def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step)
         The pair with the new adapter on its draft, and everything that was found out.
     """
     began = time.perf_counter()
-    pair = load_pair(config.models)
-    decoding = decoding_settings(config.speculative)
     data = DataDirectory(data_dir, config.data)
+    pair = load_pair(config.models, names=data.names)
+    decoding = decoding_settings(config.speculative)
     counts: dict[str, int] = {reference.WEAK_DOMAIN: settings.weak_prompts, reference.OWN_DOMAIN: settings.own_prompts}
     collected = {
         domain: collect_domain(pair, data.log, domain, count, decoding, config, step)

@@ -25,10 +25,11 @@ from .adapter_format import read_config
 from .benchmark import BASE, Sample, left_out, logged_samples, said
 from .config import Config
 from .errors import AdapterError, ExportError, PromptError, StoreError
+from .fingerprints import fingerprints
 from .fuse import Quantization, Written, write_fused
 from .manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
 from .model_card import Card, write_card
-from .model_files import find_model, fingerprint
+from .model_files import find_model
 from .on_cpu import adapt_to_cpu
 from .pair import Pair, check_tokenizers
 from .records import GroupOf, Record, dump, own_group, seal
@@ -189,7 +190,7 @@ def _is_free(place: Path) -> bool:
 
 def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples, say: Say, files: Files) -> Exported:
     say(f"writing {job.version.name}")
-    written = _write(directory, job, config, files)
+    written = _write(directory, job, pair, config, files)
     shipped = _load_back(directory, job, pair, config)
     samples, not_measured = found
     measured = None
@@ -216,7 +217,7 @@ def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples,
     return made
 
 
-def _write(directory: Path, job: Job, config: Config, files: Files) -> Written | None:
+def _write(directory: Path, job: Job, pair: Pair, config: Config, files: Files) -> Written | None:
     """The files of a whole draft, or of the adapter, then proved to be the version's own."""
     version = job.version
     if job.fuse:
@@ -228,14 +229,15 @@ def _write(directory: Path, job: Job, config: Config, files: Files) -> Written |
     found = hash_files(directory)
     if found != version.manifest.files:
         raise StoreError(f"{version.name} was not copied whole; nothing was exported")
-    write_new(directory / MANIFEST, seal(dump(_for_others(version, found))), files)
+    write_new(directory / MANIFEST, seal(dump(_for_others(version, pair, found))), files)
     return None
 
 
-def _for_others(version: Version, found: dict[str, FileHash]) -> Manifest:
+def _for_others(version: Version, pair: Pair, found: dict[str, FileHash]) -> Manifest:
     """A manifest that proves the files and names the draft; what was learned from, and where it lay, stays at home."""
     own = version.manifest
-    kept = {"created": own.created, "parent": own.parent, "pair": own.pair, "draftloop_version": own.draftloop_version}
+    made_for = None if own.pair is None else pair.portable(own.pair)
+    kept = {"created": own.created, "parent": own.parent, "pair": made_for, "draftloop_version": own.draftloop_version}
     return make_manifest(kept, version.name, found)
 
 
@@ -255,7 +257,8 @@ def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
     adapt_to_cpu(draft, pair.context)
     mx.eval(draft.parameters())
     draft.eval()
-    return replace(pair, draft=draft, adapter=None, identity=replace(pair.identity, draft=fingerprint(draft_path)))
+    identity = replace(pair.identity, draft=fingerprints(directory).model) if job.fuse else pair.identity
+    return replace(pair, draft=draft, adapter=None, identity=identity)
 
 
 def _samples(records: list[Record], pair: Pair, group_of: GroupOf) -> Samples:

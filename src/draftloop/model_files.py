@@ -1,20 +1,15 @@
-"""Where a model's files lie and what they are: names to directories, directories to fingerprints. Imports no mlx."""
+"""Where a model's files lie: names to directories, and the fingerprints of what is there. Imports no mlx."""
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from pathlib import Path
 
 from . import reference
 from .errors import PairError
+from .fingerprints import Fingerprints, fingerprints
 
 _EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
-    *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"),
-)
-_MEGABYTE = 1 << 20
 
 
 def find_model(name: str) -> Path:
@@ -38,8 +33,18 @@ def find_model(name: str) -> Path:
     return path
 
 
-def local_fingerprint(name: str) -> str | None:
-    """The fingerprint of a model that is on this machine already; None where it would have to be downloaded."""
+def local_fingerprints(name: str) -> Fingerprints | None:
+    """Those of a model that is on this machine already; None where it would have to be downloaded."""
+    path = _local(name)
+    return None if path is None else fingerprints(path)
+
+
+def is_local(name: str) -> bool:
+    """Whether a model is on this machine already."""
+    return _local(name) is not None
+
+
+def _local(name: str) -> Path | None:
     path = _here(name)
     if not _exists(path):
         from huggingface_hub import snapshot_download
@@ -49,7 +54,7 @@ def local_fingerprint(name: str) -> str | None:
             path = Path(snapshot_download(name, local_files_only=True))
         except (HFValidationError, LocalEntryNotFoundError):
             return None
-    return fingerprint(path) if (path / "config.json").is_file() else None
+    return path if (path / "config.json").is_file() else None
 
 
 def _here(name: str) -> Path:
@@ -78,21 +83,3 @@ def _download(name: str) -> Path:
             f"model {name!r} is neither a directory here nor to be had from Hugging Face ({first_line}); "
             "check the name and the network, or give a local directory"
         ) from error
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 over the config, and each shard's name, size, header, first and last megabyte: what a model is."""
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    for shard in sorted(path.glob("model*.safetensors")):
-        size = shard.stat().st_size
-        digest.update(f"{shard.name}:{size}:".encode())
-        with shard.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-            file.seek(0)
-            digest.update(file.read(min(size, 8 + header + _MEGABYTE)))
-            file.seek(max(0, size - _MEGABYTE))
-            digest.update(file.read())
-    for name in _TOKENIZER_FILES:
-        if (path / name).is_file():
-            digest.update(name.encode() + (path / name).read_bytes())
-    return digest.hexdigest()

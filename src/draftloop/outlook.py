@@ -19,7 +19,7 @@ from .drift import Watch, watches
 from .errors import RunError, StoreError
 from .looks import Look, due, new_outputs
 from .marks import position_after
-from .model_files import local_fingerprint
+from .model_files import local_fingerprints
 from .overview import Overview, survey
 from .registry import Pointer
 from .store.splits import HELDOUT_SHARE
@@ -72,7 +72,8 @@ class Situation:
         minutes: since the last training, None before the first; negative where the clock went backward.
         failed: what is known of the last training where it failed; None where it did not.
         recipe: of the configuration that a training would have now.
-        target: fingerprint of the configured target; None where it is not on this machine.
+        target: the configured target's name; None where it is not on this machine.
+        template: a sentence where its chat template changed since prompts were last collected.
     """
 
     overview: Overview
@@ -86,6 +87,7 @@ class Situation:
     failed: Failed | None
     recipe: str
     target: str | None
+    template: str | None = None
 
     @property
     def alarms(self) -> list[Watch]:
@@ -104,7 +106,8 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
     Raises:
         StoreError: the pointer is damaged, or a newer draftloop wrote there.
     """
-    target, draft = (local_fingerprint(name) for name in (config.models.target, config.models.draft))
+    files = [local_fingerprints(name) for name in (config.models.target, config.models.draft)]
+    target, draft = (None if found is None else data.names.of(found) for found in files)
     overview = survey(data, target, draft)
     pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
     since = overview.stream[history.settled(overview.ids) :]
@@ -123,6 +126,7 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
         failed=history.failed,
         recipe=recipe(config),
         target=target,
+        template=None if files[0] is None else data.names.changed_template(files[0]),
     )
 
 
@@ -138,7 +142,7 @@ class History:
 
     Args:
         entries: the lines, oldest first.
-        target: fingerprint of the target whose generations and failures are spoken of; None is any.
+        target: name of the target whose generations and failures are spoken of; None is any.
     """
 
     def __init__(self, entries: Sequence[Mapping[str, Any]], target: str | None = None) -> None:

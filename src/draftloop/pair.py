@@ -20,7 +20,9 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from . import lora, manifest
 from .config import Models
 from .errors import AdapterError, PairError
-from .model_files import find_model, fingerprint
+from .fingerprints import Fingerprints, fingerprints
+from .model_files import find_model
+from .model_names import ModelNames
 from .on_cpu import adapt_to_cpu
 from .records import PairId
 
@@ -34,7 +36,10 @@ class Pair:
         width: ids 0 .. width - 1 have a logit in both models.
         stop_tokens: ids that end a generation, the target's.
         context: the longest sequence that both caches and position encodings hold; None is unlimited.
+        identity: the models by the names that a data directory knows them by.
         adapter: version or directory attached to the draft; None is the bare draft.
+        files: fingerprints of target and draft; None where they were not loaded from files.
+        draft_names: others by which an adapter from elsewhere may name this draft.
     """
 
     target: nn.Module
@@ -45,6 +50,15 @@ class Pair:
     stop_tokens: frozenset[int]
     context: int | None
     adapter: str | None = None
+    files: tuple[Fingerprints, Fingerprints] | None = None
+    draft_names: frozenset[str] = frozenset()
+
+    def portable(self, identity: PairId) -> PairId:
+        """What a data directory says of a pair, in words for another one: these models by their fingerprints."""
+        own, files = (self.identity.target, self.identity.draft), self.files or ()
+        found = {name: file.model for name, file in zip(own, files, strict=False)}
+        target, draft = (found.get(name, name) for name in (identity.target, identity.draft))
+        return replace(identity, target=target, draft=draft)
 
     def with_adapter(self, path: Path | None, name: str | None = None) -> Pair:
         """The same pair with another adapter, or none, on the same draft.
@@ -60,9 +74,10 @@ class Pair:
             lora.detach(self.draft)
             return replace(self, adapter=None)
         found = manifest.verify(path)
-        if found is not None and found.pair is not None and found.pair.draft != self.identity.draft:
+        made_for = None if found is None or found.pair is None else found.pair.draft
+        if made_for is not None and made_for not in {self.identity.draft, *self.draft_names}:
             raise AdapterError(
-                f"{path} was trained for draft {found.pair.draft[:12]}, this draft is {self.identity.draft[:12]}: "
+                f"{path} was trained for draft {made_for[:12]}, this draft is {self.identity.draft[:12]}: "
                 "choose a version of this draft (`adapters list`) or none (`--adapter none`, `train --from-base`), "
                 "or give this pair a data directory of its own (--data-dir)"
             )
@@ -77,6 +92,7 @@ def load_pair(
     *,
     lazy_target: bool = False,
     as_stock: bool = False,
+    names: ModelNames | None = None,
 ) -> Pair:
     """Load and check both models.
 
@@ -86,10 +102,12 @@ def load_pair(
         adapter_name: what reports and records call the adapter.
         lazy_target: leave the target's weights on disk until it is first asked for logits; damage shows only then.
         as_stock: as mlx-lm has them, in float32 on a CPU: what draftloop is measured against.
+        names: of the data directory that is worked in; None calls the models by their fingerprints.
 
     Raises:
         PairError: not found, not loadable, another tokenizer, or a cache that cannot be trimmed.
         AdapterError: the adapter does not fit the draft.
+        StoreError: `names` cannot be read.
     """
     target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
     target, tokenizer, target_config = _load(target_path, models, lazy_target, as_stock)
@@ -98,16 +116,18 @@ def load_pair(
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
     windows += [position_limit(config) for config in (target_config, draft_config)]
     widths = [_logit_width(model) for model in (target, draft)]
+    files = fingerprints(target_path), fingerprints(draft_path)
+    target_name, draft_name = (found.model if names is None else names.of(found) for found in files)
     pair = Pair(
         target=target,
         draft=draft,
         tokenizer=tokenizer,
-        identity=PairId(
-            target=fingerprint(target_path), draft=fingerprint(draft_path), tokenizer=_tokenizer_fingerprint(tokenizer)
-        ),
+        identity=PairId(target=target_name, draft=draft_name, tokenizer=_tokenizer_fingerprint(tokenizer)),
         width=min(widths),
         stop_tokens=frozenset(int(i) for i in tokenizer.eos_token_ids),
         context=min((window for window in windows if window is not None), default=None),
+        files=files,
+        draft_names=frozenset(files[1].names) if names is None else names.all_of(files[1]),
     )
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
 

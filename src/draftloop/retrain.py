@@ -18,6 +18,7 @@ from .data_directory import DataDirectory
 from .errors import Interrupted, StoreError, TrainingFailed
 from .interrupt import StopRequest
 from .marks import mark_of
+from .model_files import local_fingerprints
 from .outlook import SETTLING, Situation, Step, look, next_step
 from .unattended import judging, training
 from .unattended.watching import watch_champion
@@ -60,7 +61,7 @@ def retrain(
     """
     with data.training_lock():
         began = time.monotonic()
-        work = Work(data, config, load or loader(config), say, on_step, stop, clock, timing)
+        work = Work(data, config, load or loader(config, data.names), say, on_step, stop, clock, timing)
         try:
             _do_what_is_due(work, force)
         except BaseException as error:
@@ -84,6 +85,7 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     """Step after step until a verdict, or nothing is left to do."""
     data, config, outcome = work.data, work.config, work.outcome
     data.registry.resolve("champion")  # a damaged one is told at once, and not when a training is due
+    _keep_names(work)
     facts = look(data, config, work.clock())
     if watch_champion(data, config, facts):
         facts = look(data, config, work.clock())
@@ -106,6 +108,13 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     if outcome.outcome in ("promoted", "refused"):
         candidate = facts.overview.candidate
         outcome.pruned = data.registry.prune(config.retrain.keep_versions, [candidate] if candidate else [])
+
+
+def _keep_names(work: Work) -> None:
+    """A model that draftloop 0.1 named is recognised only until its template changes, and most runs load none."""
+    models = work.config.models
+    found = (local_fingerprints(name) for name in (models.target, models.draft))
+    work.data.names.keep(*(one for one in found if one is not None))
 
 
 def _do(work: Work, step: Step, facts: Situation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from model_dirs import CHAT_TEMPLATE, edit_json
 from mortal import HANGS
 
 from draftloop.data_directory import DataDirectory
@@ -157,3 +159,42 @@ def wait_for_lines(process: subprocess.Popen[str], count: int) -> bytes:
         break
     process.kill()
     raise AssertionError(f"no {count} records: {process.communicate()}")
+
+
+def test_a_chat_template_that_changed_overnight_is_named_and_what_was_logged_stays_in_use(
+    call, small_models, tmp_path: Path
+) -> None:
+    for role in ("target", "draft"):
+        shutil.copytree(getattr(small_models, role), tmp_path / role)
+    pair = ["--model", str(tmp_path / "target"), "--draft-model", str(tmp_path / "draft")]
+    command = ["collect-data", "-p", "the target", *SHORT, *pair]
+    template = CHAT_TEMPLATE
+    assert "chat template" not in call(*command).err
+
+    def overnight(role: str) -> None:
+        nonlocal template
+        template += " "
+        edit_json(tmp_path / role / "tokenizer_config.json", chat_template=template)
+
+    overnight("draft")
+    found = call(*command, "--json")
+    assert (found.json["generations"], found.json["chat_template_changed"]) == (0, None)
+    assert found.json["skipped"] == {"already collected": 1}
+    overnight("target")
+    told = call("status", "--json", *pair).json
+    assert (told["other_pairs"], told["generations"]) == (0, 1)
+    assert told["chat_template_changed"] in call("status", *pair).err
+    plain = call(*command, "--no-chat-template")  # which asks no template
+    assert "chat template" not in plain.err
+    found = call(*command)
+    assert f"{told['chat_template_changed']}\n" in found.err
+    assert "generations        1" in found.out
+    assert "chat template" not in call(*command).err + call("status", *pair).err
+
+
+def test_what_a_lower_max_tokens_had_cut_is_collected_anew(call_with_pair) -> None:
+    command = ["collect-data", "-p", "the target", "--json", "--temp", "0"]
+    assert [
+        call_with_pair(*command, "--max-tokens", most, *more).json["generations"]
+        for most, more in (("4", []), ("4", []), ("8", []), ("8", ["--live"]), ("6", []), ("9", ["--live"]))
+    ] == [1, 0, 1, 0, 0, 1]

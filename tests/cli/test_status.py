@@ -7,13 +7,13 @@ from pathlib import Path
 from builders import make_record, write_adapter
 
 from draftloop import reference
-from draftloop.model_files import fingerprint
+from draftloop.fingerprints import fingerprints
 from draftloop.records import PairId, Record
 from draftloop.registry import Registry
 from draftloop.store.log import FailureLog
 
 LOG = Path("data/failures/failures.jsonl")
-PAIR = PairId(fingerprint(reference.TARGET), fingerprint(reference.DRAFT), "c" * 64)
+PAIR = PairId(fingerprints(reference.TARGET).model, fingerprints(reference.DRAFT).model, "c" * 64)
 
 
 def ours(prompt: str, **overrides: str) -> Record:

@@ -15,7 +15,7 @@ from retraining import PROMPTS, Shop
 from draftloop.config import Config
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import TrainingFailed
-from draftloop.model_files import local_fingerprint
+from draftloop.model_files import local_fingerprints
 from draftloop.records import PairId
 from draftloop.registry import Pointer, Registry
 from draftloop.retrain import retrain
@@ -41,9 +41,9 @@ class Machine:
         self.config = Config.model_validate(sections)
         self.data = DataDirectory(root, files=NO_SYNC)
         self.true = self.clock = 1_700_000_000.0
-        target = local_fingerprint(self.config.models.target)
-        assert target is not None
-        self.pair = PairId(target, "b" * 64, "c" * 64)
+        found = local_fingerprints(self.config.models.target)
+        assert found is not None
+        self.pair = PairId(found.model, "b" * 64, "c" * 64)
 
     def wait(self, minutes: float) -> None:
         self.true += minutes * MINUTE

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..config import Config, Resolved, deprecations, resolve
+from ..errors import LockedError, StoreError
 
 if TYPE_CHECKING:
     from ..data_directory import DataDirectory
@@ -67,7 +68,12 @@ class App:
         from ..pair import load_pair
 
         name = None if path is None else self.adapter_name(path)
-        pair = load_pair(self.config.models, path, name, lazy_target=lazy_target, as_stock=as_stock)
+        names = self.data.names
+        pair = load_pair(self.config.models, path, name, lazy_target=lazy_target, as_stock=as_stock, names=names)
+        try:
+            names.keep(*(pair.files or ()))
+        except (StoreError, LockedError) as error:  # whoever only reads here may go on
+            note(f"which models these are is not kept: {error}")
         _log.info(
             "pair: %s, adapter %s, %s shared ids, context %s", pair.identity, pair.adapter, pair.width, pair.context
         )

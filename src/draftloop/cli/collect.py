@@ -54,7 +54,7 @@ def collect_data(
     if not source.strip() or not source.isprintable():
         raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
 
-    from ..collect import CollectSettings
+    from ..collect import ALREADY_COLLECTED, CollectSettings
     from ..collect import collect_data as collect_prompts
     from ..interrupt import stop_request
     from ..text import decoding_settings
@@ -64,6 +64,10 @@ def collect_data(
     decoding = replace(decoding_settings(config.speculative), teacher_top_k=config.data.teacher_top_k)
     forget_peak()
     pair = app.load_pair(adapter)
+    target = pair.files[0] if pair.files and config.speculative.chat_template else None
+    changed = app.data.names.changed_template(target) if target else None
+    if changed:
+        note(changed)
     settings = CollectSettings(
         decoding=decoding,
         source=source,
@@ -86,9 +90,12 @@ def collect_data(
             ),
             app.data.blobs,
         )
+    if target and (report.generations or report.skipped[ALREADY_COLLECTED]):
+        app.data.names.keep_template(target)
     for line in report.skipped_prompts[:20]:
         note(f"skipped: {line}")
     values = report.to_json() | {
+        "chat_template_changed": changed,
         "log": str(app.data.log.path),
         "adapter": pair.adapter,
         "rule": decoding.rule,

@@ -55,6 +55,7 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
         "next": asdict(step),
         "drift": [{**asdict(one), "alarm": one.alarm} for one in facts.watches],
         "generations_of_champion": {"unseen": facts.watched[0], "all": facts.watched[1]},
+        "chat_template_changed": facts.template,
         "log": str(data.log.path),
         "log_bytes": data.log.path.stat().st_size if data.log.path.exists() else 0,
         "damage": found.damage,
@@ -62,7 +63,7 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
 
 
 def _print(app: App, facts: Situation, step: Step) -> None:
-    from ..model_files import local_fingerprint
+    from ..model_files import is_local
     from .tables import print_pairs
 
     values, found = _values(app, facts, step), facts.overview
@@ -98,10 +99,12 @@ def _print(app: App, facts: Situation, step: Step) -> None:
             f"drift: acceptance of {watch.source} fell from {watch.reference:.3f} to {watch.recent:.3f} per position "
             f"({watch.kind}, after {watch.generations} generations)"
         )
+    if facts.template:
+        note(facts.template)
     for damage in values["damage"]:
         note(f"damaged: {damage}")
     for name, model in (("target", app.config.models.target), ("draft", app.config.models.draft)):
-        if local_fingerprint(model) is None:
+        if not is_local(model):
             note(f"{name} {model} is not on this machine, so what is counted is of any; mistyped, or not loaded yet?")
     if values["generations"]:
         note(f"Prompts and outputs lie under {app.data.root} in plain text, for your eyes alone.")

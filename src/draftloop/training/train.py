@@ -111,7 +111,8 @@ def resume(
     config, description = run.config(), run.description()
     data = replace(data, settings=config.data)
     tensors, saved = run.checkpoints.load()
-    pair = load(config.models) if load else load_pair(config.models, lazy_target=config.training.teacher != "live")
+    lazy = config.training.teacher != "live"
+    pair = load(config.models) if load else load_pair(config.models, lazy_target=lazy, names=data.names)
     if description.get("pair") != asdict(pair.identity):
         raise RunError(
             f"run {run.id} was made with other models than {config.models.target} and {config.models.draft} are now; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config import Config
 from ..data_directory import DataDirectory
-from ..model_files import local_fingerprint
+from ..model_files import local_fingerprints
 from ..outlook import History, Situation
 from ..overview import survey
 from ..registry import Pointer
@@ -12,7 +12,8 @@ from ..registry import Pointer
 
 def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> None:
     """What is logged from now on is new to the champion. Raises StoreError: the disk refused."""
-    stream = survey(data, local_fingerprint(config.models.target)).stream
+    target = local_fingerprints(config.models.target)
+    stream = survey(data, None if target is None else data.names.of(target)).stream
     data.promotion_watch.begin(pointer, stream, config.gate.min_heldout_prompts)
 
 

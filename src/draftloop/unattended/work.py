@@ -11,6 +11,7 @@ from ..config import Config, Models
 from ..data_directory import DataDirectory
 from ..drift import Generation
 from ..interrupt import StopRequest
+from ..model_names import ModelNames
 from ..records import Record
 from ..registry import Pointer
 from ..usable import why_unusable
@@ -79,16 +80,17 @@ class Outcome:
         return EXIT_CODES[self.outcome]
 
 
-def loader(config: Config) -> Load:
+def loader(config: Config, names: ModelNames | None = None) -> Load:
     """What loads the configured pair, and MLX with it when it is called.
 
-    Where the target does not teach, its weights stay on disk until something is judged with them.
+    Where the target does not teach, its weights stay on disk until something is judged with them. `names` are those of
+    the data directory.
     """
 
     def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
         from ..pair import load_pair
 
-        return load_pair(models, adapter, name, lazy_target=config.training.teacher != "live")
+        return load_pair(models, adapter, name, lazy_target=config.training.teacher != "live", names=names)
 
     return load
 
