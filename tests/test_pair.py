@@ -186,7 +186,6 @@ DAMAGED: dict[str, Damage] = {
     "a width that is text": lambda directory: edit_json(directory / "config.json", hidden_size="wide"),
     "a text_config that is nothing": write("config.json", {**llama_config(), "text_config": None}),
     "a limit that is text": lambda directory: edit_json(directory / "config.json", max_position_embeddings="x"),
-    "Python of its own": lambda directory: edit_json(directory / "config.json", model_file="model.py"),
     "no tokenizer": lambda directory: (directory / "tokenizer.json").unlink(),
     "a tokenizer of other bytes": write("tokenizer.json", b"\x00\x01"),
     "a tokenizer without members": write("tokenizer.json", b"{}"),

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx_lm
 from mlx import nn
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
@@ -21,6 +20,7 @@ from . import lora, manifest
 from .config import Models
 from .errors import AdapterError, PairError
 from .fingerprints import Fingerprints, fingerprints
+from .loading import load_directory
 from .model_files import find_model
 from .model_names import ModelNames
 from .on_cpu import adapt_to_cpu
@@ -105,7 +105,8 @@ def load_pair(
         names: of the data directory that is worked in; None calls the models by their fingerprints.
 
     Raises:
-        PairError: not found, not loadable, another tokenizer, or a cache that cannot be trimmed.
+        PairError: not found, not loadable, in need of Python of its own where that is not trusted, another tokenizer,
+            or a cache that cannot be trimmed.
         AdapterError: the adapter does not fit the draft.
         StoreError: `names` cannot be read.
     """
@@ -135,13 +136,7 @@ def load_pair(
 def _load(
     path: Path, models: Models, lazy: bool = False, as_stock: bool = False
 ) -> tuple[nn.Module, Any, dict[str, Any]]:
-    try:
-        model, tokenizer, config = mlx_lm.load(
-            str(path), lazy=lazy, return_config=True, trust_remote_code=models.trust_remote_code
-        )
-    except Exception as error:  # a wrong config.json or tokenizer file fails in as many ways as there are libraries
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
+    model, tokenizer, config = load_directory(path, trust_remote_code=models.trust_remote_code, lazy=lazy)
     adapt_to_cpu(model, position_limit(config), float32_only=as_stock)
     if not lazy:
         mx.eval(model.parameters())
