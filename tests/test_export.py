@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from builders import CountingFiles, failing_files, make_record
 from log_files import file_size_limit
-from model_dirs import foreign, models_in, swap_tokens, write_lora, write_pair
+from model_dirs import edit_json, foreign, models_in, swap_tokens, write_lora, write_pair
 from mortal import HANGS
 from tiny import sampler
 
@@ -331,6 +331,37 @@ def test_an_adapter_from_elsewhere_has_no_history_to_tell_and_is_refused(
     elsewhere = write_lora(tmp_path / "elsewhere", pair.draft, amount=0.3)
     with pytest.raises(AdapterError, match="only versions that draftloop made"):
         plan(registry, str(elsewhere), tmp_path / "out", fuse=True, quantization=Quantization())
+
+
+def test_a_version_that_holds_a_program_is_not_given_away(tmp_path: Path, pair: Pair) -> None:
+    found = Registry(tmp_path / "data" / "adapters")
+
+    def write(path: Path) -> None:
+        write_lora(path, pair.draft, amount=0.3)
+        (path / "own.py").write_text("print('ran')")
+
+    found.create(write, {"pair": pair.identity, "record_ids": [], "parent": None})
+    for fuse in (False, True):
+        with pytest.raises(AdapterError, match=r"v0001 holds 'own\.py', which is no part of an adapter"):
+            job(found, tmp_path / "out", fuse=fuse)
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_python_beside_the_draft_is_not_exported_and_what_is_needs_none(
+    fuse: bool, tmp_path: Path, registry: Registry, config: Config
+) -> None:
+    draft = Path(config.models.draft)
+    (draft / "tokenizer_own.py").write_text("raise SystemExit('it ran')")
+    for name in ("config.json", "tokenizer_config.json"):
+        edit_json(draft / name, auto_map={"AutoTokenizer": [None, "tokenizer_own.Own"]})
+    pair = load_pair(config.models)
+    registry.create(
+        lambda path: write_lora(path, pair.draft, amount=0.3) and None,
+        {"pair": pair.identity, "record_ids": [], "parent": None},
+    )
+    export(job(registry, tmp_path / "out", fuse=fuse), pair, config, [])
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".safetensors", ".md"}
+    assert not any("auto_map" in path.read_text() for path in (tmp_path / "out").glob("*.json"))
 
 
 def test_the_champion_and_the_latest_are_found_by_those_names(tmp_path: Path, registry: Registry, pair: Pair) -> None:

@@ -13,13 +13,13 @@ from builders import failing_files
 from mlx import nn
 from mlx.utils import tree_unflatten
 from mlx_lm.utils import load_adapters
-from model_dirs import VOCABULARY, write_llama, write_lora
+from model_dirs import VOCABULARY, edit_json, write_llama, write_lora
 from safetensors.numpy import load_file
 from tiny import tiny_llama
 
 from draftloop import lora
 from draftloop.adapter_format import AdapterConfig
-from draftloop.errors import ExportError, UsageError
+from draftloop.errors import ExportError, PairError, UsageError
 from draftloop.fuse import Quantization, Written, write_fused
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7, 250, 11]])
@@ -86,6 +86,70 @@ def test_everything_that_mlx_lm_needs_is_there_and_the_tokenizer_is_the_drafts_o
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (directory / name).read_bytes() == (draft / name).read_bytes()
     assert config_of(directory) == config_of(draft) | {"eos_token_id": [0, 1]}
+
+
+PROGRAMS = ("own.py", "tokenizer_own.py", "vocab.PY", "chat_template.pyc", "LICENSE.py", "tokenizer.so", "vocab.sh")
+
+
+def test_no_program_is_copied_and_none_is_named_any_more(draft: Path, adapter: Path) -> None:
+    for name in PROGRAMS:
+        (draft / name).write_text("print('ran')")
+    named = {"AutoConfig": "own.Own", "AutoTokenizer": [None, "tokenizer_own.Own"]}
+    for name in ("config.json", "tokenizer_config.json"):
+        edit_json(draft / name, auto_map=named)
+    directory, _ = fused(draft, adapter)
+    assert {path.suffix for path in directory.iterdir()} == {".json", ".safetensors"}
+    for name in ("config.json", "tokenizer_config.json"):
+        kept = json.loads((directory / name).read_text())
+        assert "auto_map" not in kept
+        assert kept.items() <= json.loads((draft / name).read_text()).items()
+    assert apart(logits(directory), logits(draft, adapter)) < 1e-4
+
+
+def test_a_draft_that_needs_python_of_its_own_is_not_fused(draft: Path, adapter: Path, tmp_path: Path) -> None:
+    (draft / "own.py").write_text("from mlx_lm.models.llama import Model, ModelArgs")
+    edit_json(draft / "config.json", model_file="own.py")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ExportError, match=r"runs Python of its own \(config.json: model_file\).* without --fuse"):
+        write_fused(draft, adapter, tmp_path / "out", Quantization(), trust_remote_code=True)
+    with pytest.raises(PairError, match=r"models\.trust_remote_code"):
+        write_fused(draft, adapter, tmp_path / "out", Quantization())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer_config.json"])
+def test_a_link_out_of_the_models_directory_is_not_followed(
+    name: str, draft: Path, adapter: Path, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.write_bytes((draft / name).read_bytes() if (draft / name).exists() else b"nobody's business")
+    (draft / name).unlink(missing_ok=True)
+    (draft / name).symlink_to(private)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ExportError, match=f"{name} is a link to .*private, outside of the model's directory"):
+        write_fused(draft, adapter, tmp_path / "out", Quantization())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_links_within_the_directory_and_those_of_the_hubs_cache_are_followed(
+    draft: Path, adapter: Path, tmp_path: Path
+) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    for directory in (snapshot, blobs):
+        directory.mkdir(parents=True)
+    for number, path in enumerate(draft.iterdir()):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", str(number)))
+    (snapshot / "LICENSE.txt").write_text("do as you like")
+    (snapshot / "LICENSE").symlink_to("LICENSE.txt")
+    (tmp_path / "elsewhere").symlink_to(snapshot)
+    for source in (snapshot, tmp_path / "elsewhere"):
+        out = tmp_path / f"out-{source.name}"
+        out.mkdir()
+        write_fused(source, adapter, out, Quantization())
+        for name in ("tokenizer.json", "tokenizer_config.json", "LICENSE"):
+            assert (out / name).read_bytes() == (snapshot / name).read_bytes()
+            assert not (out / name).is_symlink()
 
 
 def test_half_precision_stays_half_precision_rounded_once(draft: Path, adapter: Path) -> None:

@@ -24,9 +24,10 @@ from . import __version__
 from .adapter_format import read_config
 from .benchmark import BASE, Sample, left_out, logged_samples, said
 from .config import Config
-from .errors import AdapterError, ExportError, PromptError, StoreError
+from .errors import AdapterError, ExportError, PairError, PromptError, StoreError
 from .fingerprints import fingerprints
 from .fuse import Quantization, Written, write_fused
+from .loading import load_directory
 from .manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
 from .model_card import Card, write_card
 from .model_files import find_model
@@ -160,6 +161,9 @@ def _find(registry: Registry, reference: str) -> Version:
     manifest = registry.verify(path)
     if manifest is None:
         raise AdapterError(f"{path / MANIFEST} is missing; only versions that draftloop made are exported")
+    odd = next((name for name in sorted(manifest.files) if not name.endswith((".safetensors", ".json"))), None)
+    if odd is not None:
+        raise AdapterError(f"{path} holds {odd[:60]!r}, which is no part of an adapter, and an export is data alone")
     return Version(manifest.name, path, manifest)
 
 
@@ -244,15 +248,11 @@ def _for_others(version: Version, pair: Pair, found: dict[str, FileHash]) -> Man
 def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
     """The pair with what was written as its draft, as anybody's mlx-lm loads it."""
     draft_path = directory if job.fuse else find_model(config.models.draft)
+    trust, adapter = (False, None) if job.fuse else (config.models.trust_remote_code, directory)
     try:
-        draft, tokenizer = mlx_lm.load(
-            str(draft_path),
-            adapter_path=None if job.fuse else str(directory),
-            trust_remote_code=config.models.trust_remote_code,
-        )
-    except Exception as error:  # as many kinds as there are models and libraries
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise StoreError(f"mlx-lm cannot load what was written ({reason}); nothing was exported") from error
+        draft, tokenizer, _ = load_directory(draft_path, trust_remote_code=trust, adapter=adapter)
+    except PairError as error:
+        raise StoreError(f"what was written cannot be loaded ({error}); nothing was exported") from error
     check_tokenizers(pair.tokenizer, tokenizer)
     adapt_to_cpu(draft, pair.context)
     mx.eval(draft.parameters())

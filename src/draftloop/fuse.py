@@ -7,6 +7,7 @@ what was learned, so what comes out has to be measured, not what went in. Layers
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx_lm
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from mlx_lm.utils import compute_bits_per_weight, dequantize_model, quantize_model, save_config, save_model
 
 from . import lora
 from .errors import ExportError
+from .loading import load_directory, needs_code
 from .store.files import FILES, Files
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -32,8 +33,10 @@ GROUP_SIZES = (32, 64, 128)
 _DEFAULT = {"bits": 4, "group_size": 64}  # mlx-lm's own
 _COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken"),
-    *("chat_template*", "generation_config.json", "*.py", "LICENSE*", "NOTICE*"),
+    *("chat_template*", "generation_config.json", "LICENSE*", "NOTICE*"),
 )
+_DATA = frozenset(("", ".json", ".jsonl", ".txt", ".md", ".model", ".tiktoken", ".jinja"))  # the endings of no program
+_CODE = "auto_map"  # of a config: where Python lies that is not copied
 
 
 @dataclass(frozen=True)
@@ -94,18 +97,25 @@ def write_fused(
 
     Raises:
         AdapterError: the adapter does not fit.
-        ExportError: no layer can be quantized so.
+        ExportError: no layer can be quantized so, or the draft needs Python of its own, or has links to elsewhere.
+        PairError: the source cannot be loaded.
         OSError: the disk refused.
     """
-    model, _, config = mlx_lm.load(str(source), return_config=True, trust_remote_code=trust_remote_code)
+    model, tokenizer, config = load_directory(source, trust_remote_code=trust_remote_code)
+    if (key := needs_code(tokenizer, config)) is not None:
+        raise ExportError(
+            f"{source} runs Python of its own ({key}), which a fused draft would need too, and none is copied; export "
+            "the adapter alone, without --fuse"
+        )
+    beside = _files_beside_the_weights(source)
     types = {name: leaf.dtype for name, leaf in _floats(model)}
     lora.attach_directory(model, adapter)
     fused_config = fuse(model, config, quantization)
     model.update(tree_map_with_path(partial(_as_stored, types), model.parameters()))
     mx.eval(model.parameters())  # what fails from here on is the disk
-    _save(model, fused_config, directory, files)
-    for path in _files_beside_the_weights(source):
-        files.produce(directory / path.name, partial(shutil.copyfile, path))
+    _save(model, {key: value for key, value in fused_config.items() if key != _CODE}, directory, files)
+    for path in beside:
+        files.produce(directory / path.name, partial(_copy, path))
     return Written(fused_config.get("quantization"), float(compute_bits_per_weight(model)))
 
 
@@ -183,7 +193,31 @@ def _save(model: nn.Module, config: dict[str, Any], directory: Path, files: File
 
 def _files_beside_the_weights(source: Path) -> list[Path]:
     """Copied, not written anew: a tokenizer that went through another version of a library is not surely the same."""
-    return sorted({path for pattern in _COPIED for path in source.glob(pattern) if path.is_file()})
+    found = {path for pattern in _COPIED for path in source.glob(pattern) if path.is_file()}
+    kept = sorted(path for path in found if path.suffix.lower() in _DATA)
+    homes = {source.resolve(), *_blobs(source.resolve())}
+    for path in kept:
+        if homes.isdisjoint(path.resolve().parents):
+            raise ExportError(
+                f"{path} is a link to {path.resolve()}, outside of the model's directory, and an export is made to be "
+                "given away; put the file itself there"
+            )
+    return kept
+
+
+def _blobs(snapshot: Path) -> list[Path]:
+    """Where the files lie that a snapshot in the Hugging Face cache links to."""
+    return [snapshot.parents[1] / "blobs"] if snapshot.parent.name == "snapshots" else []
+
+
+def _copy(source: Path, to: str) -> None:
+    """The very bytes, but for a tokenizer's config that names Python: it is left out, and so must its name be."""
+    if source.name == "tokenizer_config.json":
+        found = json.loads(source.read_bytes())
+        if _CODE in found:
+            Path(to).write_text(json.dumps({key: value for key, value in found.items() if key != _CODE}, indent=2))
+            return
+    shutil.copyfile(source, to)
 
 
 def _check(option: str, value: int | None, known: tuple[int, ...]) -> None:
