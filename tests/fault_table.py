@@ -33,6 +33,7 @@ ROWS = {
     "old records": "read; a newer unknown schema is refused with a message",
     "clock goes backward": "no double retrain; order by sequence, not time",
     "the same prompt in other words": "90% joined, at most 2% of one template; near two splits: used in neither",
+    "a model directory that wants to run code": "nothing runs, nothing asks; one line, exit 2",
 }
 """Every fault and what must hold under it, in the order of the table."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -15,7 +15,7 @@ from model_dirs import write_tokenizer
 
 from draftloop.errors import PromptError
 from draftloop.pair import Pair
-from draftloop.prompts import Prompt, Unusable, encode, read_prompts
+from draftloop.prompts import Prompt, Reading, Unusable, encode, read_prompts
 
 
 def file(directory: Path, name: str, content: bytes) -> Path:
@@ -193,7 +193,9 @@ def test_a_prompt_that_the_template_refuses_cannot_be_used(template: str, detail
     assert detail in found.detail.lower()
 
 
-def test_a_text_that_already_begins_with_the_first_special_token_does_not_get_it_twice(tmp_path: Path) -> None:
+@pytest.fixture
+def begins(tmp_path: Path) -> Any:
+    """A tokenizer that puts a special token before every text."""
     write_tokenizer(tmp_path)
     path = tmp_path / "tokenizer.json"
     found = json.loads(path.read_text())
@@ -204,11 +206,24 @@ def test_a_text_that_already_begins_with_the_first_special_token_does_not_get_it
         "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}},
     }
     path.write_text(json.dumps(found))
-    tokenizer = load_tokenizer(tmp_path)
-    once = encode(Prompt("hi"), tokenizer, chat_template=False, max_length=100)
+    return load_tokenizer(tmp_path)
+
+
+def test_where_control_tokens_are_parsed_a_text_that_begins_with_the_first_one_does_not_get_it_twice(
+    begins: Any,
+) -> None:
+    parsed = Reading(parse_special=True)
+    once = encode(Prompt("hi"), begins, chat_template=False, max_length=100, reading=parsed)
     assert isinstance(once, list)
     assert once[0] == 0
-    assert encode(Prompt("<|end|>hi"), tokenizer, chat_template=False, max_length=100) == once
+    assert encode(Prompt("<|end|>hi"), begins, chat_template=False, max_length=100, reading=parsed) == once
+
+
+def test_a_text_that_spells_the_first_special_token_gets_it_all_the_same(begins: Any) -> None:
+    ids = encode(Prompt("<|end|>hi"), begins, chat_template=False, max_length=100)
+    assert isinstance(ids, list)
+    assert [i for i in ids if i == 0] == [0]
+    assert begins.decode(ids) == "<|end|><|end|>hi"
 
 
 def test_a_prompt_of_too_many_tokens_is_skipped_and_never_cut(chat: Any) -> None:
@@ -222,7 +237,7 @@ class Unwanted:
     """A tokenizer that may be asked for its vocabulary, and for nothing else."""
 
     has_chat_template = True
-    bos_token = None
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def get_vocab(self) -> dict[str, int]:
         return {"a": 0, "a" * 100: 1}
@@ -243,7 +258,7 @@ def test_ten_megabytes_are_skipped_before_they_are_tokenized() -> None:
 def test_a_text_that_could_just_fit_is_tokenized() -> None:
     """Or the test above would pass with a limit of nothing."""
     with pytest.raises(AssertionError, match="was tokenized"):
-        encode(Prompt("a" * 204_800), Unwanted(), chat_template=True, max_length=2048)
+        encode(Prompt("a" * 204_800), Unwanted(), chat_template=False, max_length=2048)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "\u3000"], ids=ascii)

@@ -27,7 +27,7 @@ from .hindsight import look_back
 from .interrupt import StopRequest
 from .memory import budget, read_device, room_left
 from .pair import Pair
-from .prompts import Prompt, Unusable, encode
+from .prompts import Prompt, Reading, Unusable, encode
 from .records import Record, RunConditions
 from .speculative.decoder import Decoding, Round, Settings, check_length
 from .speculative.side_by_side import Wanted, Written, write
@@ -51,6 +51,7 @@ class CollectSettings:
     source: str = "default"
     chat_template: bool = True
     max_prompt_length: int = 2048
+    reading: Reading = field(default_factory=Reading)
     fresh: bool = False  # collect again what was collected under the same conditions
     limit: int | None = None  # most new generations
     live: bool = False  # run draft and target in turn, one prompt at a time
@@ -179,6 +180,7 @@ def _asked(
             settings.decoding,
             chat_template=settings.chat_template,
             max_length=settings.max_prompt_length,
+            reading=settings.reading,
         )
         if isinstance(ids, Unusable):
             _skip(report, ids, number, prompt)
@@ -314,10 +316,16 @@ def _conditions(pair: Pair, decoding: Settings) -> RunConditions:
 
 
 def usable_ids(
-    pair: Pair, prompt: Prompt, decoding: Settings, *, chat_template: bool, max_length: int
+    pair: Pair,
+    prompt: Prompt,
+    decoding: Settings,
+    *,
+    chat_template: bool,
+    max_length: int,
+    reading: Reading | None = None,
 ) -> list[int] | Unusable:
     """The ids of a prompt that fits the pair, or why it does not."""
-    ids = encode(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length)
+    ids = encode(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
     if isinstance(ids, list):
         beyond = next((i for i in ids if i >= pair.width), None)
         if beyond is not None:  # a token that the tokenizer has and a model has no row for

@@ -116,6 +116,10 @@ class Speculative(Section):
     max_tokens: Positive = Field(128, description="ends a generation")
     seed: Seed = Field(0, description="of everything random in generating")
     chat_template: bool = Field(True, description="apply the tokenizer's chat template where it has one")
+    parse_special: bool = Field(False, description="read control tokens that a prompt spells as such, not as text")
+    template_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        10, description="CPU time that a chat template may take for one prompt"
+    )
     prefill_step_size: Positive = Field(512, description="prompt tokens a forward pass")
 
 

@@ -19,7 +19,7 @@ from .collect import generation_seed, usable_ids
 from .errors import PromptError
 from .pair import Pair
 from .prompt_groups import opening
-from .prompts import Prompt, Unusable
+from .prompts import Prompt, Reading, Unusable
 from .records import Sampler
 from .rule import Rule
 from .scoring import score
@@ -89,6 +89,7 @@ def samples_from_prompts(
     *,
     chat_template: bool,
     max_prompt_length: int,
+    reading: Reading | None = None,
     on_text: Callable[[int], None] | None = None,
 ) -> tuple[list[Sample], list[str]]:
     """What the target makes of prompts, and why some were skipped. Speculation changes the time it takes, not the law.
@@ -96,14 +97,22 @@ def samples_from_prompts(
     Raises:
         PromptError: none was usable.
     """
-    usable, skipped = usable_prompts(pair, prompts, settings, chat_template=chat_template, max_length=max_prompt_length)
+    usable, skipped = usable_prompts(
+        pair, prompts, settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
+    )
     decoded = decode_all(pair, [ids for _, ids in usable], settings, on_text)
     groups = joined_groups(opening(prompt.text, prompt.messages) for prompt, _ in usable)
     return [Sample(text, group) for text, group in zip(decoded.texts, groups, strict=True)], skipped
 
 
 def usable_prompts(
-    pair: Pair, prompts: Sequence[Prompt], settings: Settings, *, chat_template: bool, max_length: int
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    *,
+    chat_template: bool,
+    max_length: int,
+    reading: Reading | None = None,
 ) -> tuple[list[tuple[Prompt, list[int]]], list[str]]:
     """Prompts with their ids, and a line for each that cannot be used.
 
@@ -112,7 +121,7 @@ def usable_prompts(
     """
     usable, skipped = [], []
     for number, prompt in enumerate(prompts, 1):
-        ids = usable_ids(pair, prompt, settings, chat_template=chat_template, max_length=max_length)
+        ids = usable_ids(pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading)
         if isinstance(ids, Unusable):
             skipped.append(f"prompt {number}: {ids.reason}, {ids.detail}")
         else:

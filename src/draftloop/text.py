@@ -12,7 +12,7 @@ from .collect import usable_ids
 from .config import Speculative
 from .errors import PromptError
 from .pair import Pair
-from .prompts import Prompt, Unusable
+from .prompts import Prompt, Reading, Unusable
 from .records import Sampler
 from .speculative.decoder import Decoding, DraftLength, Finish, Settings, count_rounds
 from .speculative.rules import rule_for
@@ -61,6 +61,7 @@ def generate(
     *,
     chat_template: bool,
     max_prompt_length: int,
+    reading: Reading | None = None,
     draft_length: Callable[[], DraftLength] | None = None,
     on_text: Callable[[str], None] = lambda _: None,
 ) -> Generated:
@@ -72,14 +73,17 @@ def generate(
         settings: sampler, rule, lengths; `sampler.seed` is used as it is.
         chat_template: apply the tokenizer's template where it has one.
         max_prompt_length: most prompt tokens.
+        reading: what the prompt may do; by default what the configuration says by default.
         draft_length: gives what chooses K round by round, once the prompt is known to be usable; None drafts
             `num_draft_tokens` in each.
         on_text: called with each new piece of text.
 
     Raises:
-        PromptError: the prompt is empty or too long.
+        PromptError: the prompt is empty or too long, or the chat template gives nothing for it.
     """
-    ids = usable_ids(pair, Prompt(prompt), settings, chat_template=chat_template, max_length=max_prompt_length)
+    ids = usable_ids(
+        pair, Prompt(prompt), settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
+    )
     if isinstance(ids, Unusable):
         raise PromptError(f"the prompt cannot be used: {ids.reason}, {ids.detail}")
     detokenizer = pair.tokenizer.detokenizer

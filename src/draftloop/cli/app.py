@@ -151,7 +151,10 @@ def sampling_options(command: Command) -> Command:
             ("--rule", "speculative.rule", str),
         )
     )
-    return config_option("--chat-template/--no-chat-template", key="speculative.chat_template", is_flag=True)(command)
+    for name in ("parse-special", "chat-template"):
+        key = f"speculative.{name.replace('-', '_')}"
+        command = config_option(f"--{name}/--no-{name}", key=key, is_flag=True)(command)
+    return command
 
 
 def _config_options(command: Command, *options: tuple[str, str, type]) -> Command:

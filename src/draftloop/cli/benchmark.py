@@ -149,6 +149,7 @@ def _measure(
     pair = app.load_pair("none")
     from ..benchmark import compare, left_out, logged_samples, rules_that_fit, said
     from ..live import decode_live, samples_from_prompts
+    from ..prompts import Reading
     from ..text import decoding_settings
     from .progress import Progress
 
@@ -167,6 +168,7 @@ def _measure(
                 settings,
                 chat_template=speculative.chat_template,
                 max_prompt_length=app.config.data.max_prompt_length,
+                reading=Reading.of(speculative),
                 on_text=lambda _: progress.advance(1),
             )
         for line in skipped:

@@ -46,7 +46,7 @@ def collect_data(
     Every finished generation is one line of <data-dir>/failures/failures.jsonl. Run again with the same prompts, it
     goes on where it stopped.
     """
-    from ..prompts import Prompt, read_prompts
+    from ..prompts import Prompt, Reading, read_prompts
 
     asked = [Prompt(text) for text in prompts] + (read_prompts(prompts_file) if prompts_file else [])
     if not asked:
@@ -73,6 +73,7 @@ def collect_data(
         source=source,
         chat_template=config.speculative.chat_template,
         max_prompt_length=config.data.max_prompt_length,
+        reading=Reading.of(config.speculative),
         fresh=fresh,
         limit=limit,
         live=live,

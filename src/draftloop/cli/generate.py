@@ -41,6 +41,7 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
         on_error(prompt=prompt)
     config = app.config
+    from ..prompts import Reading
     from ..text import decoding_settings
     from ..text import generate as generate_text
 
@@ -60,6 +61,7 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         settings,
         chat_template=config.speculative.chat_template,
         max_prompt_length=config.data.max_prompt_length,
+        reading=Reading.of(config.speculative),
         draft_length=None if paying is None else partial(paying.draft_length, settings.rule),
         on_text=_ignore if as_json else _stream,
     )

@@ -108,6 +108,7 @@ def _prompt_ids(
 ) -> list[list[int]]:
     """The prompts to decode that leave room for an output and a round."""
     from ..live import usable_prompts
+    from ..prompts import Reading
     from ..speculative.decoder import fits
 
     if prompts is not None:
@@ -117,6 +118,7 @@ def _prompt_ids(
             settings,
             chat_template=app.config.speculative.chat_template,
             max_length=app.config.data.max_prompt_length,
+            reading=Reading.of(app.config.speculative),
         )
         for line in skipped:
             note(f"skipped: {line}")

@@ -1,0 +1,230 @@
+"""Control tokens that a prompt spells, told apart from those that the chat template writes, and read as text.
+
+A tokenizer reads `<|im_start|>` as one token wherever it stands, so whoever writes a prompt could end his message and
+begin another one's. What is in a prompt is text: its control tokens are spelled by ordinary tokens instead, the others
+of the chat stay what they are.
+
+1. In the messages, what spells a control token is put between two private characters that occur nowhere in them; so is
+   an end of a message that could become one together with what the template writes beside it.
+2. Rendered, the characters say which control tokens are the template's own. Rendering must not depend on them.
+3. These are replaced by stand-ins in a copy of the tokenizer that knows the stand-ins and no control token. One pass of
+   it over the whole text gives the ids, and no border between pieces changes how the rest is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_PRIVATE = range(0xF0000, 0x10FFFD)
+_MARKUP = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)  # `<think>`, and not `user`, `0` or a run of spaces
+
+
+class NotReadable(Exception):
+    """A prompt whose control tokens cannot be read as text, and why."""
+
+
+@dataclass(frozen=True)
+class ControlTokens:
+    """What a tokenizer reads as one token.
+
+    Attributes:
+        added: every added token, and its id.
+        special: those marked as special: nobody's text.
+        written: those that look like markup and that the template has too: roles, thinking, calls of tools. The
+            messages of an assistant have them of right.
+    """
+
+    added: dict[str, int]
+    special: frozenset[str]
+    written: frozenset[str]
+
+    @property
+    def control(self) -> frozenset[str]:
+        """All that the text of a user must not become."""
+        return self.special | self.written
+
+    def of_role(self, role: str) -> frozenset[str]:
+        """What a message of this role must not become."""
+        return self.special if role == "assistant" else self.control
+
+    def spelled(self, text: str) -> list[re.Match[str]]:
+        """Added tokens in a text, as a tokenizer finds them: the leftmost, and the longest of these."""
+        return list(_any_of(frozenset(self.added)).finditer(text))
+
+
+@lru_cache(maxsize=4)
+def control_tokens(tokenizer: Any, template: str) -> ControlTokens:
+    """The control tokens of a tokenizer and its chat template, "" for none."""
+    tokens = {token.content: (i, token.special) for i, token in tokenizer.added_tokens_decoder.items() if token.content}
+    return ControlTokens(
+        added={content: i for content, (i, _) in tokens.items()},
+        special=frozenset(content for content, (_, special) in tokens.items() if special),
+        written=frozenset(content for content in tokens if content in template and _MARKUP.fullmatch(content)),
+    )
+
+
+@dataclass(frozen=True)
+class Markers:
+    """Three private characters that a prompt does not have: before and after what it spells, and for stand-ins."""
+
+    before: str
+    after: str
+    stand_in: str
+
+    @classmethod
+    def not_in(cls, text: str) -> Markers:
+        """The first three of which none is in `text`.
+
+        Raises:
+            NotReadable: it has them all.
+        """
+        used = set(text)
+        for first in _PRIVATE[:-2:3]:
+            chosen = [chr(first + i) for i in range(3)]
+            if used.isdisjoint(chosen):
+                return cls(*chosen)
+        raise NotReadable("it has every private character")
+
+    def mark(self, text: str, tokens: ControlTokens, control: frozenset[str]) -> str:
+        """A text with marks around the control tokens that it spells, and at an end that could become one."""
+        lead, trail = len(text) - len(text.lstrip()), len(text.rstrip())
+        begins, ends = _parts(control)
+        inserted = [
+            (place, mark)
+            for found in tokens.spelled(text)
+            if found[0] in control
+            for place, mark in ((found.start(), self.before), (found.end(), self.after))
+        ]
+        if any(text.startswith(part, lead) for part in ends if part[0] == text[lead : lead + 1]):
+            inserted.insert(0, (lead, self.before))
+        if any(text.endswith(part, 0, trail) for part in begins if part[-1] == text[trail - 1 : trail]):
+            inserted.append((trail, self.after))
+        pieces, at = [], 0
+        for place, mark in inserted:
+            pieces += [text[at:place], mark]
+            at = place
+        return "".join([*pieces, text[at:]])
+
+    def unmark(self, text: str) -> Unmarked:
+        """The text without its marks, and where in it they were."""
+        pieces, places, at, length = [], {self.before: list[int](), self.after: list[int]()}, 0, 0
+        for found in re.finditer(f"[{self.before}{self.after}]", text):
+            pieces.append(text[at : found.start()])
+            length += found.start() - at
+            places[found[0]].append(length)
+            at = found.end()
+        return Unmarked("".join([*pieces, text[at:]]), places[self.before], places[self.after])
+
+
+@dataclass(frozen=True)
+class Unmarked:
+    """A rendered text, and the places, ascending, before which something of a prompt begins and ends."""
+
+    text: str
+    begins: Sequence[int]
+    ends: Sequence[int]
+
+    def is_from_prompt(self, start: int, end: int) -> bool:
+        """Whether a prompt has all of these characters, or a part of them."""
+        whole = start in self.begins and end in self.ends
+        return whole or any(_has_between(places, start, end) for places in (self.begins, self.ends))
+
+
+def _has_between(places: Sequence[int], start: int, end: int) -> bool:
+    after = bisect_right(places, start)
+    return after < len(places) and places[after] < end
+
+
+@lru_cache(maxsize=4)
+def _any_of(contents: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(contents, key=lambda content: (-len(content), content))
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+@lru_cache(maxsize=4)
+def _parts(control: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """What control tokens begin with, and what they end with, short of a whole one."""
+    cuts = [(content[:i], content[i:]) for content in control for i in range(1, len(content))]
+    return frozenset(begin for begin, _ in cuts), frozenset(end for _, end in cuts)
+
+
+def read_as_text(tokenizer: Any, rendered: Unmarked, tokens: ControlTokens, stand_in: str) -> list[int] | None:
+    """Ids of a rendered text in which the template's own control tokens alone are read as such.
+
+    Args:
+        tokenizer: of transformers, with a backend of tokenizers.
+        rendered: with its marks taken off.
+        tokens: the tokenizer's.
+        stand_in: a character that is not in the text.
+
+    Returns:
+        None where the text has no others: then every tokenizer reads it right.
+
+    Raises:
+        NotReadable: this tokenizer has no backend of its own, or makes a control token of plain text.
+    """
+    found = [match for match in tokens.spelled(rendered.text) if match[0] in tokens.control]
+    own = [match for match in found if not rendered.is_from_prompt(*match.span())]
+    if len(own) == len(found):
+        return None
+    reader = _reader(tokenizer, tokens.control, stand_in)
+    pieces, at = [], 0
+    for match in own:
+        pieces += [rendered.text[at : match.start()], reader.stand_ins[match[0]]]
+        at = match.end()
+    ids = reader.ids("".join([*pieces, rendered.text[at:]]))
+    controls = {tokens.added[content] for content in tokens.control}
+    if [i for i in ids if i in controls] != [tokens.added[match[0]] for match in own]:
+        raise NotReadable("this tokenizer makes control tokens of plain text")
+    return ids
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A tokenizer that knows stand-ins in the place of control tokens."""
+
+    backend: Tokenizer
+    stand_ins: Mapping[str, str]
+    original: Mapping[int, int]
+
+    def ids(self, text: str) -> list[int]:
+        """As the tokenizer numbers them."""
+        return [self.original.get(i, i) for i in self.backend.encode(text, add_special_tokens=False).ids]
+
+
+@lru_cache(maxsize=4)
+def _reader(tokenizer: Any, control: frozenset[str], stand_in: str) -> _Reader:
+    from tokenizers import Tokenizer
+
+    if not _reads_by_backend(tokenizer):
+        raise NotReadable(f"a {type(tokenizer).__name__} cannot read them as text")
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    stand_ins, original = {}, {}
+    for number, token in enumerate(description["added_tokens"]):
+        if token["content"] in control:
+            stand_ins[token["content"]] = token["content"] = f"{stand_in}{number}{stand_in}"
+        original[token["content"]] = token["id"]
+    backend = Tokenizer.from_str(json.dumps(description))
+    backend.no_truncation()
+    backend.no_padding()
+    names = backend.get_vocab(with_added_tokens=True)
+    return _Reader(backend, stand_ins, {names[content]: i for content, i in original.items()})
+
+
+def _reads_by_backend(tokenizer: Any) -> bool:
+    """Whether ids are what the backend makes of the very text."""
+    from tokenizers import Tokenizer
+
+    defines = next(kind for kind in type(tokenizer).__mro__ if "encode" in vars(kind))
+    return defines.__module__.startswith("transformers.") and isinstance(
+        getattr(tokenizer, "backend_tokenizer", None), Tokenizer
+    )

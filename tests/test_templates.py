@@ -1,0 +1,289 @@
+"""Templates give the text that transformers gives, and nothing of what else they can do reaches this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+from model_dirs import write_tokenizer
+from mortal import environment
+
+from draftloop import template_worker, templates
+from draftloop.templates import TemplateFailed, render
+
+CHATML = (
+    "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
+    "{%- else %}{{- '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{%- endif %}\n"
+    "{%- for message in messages %}\n"
+    "    {%- if (message.role == 'user') or (message.role == 'system' and not loop.first) %}\n"
+    "        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n"
+    "    {%- elif message.role == 'assistant' %}\n"
+    "        {{- '<|im_start|>assistant\\n' + message.content.split('</think>')[-1].lstrip('\\n') }}<|im_end|>\n\n"
+    "    {%- endif %}\n"
+    "{%- endfor %}\n"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+TEMPLATES = {
+    "ChatML": CHATML,
+    "Llama 2": (
+        "{% for message in messages %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + "
+        "message['content'].strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
+        "{{ ' '  + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+    ),
+    "macros and namespaces": (
+        "{%- macro turn(role, text='') -%}\n<{{ role }}>{{ text | trim }}</{{ role }}>\n{%- endmacro -%}\n"
+        "{% set ns = namespace(count=0, last='') %}\n{% for m in messages %}\n"
+        "{% set ns.count = ns.count + 1 %}{% set ns.last = m.role %}{{ turn(m.role, m.content) }}\n{% endfor %}\n"
+        "{{ ns.count }} {{ ns.last }} {{ namespace(self=1).self }}"
+    ),
+    "JSON": "{{ messages | tojson }}{{ messages | tojson(indent=2) }}{{ {'ü': '<&>'} | tojson(ensure_ascii=True) }}",
+    "loop controls": (
+        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.content }}"
+        "{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}"
+    ),
+    "generation": (
+        "{% set x = 1 %}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}\n"
+        "  {% set x = 2 %}{{ m.content }}{{ x }}\n{% endgeneration %}\n"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}{{ x }}"
+    ),
+    "blocks and lines": (
+        "  {% if true %}\n  a\n  {% endif %}\n{# said #}\nb\n\n{% for m in messages %}\n{{ m.role }}\n{% endfor %}\n"
+    ),
+    "dictionaries": (
+        "{% set d = dict(a=1, b=2) %}{{ d.a }}{{ dict.fromkeys(['x', 'y'], 3) }}"
+        "{% for k, v in d | dictsort %}{{ k }}{{ v }}{% endfor %}{{ d.get('z', 'none') }}{{ d is mapping }}"
+    ),
+    "what is undefined": (
+        "[{{ nothing }}]{{ tools is none }}{{ documents is none }}{{ nothing is defined }}{{ enable_thinking }}"
+    ),
+    "filters and tests": (
+        "{{ messages | map(attribute='role') | list | join(', ') }}{{ messages[0].content | upper }}"
+        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ '%s and %d' | format('x', 3) }}"
+        "{{ messages[-1].content[:3] }}{{ messages[::2] | length }}{{ cycler('a', 'b').next() }}"
+        "{% set j = joiner() %}{{ j() }}{{ j() }}{{ 'ab' | replace('a', 'b') }}"
+    ),
+    "the year": "{{ strftime_now('%Y %%') }}",
+    "special tokens": "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token is defined }}",
+}
+MESSAGES = [
+    {"role": "system", "content": "Be bold & <brief>.\n"},
+    {"role": "user", "content": " What is `heapq`? ü 🙂 \n"},
+    {"role": "assistant", "content": "<think>\nwell\n</think>\n\nA queue."},
+    {"role": "user", "content": "{{ 7 * 7 }} {% raw %}"},
+]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_gives_what_transformers_makes_of_it(name: str, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, chat_template=TEMPLATES[name])
+    tokenizer = load_tokenizer(tmp_path)
+    for messages in (MESSAGES, MESSAGES[1:2]):
+        expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        given = {**tokenizer.special_tokens_map, "enable_thinking": False, **variables}
+        assert render(TEMPLATES[name], given, limit=10_000, seconds=10) == expected
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+
+RAISING = {
+    "{{ raise_exception('roles\nmust \x1b[2Jalternate') }}": "roles must [2Jalternate",
+    "{% for": "unexpected 'end of template'",
+    "{{ 1 / 0 }}": "ZeroDivisionError: division by zero",
+    "{{ 'a' + 1 }}": "TypeError: ",
+    "{{ [][3].x }}": "has no element 3",
+    "{{ nothing.at.all }}": "'nothing' is undefined",
+    "{{ {}.pop('x') }}": "access to attribute 'pop' of 'dict' object is unsafe",
+    "{{ 'a'.encode('ascii').decode('utf-16') }}": "UnicodeDecodeError: ",
+    "{{ 2.0 ** 5000 }}": "OverflowError: ",
+    "{{ [1, 2] | first | list }}": "TypeError: ",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "RecursionError: ",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}": "access to attribute '__class__' of 'str' object is unsafe",
+    "{{ cycler.__init__.__globals__ }}": "access to attribute '__init__' of 'type' object is unsafe",
+    "{{ dict.__call__.__self__ }}": "access to attribute '__call__' of '_Dict' object is unsafe",
+    "{{ namespace(_secret=1) }}": "a namespace has no '_secret'",
+    "{% set n = namespace() %}{% set n._x = 1 %}": "a namespace has no '_x'",
+    "{% include '/etc/passwd' %}": "no loader for this environment",
+    "{{ messages.append(1) }}": "access to attribute 'append' of 'list' object is unsafe",
+    "{{ range(1000000) | list }}": "OverflowError: Range too big",
+    "{{ 'x' | no_such_filter }}": "No filter named 'no_such_filter'",
+    "{{ '\\N{x}' }}": "",
+}
+
+
+@pytest.mark.parametrize("template", RAISING, ids=range(len(RAISING)))
+def test_whatever_a_template_raises_is_a_line_of_plain_characters(template: str) -> None:
+    with pytest.raises(TemplateFailed) as caught:
+        render(template, {"messages": []}, limit=1000, seconds=10)
+    said = str(caught.value)
+    assert RAISING[template] in said
+    assert 0 < len(said) <= 200
+    assert said.isprintable()
+    assert render("and {{ x }}", {"x": "the next"}, limit=1000, seconds=10) == "and the next"
+
+
+def test_an_error_that_cannot_be_said_is_named() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert template_worker._line(Mute()) == "Mute"
+    assert template_worker._line(template_worker.TemplateError("")) == "TemplateError"
+
+
+LOOPING = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a number": "{{ 10 ** (10 ** 10) }}",  # neither a signal's handler nor another thread gets a turn in it
+}
+
+
+@pytest.mark.parametrize("name", LOOPING)
+def test_a_template_that_does_not_end_is_ended_and_not_tried_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_GIVEN_UP", {})
+    with pytest.raises(TemplateFailed, match=r"it took more than 1 s of CPU time \(speculative.template_seconds\)"):
+        render(LOOPING[name], {}, limit=1000, seconds=1)
+    monkeypatch.setattr(templates, "_started", lambda: pytest.fail("it was tried again"))
+    with pytest.raises(TemplateFailed, match="it took more than 1 s"):
+        render(LOOPING[name], {}, limit=1000, seconds=1)
+    monkeypatch.undo()
+    assert render("{{ x }}", {"x": 1}, limit=1000, seconds=1) == "1"
+
+
+def test_the_seconds_are_those_of_one_prompt_and_not_of_the_run() -> None:
+    work = "{% for a in range(600) %}{% for b in range(600) %}{% endfor %}{% endfor %}{{ x }}"
+    worker = templates._started()
+    for x in range(40):
+        assert render(work, {"x": x}, limit=1000, seconds=1) == str(x)
+    assert templates._started() is worker
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system limits memory on Linux alone")
+@pytest.mark.parametrize("template", ["{{ 'a' * 10 ** 10 }}", "{{ 'a' | center(10 ** 10) }}"])
+def test_a_template_that_takes_all_memory_gets_none(template: str) -> None:
+    with pytest.raises(TemplateFailed, match="MemoryError"):
+        render(template, {}, limit=1000, seconds=10)
+
+
+def test_where_the_system_does_not_limit_memory_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_WATCHED", True)
+    monkeypatch.setattr(templates, "MEMORY_BYTES", 1)
+    monkeypatch.setattr(templates, "_resident_bytes", lambda _: 2)
+    with pytest.raises(TemplateFailed, match="it took more than 0 MB of memory"):
+        render(LOOPING["loops"], {}, limit=1000, seconds=10)
+
+
+def test_a_process_has_some_memory() -> None:
+    try:
+        assert templates._resident_bytes(os.getpid()) > 1_000_000
+    except FileNotFoundError:
+        pytest.skip("there is no ps here")
+
+
+def test_a_child_that_hangs_is_ended_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_GIVEN_UP", {})
+    monkeypatch.setattr(templates, "_PATIENCE", 0)
+    os.kill(templates._started()._process.pid, signal.SIGSTOP)
+    with pytest.raises(TemplateFailed, match="it took longer than 0 s"):
+        render("{{ 'never' }}", {}, limit=1000, seconds=1)
+
+
+def test_a_child_that_dies_is_said_and_replaced() -> None:
+    worker = templates._started()
+    os.kill(worker._process.pid, signal.SIGKILL)
+    with pytest.raises(TemplateFailed, match="the process that rendered it was ended by signal 9"):
+        render("{{ x }}", {"x": "y" * 1_000_000}, limit=10_000_000, seconds=10)
+    assert render("{{ x }}", {"x": 1}, limit=1000, seconds=10) == "1"
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for a in range(99999) %}{% for b in range(99999) %}ab{% endfor %}{% endfor %}", "{{ 'a' * 1001 }}"]
+)
+def test_a_text_longer_than_the_limit_is_not_even_written(template: str) -> None:
+    assert render(template, {}, limit=1000, seconds=10) is None
+    assert render("{{ 'a' * 1000 }}", {}, limit=1000, seconds=10) == "a" * 1000
+
+
+# -- the child --------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_wait_does_not_give_its_answer_to_the_next_question() -> None:
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.3, press)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        render(LOOPING["loops"], {}, limit=1000, seconds=60)
+    assert render("{{ x }}", {"x": "mine"}, limit=1000, seconds=10) == "mine"
+
+
+PROGRAM = """
+import sys, time
+from draftloop import templates
+assert "mlx" not in sys.modules
+templates.render("{{ 1 }}", {}, limit=9, seconds=9)
+print(templates._started()._process.pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def program() -> Iterator[Any]:
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(
+        command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=environment(), start_new_session=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def is_gone(pid: int) -> bool:
+    """Within half a minute: as a zombie that nobody waited for, too."""
+    for _ in range(600):
+        try:
+            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat")
+            if state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("how", ["ends", "is killed"])
+def test_the_child_ends_with_its_parent_however_that_one_ends(how: str, program: Any) -> None:
+    child = int(program.stdout.readline())
+    assert not Path(f"/proc/{child}").exists() or os.getpgid(child) != os.getpgid(program.pid)
+    if how == "ends":
+        program.stdin.close()
+    else:
+        program.kill()
+    program.wait()
+    assert is_gone(child)
+
+
+def test_the_child_imports_nothing_of_this_package_nor_from_where_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from draftloop.templates import render as r; print(r('{{ 1 }}', {}, limit=9, seconds=9))",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment() | {"PYTHONSAFEPATH": "1", "PYTHONPATH": environment().get("PYTHONPATH", "")},
+        check=True,
+    )
+    assert done.stdout == "1\n"
