@@ -23,7 +23,7 @@ from typing import Any
 MEMORY_BYTES = 1 << 30  # of the child; on Linux it limits itself, elsewhere it is looked at
 _WATCHED = sys.platform != "linux"
 _LOOK_S = 0.1
-_PATIENCE = 30  # times the CPU seconds, by the clock: for a child that hangs without computing
+_PATIENCE = 100  # times the CPU seconds, by the clock: for a child that hangs; a busy machine must not reach it
 _WORKER = Path(__file__).with_name("template_worker.py")
 
 
