@@ -111,17 +111,26 @@ def test_variables_of_the_command_line_are_left_to_it(written):
     environment = {
         "DRAFTLOOP_DATA_DIR": "x",
         "DRAFTLOOP_CONFIG": "y",
-        "DRAFTLOOP_TRAIN_EPOCHS": "1",
         "TRAINING_EPOCHS": "1",
     }
     assert resolve(written(""), environment=environment).config == Config()
 
 
-def test_a_mistyped_variable_is_refused_with_a_suggestion(written):
-    with pytest.raises(
-        ConfigError, match=r"variable DRAFTLOOP_TRAINING_EPOCH .*did you mean DRAFTLOOP_TRAINING_EPOCHS\?"
-    ):
-        resolve(written(""), environment={"DRAFTLOOP_TRAINING_EPOCH": "3"})
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("DRAFTLOOP_TRAINING_EPOCH", "DRAFTLOOP_TRAINING_EPOCHS"),
+        ("DRAFTLOOP_TRAIN_EPOCHS", "DRAFTLOOP_TRAINING_EPOCHS"),
+        ("DRAFTLOOP_LORA_RANK", "DRAFTLOOP_TRAINING_LORA_RANK"),
+        ("DRAFTLOOP_DATADIR", "DRAFTLOOP_DATA_DIR"),
+        ("DRAFTLOOP_CONFIG_FILE", "DRAFTLOOP_CONFIG"),
+        ("DRAFTLOOP_", "DRAFTLOOP_CONFIG"),
+        ("DRAFTLOOP_Training_Epochs", "DRAFTLOOP_"),
+    ],
+)
+def test_a_mistyped_variable_is_refused_with_the_nearest_name(written, name, meant):
+    with pytest.raises(ConfigError, match=f"variable {name} is none of draftloop's; did you mean {meant}"):
+        resolve(written(""), environment={name: "3"})
 
 
 # What is refused, and how it is said.

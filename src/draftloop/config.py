@@ -336,15 +336,27 @@ def _variable(key: str) -> str:
     return ENV_PREFIX + key.upper().replace(".", "_")
 
 
+def check_environment(environment: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError where a variable begins like draftloop's and is none: a mistyped one would change nothing."""
+    for _ in _from_environment(os.environ if environment is None else environment):
+        pass
+
+
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     known = {_variable(key): key for key in leaves()}
     for name, value in environment.items():
-        if name in RESERVED_ENV:
-            continue
         if name in known:
             yield known[name], value
-        elif name.startswith(tuple(f"{ENV_PREFIX}{section.upper()}_" for section in Config.model_fields)):
-            raise ConfigError(f"environment variable {name} is no setting of draftloop; {_nearest(name, list(known))}")
+        elif name.startswith(ENV_PREFIX) and name not in RESERVED_ENV:
+            nearest = _closest(name, [*RESERVED_ENV, *known])
+            raise ConfigError(f"environment variable {name} is none of draftloop's; did you mean {nearest}?")
+
+
+def _closest(name: str, known: list[str]) -> str:
+    """The one of `known` that a mistyped name is nearest to, however far that is."""
+    import difflib
+
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

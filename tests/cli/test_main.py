@@ -84,6 +84,15 @@ def test_a_mistake_in_a_given_file_is_told_even_where_nothing_needs_it(call) -> 
     assert "my.yaml, line 1: unknown key speculative.temprature; did you mean speculative.temperature?" in found.err
 
 
+def test_a_mistyped_variable_is_refused_even_where_nothing_needs_a_setting(call, monkeypatch) -> None:
+    monkeypatch.setenv("DRAFTLOOP_DATADIR", "elsewhere")
+    for command in (["status"], ["adapters", "list"], ["demo"]):
+        found = call(*command)
+        assert (found.code, found.out) == (2, "")
+        assert "DRAFTLOOP_DATADIR is none of draftloop's; did you mean DRAFTLOOP_DATA_DIR?" in found.err
+    assert call("--help").code == 0
+
+
 def test_configs_config_yaml_is_taken_where_it_is(call) -> None:
     Path("configs").mkdir()
     Path("configs/default.yaml").write_text("training: {min_failure_cases: 7}\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..config import resolve
+from ..config import check_environment, resolve
 from ..errors import DraftloopError
 from ..memory import is_out_of_memory
 from . import adapters, benchmark, collect, demo, doctor, generate, retrain, schedule, speed, status, train
@@ -62,6 +62,7 @@ def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbos
     for parent in data_dir.parents:
         if parent.exists() and not parent.is_dir():
             raise click.BadParameter(f"{parent} is a file", param_hint="--data-dir")
+    check_environment()
     context.obj = App(config_file, data_dir)
     if config_file is not None:
         resolve(config_file)  # a mistake in it is told even where the command would not need it
