@@ -58,6 +58,17 @@ def test_showing_names_everything_and_changes_nothing(kind: str, call, crontab: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_machine_without_a_scheduler_is_told_what_there_is_and_what_to_do(
+    call, crontab: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bin" / "crontab").unlink()
+    for command in (["install"], ["install", "--yes"], ["show"]):
+        found = call("schedule", *command)
+        assert (found.code, found.out, len(found.err.splitlines())) == (2, "", 1)
+        assert "no `crontab` on PATH" in found.err
+    assert call("schedule", "show", "--kind", "cron").code == 0  # asked for by name, it is still shown
+
+
 def test_nothing_is_installed_without_yes(call, crontab: Path) -> None:
     found = call("schedule", "install", "--kind", "cron")
     assert (found.code, crontab.exists(), Path("data").exists()) == (0, False, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from stand_ins import write_tool
 
 from draftloop.errors import ScheduleError
 from draftloop.schedule.job import Daily
@@ -34,8 +35,18 @@ def test_each_machine_gets_the_scheduler_that_it_has(tools: Path, tmp_path: Path
 
 def test_a_user_manager_without_systemctl_is_of_no_use(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "systemd").mkdir()
+    write_tool(tmp_path, "crontab", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert usual_kind("linux", {"XDG_RUNTIME_DIR": str(tmp_path)}) == "cron"
+
+
+def test_cron_is_taken_only_where_there_is_a_crontab(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ScheduleError, match="no `crontab` on PATH, and no systemd runs for you"):
+        usual_kind("linux", {"XDG_RUNTIME_DIR": str(tmp_path)})
+    with pytest.raises(ScheduleError, match="no `crontab` on PATH. Install cron"):
+        usual_kind("freebsd14", {})
+    assert usual_kind("darwin", {}) == "launchd"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -48,7 +48,7 @@ def _job_options(command: Command) -> Command:
             metavar="MINUTES",
             help=f"How often.  [default: as it is installed now, else {_EVERY}]",
         ),
-        _kind_option("Scheduler.  [default: launchd on macOS, systemd where it runs for you, else cron]"),
+        _kind_option("Scheduler.  [default: launchd on macOS, systemd where it runs for you, cron where `crontab` is]"),
     ):
         command = option(command)
     return command

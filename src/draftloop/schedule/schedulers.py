@@ -79,13 +79,23 @@ def scheduler(kind: str) -> Scheduler:
 def usual_kind(
     platform: str = sys.platform, environment: Mapping[str, str] = os.environ, uid: int | None = None
 ) -> str:
-    """launchd on macOS; on Linux systemd where a manager of the user runs; cron everywhere else."""
+    """launchd on macOS; on Linux systemd where a manager of the user runs; else cron where there is a `crontab`.
+
+    Raises:
+        ScheduleError: none of them is here.
+    """
     if platform == "darwin":
         return "launchd"
     runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid() if uid is None else uid}")
     if platform == "linux" and (runtime / "systemd").is_dir() and shutil.which("systemctl"):
         return "systemd"
-    return "cron"
+    if shutil.which("crontab"):
+        return "cron"
+    systemd = "" if platform != "linux" else f", and no systemd runs for you (no `systemctl`, or no {runtime}/systemd)"
+    raise ScheduleError(
+        f"no scheduler was found here: there is no `crontab` on PATH{systemd}. Install cron (Debian, Ubuntu: apt "
+        "install cron); or have whatever starts programs here run `draftloop schedule run`; --kind shows a unit all the same"
+    )
 
 
 def look(place: Scheduler, job: Job) -> State:
