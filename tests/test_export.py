@@ -267,13 +267,19 @@ def test_a_place_that_cannot_be_is_refused_before_any_work(name: str, tmp_path: 
         job(registry, tmp_path / name)
 
 
-def test_a_version_cannot_be_forged_by_exporting_among_the_versions(tmp_path: Path, registry: Registry) -> None:
+def test_nothing_is_exported_into_the_data_directory_by_whatever_way(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = registry.root.parent
     (tmp_path / "way").symlink_to(registry.root)
-    for place in (registry.root / "v0009", registry.root / "x" / "y", tmp_path / "way" / "v0009"):
-        with pytest.raises(ExportError, match="lies among the versions"):
+    (tmp_path / "another").symlink_to(data)
+    places = [registry.root / "v0009", registry.root / "x" / "y", tmp_path / "way" / "v0009", registry.root]
+    places += [data / "out", data, data / ".." / data.name / "out", tmp_path / "another" / "new" / "out"]
+    monkeypatch.chdir(data)
+    for place in [*places, Path("out"), Path("../another/out")]:
+        with pytest.raises(ExportError, match="lies in the data directory"):
             job(registry, place)
-    with pytest.raises(ExportError, match="is there already"):
-        job(registry, registry.root)
+    assert job(registry, Path("../out")).destination == tmp_path / "out"
 
 
 def test_somebody_who_takes_the_place_meanwhile_keeps_it(

@@ -15,7 +15,7 @@ from tiny import sampler
 from draftloop.benchmark import Sample, compare
 from draftloop.config import Models
 from draftloop.pair import Pair, load_pair
-from draftloop.shipped import Measured, measure
+from draftloop.shipped import Measured, below_in_words, measure
 from draftloop.teacher_forced import Text
 
 
@@ -71,6 +71,7 @@ def test_a_draft_that_is_the_same_differs_by_exactly_nothing(
     differences = [c for c in found.comparison if (c.of, c.against) == ("exported", "v0001")]
     assert [(c.delta_acceptance_length, c.ci_low, c.ci_high) for c in differences] == [(0, 0, 0)] * 3
     assert found.lost() == []
+    assert all(change.delta_acceptance_length < 0 for change in found.below_bare_draft())
 
 
 def test_a_draft_that_lost_something_is_told_apart_and_by_how_much(
@@ -85,6 +86,13 @@ def test_a_draft_that_lost_something_is_told_apart_and_by_how_much(
     assert (lost.of, lost.against, lost.rule) == ("exported", "v0001", "greedy")
     assert lost.delta_acceptance_length == pytest.approx(worse.acceptance_length - base.acceptance_length)
     assert lost.delta_acceptance_length < -0.1
+    (below,) = found.below_bare_draft()
+    assert (below.of, below.against, below.rule) == ("exported", "none", "greedy")
+    said = below_in_words(below)
+    assert f"{-below.delta_acceptance_length:.3f} tokens a round less than the draft without any adapter" in said
+    assert "which may be chance" not in said
+    assert "which may be chance" in below_in_words(replace(below, ci_high=0.1))
+    assert "interval" not in below_in_words(replace(below, ci_low=None, ci_high=None))  # one prompt gives none
 
 
 def _greedy(pair: Pair, sample: Sample) -> tuple[int, ...]:

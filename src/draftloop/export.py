@@ -35,7 +35,7 @@ from .on_cpu import adapt_to_cpu
 from .pair import Pair, check_tokenizers
 from .records import GroupOf, Record, dump, own_group, seal
 from .registry import Registry, Version
-from .shipped import SHIPPED, Measured, measure
+from .shipped import SHIPPED, Measured, below_in_words, measure
 from .store.atomic import publish_directory, temporary_path, write_new
 from .store.files import FILES, Files, storing
 
@@ -84,15 +84,16 @@ class Exported:
     versions: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
-        return asdict(self)
+        """Plain values for `--json`; `below_bare_draft` has the rules under which it is accepted less than that."""
+        below = self.measured.below_bare_draft() if self.measured else []
+        return {**asdict(self), "below_bare_draft": [change.rule for change in below]}
 
 
 def plan(registry: Registry, reference: str, destination: Path, *, fuse: bool, quantization: Quantization) -> Job:
     """Everything that can be refused before a model is loaded.
 
     Args:
-        registry: the adapters.
+        registry: the adapters; the directory that holds them is the data directory.
         reference: `champion`, `latest`, `vNNNN`, or the directory of a version.
         destination: not there yet, or an empty directory.
         fuse: a whole draft instead of an adapter.
@@ -100,12 +101,12 @@ def plan(registry: Registry, reference: str, destination: Path, *, fuse: bool, q
 
     Raises:
         AdapterError: no such version, or it is damaged.
-        ExportError: the destination is taken, or a quantization for an adapter alone.
+        ExportError: the destination is taken or in the data directory, or a quantization for an adapter alone.
     """
     if not fuse and quantization != Quantization():
         raise ExportError("an adapter alone has no quantization; --q-bits, --q-group-size and --dequantize need --fuse")
     version = _find(registry, reference)
-    return Job(version, _free_place(destination, registry.root), fuse, quantization)
+    return Job(version, _free_place(destination, registry.root.parent), fuse, quantization)
 
 
 def export(
@@ -167,21 +168,29 @@ def _find(registry: Registry, reference: str) -> Version:
     return Version(manifest.name, path, manifest)
 
 
-def _free_place(path: Path, registry_root: Path) -> Path:
+def _free_place(path: Path, data_directory: Path) -> Path:
     """The absolute path, if nothing is there that an export would be in the way of."""
     place = Path(os.path.abspath(path))  # noqa: PTH100 - `absolute` keeps `..`, and a rename needs a name
     try:
-        real, versions = (Path(os.path.realpath(found)) for found in (place, registry_root))
-        free = _is_free(place)
+        inside, free = _is_inside(place, data_directory), _is_free(place)
     except (OSError, ValueError) as error:
         raise ExportError(f"{str(path)!r} cannot be exported to: {error}; give another directory") from None
+    if inside:
+        raise ExportError(
+            f"{place} lies in the data directory {data_directory}, which holds what draftloop works with and may be "
+            "deleted to forget; give a directory elsewhere"
+        )
     if not free:
         raise ExportError(
             f"{place} is there already, and nothing is written over; give a directory that is not there yet, or empty"
         )
-    if versions in (real, *real.parents):
-        raise ExportError(f"{place} lies among the versions in {registry_root}; give a directory elsewhere")
     return place
+
+
+def _is_inside(place: Path, directory: Path) -> bool:
+    """Whether `place` would lie in `directory` or is it, by whatever links, and however the letters are written."""
+    real = Path(os.path.realpath(place))
+    return any(one.exists() and one.samefile(directory) for one in (real, *real.parents))
 
 
 def _is_free(place: Path) -> bool:
@@ -308,4 +317,5 @@ def _card(made: Exported, job: Job, pair: Pair, config: Config) -> Card:
         measured=made.measured,
         not_measured=made.not_measured,
         names={BASE: "bare draft", job.version.name: "draft + adapter", SHIPPED: "this export, from its files"},
+        below=[below_in_words(change) for change in made.measured.below_bare_draft()] if made.measured else (),
     )

@@ -46,6 +46,7 @@ class Card:
         measured: acceptance on held-out generations; None where there was none.
         not_measured: why.
         names: what the drafts of `measured` are, in words.
+        below: sentences about where the export is accepted less than the bare draft.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Card:
     measured: Measured | None
     not_measured: str | None
     names: Mapping[str, str]
+    below: Sequence[str] = ()
 
 
 def write_card(card: Card) -> str:
@@ -142,11 +144,13 @@ def _numbers(card: Card) -> str:
         ]
         for change in found.comparison
     ]
+    below = "".join(f"**{line}**\n\n" for line in card.below)
     measures = ["accepted per position", "acceptance rate", "tokens a round", "95%"]
     gains = ["gained tokens a round", "95%", "gained per position", "95%"]
     return (
         "## Acceptance\n\nEstimated on held-out generations of the target, which no training has read. Intervals are "
         "of the column before them; differences are paired.\n\n"
+        f"{below}"
         f"{_table(['draft', 'rule', 'K', *measures], rows)}\n\n{_table(['difference', 'rule', 'K', *gains], changes)}"
         f"\n\n{_conditions(found.conditions)}"
     )

@@ -54,12 +54,30 @@ class Measured:
 
     def lost(self) -> list[Comparison]:
         """Where what is shipped is accepted less than draft + adapter: beyond chance, and by enough to say so."""
-        against_adapter = (c for c in self.comparison if (c.of, c.against) == (SHIPPED, self.conditions["adapter"]))
+        against_adapter = self._against(self.conditions["adapter"])
         return [
             change
             for change in against_adapter
             if change.delta_acceptance_length < -WORTH_SAYING and change.ci_high is not None and change.ci_high < 0
         ]
+
+    def below_bare_draft(self) -> list[Comparison]:
+        """Where what is shipped is accepted less than the draft without any adapter, by however little."""
+        return [change for change in self._against(BASE) if change.delta_acceptance_length < 0]
+
+    def _against(self, other: str) -> list[Comparison]:
+        return [change for change in self.comparison if (change.of, change.against) == (SHIPPED, other)]
+
+
+def below_in_words(change: Comparison) -> str:
+    """One of `Measured.below_bare_draft` as a sentence."""
+    doubt = change.ci_high is None or change.ci_high >= 0
+    interval = "" if change.ci_low is None else f", {LEVEL:.0%} interval [{change.ci_low:+.3f}, {change.ci_high:+.3f}]"
+    return (
+        f"Below the bare draft: under rule {change.rule} at K = {change.num_draft_tokens} this export yields "
+        f"{-change.delta_acceptance_length:.3f} tokens a round less than the draft without any adapter"
+        f"{interval}{' (which may be chance)' if doubt else ''}. Use the bare draft instead, or another version."
+    )
 
 
 def measure(

@@ -102,7 +102,9 @@ def test_without_held_out_generations_it_says_so_and_exports(call_with_pair, ver
     assert (found["measured"], found["not_measured"]) == (None, "no held-out generation")
 
 
-def test_rounding_that_costs_acceptance_is_told(call_with_pair, small_pair: Pair, version: str) -> None:
+def test_what_rounding_costs_is_told_and_that_it_ends_below_the_bare_draft(
+    call_with_pair, small_pair: Pair, version: str
+) -> None:
     """The bare draft is near its target; a zero adapter in two bits is far from it."""
     registry = Registry(Path("data/adapters"))
     fields = {"pair": small_pair.identity}
@@ -114,6 +116,24 @@ def test_rounding_that_costs_acceptance_is_told(call_with_pair, small_pair: Pair
     assert "tokens a round less than the adapter (rule greedy): its rounding costs that; --q-bits 8" in rough.err
     exact = call_with_pair("adapters", "export", "latest", "--to", "exact", "--fuse")
     assert "its rounding costs" not in exact.err
+    below = "Below the bare draft: under rule greedy at K = 4 this export yields "
+    assert below in rough.out
+    assert below in Path("out/README.md").read_text()
+    assert "Below the bare draft" not in exact.out + Path("exact/README.md").read_text()  # a zero adapter is as good
+    again = [
+        "adapters",
+        "export",
+        "latest",
+        "--to",
+        "again",
+        "--fuse",
+        "--q-bits",
+        "2",
+        "--q-group-size",
+        "32",
+        "--json",
+    ]
+    assert call_with_pair(*again).json["below_bare_draft"] == ["greedy"]
 
 
 def test_a_damaged_line_of_the_log_is_named_and_the_rest_measured(call_with_pair, held_out: int) -> None:
@@ -152,7 +172,10 @@ def test_the_group_lists_it(call) -> None:
         (["export", "latest", "--to", "."], "is there already"),
         (["export", "latest", "--to", "full/file"], "is there already"),
         (["export", "latest", "--to", "full/file/x"], "cannot be exported to"),
-        (["export", "latest", "--to", "data/adapters/v0002"], "lies among the versions"),
+        (["export", "latest", "--to", "data/adapters/v0002"], "lies in the data directory"),
+        (["export", "latest", "--to", "data/out"], "lies in the data directory"),
+        (["export", "latest", "--to", "full/../data/new/out"], "lies in the data directory"),
+        (["export", "latest", "--to", "data"], "lies in the data directory"),
         (["export", "latest", "--to", "out", "--limit", "0"], "0 is not in the range"),
         (["export", "latest", "--to", "out", "--num-draft-tokens", "0"], "speculative.num_draft_tokens = 0"),
         (["export", "latest", "--to", "out", "--draft-model", "nowhere"], "model 'nowhere' is no directory here"),

@@ -125,3 +125,7 @@ def _print_measured(found: Measured) -> None:
         ],
         title="paired",
     )
+    from ..shipped import below_in_words
+
+    for change in found.below_bare_draft():
+        click.echo(below_in_words(change))
