@@ -44,7 +44,7 @@ def test_cron_is_taken_only_where_there_is_a_crontab(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ScheduleError, match="no `crontab` on PATH, and no systemd runs for you"):
         usual_kind("linux", {"XDG_RUNTIME_DIR": str(tmp_path)})
-    with pytest.raises(ScheduleError, match="no `crontab` on PATH. Install cron"):
+    with pytest.raises(ScheduleError, match=r"no `crontab` on PATH\. Install cron"):
         usual_kind("freebsd14", {})
     assert usual_kind("darwin", {}) == "launchd"
 
