@@ -43,6 +43,7 @@ PURE = (
     "draftloop.replay",
     "draftloop.retrain",
     "draftloop.rule",
+    "draftloop.running",
     "draftloop.sign_flip",
     "draftloop.speculative.draft_length",
     "draftloop.stats",
@@ -60,6 +61,7 @@ PURE = (
     "draftloop.usable",
     "draftloop.training.report",
     "draftloop.training.run",
+    "draftloop.training.working_time",
     "draftloop.verdicts",
     "draftloop.yaml_strict",
     *sorted(

@@ -17,6 +17,7 @@ from .store.files import FILES, Files
 from .store.journal import Journal
 from .store.lock import Lock
 from .store.log import FailureLog
+from .store.presence import Presence
 from .verdicts import Verdicts
 
 
@@ -86,3 +87,8 @@ class DataDirectory:
     def training_lock(self) -> Lock:
         """Held by whoever trains or gates here; tried once, because waiting would be for hours."""
         return Lock(self.runs / ".lock", timeout=0, files=self.files)
+
+    @cached_property
+    def presence(self) -> Presence:
+        """Whoever holds that lock, for others to see."""
+        return Presence(self.runs / ".at-work")

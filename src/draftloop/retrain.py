@@ -59,7 +59,7 @@ def retrain(
         TrainingFailed, Interrupted, StoreError, PairError, AdapterError: as in training; the audit has it too, where it
             can still be written.
     """
-    with data.training_lock():
+    with data.training_lock(), data.presence.shown("retrain"):
         began = time.monotonic()
         work = Work(data, config, load or loader(config, data.names), say, on_step, stop, clock, timing)
         try:
@@ -102,6 +102,7 @@ def _do_what_is_due(work: Work, force: bool) -> None:
         if step.action == "train" and outcome.trained:
             raise StoreError(f"{outcome.version} was trained and is no candidate: see `status` for what is damaged")
         work.say(f"{step.action}: {step.why}")
+        data.presence.doing(f"{step.action}: {step.why}")
         outcome.steps.append(step.action)
         _do(work, step, facts)
         outcome.champion = data.registry.champion()

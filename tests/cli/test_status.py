@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import mlx.core as mx
 from builders import make_record, write_adapter
 
 from draftloop import reference
+from draftloop.data_directory import DataDirectory
 from draftloop.fingerprints import fingerprints
 from draftloop.records import PairId, Record
 from draftloop.registry import Registry
 from draftloop.store.log import FailureLog
+from draftloop.training.run import RunDirectory
 
 LOG = Path("data/failures/failures.jsonl")
 PAIR = PairId(fingerprints(reference.TARGET).model, fingerprints(reference.DRAFT).model, "c" * 64)
@@ -120,3 +124,44 @@ def test_a_fall_of_acceptance_is_named(call) -> None:
     (watch,) = call("status", "--json").json["drift"]
     assert (watch["alarm"], watch["kind"], watch["source"]) == (True, "drift", "chat")
     assert watch["alarm_at"] >= 10
+
+
+def test_a_training_at_work_is_shown_and_is_not_cut_off(call) -> None:
+    data = DataDirectory(Path("data"))
+    for i in range(60):
+        FailureLog(LOG).append(ours(f"prompt {'x' * i}"))
+    assert call("status", "--json").json["running"] is None
+    with data.training_lock(), data.presence.shown("retrain"):
+        run = RunDirectory.create(data.runs)
+        run.describe({"purpose": "retrain"}, {})
+        run.checkpoints.save({"a": mx.array(1.0)}, {"step": 20})
+        run.note_progress(40, 170, 700.0)
+        found = call("status")
+        said = f"retrain, process {os.getpid()}, for less than a minute: run r0001, step 40 of 170, at most about 12"
+        assert (found.code, "cut off" in found.out, said in found.out) == (0, False, True)
+        values = call("status", "--json").json
+        assert (values["running"]["run"], values["running"]["step"], values["running"]["stopped"]) == (
+            "r0001",
+            40,
+            False,
+        )
+        assert (values["next"]["action"], values["unfinished"]) == ("nothing", [])
+        dry = call("retrain", "--dry-run")
+        assert (dry.code, dry.out.startswith("would do nothing: another one is at work: retrain, process ")) == (
+            13,
+            True,
+        )
+        dry = call("retrain", "--dry-run", "--json")
+        assert (dry.code, dry.json["status"], dry.json["running"]["steps"]) == (13, "locked", 170)
+    values = call("status", "--json").json
+    assert (values["running"], values["unfinished"]) == (None, [{"run": "r0001", "step": 20, "purpose": "retrain"}])
+
+
+def test_a_training_that_was_stopped_is_shown_with_the_way_to_go_on(call) -> None:
+    data = DataDirectory(Path("data"))
+    for step in (3, 5):
+        run = RunDirectory.create(data.runs)
+        run.describe({"purpose": "train"}, {})
+        run.checkpoints.save({"a": mx.array(1.0)}, {"step": step})
+    said = "r0002, stopped or cut off after step 5: `train --resume r0002` goes on; earlier ones: r0001"
+    assert said in call("status").out

@@ -14,10 +14,12 @@ from draftloop import lora
 from draftloop.errors import Interrupted, TrainingFailed
 from draftloop.interrupt import StopRequest
 from draftloop.training import loop as loop_module
+from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner, Skipped, learning_rate
 from draftloop.training.texts.course import Course
 from draftloop.training.texts.plan import Window
 from draftloop.training.validation import Scores
+from draftloop.training.working_time import WorkingTime
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits
 
@@ -262,19 +264,29 @@ def test_patience_counts_across_a_resumption(tmp_path, monkeypatch):
     assert (result.ended, result.steps, result.best_step) == ("early stop", 6, 2)
 
 
-class Clock:
-    """A clock that goes on by a second with every look at it."""
+class Clock(WorkingTime):
+    """A clock that goes on by a second with every look at it, and beats whenever it is looked at."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        super().__init__(self.look, lambda: self.computed)
+        self.seconds = self.computed = 0.0
 
-    def monotonic(self) -> float:
-        self.now += 1.0
-        return self.now
+    def look(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+    def __enter__(self) -> WorkingTime:
+        self.beat()
+        return self
+
+    def take(self, seconds: float, *, computing: bool = True) -> None:
+        """So many seconds go by, in work or in a pause."""
+        self.seconds += seconds
+        self.computed += seconds if computing else 0.0
 
 
 def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop_module, "time", Clock())
+    monkeypatch.setattr(loop_module, "WorkingTime", Clock)
     shop = workshop(tmp_path, max_minutes=0.1)
     result = shop.train()
     assert result.ended == "time limit"
@@ -288,7 +300,7 @@ def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch)
 
 
 def test_a_training_that_the_time_limit_ends_has_come_to_rest_by_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop_module, "time", Clock())
+    monkeypatch.setattr(loop_module, "WorkingTime", Clock)
     shop = workshop(tmp_path, max_minutes=0.5, steps_per_report=1, epochs=30)
     result = shop.train()
     rates = [row["learning_rate"] for row in rows(shop, kind="train")]
@@ -303,18 +315,48 @@ def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path,
 
     def slow(self: Course, step: int, enough) -> Window:
         if step == 3:
-            start = clock.now
+            start = clock.seconds
             while not enough():
-                clock.now += 60.0
-            waited.append(clock.now - start)
-            clock.now += 3600.0  # and one that does not look
+                clock.take(60.0)
+            waited.append(clock.seconds - start)
+            clock.take(3600.0)  # and one that does not look
         return window(self, step, enough)
 
-    monkeypatch.setattr(loop_module, "time", clock)
+    monkeypatch.setattr(loop_module, "WorkingTime", lambda: clock)
     monkeypatch.setattr(Course, "window", slow)
     result = workshop(tmp_path, max_minutes=30.0).train()
     assert waited[0] == pytest.approx(30 * 60 / 3, abs=120)
     assert (result.ended, result.steps) == ("time limit", 4)
+
+
+@pytest.mark.parametrize("computing", [False, True])
+def test_a_pause_uses_up_no_time_limit_and_work_does(tmp_path, monkeypatch, computing):
+    """A SIGSTOP or a lid that is closed for ten minutes, before the first step and in the third."""
+    clock, window = Clock(), Course.window
+
+    def paused(self: Course, step: int, enough) -> Window:
+        if step in (0, 3):
+            clock.take(600.0, computing=computing)
+        return window(self, step, enough)
+
+    monkeypatch.setattr(loop_module, "WorkingTime", lambda: clock)
+    monkeypatch.setattr(Course, "window", paused)
+    result = workshop(tmp_path, max_minutes=9.0).train()
+    assert (result.ended, result.steps) == (("time limit", 1) if computing else ("finished", STEPS))
+    assert (result.seconds > 600) == computing
+
+
+def test_a_run_tells_how_far_it_is_and_forgets_it_at_the_end(tmp_path, monkeypatch):
+    clock, told = Clock(), []
+    monkeypatch.setattr(loop_module, "WorkingTime", lambda: clock)
+    shop = workshop(tmp_path, max_minutes=60.0)
+    result = shop.train(on_step=lambda *_: told.append(RunDirectory(shop.runs / "r0001").progress()))
+    after_a_step = [one for one in told if one is not None and one["seconds_left"] is not None]
+    assert [one["step"] for one in after_a_step] == list(range(1, STEPS))
+    first = after_a_step[0]
+    assert (first["process"], first["steps"]) == (os.getpid(), STEPS)
+    assert 0 < after_a_step[-1]["seconds_left"] < first["seconds_left"] < 3600
+    assert RunDirectory(Path(result.run_path)).progress() is None
 
 
 def test_a_draft_is_validated_before_it_writes(tmp_path):

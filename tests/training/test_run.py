@@ -100,7 +100,7 @@ def test_what_a_kill_left_of_a_finished_run_is_cleared_when_the_next_one_begins(
     counted = CountingFiles()
     whole = with_texts(tmp_path / "whole")
     RunDirectory(whole.path, counted).finish({})
-    assert counted.names.count("remove") == 4  # the checkpoints and each stage's texts, through the seam
+    assert counted.names.count("remove") == 5  # the checkpoints, the progress and each stage's texts, through the seam
     for at in range(1, len(counted.names) + 1):
         run = with_texts(tmp_path / str(at))
         with pytest.raises(StoreError):

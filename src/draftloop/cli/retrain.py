@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import LockedError
 from .app import App, json_option, model_options, note, on_error, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from ..unattended.work import Outcome
 
-_STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive"}
+_STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: "locked"}
 
 
 @click.command()
@@ -47,14 +48,19 @@ def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
     import time
 
     from ..outlook import look, next_step
+    from ..running import running
+    from .status import while_running
 
-    facts = look(app.data, app.config, time.time())
-    step = next_step(facts, app.config, force=force)
-    code = {"nothing": 10, "wait": 12}.get(step.action, 0)
+    now = time.time()
+    at_work = running(app.data, now)
+    facts = look(app.data, app.config, now)
+    step = next_step(facts, app.config, force=force) if at_work is None else while_running(at_work)
+    code = {"nothing": 10, "wait": 12}.get(step.action, 0) if at_work is None else LockedError.exit_code
     if as_json:
         drift = [{**asdict(found), "alarm": found.alarm} for found in facts.watches]
         failures = facts.overview.failures_new
         values: dict[str, Any] = {"dry_run": True, **asdict(step), "failures_new": failures, "drift": drift}
+        values["running"] = asdict(at_work) if at_work else None
         print_json({"status": _STATUS[code], **values})
     else:
         click.echo(f"would {_WORDS[step.action]}: {step.why}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from .app import App, json_option, model_options, note, print_json
 
 if TYPE_CHECKING:
     from ..outlook import Situation, Step
+    from ..running import Running
 
 
 @click.command()
@@ -22,16 +23,28 @@ if TYPE_CHECKING:
 def status(app: App, as_json: bool) -> None:
     """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
     from ..outlook import look, next_step
+    from ..running import running
 
-    facts = look(app.data, app.config, time.time())
-    step = next_step(facts, app.config)
+    now = time.time()
+    at_work = running(app.data, now)
+    facts = look(app.data, app.config, now)
+    step = next_step(facts, app.config) if at_work is None else while_running(at_work)
     if as_json:
-        print_json({"status": "ok", **_values(app, facts, step)})
+        print_json({"status": "ok", **_values(app, facts, step, at_work)})
     else:
-        _print(app, facts, step)
+        _print(app, facts, step, at_work)
 
 
-def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
+def while_running(at_work: Running) -> Step:
+    """What another `retrain` would do now: a run that is at work was not cut off, and its lock is taken."""
+    from ..outlook import Step
+
+    return Step("nothing", f"another one is at work: {at_work}")
+
+
+def _values(app: App, facts: Situation, step: Step, at_work: Running | None) -> dict[str, Any]:
+    from ..running import unfinished
+
     found, data = facts.overview, app.data
     last = next(reversed(data.audit.entries()), None)
     return {
@@ -53,6 +66,8 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
         "candidate": found.candidate,
         "last_retrain": {name: last[name] for name in ("when", "outcome", "why")} if last else None,
         "next": asdict(step),
+        "running": asdict(at_work) if at_work else None,
+        "unfinished": [asdict(run) for run in unfinished(data, at_work)],
         "drift": [{**asdict(one), "alarm": one.alarm} for one in facts.watches],
         "generations_of_champion": {"unseen": facts.watched[0], "all": facts.watched[1]},
         "chat_template_changed": facts.template,
@@ -62,11 +77,11 @@ def _values(app: App, facts: Situation, step: Step) -> dict[str, Any]:
     }
 
 
-def _print(app: App, facts: Situation, step: Step) -> None:
+def _print(app: App, facts: Situation, step: Step, at_work: Running | None) -> None:
     from ..model_files import is_local
     from .tables import print_pairs
 
-    values, found = _values(app, facts, step), facts.overview
+    values, found = _values(app, facts, step, at_work), facts.overview
     counts = {
         "new": values["failures_new"],
         "judged": values["failures_used"],
@@ -90,7 +105,9 @@ def _print(app: App, facts: Situation, step: Step) -> None:
             **({"candidate": f"{values['candidate']}, without a verdict"} if values["candidate"] else {}),
             **({"last retrain": _ended(values["last_retrain"])} if values["last_retrain"] else {}),
             **({"watched for drift": _watched(facts)} if facts.watched[1] else {}),
-            "next retrain": f"{step.action} ({step.why})",
+            **({"at work": str(at_work)} if at_work else {}),
+            **({"unfinished": _unfinished(values["unfinished"])} if values["unfinished"] else {}),
+            "next retrain": "nothing, while that is at work" if at_work else f"{step.action} ({step.why})",
             "log": f"{values['log']} ({values['log_bytes']:,} bytes)",
         }
     )
@@ -119,6 +136,12 @@ def _watched(facts: Situation) -> str:
 
 def _near(count: int) -> str:
     return f"{count} of the generations, near prompts of another split and so used in neither"
+
+
+def _unfinished(runs: Sequence[Mapping[str, Any]]) -> str:
+    last, earlier = runs[-1], ", ".join(run["run"] for run in runs[:-1])
+    also = f"; earlier ones: {earlier}" if earlier else ""
+    return f"{last['run']}, stopped or cut off after step {last['step']}: `train --resume {last['run']}` goes on{also}"
 
 
 def _ended(last: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     if resume and (from_base or app.flags):
         raise UsageError("--resume goes on with the run's own settings; leave the other options out")
     config, data = app.config, app.data
-    with data.training_lock():  # before MLX is imported
+    with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
         quiet_libraries()
         from ..training.train import resume as resume_run
         from ..training.train import train as train_adapter

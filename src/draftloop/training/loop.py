@@ -8,7 +8,6 @@ So does a want of memory: the same step is then tried again in smaller parts.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,6 +29,7 @@ from .texts.course import Course
 from .texts.examples import Example
 from .texts.plan import Window
 from .validation import Scores, validate
+from .working_time import WorkingTime
 
 WRITING = 1 / 3  # of the time left: the most that new texts may take each time
 WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same texts
@@ -47,7 +47,7 @@ class Progress:
         step: optimizer steps behind it; the position in the plan.
         tokens: supervised tokens trained on.
         skipped: micro-batches that could not be used, and `skipped_in_row` those right before `step`.
-        seconds: of training, over all resumptions.
+        seconds: of training, over all resumptions, without pauses.
         first_loss: mean loss of the first step, before any update.
         epoch, epoch_loss, epoch_tokens: the epoch in work, and the sums of what it has trained on.
         validated_step: the step after which validation was last made.
@@ -135,6 +135,8 @@ class Loop:
         self._within = within
         self._steps, self._begins = course.steps, set(course.begins)
         self._since = _SinceReport()
+        self._time = WorkingTime()
+        self._began = progress.step, progress.seconds  # this process's part
         self._saved_step: int | None = None
 
     def run(self) -> str:
@@ -148,8 +150,9 @@ class Loop:
             TrainingFailed: too many micro-batches in a row could not be used, not one fits into memory, or the first
                 validation is not finite.
         """
-        with self._reporter.live(self._steps, self.progress.step):
+        with self._time, self._reporter.live(self._steps, self.progress.step):
             self._reporter.move(self.progress.step, self._steps, "")
+            self._run.note_progress(self.progress.step, self._steps, None)
             try:
                 ended = self._until_the_end()
             except _StopNow:
@@ -183,6 +186,16 @@ class Loop:
             if progress.step % settings.save_every == 0 and self._saved_step != progress.step:
                 self.save()
             self._timed(self._step)
+            self._run.note_progress(progress.step, self._steps, self._seconds_left())
+
+    def _seconds_left(self) -> float | None:
+        """At most, at the pace of this process so far, and within the time limit; None before its first step."""
+        step, seconds = self.progress.step - self._began[0], self.progress.seconds - self._began[1]
+        if step == 0:
+            return None
+        limit = self._settings.max_minutes
+        allowed = math.inf if limit is None else max(0.0, 60 * limit - self.progress.seconds)
+        return min(seconds / step * (self._steps - self.progress.step), allowed)
 
     def _why_ended(self) -> str | None:
         if self.progress.step >= self._steps:
@@ -193,11 +206,11 @@ class Loop:
         return "time limit" if limit is not None and self.progress.seconds >= 60 * limit else None
 
     def _timed(self, work: Callable[[], None]) -> None:
-        start = time.monotonic()
+        start = self._time.now()
         try:
             work()
         finally:
-            self.progress.seconds += time.monotonic() - start
+            self.progress.seconds += self._time.now() - start
 
     def _check(self) -> None:
         if self._stop:
@@ -210,12 +223,12 @@ class Loop:
 
     def _window(self) -> Window:
         """What the next step is made of; where there is a time limit, new texts get their share of it."""
-        limit, start = self._settings.max_minutes, time.monotonic()
+        limit, start = self._settings.max_minutes, self._time.now()
         allowed = math.inf if limit is None else WRITING * (60 * limit - self.progress.seconds)
 
         def enough() -> bool:
             self._check()
-            return time.monotonic() - start >= allowed
+            return self._time.now() - start >= allowed
 
         return self._course.window(self.progress.step, enough)
 
@@ -223,7 +236,7 @@ class Loop:
         progress = self.progress
         window = self._window()
         following = self._course.known_window(progress.step + 1)
-        start = time.monotonic()
+        start = self._time.now()
         result = self._within.do(
             lambda: self._learner.train(
                 window, progress.step, progress.skipped_in_row, self._check, self._late(), following
@@ -231,7 +244,7 @@ class Loop:
             window.micro_batches,
             droppable=True,
         )
-        self._since.seconds += time.monotonic() - start
+        self._since.seconds += self._time.now() - start
         if window.epoch != progress.epoch:
             progress.epoch, progress.epoch_loss, progress.epoch_tokens = window.epoch, 0.0, 0
         if progress.first_loss is None and result.tokens:

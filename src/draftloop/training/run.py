@@ -3,15 +3,17 @@
 `run.yaml` (resolved configuration, versions, seed, data hashes, git commit), `material.json` (ids of the records, so
 that a resumed run trains on the same ones whatever was logged since), `start.json` (what the draft did by kind of token
 before the first step), `texts-N.json` (what stage N got beside the logged texts), `metrics.jsonl`, `train.log`,
-`checkpoints/`, and at the end `result.json`: where that is, the run is finished.
+`checkpoints/`, while it trains `progress.json`, and at the end `result.json`: where that is, the run is finished.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +27,7 @@ from ..config import Config
 from ..errors import ConfigError, RunError
 from ..store.atomic import write_atomically
 from ..store.files import FILES, Files, storing
+from ..store.presence import Note
 from ..yaml_strict import read_yaml
 from .checkpoints import Checkpoints
 
@@ -34,6 +37,7 @@ START = "start.json"
 TEXTS = "texts-{}.json"
 RESULT = "result.json"
 RESUMPTIONS = "resumptions.json"
+PROGRESS = "progress.json"
 LATEST = "latest"
 _NAME = re.compile(r"r[0-9]{4,}")
 _PACKAGES = ("draftloop", "mlx", "mlx-lm", "numpy")
@@ -55,7 +59,7 @@ class RunDirectory:
         """
         with storing(runs):
             files.make_directory(runs)
-            earlier = [cls(path, files) for path in _runs(runs)]
+            earlier = cls.all(runs, files)
             for run in earlier:
                 if run.is_finished():
                     run._clear()
@@ -79,7 +83,7 @@ class RunDirectory:
         Raises:
             RunError: there is no such run, it is finished, or it left no checkpoint.
         """
-        everything = [cls(path, files) for path in _runs(runs)]
+        everything = cls.all(runs, files)
         open_ones = [run.id for run in everything if not run.is_finished() and run.checkpoints.exist()]
         names = ", ".join(open_ones) or "none"
         wanted = open_ones[-1] if reference == LATEST and open_ones else reference
@@ -93,10 +97,15 @@ class RunDirectory:
         return run
 
     @classmethod
+    def all(cls, runs: Path, files: Files = FILES) -> list[RunDirectory]:
+        """Every run under `runs`, oldest first."""
+        return [cls(path, files) for path in _runs(runs)]
+
+    @classmethod
     def unfinished(cls, runs: Path, purpose: str, files: Files = FILES) -> list[RunDirectory]:
         """Runs that were started for `purpose` and gave no version, oldest first; unreadable ones are passed over."""
         found = []
-        for run in (cls(path, files) for path in _runs(runs)):
+        for run in cls.all(runs, files):
             with suppress(RunError):
                 if not run.is_finished() and run.description().get("purpose") == purpose:
                     found.append(run)
@@ -145,6 +154,15 @@ class RunDirectory:
         except (OSError, orjson.JSONDecodeError) as error:
             raise RunError(f"run {self.id} cannot be resumed: {path}: {error}") from None
         return found
+
+    def note_progress(self, step: int, steps: int, seconds_left: float | None) -> None:
+        """Tell whoever looks how far this process is: `step` of `steps`, and how long the rest may take at most."""
+        said = {"process": os.getpid(), "step": step, "steps": steps, "seconds_left": seconds_left, "when": time.time()}
+        Note(self.path / PROGRESS).write(said)
+
+    def progress(self) -> dict[str, Any] | None:
+        """What `note_progress` told last; None where it told nothing, or cannot be read."""
+        return Note(self.path / PROGRESS).read()
 
     def give_up(self, why: str) -> None:
         """Mark a run that nobody will go on with; its checkpoints go. Raises StoreError: the disk refused."""
@@ -203,9 +221,9 @@ class RunDirectory:
         return found
 
     def _clear(self) -> None:
-        """Remove what only a run that is gone on with needs."""
+        """Remove what only a run that is at work or gone on with needs."""
         self.checkpoints.remove()
-        for path in self.path.glob(TEXTS.format("*")):
+        for path in (self.path / PROGRESS, *self.path.glob(TEXTS.format("*"))):
             with storing(path):
                 self._files.remove(path)
 
