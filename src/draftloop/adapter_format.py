@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from .config import Lora
 from .errors import AdapterError
+from .store.files import check_readable
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -65,8 +66,10 @@ def read_config(directory: Path) -> AdapterConfig:
 
     Raises:
         AdapterError: missing, unreadable, or a field that cannot be used.
+        AccessDenied: this user may not read it.
     """
     path = directory / CONFIG
+    check_readable(path)
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise AdapterError(f"{path}: larger than {_MAX_CONFIG_BYTES:,} bytes; is this an adapter's configuration?")
@@ -105,6 +108,7 @@ def read_shapes(directory: Path) -> Shapes:
         AdapterError: missing, damaged, or a leaf that holds no floating-point numbers.
     """
     path = directory / WEIGHTS
+    check_readable(path)
     try:
         with safe_open(str(path), framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

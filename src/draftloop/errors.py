@@ -58,6 +58,10 @@ class StoreError(DraftloopError):
     """The store cannot be read or written as it must: damage, a newer schema, a full disk."""
 
 
+class AccessDenied(StoreError):
+    """A file or directory that this user may not read: whole for all we know, and no reason to delete anything."""
+
+
 class TrainingFailed(DraftloopError):
     """Training stopped because its numbers went wrong."""
 

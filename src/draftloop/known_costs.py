@@ -1,11 +1,12 @@
 """What decoding costs on this machine, and what paid there, kept from one process to the next. Imports no mlx.
 
-A cache: one JSON object by pair and machine. What cannot be read of it is measured again.
+A cache: one JSON object by pair and machine. What is damaged of it is measured again; what may not be read stays.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,7 +56,9 @@ class KnownCosts:
 
     def of(self, key: str) -> Known | None:
         """What is known under `key`, the fingerprint of a pair and a machine; None is nothing, or nothing readable."""
-        return self._all().get(key)
+        with suppress(PermissionError):  # and `keep` says so
+            return self._all().get(key)
+        return None
 
     def keep(self, key: str, known: Known) -> None:
         """Remember, over what was known. Raises OSError: what the system said."""
@@ -67,6 +70,8 @@ class KnownCosts:
     def _all(self) -> dict[str, Known]:
         try:
             return _FORMAT.validate_json(self._path.read_bytes())
+        except PermissionError:  # others' costs may be in it
+            raise
         except (OSError, ValidationError):
             return {}
 

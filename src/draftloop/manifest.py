@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from .adapter_format import CONFIG, WEIGHTS, check_finite, read_config, read_shapes
 from .errors import AdapterDamaged, StoreError
 from .records import PairId, RecordError, check_schema, dump, unseal
+from .store.files import reading
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -114,10 +115,12 @@ def read_sealed_manifest(path: Path) -> Manifest:
     Raises:
         FileNotFoundError: there is none.
         AdapterDamaged: it is.
+        AccessDenied: this user may not read it.
         StoreError: a newer draftloop wrote it.
     """
     try:
-        values = orjson.loads(unseal(path.read_bytes()))
+        with reading(path):
+            values = orjson.loads(unseal(path.read_bytes()))
         check_schema(values.get("schema"), SCHEMA, "manifest")
         return _MANIFEST.validate_python(values)
     except FileNotFoundError:
@@ -139,7 +142,8 @@ def _hash(path: Path) -> FileHash:
 
 def _check_hashes(path: Path, manifest: Manifest) -> None:
     try:
-        found = hash_files(path)
+        with reading(path):
+            found = hash_files(path)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}") from None
     for name in sorted({WEIGHTS, CONFIG} | manifest.files.keys()):

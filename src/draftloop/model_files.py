@@ -8,6 +8,7 @@ from pathlib import Path
 from . import reference
 from .errors import PairError
 from .fingerprints import Fingerprints, fingerprints
+from .store.files import reading
 
 _EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
 
@@ -66,7 +67,8 @@ def _here(name: str) -> Path:
 
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
+        with reading(path):
+            return path.exists()
     except OSError:  # a name that no file system takes
         return False
 

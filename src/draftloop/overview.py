@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from .data_directory import DataDirectory
 from .drift import Generation, generation_of
-from .errors import AdapterError, DraftloopError
+from .errors import AccessDenied, AdapterError, DraftloopError
 from .records import Record
 from .store.groups import PromptGroups
 from .unseen import SeenPrompts, Trained
@@ -28,6 +28,7 @@ class Overview:
         stream: what drift looks at, in the log's order.
         candidate: the newest version without a verdict, None where the newest has one.
         damage: lines of the log and versions that cannot be read.
+        denied: the first of these that this user only may not read; None where there is none.
     """
 
     generations: int = 0
@@ -43,6 +44,7 @@ class Overview:
     sources: Counter[str] = field(default_factory=Counter)
     candidate: str | None = None
     damage: list[str] = field(default_factory=list)
+    denied: AccessDenied | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -83,10 +85,41 @@ def survey(data: DataDirectory, target: str | None = None, draft: str | None = N
     found.stream = [replace(one, unseen=prompts.is_unseen(one)) for one in found.stream]
     try:
         data.registry.resolve("champion")
-    except AdapterError as error:
-        found.damage.append(str(error))
+    except (AdapterError, AccessDenied) as error:
+        _note(found, error)
     found.damage = [f"line {one.line_number}: {one.reason}" for one in data.log.damage] + found.damage
     return found
+
+
+def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
+    """What is wrong with versions whose manifest can be read, and with the replay buffer, a line for each.
+
+    Every file is read for it, but for those of the version `but_of`.
+    """
+    registry, found = data.registry, []
+    previous = registry.previous()
+    for name in registry.versions():
+        role = ", to which `adapters rollback` would go back" if name == previous else ""
+        try:
+            registry.manifest(name)
+        except DraftloopError:
+            continue  # whoever asks has seen it
+        try:
+            if name != but_of:
+                registry.verify(registry.root / name)
+        except DraftloopError as error:
+            found.append(f"{name}{role}: {error}")
+    try:
+        data.replay.records()
+    except AccessDenied as error:
+        return [*found, f"replay buffer: {error}"]
+    return [*found, *(f"replay buffer, line {one.line_number}: {one.reason}" for one in data.replay.damage)]
+
+
+def _note(found: Overview, error: DraftloopError, of: str = "") -> None:
+    found.damage.append(f"{of}{error}")
+    if isinstance(error, AccessDenied):
+        found.denied = found.denied or error
 
 
 def _count(found: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
@@ -124,7 +157,7 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[
         try:
             verdict, manifest = data.verdicts.of(name), registry.manifest(name)
         except DraftloopError as error:
-            found.damage.append(f"{name}: {error}")
+            _note(found, error, f"{name}: ")
             continue
         trained[name] = Trained(manifest.parent, frozenset(manifest.record_ids))
         in_use = name in (now.champion, now.previous)

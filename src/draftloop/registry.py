@@ -21,11 +21,11 @@ import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from .adapter_format import CONFIG, WEIGHTS
-from .errors import AdapterDamaged, AdapterError, ChampionMoved, StoreError
+from .errors import AccessDenied, AdapterDamaged, AdapterError, ChampionMoved, StoreError
 from .manifest import MANIFEST, Manifest, hash_files, make_manifest, read_manifest, read_sealed_manifest, verify
 from .records import dump, seal
 from .store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
-from .store.files import FILES, Files, storing
+from .store.files import FILES, Files, reading, storing
 from .store.journal import Journal
 from .store.lock import Lock
 
@@ -105,8 +105,12 @@ class Registry:
 
     def versions(self) -> list[str]:
         """The names of the finished versions, oldest first."""
-        entries = self.root.iterdir() if self.root.is_dir() else iter(())
-        names = (e.name for e in entries if _is_version_name(e.name) and e.is_dir() and not e.is_symlink())
+        try:
+            with reading(self.root):
+                entries = [entry for entry in self.root.iterdir() if _is_version_name(entry.name)]
+                names = [entry.name for entry in entries if entry.is_dir() and not entry.is_symlink()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         return sorted(names, key=_number)
 
     def pruned(self) -> list[str]:
@@ -134,7 +138,8 @@ class Registry:
         """
         path = self.root / POINTER
         try:
-            return _POINTER.validate_python(orjson.loads(path.read_bytes()))
+            with reading(path):
+                return _POINTER.validate_python(orjson.loads(path.read_bytes()))
         except FileNotFoundError:
             return Pointer(sequence=self._lost_moves())
         except (orjson.JSONDecodeError, ValidationError):
@@ -343,7 +348,7 @@ class Registry:
     def _is_readable(self, name: str) -> bool:
         try:
             self.manifest(name)
-        except AdapterError:
+        except (AdapterError, AccessDenied):
             return False
         return True
 

@@ -87,6 +87,8 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     data.registry.resolve("champion")  # a damaged one is told at once, and not when a training is due
     _keep_names(work)
     facts = look(data, config, work.clock())
+    if facts.overview.denied is not None:  # nobody knows what it would have said
+        raise facts.overview.denied
     if watch_champion(data, config, facts):
         facts = look(data, config, work.clock())
     outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable

@@ -24,7 +24,7 @@ from . import config
 from .errors import StoreError
 from .records import PairId, RecordError, check_schema, dump, seal, unseal
 from .store.atomic import write_atomically
-from .store.files import FILES, Files, storing
+from .store.files import FILES, Files, reading, storing
 
 SCHEMA = 1
 FOLDER = "verdicts"
@@ -225,7 +225,8 @@ class Verdicts:
 
     def _read(self, path: Path, kind: TypeAdapter[_Sealed]) -> _Sealed | None:
         try:
-            values = orjson.loads(unseal(path.read_bytes()))
+            with reading(path):
+                values = orjson.loads(unseal(path.read_bytes()))
             check_schema(values.get("schema"), SCHEMA, path.name)
             return kind.validate_python(values)
         except FileNotFoundError:

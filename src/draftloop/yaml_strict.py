@@ -93,7 +93,9 @@ def _read_text(path: Path) -> str:
         if len(raw) > MAX_BYTES:
             raise ConfigError(f"{path}: more than {MAX_BYTES:,} bytes; is this a configuration?")
         return raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 

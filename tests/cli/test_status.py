@@ -69,6 +69,40 @@ def test_a_damaged_champion_is_told_with_the_way_out(call) -> None:
     assert "`adapters rollback`" in found.err
 
 
+def break_weights(registry: Registry, name: str) -> None:
+    weights = registry.root / name / "adapters.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+
+
+def test_damage_of_previous_and_of_any_other_version_is_told_in_text_and_json(call) -> None:
+    registry = Registry(Path("data/adapters"))
+    for _ in range(4):
+        registry.create(write_adapter, {})
+    for name in ("v0001", "v0002"):
+        registry.promote(name)
+    for name in ("v0001", "v0003"):
+        break_weights(registry, name)
+    (registry.root / "v0004" / "manifest.json").write_bytes(b"?")
+    for command in (["status"], ["adapters", "list"]):
+        found = call(*command)
+        assert found.code == 0
+        assert "damaged: v0001, to which `adapters rollback` would go back: data/adapters/v0001/" in found.err
+        assert "damaged: v0003: data/adapters/v0003/adapters.safetensors is damaged" in found.err
+        assert found.err.count("v0004/manifest.json is damaged") == 1
+        damage = call(*command, "--json").json["damage"]
+        assert sorted(line[:5] for line in damage if line.startswith("v")) >= ["v0001", "v0003"]
+        assert len(damage) == 3
+    break_weights(registry, "v0002")
+    assert sum("v0002" in line for line in call("status", "--json").json["damage"]) == 1
+
+
+def test_a_damaged_line_of_the_replay_buffer_is_told(call) -> None:
+    replay = DataDirectory(Path("data")).replay
+    replay.remember([make_record()], 0)
+    replay.path.write_bytes(b"?\n" + replay.path.read_bytes())
+    assert "damaged: replay buffer, line 1: " in call("status").err
+
+
 def test_json_has_the_counts(call) -> None:
     log = FailureLog(LOG)
     records = [log.append(ours(f"prompt {chr(0x4E00 + i)}")) for i in range(3)]

@@ -114,6 +114,8 @@ def run(arguments: list[str]) -> int:
         if not is_out_of_memory(error):
             raise
         return print_error(_no_memory(arguments, error), 1, as_json)
+    except PermissionError as error:
+        return print_error(f"permission denied: {error.filename or 'a file without a name'}", 1, as_json)
     except OSError as error:
         return print_error(f"{error.strerror or error}: {error.filename or 'no file name'}", 1, as_json)
     return result if isinstance(result, int) else 0

@@ -30,6 +30,8 @@ def adapters() -> None:
 @click.pass_obj
 def list_versions(app: App, as_json: bool) -> None:
     """Every version with role, verdict, parent and how many records it was trained on; --json has its scores too."""
+    from ..overview import damaged_files
+
     data = app.data
     pointer, roles = data.registry.pointer(), _roles(data)
     rows, damage = [], []
@@ -38,12 +40,13 @@ def list_versions(app: App, as_json: bool) -> None:
             rows.append(_row(data, name, roles))
         except DraftloopError as error:  # the others are still to be seen
             damage.append(str(error))
+    damage += damaged_files(data)
     if as_json:
         used = {"champion": pointer.champion, "previous": pointer.previous}
         print_json({"status": "ok", **used, "adapters": rows, "pruned": data.registry.pruned(), "damage": damage})
         return
     for line in damage:
-        note(f"damaged: {line}")
+        note(line if "permission denied: " in line else f"damaged: {line}")
     if data.registry.pruned():
         note(f"weights deleted as old ones: {', '.join(data.registry.pruned())}")
     if not rows:

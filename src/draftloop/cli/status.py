@@ -43,6 +43,7 @@ def while_running(at_work: Running) -> Step:
 
 
 def _values(app: App, facts: Situation, step: Step, at_work: Running | None) -> dict[str, Any]:
+    from ..overview import damaged_files
     from ..running import unfinished
 
     found, data = facts.overview, app.data
@@ -73,7 +74,7 @@ def _values(app: App, facts: Situation, step: Step, at_work: Running | None) -> 
         "chat_template_changed": facts.template,
         "log": str(data.log.path),
         "log_bytes": data.log.path.stat().st_size if data.log.path.exists() else 0,
-        "damage": found.damage,
+        "damage": [*found.damage, *damaged_files(data, but_of=facts.pointer.champion)],
     }
 
 
@@ -119,7 +120,7 @@ def _print(app: App, facts: Situation, step: Step, at_work: Running | None) -> N
     if facts.template:
         note(facts.template)
     for damage in values["damage"]:
-        note(f"damaged: {damage}")
+        note(damage if "permission denied: " in damage else f"damaged: {damage}")
     for name, model in (("target", app.config.models.target), ("draft", app.config.models.draft)):
         if not is_local(model):
             note(f"{name} {model} is not on this machine, so what is counted is of any; mistyped, or not loaded yet?")

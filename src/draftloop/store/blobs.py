@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 from ..records import BlobRef
-from .files import FILES, Files, append_whole, storing
+from .files import FILES, Files, append_whole, reading, storing
 from .lock import Lock
 
 
@@ -67,10 +67,11 @@ class BlobFile:
         """The blob that was written at `place`.
 
         Raises:
-            BlobError: the file is missing, ends before the blob does, or holds something else there.
+            AccessDenied: this user may not read the file.
+            BlobError: it is missing, ends before the blob does, or holds something else there.
         """
         try:
-            with self.path.open("rb") as file:
+            with reading(self.path), self.path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < place.offset + place.length:
                     raise self._error(place, f"the file ends at byte {size:,}")

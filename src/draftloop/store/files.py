@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import StoreError
+from ..errors import AccessDenied, StoreError
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -111,6 +111,29 @@ def storing(path: Path) -> Iterator[None]:
             f"{path} could not be written: {error.strerror or error}. What was acknowledged before is unharmed; "
             "see that the disk has room and may be written to, then run the command again."
         ) from error
+
+
+def access_denied(error: PermissionError, path: Path) -> AccessDenied:
+    """The system's refusal to let this user read `path`, in words that call nothing damaged."""
+    return AccessDenied(
+        f"permission denied: {os.fsdecode(error.filename or path)}. Nothing is damaged as far as anybody can see: "
+        "run as the user whom it belongs to, or give yourself the right to it (`ls -l`, chmod, chown)."
+    )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Report that this user may not read `path` as AccessDenied, before anybody takes it for damage."""
+    try:
+        yield
+    except PermissionError as error:
+        raise access_denied(error, path) from None
+
+
+def check_readable(path: Path) -> None:
+    """Raise AccessDenied where this user may not read the file `path`; whatever else is wrong with it shows later."""
+    with suppress(OSError), reading(path), path.open("rb"):
+        pass
 
 
 def append_whole(descriptor: int, data: bytes, files: Files = FILES, full: bool = False) -> int:

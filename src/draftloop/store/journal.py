@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from ..records import RecordError, dump, seal, unseal
-from .files import FILES, Files, storing
+from .files import FILES, Files, reading, storing
 
 
 class Journal:
@@ -33,10 +33,11 @@ class Journal:
         self._files = files
 
     def entries(self) -> list[dict[str, Any]]:
-        """Everything that can be read, oldest first."""
+        """Everything that can be read, oldest first. Raises AccessDenied: this user may read none of it."""
         self.damage = []
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            with reading(self.path):
+                lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
         found = []

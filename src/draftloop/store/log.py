@@ -23,7 +23,7 @@ from ..records import (
     unseal,
     whole_records,
 )
-from .files import FILES, Files, append_whole, storing
+from .files import FILES, Files, append_whole, reading, storing
 from .groups import PromptGroups
 from .lock import Lock
 
@@ -172,7 +172,7 @@ class FailureLog:
 
     def _lines(self, start: int = 0) -> Iterator[_Line]:
         try:
-            with self.path.open("rb") as file:
+            with reading(self.path), self.path.open("rb") as file:
                 file.seek(start)
                 while line := _examine(file.readline(), start):
                     if line.reason is not None:

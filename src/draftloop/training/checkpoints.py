@@ -18,7 +18,7 @@ import orjson
 
 from ..errors import RunError
 from ..store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically, write_new
-from ..store.files import FILES, Files, storing
+from ..store.files import FILES, Files, reading, storing
 
 if TYPE_CHECKING:
     import mlx.core as mx  # imported where tensors are, so that looking for checkpoints needs no model's machinery
@@ -102,7 +102,8 @@ class Checkpoints:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            yield
+            with reading(self.directory):
+                yield
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} is missing: this run left no checkpoint; start a new training") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -26,7 +26,7 @@ import yaml
 from ..config import Config
 from ..errors import ConfigError, RunError
 from ..store.atomic import write_atomically
-from ..store.files import FILES, Files, storing
+from ..store.files import FILES, Files, check_readable, storing
 from ..store.presence import Note
 from ..yaml_strict import read_yaml
 from .checkpoints import Checkpoints
@@ -147,6 +147,7 @@ class RunDirectory:
     def texts(self, stage: int) -> list[dict[str, Any]] | None:
         """What `keep_texts` kept; None where it did not. Raises RunError: damaged."""
         path = self.path / TEXTS.format(stage)
+        check_readable(path)
         try:
             found: list[dict[str, Any]] = orjson.loads(path.read_bytes())
         except FileNotFoundError:
@@ -180,6 +181,7 @@ class RunDirectory:
             StoreError: the disk refused.
         """
         step = self.checkpoints.step()
+        check_readable(self.path / RESUMPTIONS)
         try:
             before = orjson.loads((self.path / RESUMPTIONS).read_bytes())
             times = int(before["times"]) if before["step"] == step else 0
@@ -200,6 +202,7 @@ class RunDirectory:
 
     def description(self) -> dict[str, Any]:
         """What `run.yaml` says. Raises RunError: missing or damaged."""
+        check_readable(self.path / DESCRIPTION)
         try:
             return read_yaml(self.path / DESCRIPTION)
         except ConfigError as error:
@@ -214,6 +217,7 @@ class RunDirectory:
 
     def material(self) -> dict[str, Any]:
         """What `material.json` says. Raises RunError: missing or damaged."""
+        check_readable(self.path / MATERIAL)
         try:
             found: dict[str, Any] = orjson.loads((self.path / MATERIAL).read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
