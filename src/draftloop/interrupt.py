@@ -1,12 +1,26 @@
-"""Ctrl-C and SIGTERM as a flag that a loop looks at between two pieces of work, so that nothing is cut in half."""
+"""Ctrl-C and SIGTERM: answered at once, and a flag that a loop looks at between two pieces of work.
+
+The first one asks to stop, the second one stops whatever is in work: what is acknowledged outlives that as it does a
+kill. The answer comes from a thread of its own, for the main one may be deep in MLX, where no handler runs.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+GRACE_S = 1.0  # from the second signal on, to leave by the usual way
+TURN_S = 0.1  # for a process that is gone by then and has said so: two lines would say it twice
+EXIT_CODE = 130
+AGAIN = "Ctrl-C again stops at once"
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_answers = [f"stopping; {AGAIN}"]  # the last one is that of the innermost block
 
 
 class StopRequest:
@@ -25,22 +39,95 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Listen for SIGINT and SIGTERM; outside the main thread, where signals never arrive, the flag stays false."""
+def stop_request(answer: str = "stopping") -> Iterator[StopRequest]:
+    """Listen for SIGINT and SIGTERM; outside the main thread, where signals never arrive, the flag stays false.
+
+    Args:
+        answer: what is said at the first one, in a few words.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    with handling(stop._handle):
+    with handling(stop._handle, f"{answer}; {AGAIN}"):
         yield stop
 
 
 @contextmanager
-def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Give SIGINT and SIGTERM to `handler`, and back to whoever had them before. In the main thread alone."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+def handling(handler: Callable[[int, FrameType | None], None], answer: str) -> Iterator[None]:
+    """Give SIGINT and SIGTERM to `handler`, and back to whoever had them before. In the main thread alone.
+
+    Args:
+        handler: is called for each.
+        answer: is said at the first one.
+    """
+    _answers.append(answer)
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, former in before.items():
             signal.signal(number, former)
+        _answers.pop()
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """For a whole process: a line on stderr at the first signal, whatever the main thread is in; the second ends it.
+
+    In the main thread alone. Where no block listens, the first one raises KeyboardInterrupt there. After the second one
+    it has GRACE_S to leave; then the process ends with EXIT_CODE where it stands.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    over = threading.Event()
+    thread = threading.Thread(target=_answer, args=(read, over), name="answers to Ctrl-C", daemon=True)
+    thread.start()
+    former = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(former)
+        over.set()
+        os.close(write)
+        thread.join()
+        os.close(read)
+
+
+def leave_with(code: int) -> None:
+    """From now on a signal ends the process with `code`: its work is done, and only Python is left to tidy up."""
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: os._exit(code))
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    for number in _SIGNALS:  # what tidies up is not interrupted again: the thread sees to the second one
+        signal.signal(number, _nothing)
+    raise KeyboardInterrupt
+
+
+def _nothing(_signal: int, _frame: FrameType | None) -> None:
+    """The thread has seen it."""
+
+
+def _answer(read: int, over: threading.Event) -> None:
+    count = 0
+    while found := os.read(read, 1):
+        if found[0] not in _SIGNALS:
+            continue
+        count += 1
+        if count == 1:
+            if not over.wait(TURN_S):
+                _say(_answers[-1])
+        elif not over.wait(GRACE_S):
+            _say("stopped at once; everything acknowledged is kept")
+            os._exit(EXIT_CODE)
+
+
+def _say(text: str) -> None:
+    clear = "\r\x1b[K" if sys.stderr is not None and sys.stderr.isatty() else ""
+    with suppress(OSError):  # nobody hears
+        os.write(2, f"{clear}{text}\n".encode())

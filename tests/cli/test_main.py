@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,16 @@ def test_half_a_command_shows_the_help_on_stderr(arguments: list[str], call) -> 
     assert found.err.count("\n") > 5  # as it is written, not squeezed into a line
 
 
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """A process that ends leaves its handlers as they are."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals")
 def test_main_exits_with_the_code_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["draftloop", "nothing"])
     with pytest.raises(SystemExit) as caught:

@@ -6,8 +6,6 @@ Results go to stdout, progress and messages to stderr. A user's mistake is one l
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -16,8 +14,9 @@ import click
 from .. import __version__
 from ..config import check_environment, resolve
 from ..errors import DraftloopError
+from ..interrupt import answering, leave_with
 from ..memory import is_out_of_memory
-from . import adapters, benchmark, collect, demo, doctor, generate, retrain, schedule, speed, status, train
+from . import adapters, benchmark, collect, demo, doctor, generate, output, retrain, schedule, speed, status, train
 from .app import App, forget_error_fields, note, print_error
 
 _MEMORY = {
@@ -86,8 +85,11 @@ benchmark.benchmark.add_command(speed.speed)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code: 0 done, 1 fault, 2 usage, 10-13 and 130 as the README lists them."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, where no loop listens for it
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    output.guard()
+    with answering():
+        code = output.exit_code(run(sys.argv[1:] if arguments is None else arguments))
+    leave_with(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -107,9 +109,6 @@ def run(arguments: list[str]) -> int:
         return print_error(str(error), error.exit_code, as_json)
     except (KeyboardInterrupt, click.Abort):
         return print_error("interrupted", 130, as_json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; Python flushes at exit
-        return 1
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

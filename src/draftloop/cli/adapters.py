@@ -12,6 +12,7 @@ from ..errors import AdapterError, DraftloopError, StoreError
 from ..units import unit_name
 from .app import App, json_option, note, print_json
 from .export import export
+from .output import Doing
 
 if TYPE_CHECKING:
     from ..data_directory import DataDirectory
@@ -103,7 +104,7 @@ def show(app: App, version: str, as_json: bool) -> None:
     )
 
 
-@adapters.command()
+@adapters.command(cls=Doing)
 @click.argument("version")
 @click.option("--why", default="by hand", show_default=True, help="Reason, for the audit log.")
 @json_option
@@ -124,7 +125,7 @@ def promote(app: App, version: str, why: str, as_json: bool) -> None:
     _print_pointer(pointer, as_json)
 
 
-@adapters.command()
+@adapters.command(cls=Doing)
 @click.option("--why", default="by hand", show_default=True, help="Reason, for the audit log.")
 @json_option
 @click.pass_obj
@@ -140,7 +141,7 @@ def rollback(app: App, why: str, as_json: bool) -> None:
     _print_pointer(pointer, as_json)
 
 
-@adapters.command()
+@adapters.command(cls=Doing)
 @click.option("--keep", type=click.IntRange(min=1), help="Newest versions to keep.  [default: retrain.keep_versions]")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
 @json_option

@@ -11,9 +11,10 @@ import click
 from ..errors import Interrupted, PromptError
 from ..memory import forget_peak, peak_gigabytes
 from .app import App, adapter_option, config_option, json_option, model_options, note, print_json, sampling_options
+from .output import Doing
 
 
-@click.command("collect-data")
+@click.command("collect-data", cls=Doing)
 @click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option(
     "--prompts-file",
@@ -79,7 +80,7 @@ def collect_data(
         live=live,
     )
     total = min(len(asked), limit or len(asked))
-    with stop_request() as stop, Progress("collecting", total) as progress:
+    with stop_request("stopping: what is logged is kept") as stop, Progress("collecting", total) as progress:
         report = collect_prompts(
             pair,
             asked,

@@ -9,6 +9,7 @@ import click
 
 from .app import App, config_option, json_option, model_options, note, print_json
 from .benchmark import note_near_two_splits
+from .output import Doing
 
 if TYPE_CHECKING:
     from ..export import Exported
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..shipped import Measured
 
 
-@click.command()
+@click.command(cls=Doing)
 @click.argument("version")
 @click.option(
     "--to",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .app import App, adapter_option, json_option, model_options, note, on_error, print_json, sampling_options
+from .output import is_lost
 
 if TYPE_CHECKING:
     from ..known_costs import Known
@@ -131,6 +132,8 @@ class _Paying:
 
 def _stream(piece: str) -> None:
     click.echo(piece, nl=False)
+    if is_lost():
+        raise click.exceptions.Exit(0)  # nobody reads the rest
 
 
 def _ignore(_piece: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from ..errors import LockedError
 from .app import App, json_option, model_options, note, on_error, print_json, quiet_libraries
+from .output import Doing
 
 if TYPE_CHECKING:
     from ..unattended.work import Outcome
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: "locked"}
 
 
-@click.command()
+@click.command(cls=Doing)
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why; change nothing.")
 @click.option("--force", is_flag=True, help="Train whatever the count, the interval or a waiting candidate says.")
 @model_options

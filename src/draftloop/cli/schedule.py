@@ -13,6 +13,7 @@ import click
 
 from ..errors import NothingToDo
 from .app import App, Command, json_option, note, print_json
+from .output import Doing
 
 if TYPE_CHECKING:
     from ..schedule.job import Daily, Every, Job
@@ -75,7 +76,7 @@ def show(app: App, kind: str | None, every: int | None, at: tuple[int, int] | No
         _print_text(place, job, state)
 
 
-@schedule.command()
+@schedule.command(cls=Doing)
 @_job_options
 @_yes_option
 @json_option
@@ -107,7 +108,7 @@ def install(
     note(f"installed: {job.when}" if yes else "nothing was installed; add --yes")
 
 
-@schedule.command()
+@schedule.command(cls=Doing)
 @_kind_option("Scheduler.  [default: every one that has it]")
 @_yes_option
 @json_option
@@ -132,7 +133,7 @@ def remove(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
     note(f"removed from {' and '.join(kinds)}" if yes else "nothing was removed; add --yes")
 
 
-@schedule.command(hidden=True)
+@schedule.command(hidden=True, cls=Doing)
 @click.argument("arguments", nargs=-1)
 @json_option
 @click.pass_obj

@@ -12,6 +12,7 @@ import click
 from ..errors import PromptError
 from .app import App, adapter_option, json_option, model_options, note, print_json, sampler_options
 from .benchmark import draft_lengths_option, held_out_records, rule_option
+from .output import Doing
 
 if TYPE_CHECKING:
     from ..known_costs import KnownCosts
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..speed import Report
 
 
-@click.command()
+@click.command(cls=Doing)
 @adapter_option("Adapter of the draft.")
 @click.option("--prompts-file", type=click.Path(path_type=Path), help="Prompts to decode; by default held-out ones.")
 @click.option("--limit", type=click.IntRange(min=1), default=8, show_default=True, help="Use so many prompts.")

@@ -9,6 +9,7 @@ import click
 
 from ..errors import UsageError
 from .app import App, config_option, json_option, model_options, print_json, quiet_libraries
+from .output import Doing
 
 if TYPE_CHECKING:
     from ..training.lessons import Lessons
@@ -47,7 +48,7 @@ def _training_options(command: click.decorators.FC) -> click.decorators.FC:
     return command
 
 
-@click.command()
+@click.command(cls=Doing)
 @_training_options
 @click.option("--from-base", is_flag=True, help="Start from the bare draft, not from the champion's weights.")
 @click.option(

@@ -40,7 +40,7 @@ def run_logged(command: Sequence[str], log: Path, limit: int = LIMIT_BYTES, kept
         _say(descriptor, shlex.join(command))
         began = time.monotonic()
         receiver = _Receiver()
-        with handling(receiver.handle):
+        with handling(receiver.handle, "told the run to stop"):
             receiver.take(_start(command, descriptor))
             code = receiver.wait()
         _say(descriptor, f"{_ending(code)} after {time.monotonic() - began:.1f} s")

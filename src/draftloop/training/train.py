@@ -154,10 +154,10 @@ class _Session:
         probe = Probe(self.pair, material)
         best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}
         batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
+        if tensors is None:
+            self.run.note_start(probe.tally())
         with ExitStack() as stack:
-            stop = stop if stop is not None else stack.enter_context(stop_request())
-            if tensors is None:
-                self.run.note_start(probe.tally())
+            stop = stop if stop is not None else stack.enter_context(stop_request("stopping: a checkpoint is written"))
             within = self._within_memory(learner, taught.teacher, course, progress, allowed, stack)
             loop = Loop(self.run, learner, course, batches, settings, self.reporter, stop, progress, best, within)
             ended = loop.run()
