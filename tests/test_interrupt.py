@@ -63,9 +63,11 @@ BUSY = """
 import hashlib, signal, sys
 from draftloop.interrupt import answering, stop_request
 def deaf():
-    print("busy", flush=True)
+    words = ["busy"]
     while True:
         try:
+            while words:
+                print(words.pop(), flush=True)
             hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2_000_000_000)  # for half an hour in C, where no handler runs
         except KeyboardInterrupt:  # it came before the call
             pass
