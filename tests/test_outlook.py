@@ -99,6 +99,15 @@ def test_a_candidate_waits_for_held_out_prompts() -> None:
     assert step.why == "v0002 waits for the gate, with 11 of 12 held-out prompts; collect about 5 more prompts"
 
 
+@pytest.mark.parametrize(("prompts", "more"), [(0, 70), (4, 66), (10, 60), (40, 60)])
+def test_the_first_ten_prompts_that_all_train_are_counted_in_what_is_still_to_be_collected(
+    prompts: int, more: int
+) -> None:
+    found = facts(candidate="v0002", heldout=0)
+    found.overview.prompts.update(map(str, range(prompts)))
+    assert f"with 0 of 12 held-out prompts; collect about {more} more prompts" in next_step(found, CONFIG).why
+
+
 def test_a_training_that_was_cut_off_is_gone_on_with_before_a_candidate_is_gated() -> None:
     step = next_step(facts(run="r0003", candidate="v0002"), CONFIG)
     assert (step.action, step.subject) == ("resume", "r0003")

@@ -22,7 +22,7 @@ from .marks import position_after
 from .model_files import local_fingerprints
 from .overview import Overview, survey
 from .registry import Pointer
-from .store.splits import HELDOUT_SHARE
+from .store.splits import FIRST_TRAIN_GROUPS, HELDOUT_SHARE
 from .training.run import RunDirectory
 from .units import unit_name
 
@@ -226,7 +226,8 @@ def _looks(
 def _gate(overview: Overview, config: Config) -> Step:
     found, least = len(overview.heldout_prompts), config.gate.min_heldout_prompts
     if found < least:
-        more = f"collect about {math.ceil((least - found) / HELDOUT_SHARE)} more prompts"
+        first = 0 if found else max(0, FIRST_TRAIN_GROUPS - len(overview.prompts))  # none of these is held out
+        more = f"collect about {first + math.ceil((least - found) / HELDOUT_SHARE)} more prompts"
         why = f"{overview.candidate} waits for the gate, with {found} of {least} held-out prompts; {more}"
         return Step("wait", why, overview.candidate)
     return Step("gate", f"{overview.candidate} has no verdict yet", overview.candidate)

@@ -24,6 +24,7 @@ class Overview:
         near_two_splits: generations whose prompt is near prompts of two splits: they are used in neither.
         failures_near_two_splits: failures among them.
         other_pairs: generations of another target than the one that was asked for; not in the next three.
+        prompts: all prompt groups, joined where near, of any target.
         heldout_prompts: prompt groups of the split `heldout`, joined where near, that the target said something to.
         stream: what drift looks at, in the log's order.
         candidate: the newest version without a verdict, None where the newest has one.
@@ -38,6 +39,7 @@ class Overview:
     near_two_splits: int = 0
     failures_near_two_splits: int = 0
     other_pairs: int = 0
+    prompts: set[str] = field(default_factory=set)
     heldout_prompts: set[str] = field(default_factory=set)
     stream: list[Generation] = field(default_factory=list)
     splits: Counter[str] = field(default_factory=Counter)
@@ -124,6 +126,7 @@ def _note(found: Overview, error: DraftloopError, of: str = "") -> None:
 
 def _count(found: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
     found.generations += 1
+    found.prompts.add(groups.group_of(record))
     found.splits[record.split] += 1
     found.sources[record.source] += 1
     if target is not None and record.pair.target != target:

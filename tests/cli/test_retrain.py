@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_from_prompts_to_a_verdict(call_with_pair, call, settings: list[str]) ->
     assert again.code == 10
     assert "0 unused failures of 10" in again.out
     assert "promoted" in call("adapters", "list").out or "refused" in call("adapters", "list").out
+
+
+def test_a_dry_run_promises_no_gate_where_prompts_are_too_few(call_with_pair, settings: list[str]) -> None:
+    prompts = [flag for prompt in PROMPTS[:14] for flag in ("-p", prompt.text)]
+    assert call_with_pair(*settings, "collect-data", *prompts).code == 0
+    dry = call_with_pair(*settings, "retrain", "--dry-run")
+    assert re.match(r"would train what then waits for the gate, with 0 of 6 held-out prompts: ", dry.out), dry.out
 
 
 def test_a_waiting_candidate_is_inconclusive_in_a_dry_run_too(call_with_pair) -> None:

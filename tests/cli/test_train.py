@@ -29,6 +29,9 @@ def test_two_prompts_are_enough_and_it_says_that_nothing_could_be_held_out(call_
     assert "nothing could be held out" in found.err
     assert re.search(r"Learned from 24 positions of 2 generations, \d+ of them rejected\.", found.out)
     assert "What the draft still misses, on 24 positions of 2 failures it trained on:" in found.out
+    waits = "Next: v0001 waits for the gate, with 0 of 12 held-out prompts; collect about 68 more prompts. "
+    assert waits in found.out
+    assert "`adapters promote latest`, unmeasured: no prompt is held out yet." in found.out
 
 
 @pytest.mark.usefixtures("collected")

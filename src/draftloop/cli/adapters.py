@@ -94,7 +94,7 @@ def show(app: App, version: str, as_json: bool) -> None:
             "trained on": f"{len(manifest.record_ids)} records",
             "made for draft": manifest.pair.draft[:12] if manifest.pair else "unknown",
             "files": ", ".join(f"{name} ({found.size:,} bytes)" for name, found in manifest.files.items()) + ": whole",
-            "verdict": verdict.outcome if verdict else "none yet: `retrain` gates it",
+            "verdict": verdict.outcome if verdict else "none yet; `status` says when `retrain` gates it",
             **({"why": "\n".join(verdict.reasons)} if verdict else {}),
             **_spread(verdict),
             **({"compared with": verdict.champion or "the bare draft"} if verdict else {}),

@@ -64,7 +64,11 @@ def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
         values["running"] = asdict(at_work) if at_work else None
         print_json({"status": _STATUS[code], **values})
     else:
-        click.echo(f"would {_WORDS[step.action]}: {step.why}")
+        prompts, least = len(facts.overview.heldout_prompts), app.config.gate.min_heldout_prompts
+        words = _WORDS[step.action]
+        if step.action == "train" and prompts < least:
+            words = f"train what then waits for the gate, with {prompts} of {least} held-out prompts"
+        click.echo(f"would {words}: {step.why}")
     return code
 
 

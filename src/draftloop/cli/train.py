@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,23 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
         print_json({"status": "ok", **asdict(result)})
     else:
         _print(result)
+        if result.best_step != 0:
+            click.echo(_what_is_next(app))
+
+
+def _what_is_next(app: App) -> str:
+    """What the counts of this data directory allow: a gate without prompts decides nothing."""
+    from ..outlook import look, next_step
+
+    facts = look(app.data, app.config, time.time())
+    step = next_step(facts, app.config)
+    following = {
+        "gate": "`retrain` lets the gate decide",
+        "wait": f"{step.why}. `retrain` gates it then",
+    }.get(step.action, f"`retrain` would do this first: {step.action} ({step.why})")
+    measure = "`benchmark acceptance --adapter latest`, then `adapters promote latest`"
+    unmeasured = "`adapters promote latest`, unmeasured: no prompt is held out yet"
+    return f"\nNext: {following}. By hand: {measure if facts.overview.heldout_prompts else unmeasured}."
 
 
 def _print(result: TrainResult) -> None:
@@ -109,11 +127,6 @@ def _print(result: TrainResult) -> None:
     _print_lessons(result.lessons)
     if result.best_step == 0:
         click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
-    else:
-        click.echo(
-            "\nNext: `retrain` lets the gate decide. By hand: `benchmark acceptance --adapter latest`, then `adapters "
-            "promote latest`."
-        )
 
 
 def _print_lessons(lessons: Lessons) -> None:
