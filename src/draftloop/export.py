@@ -135,7 +135,10 @@ def export(
         StoreError: the disk refused; nothing is left behind.
     """
     pair = pair.with_adapter(job.version.path, job.version.name)
-    place, samples = job.destination, _samples(list(held_out), pair, group_of)
+    place, records = job.destination, list(held_out)
+    samples, without = _samples(records, pair, group_of), left_out(records, pair)
+    if without:
+        say(f"left out of the measurement: {said(without)}")
     with storing(place):
         files.make_directory(place.parent)
         temporary = temporary_path(place.parent)
@@ -208,8 +211,7 @@ def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples,
     samples, not_measured = found
     measured = None
     if samples:
-        without = left_out(records, pair)
-        say(f"measuring on {len(samples)} held-out generations" + (f"; left out: {said(without)}" if without else ""))
+        say(f"measuring on {len(samples)} held-out generations")
         adapter = (job.version.name, job.version.path)
         k, seed = config.speculative.num_draft_tokens, config.speculative.seed
         measured = measure(pair, shipped, adapter, samples, k, seed=seed)
