@@ -13,13 +13,13 @@ from rights import of_an_ordinary_user
 from draftloop import reference
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AccessDenied
+from draftloop.fingerprints import fingerprints
 from draftloop.known_costs import Known, KnownCosts
-from draftloop.model_files import fingerprint
 from draftloop.records import BlobRef, PairId
 from draftloop.timings import Costs
 from draftloop.training.run import RunDirectory
 
-PAIR = PairId(fingerprint(reference.TARGET), fingerprint(reference.DRAFT), "c" * 64)
+PAIR = PairId(fingerprints(reference.TARGET).model, fingerprints(reference.DRAFT).model, "c" * 64)
 
 
 @pytest.fixture

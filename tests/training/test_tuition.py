@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ from draftloop.speculative import side_by_side
 from draftloop.speculative.transforms import sampling_log_probs
 from draftloop.training import loop as loop_module
 from draftloop.training import tuition
+from draftloop.training.working_time import WorkingTime
 
 RECORDS = records_of(tiny_pair(VOCABULARY), 12)
 VALIDATION = records_of(tiny_pair(VOCABULARY), 3, seed=9, split="validation")
@@ -117,14 +119,17 @@ def test_collecting_again_gives_a_logged_teacher_back_what_was_lost(tmp_path, ca
 
 
 def test_writing_new_texts_takes_a_share_of_the_time_limit_and_the_training_goes_on(tmp_path, capsys, monkeypatch):
-    class Clock:
-        now = 0.0
+    class Clock(WorkingTime):
+        """Goes on by a second with every look at it, and never pauses."""
 
-        def monotonic(self) -> float:
-            self.now += 1.0
-            return self.now
+        def __init__(self) -> None:
+            super().__init__(lambda: float(next(seconds)))
 
-    monkeypatch.setattr(loop_module, "time", Clock())
+        def __enter__(self) -> WorkingTime:
+            return self
+
+    seconds = count()
+    monkeypatch.setattr(loop_module, "WorkingTime", Clock)
     monkeypatch.setattr(side_by_side, "MOST_ROWS", 4)
     shop = shop_at(tmp_path, answers=4, epochs=8, max_minutes=2.0)
     result = shop.train(quiet=False)

@@ -15,7 +15,7 @@ from mlx import nn
 
 from ..config import Training
 from ..distributions import DistributionsError, TopK, decode, within
-from ..errors import StoreError
+from ..errors import AccessDenied, StoreError
 from ..memory import Budget, room_left
 from ..pair import Pair
 from ..speculative.side_by_side import NoRoom
@@ -170,6 +170,8 @@ def _kept(examples: Sequence[Example], blobs: BlobFile, width: int, reporter: Re
             if len(rows) < len(example.labels):
                 raise DistributionsError(f"{record_id}: found {len(rows)} rows, expected {len(example.labels)} or more")
             found[record_id] = within(rows, width)
+        except AccessDenied:  # not lost: learning from less would be for want of a right
+            raise
         except StoreError as error:
             problem = problem or error
     without = len(wanted) - len(found)
