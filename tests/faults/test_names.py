@@ -66,8 +66,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def everything(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Modes and contents of all there is, but for locks."""
-    found = (path for path in root.rglob("*") if not path.name.endswith(".lock"))
+    """Modes and contents of all there is, but for locks and who held them."""
+    found = (path for path in root.rglob("*") if not path.name.endswith((".lock", ".at-work")))
     return {
         str(path.relative_to(root)): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
         for path in found
