@@ -11,12 +11,12 @@ from draftloop import reference
 from draftloop.config import Training
 from draftloop.demo import DEMO, Loop, LoopSettings, loop_config, run_loop, short_training
 
-SMALL = LoopSettings(weak_prompts=14, own_prompts=4, benchmark_prompts=4, max_tokens=16)
+SMALL = LoopSettings(weak_prompts=20, own_prompts=4, benchmark_prompts=4, max_tokens=16)
 
 
 def small_loop(folder: Path) -> tuple[Loop, list[tuple[str, int, int]]]:
     steps: list[tuple[str, int, int]] = []
-    config = loop_config(SMALL, Training(epochs=1, batch_size=4, answers=0, proposals=0))
+    config = loop_config(SMALL, Training(epochs=6, batch_size=4, answers=0, proposals=0))
     _, loop = run_loop(SMALL, config, folder, lambda *step: steps.append(step))
     return loop, steps
 
@@ -25,7 +25,7 @@ def small_loop(folder: Path) -> tuple[Loop, list[tuple[str, int, int]]]:
 def test_a_small_loop_measures_both_domains_with_and_without_the_adapter_it_trained(tmp_path: Path) -> None:
     loop, steps = small_loop(tmp_path / "one")
     assert loop.trained.version == "v0001"
-    assert {domain: report.generations for domain, report in loop.collected.items()} == {"prose": 14, "code": 4}
+    assert {domain: report.generations for domain, report in loop.collected.items()} == {"prose": 20, "code": 4}
     for domain in reference.DOMAINS:
         before, after, change = loop.row(domain, False), loop.row(domain, True), loop.change(domain)
         assert change.delta_acceptance_length == pytest.approx(after.acceptance_length - before.acceptance_length)
