@@ -125,17 +125,18 @@ def _note(found: Overview, error: DraftloopError, of: str = "") -> None:
 
 
 def _count(found: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
+    group = groups.group_of(record)
     found.generations += 1
-    found.prompts.add(groups.group_of(record))
+    found.prompts.add(group)
     found.splits[record.split] += 1
     found.sources[record.source] += 1
     if target is not None and record.pair.target != target:
         found.other_pairs += 1
         return
-    blind = not groups.in_two_splits(record)
+    blind = not groups.is_in_two_splits(group)
     found.near_two_splits += not blind
     if record.target_output:
-        generation = generation_of(record, groups.group_of)
+        generation = generation_of(record, lambda _: group)
         found.stream.append(generation if blind else replace(generation, split=None))
         if blind and record.split == "heldout":
             found.heldout_prompts.add(generation.group)
