@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import results
 from gate_rates import rate
-from render import percent
+from gate_tables import percent
 from results import Figure
 
 from draftloop import drift, reference

@@ -1,62 +1,88 @@
 """How often the gate promotes what is no better, and what is: python benchmarks/gate.py [--quick]
 
 Trains two adapters of the embedded pair alike but for the seed, scores both and the bare draft on the benchmark prompts
-of both domains, and makes from those scores what `gate_worlds` describes. Epochs have five attempts each.
+of both domains, and makes from those scores what `gate_worlds` and `gate_candidates` describe, and what `gate_looks`
+does after a promotion. Epochs have five attempts each.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plots
 import results
-from gate_pool import PoolSettings, measured_pool
-from gate_rates import COSTS, SETTINGS, epochs, power
-from gate_worlds import ATTEMPTS, BEYOND, NULLS, K, Pool, Second, lopsidedness, way_to
-from matplotlib.axes import Axes
-from render import SECOND_SOURCES, percent
-from results import Figure
+from gate_candidates import FIRST, SECOND, on_sources, under_small_names, way_to
+from gate_looks import NO_WORSE, false_rollbacks, rollbacks_of_a_loss
+from gate_pool import PoolSettings, kept_pool
+from gate_rates import COSTS, LOSSES, SETTINGS, epochs, let_through, power
+from gate_report import CLEAR, HARMS, find_figures, picture, show
+from gate_worlds import ATTEMPTS, BEYOND, NULLS, K, Pool, lopsidedness
 
 from draftloop import reference
 from draftloop.cli.progress import Steps
-from draftloop.cli.tables import print_table
 from draftloop.demo import LoopSettings
 
 EFFECTS = (0.02, 0.05, 0.1, 0.2, 0.3)
-POWER_PROMPTS: dict[Second, tuple[int, ...]] = {
-    "none": (12, 30, 100),
-    "unchanged": (12, 30, 100, 400),
-    "loses": (12, 30, 100),
-}
+SOURCES, PROMPTS = (1, 2, 4), (12, 30, 100, 400)  # prompts of each source
+OTHERS = (0.0, -0.02, -0.05, -0.1)  # what every source but the first changes by
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Task:
+    """One row of one table: what to compute it with, and what to call it."""
+
+    table: str
+    compute: Callable[..., Row]
+    arguments: tuple[Any, ...]
+    said: Row
+
+
+@dataclass(frozen=True)
 class Size:
-    """How much of everything: the pool of prompts, epochs by prompts, candidates an effect."""
+    """How much of everything: the pool of prompts; null epochs by prompts, and others; candidates and promotions a row.
+
+    Rows with a bound have more: `clear` for gains, `bounded` for what is to be rare, `judged` for rollbacks.
+    """
 
     pool: PoolSettings
-    epochs: dict[int, int]
+    nulls: dict[int, int]
+    beyond: int
     candidates: int
+    clear: int
+    bounded: int
+    promotions: int
+    judged: int
 
 
 FULL = Size(
     PoolSettings(LoopSettings(weak_prompts=60, own_prompts=15, benchmark_prompts=1, max_tokens=64), texts=120),
-    epochs={12: 10_000, 30: 1_000, 100: 1_000},  # at 12 no source is judged: the test alone decides, near its level
-    candidates=400,
+    nulls={12: 10_000, 30: 1_000, 100: 1_000},
+    beyond=500,
+    candidates=200,
+    clear=400,
+    bounded=600,
+    promotions=300,
+    judged=2_000,
 )
 QUICK = Size(
     PoolSettings(
         LoopSettings(weak_prompts=14, own_prompts=2, benchmark_prompts=1, max_tokens=24), texts=16, training_epochs=2
     ),
-    epochs={12: 200, 30: 100, 100: 40},
-    candidates=20,
+    nulls={12: 100, 30: 20, 100: 20},
+    beyond=20,
+    candidates=10,
+    clear=10,
+    bounded=10,
+    promotions=10,
+    judged=10,
 )
 
 
@@ -64,47 +90,67 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a small run to try the script; writes no results")
+    parser.add_argument("--pool", type=Path, help=".npz with the scores of the prompts; made where it is missing")
+    parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     size = QUICK if options.quick else FULL
     with Steps() as steps:
-        pool = measured_pool(size.pool, options.seed, steps)
-        nulls, beyond = (
-            [
-                {"kind": kind} | epochs(world, pool, prompts, number, options.seed, told(steps, kind, number, prompts))
-                for kind, world in worlds.items()
-                for prompts, number in size.epochs.items()
-            ]
-            for worlds in (NULLS, BEYOND)
-        )
-        powers = list(power_rows(pool, size, options.seed, steps))
-    figures = list(find_figures(nulls))
-    show(figures, nulls, beyond, powers)
+        pool = kept_pool(options.pool, size.pool, options.seed, steps)
+        tables = computed(list(tasks(size)), pool, options.seed, options.processes, steps)
+    figures = list(find_figures(tables))
     if not options.quick:
-        conditions = find_conditions(pool, size, options.seed)
-        results.write("gate", conditions, figures, nulls=nulls, beyond=beyond, power=powers)
-        picture(powers)
+        results.write("gate", find_conditions(pool, size, options.seed), figures, **tables)
+        picture(tables["power"])
+    show(figures, tables)
 
 
-def told(steps: Steps, what: str, of: int, prompts: int) -> Any:
-    """A listener that shows progress."""
-    return lambda done: steps.at(f"{what}, {prompts} prompts", done, of)
+def tasks(size: Size) -> Iterator[Task]:
+    """The rows of all tables."""
+    for kind, prompts in product((*NULLS, *BEYOND), size.nulls):
+        number = size.beyond if kind in BEYOND else size.nulls[prompts]
+        yield Task("beyond" if kind in BEYOND else "nulls", epochs, (kind, prompts, number), {})
+    for sources, prompts, effect, others in product(SOURCES, PROMPTS, EFFECTS, OTHERS):
+        if _is_asked(sources, effect, others):
+            number = _candidates(size, sources, prompts, effect, others)
+            said = {"sources": sources, "prompts": prompts, "effect": effect, "others": others}
+            yield Task("power", power, (on_sources(sources, prompts, effect, others), number), said)
+    for prompts in (30, 100):
+        yield Task("names", power, (under_small_names(prompts, CLEAR, CLEAR), size.bounded), {"prompts": prompts})
+    for kind, prompts in product(LOSSES, PROMPTS):
+        yield Task("let_through", let_through, (kind, prompts, size.bounded if prompts < 400 else size.clear), {})
+    for kind, sources in product(NO_WORSE, SOURCES):
+        number = size.judged if kind == "equal" else size.promotions
+        yield Task("false_rollbacks", false_rollbacks, (kind, sources, number), {})
+    for domain, sources in product((FIRST, SECOND), SOURCES):
+        yield Task("rollbacks", rollbacks_of_a_loss, (domain, sources, size.judged), {})
 
 
-def power_rows(pool: Pool, size: Size, seed: int, steps: Steps) -> Iterator[Row]:
-    """Whatever a second source does, for every number of prompts and every effect on the first."""
-    for second, numbers in POWER_PROMPTS.items():
-        for prompts, effect in product(numbers, EFFECTS):
-            listener = told(steps, f"{effect:+g}, second source {second}", size.candidates, prompts)
-            yield power(pool, prompts, second, effect, size.candidates, seed, listener)
+def _is_asked(sources: int, effect: float, others: float) -> bool:
+    """Every gain where no other source changes, every change of others at the clear gain; four sources there alone."""
+    if sources == 1:
+        return others == 0.0
+    return effect == CLEAR or (sources == 2 and others == 0.0)
 
 
-def find_figures(nulls: list[Row]) -> Iterator[Figure]:
-    """The worst kind of null for every number of prompts."""
-    for prompts in dict.fromkeys(row["prompts"] for row in nulls):
-        worst = max((row for row in nulls if row["prompts"] == prompts), key=lambda row: row["gate"]["share"])
-        interval = f"{100 * worst['gate']['low']:.1f} to {100 * worst['gate']['high']:.1f}"
-        name = f"epochs without a better candidate that promote one, {prompts} prompts, worst null ({worst['kind']})"
-        yield Figure(name, 100 * worst["gate"]["share"], f"%, 95% interval {interval}", at_most=100 * SETTINGS.alpha)
+def _candidates(size: Size, sources: int, prompts: int, effect: float, others: float) -> int:
+    """Most where a figure has a small bound; fewest where they take long and there is none."""
+    if (sources, others) == (2, OTHERS[-1]) and prompts in HARMS:
+        return size.bounded
+    if sources * prompts > 1_000:
+        return size.candidates // 2
+    return size.clear if (effect, others) == (CLEAR, 0.0) and sources < 4 else size.candidates
+
+
+def computed(found: list[Task], pool: Pool, seed: int, processes: int, steps: Steps) -> dict[str, list[Row]]:
+    """The rows by table, in the order of the tasks whatever the number of processes."""
+    tables: dict[str, list[Row]] = {task.table: [] for task in found}
+    spawned = multiprocessing.get_context("spawn")  # a fork would copy the threads of MLX in no defined state
+    with ProcessPoolExecutor(processes, spawned) as executor:
+        rows = [executor.submit(task.compute, pool, *task.arguments, seed) for task in found]
+        for done, (task, row) in enumerate(zip(found, rows, strict=True)):
+            steps.at(f"simulating {task.table}", done, len(found))
+            tables[task.table].append(task.said | row.result())
+    return tables
 
 
 def find_conditions(pool: Pool, size: Size, seed: int) -> dict[str, Any]:
@@ -130,8 +176,8 @@ def find_conditions(pool: Pool, size: Size, seed: int) -> dict[str, Any]:
         "lopsidedness": {
             kind: asdict(lopsidedness(pool, one_source=one)) for kind, one in zip(BEYOND, (False, True), strict=True)
         },
-        "way_to_the_adapters": {str(effect): way_to(pool.of(0), effect) for effect in EFFECTS},
-        "interval": "95% Clopper-Pearson",
+        "way_to_the_adapters": {str(effect): way_to(pool.of(FIRST), effect) for effect in EFFECTS},
+        "interval": "95% Clopper-Pearson; the worst null's is 99%",
         "seed": seed,
     }
 
@@ -140,51 +186,6 @@ def noise(pool: Pool) -> float:
     """Standard deviation over prompts of the two adapters' difference in rounds, as a share of a prompt's rounds."""
     first, second = pool.first[:, K - 1], pool.second[:, K - 1]
     return float(np.std((first - second) / ((first + second) / 2)))
-
-
-def show(figures: list[Figure], nulls: list[Row], beyond: list[Row], powers: list[Row]) -> None:
-    """Everything on the terminal."""
-    print_table(
-        ["figure", "measured", "bound", "unit", "reached"],
-        [[f.figure, f.value, f"<= {f.at_most:g}", f.unit, "yes" if f.reached else "NO"] for f in figures],
-    )
-    for title, rows in (("nulls", nulls), ("beyond the null", beyond)):
-        print_table(
-            ["kind", "prompts", "epochs", "test alone", "gate"],
-            [[r["kind"], r["prompts"], r["epochs"], percent(r["test"]), percent(r["gate"])] for r in rows],
-            title=title,
-        )
-    names = ("test_1", "gate_1", "test_5", "gate_5")
-    print_table(
-        ["second source", "prompts", "effect", *names],
-        [[r["second"], r["prompts"], r["effect"], *(percent(r[name]) for name in names)] for r in powers],
-        title="power: test alone and gate, at attempts 1 and 5",
-    )
-
-
-def picture(powers: list[Row]) -> Path:
-    """Power by effect: the gate as it is, and its test alone."""
-    figure, axes = plots.panels(len(SECOND_SOURCES), width=9.0)
-    colours = dict(zip(dict.fromkeys(sorted(row["prompts"] for row in powers)), plots.COLOURS, strict=False))
-    for axis, (second, title) in zip(axes, SECOND_SOURCES.items(), strict=True):
-        for prompts, colour in colours.items():
-            rows = [row for row in powers if (row["second"], row["prompts"]) == (second, prompts)]
-            draw_power(axis, rows, colour)
-        axis.set(title=title, xlabel="true gain on the first, tokens a round", ylim=(-0.03, 1.03))
-    for prompts, colour in colours.items():
-        axes[0].plot([], [], color=colour, marker="o", ms=4, label=f"{prompts} prompts")
-    axes[0].plot([], [], color=plots.GREY, ls=":", label="test alone")
-    axes[0].set_ylabel("promoted at the first attempt")
-    axes[0].legend(loc="lower right")
-    return plots.save(figure, "gate-power")
-
-
-def draw_power(axis: Axes, rows: list[Row], colour: str) -> None:
-    """One number of prompts: the gate with its intervals, and the test alone, dotted."""
-    effects, shares = [row["effect"] for row in rows], [row["gate_1"]["share"] for row in rows]
-    ends = [[abs(row["gate_1"][end] - row["gate_1"]["share"]) for row in rows] for end in ("low", "high")]
-    axis.errorbar(effects, shares, ends, color=colour, marker="o", ms=4, capsize=2)
-    axis.plot(effects, [row["test_1"]["share"] for row in rows], color=colour, ls=":")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The pool of real scores that `gate_worlds` draws on: two adapters trained alike, measured on the same texts.
 
-They differ in the seed alone, of the texts that they learned from and of the training.
+They differ in the seed alone, of the texts that they learned from and of the training. A file can keep the scores.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,24 @@ class PoolSettings:
     loop: LoopSettings
     texts: int
     training_epochs: int | Literal["auto"] = Training().epochs
+
+
+def kept_pool(file: Path | None, settings: PoolSettings, seed: int, steps: Steps) -> Pool:
+    """The pool from a file, or measured and then kept there; without a file it is measured.
+
+    Raises:
+        SystemExit: the file holds a pool of other settings or of another seed.
+    """
+    made_with = json.dumps(asdict(settings) | {"seed": seed}, sort_keys=True)
+    if file is not None and file.exists():
+        with np.load(file) as kept:
+            if str(kept["made_with"]) != made_with:
+                raise SystemExit(f"{file} was made with {kept['made_with']}, expected {made_with}: name another file")
+            return Pool(**{field.name: kept[field.name] for field in fields(Pool)})
+    pool = measured_pool(settings, seed, steps)
+    if file is not None:
+        np.savez(file, made_with=made_with, **{field.name: getattr(pool, field.name) for field in fields(Pool)})
+    return pool
 
 
 def measured_pool(settings: PoolSettings, seed: int, steps: Steps) -> Pool:

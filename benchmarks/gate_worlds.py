@@ -1,4 +1,4 @@
-"""What a gate may be asked to judge: candidates that are no better than the champion, and ones that are by so much.
+"""Candidates that are no better than the champion: what a gate must not promote.
 
 All are made from the real scores of one pool of prompts under the bare draft and two adapters that were trained alike.
 The two adapters differ as two candidates do, and neither is the better one: swapping their labels prompt by prompt is a
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ KEPT_LABELS = 0.9  # share of prompts on which correlated attempts agree with th
 SPREAD = 0.1  # scale of the heavy-tailed noise, as a share of the rounds
 LONG_SHARE, LONG_FACTORS = 0.1, (10, 50)  # of the prompts; on their tokens and rounds
 LOSERS, MOST_GAIN = 0.1, 0.03  # share of the prompts that lose much; what the others gain at most, as a share of rounds
+LEAST_ROOM = 0.2  # of a prompt that may be lopsided: share of its rounds that it may lose
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,6 @@ class Lopsidedness:
     gain: float
     loss: float
 
-
-Second = Literal["none", "unchanged", "loses"]
-"""What a second source does while the first one gains."""
 
 World = Callable[[Pool, int, np.random.Generator], Iterator[Attempt]]
 """Five attempts on one held-out epoch of so many prompts."""
@@ -153,8 +150,14 @@ def lopsided_source(pool: Pool, prompts: int, rng: np.random.Generator) -> Itera
     yield from _lopsided(pool, prompts, lopsidedness(pool, one_source=True), rng)
 
 
+def with_room(pool: Pool) -> Pool:
+    """The prompts that can lose much; a single one that cannot would leave nothing to gain or to lose."""
+    return pool.take(np.flatnonzero(room(pool) >= LEAST_ROOM))
+
+
 def lopsidedness(pool: Pool, *, one_source: bool) -> Lopsidedness:
-    """Gain and loss that add up to no rounds at K, drawn evenly from the sources of the pool; no prompt lacks room."""
+    """Gain and loss that add up to no rounds at K, drawn evenly from the sources of the pool `with_room`."""
+    pool = with_room(pool)
     sources = np.unique(pool.source)
     hit = sources[-1:] if one_source else sources
     rounds = {int(s): float((pool.of(s).first + pool.of(s).second)[:, K - 1].mean()) for s in sources}
@@ -165,7 +168,7 @@ def lopsidedness(pool: Pool, *, one_source: bool) -> Lopsidedness:
 
 
 def _lopsided(pool: Pool, prompts: int, how: Lopsidedness, rng: np.random.Generator) -> Iterator[Attempt]:
-    epoch = draw(pool, prompts, rng)
+    epoch = draw(with_room(pool), prompts, rng)
     for _ in range(ATTEMPTS):
         loses = np.isin(epoch.source, how.sources) & (rng.random(prompts) < how.share)
         yield shifted(labelled(epoch, rng.random(prompts) < 0.5), np.where(loses, -how.loss, how.gain))
@@ -178,43 +181,3 @@ NULLS: dict[str, World] = {
     "a few long texts": length_skewed,
 }
 BEYOND: dict[str, World] = {"lopsided": lopsided, "lopsided, in one source": lopsided_source}
-
-
-def better(pool: Pool, prompts: int, second: Second, effect: float, rng: np.random.Generator) -> Attempt:
-    """A candidate that is better by `effect` tokens a round on the pool's first source, with the noise of real ones.
-
-    The champion stands at the bare draft, the candidate so far on the way to the adapters that the acceptance length of
-    the first source rises by `effect` at K. On a second source it goes as far, which real adapters pay for there,
-    or stays where it is. The difference of the two adapters lies on both, half and half, its sign at random.
-    """
-    epoch = draw(pool.of(0) if second == "none" else pool, prompts, rng)
-    way = np.where((epoch.source == 0) | (second == "loses"), way_to(pool.of(0), effect), 0.0)
-    half = rng.choice([-0.5, 0.5], prompts)[:, None] * (epoch.first - epoch.second)
-    least, most = epoch.tokens[:, None] / np.arange(2, epoch.base.shape[1] + 2), epoch.tokens[:, None]
-    return Attempt(
-        epoch.source,
-        epoch.tokens,
-        champion=np.clip(epoch.base + half, least, most),
-        candidate=np.clip(on_the_way(epoch, way[:, None]) - half, least, most),
-    )
-
-
-def on_the_way(pool: Pool, way: float | FloatArray) -> FloatArray:
-    """(n, K) rounds between the bare draft (0) and the middle of the two adapters (1)."""
-    return pool.base + way * ((pool.first + pool.second) / 2 - pool.base)
-
-
-def way_to(pool: Pool, effect: float) -> float:
-    """How far on the way the pool's acceptance length has risen by `effect`."""
-    base, middle = (on_the_way(pool, way)[:, K - 1].sum() for way in (0.0, 1.0))
-    tokens = pool.tokens.sum()
-    return float((base - tokens / (tokens / base + effect)) / (base - middle))
-
-
-def true_change(pool: Pool, source: int, second: Second, effect: float) -> float:
-    """Tokens a round that the candidate of `better` gains on one source, over the whole pool of it."""
-    if source != 0 and second != "loses":
-        return 0.0
-    part, way = pool.of(source), way_to(pool.of(0), effect)
-    base, then = (on_the_way(part, at)[:, K - 1].sum() for at in (0.0, way))
-    return float(part.tokens.sum() / then - part.tokens.sum() / base)

@@ -11,15 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gate_tables import gate_sections, percent
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MEASURES = {"acceptance_per_position": "accepted per position", "acceptance_length": "tokens a round"}
 SMALLEST = 1e-9  # a bound that stands for "more than nothing"
-SECOND_SOURCES = {
-    "none": "one source",
-    "unchanged": "two, the second unchanged",
-    "loses": "two, the second loses",
-}
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -68,35 +65,12 @@ def _bound(row: dict[str, Any]) -> str:
 
 
 def gate_table(found: dict[str, Any]) -> str:
-    """The figures, then how often the gate promotes without a better candidate and with one."""
-    return "\n".join([figures_table(found), null_table(found["nulls"], found["beyond"]), power_table(found["power"])])
-
-
-def null_table(nulls: list[dict[str, Any]], beyond: list[dict[str, Any]]) -> str:
-    """Shares of epochs that promote a candidate which is no better; the kinds of `beyond` are no nulls of the test."""
-    lines = ["| no better on average | prompts | epochs | test alone passes | gate promotes |", "|---|---|---|---|---|"]
-    for row in [*nulls, *beyond]:
-        kind = row["kind"] if row in nulls else f"*{row['kind']}*"
-        rates = f"{percent(row['test'])} | {percent(row['gate'])}"
-        lines.append(f"| {kind} | {row['prompts']} | {row['epochs']:,} | {rates} |")
-    return "\n".join([*lines, ""])
-
-
-def power_table(rows: list[dict[str, Any]]) -> str:
-    """Shares of candidates that are promoted, by what a second source does and by the true gain on the first."""
-    head = ["sources", "prompts", "", *(f"{effect:+g}" for effect in dict.fromkeys(row["effect"] for row in rows))]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for second, prompts in dict.fromkeys((row["second"], row["prompts"]) for row in rows):
-        cells = [row for row in rows if (row["second"], row["prompts"]) == (second, prompts)]
-        for name, what in {"gate_1": "gate, attempt 1", "gate_5": "gate, attempt 5", "test_1": "test alone, 1"}.items():
-            rates = " | ".join(percent(row[name]) for row in cells)
-            lines.append(f"| {SECOND_SOURCES[second]} | {prompts} | {what} | {rates} |")
-    return "\n".join([*lines, ""])
-
-
-def percent(rate: dict[str, float]) -> str:
-    """A share and its interval."""
-    return f"{100 * rate['share']:.1f}% ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
+    """The figures, then how often the gate promotes without a better candidate and with one, and the looks."""
+    parts = [figures_table(found)]
+    for title, head, rows in gate_sections(found):
+        lines = [f"{title}:", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        parts.append("\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows), ""]))
+    return "\n".join(parts)
 
 
 def drift_tables(found: dict[str, Any]) -> str:

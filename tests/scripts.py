@@ -9,7 +9,9 @@ from types import ModuleType
 
 
 def load(path: Path) -> ModuleType:
-    """Run a script as a module of a name of its own."""
+    """Run a script as a module of a name of its own; it finds its neighbours, as it does when Python runs it."""
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
