@@ -112,9 +112,9 @@ def life(
 def may_be_due(watching: Watching, counts: list[int]) -> bool:
     """Whether there are new prompts enough for a next look at some source, or for a next check."""
     made = Counter((look.kind, look.unit) for look in watching.made)
-    needed = [watching.least * 2 ** made["look", name] for name in watching.sources]
-    enough = any(count >= least for count, least in zip(counts, needed, strict=True))
-    return enough or sum(counts) >= watching.least * 2 ** made["check", None]
+    fewest = [min(made["look", name], made["check", name]) for name in watching.sources]
+    enough = any(count >= watching.least * 2**number for count, number in zip(counts, fewest, strict=True))
+    return enough or sum(counts) >= watching.least * 2 ** made["check of all", None]
 
 
 def seen_to_lose(texts: list[ScoredText]) -> bool:
@@ -137,13 +137,16 @@ def false_rollbacks(pool: Pool, kind: str, sources: int, number: int, seed: int)
     """Promotions of a draft that is no worse which are rolled back, by looks or by checks."""
     rng = np.random.default_rng([seed, sources, *kind.encode()])
     domains = [FIRST, *[SECOND] * (sources - 1)]
-    by = {"look": 0, "check": 0}
+    by: dict[Kind, int] = {"look": 0, "check": 0, "check of all": 0}
     for i in range(number):
         outputs = stream(pool, [NO_WORSE[kind]] * sources, domains, MOST, rng)
         ended = life(outputs, rng, alarm=True, most=MOST, seed=i)
         if ended is not None:
             by[ended.kind] += 1
-    parts = {f"by_{what}": asdict(rate(count, number)) for what, count in by.items()}
+    parts = {
+        "by_look": asdict(rate(by["look"], number)),
+        "by_check": asdict(rate(by["check"] + by["check of all"], number)),
+    }
     return {
         "kind": kind,
         "sources": sources,

@@ -146,12 +146,18 @@ def test_a_loss_is_refused_under_one_name_as_under_three() -> None:
 
 
 @pytest.mark.parametrize(("gain", "outcome"), [(0.01, "promote"), (-0.05, "refuse")])
-def test_a_rest_too_small_to_be_proved_is_refused_where_its_loss_is_proven(gain: float, outcome: str) -> None:
-    found = judged([*texts(40, 0.1), *texts(8, gain, source="code", spread=0.02)])
+@pytest.mark.parametrize("prompts", [5, 11])
+def test_a_rest_too_small_to_be_proved_is_refused_where_its_loss_is_proven(
+    prompts: int, gain: float, outcome: str
+) -> None:
+    """With five prompts too: 2^-5 is held against 0.05, however many large sources there are."""
+    large = [one for i in range(6) for one in texts(12, 0.1, source=f"large {i}", seed=i)]
+    found = judged([*large, *texts(prompts, gain, source="code", spread=0.005)])
     assert found.outcome == outcome
     rest = found.units[-1]
-    assert (rest.unit, rest.prompts, rest.needs_proof, rest.ok) == (None, 8, False, outcome == "promote")
-    assert [(check.source, check.judged) for check in found.sources] == [("code", False), ("prose", True)]
+    assert (rest.unit, rest.prompts, rest.needs_proof, rest.ok) == (None, prompts, False, outcome == "promote")
+    assert (rest.loss_alpha, found.units[0].loss_alpha) == (0.05, 0.05 / 7)
+    assert [(check.source, check.judged) for check in found.sources][:2] == [("code", False), ("large 0", True)]
 
 
 def test_daily_names_of_one_source_are_judged_together() -> None:
@@ -164,12 +170,15 @@ def test_daily_names_of_one_source_are_judged_together() -> None:
 
 
 def test_a_loss_is_held_against_the_level_over_the_number_of_units() -> None:
-    """Five prompts that all lose are p = 2^-5: at a level of 0.07 proven beside one other unit, not beside two."""
-    losing, settings = texts(5, -0.2, source="code", spread=0.0), Gate(unit_alpha=0.07)
-    two = judged([*texts(12, 0.3), *losing], settings=settings).units
-    three = judged([*texts(12, 0.3), *texts(12, 0.3, source="mail"), *losing], settings=settings).units
-    assert [units[-1].p_loss for units in (two, three)] == [2.0**-5, 2.0**-5]
-    assert [units[-1].ok for units in (two, three)] == [False, True]
+    """Twelve prompts of which two do not lose: proven as the only unit beside another, not as one of forty."""
+    losing = [*texts(10, -0.2, source="code", spread=0.0), *texts(14, 0.2, source="code", spread=0.0)[10:12]]
+    settings = Gate(max_drop_share=0.9)
+    few = judged([*texts(12, 0.3), *losing], settings=settings).units
+    others = [one for i in range(39) for one in texts(12, 0.3, source=f"other {i}")]
+    many = judged([*others, *losing], settings=settings).units
+    assert [(units[0].unit, units[0].loss_alpha) for units in (few, many)] == [("code", 0.025), ("code", 0.05 / 40)]
+    assert few[0].p_loss == many[0].p_loss
+    assert [units[0].ok for units in (few, many)] == [False, True]
 
 
 def test_the_deprecated_drop_in_tokens_a_round_stands_in_for_the_share() -> None:

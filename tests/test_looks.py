@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,21 +42,23 @@ def test_looks_and_checks_spend_no_more_than_their_levels_in_all() -> None:
         new = [one for source in ("chat", "mail", "news") for one in outputs(groups, source)]
         looks = due(watching, new, SETTINGS, alarm=True)
         watching = looked(watching, looks)
-    spent = {kind: sum(look.alpha for look in watching.made if look.kind == kind) for kind in ("look", "check")}
-    assert len([look for look in watching.made if look.kind == "look"]) == 15
-    assert len([look for look in watching.made if look.kind == "check"]) == 8  # 12, 24, …, 1,536 of 2,397
-    assert 0.02 < spent["look"] <= SETTINGS.rollback_alpha
-    assert 0.02 < spent["check"] <= SETTINGS.rollback_alpha
+    counts = Counter(look.kind for look in watching.made)
+    assert counts == {"look": 3 * 5, "check": 3 * 7, "check of all": 8}  # at 12, 24, …, 768, and at 1,536 of 2,397
+    looks, checks = (
+        sum(one.alpha for one in watching.made if (one.kind == "look") == is_look) for is_look in (True, False)
+    )
+    assert looks == pytest.approx(SETTINGS.rollback_alpha)
+    assert 0.9 * SETTINGS.rollback_alpha < checks < SETTINGS.rollback_alpha
 
 
-def test_the_first_look_has_the_first_share_whenever_it_comes() -> None:
+def test_every_look_has_the_same_share_whenever_it_comes() -> None:
     """A hundred groups at once are one look; the next needs twice as many."""
     (first,) = due(WATCHING, outputs(100), SETTINGS, alarm=False)
-    assert (first.groups, first.alpha) == (100, alpha_of_attempt(1, SETTINGS.rollback_alpha) / 3)
+    assert (first.groups, first.alpha) == (100, SETTINGS.rollback_alpha / 5 / 3)
     watching = looked(WATCHING, [first])
     assert due(watching, outputs(199), SETTINGS, alarm=False) == []
     (second,) = due(watching, outputs(200), SETTINGS, alarm=False)
-    assert second.alpha == first.alpha / 4
+    assert second.alpha == first.alpha
 
 
 def test_groups_are_counted_and_all_their_outputs_are_looked_at() -> None:
@@ -70,13 +73,15 @@ def test_new_sources_join_the_rest() -> None:
     assert (look.unit, look.groups) == (None, 12)
 
 
-def test_an_alarm_checks_everything_together_with_a_level_of_its_own() -> None:
+def test_an_alarm_checks_every_unit_and_everything_together_with_levels_of_their_own() -> None:
     new = outputs(7) + outputs(7, "mail")
     assert due(WATCHING, new, SETTINGS, alarm=False) == []
     (check,) = due(WATCHING, new, SETTINGS, alarm=True)
-    assert (check.kind, check.unit, check.groups) == ("check", None, 14)
-    assert check.alpha == alpha_of_attempt(1, SETTINGS.rollback_alpha)
+    assert (check.kind, check.unit, check.groups) == ("check of all", None, 14)
+    assert check.alpha == alpha_of_attempt(1, SETTINGS.rollback_alpha / 4)
     assert due(looked(WATCHING, [check]), new, SETTINGS, alarm=True) == []
+    looks = due(WATCHING, outputs(12), SETTINGS, alarm=True)
+    assert [(look.kind, look.unit) for look in looks] == [("look", "chat"), ("check", "chat"), ("check of all", None)]
 
 
 def test_a_look_that_was_cut_off_is_made_as_it_was_begun() -> None:

@@ -8,7 +8,7 @@ or mlx. A candidate is promoted where all of this holds, and refused otherwise:
    under the champion, R under the candidate and δ = `max_drop_share`, Σ(C/(1 − δ) − R) is above 0 at `unit_alpha`. All
    units must pass, so their number needs no correction. A rest with too few prompts for that is spared this one;
 3. no unit loses more than `material_drop_share` for sure: Σ(R − C/(1 − share)) is above 0 at `unit_alpha` over the
-   number of units;
+   number of units, or at `unit_alpha` itself for a rest that is spared the proof of 2;
 4. the speed-up forecast for this machine, each draft at its own best draft length, does not fall.
 
 With too few prompts there is no verdict, and nothing is spent. The bootstrap's intervals are shown and decide nothing.
@@ -45,7 +45,7 @@ class UnitCheck:
         prompts: prompt groups.
         champion_length, candidate_length: tokens a round.
         p_not_worse: of the test that it loses less than `max_drop_share`; small is good.
-        p_loss: of the test that it loses more than `material_drop_share`; small is bad.
+        p_loss: of the test that it loses more than `material_drop_share`; up to `loss_alpha` it refuses.
         needs_proof: whether it has enough prompts for `p_not_worse` to count.
         ok: whether both tests let it pass.
     """
@@ -58,6 +58,7 @@ class UnitCheck:
     p_not_worse: float
     p_loss: float
     needs_proof: bool
+    loss_alpha: float
     ok: bool
 
 
@@ -189,7 +190,7 @@ def decide(
     after = _forecast(columns.tokens, columns.candidate, costs)
     conditions = [
         _accepts_more(overall, test, alpha, attempt),
-        *(condition for check in units for condition in _unit_holds(check, settings, len(units))),
+        *(condition for check in units for condition in _unit_holds(check, settings)),
         _no_slower(before, after),
     ]
     promoted = all(condition.holds for condition in conditions)
@@ -234,8 +235,9 @@ def _check_unit(unit: str | None, columns: Columns, k: int, settings: config.Gat
     length, alpha = tokens / float(champion.sum()), settings.unit_alpha
     allowed, material = _allowed_share(settings, length), settings.material_drop_share
     not_worse = sign_flip_test(champion / (1.0 - allowed) - candidate, groups, alpha=alpha, seed=seed)
-    loss = sign_flip_test(candidate - champion / (1.0 - material), groups, alpha=alpha / units, seed=seed)
     needs_proof = not_worse.groups >= settings.min_heldout_prompts
+    loss_alpha = alpha / units if needs_proof else alpha
+    loss = sign_flip_test(candidate - champion / (1.0 - material), groups, alpha=loss_alpha, seed=seed)
     return UnitCheck(
         unit=unit,
         sources=tuple(sorted(set(columns.sources.tolist()))),
@@ -245,7 +247,8 @@ def _check_unit(unit: str | None, columns: Columns, k: int, settings: config.Gat
         p_not_worse=not_worse.p_value,
         p_loss=loss.p_value,
         needs_proof=needs_proof,
-        ok=(not needs_proof or not_worse.p_value <= alpha) and loss.p_value > alpha / units,
+        loss_alpha=loss_alpha,
+        ok=(not needs_proof or not_worse.p_value <= alpha) and loss.p_value > loss_alpha,
     )
 
 
@@ -299,12 +302,12 @@ def _accepts_more(found: Comparison, test: SignFlip, alpha: float, attempt: int)
     return _Condition(holds, f"{lengths}: {verdict}, p = {test.p_value:.3g} {sign} {alpha:.3g} at attempt {attempt}")
 
 
-def _unit_holds(check: UnitCheck, settings: config.Gate, units: int) -> list[_Condition]:
+def _unit_holds(check: UnitCheck, settings: config.Gate) -> list[_Condition]:
     """That a unit is not worse, where it has the prompts to show it, and that no loss of it is proven."""
     name = unit_name(check.unit)
     lengths = f"{check.candidate_length:.3f} against {check.champion_length:.3f} over {check.prompts} prompts"
     share, alpha = _allowed_share(settings, check.champion_length), settings.unit_alpha
-    not_worse, loses = check.p_not_worse <= alpha, check.p_loss <= alpha / units
+    not_worse, loses = check.p_not_worse <= alpha, check.p_loss <= check.loss_alpha
     found = []
     if check.needs_proof:
         verdict = f"does not lose {share:.0%}" if not_worse else f"may lose {share:.0%} or more"
@@ -314,7 +317,7 @@ def _unit_holds(check: UnitCheck, settings: config.Gate, units: int) -> list[_Co
         )
     if loses:
         more = f"loses more than {settings.material_drop_share:.0%}"
-        found.append(_Condition(False, f"{name} {more}: {lengths}, p = {check.p_loss:.3g} <= {alpha / units:.3g}"))
+        found.append(_Condition(False, f"{name} {more}: {lengths}, p = {check.p_loss:.3g} <= {check.loss_alpha:.3g}"))
     return found
 
 

@@ -51,7 +51,7 @@ def compare_with_previous(
 
 def sentence(look: Look, found: LookResult, settings: config.Gate) -> str:
     """What a look found, for a person."""
-    where = "all new held-out prompts" if look.kind == "check" else unit_name(look.unit)
+    where = "all new held-out prompts" if look.kind == "check of all" else unit_name(look.unit)
     share, sign = settings.rollback_drop_share, "<=" if found.rolls_back else ">"
     verdict = f"more than {share:.0%} worse than the draft before it" if found.rolls_back else "no worse for sure"
     lengths = f"{found.length:.3f} against {found.previous_length:.3f} tokens a round over {look.groups} prompts"

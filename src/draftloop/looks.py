@@ -3,9 +3,10 @@
 A promotion rests on prompts of the past. So when a unit (a large source, or the rest; fixed at the promotion) has 12,
 24, 48, … held-out prompt groups that are new since, it is looked at, on these groups alone: with X the rounds of a
 group under the promoted draft and P under the one before, and δ = `rollback_drop_share`, the draft is rolled back where
-Σ(X − P/(1 − δ)) is above 0 at `rollback_alpha`·6/(π²s²) over the number of units, s = 1, 2, … being the number of the
-look at that unit. An alarm of drift calls for a check of all new groups together, and the t-th check spends
-`rollback_alpha`·6/(π²t²). So a draft that is no worse is rolled back with a chance of 2·`rollback_alpha` at most.
+Σ(X − P/(1 − δ)) is above 0 at `rollback_alpha` over the number of looks and of units. The looks share alpha evenly,
+for what they must not miss shows at the later ones. An alarm of drift calls for a check of every unit and of all new
+groups together; how many alarms there will be nobody knows, so the t-th check of each spends 6/(π²t²) of its share of
+`rollback_alpha`. So a draft that is no worse is rolled back with a chance of 2·`rollback_alpha` at most.
 
 `look_test` decides. Knows groups and sources; no rounds, models, files or records, and nothing of mlx.
 """
@@ -22,7 +23,7 @@ from .drift import Generation
 from .marks import position_after
 from .units import unit_members
 
-Kind = Literal["look", "check"]
+Kind = Literal["look", "check", "check of all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Look:
     """One look, or one check after an alarm.
 
     Attributes:
-        kind: which of the two.
-        unit: the source, None the rest; None for a check, which is of everything.
+        kind: which of the two; `check of all` is of all units together.
+        unit: the source; None is the rest, and for a check of all everything.
         groups: new held-out prompt groups that there were.
         record_ids: what was scored.
         alpha: what p is held against.
@@ -96,27 +97,36 @@ def due(watching: Watching, new: Sequence[NewOutput], settings: config.Gate, *, 
         twice. The records of a new one are still all of its unit.
     """
     begun = [look for look in watching.made if look.p_value is None]
+    units = unit_members([one.source for one in new], watching.sources)
     found = []
-    for unit, members in unit_members([one.source for one in new], watching.sources).items():
-        made = [look for look in watching.made if look.kind == "look" and look.unit == unit]
-        if len(made) < settings.looks:
-            alpha = alpha_of_attempt(len(made) + 1, settings.rollback_alpha) / watching.units
-            found += _next("look", unit, [new[i] for i in members], made, watching.least, alpha)
+    for unit, members in units.items():
+        found += _next("look", unit, [new[i] for i in members], watching, settings)
     if alarm:
-        made = [look for look in watching.made if look.kind == "check"]
-        found += _next(
-            "check", None, new, made, watching.least, alpha_of_attempt(len(made) + 1, settings.rollback_alpha)
-        )
+        for unit, members in units.items():
+            found += _next("check", unit, [new[i] for i in members], watching, settings)
+        found += _next("check of all", None, new, watching, settings)
     return begun or found
 
 
 def _next(
-    kind: Kind, unit: str | None, new: Sequence[NewOutput], made: Sequence[Look], least: int, alpha: float
+    kind: Kind, unit: str | None, new: Sequence[NewOutput], watching: Watching, settings: config.Gate
 ) -> list[Look]:
     """The next look where there are groups enough: as many as at the last one again, or it would see little new."""
+    made = [look for look in watching.made if (look.kind, look.unit) == (kind, unit)]
+    if kind == "look" and len(made) >= settings.looks:
+        return []
     groups = len({one.group for one in new})
-    needed = max([least * 2 ** len(made), *(2 * look.groups for look in made[-1:])])
-    return [Look(kind, unit, groups, tuple(one.id for one in new), alpha)] if groups >= needed else []
+    needed = max([watching.least * 2 ** len(made), *(2 * look.groups for look in made[-1:])])
+    if groups < needed:
+        return []
+    return [Look(kind, unit, groups, tuple(one.id for one in new), _alpha(kind, len(made) + 1, watching, settings))]
+
+
+def _alpha(kind: Kind, number: int, watching: Watching, settings: config.Gate) -> float:
+    """What the look of this number at one unit may spend."""
+    if kind == "look":
+        return settings.rollback_alpha / settings.looks / watching.units
+    return alpha_of_attempt(number, settings.rollback_alpha / (watching.units + 1))  # all together are one more
 
 
 def new_outputs(stream: Sequence[Generation], mark: Sequence[str]) -> list[NewOutput]:

@@ -203,7 +203,7 @@ def next_step(facts: Situation, config: Config, *, force: bool = False, checked:
 
 def _why_look(facts: Situation) -> str:
     """An alarm where there is one, or the new prompts."""
-    if any(look.kind == "check" for look in facts.looks) and facts.alarms:
+    if any(look.kind != "look" for look in facts.looks) and facts.alarms:
         return f"{_said(facts.alarms[0])}, under {facts.pointer.champion}"
     said = " and ".join(f"{look.groups} of {unit_name(look.unit)}" for look in facts.looks)
     return f"held-out prompts that are new since {facts.pointer.champion} was promoted: {said}"

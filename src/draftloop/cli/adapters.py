@@ -181,7 +181,7 @@ def _said_of_looks(data: DataDirectory, name: str) -> dict[str, str]:
     """A line for every look; nothing where there was none yet."""
     said = [
         f"{look.kind} at {look.groups} new held-out prompts"
-        + (f" of {unit_name(look.unit)}" if look.kind == "look" else "")
+        + (f" of {unit_name(look.unit)}" if look.kind != "check of all" else "")
         + (": cut off" if look.p_value is None else f": not proven worse (p = {look.p_value:.3g} > {look.alpha:.3g})")
         for look in _looks(data, name)
     ]
