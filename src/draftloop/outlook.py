@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from .config import Config
 from .data_directory import DataDirectory
-from .drift import Watch, watches
+from .drift import Generation, Watch, watches
 from .errors import RunError, StoreError
 from .looks import Look, due, new_outputs
 from .marks import position_after
 from .model_files import local_fingerprints
 from .overview import Overview, survey
+from .promotion_watch import watching_from
 from .registry import Pointer
 from .store.splits import FIRST_TRAIN_GROUPS, HELDOUT_SHARE
 from .training.run import RunDirectory
@@ -120,7 +121,7 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
         pending=_pending(data, pointer),
         run=_resumable(data, config, pointer),
         watches=seen,
-        looks=_looks(data, config, pointer, overview, alarm=any(one.alarm for one in seen)),
+        looks=_looks(data, config, pointer, overview, history, alarm=any(one.alarm for one in seen)),
         watched=(sum(one.unseen for one in own), len(own)),
         minutes=history.minutes(now),
         failed=history.failed,
@@ -162,6 +163,15 @@ class History:
             return position_after(last["mark"], ids)
         count = int(last.get("generations", 0))  # of lines that older versions wrote
         return count if count <= len(ids) else 0
+
+    def before(self, champion: str | None, stream: Sequence[Generation]) -> Sequence[Generation]:
+        """What is not new to a champion that nobody watches yet: all up to the last verdict or rollback, if that left
+        it in use, and else everything. A promotion that is in no line may rest on all that there is.
+        """
+        last = next((entry for entry in reversed(self._entries) if entry.get("outcome") in SETTLING), None)
+        known = last is not None and last.get("champion") == champion
+        settled = self.settled([one.id for one in stream]) if known else 0
+        return stream[:settled] if settled else stream
 
     @property
     def failed(self) -> Failed | None:
@@ -210,16 +220,22 @@ def _why_look(facts: Situation) -> str:
 
 
 def _looks(
-    data: DataDirectory, config: Config, pointer: Pointer, overview: Overview, *, alarm: bool
+    data: DataDirectory, config: Config, pointer: Pointer, overview: Overview, history: History, *, alarm: bool
 ) -> tuple[Look, ...]:
-    """What is due at the champion; nothing where the draft to go back to was itself taken back."""
+    """What is due at the champion; nothing where the draft to go back to was itself taken back.
+
+    A champion that nobody watches yet is taken as `retrain` will begin to watch it.
+    """
+    if pointer.champion is None or pointer.previous in data.registry.rolled_back():
+        return ()
     try:
         watching = data.promotion_watch.of(pointer)
     except StoreError as error:
         overview.damage.append(str(error))
         return ()
-    if watching is None or pointer.previous in data.registry.rolled_back():
-        return ()
+    if watching is None:
+        before = history.before(pointer.champion, overview.stream)
+        watching = watching_from(pointer, pointer.champion, before, config.gate.min_heldout_prompts)
     return tuple(due(watching, new_outputs(overview.stream, watching.mark), config.gate, alarm=alarm))
 
 

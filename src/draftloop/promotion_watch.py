@@ -73,15 +73,7 @@ class PromotionWatch:
             return None
         found = self.of(pointer)
         if found is None:
-            members = ((one.group, one.key.source) for one in stream if one.split == "heldout")
-            found = Watching(
-                sequence=pointer.sequence,
-                champion=pointer.champion,
-                previous=pointer.previous,
-                sources=large_sources(members, least),
-                mark=mark_of([one.id for one in stream]),
-                least=least,
-            )
+            found = watching_from(pointer, pointer.champion, stream, least)
             self._write(found)
         return found
 
@@ -105,3 +97,16 @@ class PromotionWatch:
             self._files.make_directory(path.parent)
             write_atomically(path, seal(dump(watching)), self._files, full=True)
         return watching
+
+
+def watching_from(pointer: Pointer, champion: str, stream: Sequence[Generation], least: int) -> Watching:
+    """How a watch over the champion of a pointer begins, after the generations of `stream`. Args as `begin`."""
+    members = ((one.group, one.key.source) for one in stream if one.split == "heldout")
+    return Watching(
+        sequence=pointer.sequence,
+        champion=champion,
+        previous=pointer.previous,
+        sources=large_sources(members, least),
+        mark=mark_of([one.id for one in stream]),
+        least=least,
+    )

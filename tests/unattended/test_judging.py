@@ -299,8 +299,8 @@ def test_a_draft_that_was_rolled_back_is_not_brought_back_by_a_look(shop: Shop) 
     promote_by_hand(shop, good)
     watch_from_now(shop.data, shop.config, shop.data.registry.rollback())  # bad again, with good behind it
     shop.collect(LATER, seed=1)
-    assert look(shop.data, shop.config, 0.0).looks == ()
     shop.config = config_of(shop.config.models, training={"min_failure_cases": 10_000})
+    assert next_step(look(shop.data, shop.config, 0.0), shop.config).action == "check"  # and `status` says so before
     assert shop.retrain(load=never).steps == ["nothing"]
 
 
@@ -340,11 +340,35 @@ def test_a_champion_of_an_older_version_is_watched_from_the_last_verdict_on(prom
     shop = promoted.copy(tmp_path / "data")
     shutil.rmtree(shop.data.registry.root / "watching")
     shop.collect(LATER, seed=1)
-    assert look(shop.data, shop.config, 0.0).looks == ()
     shop.config = config_of(shop.config.models, training={"min_failure_cases": 10_000})
+    assert next_step(look(shop.data, shop.config, 0.0), shop.config).action == "check"  # and `status` says so before
     found = shop.retrain()
     assert found.steps[0] == "check"  # what came after the verdict is new
     assert found.outcome == "nothing"
+
+
+class _CutOffAtTheWatch(Files):
+    """The process ends between the pointer's move and the note of what is new from then on."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        if target.parent.name == "watching":
+            raise KeyboardInterrupt
+        super().rename(source, target)
+
+
+def test_what_the_gate_saw_is_not_new_where_the_promotion_was_cut_off_before_it_was_watched(shop: Shop) -> None:
+    shop.add_version(1.0)
+    assert shop.retrain().outcome == "refused"  # an earlier verdict, from which it is not to be counted
+    shop.collect(LATER)
+    cut = Shop(DataDirectory(shop.data.root, files=_CutOffAtTheWatch()), shop.config)
+    with pytest.raises(KeyboardInterrupt):
+        cut.retrain()
+    pointer = shop.data.registry.pointer()
+    assert (pointer.champion, shop.data.promotion_watch.of(pointer)) == ("v0002", None)
+    assert shop.retrain().steps == ["nothing"]
+    watching = shop.data.promotion_watch.of(pointer)
+    assert watching is not None
+    assert watching.made == ()
 
 
 def test_a_damaged_watch_is_shown_and_stops_no_status(shop: Shop) -> None:

@@ -20,11 +20,10 @@ def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> Non
 def watch_champion(data: DataDirectory, config: Config, facts: Situation) -> bool:
     """Watch a champion that nobody watches yet (an older version promoted it, or a crash came in between), and say so.
 
-    New to it is what came after the last verdict or rollback, and where there was none, what comes from now on.
+    New to it is what came after the last verdict or rollback, if that left it in use; else what comes from now on.
     """
     if facts.pointer.champion is None or data.promotion_watch.of(facts.pointer) is not None:
         return False
-    settled = History(data.audit.entries(), facts.target).settled(facts.overview.ids)
-    before = facts.overview.stream[:settled] if settled else facts.overview.stream
+    before = History(data.audit.entries(), facts.target).before(facts.pointer.champion, facts.overview.stream)
     data.promotion_watch.begin(facts.pointer, before, config.gate.min_heldout_prompts)
     return True
