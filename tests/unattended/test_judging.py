@@ -13,10 +13,12 @@ from builders import NO_SYNC, make_record
 from retraining import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
 from draftloop.alpha_spending import alpha_of_attempt
+from draftloop.collect import CollectReport
+from draftloop.config import Models
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterDamaged
 from draftloop.outlook import look, next_step
-from draftloop.pair import load_pair
+from draftloop.pair import Pair, load_pair
 from draftloop.records import Record, to_line
 from draftloop.registry import Pointer
 from draftloop.store.files import Files
@@ -345,6 +347,24 @@ def test_a_champion_of_an_older_version_is_watched_from_the_last_verdict_on(prom
     found = shop.retrain()
     assert found.steps[0] == "check"  # what came after the verdict is new
     assert found.outcome == "nothing"
+
+
+def test_what_is_logged_while_a_candidate_is_judged_is_left_to_the_looks(shop: Shop) -> None:
+    def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
+        if not arrived:
+            arrived.append(shop.collect(LATER[:50]))
+        return load_pair(models, adapter, name, names=shop.data.names)
+
+    arrived: list[CollectReport] = []
+    shop.add_version(1.0)
+    before = {record.id for record in shop.data.log.records({"heldout"})}
+    found = shop.retrain(load=load)
+    assert found.steps == ["gate"]
+    assert {record.id for record in shop.data.log.records({"heldout"})} > before
+    pair = load_pair(shop.config.models, names=shop.data.names)
+    epoch = shop.data.verdicts.epoch(pair.identity)
+    assert epoch is not None
+    assert set(epoch.record_ids) == before
 
 
 class _CutOffAtTheWatch(Files):

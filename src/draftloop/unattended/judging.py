@@ -53,7 +53,8 @@ def gate(work: Work, version: str, pointer: Pointer) -> None:
         work.outcome.end("refused", why, version)
         return
     pair = work.pair(pointer)
-    records = {record.id: record for record in work.records(pair, {"heldout"})}
+    seen = {one.id for one in work.stream}  # what is logged while it is judged is new to it, and kept for the looks
+    records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in seen}
     most, group_of = work.config.gate.max_heldout_generations, work.data.log.groups().group_of
     prompts, least = len({group_of(record) for record in records.values()}), work.config.gate.min_heldout_prompts
     if prompts < least:  # more were counted before the pair was loaded
