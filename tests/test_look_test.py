@@ -49,3 +49,9 @@ def test_a_person_reads_what_was_found() -> None:
         "on source chat more than 2% worse than the draft before it: 2.240 against 2.374 tokens a round over 12 "
         "prompts, p = 0.000244 <= 0.005"
     )
+
+
+def test_a_person_reads_how_many_prompts_were_scored_and_not_how_many_there_were() -> None:
+    found = compare_with_previous(texts(10, 0.06, spread=0.001), 1, LOOK, SETTINGS, seed=0)
+    assert LOOK.groups == 12
+    assert "over 10 prompts" in sentence(LOOK, found, SETTINGS)

@@ -17,8 +17,9 @@ from .units import unit_name
 
 @dataclass(frozen=True, slots=True)
 class LookResult:
-    """What a look found: p, acceptance lengths in tokens a round, and whether to roll back."""
+    """What a look found: prompt groups scored, p, acceptance lengths in tokens a round, and whether to roll back."""
 
+    prompts: int
     p_value: float
     length: float
     previous_length: float
@@ -46,7 +47,7 @@ def compare_with_previous(
     test = sign_flip_test(worse, columns.groups.tolist(), alpha=look.alpha, seed=seed)
     tokens = columns.tokens.sum()
     length, previous_length = (float(tokens / rounds.sum()) for rounds in (ours, before))
-    return LookResult(test.p_value, length, previous_length, test.p_value <= look.alpha)
+    return LookResult(test.groups, test.p_value, length, previous_length, test.p_value <= look.alpha)
 
 
 def sentence(look: Look, found: LookResult, settings: config.Gate) -> str:
@@ -54,5 +55,5 @@ def sentence(look: Look, found: LookResult, settings: config.Gate) -> str:
     where = "all new held-out prompts" if look.kind == "check of all" else unit_name(look.unit)
     share, sign = settings.rollback_drop_share, "<=" if found.rolls_back else ">"
     verdict = f"more than {share:.0%} worse than the draft before it" if found.rolls_back else "no worse for sure"
-    lengths = f"{found.length:.3f} against {found.previous_length:.3f} tokens a round over {look.groups} prompts"
+    lengths = f"{found.length:.3f} against {found.previous_length:.3f} tokens a round over {found.prompts} prompts"
     return f"on {where} {verdict}: {lengths}, p = {found.p_value:.3g} {sign} {look.alpha:.3g}"
