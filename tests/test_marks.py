@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draftloop.marks import KEPT, mark_of, position_after
+from draftloop.marks import KEPT, is_gone, mark_of, position_after
 
 
 @given(st.integers(0, 100), st.integers(0, 50), st.integers(0, 200), st.integers(0, KEPT - 1))
@@ -24,3 +24,10 @@ def test_where_all_of_the_log_is_new_nothing_is_old() -> None:
 
 def test_a_mark_is_short() -> None:
     assert len(mark_of([f"{i}" for i in range(500)])) == KEPT
+
+
+def test_a_mark_is_gone_where_there_was_something_and_nothing_is_left() -> None:
+    assert is_gone(("a", "b"), ["c"])
+    assert is_gone(("a", "b"), [])
+    assert not is_gone(("a", "b"), ["b", "c"])
+    assert not is_gone((), ["c"])

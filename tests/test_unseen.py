@@ -9,6 +9,7 @@ from builders import make_record, write_adapter
 
 from draftloop.data_directory import DataDirectory
 from draftloop.overview import survey
+from draftloop.records import own_group
 
 
 @pytest.fixture
@@ -53,3 +54,11 @@ def test_validation_prompts_chose_the_weights(data: DataDirectory) -> None:
     splits = [record.split for record in data.log.records()]
     assert seen(data) == [split == "validation" for split in splits]
     assert "validation" in splits
+
+
+def test_a_prompt_that_was_trained_on_is_known_when_its_record_is_gone(data: DataDirectory) -> None:
+    first = make_record(prompt="apples")
+    data.registry.create(write_adapter, {"record_ids": [first.id], "trained_groups": [own_group(first)]})
+    data.log.append(make_record(prompt="Apples!", adapter="v0001", run_seed=5))
+    data.log.append(make_record(prompt="pears", adapter="v0001", run_seed=6))
+    assert seen(data) == [True, False]

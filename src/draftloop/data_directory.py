@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from .config import Data
+from .errors import AccessDenied, DraftloopError
 from .known_costs import KnownCosts
 from .model_names import ModelNames
 from .promotion_watch import PromotionWatch
@@ -14,6 +16,7 @@ from .registry import Registry
 from .replay import ReplayBuffer
 from .store.blobs import BlobFile
 from .store.files import FILES, Files
+from .store.groups import PromptGroups
 from .store.journal import Journal
 from .store.lock import Lock
 from .store.log import FailureLog
@@ -37,7 +40,21 @@ class DataDirectory:
     @cached_property
     def log(self) -> FailureLog:
         """Every finished generation."""
-        return FailureLog(self.root / "failures" / "failures.jsonl", self.files, self.settings.full_sync)
+        path = self.root / "failures" / "failures.jsonl"
+        return FailureLog(path, self.files, self.settings.full_sync, self._teach_trained)
+
+    def _teach_trained(self, groups: PromptGroups) -> None:
+        """What versions learned from stays a prompt of training, also where people deleted the log.
+
+        Of a manifest or a replay buffer that cannot be read nothing is known; whoever works with it says so.
+        """
+        with suppress(AccessDenied):
+            for record in self.replay.records():
+                groups.learn(record.opening, record.split)
+        for name in [*self.registry.pruned(), *self.registry.versions()]:
+            with suppress(DraftloopError):
+                for group in self.registry.manifest(name).trained_groups:
+                    groups.learn_trained(group)
 
     @cached_property
     def blobs(self) -> BlobFile:

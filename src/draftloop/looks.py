@@ -20,7 +20,7 @@ from typing import Literal
 from . import config
 from .alpha_spending import alpha_of_attempt
 from .drift import Generation
-from .marks import position_after
+from .marks import is_gone, position_after
 from .units import unit_members
 
 Kind = Literal["look", "check", "check of all"]
@@ -136,7 +136,10 @@ def new_outputs(stream: Sequence[Generation], mark: Sequence[str]) -> list[NewOu
         stream: all generations of the target, in the order of the log.
         mark: the end of the log at the promotion.
     """
-    start = position_after(mark, [one.id for one in stream])
+    ids = [one.id for one in stream]
+    if is_gone(mark, ids):  # nobody knows what the gate saw: `watching.watch_champion` begins anew
+        return []
+    start = position_after(mark, ids)
     known = {one.group for one in stream[:start]}
     return [
         NewOutput(one.id, one.group, one.key.source)

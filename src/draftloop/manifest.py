@@ -43,6 +43,7 @@ class Manifest:
         created: unix seconds.
         parent: the version it was trained from, None when it started from the bare draft.
         record_ids: the records it was trained on.
+        trained_groups: their prompt groups, by themselves, so that their prompts are known when the log is gone.
         passed_over_ids: failures that were there and that no step had: unusable ones, and what an early end left.
     """
 
@@ -52,6 +53,7 @@ class Manifest:
     parent: str | None = None
     pair: PairId | None = None
     record_ids: tuple[str, ...] = ()
+    trained_groups: tuple[str, ...] = ()
     passed_over_ids: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

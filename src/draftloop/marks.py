@@ -19,6 +19,11 @@ def mark_of(ids: Sequence[str]) -> Mark:
 
 
 def position_after(mark: Sequence[str], ids: Sequence[str]) -> int:
-    """Index in `ids` of the first generation after the mark; 0 where nothing of the mark is left."""
+    """Index in `ids` of the first generation after the mark; 0 where nothing of the mark is left (`is_gone`)."""
     known = set(mark)
     return next((i + 1 for i in reversed(range(len(ids))) if ids[i] in known), 0)
+
+
+def is_gone(mark: Sequence[str], ids: Sequence[str]) -> bool:
+    """Whether there was something at the mark, and nothing of it is left."""
+    return bool(mark) and set(mark).isdisjoint(ids)

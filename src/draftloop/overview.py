@@ -78,7 +78,7 @@ def survey(data: DataDirectory, target: str | None = None, draft: str | None = N
     found = Overview()
     used, trained = _used(data, found, draft)
     groups = data.log.groups()
-    prompts, seen = SeenPrompts(trained, groups.group_of), set[str]()
+    prompts, seen = SeenPrompts(trained, groups.group_of, groups.joined), set[str]()
     for record in data.log.records():
         if record.id not in seen:
             seen.add(record.id)
@@ -163,7 +163,7 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[
         except DraftloopError as error:
             _note(found, error, f"{name}: ")
             continue
-        trained[name] = Trained(manifest.parent, frozenset(manifest.record_ids))
+        trained[name] = Trained(manifest.parent, frozenset(manifest.record_ids), frozenset(manifest.trained_groups))
         in_use = name in (now.champion, now.previous)
         if verdict is not None and verdict.outcome == "discarded" and not in_use:
             continue

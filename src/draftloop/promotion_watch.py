@@ -77,6 +77,10 @@ class PromotionWatch:
             self._write(found)
         return found
 
+    def begin_anew(self, watching: Watching, stream: Sequence[Generation]) -> Watching:
+        """New is what comes from now on; what was spent stays spent."""
+        return self._write(replace(watching, mark=mark_of([one.id for one in stream])))
+
     def note_begun(self, watching: Watching, look: Look) -> Watching:
         """Write down that a look is about to be made; one that was begun before is not written twice."""
         if look in watching.made:

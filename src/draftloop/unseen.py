@@ -3,12 +3,12 @@
 A draft accepts more on what it learned from, so only its other generations say how it does on what is asked now. A
 prompt counts as a whole: another generation of a prompt group that was trained on is no news either. Validation chooses
 the weights, so its prompts are left out as well, and with them what is near two splits. Of records that were deleted
-from the log nobody knows the prompt.
+from the log the manifest has the prompt groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,10 +18,12 @@ from .records import GroupOf, Record, own_group
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What the manifest of a version says: the version it started from, None the bare draft, and its records."""
+    """What the manifest of a version says: the version it started from, None the bare draft, its records, and their
+    prompt groups by themselves."""
 
     parent: str | None
     record_ids: frozenset[str]
+    groups: frozenset[str] = frozenset()
 
 
 class SeenPrompts:
@@ -30,10 +32,17 @@ class SeenPrompts:
     Args:
         trained: by version.
         group_of: the joined prompt group of a record.
+        joined: the joined prompt group of one by itself.
     """
 
-    def __init__(self, trained: Mapping[str, Trained], group_of: GroupOf = own_group) -> None:
+    def __init__(
+        self,
+        trained: Mapping[str, Trained],
+        group_of: GroupOf = own_group,
+        joined: Callable[[str], str] = lambda group: group,
+    ) -> None:
         self._trained = trained
+        self._joined = joined
         self._own = group_of
         self._wanted = frozenset[str]().union(*(one.record_ids for one in trained.values()))
         self._group_of: dict[str, str] = {}
@@ -56,5 +65,6 @@ class SeenPrompts:
         while name is not None and name in self._trained and name not in lineage:
             lineage.add(name)
             groups.update(self._group_of[i] for i in self._trained[name].record_ids if i in self._group_of)
+            groups.update(map(self._joined, self._trained[name].groups))
             name = self._trained[name].parent
         return frozenset(groups)

@@ -436,3 +436,31 @@ def test_drift_says_how_few_generations_it_may_look_at(promoted: Shop, tmp_path:
     splits = Counter(record.split for record in shop.data.log.records() if record.adapter == "v0001")
     trained = shop.data.registry.manifest("v0001").record_ids
     assert splits["heldout"] <= unseen <= all_of_them - splits["validation"] - len(set(trained)) // 2
+
+
+@pytest.mark.parametrize("also", ["replay", None], ids=["and the replay buffer", "alone"])
+def test_where_the_log_was_deleted_nothing_that_was_trained_on_is_held_out(
+    promoted: Shop, tmp_path: Path, also: str | None
+) -> None:
+    """The same prompts in another order: whatever v0001 learned from stays a prompt of training."""
+    shop = promoted.copy(tmp_path / "data")
+    trained_ids = set(shop.data.registry.manifest("v0001").record_ids)
+    trained = {record.prompt for record in shop.data.log.records() if record.id in trained_ids}
+    for name in filter(None, ("failures", also)):
+        shutil.rmtree(shop.data.root / name)
+    shop.data = DataDirectory(shop.data.root)
+    shop.collect(PROMPTS[::-1])
+    held_out = {record.prompt for record in shop.data.log.records() if record.split != "train"}
+    assert held_out
+    assert not held_out & trained
+    assert look(shop.data, shop.config, 0.0).looks == ()  # nor is what the gate saw new
+
+
+def test_after_the_log_was_deleted_looks_begin_anew_at_its_present_end(promoted: Shop, tmp_path: Path) -> None:
+    shop = promoted.copy(tmp_path / "data")
+    shutil.rmtree(shop.data.root / "failures")
+    shop = Shop(DataDirectory(shop.data.root), config_of(shop.config.models, training={"min_failure_cases": 10_000}))
+    shop.collect(PROMPTS, seed=1)
+    assert shop.retrain().steps == ["nothing"]
+    shop.collect(LATER, seed=1)
+    assert [one.kind for one in look(shop.data, shop.config, 0.0).looks] == ["look"]

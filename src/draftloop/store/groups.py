@@ -49,6 +49,13 @@ class PromptGroups:
         self._in_two: set[int] = set()  # roots
         self._owners = _Owners()
 
+    def learn_trained(self, group: str) -> None:
+        """Take a prompt group for trained on of which its name alone is left; it is near to itself alone."""
+        number = self._numbers.get(group)
+        root = self._root(self._begin(group, "train") if number is None else number)
+        self._splits[root] |= _BITS["train"]
+        self._note(root)
+
     def learn(self, opening: str, split: Split) -> str:
         """Take over what a line of the log says; returns its prompt group, not joined."""
         group = prompt_group(opening)

@@ -7,7 +7,7 @@ processes may write. A record is acknowledged when `append` returns: a crash of 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,14 +55,22 @@ class FailureLog:
         path: the log; it and its directory are made at the first append.
         files: the seam for the operations that change something.
         full_sync: outlive a power loss on macOS too, at the price of slow appends.
+        teach: tells fresh prompt groups what was trained on, whether the log still has it or not.
 
     Attributes:
         damage: what the latest reading by `records` found damaged so far.
         near_two_splits: how many records it left out so far, near prompts of another split.
     """
 
-    def __init__(self, path: Path, files: Files = FILES, full_sync: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: Files = FILES,
+        full_sync: bool = False,
+        teach: Callable[[PromptGroups], None] = lambda _: None,
+    ) -> None:
         self.path = path
+        self._teach = teach
         self.damage: list[Damage] = []
         self.near_two_splits = 0
         self._files = files
@@ -154,6 +162,7 @@ class FailureLog:
             self._read_on(self.path.stat())
         except FileNotFoundError:
             self._forget()
+            self._learn_trained()
         return self._groups
 
     def resume_keys(self) -> dict[str, int | None]:
@@ -208,6 +217,7 @@ class FailureLog:
         self._inode = 0
         self._known = 0  # the lines before this offset are in _groups
         self._groups = PromptGroups()
+        self._knows_trained = False
 
     def _catch_up(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
@@ -225,7 +235,13 @@ class FailureLog:
             self._inode = status.st_ino
         self._learn()
 
+    def _learn_trained(self) -> None:
+        if not self._knows_trained:
+            self._knows_trained = True
+            self._teach(self._groups)
+
     def _learn(self) -> None:
+        self._learn_trained()
         for line in self._lines(self._known):
             if not line.has_newline:
                 return

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +22,7 @@ from ..data_directory import DataDirectory
 from ..errors import AdapterError, RunError, TrainingFailed
 from ..interrupt import StopRequest, stop_request
 from ..pair import Pair, load_pair
+from ..records import own_group
 from ..registry import Version
 from .forward import make_forward
 from .lessons import Counts, count, study
@@ -233,6 +235,7 @@ class _Session:
             "parent": self.parent,
             "pair": self.pair.identity,
             "record_ids": trained,
+            "trained_groups": self._groups_of(learned),
             "passed_over_ids": [record_id for record_id in offered if record_id not in learned],
             "config": self.config.model_dump(mode="json"),
             "metrics": metrics,
@@ -240,6 +243,10 @@ class _Session:
         }
         files = self.data.files
         return self.data.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, files), manifest)
+
+    def _groups_of(self, record_ids: Collection[str]) -> list[str]:
+        records = chain(self.data.log.records({"train"}), self.data.replay.records())
+        return sorted({own_group(record) for record in records if record.id in record_ids})
 
     def _trained_ids(self, course: Course, progress: Progress) -> tuple[str, ...]:
         """Records of the steps made, but for those only ever skipped: in the log's order, then what was replayed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..config import Config
 from ..data_directory import DataDirectory
+from ..marks import is_gone
 from ..model_files import local_fingerprints
 from ..outlook import History, Situation
 from ..overview import survey
@@ -20,9 +21,14 @@ def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> Non
 def watch_champion(data: DataDirectory, config: Config, facts: Situation) -> bool:
     """Watch a champion that nobody watches yet (an older version promoted it, or a crash came in between), and say so.
 
-    New to it is what came after the last verdict or rollback, if that left it in use; else what comes from now on.
+    New to it is what came after the last verdict or rollback, if that left it in use; else what comes from now on, as
+    where the log was deleted since.
     """
-    if facts.pointer.champion is None or data.promotion_watch.of(facts.pointer) is not None:
+    watching = data.promotion_watch.of(facts.pointer)
+    if watching is not None and is_gone(watching.mark, facts.overview.ids):
+        data.promotion_watch.begin_anew(watching, facts.overview.stream)
+        return True
+    if facts.pointer.champion is None or watching is not None:
         return False
     before = History(data.audit.entries(), facts.target).before(facts.pointer.champion, facts.overview.stream)
     data.promotion_watch.begin(facts.pointer, before, config.gate.min_heldout_prompts)
