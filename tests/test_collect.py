@@ -337,6 +337,13 @@ def test_a_report_adds_up_what_the_records_say(small_pair: Pair, log: FailureLog
 
 
 @pytest.mark.parametrize("live", [False, True])
+def test_a_request_to_stop_is_heard_while_prompts_are_read(live: bool, small_pair: Pair, log: FailureLog) -> None:
+    report = collect_data(small_pair, [Prompt(" ")] * 99, log, CollectSettings(SHORT, live=live), StopAfter(3))
+    assert report.interrupted
+    assert report.skipped == {"empty": 3}
+
+
+@pytest.mark.parametrize("live", [False, True])
 def test_each_record_is_on_disk_before_the_report_of_it(live: bool, small_pair: Pair, log: FailureLog) -> None:
     seen = []
 

@@ -123,7 +123,8 @@ def collect_data(
         prompts: in order.
         log: where records go; a record is on disk when `on_record` hears of it.
         settings: sampler, rule, lengths, source; whether speculation runs live or is drawn in hindsight.
-        stop: looked at after every round, or token of a batch; a generation that is cut by it is not logged.
+        stop: looked at before every prompt that is read and after every round, or token of a batch; a generation that
+            is cut by it is not logged.
         on_record: called after each record with the report so far.
         blobs: where the target's distributions go; each is on disk before the record that points there.
 
@@ -136,7 +137,7 @@ def collect_data(
         raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
     report = CollectReport(prompts=len(prompts))
     stop = StopRequest() if stop is None else stop
-    asked = _asked(pair, prompts, log, settings, report)
+    asked = _asked(pair, prompts, log, settings, report, stop)
     collected = (_live if settings.live else _batches)(pair, asked, settings, stop, blobs)
     began = time.perf_counter()
     with lora.merged(pair.draft):
@@ -165,15 +166,20 @@ class _Asked:
 
 
 def _asked(
-    pair: Pair, prompts: Sequence[Prompt], log: FailureLog, settings: CollectSettings, report: CollectReport
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    log: FailureLog,
+    settings: CollectSettings,
+    report: CollectReport,
+    stop: StopRequest,
 ) -> Iterator[_Asked]:
-    """The prompts to generate from, at most `limit`; the report says why others are not among them."""
+    """The prompts to generate from, at most `limit` and until `stop`; the report says why others are not among them."""
     known = {} if settings.fresh else log.resume_keys()
     most = settings.decoding.max_tokens
     conditions, found = _conditions(pair, settings.decoding), 0
     for number, prompt in enumerate(prompts, 1):
-        if settings.limit is not None and found >= settings.limit:
-            return
+        if stop or (settings.limit is not None and found >= settings.limit):
+            return  # reading takes long where a chat template does
         ids = usable_ids(
             pair,
             prompt,
