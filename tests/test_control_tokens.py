@@ -233,6 +233,14 @@ def test_every_text_of_the_embedded_pair_is_spelled_by_its_ids_whatever_it_spell
         assert tokenizer.decode(ids) == text
 
 
+def test_a_control_token_of_which_every_part_would_fill_the_memory_is_told_from_no_text(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    add_token(tmp_path, f"<{'a' * 9_000}>", special=True)
+    found = encode(Prompt("the target"), load_tokenizer(tmp_path), chat_template=True, max_length=512)
+    assert isinstance(found, Unusable)
+    assert "up to 9,002 characters" in found.detail
+
+
 def test_a_text_of_all_private_characters_leaves_none_to_mark_with() -> None:
     with pytest.raises(NotReadable, match="every private character"):
         Markers.not_in("".join(map(chr, range(0xF0000, 0x110000))))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _PRIVATE = range(0xF0000, 0x10FFFD)
+_MOST_IN_PARTS = 20_000_000  # characters that `_parts` may hold: thousands of control tokens as models have them
 _MARKUP = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)  # `<think>`, and not `user`, `0` or a run of spaces
 
 
@@ -63,8 +64,16 @@ class ControlTokens:
 
 @lru_cache(maxsize=4)
 def control_tokens(tokenizer: Any, template: str) -> ControlTokens:
-    """The control tokens of a tokenizer and its chat template, "" for none."""
+    """The control tokens of a tokenizer and its chat template, "" for none.
+
+    Raises:
+        NotReadable: they are so many or so long that telling them from text would take memory without end.
+    """
     tokens = {token.content: (i, token.special) for i, token in tokenizer.added_tokens_decoder.items() if token.content}
+    if sum(len(content) ** 2 for content in tokens) > _MOST_IN_PARTS:
+        raise NotReadable(
+            f"this tokenizer has {len(tokens):,} added tokens of up to {max(map(len, tokens)):,} characters"
+        )
     return ControlTokens(
         added={content: i for content, (i, _) in tokens.items()},
         special=frozenset(content for content, (_, special) in tokens.items() if special),

@@ -129,7 +129,7 @@ def encode(
     except TemplateFailed as error:
         return Unusable("chat template", f"the tokenizer's chat template refuses it: {error}")
     except NotReadable as error:
-        return Unusable("control token", f"it spells one, and {error}; speculative.parse_special reads it as one")
+        return Unusable("control token", f"it may spell one, and {error}; speculative.parse_special reads it as one")
     if len(ids) > max_length:
         return Unusable("too long", f"{len(ids):,} tokens, at most {max_length:,} expected (data.max_prompt_length)")
     return ids or Unusable("empty", "no tokens")
