@@ -6,6 +6,7 @@ Pairs that do not belong together, and padded ones: tests/faults/test_wrong_pair
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,7 @@ from draftloop import lora, reference
 from draftloop.config import Models
 from draftloop.errors import AdapterError, PairError, PromptError
 from draftloop.fingerprints import fingerprints
-from draftloop.model_files import find_model
+from draftloop.model_files import find_model, local_fingerprints
 from draftloop.pair import Pair, cache_kinds, check_cache, load_pair
 from draftloop.registry import Registry
 from draftloop.speculative.decoder import Decoding, Settings
@@ -160,6 +161,17 @@ def test_a_hugging_face_id_that_cannot_be_had_is_refused(name: str, monkeypatch:
 def test_a_directory_without_one_of_its_files_is_no_model(missing: str, reason: str, models: Models) -> None:
     (Path(models.draft) / missing).unlink()
     assert reason in refusal(models)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "additional_chat_templates/a.jinja"])
+@pytest.mark.parametrize("endless", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_can_be_read_for_ever_is_no_file_of_a_model(endless: Damage, name: str, models: Models) -> None:
+    path = Path(models.draft) / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    endless(path)
+    assert f"{name} is a pipe or a device" in refusal(models)
+    assert local_fingerprints(models.draft) is None
 
 
 def cut_weights(keep: int) -> Damage:

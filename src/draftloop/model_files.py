@@ -27,6 +27,8 @@ def find_model(name: str) -> Path:
                 f"(owner/name), or one of {', '.join(_EMBEDDED)}"
             )
         path = _download(name)
+    if (odd := _endless(path)) is not None:
+        raise PairError(f"{odd} is a pipe or a device; expected a file of a model, or a link to one")
     if not (path / "config.json").is_file():
         raise PairError(f"{path} holds no config.json; expected a model directory in mlx-lm's format")
     if not list(path.glob("model*.safetensors")):
@@ -55,7 +57,13 @@ def _local(name: str) -> Path | None:
             path = Path(snapshot_download(name, local_files_only=True))
         except (HFValidationError, LocalEntryNotFoundError):
             return None
-    return path if (path / "config.json").is_file() else None
+    return path if (path / "config.json").is_file() and _endless(path) is None else None
+
+
+def _endless(path: Path) -> Path | None:
+    """What in a directory may have no end, so that who reads it waits or takes memory for ever: a pipe, a device."""
+    entries = (entry for pattern in ("*", "additional_chat_templates/*") for entry in path.glob(pattern))
+    return next((one for one in sorted(entries) if one.exists() and not (one.is_file() or one.is_dir())), None)
 
 
 def _here(name: str) -> Path:
