@@ -264,3 +264,16 @@ def test_a_text_that_could_just_fit_is_tokenized() -> None:
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "\u3000"], ids=ascii)
 def test_a_prompt_without_a_visible_character_is_empty(text: str, chat: Any) -> None:
     assert encode(Prompt(text), chat, chat_template=True, max_length=100) == Unusable("empty", "no text")
+
+
+def test_a_prompt_on_which_the_tokenizers_regular_expression_gives_up_is_skipped(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, chat_template=None)
+    described = json.loads((tmp_path / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    described["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, described["pre_tokenizer"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    tokenizer = load_tokenizer(tmp_path)
+    found = encode(Prompt("x" * 64), tokenizer, chat_template=True, max_length=512)
+    assert isinstance(found, Unusable)
+    assert found.reason == "tokenizer"
+    assert isinstance(encode(Prompt("the target"), tokenizer, chat_template=True, max_length=512), list)

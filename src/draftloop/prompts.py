@@ -20,6 +20,7 @@ from .errors import PromptError
 from .templates import TemplateFailed, render
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PANIC = "pyo3_runtime"  # of what tokenizers raises where a regular expression gives up, which is no Exception
 _DEFAULTS = Speculative()
 
 
@@ -130,6 +131,10 @@ def encode(
         return Unusable("chat template", f"the tokenizer's chat template refuses it: {error}")
     except NotReadable as error:
         return Unusable("control token", f"it may spell one, and {error}; speculative.parse_special reads it as one")
+    except BaseException as error:
+        if type(error).__module__ != _PANIC:
+            raise
+        return Unusable("tokenizer", f"the tokenizer fails on it: {str(error)[:200]}")
     if len(ids) > max_length:
         return Unusable("too long", f"{len(ids):,} tokens, at most {max_length:,} expected (data.max_prompt_length)")
     return ids or Unusable("empty", "no tokens")
