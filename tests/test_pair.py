@@ -202,6 +202,8 @@ DAMAGED: dict[str, Damage] = {
     "a tokenizer of other bytes": write("tokenizer.json", b"\x00\x01"),
     "a tokenizer without members": write("tokenizer.json", b"{}"),
     "a tokenizer config that is a list": write("tokenizer_config.json", b"[]"),
+    "a limit of the tokenizer's that is text": lambda d: edit_json(d / "tokenizer_config.json", model_max_length="x"),
+    "an end of text that is no number": write("generation_config.json", {"eos_token_id": ["x"]}),
 }
 
 
@@ -210,6 +212,13 @@ def test_a_damaged_model_directory_is_refused_in_one_line(damage: Damage, models
     damage(Path(models.draft))
     message = refusal(models)
     assert message.startswith(f"{models.draft} cannot be loaded by mlx-lm: ")
+
+
+def test_a_refusal_stays_a_line_however_many_weights_are_not_the_models(models: Models) -> None:
+    path = Path(models.draft) / "model.safetensors"
+    mx.save_safetensors(str(path), {f"odd {number}": mx.zeros(1) for number in range(999)}, {"format": "mlx"})
+    assert "Received 999 parameters not in model" in refusal(models)
+    assert len(refusal(models)) < 999
 
 
 # -- fingerprints -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ _MODULES = (
     ("tokenizer_config.json", "chat_template_type"),
     ("tokenizer_config.json", "tool_parser_type"),
 )
+
+_LONGEST_REASON = 400  # mlx-lm names every weight that does not fit
 
 
 def load_directory(
@@ -51,10 +54,12 @@ def load_directory(
             return_config=True,
             trust_remote_code=trust_remote_code,
         )
+        tokenizer.encode("a")  # settings that are no numbers fail at their first use
+        list(map(int, tokenizer.eos_token_ids))
     except Exception as error:  # a wrong config.json or tokenizer file fails in as many ways as there are libraries
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise PairError(_refusal(path)) from error
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", _LONGEST_REASON, placeholder=" …")
         raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
     return model, tokenizer, config
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from model_dirs import edit_json, write_pair
 from mortal import HANGS
 
 from draftloop import __version__
@@ -143,3 +144,12 @@ def test_a_plain_checkout_runs_uninstalled(root: Path, tmp_path: Path) -> None:
     found = without_installed_packages_of_ours("-m", "src.main", "--help", cwd=root)
     assert (found.returncode, found.stderr) == (0, "")
     assert found.stdout.startswith("Usage: draftloop [OPTIONS] COMMAND")
+
+
+def test_what_a_file_says_does_nothing_to_the_terminal_that_an_error_is_shown_on(call, tmp_path: Path) -> None:
+    write_pair(tmp_path / "pair")
+    edit_json(tmp_path / "pair" / "target" / "config.json", rope_scaling={"type": "\x1b]0;evil\x07\x9b31m"})
+    found = call("generate", "the target", "--model", tmp_path / "pair" / "target")
+    assert found.code == 2
+    assert "evil" in found.err
+    assert found.err.removesuffix("\n").isprintable()

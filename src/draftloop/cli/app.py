@@ -187,8 +187,8 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """A line for the person, on stderr."""
-    click.echo(text, err=True)
+    """Lines for the person, on stderr, of characters that do nothing to a terminal: they may quote anybody's file."""
+    click.echo("".join(c if c.isprintable() or c == "\n" else " " for c in text), err=True)
 
 
 def on_error(**fields: Any) -> None:
