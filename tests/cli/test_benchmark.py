@@ -43,6 +43,12 @@ def version(small_pair: Pair) -> str:
     return "v0001"
 
 
+def ends_of_progress(err: str) -> list[str]:
+    """The last line of each piece of work: on a slow machine there are lines before it."""
+    last = {line.split()[0]: line for line in err.splitlines()}
+    return list(last.values())
+
+
 def test_json_has_rows_a_comparison_and_conditions(call_with_pair, version: str) -> None:
     found = call_with_pair("benchmark", "acceptance", *SHORT, "--json")
     assert found.code == 0
@@ -58,7 +64,7 @@ def test_json_has_rows_a_comparison_and_conditions(call_with_pair, version: str)
     conditions = values["conditions"]
     assert (conditions["adapter"], conditions["texts"], conditions["tokens"]) == (version, 3, 30)
     assert values["live"] == []
-    assert found.err == "generating 3/3\n"
+    assert ends_of_progress(found.err) == ["generating 3/3"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +92,7 @@ def test_text_is_tables_on_stdout(call_with_pair, version: str) -> None:
     for title in ("accepted per position", "adapter minus bare draft, paired", "decoded for real"):
         assert title in found.out
     assert found.out.count("v0001") == 12
-    assert found.err == "generating 3/3\ndecoding 36/36\n"
+    assert ends_of_progress(found.err) == ["generating 3/3", "decoding 36/36"]
 
 
 def test_without_an_adapter_it_says_that_there_is_nothing_to_compare(call_with_pair) -> None:

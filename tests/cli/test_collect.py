@@ -44,7 +44,7 @@ def test_prompts_of_flags_and_file_are_logged_and_summed_up(call_with_pair) -> N
     assert {len(record.target_output) for record in records} == {8}
     lines = dict(line.split(None, 1) for line in found.out.splitlines() if line.startswith(("prompts", "tokens ")))
     assert lines == {"prompts": "3", "tokens": "24"}
-    assert found.err.startswith("collecting 3/3 ")
+    assert found.err.splitlines()[-1].startswith("collecting 3/3 ")
     assert "Explain" not in found.out + found.err
 
 
