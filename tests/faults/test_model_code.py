@@ -170,7 +170,7 @@ def test_a_directory_that_needs_its_own_python_is_refused_and_nobody_is_asked(pl
         ended = place.run(*COMMANDS[command], terminal=terminal)
         assert not place.ran, (wants, role, command)
         said = ended.out if command == "doctor" else ended.err
-        (line,) = [line for line in said.splitlines() if "own" in line]
+        (line,) = [line for line in said.splitlines() if "trust_remote_code" in line]
         assert f"{role}/" in line
         assert "models.trust_remote_code is false" in line
         if command == "doctor":
