@@ -11,7 +11,7 @@ import orjson
 import pytest
 from builders import RecordedSyncs, write_adapter
 
-from draftloop.errors import AdapterError, ChampionMoved, StoreError
+from draftloop.errors import AdapterDamaged, AdapterError, ChampionMoved, StoreError
 from draftloop.manifest import verify
 from draftloop.records import PairId, seal, unseal
 from draftloop.registry import Pointer, Registry
@@ -441,3 +441,14 @@ def test_a_name_that_a_verdict_goes_by_is_not_given_again(registry: Registry) ->
     (registry.root / "verdicts").mkdir()
     (registry.root / "verdicts" / "v0007.json").touch()
     assert registry.create(write_adapter, {}).name == "v0008"
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "v0001\x1b[31m", "v1", "", "v0001\n"])
+def test_a_manifest_that_calls_its_version_by_no_name_of_a_version_is_damaged(tmp_path: Path, name: str) -> None:
+    """Sealed or not, what it says would be printed."""
+    registry = Registry(tmp_path)
+    version = registry.create(write_adapter, {})
+    body = orjson.dumps({**orjson.loads(unseal((version.path / "manifest.json").read_bytes())), "name": name})
+    (version.path / "manifest.json").write_bytes(seal(body))
+    with pytest.raises(AdapterDamaged, match=r"manifest\.json is damaged"):
+        registry.verify(version.path)

@@ -47,7 +47,7 @@ class Manifest:
         passed_over_ids: failures that were there and that no step had: unusable ones, and what an early end left.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^v[0-9]{4,}$")]
     files: dict[str, FileHash]
     created: float
     parent: str | None = None
