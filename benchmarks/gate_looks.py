@@ -86,7 +86,14 @@ def life(
     """
     names = tuple(str(source) for source in range(len(outputs)))
     watching = Watching(
-        sequence=1, champion="v1", previous=None, sources=names, mark=(), least=SETTINGS.min_heldout_prompts
+        sequence=1,
+        champion="v1",
+        previous=None,
+        sources=names,
+        mark=(),
+        least=SETTINGS.min_heldout_prompts,
+        looks=SETTINGS.looks,
+        alpha=SETTINGS.rollback_alpha,
     )
     counts, new, texts = [0] * len(outputs), list[NewOutput](), dict[str, ScoredText]()
     while True:
@@ -99,7 +106,7 @@ def life(
             return None
         if not may_be_due(watching, counts):
             continue
-        for look in due(watching, new, SETTINGS, alarm=alarm):
+        for look in due(watching, new, alarm=alarm):
             scored = [texts[one] for one in look.record_ids]
             if len(scored) > SETTINGS.max_heldout_generations:
                 rows = rng.choice(len(scored), SETTINGS.max_heldout_generations, replace=False)

@@ -9,12 +9,19 @@ from dataclasses import replace
 import pytest
 
 from draftloop.alpha_spending import alpha_of_attempt
-from draftloop.config import Gate
 from draftloop.drift import Generation, Key
 from draftloop.looks import Look, NewOutput, Watching, due, new_outputs
 
-SETTINGS = Gate()
-WATCHING = Watching(sequence=1, champion="v0001", previous=None, sources=("chat", "mail"), mark=("old",), least=12)
+WATCHING = Watching(
+    sequence=1,
+    champion="v0001",
+    previous=None,
+    sources=("chat", "mail"),
+    mark=("old",),
+    least=12,
+    looks=5,
+    alpha=0.025,
+)
 
 
 def outputs(groups: int, source: str = "chat", each: int = 1) -> list[NewOutput]:
@@ -29,7 +36,7 @@ def looked(watching: Watching, looks: Sequence[Look]) -> Watching:
 def test_the_looks_at_a_unit_come_at_12_24_48_96_and_192_new_groups_and_no_more() -> None:
     watching, at = WATCHING, []
     for groups in range(1, 500):
-        looks = due(watching, outputs(groups), SETTINGS, alarm=False)
+        looks = due(watching, outputs(groups), alarm=False)
         at += [(look.kind, look.unit, look.groups) for look in looks]
         watching = looked(watching, looks)
     assert at == [("look", "chat", groups) for groups in (12, 24, 48, 96, 192)]
@@ -40,61 +47,61 @@ def test_looks_and_checks_spend_no_more_than_their_levels_in_all() -> None:
     watching = WATCHING
     for groups in range(1, 800):
         new = [one for source in ("chat", "mail", "news") for one in outputs(groups, source)]
-        looks = due(watching, new, SETTINGS, alarm=True)
+        looks = due(watching, new, alarm=True)
         watching = looked(watching, looks)
     counts = Counter(look.kind for look in watching.made)
     assert counts == {"look": 3 * 5, "check": 3 * 7, "check of all": 8}  # at 12, 24, …, 768, and at 1,536 of 2,397
     looks, checks = (
         sum(one.alpha for one in watching.made if (one.kind == "look") == is_look) for is_look in (True, False)
     )
-    assert looks == pytest.approx(SETTINGS.rollback_alpha)
-    assert 0.9 * SETTINGS.rollback_alpha < checks < SETTINGS.rollback_alpha
+    assert looks == pytest.approx(WATCHING.alpha)
+    assert 0.9 * WATCHING.alpha < checks < WATCHING.alpha
 
 
 def test_every_look_has_the_same_share_whenever_it_comes() -> None:
     """A hundred groups at once are one look; the next needs twice as many."""
-    (first,) = due(WATCHING, outputs(100), SETTINGS, alarm=False)
-    assert (first.groups, first.alpha) == (100, SETTINGS.rollback_alpha / 5 / 3)
+    (first,) = due(WATCHING, outputs(100), alarm=False)
+    assert (first.groups, first.alpha) == (100, WATCHING.alpha / 5 / 3)
     watching = looked(WATCHING, [first])
-    assert due(watching, outputs(199), SETTINGS, alarm=False) == []
-    (second,) = due(watching, outputs(200), SETTINGS, alarm=False)
+    assert due(watching, outputs(199), alarm=False) == []
+    (second,) = due(watching, outputs(200), alarm=False)
     assert second.alpha == first.alpha
 
 
 def test_groups_are_counted_and_all_their_outputs_are_looked_at() -> None:
-    assert due(WATCHING, outputs(11, each=5), SETTINGS, alarm=False) == []
-    (look,) = due(WATCHING, outputs(12, each=5), SETTINGS, alarm=False)
+    assert due(WATCHING, outputs(11, each=5), alarm=False) == []
+    (look,) = due(WATCHING, outputs(12, each=5), alarm=False)
     assert (look.groups, len(look.record_ids)) == (12, 60)
 
 
 def test_new_sources_join_the_rest() -> None:
     new = [one for i in range(4) for one in outputs(3, f"2026-11-{i + 1}")]
-    (look,) = due(WATCHING, new, SETTINGS, alarm=False)
+    (look,) = due(WATCHING, new, alarm=False)
     assert (look.unit, look.groups) == (None, 12)
 
 
 def test_an_alarm_checks_every_unit_and_everything_together_with_levels_of_their_own() -> None:
     new = outputs(7) + outputs(7, "mail")
-    assert due(WATCHING, new, SETTINGS, alarm=False) == []
-    (check,) = due(WATCHING, new, SETTINGS, alarm=True)
+    assert due(WATCHING, new, alarm=False) == []
+    (check,) = due(WATCHING, new, alarm=True)
     assert (check.kind, check.unit, check.groups) == ("check of all", None, 14)
-    assert check.alpha == alpha_of_attempt(1, SETTINGS.rollback_alpha / 4)
-    assert due(looked(WATCHING, [check]), new, SETTINGS, alarm=True) == []
-    looks = due(WATCHING, outputs(12), SETTINGS, alarm=True)
+    assert check.alpha == alpha_of_attempt(1, WATCHING.alpha / 4)
+    assert due(looked(WATCHING, [check]), new, alarm=True) == []
+    looks = due(WATCHING, outputs(12), alarm=True)
     assert [(look.kind, look.unit) for look in looks] == [("look", "chat"), ("check", "chat"), ("check of all", None)]
 
 
 def test_a_look_that_was_cut_off_is_made_as_it_was_begun() -> None:
-    (look,) = due(WATCHING, outputs(12), SETTINGS, alarm=False)
+    (look,) = due(WATCHING, outputs(12), alarm=False)
     begun = replace(WATCHING, made=(look,))
-    assert due(begun, outputs(40), SETTINGS, alarm=True) == [look]
+    assert due(begun, outputs(40), alarm=True) == [look]
 
 
 @pytest.mark.parametrize("looks", [0, 2])
 def test_there_are_as_many_looks_as_are_wanted(looks: int) -> None:
-    watching = WATCHING
+    watching = replace(WATCHING, looks=looks)
     for groups in range(1, 200):
-        watching = looked(watching, due(watching, outputs(groups), Gate(looks=looks), alarm=False))
+        watching = looked(watching, due(watching, outputs(groups), alarm=False))
     assert len(watching.made) == looks
 
 

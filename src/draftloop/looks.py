@@ -14,10 +14,11 @@ groups together; how many alarms there will be nobody knows, so the t-th check o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from . import config
+from pydantic import ConfigDict
+
 from .alpha_spending import alpha_of_attempt
 from .drift import Generation
 from .marks import is_gone, position_after
@@ -45,6 +46,7 @@ class Look:
     record_ids: tuple[str, ...]
     alpha: float
     p_value: float | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,8 @@ class Watching:
         champion, previous: the two drafts; None is the bare one.
         sources: those that are units of their own.
         mark: the end of the log then (`marks`).
-        least: groups that the first look needs.
+        least: groups that make a source a unit, and that the first look needs.
+        looks, alpha: how many looks at each unit there will be, and what they share; checks share as much again.
         made: the looks, in order.
     """
 
@@ -66,7 +69,11 @@ class Watching:
     sources: tuple[str, ...]
     mark: tuple[str, ...]
     least: int
-    made: tuple[Look, ...] = field(default=())
+    looks: int
+    alpha: float
+    made: tuple[Look, ...] = ()
+    schema: Literal[1] = 1
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     @property
     def units(self) -> int:
@@ -83,50 +90,47 @@ class NewOutput:
     source: str
 
 
-def due(watching: Watching, new: Sequence[NewOutput], settings: config.Gate, *, alarm: bool) -> list[Look]:
+def due(watching: Watching, new: Sequence[NewOutput], *, alarm: bool) -> list[Look]:
     """The looks to make now, not done yet.
 
     Args:
         watching: of the promotion.
         new: all held-out outputs that are new since.
-        settings: the thresholds.
         alarm: whether drift raised an alarm.
 
     Returns:
-        Looks that were begun and not done come first, as they were begun, or what a crash cut off would be looked at
-        twice. The records of a new one are still all of its unit.
+        Where some were begun and not done, these as they were begun: what a crash cut off is not looked at twice. Else
+        new ones, each on all new outputs of its unit.
     """
     begun = [look for look in watching.made if look.p_value is None]
     units = unit_members([one.source for one in new], watching.sources)
     found = []
     for unit, members in units.items():
-        found += _next("look", unit, [new[i] for i in members], watching, settings)
+        found += _next("look", unit, [new[i] for i in members], watching)
     if alarm:
         for unit, members in units.items():
-            found += _next("check", unit, [new[i] for i in members], watching, settings)
-        found += _next("check of all", None, new, watching, settings)
+            found += _next("check", unit, [new[i] for i in members], watching)
+        found += _next("check of all", None, new, watching)
     return begun or found
 
 
-def _next(
-    kind: Kind, unit: str | None, new: Sequence[NewOutput], watching: Watching, settings: config.Gate
-) -> list[Look]:
+def _next(kind: Kind, unit: str | None, new: Sequence[NewOutput], watching: Watching) -> list[Look]:
     """The next look where there are groups enough: as many as at the last one again, or it would see little new."""
     made = [look for look in watching.made if (look.kind, look.unit) == (kind, unit)]
-    if kind == "look" and len(made) >= settings.looks:
+    if kind == "look" and len(made) >= watching.looks:
         return []
     groups = len({one.group for one in new})
     needed = max([watching.least * 2 ** len(made), *(2 * look.groups for look in made[-1:])])
     if groups < needed:
         return []
-    return [Look(kind, unit, groups, tuple(one.id for one in new), _alpha(kind, len(made) + 1, watching, settings))]
+    return [Look(kind, unit, groups, tuple(one.id for one in new), _alpha(kind, len(made) + 1, watching))]
 
 
-def _alpha(kind: Kind, number: int, watching: Watching, settings: config.Gate) -> float:
+def _alpha(kind: Kind, number: int, watching: Watching) -> float:
     """What the look of this number at one unit may spend."""
     if kind == "look":
-        return settings.rollback_alpha / settings.looks / watching.units
-    return alpha_of_attempt(number, settings.rollback_alpha / (watching.units + 1))  # all together are one more
+        return watching.alpha / watching.looks / watching.units
+    return alpha_of_attempt(number, watching.alpha / (watching.units + 1))  # all together are one more
 
 
 def new_outputs(stream: Sequence[Generation], mark: Sequence[str]) -> list[NewOutput]:

@@ -14,15 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import orjson
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from .errors import StoreError
 from .fingerprints import Fingerprints
-from .records import RecordError, check_schema, dump, seal, unseal
-from .store.atomic import write_atomically
-from .store.files import FILES, Files, storing
+from .store.files import FILES, Files
 from .store.lock import Lock
+from .store.sealed import read_sealed, write_sealed
 
 SCHEMA = 1
 FILE = "models.json"
@@ -128,22 +125,17 @@ class ModelNames:
         return [path for pattern in _NAMING for path in sorted(self._root.glob(pattern))]
 
     def _read(self) -> _Known:
-        try:
-            values = orjson.loads(unseal(self._path.read_bytes()))
-            check_schema(values.get("schema"), SCHEMA, self._path.name)
-            return _KNOWN.validate_python(values)
-        except FileNotFoundError:
-            return _Known()
-        except (RecordError, ValidationError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise StoreError(
-                f"{self._path} is damaged: {reason}. Restore it, or delete it: a model that draftloop 0.1 collected "
-                "with is then recognised only if its chat template is still the one of that time."
-            ) from None
+        found = read_sealed(
+            self._path,
+            _KNOWN,
+            SCHEMA,
+            "Restore it, or delete it: a model that draftloop 0.1 collected with is then recognised only if its chat "
+            "template is still the one of that time.",
+        )
+        return _Known() if found is None else found
 
     def _write(self, known: _Known) -> None:
-        with storing(self._path):
-            write_atomically(self._path, seal(dump(known)), self._files, full=True)
+        write_sealed(self._path, known, self._files)
 
 
 def _has_own_former(model: Fingerprints, names: Mapping[str, str]) -> bool:

@@ -156,7 +156,7 @@ class History:
         Args:
             ids: of all generations of the target, in the order of the log.
         """
-        last = next((entry for entry in reversed(self._entries) if entry.get("outcome") in SETTLING), None)
+        last = self._last_settling()
         if last is None:
             return 0
         if "mark" in last:
@@ -164,11 +164,14 @@ class History:
         count = int(last.get("generations", 0))  # of lines that older versions wrote
         return count if count <= len(ids) else 0
 
+    def _last_settling(self) -> Mapping[str, Any] | None:
+        return next((entry for entry in reversed(self._entries) if entry.get("outcome") in SETTLING), None)
+
     def before(self, champion: str | None, stream: Sequence[Generation]) -> Sequence[Generation]:
         """What is not new to a champion that nobody watches yet: all up to the last verdict or rollback, if that left
         it in use, and else everything. A promotion that is in no line may rest on all that there is.
         """
-        last = next((entry for entry in reversed(self._entries) if entry.get("outcome") in SETTLING), None)
+        last = self._last_settling()
         known = last is not None and last.get("champion") == champion
         settled = self.settled([one.id for one in stream]) if known else 0
         return stream[:settled] if settled else stream
@@ -231,12 +234,12 @@ def _looks(
     try:
         watching = data.promotion_watch.of(pointer)
     except StoreError as error:
-        overview.damage.append(str(error))
+        overview.note(error)
         return ()
     if watching is None:
         before = history.before(pointer.champion, overview.stream)
-        watching = watching_from(pointer, pointer.champion, before, config.gate.min_heldout_prompts)
-    return tuple(due(watching, new_outputs(overview.stream, watching.mark), config.gate, alarm=alarm))
+        watching = watching_from(pointer, pointer.champion, before, config.gate)
+    return tuple(due(watching, new_outputs(overview.stream, watching.mark), alarm=alarm))
 
 
 def _gate(overview: Overview, config: Config) -> Step:

@@ -63,6 +63,12 @@ class Overview:
         """Generations with a rejection."""
         return self.failures_new + self.failures_used + self.failures_held_out + self.failures_near_two_splits
 
+    def note(self, error: DraftloopError, of: str = "") -> None:
+        """Count something as damage, or as what this user may not read."""
+        self.damage.append(f"{of}{error}")
+        if isinstance(error, AccessDenied):
+            self.denied = self.denied or error
+
 
 def survey(data: DataDirectory, target: str | None = None, draft: str | None = None) -> Overview:
     """Read the log and the versions' manifests once.
@@ -88,7 +94,7 @@ def survey(data: DataDirectory, target: str | None = None, draft: str | None = N
     try:
         data.registry.resolve("champion")
     except (AdapterError, AccessDenied) as error:
-        _note(found, error)
+        found.note(error)
     found.damage = [f"line {one.line_number}: {one.reason}" for one in data.log.damage] + found.damage
     return found
 
@@ -116,12 +122,6 @@ def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
     except AccessDenied as error:
         return [*found, f"replay buffer: {error}"]
     return [*found, *(f"replay buffer, line {one.line_number}: {one.reason}" for one in data.replay.damage)]
-
-
-def _note(found: Overview, error: DraftloopError, of: str = "") -> None:
-    found.damage.append(f"{of}{error}")
-    if isinstance(error, AccessDenied):
-        found.denied = found.denied or error
 
 
 def _count(found: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
@@ -161,7 +161,7 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[
         try:
             verdict, manifest = data.verdicts.of(name), registry.manifest(name)
         except DraftloopError as error:
-            _note(found, error, f"{name}: ")
+            found.note(error, f"{name}: ")
             continue
         trained[name] = Trained(manifest.parent, frozenset(manifest.record_ids), frozenset(manifest.trained_groups))
         in_use = name in (now.champion, now.previous)

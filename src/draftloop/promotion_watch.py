@@ -10,19 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from . import config
 from .drift import Generation
-from .errors import StoreError
 from .looks import Look, Watching
 from .marks import mark_of
-from .records import RecordError, dump, seal, unseal
 from .registry import Pointer
-from .store.atomic import write_atomically
-from .store.files import FILES, Files, storing
+from .store.files import FILES, Files
+from .store.sealed import read_sealed, write_sealed
 from .units import large_sources
 
+SCHEMA = 1
 FOLDER = "watching"
 _WATCHING = TypeAdapter(Watching)
 
@@ -43,25 +42,18 @@ class PromotionWatch:
         """What is known of the promotion that the pointer stands at; None where nothing was begun.
 
         Raises:
-            StoreError: it is damaged.
+            StoreError: it is damaged, this user may not read it, or a newer draftloop wrote it.
         """
-        path = self._path(pointer.sequence)
-        try:
-            return _WATCHING.validate_python(orjson.loads(unseal(path.read_bytes())))
-        except FileNotFoundError:
-            return None
-        except (RecordError, ValidationError, ValueError) as error:
-            raise StoreError(
-                f"{path} is damaged: {error}. Delete it: the looks at {pointer.champion} then begin anew."
-            ) from None
+        remedy = f"Delete it: the looks at {pointer.champion} then begin anew."
+        return read_sealed(self._path(pointer.sequence), _WATCHING, SCHEMA, remedy)
 
-    def begin(self, pointer: Pointer, stream: Sequence[Generation], least: int) -> Watching | None:
+    def begin(self, pointer: Pointer, stream: Sequence[Generation], settings: config.Gate) -> Watching | None:
         """Fix the units and the end of the log for the champion that the pointer names, once.
 
         Args:
             pointer: after it moved.
             stream: all generations of the target so far, in the order of the log.
-            least: prompt groups that make a source a unit, and that the first look needs.
+            settings: of which the watch keeps the least prompt groups, the number of looks and their level.
 
         Returns:
             What was fixed, now or before; None for the bare draft, which is not looked at.
@@ -73,7 +65,7 @@ class PromotionWatch:
             return None
         found = self.of(pointer)
         if found is None:
-            found = watching_from(pointer, pointer.champion, stream, least)
+            found = watching_from(pointer, pointer.champion, stream, settings)
             self._write(found)
         return found
 
@@ -96,21 +88,20 @@ class PromotionWatch:
         return self.root / FOLDER / f"{sequence}.json"
 
     def _write(self, watching: Watching) -> Watching:
-        path = self._path(watching.sequence)
-        with storing(path):
-            self._files.make_directory(path.parent)
-            write_atomically(path, seal(dump(watching)), self._files, full=True)
+        write_sealed(self._path(watching.sequence), watching, self._files)
         return watching
 
 
-def watching_from(pointer: Pointer, champion: str, stream: Sequence[Generation], least: int) -> Watching:
+def watching_from(pointer: Pointer, champion: str, stream: Sequence[Generation], settings: config.Gate) -> Watching:
     """How a watch over the champion of a pointer begins, after the generations of `stream`. Args as `begin`."""
     members = ((one.group, one.key.source) for one in stream if one.split == "heldout")
     return Watching(
         sequence=pointer.sequence,
         champion=champion,
         previous=pointer.previous,
-        sources=large_sources(members, least),
+        sources=large_sources(members, settings.min_heldout_prompts),
         mark=mark_of([one.id for one in stream]),
-        least=least,
+        least=settings.min_heldout_prompts,
+        looks=settings.looks,
+        alpha=settings.rollback_alpha,
     )

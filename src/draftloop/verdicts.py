@@ -17,14 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import orjson
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from . import config
-from .errors import StoreError
-from .records import PairId, RecordError, check_schema, dump, seal, unseal
-from .store.atomic import write_atomically
-from .store.files import FILES, Files, reading, storing
+from .records import PairId
+from .store.files import FILES, Files, storing
+from .store.sealed import DamagedFile, read_sealed, write_sealed
 
 SCHEMA = 1
 FOLDER = "verdicts"
@@ -110,12 +108,8 @@ class Epoch:
         return {name: getattr(self, name) for name in _FIXED}
 
 
-class _DamagedError(StoreError):
-    """A file that is not what was written; a newer draftloop's file is none of these."""
-
-
 _FIXED = ("alpha", "max_attempts", "min_heldout_prompts")
-_Sealed = TypeVar("_Sealed", Verdict, Epoch)
+_Kept = TypeVar("_Kept", Verdict, Epoch)
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _EPOCH: TypeAdapter[Epoch] = TypeAdapter(Epoch)
 
@@ -138,7 +132,7 @@ class Verdicts:
 
     def give(self, verdict: Verdict) -> None:
         """Write a verdict. Raises StoreError: the disk refused; there is none then."""
-        self._write(self._path(verdict.version), verdict)
+        write_sealed(self._path(verdict.version), verdict, self._files)
 
     def give_by_hand(self, version: str, champion: str | None, pointer: int, why: str) -> None:
         """Note that a person promoted a version, unless the gate has judged it. Raises StoreError as `give`."""
@@ -198,13 +192,13 @@ class Verdicts:
             epoch = _begin(epoch.number + 1 if epoch else 1, pair, settings, draw)
         if attempt not in epoch.attempts:
             epoch = replace(epoch, attempts=(*epoch.attempts, attempt))
-            self._write(self._epoch_path(pair), epoch)
+            write_sealed(self._epoch_path(pair), epoch, self._files)
         kept = tuple(record_id for record_id in epoch.record_ids if record_id in present)
         return replace(epoch, record_ids=kept), epoch.lost + epoch.attempts.index(attempt) + 1
 
     def _whole_epoch(self, pair: PairId) -> Epoch | None:
         """The epoch in its file; a damaged one is as good as none, for the verdicts remember it."""
-        with suppress(_DamagedError):
+        with suppress(DamagedFile):
             return self.epoch(pair)
         return None
 
@@ -212,7 +206,7 @@ class Verdicts:
         """All verdicts of a target's epochs; what a damaged one said is not known, and `of` reports it."""
         found = []
         for path in sorted((self.root / FOLDER).glob("*.json")):
-            with suppress(_DamagedError):
+            with suppress(DamagedFile):
                 found.append(self.of(path.stem))
         return [one for one in found if one is not None and one.pair is not None and _key(one.pair) == _key(pair)]
 
@@ -223,23 +217,8 @@ class Verdicts:
     def _path(self, version: str) -> Path:
         return self.root / FOLDER / f"{version}.json"
 
-    def _read(self, path: Path, kind: TypeAdapter[_Sealed]) -> _Sealed | None:
-        try:
-            with reading(path):
-                values = orjson.loads(unseal(path.read_bytes()))
-            check_schema(values.get("schema"), SCHEMA, path.name)
-            return kind.validate_python(values)
-        except FileNotFoundError:
-            return None
-        except (RecordError, ValidationError, ValueError) as error:
-            raise _DamagedError(
-                f"{path} is damaged: {error}. Delete it: a version without a verdict is a candidate again."
-            ) from None
-
-    def _write(self, path: Path, value: Verdict | Epoch) -> None:
-        with storing(path):
-            self._files.make_directory(path.parent)
-            write_atomically(path, seal(dump(value)), self._files, full=True)
+    def _read(self, path: Path, kind: TypeAdapter[_Kept]) -> _Kept | None:
+        return read_sealed(path, kind, SCHEMA, "Delete it: a version without a verdict is a candidate again.")
 
 
 def _key(pair: PairId) -> tuple[str, str]:

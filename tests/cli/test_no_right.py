@@ -11,6 +11,7 @@ from builders import make_record, write_adapter
 from rights import of_an_ordinary_user
 
 from draftloop import reference
+from draftloop.config import Gate
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AccessDenied
 from draftloop.fingerprints import fingerprints
@@ -34,6 +35,8 @@ def data(_place: None) -> Iterator[DataDirectory]:
         if number < 2:
             found.registry.promote(name)
             found.verdicts.give_by_hand(name, None, number, "better")
+    found.promotion_watch.begin(found.registry.pointer(), [], Gate())
+    found.names.keep(fingerprints(reference.TARGET))
     found.audit.append({"when": 0.0, "outcome": "nothing", "why": "x"})
     found.costs.keep("key", Known(Costs(1.0, (1.0, 1.0))))
     run = RunDirectory.create(found.runs)
@@ -57,6 +60,8 @@ READ_BY_STATUS = [
     "adapters/v0002/adapters.safetensors",
     "adapters/v0003/manifest.json",
     "adapters/verdicts/v0001.json",
+    "adapters/watching/2.json",
+    "models.json",
     "runs/audit.jsonl",
     "runs/r0001/run.yaml",
 ]

@@ -15,7 +15,7 @@ def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> Non
     """What is logged from now on is new to the champion. Raises StoreError: the disk refused."""
     target = local_fingerprints(config.models.target)
     stream = survey(data, None if target is None else data.names.of(target)).stream
-    data.promotion_watch.begin(pointer, stream, config.gate.min_heldout_prompts)
+    data.promotion_watch.begin(pointer, stream, config.gate)
 
 
 def watch_champion(data: DataDirectory, config: Config, facts: Situation) -> bool:
@@ -31,5 +31,5 @@ def watch_champion(data: DataDirectory, config: Config, facts: Situation) -> boo
     if facts.pointer.champion is None or watching is not None:
         return False
     before = History(data.audit.entries(), facts.target).before(facts.pointer.champion, facts.overview.stream)
-    data.promotion_watch.begin(facts.pointer, before, config.gate.min_heldout_prompts)
+    data.promotion_watch.begin(facts.pointer, before, config.gate)
     return True

@@ -146,7 +146,7 @@ class Work:
 
     def watch(self, pointer: Pointer) -> None:
         """From now on the champion is looked at on what is new."""
-        self.data.promotion_watch.begin(pointer, self.stream, self.config.gate.min_heldout_prompts)
+        self.data.promotion_watch.begin(pointer, self.stream, self.config.gate)
 
     def records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
         """The generations that the pair can be judged on, each once, in the log's order.
