@@ -24,13 +24,14 @@ from retraining import Shop
 from draftloop.config import to_yaml
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import LockedError
+from draftloop.running import is_stopped
 
 pytestmark = pytest.mark.row("two crons at once")
 
 LOCKED = 13
 
 CRON = """
-import json, os, sys, time
+import json, os, signal, sys, time
 results = os.fdopen(os.dup(1), "w")
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 from draftloop.cli import run
@@ -45,9 +46,20 @@ def timed(lock):
     return enter(lock)
 
 Lock.__enter__ = timed
+from draftloop.training.run import RunDirectory
+
+stop_at = None
+note = RunDirectory.note_progress
+
+def noted(run, step, *rest):
+    note(run, step, *rest)
+    if step == stop_at:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+RunDirectory.note_progress = noted
 print("ready", file=results, flush=True)
 for line in sys.stdin:
-    arguments = json.loads(line)
+    arguments, stop_at = json.loads(line)
     tried.clear()
     code = run(arguments)
     left = time.monotonic() - tried[0] if tried else None
@@ -62,9 +74,10 @@ class Cron:
 
     process: subprocess.Popen[str]
 
-    def begin(self, arguments: list[str]) -> None:
+    def begin(self, arguments: list[str], stop_at: int | None = None) -> None:
+        """Run `retrain`; it stops, as by SIGSTOP, once it has told of this step of its training."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.write(json.dumps([arguments, stop_at]) + "\n")
         self.process.stdin.flush()
 
     def end(self) -> tuple[dict[str, Any], list[str]]:
@@ -139,11 +152,11 @@ def test_a_killed_holder_blocks_nobody(tmp_path: Path, collected: Shop, row: Row
         data = tmp_path / str(number)
         command = arguments(collected, data)
         with crons(1, tmp_path) as (holder,):
-            holder.begin(command)
+            holder.begin(command, stop_at=number % 2)
             deadline = time.monotonic() + HANGS
-            while not trainings(data) and time.monotonic() < deadline:
+            while not is_stopped(holder.process.pid) and time.monotonic() < deadline:
                 assert not has_ended(holder.process)
-            os.kill(holder.process.pid, signal.SIGSTOP)  # where it stands, however slow this process is
+            assert trainings(data) == ["r0001"]
             with pytest.raises(LockedError), DataDirectory(data).training_lock():
                 pass
             os.kill(holder.process.pid, signal.SIGKILL)
