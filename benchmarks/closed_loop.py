@@ -24,7 +24,7 @@ from draftloop.cli.tables import print_table
 from draftloop.demo import Loop, LoopSettings, loop_config, run_loop
 from draftloop.live import decode_all, usable_prompts
 from draftloop.pair import Pair
-from draftloop.prompts import read_prompts
+from draftloop.prompt_files.reading import read_prompts
 from draftloop.scoring import score
 from draftloop.text import decoding_settings
 

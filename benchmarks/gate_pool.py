@@ -21,7 +21,7 @@ from draftloop.config import Gate, Training
 from draftloop.demo import LoopSettings, loop_config, run_loop
 from draftloop.live import samples_from_prompts
 from draftloop.pair import Pair
-from draftloop.prompts import read_prompts
+from draftloop.prompt_files.reading import read_prompts
 from draftloop.scoring import score
 from draftloop.text import decoding_settings
 

@@ -17,7 +17,7 @@ import orjson
 
 from draftloop import reference
 from draftloop.pair import Pair
-from draftloop.prompts import read_prompts
+from draftloop.prompt_files.reading import read_prompts
 from draftloop.records import Sampler
 from draftloop.reference import Domain
 from draftloop.reference.corpus import documents

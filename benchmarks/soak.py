@@ -25,7 +25,7 @@ from draftloop.cli.tables import print_table
 from draftloop.config import Config, Speculative
 from draftloop.live import samples_from_prompts
 from draftloop.pair import Pair, load_pair
-from draftloop.prompts import read_prompts
+from draftloop.prompt_files.reading import read_prompts
 from draftloop.scoring import score
 from draftloop.teacher_forced import Text
 from draftloop.text import decoding_settings

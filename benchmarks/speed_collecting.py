@@ -29,7 +29,7 @@ from draftloop.config import Data, Speculative
 from draftloop.data_directory import DataDirectory
 from draftloop.live import decode_all
 from draftloop.pair import Pair
-from draftloop.prompts import read_prompts
+from draftloop.prompt_files.reading import read_prompts
 from draftloop.scoring import score_carried
 from draftloop.speculative.decoder import Settings
 from draftloop.teacher_forced import Text

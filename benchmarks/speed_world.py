@@ -14,7 +14,8 @@ from draftloop.cli.progress import Steps
 from draftloop.config import Models
 from draftloop.demo import LoopSettings, loop_config, run_loop
 from draftloop.pair import Pair, load_pair
-from draftloop.prompts import encode, read_prompts
+from draftloop.prompt_files.reading import read_prompts
+from draftloop.prompts import encode
 
 FAILURES = LoopSettings(weak_prompts=300, own_prompts=300, benchmark_prompts=4, max_tokens=64)
 

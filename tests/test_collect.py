@@ -111,7 +111,7 @@ def test_every_round_rebuilt_from_a_record_is_the_decoders_own(
         pair = replace(small_pair, stop_tokens=frozenset(range(stop, stop + 9)))
         settings = Settings(sampler(temperature, top_k=top_k, seed=seed), rule, count, 19)
         ids = [5, 6, 7 + seed]
-        record = generate_record(pair, "x", ids, CollectSettings(settings))
+        record = generate_record(pair, Prompt("x"), ids, CollectSettings(settings))
         assert record is not None
         again = replace(settings, sampler=replace(settings.sampler, seed=generation_seed(seed, ids)))
         decoding = Decoding(pair, ids, again)
@@ -130,7 +130,9 @@ def test_every_round_rebuilt_from_a_record_is_the_decoders_own(
 
 def test_the_check_above_catches_a_record_of_another_run(small_pair: Pair) -> None:
     records = [
-        generate_record(small_pair, "x", [5, 6, 7], CollectSettings(replace(SHORT, sampler=sampler(0.9, seed=seed))))
+        generate_record(
+            small_pair, Prompt("x"), [5, 6, 7], CollectSettings(replace(SHORT, sampler=sampler(0.9, seed=seed)))
+        )
         for seed in (1, 2)
     ]
     assert rebuilt(records[0]) != rebuilt(records[1])
@@ -141,7 +143,7 @@ def test_what_a_record_says_at_every_position_is_what_the_models_say(
     rule: str, temperature: float, small_pair: Pair
 ) -> None:
     settings = Settings(sampler(temperature, seed=3), rule, 2, 24)
-    record = generate_record(small_pair, "x", [5, 6, 7], CollectSettings(settings))
+    record = generate_record(small_pair, Prompt("x"), [5, 6, 7], CollectSettings(settings))
     ids = mx.array([[*record.prompt_tokens, *record.target_output[:-1]]])
     rows = [
         np.array(sampling_log_probs(model(ids)[0, 2:], settings.sampler, VOCABULARY))
@@ -160,7 +162,7 @@ def test_where_the_draft_had_no_turn_stands_what_it_would_have_drawn(small_pair:
     differ = 0
     for seed in range(4):
         settings = Settings(sampler(0.9, seed=seed), "rejection", 1, 20)
-        record = generate_record(small_pair, "x", [5, 6, 7], CollectSettings(settings))
+        record = generate_record(small_pair, Prompt("x"), [5, 6, 7], CollectSettings(settings))
         rejected = {found.position for found in record.disagreements}
         pairs = enumerate(zip(record.draft_output, record.target_output, strict=True))
         differ += sum(a != b and at not in rejected for at, (a, b) in pairs)
@@ -177,7 +179,7 @@ def blobs(log: FailureLog) -> BlobFile:
 
 def kept_of(pair: Pair, settings: Settings, blobs: BlobFile, ids: list[int]) -> tuple[Record, TopK]:
     """A record, and the distributions that it points to."""
-    record = generate_record(pair, "x", ids, CollectSettings(settings), blobs=blobs)
+    record = generate_record(pair, Prompt("x"), ids, CollectSettings(settings), blobs=blobs)
     assert record is not None
     assert record.teacher is not None
     return record, decode(blobs.read(record.teacher))

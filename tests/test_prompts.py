@@ -1,4 +1,4 @@
-"""Prompts come from files of two kinds, become ids without a traceback whatever they hold, and say why they do not."""
+"""Prompts become ids without a traceback whatever they hold, and say why they do not."""
 
 from __future__ import annotations
 
@@ -8,113 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlx_lm.utils import load_tokenizer
 from model_dirs import write_tokenizer
 
-from draftloop.errors import PromptError
 from draftloop.pair import Pair
-from draftloop.prompts import Prompt, Reading, Unusable, encode, read_prompts
-
-
-def file(directory: Path, name: str, content: bytes) -> Path:
-    (directory / name).write_bytes(content)
-    return directory / name
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(PromptError) as caught:
-        read_prompts(path)
-    assert caught.value.exit_code == 2
-    message = str(caught.value)
-    assert message.startswith(str(path))
-    assert "\n" not in message
-    return message
-
-
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_text_file_has_a_prompt_a_line_and_empty_lines_are_none(tmp_path: Path) -> None:
-    path = file(tmp_path, "p.txt", b"What is Python?\r\n\n   \n  Explain AI  \nlast")
-    assert [prompt.text for prompt in read_prompts(path)] == ["What is Python?", "  Explain AI  ", "last"]
-
-
-def test_a_jsonl_file_has_prompts_and_chat_messages(tmp_path: Path) -> None:
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is Python?", "name": "x"}]
-    lines = [{"prompt": "Explain\nAI", "id": 3}, {"messages": messages}]
-    path = file(tmp_path, "p.jsonl", "\n\n".join(map(json.dumps, lines)).encode())
-    plain, chat = read_prompts(path)
-    assert plain == Prompt("Explain\nAI")
-    assert chat.text == "Be brief.\nWhat is Python?"
-    assert chat.messages == (messages[0], {"role": "user", "content": "What is Python?"})
-
-
-@pytest.mark.parametrize(("name", "line"), [("p.txt", b"Explain AI"), ("p.jsonl", b'{"prompt": "Explain AI"}')])
-def test_a_byte_order_mark_is_no_part_of_the_first_prompt(name: str, line: bytes, tmp_path: Path) -> None:
-    assert read_prompts(file(tmp_path, name, b"\xef\xbb\xbf" + line + b"\r\n")) == [Prompt("Explain AI")]
-
-
-@pytest.mark.parametrize(("name", "line"), [("p.txt", b"a\xff\xfeb"), ("p.jsonl", b'{"prompt": "a\xff\xfeb"}')])
-def test_bytes_that_are_no_utf_8_become_replacement_characters(name: str, line: bytes, tmp_path: Path) -> None:
-    assert read_prompts(file(tmp_path, name, line)) == [Prompt("a\ufffd\ufffdb")]
-
-
-def test_a_lone_surrogate_as_javascript_writes_it_is_read(tmp_path: Path) -> None:
-    assert read_prompts(file(tmp_path, "p.jsonl", rb'{"prompt": "a\ud800b"}')) == [Prompt("a\ud800b")]
-
-
-def test_nul_and_right_to_left_marks_are_part_of_a_prompt(tmp_path: Path) -> None:
-    text = "a\0b \u202eשלום\u202c"
-    assert read_prompts(file(tmp_path, "p.txt", text.encode())) == [Prompt(text)]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("p.csv", b"x", "expected .txt (a prompt a line) or .jsonl, found .csv"),
-        ("p", b"x", "found no ending"),
-        ("p.txt", b"", "holds no prompts"),
-        ("p.txt", b"\n \n\r\n", "holds no prompts"),
-        ("p.jsonl", b"\xef\xbb\xbf", "holds no prompts"),
-        ("p.jsonl", b'{"prompt": "a"}\n\n{"prompt"', "line 3: not a JSON object"),
-        ("p.jsonl", b"[" * 100_000, "line 1: not a JSON object"),
-        ("p.jsonl", b'{"prompt": ' + b"9" * 5000 + b"}", "line 1: not a JSON object"),
-        ("p.jsonl", b'"text"', 'line 1: expected an object with "prompt" (text) or "messages" (a list)'),
-        ("p.jsonl", b'{"prompt": 5}', "line 1: expected an object"),
-        ("p.jsonl", b'{"messages": []}', "line 1: expected an object"),
-        (
-            "p.jsonl",
-            b'{"messages": ["hello"]}',
-            'line 1: every message needs "role" and "content" as text, found hello',
-        ),
-        ("p.jsonl", b'{"messages": [{"role": "user"}]}', "every message needs"),
-        ("p.jsonl", b'{"messages": [{"role": "user", "content": ["a"]}]}', "every message needs"),
-    ],
-    ids=range(14),
-)
-def test_a_file_that_cannot_be_used_is_refused_by_name_and_line(
-    name: str, content: bytes, reason: str, tmp_path: Path
-) -> None:
-    assert reason in refusal(file(tmp_path, name, content))
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "directory.txt").mkdir()
-    for name in ("nowhere.txt", "directory.txt", "x" * 300 + ".txt"):
-        assert "cannot be read: " in refusal(tmp_path / name)
-
-
-@given(content=st.binary(max_size=200), name=st.sampled_from(["p.txt", "p.jsonl"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_prompts_or_a_refusal(content: bytes, name: str, tmp_path: Path) -> None:
-    try:
-        found = read_prompts(file(tmp_path, name, content))
-    except PromptError:
-        return
-    assert all(isinstance(prompt.text, str) for prompt in found)
-
+from draftloop.prompts import Prompt, Reading, Unusable, encode
 
 # -- ids --------------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ from draftloop.records import (
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
+ARGS = {"enable_thinking": False, "adapter": [1, {"split": "heldout"}]}
+TOOLS = ({"type": "function", "function": {"name": "cut", "example": {"checksum": "x", "split": "heldout"}}},)
 CHAT = (
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "What is Python?", "tool": {"adapter": 1, "split": "heldout", "x": None}},
@@ -102,7 +104,7 @@ def test_a_line_is_sorted_json_that_ends_in_the_checksum_of_the_rest() -> None:
 
 
 def test_the_line_holds_every_field_of_the_record() -> None:
-    values = json.loads(to_line(make_record(messages=CHAT)))
+    values = json.loads(to_line(make_record(messages=CHAT, tools=TOOLS, chat_template_args=ARGS)))
     assert values.keys() == {field.name for field in fields(Record)} | {"prompt_surrogates", "checksum"}
 
 
@@ -268,7 +270,26 @@ def test_a_chat_keeps_its_messages_and_a_plain_prompts_line_is_what_it_was() -> 
         from_body(orjson.dumps({**orjson.loads(unseal(to_line(chat))), "messages": ["hello"]}))
 
 
+def test_tools_and_the_arguments_of_a_template_are_kept_and_other_lines_are_what_they_were() -> None:
+    chat = make_record(messages=CHAT, tools=TOOLS, chat_template_args=ARGS)
+    assert from_line(to_line(chat)) == chat
+    plain = to_line(make_record())
+    assert not any(name in plain for name in (b"messages", b"tools", b"chat_template_args"))
+    assert from_line(plain).tools is from_line(plain).chat_template_args is None
+
+
+def test_another_argument_of_the_template_is_another_condition_and_none_is_what_it_was() -> None:
+    def key(args: dict[str, Any] | None) -> str:
+        return resume_key(make_record(chat_template_args=args))
+
+    assert len({key(None), key({"enable_thinking": False}), key({"enable_thinking": True})}) == 3
+    assert key(None) == key({})
+
+
 def test_keys_within_messages_are_not_taken_for_the_records_own() -> None:
+    line = to_line(make_record(messages=CHAT, tools=TOOLS, split="train"))
+    assert b',"split":"heldout"' in line[line.index(b'"tools":') :]  # or nothing would be proved
+    assert split_of(unseal(line)) == "train"
     line = to_line(make_record(messages=CHAT, split="train"))
     assert split_of(unseal(line)) == "train"
     assert opening_and_split_of(unseal(line)) == ("What is Python?", "train")

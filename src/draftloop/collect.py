@@ -25,9 +25,10 @@ from .errors import ConfigError, PromptError
 from .generation import Generation, record_of
 from .hindsight import look_back
 from .interrupt import StopRequest
+from .json_values import without_surrogates
 from .memory import budget, read_device, room_left
 from .pair import Pair
-from .prompts import Prompt, Reading, Unusable, encode
+from .prompts import Prompt, Reading, Skipped, Unusable, encode
 from .records import Record, RunConditions
 from .speculative.decoder import Decoding, Round, Settings, check_length
 from .speculative.side_by_side import Wanted, Written, write
@@ -109,7 +110,7 @@ def generation_seed(run_seed: int, prompt_tokens: Iterable[int]) -> int:
 
 def collect_data(
     pair: Pair,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt | Skipped],
     log: FailureLog,
     settings: CollectSettings,
     stop: StopRequest | None = None,
@@ -120,7 +121,7 @@ def collect_data(
 
     Args:
         pair: target, draft and the adapter in use.
-        prompts: in order.
+        prompts: in order, taken one after the other; what is none of them is counted and named.
         log: where records go; a record is on disk when `on_record` hears of it.
         settings: sampler, rule, lengths, source; whether speculation runs live or is drawn in hindsight.
         stop: looked at before every prompt that is read and after every round, or token of a batch; a generation that
@@ -135,7 +136,7 @@ def collect_data(
     """
     if settings.decoding.teacher_top_k and blobs is None:
         raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
-    report = CollectReport(prompts=len(prompts))
+    report = CollectReport()
     stop = StopRequest() if stop is None else stop
     asked = _asked(pair, prompts, log, settings, report, stop)
     collected = (_live if settings.live else _batches)(pair, asked, settings, stop, blobs)
@@ -152,7 +153,7 @@ def collect_data(
     report.interrupted = bool(stop)
     if not (report.generations or report.interrupted or report.skipped[ALREADY_COLLECTED] or settings.limit == 0):
         reasons = "; ".join(report.skipped_prompts[:3])
-        raise PromptError(f"none of {len(prompts)} prompts was usable: {reasons}")
+        raise PromptError(f"none of {report.prompts:,} prompts was usable: {reasons}")
     return report
 
 
@@ -160,14 +161,13 @@ def collect_data(
 class _Asked:
     """A prompt to generate from."""
 
-    text: str
+    prompt: Prompt
     ids: tuple[int, ...]
-    messages: tuple[dict[str, Any], ...] | None = None
 
 
 def _asked(
     pair: Pair,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt | Skipped],
     log: FailureLog,
     settings: CollectSettings,
     report: CollectReport,
@@ -176,10 +176,14 @@ def _asked(
     """The prompts to generate from, at most `limit` and until `stop`; the report says why others are not among them."""
     known = {} if settings.fresh else log.resume_keys()
     most = settings.decoding.max_tokens
-    conditions, found = _conditions(pair, settings.decoding), 0
+    conditions, found = _conditions(pair, settings), 0
     for number, prompt in enumerate(prompts, 1):
         if stop or (settings.limit is not None and found >= settings.limit):
             return  # reading takes long where a chat template does
+        report.prompts += 1
+        if isinstance(prompt, Skipped):
+            _skip(report, prompt.why, prompt.where)
+            continue
         ids = usable_ids(
             pair,
             prompt,
@@ -189,7 +193,7 @@ def _asked(
             reading=settings.reading,
         )
         if isinstance(ids, Unusable):
-            _skip(report, ids, number, prompt)
+            _skip(report, ids, f"{prompt.where or f'prompt {number}'} ({_start(prompt)!r})")
             continue
         key = conditions.resume_key(ids)
         cut = known.get(key, 0)
@@ -198,7 +202,7 @@ def _asked(
             continue
         known[key] = most
         found += 1
-        yield _Asked(prompt.text, tuple(ids), prompt.messages)
+        yield _Asked(prompt, tuple(ids))
 
 
 def _live(
@@ -206,19 +210,18 @@ def _live(
 ) -> Iterator[list[Record]]:
     """Each generation as the decoder makes it, one after the other."""
     for one in asked:
-        if stop or (record := generate_record(pair, one.text, one.ids, settings, stop, blobs, one.messages)) is None:
+        if stop or (record := generate_record(pair, one.prompt, one.ids, settings, stop, blobs)) is None:
             return
         yield [record]
 
 
 def generate_record(
     pair: Pair,
-    text: str,
+    prompt: Prompt,
     ids: Sequence[int],
     settings: CollectSettings,
     stop: StopRequest | None = None,
     blobs: BlobFile | None = None,
-    messages: tuple[dict[str, Any], ...] | None = None,
 ) -> Record | None:
     """Decode one prompt to its end, draft and target in turn, and say all of it; None when `stop` came first.
 
@@ -234,7 +237,7 @@ def generate_record(
     mx.clear_cache()
     assert decoding.finish is not None
     made = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
-    (record,) = _stored(pair, [(_Asked(text, tuple(ids), messages), made)], settings, blobs)
+    (record,) = _stored(pair, [(_Asked(prompt, tuple(ids)), made)], settings, blobs)
     return record
 
 
@@ -293,13 +296,13 @@ def _stored(
     records = [
         record_of(
             pair,
-            asked.text,
+            asked.prompt,
             asked.ids,
             made,
             _of_text(settings, asked.ids),
             run_seed,
             settings.source,
-            asked.messages,
+            settings.reading.template_args,
         )
         for asked, made in texts
     ]
@@ -310,7 +313,8 @@ def _stored(
     return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]
 
 
-def _conditions(pair: Pair, decoding: Settings) -> RunConditions:
+def _conditions(pair: Pair, settings: CollectSettings) -> RunConditions:
+    decoding = settings.decoding
     return RunConditions(
         pair=pair.identity,
         adapter=pair.adapter,
@@ -318,6 +322,7 @@ def _conditions(pair: Pair, decoding: Settings) -> RunConditions:
         run_seed=decoding.sampler.seed,
         num_draft_tokens=decoding.num_draft_tokens,
         rule=decoding.rule,
+        chat_template_args=without_surrogates(dict(settings.reading.template_args)) or None,
     )
 
 
@@ -343,7 +348,10 @@ def usable_ids(
     return ids
 
 
-def _skip(report: CollectReport, why: Unusable, number: int, prompt: Prompt) -> None:
+def _skip(report: CollectReport, why: Unusable, where: str) -> None:
     report.skipped[why.reason] += 1
-    start = prompt.text[:40].strip().replace("\n", " ")
-    report.skipped_prompts.append(f"prompt {number} ({start!r}): {why.reason}, {why.detail}")
+    report.skipped_prompts.append(f"{where}: {why.reason}, {why.detail}")
+
+
+def _start(prompt: Prompt) -> str:
+    return prompt.text[:40].strip().replace("\n", " ")

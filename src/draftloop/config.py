@@ -6,10 +6,12 @@ Knows nothing of models, files of data, or terminals.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +28,7 @@ from pydantic import (
 )
 
 from .errors import ConfigError
+from .json_values import why_not_kept
 from .rule import Rule
 from .yaml_strict import quoted, read_yaml_lines
 
@@ -68,7 +71,28 @@ def _epochs(value: object) -> object:
     return number
 
 
+_WITH_THE_PROMPT = {"messages", "tools", "add_generation_prompt"}
+
+
+def _template_args(value: object) -> object:
+    """An object, or JSON text of one; what comes with a prompt is not to be set."""
+    found = {} if value is None else value
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value)
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError('expected a JSON object, such as {"enable_thinking": false}')
+    taken = sorted(found.keys() & _WITH_THE_PROMPT)
+    if taken:
+        raise ValueError(f"{taken[0]} comes with the prompt and cannot be set")
+    why = why_not_kept(found)
+    if why:
+        raise ValueError(why)
+    return found
+
+
 Memory = Annotated[float | Literal["auto"], PlainValidator(_memory)]
+TemplateArgs = Annotated[dict[str, Any], PlainValidator(_template_args)]
 Epochs = Annotated[int | Literal["auto"], PlainValidator(_epochs)]
 
 
@@ -116,6 +140,9 @@ class Speculative(Section):
     max_tokens: Positive = Field(128, description="ends a generation")
     seed: Seed = Field(0, description="of everything random in generating")
     chat_template: bool = Field(True, description="apply the tokenizer's chat template where it has one")
+    chat_template_args: TemplateArgs = Field(
+        {}, description='what the chat template is given too, as JSON: {"enable_thinking": false}'
+    )
     parse_special: bool = Field(False, description="read control tokens that a prompt spells as such, not as text")
     template_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
         10, description="CPU time that a chat template may take for one prompt"
@@ -360,9 +387,10 @@ def _closest(name: str, known: list[str]) -> str:
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    sections = {known.rpartition(".")[0] for known in leaves()}
+    known = set(leaves())
+    sections = {key.rpartition(".")[0] for key in known}
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in known:
             yield from _flatten(value, f"{prefix}{key}.")
         elif f"{prefix}{key}" not in sections or value not in (None, {}):  # a section with nothing under it
             yield f"{prefix}{key}", value
@@ -436,6 +464,8 @@ def _scalar(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return json.dumps(value)  # which YAML reads as it is
     if isinstance(value, str) and not _PLAIN.fullmatch(value):
         return quoted(value)
     return str(value)

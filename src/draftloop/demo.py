@@ -19,7 +19,7 @@ from .config import Config, Speculative, Training
 from .data_directory import DataDirectory
 from .live import samples_from_prompts
 from .pair import Pair, load_pair
-from .prompts import read_prompts
+from .prompt_files.reading import read_prompts
 from .speculative.decoder import Settings
 from .store.log import FailureLog
 from .text import decoding_settings

@@ -264,7 +264,7 @@ def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
         draft, tokenizer, _ = load_directory(draft_path, trust_remote_code=trust, adapter=adapter)
     except PairError as error:
         raise StoreError(f"what was written cannot be loaded ({error}); nothing was exported") from error
-    check_tokenizers(pair.tokenizer, tokenizer)
+    check_tokenizers(pair.tokenizer, tokenizer, pair.width)
     adapt_to_cpu(draft, pair.context)
     mx.eval(draft.parameters())
     draft.eval()

@@ -10,8 +10,10 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from .distributions import TopK, joined
+from .json_values import without_surrogates
 from .pair import Pair
-from .records import Disagreement, Record, without_surrogates
+from .prompts import Prompt
+from .records import Disagreement, Record
 from .speculative.choosing import BonusDraw
 from .speculative.decoder import Finish, Round, Settings, count_rounds
 
@@ -87,29 +89,29 @@ class Generation:
 
 def record_of(
     pair: Pair,
-    prompt: str,
+    prompt: Prompt,
     ids: Sequence[int],
     found: Generation,
     settings: Settings,
     run_seed: int,
     source: str,
-    messages: Sequence[Mapping[str, Any]] | None = None,
+    template_args: Mapping[str, Any],
 ) -> Record:
     """The record of a generation; its split is for the log to decide, its blob for whoever stores one.
 
     Args:
         pair: that made it.
-        prompt: its text.
+        prompt: that was given.
         ids: of the prompt.
         found: what happened.
         settings: of the decoding; `sampler.seed` is that of this very text.
         run_seed: from which that one follows.
         source: where the prompt comes from.
-        messages: of a chat.
+        template_args: what the chat template was given beside it.
     """
     return Record(
         id=_content_id(pair, ids, found.output, settings, source),
-        prompt=prompt,
+        prompt=prompt.text,
         prompt_tokens=tuple(ids),
         draft_output=found.draft_output,
         target_output=found.output,
@@ -127,7 +129,9 @@ def record_of(
         source=source,
         time=time.time(),
         run_seed=run_seed,
-        messages=None if messages is None else tuple(without_surrogates(messages)),
+        messages=None if prompt.messages is None else tuple(without_surrogates(prompt.messages)),
+        tools=None if prompt.tools is None else tuple(without_surrogates(prompt.tools)),
+        chat_template_args=without_surrogates(dict(template_args)) or None,
     )
 
 

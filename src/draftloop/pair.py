@@ -1,7 +1,8 @@
 """Load a target and a draft, prove that they can work together before any work starts, attach the draft's adapter.
 
-One tokenizer, the target's, turns text into ids for both; so what must agree is what every id means. Logit widths may
-differ (models of one family are padded differently): ids from the smaller width on are never proposed nor emitted.
+One tokenizer, the target's, turns text into ids for both; so what must agree is what every id means, and nothing else.
+Logit widths may differ (models of one family are padded differently): ids from the smaller width on are never proposed
+nor emitted.
 """
 
 from __future__ import annotations
@@ -113,10 +114,10 @@ def load_pair(
     target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
     target, tokenizer, target_config = _load(target_path, models, lazy_target, as_stock)
     draft, draft_tokenizer, draft_config = _load(draft_path, models, as_stock=as_stock)
-    check_tokenizers(tokenizer, draft_tokenizer)
+    widths = [_logit_width(model) for model in (target, draft)]
+    check_tokenizers(tokenizer, draft_tokenizer, min(widths))
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
     windows += [position_limit(config) for config in (target_config, draft_config)]
-    widths = [_logit_width(model) for model in (target, draft)]
     files = fingerprints(target_path), fingerprints(draft_path)
     target_name, draft_name = (found.model if names is None else names.of(found) for found in files)
     pair = Pair(
@@ -145,22 +146,19 @@ def _load(
     return model, tokenizer, config
 
 
-def check_tokenizers(target: Any, draft: Any) -> None:
-    """Raise PairError, naming the first difference, unless every id means the same to both models."""
+def check_tokenizers(target: Any, draft: Any, width: int) -> None:
+    """Raise PairError, naming the first difference, unless every id below `width` means the same to both models.
+
+    The target's tokenizer alone is used, so which tokens are special to the draft, which it pads with and where its own
+    texts begin and end does not count.
+    """
     ours, theirs = ({i: token for token, i in t.get_vocab().items()} for t in (target, draft))
-    for i in sorted(ours.keys() | theirs.keys()):
+    for i in range(width):
         if ours.get(i) != theirs.get(i):
             raise PairError(
                 f"target and draft have different tokenizers: id {i} is {ours.get(i)!r} to the target and "
                 f"{theirs.get(i)!r} to the draft; use two models of one family"
             )
-    for name in ("bos_token_id", "eos_token_id"):
-        a, b = getattr(target, name), getattr(draft, name)
-        if a != b:
-            raise PairError(f"target and draft disagree on {name}: {a} and {b}; use two models of one family and kind")
-    ours_special, theirs_special = (set(t.all_special_ids) for t in (target, draft))
-    for i in sorted(ours_special ^ theirs_special):
-        raise PairError(f"id {i} is a special token to only one of target and draft; use two models of one family")
 
 
 def check_cache(model: nn.Module, role: str) -> int | None:

@@ -19,6 +19,7 @@ import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import StoreError
+from .json_values import REPLACEMENT, SURROGATE
 from .prompt_groups import opening, prompt_group
 from .rule import Rule
 
@@ -36,9 +37,8 @@ _SEAL_LENGTH = len(',"checksum":"0123456789abcdef"}')
 _SEAL_END = re.compile(rb',"checksum":"[0-9a-f]{16}"\}')
 _LINE_START = re.compile(rb'\{"adapter":')  # the first of the sorted keys; inside a JSON string its quotes are escaped
 _SPLIT = re.compile(rb',"split":"([a-z]+)"')
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATES = range(0xD800, 0xE000)
-_REPLACEMENT = "\ufffd"
+_LATER = ("messages", "tools", "chat_template_args")
 
 
 class RecordError(StoreError):
@@ -104,12 +104,14 @@ class RunConditions:
     run_seed: int
     num_draft_tokens: int
     rule: Rule
+    chat_template_args: dict[str, Any] | None = None
 
     def resume_key(self, prompt_tokens: Iterable[int]) -> str:
         """The key by which a resumed run finds that these prompt tokens were already collected."""
         s = self.sampler
         transforms = [float(s.temperature), float(s.top_p), float(s.min_p), s.top_k]
-        run = [self.pair, self.adapter, transforms, self.run_seed, self.num_draft_tokens, self.rule]
+        run: list[Any] = [self.pair, self.adapter, transforms, self.run_seed, self.num_draft_tokens, self.rule]
+        run += [self.chat_template_args] if self.chat_template_args else []  # nothing where there were none yet
         return hashlib.sha256(dump([list(prompt_tokens), run])).hexdigest()
 
 
@@ -132,6 +134,8 @@ class Record:
         teacher: the place of the teacher's distributions, None until there is one.
         messages: of a chat, as they were given, but for lone surrogates (U+FFFD in their places); None, and no member
             of the line, for plain text.
+        tools: that the chat's assistant might call, likewise; None, and no member, where there were none.
+        chat_template_args: what the chat template was given beside them; None, and no member, where it was nothing.
     """
 
     id: Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{32}$")]
@@ -155,6 +159,8 @@ class Record:
     run_seed: Count
     teacher: BlobRef | None = None
     messages: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    chat_template_args: dict[str, Any] | None = None
     schema: Literal[1] = 1
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
@@ -198,6 +204,7 @@ class Record:
             run_seed=self.run_seed,
             num_draft_tokens=self.num_draft_tokens,
             rule=self.rule,
+            chat_template_args=self.chat_template_args,
         )
 
 
@@ -210,15 +217,6 @@ GroupOf = Callable[[Record], str]
 def own_group(record: Record) -> str:
     """The group of a record of which no log is known."""
     return record.group
-
-
-def without_surrogates(value: Any) -> Any:
-    """A JSON value with U+FFFD in the place of each lone surrogate, in keys too."""
-    if isinstance(value, str):
-        return _SURROGATE.sub(_REPLACEMENT, value)
-    if isinstance(value, dict):
-        return {without_surrogates(key): without_surrogates(one) for key, one in value.items()}
-    return [without_surrogates(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def resume_key(record: Record) -> str:
@@ -296,6 +294,9 @@ def from_body(body: bytes) -> Record:
 
 def split_of(body: bytes) -> str:
     """The split named in an unsealed JSON object, without reading anything else of it."""
+    if b'"tools":' in body:  # they come behind the split, and may have such a key too
+        split = _parse(body).get("split")
+        return split if isinstance(split, str) else ""
     found = _SPLIT.match(body, body.rfind(b',"split":"'))  # the last one: a message may have such a key too
     return found[1].decode() if found else ""
 
@@ -348,10 +349,11 @@ def _is_sealed(line: bytes) -> bool:
 
 def _to_json(record: Record) -> dict[str, Any]:
     values = _slots(record)
-    if record.messages is None:
-        del values["messages"]  # as lines were before there were chats in them
-    values["prompt"] = _SURROGATE.sub(_REPLACEMENT, record.prompt)
-    values["prompt_surrogates"] = [(found.start(), ord(found[0])) for found in _SURROGATE.finditer(record.prompt)]
+    for name in _LATER:
+        if values[name] is None:
+            del values[name]  # as lines were before there was such a thing
+    values["prompt"] = SURROGATE.sub(REPLACEMENT, record.prompt)
+    values["prompt_surrogates"] = [(found.start(), ord(found[0])) for found in SURROGATE.finditer(record.prompt)]
     return values
 
 

@@ -18,7 +18,8 @@ from fault_table import Row
 
 from draftloop.config import Models
 from draftloop.pair import Pair
-from draftloop.prompts import Prompt, Unusable, encode, read_prompts
+from draftloop.prompt_files.reading import read_prompts
+from draftloop.prompts import Prompt, Unusable, encode
 from draftloop.store.log import FailureLog
 
 pytestmark = pytest.mark.row("odd text")

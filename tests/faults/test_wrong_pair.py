@@ -14,9 +14,11 @@ from fault_table import Row
 from model_dirs import VOCABULARY, add_token, edit_json, swap_tokens, write_llama, write_mamba
 from tiny import sampler
 
+from draftloop.collect import CollectSettings, generate_record, usable_ids
 from draftloop.config import Models
 from draftloop.errors import PairError, PromptError
 from draftloop.pair import load_pair
+from draftloop.prompts import Prompt, Unusable
 from draftloop.speculative.decoder import Decoding, Settings
 
 pytestmark = pytest.mark.row("wrong pair")
@@ -53,23 +55,24 @@ def test_two_swapped_ids_in_a_vocabulary_of_the_same_size_are_refused_and_the_fi
     row.did(pairs, "pairs of swapped ids")
 
 
-def is_special_to_one(models: Models) -> None:
-    for directory, special in ((models.target, True), (models.draft, False)):
-        add_token(Path(directory), "<tool>", special=special)
-        edit_json(Path(directory) / "tokenizer_config.json", additional_special_tokens=["<tool>"] if special else None)
+def padded(models: Models) -> None:
+    """Rows for ids that no tokenizer has yet, so that added ones lie below the common width."""
+    for seed, directory in enumerate((models.target, models.draft)):
+        write_llama(Path(directory), rows=VOCABULARY + 64, seed=seed)
+
+
+def only_one_has_it(role: str) -> Callable[[Models], None]:
+    def write(models: Models) -> None:
+        padded(models)
+        add_token(Path(getattr(models, role)), "<tool>")
+
+    return write
 
 
 def have_other_names(models: Models) -> None:
+    padded(models)
     add_token(Path(models.target), "<a>")
     add_token(Path(models.draft), "<b>")
-
-
-def ends_otherwise(models: Models) -> None:
-    edit_json(Path(models.draft) / "tokenizer_config.json", eos_token="a")
-
-
-def begins_otherwise(models: Models) -> None:
-    edit_json(Path(models.draft) / "tokenizer_config.json", bos_token="a")
 
 
 def is_mamba(role: str) -> Callable[[Models], None]:
@@ -83,20 +86,17 @@ def is_mamba(role: str) -> Callable[[Models], None]:
 
 WRONG: dict[str, tuple[Callable[[Models], None], str]] = {
     "a token that only the draft has": (
-        lambda models: add_token(Path(models.draft), "<tool>"),
+        only_one_has_it("draft"),
         f"id {VOCABULARY} is None to the target and '<tool>' to the draft",
     ),
     "a token that only the target has": (
-        lambda models: add_token(Path(models.target), "<tool>"),
+        only_one_has_it("target"),
         f"id {VOCABULARY} is '<tool>' to the target and None to the draft",
     ),
     "two tokens of other names": (
         have_other_names,
         f"id {VOCABULARY} is '<a>' to the target and '<b>' to the draft",
     ),
-    "a special token of one": (is_special_to_one, f"id {VOCABULARY} is a special token to only one"),
-    "another end of text": (ends_otherwise, "disagree on eos_token_id: 0 and "),
-    "another begin of text": (begins_otherwise, "disagree on bos_token_id: 0 and "),
     "a target that cannot be trimmed": (is_mamba("target"), "the target's cache (ArraysCache) cannot take back"),
     "a draft that cannot be trimmed": (is_mamba("draft"), "the draft's cache (ArraysCache) cannot take back"),
 }
@@ -108,6 +108,58 @@ def test_what_cannot_work_together_is_refused_in_one_line(models: Models, name: 
     spoil(models)
     assert expected in refusal(models)
     row.did(1, "other differences")
+
+
+def is_special_to_one(models: Models) -> None:
+    padded(models)
+    for directory, special in ((models.target, True), (models.draft, False)):
+        add_token(Path(directory), "<tool>", special=special)
+        edit_json(Path(directory) / "tokenizer_config.json", additional_special_tokens=["<tool>"] if special else None)
+
+
+def pads_otherwise(models: Models) -> None:
+    edit_json(Path(models.target) / "tokenizer_config.json", pad_token="<|end|>")
+
+
+def ends_otherwise(models: Models) -> None:
+    edit_json(Path(models.draft) / "tokenizer_config.json", eos_token="a")
+
+
+def begins_otherwise(models: Models) -> None:
+    edit_json(Path(models.draft) / "tokenizer_config.json", bos_token="a")
+
+
+def has_one_beyond(role: str) -> Callable[[Models], None]:
+    return lambda models: add_token(Path(getattr(models, role)), "<unused>")
+
+
+UNUSED: dict[str, Callable[[Models], None]] = {
+    "the target's padding": pads_otherwise,
+    "a token that is special to one": is_special_to_one,
+    "the draft's end of text": ends_otherwise,
+    "the draft's begin of text": begins_otherwise,
+    "a token of the draft's beyond the common width": has_one_beyond("draft"),
+    "a token of the target's beyond the common width": has_one_beyond("target"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_what_is_never_used_may_differ_and_never_comes_out(models: Models, name: str, row: Row) -> None:
+    same = load_pair(models)
+    UNUSED[name](models)
+    pair = load_pair(models)
+    assert pair.stop_tokens == same.stop_tokens  # the target's, whatever the draft says
+    generations = row.count(4, 40)
+    for number in range(generations):
+        settings = Settings(sampler(1.5, seed=number), "rejection", 4, 24)
+        record = generate_record(pair, Prompt("a prompt"), [1 + number % 200, 7, 9], CollectSettings(settings))
+        assert record is not None
+        ids = {*record.draft_output, *record.target_output, *(d.draft_token for d in record.disagreements)}
+        assert max(ids) < pair.width
+    found = usable_ids(pair, Prompt("<unused>"), settings, chat_template=False, max_length=99)
+    is_one = isinstance(found, Unusable)
+    assert is_one == (name == "a token of the target's beyond the common width") or max(found) < pair.width
+    row.did(generations, "generations of pairs that differ in what is never used")
 
 
 def test_the_command_generates_nothing_with_a_wrong_pair(

@@ -12,8 +12,8 @@ from draftloop.benchmark import compare
 from draftloop.config import Models, Speculative
 from draftloop.live import samples_from_prompts
 from draftloop.pair import Pair, load_pair
+from draftloop.prompt_files.reading import read_prompts
 from draftloop.prompt_groups import prompt_group
-from draftloop.prompts import read_prompts
 from draftloop.reference.build import card
 from draftloop.text import decoding_settings
 

@@ -10,7 +10,7 @@ from tiny import sampler
 
 from draftloop import reference
 from draftloop.pair import Pair
-from draftloop.prompts import read_prompts
+from draftloop.prompt_files.reading import read_prompts
 from draftloop.speculative.decoder import Decoding, Settings
 
 LENGTH = 24

@@ -154,7 +154,7 @@ def sampling_options(command: Command) -> Command:
     for name in ("parse-special", "chat-template"):
         key = f"speculative.{name.replace('-', '_')}"
         command = config_option(f"--{name}/--no-{name}", key=key, is_flag=True)(command)
-    return command
+    return config_option("--chat-template-args", key="speculative.chat_template_args", metavar="JSON")(command)
 
 
 def _config_options(command: Command, *options: tuple[str, str, type]) -> Command:

@@ -87,7 +87,7 @@ def acceptance(
     The texts are the logged held-out generations, or with --prompts-file what the target makes of those prompts; the
     sampler's flags go with --prompts-file alone.
     """
-    from ..prompts import read_prompts
+    from ..prompt_files.reading import read_prompts
 
     prompts = None if prompts_file is None else read_prompts(prompts_file)[:limit]
     records = [] if prompts is not None else _held_out(app, limit)

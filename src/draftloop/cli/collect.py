@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,27 @@ from ..errors import Interrupted, PromptError
 from ..memory import forget_peak, peak_gigabytes
 from .app import App, adapter_option, config_option, json_option, model_options, note, print_json, sampling_options
 from .output import Doing
+from .skipped import say_skipped
 
 
 @click.command("collect-data", cls=Doing)
 @click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option(
     "--prompts-file",
+    "prompts_files",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="A .txt file, a prompt a line, or .jsonl with `prompt` or chat `messages` in each object.",
+    help="A .txt file, a prompt a line, or .jsonl with prompts, chat messages, ShareGPT or alpaca; several times too.",
 )
+@click.option(
+    "--from",
+    "logs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="LOG",
+    help="What clients logged: the logs.db of simonw/llm, or OpenAI-style requests, one JSON object a line.",
+)
+@click.option("--strict", is_flag=True, help="Refuse files with a line that is no prompt, instead of skipping it.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many new generations.")
 @click.option("--source", default="default", show_default=True, metavar="NAME", help="Where the prompts come from.")
 @click.option("--live", is_flag=True, help="Run draft and target in turn, a prompt at a time: slower, in least memory.")
@@ -34,7 +47,9 @@ from .output import Doing
 def collect_data(
     app: App,
     prompts: tuple[str, ...],
-    prompts_file: Path | None,
+    prompts_files: tuple[Path, ...],
+    logs: tuple[Path, ...],
+    strict: bool,
     limit: int | None,
     source: str,
     live: bool,
@@ -47,14 +62,20 @@ def collect_data(
     Every finished generation is one line of <data-dir>/failures/failures.jsonl. Run again with the same prompts, it
     goes on where it stopped.
     """
-    from ..prompts import Prompt, Reading, read_prompts
+    from ..prompt_files.reading import PromptFile, survey
+    from ..prompts import Prompt, Reading
 
-    asked = [Prompt(text) for text in prompts] + (read_prompts(prompts_file) if prompts_file else [])
-    if not asked:
-        raise PromptError("no prompts: give -p TEXT or --prompts-file FILE")
+    files = [*map(PromptFile, prompts_files), *(PromptFile(path, is_log=True) for path in logs)]
+    if not (prompts or files):
+        raise PromptError("no prompts: give -p TEXT, --prompts-file FILE or --from LOG")
     if not source.strip() or not source.isprintable():
         raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
 
+    found = survey(files, strict=strict)
+    for line in found.said():
+        note(line)
+
+    from ..chat_template import reads_tools
     from ..collect import ALREADY_COLLECTED, CollectSettings
     from ..collect import collect_data as collect_prompts
     from ..interrupt import stop_request
@@ -69,6 +90,10 @@ def collect_data(
     changed = app.data.names.changed_template(target) if target else None
     if changed:
         note(changed)
+    if found.with_tools and config.speculative.chat_template and not reads_tools(pair.tokenizer):
+        note(
+            f"the target's chat template has no place for tools: it does not see those of {found.with_tools:,} prompts"
+        )
     settings = CollectSettings(
         decoding=decoding,
         source=source,
@@ -79,11 +104,12 @@ def collect_data(
         limit=limit,
         live=live,
     )
-    total = min(len(asked), limit or len(asked))
+    count = len(prompts) + found.prompts
+    total = min(count, limit or count)
     with stop_request("stopping: what is logged is kept") as stop, Progress("collecting", total) as progress:
         report = collect_prompts(
             pair,
-            asked,
+            chain(map(Prompt, prompts), *files),
             app.data.log,
             settings,
             stop,
@@ -94,17 +120,20 @@ def collect_data(
         )
     if target and (report.generations or report.skipped[ALREADY_COLLECTED]):
         app.data.names.keep_template(target)
-    for line in report.skipped_prompts[:20]:
-        note(f"skipped: {line}")
-    values = report.to_json() | {
-        "chat_template_changed": changed,
-        "log": str(app.data.log.path),
-        "adapter": pair.adapter,
-        "rule": decoding.rule,
-        "num_draft_tokens": decoding.num_draft_tokens,
-        "sampler": asdict(decoding.sampler),
-        "peak_memory_gb": peak_gigabytes(),
-    }
+    say_skipped(report.skipped_prompts)
+    values = (
+        report.to_json()
+        | found.to_json()
+        | {
+            "chat_template_changed": changed,
+            "log": str(app.data.log.path),
+            "adapter": pair.adapter,
+            "rule": decoding.rule,
+            "num_draft_tokens": decoding.num_draft_tokens,
+            "sampler": asdict(decoding.sampler),
+            "peak_memory_gb": peak_gigabytes(),
+        }
+    )
     if as_json:
         print_json({"status": "interrupted" if report.interrupted else "ok", **values})
     else:

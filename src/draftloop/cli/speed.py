@@ -50,7 +50,7 @@ def speed(
     tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
     `generate` takes costs, rule and what was kept at each depth from here, and goes on choosing K itself.
     """
-    from ..prompts import read_prompts
+    from ..prompt_files.reading import read_prompts
     from ..speculative.rules import rule_for
 
     config = app.config.speculative
