@@ -91,9 +91,7 @@ def collect_data(
     if changed:
         note(changed)
     if found.with_tools and config.speculative.chat_template and not reads_tools(pair.tokenizer):
-        note(
-            f"the target's chat template has no place for tools: it does not see those of {found.with_tools:,} prompts"
-        )
+        note(f"the target's chat template has no place for tools: {found.with_tools:,} prompts have some")
     settings = CollectSettings(
         decoding=decoding,
         source=source,
