@@ -119,9 +119,10 @@ def _answer(read: int, over: threading.Event) -> None:
         if found[0] not in _SIGNALS:
             continue
         count += 1
+        answer = _answers[-1]  # of the block that is left by the time that this is said
         if count == 1:
             if not over.wait(TURN_S):
-                _say(_answers[-1])
+                _say(answer)
         elif not over.wait(GRACE_S):
             _say("stopped at once; everything acknowledged is kept")
             os._exit(EXIT_CODE)
