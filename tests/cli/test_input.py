@@ -74,7 +74,7 @@ def test_a_chat_goes_to_the_template_and_into_the_record_whole(call_with) -> Non
 def test_a_template_without_a_place_for_tools_is_told_of(call_with) -> None:
     prompts = lines("p.jsonl", {"messages": [ASKED], "tools": [TOOL]}, {"messages": [ASKED]})
     found = call_with(CHAT_TEMPLATE, "collect-data", *prompts, *SHORT)
-    assert "the target's chat template has no place for tools: 1 prompts have some\n" in found.err
+    assert "the target's chat template has no place for tools; prompts that have some: 1\n" in found.err
 
 
 def test_bad_lines_are_skipped_named_and_counted_and_the_others_collected(call_with) -> None:
@@ -93,7 +93,7 @@ def test_bad_lines_are_skipped_named_and_counted_and_the_others_collected(call_w
     assert [line.partition(":")[0] for line in found.json["skipped_prompts"]] == ["p.jsonl, line 2", "p.jsonl, line 3"]
     assert (found.json["converted"], found.json["reference_answers"]) == ({"ShareGPT": 1, "alpaca": 1}, 2)
     assert "converted to prompts: 1 of ShareGPT, 1 of alpaca\n" in found.err
-    assert "left out: 2 answers that were there; the target answers anew\n" in found.err
+    assert "answers left out, for the target answers anew: 2\n" in found.err
     assert "skipped: p.jsonl, line 2: bad line, not a JSON object: " in found.err
     assert [record.prompt for record in records()] == ["one", "two", "three\n\nfour"]
 

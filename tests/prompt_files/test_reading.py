@@ -135,7 +135,7 @@ def test_a_survey_counts_what_was_done_to_the_prompts(tmp_path: Path) -> None:
     assert counted.to_json() == {"converted": {"ShareGPT": 4, "alpaca": 2}, "reference_answers": 4}
     assert counted.said() == [
         "converted to prompts: 4 of ShareGPT, 2 of alpaca",
-        "left out: 4 answers that were there; the target answers anew",
+        "answers left out, for the target answers anew: 4",
     ]
     assert survey([PromptFile(file(tmp_path, "q.txt", "a"))]).said() == []
 

@@ -91,7 +91,7 @@ def collect_data(
     if changed:
         note(changed)
     if found.with_tools and config.speculative.chat_template and not reads_tools(pair.tokenizer):
-        note(f"the target's chat template has no place for tools: {found.with_tools:,} prompts have some")
+        note(f"the target's chat template has no place for tools; prompts that have some: {found.with_tools:,}")
     settings = CollectSettings(
         decoding=decoding,
         source=source,

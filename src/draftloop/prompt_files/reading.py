@@ -51,7 +51,7 @@ class Survey:
         kinds = ", ".join(f"{count:,} of {name}" for name, count in self.converted.items())
         return [
             *([f"converted to prompts: {kinds}"] if kinds else []),
-            *([f"left out: {self.answers:,} answers that were there; the target answers anew"] if self.answers else []),
+            *([f"answers left out, for the target answers anew: {self.answers:,}"] if self.answers else []),
         ]
 
 
