@@ -117,7 +117,7 @@ def test_a_strict_run_refuses_the_file_before_anything_is_loaded(call) -> None:
 def test_a_file_without_one_good_line_is_refused(call_with) -> None:
     found = call_with(TOOLS, "collect-data", *lines("p.jsonl", "nonsense", "[]"), *SHORT)
     assert found.code == 2
-    assert "error: none of 2 prompts was usable: p.jsonl, line 1: bad line, not a JSON object" in found.err
+    assert "error: none of 2 prompts is usable: p.jsonl, line 1: not a JSON object" in found.err
 
 
 def test_an_answer_at_the_end_is_answered_anew(call_with) -> None:

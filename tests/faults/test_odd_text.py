@@ -17,8 +17,10 @@ from builders import NO_SYNC, make_record
 from fault_table import Row
 
 from draftloop.config import Models
+from draftloop.errors import PromptError
 from draftloop.pair import Pair
-from draftloop.prompt_files.reading import read_prompts
+from draftloop.prompt_files.lines import encoding
+from draftloop.prompt_files.reading import PromptFile, survey
 from draftloop.prompts import Prompt, Unusable, encode
 from draftloop.store.log import FailureLog
 
@@ -54,16 +56,17 @@ def odd(choose: random.Random) -> str:
 
 
 def written(texts: list[str], path: Path, choose: random.Random) -> list[str]:
-    """Put prompts into a file; returns what a reader should find there, where bytes that are no UTF-8 are U+FFFD."""
+    """Put prompts into a file, not all of which can be; returns what a reader should find there."""
     if path.suffix == ".jsonl":
         lines = [json.dumps({"prompt": text}, ensure_ascii=choose.random() < 0.5 or _lone(text)) for text in texts]
-        path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
-        return [SURROGATE_PAIR.sub(lambda found: _joined(found[0]), text) for text in texts]
-    raw = [text.replace("\n", " ").encode("utf-8", "surrogatepass") for text in texts]
-    raw = [_damaged(line, choose) for line in raw]
-    path.write_bytes(b"\n".join(raw))
-    decoded = [line.removeprefix(b"\xef\xbb\xbf") if i == 0 else line for i, line in enumerate(raw)]
-    return [line.decode("utf-8", "replace").strip("\r") for line in decoded]
+        damaged = [_damaged(line.encode(), choose) for line in lines]
+        path.write_bytes(b"\xef\xbb\xbf" + b"\n".join(damaged))
+        whole = [text for text, line, raw in zip(texts, lines, damaged, strict=True) if raw == line.encode()]
+        return [SURROGATE_PAIR.sub(lambda found: _joined(found[0]), text) for text in whole if "\0" not in text]
+    kept = [SURROGATES.sub("\ufffd", text).replace("\0", "").replace("\n", " ") for text in texts]
+    path.write_bytes("\n".join(kept).encode(choose.choice(["utf-8-sig", "utf-16", "utf-32"])))
+    split = [line for text in kept for line in re.split("\r", text)]
+    return [line for line in (line.removeprefix("\ufeff") for line in split) if line.strip()]
 
 
 SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -79,11 +82,11 @@ def _lone(text: str) -> bool:
 
 
 def _damaged(line: bytes, choose: random.Random) -> bytes:
-    """Half of the time with a byte that is no UTF-8 where it stands."""
-    if choose.random() < 0.5:
+    """Now and then with a byte that is no UTF-8 where it stands."""
+    if choose.random() < 0.9:
         return line
     at = choose.randint(0, len(line))
-    return line[:at] + choose.choice([b"\xff", b"\xfe\xff", b"\x80", b"\xc3", b"\xed\xa0\x80", b"\xf8\x88"]) + line[at:]
+    return line[:at] + choose.choice([b"\xff", b"\xfe\xff", b"\xc0", b"\xed\xa0\x80", b"\xf8\x88"]) + line[at:]
 
 
 def test_the_ids_and_the_record_of_any_text_come_back(tmp_path: Path, embedded_pair: Pair, row: Row) -> None:
@@ -92,7 +95,8 @@ def test_the_ids_and_the_record_of_any_text_come_back(tmp_path: Path, embedded_p
     for batch in range(0, cases, A_BATCH):
         path = tmp_path / f"{batch}{choose.choice(['.txt', '.jsonl'])}"
         expected = written([odd(choose) for _ in range(A_BATCH)], path, choose)
-        prompts, log = read_prompts(path), FailureLog(tmp_path / f"{batch}.log", NO_SYNC)
+        prompts = [found for found in PromptFile(path) if isinstance(found, Prompt)]
+        log = FailureLog(tmp_path / f"{batch}.log", NO_SYNC)
         assert [prompt.text for prompt in prompts] == expected
         appended = []
         for prompt in prompts:
@@ -104,6 +108,21 @@ def test_the_ids_and_the_record_of_any_text_come_back(tmp_path: Path, embedded_p
         assert list(log.records()) == appended
         assert log.damage == []
     row.did(cases, "texts")
+
+
+def test_a_text_file_with_one_bad_byte_is_refused_and_its_line_is_named(tmp_path: Path, row: Row) -> None:
+    choose, files = random.Random(7), row.count(30, 300)
+    path = tmp_path / "p.txt"
+    for _ in range(files):
+        written([odd(choose) for _ in range(choose.randint(1, 30))], path, choose)
+        lines = path.read_bytes().decode(encoding(path.read_bytes()[:4])).encode().split(b"\n")
+        place = choose.randrange(len(lines))
+        number = 1 + len(re.findall(rb"\r\n|\r|\n", b"".join(line + b"\n" for line in lines[:place])))
+        lines[place] = choose.choice([b"\xff", b"\0", b"\xc3("]) + lines[place]
+        path.write_bytes(b"\n".join(lines))
+        with pytest.raises(PromptError, match=rf"^{re.escape(str(path))}, line {number}: it "):
+            survey([PromptFile(path)])
+    row.did(files, "text files with one bad byte")
 
 
 def test_odd_text_in_a_line_of_the_command_is_collected(

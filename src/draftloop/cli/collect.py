@@ -72,6 +72,9 @@ def collect_data(
         raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
 
     found = survey(files, strict=strict)
+    if not prompts and not found.prompts:
+        first = found.skipped[0]
+        raise PromptError(f"none of {len(found.skipped):,} prompts is usable: {first.where}: {first.why.detail}")
     for line in found.said():
         note(line)
 
