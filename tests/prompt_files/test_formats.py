@@ -16,6 +16,7 @@ from draftloop.records import to_line
 
 ASKED = {"role": "user", "content": "How warm is it in Lima?"}
 ANSWER = {"role": "assistant", "content": "Warm."}
+TOLD = {"role": "system", "content": "Be brief."}
 CALL = {"id": "a1", "type": "function", "function": {"name": "temperature", "arguments": '{"city": "Lima"}'}}
 CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "a1", "content": "19 degrees"}
@@ -192,6 +193,108 @@ READ: dict[str, tuple[Any, Prompt, str, int]] = {
         "logged request",
         0,
     ),
+    "a system prompt beside the messages": (
+        {"model": "x", "system": [{"type": "text", "text": "Be brief."}], "messages": [ASKED]},
+        chat(TOLD, ASKED),
+        "logged request",
+        0,
+    ),
+    "a system prompt beside its own": (
+        {"system_prompt": "Be brief.", "messages": [TOLD, ASKED]},
+        chat(TOLD, ASKED),
+        "",
+        0,
+    ),
+    "a system prompt beside a text": (
+        {"model": "x", "prompt": "hi", "system": "Be brief."},
+        chat(TOLD, {"role": "user", "content": "hi"}),
+        "logged request",
+        0,
+    ),
+    "tools beside a text": (
+        {"prompt": "hi", "tools": [TOOL]},
+        chat({"role": "user", "content": "hi"}, tools=(TOOL,)),
+        "",
+        0,
+    ),
+    "tools among the settings of a log": (
+        {"model": "x", "messages": [ASKED], "model_parameters": {"tools": [TOOL]}, "response": {"choices": []}},
+        chat(ASKED, tools=(TOOL,)),
+        "logged request",
+        1,
+    ),
+    "messages as text": ({"messages": json.dumps([ASKED, ANSWER])}, chat(ASKED), "", 1),
+    "what was refused": (
+        {"messages": [ASKED, {"role": "assistant", "content": None, "refusal": "No."}, ASKED]},
+        chat(ASKED, {"role": "assistant", "content": "No.", "refusal": "No."}, ASKED),
+        "",
+        0,
+    ),
+    "reasoning among parts": (
+        {
+            "messages": [
+                ASKED,
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": "hm"}, {"type": "refusal", "refusal": "No."}],
+                },
+                ASKED,
+            ]
+        },
+        chat(ASKED, {"role": "assistant", "content": "No.", "reasoning_content": "hm"}, ASKED),
+        "",
+        0,
+    ),
+    "ShareGPT in other words": (
+        {"conversations": [{"role": "Human", "value": "hi"}, {"from": "GPT", "value": "Hello."}]},
+        chat({"role": "user", "content": "hi"}),
+        "ShareGPT",
+        1,
+    ),
+    "Dolly": (
+        {"instruction": "When?", "context": "It was in 1999.", "response": "1999", "category": "closed_qa"},
+        Prompt("When?\n\nIt was in 1999."),
+        "alpaca",
+        1,
+    ),
+    "a preference with its prompt in both answers": (
+        {"chosen": [ASKED, ANSWER], "rejected": [ASKED, {**ANSWER, "content": "Cold."}]},
+        chat(ASKED),
+        "preference",
+        1,
+    ),
+    "a request for one completion": ({"model": "x", "prompt": ["hi"]}, Prompt("hi"), "logged request", 0),
+    "a message of a log beside its request": (
+        {"text": "POST /v1/chat/completions", "request": {"content": json.dumps({"model": "x", "messages": [ASKED]})}},
+        chat(ASKED),
+        "logged request",
+        0,
+    ),
+    "a request for a response with an answer in pieces": (
+        {
+            "model": "x",
+            "input": [
+                ASKED,
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "gAAA"},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me see."}]},
+                {"type": "function_call", "call_id": "a1", **CALL["function"]},
+                {"type": "function_call", "call_id": "a2", **CALL["function"]},
+                {"type": "function_call_output", "call_id": "a1", "output": "19"},
+            ],
+        },
+        chat(
+            ASKED,
+            {
+                "role": "assistant",
+                "content": "Let me see.",
+                "reasoning_content": "hm",
+                "tool_calls": [CALL, {**CALL, "id": "a2"}],
+            },
+            {"role": "tool", "tool_call_id": "a1", "content": "19"},
+        ),
+        "logged request",
+        0,
+    ),
     "a request for a response to a text": (
         {"model": "x", "input": "hi"},
         chat({"role": "user", "content": "hi"}),
@@ -245,8 +348,37 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "calls that are a text": ({"messages": [{**CALLING, "tool_calls": "x"}, RESULT]}, "bad line", "tool_calls: a list"),
     "somebody unknown": ({"conversations": [{"from": "alien", "value": "x"}]}, "bad line", "a turn is from 'alien'"),
     "a history that is none": ({"instruction": "a", "history": ["x"]}, "bad line", "history: pairs"),
-    "an embedding that was asked for": ({"model": "x", "input": [[1, 2]]}, "bad line", "every message"),
+    "token ids of which an embedding was asked for": ({"model": "x", "input": [[1, 2]]}, "bad line", "every message"),
     "an image for a response": ({"model": "x", "input": [{"type": "image"}]}, "not text", "image"),
+    "an image beside a text": ({"model": "x", "prompt": "this?", "images": ["iVBO"]}, "not text", "it has images"),
+    "an image beside a content": (
+        {"messages": [{"role": "user", "content": "this?", "images": ["iVBO"]}]},
+        "not text",
+        "it has images",
+    ),
+    "an input that is a number": ({"instruction": "Double it.", "input": 5}, "bad line", "input: a text is expected"),
+    "several completions": ({"prompt": ["a", "b"]}, "bad line", "a prompt of 2 texts or token ids"),
+    "token ids": ({"model": "x", "prompt": [5]}, "bad line", "a prompt of 1 texts or token ids"),
+    "an answer by itself": ({"text": "It is warm.", "role": "assistant"}, "empty", "what an assistant said"),
+    "a developer alone": ({"messages": [{**TOLD, "role": "developer"}]}, "empty", "ask nothing"),
+    "an embedding of a text": ({"model": "text-embedding-3-small", "input": "hi"}, "bad line", "its keys are"),
+    "speech": ({"model": "x", "input": "hi", "voice": "alloy"}, "bad line", "its keys are"),
+    "half a conversation": (
+        {"model": "x", "input": "And then?", "previous_response_id": "resp_1"},
+        "bad line",
+        "it goes on from a response that is not in the log",
+    ),
+    "no number in JSON text": ({"messages": [ASKED], "tools": '[{"name": NaN}]'}, "bad line", "JSON has not (nan)"),
+    "a number past 64 bits in JSON text": (
+        {"request": json.dumps({"messages": [ASKED], "tools": [{"name": 2**64}]})},
+        "bad line",
+        "more than 64 bits",
+    ),
+    "a NUL in JSON text": (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": '{"name": "\\u0000"}'}]},
+        "bad line",
+        "a NUL character",
+    ),
     "a NUL": ({"prompt": "a\0b"}, "bad line", "a NUL character"),
     "a NUL in a key": ({"messages": [ASKED], "tools": [{"a\0": 1}]}, "bad line", "a NUL character"),
     "a number past 64 bits": ({"messages": [ASKED], "tools": [{"name": 2**64}]}, "bad line", "more than 64 bits"),

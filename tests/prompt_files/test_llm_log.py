@@ -215,6 +215,17 @@ def test_nothing_is_written_to_a_log_or_beside_it(database: Callable[..., Path],
     assert [one.name for one in tmp_path.iterdir()] == ["logs.db"]
 
 
+def test_nothing_is_written_beside_a_log_with_a_write_ahead_log_either(
+    database: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Which SQLite's readers do; in a directory that is read only they could not read it at all."""
+    path = database(f"pragma journal_mode = wal; {OLDER}", responses=[{"id": "1", "prompt": "hi", "response": "x"}])
+    (tmp_path / "link.db").symlink_to(path)
+    for name in ("logs.db", "link.db"):
+        assert [one.text for one in asked(tmp_path / name)] == ["hi"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link.db", "logs.db"]
+
+
 def test_a_log_that_is_being_written_to_is_read(database: Callable[..., Path]) -> None:
     path = database(OLDER, responses=[{"id": "1", "prompt": "hi", "response": "x"}])
     with closing(sqlite3.connect(path)) as writer:
@@ -243,3 +254,46 @@ def test_another_database_is_refused_with_what_it_has(database: Callable[..., Pa
     path = database("create table moz_places (id integer)")
     with pytest.raises(PromptError, match="without the tables of llm's log; it has moz_places"):
         survey([PromptFile(path, is_log=True)])
+
+
+@pytest.mark.parametrize("table", ["responses (id text, foo text)", "turns (id text)", "responses (foo text)"])
+def test_a_database_with_tables_of_the_same_name_is_refused(table: str, database: Callable[..., Path]) -> None:
+    path = database(f"create table {table}; insert into {table.partition(' ')[0]} default values")
+    with pytest.raises(PromptError, match=r"lack columns of llm's log|no such column"):
+        survey([PromptFile(path, is_log=True)])
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        ("[1]", "a part of it is no object"),
+        ("{", "is not JSON"),
+        ('{"text_ref": [5]}', "a fragment of it is missing: 5"),
+        ('{"text_ref": [{"fragment": 9}]}', "a fragment of it is missing"),
+    ],
+)
+def test_a_turn_with_a_damaged_part_is_skipped_alone(payload: str, reason: str, database: Callable[..., Path]) -> None:
+    path = database(
+        OLDER + NEWER,
+        messages=[{"hash": "m", "role": "user"}, {"hash": "n", "role": "user"}],
+        parts=[
+            {"message_hash": "m", "position": 0, "type": "text", "payload": payload},
+            {"message_hash": "n", "position": 0, "type": "text", "text": "hi"},
+        ],
+        turns=[{"id": "1", "parent_message_hash": "m"}, {"id": "2", "parent_message_hash": "n"}],
+    )
+    bad, good = PromptFile(path, is_log=True)
+    assert isinstance(bad, Skipped)
+    assert isinstance(good, Prompt)
+    assert (reason in bad.why.detail, good.text) == (True, "hi")
+
+
+def test_a_conversation_that_goes_round_in_a_circle_ends(database: Callable[..., Path]) -> None:
+    path = database(
+        NEWER,
+        messages=[{"hash": "m", "parent_hash": "n", "role": "user"}, {"hash": "n", "parent_hash": "m", "role": "user"}],
+        turns=[{"id": "1", "parent_message_hash": "m"}],
+    )
+    (found,) = PromptFile(path, is_log=True)
+    assert isinstance(found, Skipped)
+    assert "circle" in found.why.detail

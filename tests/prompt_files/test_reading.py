@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -110,6 +111,14 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         assert "cannot be read: " in refusal(tmp_path / name)
     with pytest.raises(PromptError, match="cannot be read: No such file"):
         survey([PromptFile(tmp_path / "logs.db", is_log=True)])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """It would be empty the second time, or nobody writes to it."""
+    os.mkfifo(tmp_path / "p.jsonl")
+    assert "a pipe or a device; " in refusal(tmp_path / "p.jsonl")
+    with pytest.raises(PromptError, match="save it to a file first"):
+        survey([PromptFile(tmp_path / "p.jsonl", is_log=True)])
 
 
 def test_a_strict_reading_refuses_the_first_bad_line(tmp_path: Path) -> None:

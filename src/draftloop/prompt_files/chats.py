@@ -9,9 +9,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..json_values import why_not_kept
 from ..prompts import Prompt, Unusable
 
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # and its key
+_MEDIA = ("images", "videos", "audios")  # beside a text, as Ollama and LLaMA-Factory have them
+TOLD = ("system", "developer")  # roles that ask nothing
 
 
 class NoPrompt(Exception):
@@ -40,13 +43,13 @@ def chat_prompt(messages: Sequence[Any], tools: Any = None) -> tuple[Prompt, int
     while found and found[-1]["role"] == "assistant":
         found.pop()
         answers += 1
-    if not any(message["role"] != "system" for message in found):
+    if not any(message["role"] not in TOLD for message in found):
         raise NoPrompt("its messages ask nothing: no turn is left that an assistant would answer", "empty")
     text = "\n".join(message["content"] for message in found)
-    return Prompt(text, tuple(found), tool_list(tools) or None), answers
+    return Prompt(text, tuple(found), _tool_list(tools) or None), answers
 
 
-def tool_list(tools: Any) -> tuple[dict[str, Any], ...]:
+def _tool_list(tools: Any) -> tuple[dict[str, Any], ...]:
     """Tools as a request has them: a list of objects, or JSON text of one; functions alone are wrapped.
 
     Raises:
@@ -62,11 +65,22 @@ def tool_list(tools: Any) -> tuple[dict[str, Any], ...]:
 
 
 def parsed(text: str) -> Any:
-    """What JSON text says. Raises NoPrompt: it is none."""
+    """What JSON text says. Raises NoPrompt: it is none, or says what a record could not keep."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NoPrompt(f"{text[:40]!r} is not JSON: {error}") from None
+    why = why_not_kept(found)
+    if why:
+        raise NoPrompt(why)
+    return found
+
+
+def check_text_alone(found: Mapping[str, Any]) -> None:
+    """Refuse what has a picture or a sound beside its text. Raises NoPrompt."""
+    for key in _MEDIA:
+        if found.get(key):
+            raise NoPrompt(f"it has {key}", "not text")
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
@@ -79,8 +93,10 @@ def _message(message: Any) -> dict[str, Any]:
     """One message whose content is text, with all else that it has."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message["role"].strip():
         raise NoPrompt(f'every message is an object with a "role", found {str(message)[:60]}')
+    check_text_alone(message)
     kept = {key: value for key, value in message.items() if value is not None}
-    kept["content"] = _text(message.get("content"), message["role"])
+    content = _without_thoughts(kept.get("content", kept.get("refusal")), kept)
+    kept["content"] = _text(content, message["role"])
     called = kept.pop("function_call", None)
     if called is not None and "tool_calls" not in kept:  # as it was before there were tools
         kept["tool_calls"] = [{"type": "function", "function": called}]
@@ -109,12 +125,28 @@ def _text(content: Any, role: str) -> str:
     return "".join(_parts(content))
 
 
+def _without_thoughts(content: Any, kept: dict[str, Any]) -> Any:
+    """A content without its parts of reasoning, which go to where reasoning stands in a message."""
+    thoughts = [part for part in content if _is_thought(part)] if isinstance(content, list) else []
+    if not thoughts:
+        return content
+    thought = "".join(_text(part.get("thinking"), kept["role"]) for part in thoughts)
+    kept.setdefault("reasoning_content", thought)
+    return [part for part in content if not _is_thought(part)]
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "thinking"
+
+
 def _parts(content: Iterable[Any]) -> Iterable[str]:
     for part in content:
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS and isinstance(part.get("text"), str):
-            yield part["text"]
+        text = part
+        if isinstance(part, dict):
+            kind = part.get("type", "text")
+            text = part.get(_TEXT_PARTS[kind]) if isinstance(kind, str) and kind in _TEXT_PARTS else None
+        if isinstance(text, str):
+            yield text
         else:
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise NoPrompt(f"a message has a part that is no text: {str(kind)[:40]}", "not text")

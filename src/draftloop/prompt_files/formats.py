@@ -3,26 +3,35 @@
     prompt                      text, or chat messages (TRL's prompt and completion)
     messages                    of a chat, with tools: OpenAI's, and a request that was logged
     conversations               ShareGPT's
-    instruction, input          alpaca's
-    text                        a text to go on from
+    instruction, input          alpaca's; Dolly calls the input `context`
     input                       a request of OpenAI's responses
+    chosen                      of a preference whose prompt is in both answers (TRL's)
+    text                        a text to go on from
 
-A request may lie under a key of a log's line (`request`, `body`, …), also as JSON text.
+A request may lie under a key of a log's line (`request`, `body`, …), also as JSON text. A text by itself is looked for
+last: a line of a log may have one beside its request.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..json_values import why_not_kept
 from ..prompts import Prompt
-from .chats import NoPrompt, chat_prompt, parsed, tool_list
+from .chats import TOLD, NoPrompt, chat_prompt, check_text_alone, parsed
 
 EXPECTED = "an object with one of prompt, messages, conversations, instruction, text"
-_WRAPPED_IN = ("request", "body", "request_body", "payload", "params", "kwargs", "json", "data", "input")
+_WRAPPED_IN = (
+    *("request", "body", "request_body", "proxy_server_request", "payload", "content", "params", "kwargs", "json"),
+    *("data", "input", "inputs"),
+)
 _DEEPEST = 3  # wrappers in one another
+_SETTINGS = ("model_parameters", "optional_params")  # of a request, where a log has them by themselves
+_ANSWERS = ("output", "response", "completion", "choices")
+_NO_CHAT = re.compile("embed|moderation|tts|rerank", re.IGNORECASE)  # what else has a model and an input
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -70,6 +79,7 @@ def prompt_of(found: Any) -> Converted:
 def _converted(found: dict[str, Any], depth: int) -> Converted:
     for has, convert in _FORMATS:
         if has(found):
+            check_text_alone(found)
             return convert(found)
     for key in _WRAPPED_IN if depth < _DEEPEST else ():
         inner = found.get(key)
@@ -80,6 +90,8 @@ def _converted(found: dict[str, Any], depth: int) -> Converted:
             except NoFormat:
                 continue  # it lies under another key, or nowhere
             return Converted(within.prompt, within.format or "logged request", within.answers)
+    if _has_text("text")(found):
+        return _text(found)
     keys = ", ".join(sorted(map(str, found))[:8]) or "none"
     raise NoFormat(f"expected {EXPECTED}; its keys are {keys}"[:200])
 
@@ -89,79 +101,150 @@ def _has_text(key: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def _has_list(key: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda found: isinstance(found.get(key), list) and bool(found[key])
+    def has(found: dict[str, Any]) -> bool:
+        return bool(_listed(found, key))
+
+    return has
+
+
+def _listed(found: dict[str, Any], key: str) -> list[Any]:
+    """What is under a key, where it is a list or JSON text of one; else an empty one."""
+    value = found.get(key)
+    value = parsed(value) if isinstance(value, str) and _LIST_OF_OBJECTS.match(value) else value
+    return value if isinstance(value, list) else []
+
+
+def _chat(found: dict[str, Any], turns: list[Any]) -> tuple[Prompt, int]:
+    """A chat of these turns, with the tools and the system's message that stand beside them."""
+    own = bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") in TOLD
+    told = None if own else _told(found)
+    return chat_prompt(turns if told is None else [{"role": "system", "content": told}, *turns], _tools(found))
+
+
+def _told(found: dict[str, Any]) -> Any:
+    return next((found[key] for key in ("system", "system_prompt", "instructions") if found.get(key)), None)
+
+
+def _tools(found: dict[str, Any]) -> Any:
+    settings = (found[key] for key in _SETTINGS if isinstance(found.get(key), dict))
+    return next((of[key] for of in (found, *settings) for key in ("tools", "functions") if of.get(key)), None)
+
+
+def _answered(found: dict[str, Any]) -> int:
+    return int(any(found.get(key) for key in _ANSWERS))
 
 
 def _messages(found: dict[str, Any], key: str = "messages", format: str = "") -> Converted:  # noqa: A002
-    prompt, answers = chat_prompt(found[key], found.get("tools") or found.get("functions"))
+    prompt, answers = _chat(found, _listed(found, key))
     logged = format or ("logged request" if "model" in found else "")
-    answers += any(found.get(key) for key in ("response", "completion", "choices"))
-    return Converted(prompt, logged, answers)
+    return Converted(prompt, logged, answers or _answered(found))
 
 
 def _prompt(found: dict[str, Any]) -> Converted:
-    answered = isinstance(found.get("completion"), str | list) and bool(found["completion"])
-    return Converted(Prompt(found["prompt"]), "prompt and completion" if answered else "", int(answered))
+    """Text; a chat of it where there is what a text has no place for."""
+    kind = "prompt and completion" if found.get("completion") else "logged request" if "model" in found else ""
+    return Converted(_asked(found, found["prompt"]), kind, _answered(found))
 
 
-def _conversation_prompt(found: dict[str, Any]) -> Converted:
+def _asked(found: dict[str, Any], text: str) -> Prompt:
+    if not _told(found) and not _tools(found):
+        return Prompt(text)
+    prompt, _ = _chat(found, [{"role": "user", "content": text}])
+    return prompt
+
+
+def _prompt_list(found: dict[str, Any]) -> Converted:
+    """Messages, or the prompts of a request for completions: texts or token ids."""
+    given = found["prompt"]
+    if len(given) == 1 and isinstance(given[0], str):
+        return _prompt({**found, "prompt": given[0]})
+    if not any(isinstance(one, dict) for one in given):
+        raise NoPrompt(f"a prompt of {len(given):,} texts or token ids; expected one text, or chat messages")
     return _messages(found, "prompt", "prompt and completion" if found.get("completion") else "")
 
 
 def _conversation(found: dict[str, Any]) -> Converted:
     key = "conversations" if _has_list("conversations")(found) else "conversation"
-    turns = [_turn(turn) for turn in found[key]]
-    if isinstance(found.get("system"), str) and found["system"].strip():
-        turns.insert(0, {"role": "system", "content": found["system"]})
-    prompt, answers = chat_prompt(turns, found.get("tools"))
+    prompt, answers = _chat(found, [_turn(turn) for turn in _listed(found, key)])
     return Converted(prompt, "ShareGPT", answers)
 
 
 def _turn(turn: Any) -> Any:
-    if not isinstance(turn, dict) or "from" not in turn:
+    if not isinstance(turn, dict) or not ("from" in turn or "value" in turn):
         return turn
-    who, said = turn["from"], turn.get("value")
+    who, said = turn.get("from", turn.get("role")), turn.get("value")
+    who = who.lower() if isinstance(who, str) else who
     if not isinstance(who, str) or who not in _ROLES:
         raise NoPrompt(f"a turn is from {str(who)[:40]!r}; known are {', '.join(_ROLES)}")
     if who == "function_call" and isinstance(said, str):
         called = parsed(said)
         calls = called if isinstance(called, list) else [called]
         return {"role": "assistant", "tool_calls": [{"type": "function", "function": call} for call in calls]}
-    rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    rest = {key: value for key, value in turn.items() if key not in ("from", "value", "role")}
     return {**rest, "role": _ROLES[who], "content": said if "value" in turn else turn.get("content")}
 
 
 def _instruction(found: dict[str, Any]) -> Converted:
-    given = found.get("input")
-    asked = "\n\n".join(text for text in (found["instruction"], given) if isinstance(text, str) and text.strip())
-    answers = int(bool(found.get("output")))
-    turns = [{"role": "system", "content": found["system"]}] if found.get("system") else []
-    history = found.get("history") or []
-    if not turns and not history:
-        return Converted(Prompt(asked), "alpaca", answers)
+    asked = "\n\n".join(text for text in (_part(found, key) for key in ("instruction", "input", "context")) if text)
+    turns, history = [], found.get("history") or []
+    if not history:
+        return Converted(_asked(found, asked), "alpaca", _answered(found))
     for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != 2:
             raise NoPrompt(f"history: pairs of a question and an answer are expected, found {str(turn)[:60]}")
         turns += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    prompt, _ = chat_prompt([*turns, {"role": "user", "content": asked}])
-    return Converted(prompt, "alpaca", answers)
+    prompt, _ = _chat(found, [*turns, {"role": "user", "content": asked}])
+    return Converted(prompt, "alpaca", _answered(found))
+
+
+def _part(found: dict[str, Any], key: str) -> str:
+    """Of what was asked; nothing where it is left out or blank."""
+    given = found.get(key)
+    if given is not None and not isinstance(given, str):
+        raise NoPrompt(f"{key}: a text is expected, found {str(given)[:60]}")
+    return given if given and given.strip() else ""
+
+
+def _preference(found: dict[str, Any]) -> Converted:
+    return _messages(found, "chosen", "preference")
 
 
 def _text(found: dict[str, Any]) -> Converted:
+    if _ROLES.get(str(found.get("role"))) == "assistant":  # OpenAssistant's messages, one a line
+        raise NoPrompt("it is what an assistant said", "empty")
     return Converted(Prompt(found["text"]), "text")
 
 
 def _is_response_request(found: dict[str, Any]) -> bool:
-    return "model" in found and isinstance(found.get("input"), str | list) and bool(found["input"])
+    other = "voice" in found or _NO_CHAT.search(str(found.get("model")))
+    return "model" in found and isinstance(found.get("input"), str | list) and bool(found["input"]) and not other
 
 
 def _response_request(found: dict[str, Any]) -> Converted:
+    if found.get("previous_response_id") or found.get("conversation"):
+        raise NoPrompt("it goes on from a response that is not in the log")
     given = found["input"]
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else [_item(item) for item in given]
-    if isinstance(found.get("instructions"), str) and found["instructions"].strip():
-        items.insert(0, {"role": "system", "content": found["instructions"]})
-    prompt, answers = chat_prompt(items, tool_list(found.get("tools")))
-    return Converted(prompt, "logged request", answers)
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else _of_items(given)
+    prompt, answers = _chat(found, items)
+    return Converted(prompt, "logged request", answers or _answered(found))
+
+
+def _of_items(items: list[Any]) -> list[Any]:
+    """Messages out of the items of a request of responses: reasoning, text and calls of one answer are one message."""
+    messages: list[Any] = []
+    for message in map(_item, items):
+        last = messages[-1] if messages else None
+        if _is_assistant(last) and _is_assistant(message) and not (last.get("content") and message.get("content")):
+            calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
+            content = last.get("content") or message.get("content")
+            messages[-1] = {**last, **message, "content": content, **({"tool_calls": calls} if calls else {})}
+        else:
+            messages.append(message)
+    return messages
+
+
+def _is_assistant(message: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(message, dict) and message.get("role") == "assistant"
 
 
 def _item(item: Any) -> Any:
@@ -173,18 +256,25 @@ def _item(item: Any) -> Any:
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if kind == "function_call_output":
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+    if kind == "reasoning":
+        said = [*(item.get("content") or ()), *(item.get("summary") or ())]  # mostly only encrypted
+        thought = "\n".join(
+            part["text"] for part in said if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+        return {"role": "assistant", "content": None, **({"reasoning_content": thought} if thought else {})}
     if kind not in (None, "message"):
         raise NoPrompt(f"its input has an item that is no text: {str(kind)[:40]}", "not text")
     return {key: value for key, value in item.items() if key != "type"} if isinstance(item, dict) else item
 
 
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 _FORMATS: tuple[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Converted]], ...] = (
     (_has_list("messages"), _messages),
     (_has_list("conversations"), _conversation),
     (_has_list("conversation"), _conversation),
-    (_has_list("prompt"), _conversation_prompt),
+    (_has_list("prompt"), _prompt_list),
     (_has_text("prompt"), _prompt),
     (_has_text("instruction"), _instruction),
     (_is_response_request, _response_request),
-    (_has_text("text"), _text),
+    (_has_list("chosen"), _preference),
 )

@@ -22,6 +22,7 @@ from .formats import Converted
 
 FORMAT = "llm's log"
 _MAGIC = b"SQLite format 3\x00"
+_WAL_AT, _WAL = 18, b"\x02"  # of the file: the version that is needed to write to it
 
 
 def is_database(path: Path) -> bool:
@@ -31,7 +32,7 @@ def is_database(path: Path) -> bool:
 
 
 def logged_prompts(path: Path) -> Iterator[Converted | Skipped]:
-    """What was asked, oldest first; every turn of a conversation by itself.
+    """What was asked; every turn of a conversation by itself, and they stand together in their order.
 
     Raises:
         PromptError: it is no log of llm, or damaged.
@@ -48,11 +49,21 @@ def logged_prompts(path: Path) -> Iterator[Converted | Skipped]:
                 yield from _Turns(path, database, tables).prompts()
     except sqlite3.Error as error:
         raise PromptError(f"{path}: SQLite cannot read it: {error}") from None
+    except IndexError:  # a row of sqlite3 has no such column
+        raise PromptError(f"{path}: a database whose tables lack columns of llm's log") from None
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """For reading; nothing is written beside it, and a program that writes to it is not waited for long."""
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+    """For reading; nothing is written beside it, and a program that writes to it is not waited for long.
+
+    Where it has a write-ahead log, even a reader would write beside it. It is read as a file that nobody changes then,
+    unless that log is there: somebody has it open.
+    """
+    path = path.resolve()
+    with path.open("rb") as file:
+        at_rest = file.read(_WAL_AT + 1)[_WAL_AT:] == _WAL and not path.with_name(f"{path.name}-wal").exists()
+    how = "immutable=1" if at_rest else "mode=ro"
+    database = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=10)
     database.row_factory = sqlite3.Row
     return database
 
@@ -93,7 +104,7 @@ class _Responses(_Layout):
         for place in self._database.execute(places):
             if place["talk"] is None or place["talk"] != current:
                 current, before = place["talk"], []
-            row = self._database.execute("select * from responses where id = ?", [place["id"]]).fetchone()
+            row = self._database.execute("select * from responses where id is ?", [place["id"]]).fetchone()
             asked = [*before, *self._given(row, before)]
             query = "select t.* from tools t join tool_responses r on r.tool_id = t.id where r.response_id = ?"
             yield self._asked(row["id"], asked, self._rows("tools tool_responses", query, row["id"]))
@@ -148,7 +159,11 @@ class _Turns(_Layout):
     def _chain(self, tip: str | None) -> list[dict[str, Any]]:
         """The messages from the first one to `tip`."""
         found: list[dict[str, Any]] = []
+        met: set[str] = set()
         while tip is not None:
+            if tip in met:
+                raise NoPrompt("its conversation goes round in a circle")
+            met.add(tip)
             row = self._database.execute("select * from messages where hash = ?", [tip]).fetchone()
             if row is None:
                 raise NoPrompt("a message of its conversation is missing")
@@ -189,19 +204,24 @@ class _Turns(_Layout):
 
     def _part(self, row: sqlite3.Row) -> dict[str, Any]:
         payload = _loaded(row["payload"]) or {}
+        if not isinstance(payload, dict):
+            raise NoPrompt(f"a part of it is no object: {str(payload)[:40]}")
         part = {**payload, "type": row["type"]}
         if row["text"] is not None:
             part["text"] = row["text"]
-        elif "text_ref" in payload:
+        elif isinstance(payload.get("text_ref"), list):
             part["text"] = "".join(map(self._piece, payload["text_ref"]))
         return part
 
-    def _piece(self, piece: dict[str, Any]) -> str:
+    def _piece(self, piece: Any) -> str:
         """Of a text that borrows from fragments."""
-        if "literal" in piece:
-            return str(piece["literal"])
-        (row,) = self._rows("fragments", "select content from fragments where id = ?", piece["fragment"])
-        return str(row["content"])
+        known = piece if isinstance(piece, dict) else {}
+        if isinstance(known.get("literal"), str):
+            return str(known["literal"])
+        if isinstance(known.get("fragment"), int | str):
+            for row in self._rows("fragments", "select content from fragments where id = ?", known["fragment"]):
+                return str(row["content"])
+        raise NoPrompt(f"a fragment of it is missing: {str(piece)[:40]}")
 
 
 def _call(call_id: str | None, name: str | None, arguments: Any) -> dict[str, Any]:

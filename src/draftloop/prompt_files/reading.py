@@ -7,6 +7,7 @@ begins, and once for its prompts. Neither keeps more than a line of it.
 from __future__ import annotations
 
 import json
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -86,6 +87,8 @@ class PromptFile:
             raise PromptError(
                 f"{self.path}: the ending {ending or '(none)'} is unknown; known are {known}, and --from takes logs"
             )
+        if stat.S_IFMT(self.path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # a directory says so itself
+            raise PromptError(f"{self.path}: a pipe or a device; it is gone through twice, so save it to a file first")
         if self.is_log and is_database(self.path):
             return logged_prompts(self.path)
         if ending == ".txt" and not self.is_log:
