@@ -309,6 +309,13 @@ def test_whole_records_are_found_among_damaged_bytes() -> None:
     assert [data[start:end] for start, end in whole_records(data)] == [first, second]
 
 
+def test_a_whole_record_is_found_whatever_ends_or_begins_in_its_messages() -> None:
+    seals = {"role": "user", "content": "x", "of": {"a": 1, "checksum": "0123456789abcdef"}}
+    record = to_line(make_record(messages=(seals,), tools=({"a": 1, "checksum": "0123456789abcdef"},)))[:-1]
+    data = record[:99] + record + b"\x0b" + record
+    assert [data[start:end] for start, end in whole_records(data)] == [record, record]
+
+
 def test_records_store_and_registry_import_without_mlx() -> None:
     code = "import sys; sys.modules['mlx'] = None; import draftloop.store.log, draftloop.registry"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from .control_tokens import ControlTokens, Markers, NotReadable, control_tokens, read_as_text
-from .json_values import SURROGATE, texts
+from .json_values import SURROGATE, is_deep, texts
 from .templates import TemplateFailed, render
 
 Messages = list[dict[str, Any]]
@@ -209,7 +209,7 @@ def _parsed(text: str) -> Any:
 def _object(arguments: Any) -> dict[str, Any] | None:
     """Arguments as an object; None where they are none, or one already."""
     found = _parsed(arguments or "{}") if isinstance(arguments, str) else None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and not is_deep(found) else None
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:

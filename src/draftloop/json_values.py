@@ -40,6 +40,12 @@ def without_surrogates(value: Any) -> Any:
     return changed(value, lambda text: SURROGATE.sub(REPLACEMENT, text))
 
 
+def is_deep(value: Any, depth: int = 0) -> bool:
+    """Whether it has lists and objects in one another more than `DEEPEST` times."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return depth > DEEPEST or any(is_deep(one, depth + 1) for one in inner)
+
+
 def why_not_kept(value: Any, depth: int = 0) -> str | None:
     """What of a parsed value JSON as it is written here cannot keep, in a few words; None where it keeps all of it."""
     if depth > DEEPEST:

@@ -258,7 +258,7 @@ def dump(value: Any) -> bytes:
 
 def seal(body: bytes) -> bytes:
     """A JSON object with its checksum put in as its last member, and a newline."""
-    return body[:-1] + b',"checksum":"' + hashlib.sha256(body).hexdigest()[:16].encode() + b'"}\n'
+    return body[:-1] + _checksum(hashlib.sha256(body)) + b"}\n"
 
 
 def unseal(line: bytes) -> bytes:
@@ -317,9 +317,9 @@ def whole_records(data: bytes) -> Iterator[tuple[int, int]]:
     """Where whole records lie in damaged bytes, as (start, end): a newline that was lost joins two good ones."""
     done = 0
     for start in (found.start() for found in _LINE_START.finditer(data)):
-        end = _SEAL_END.search(data, start) if start >= done else None  # a message may hold such a start too
-        if end and _is_sealed(data[start : end.end()]):
-            done = end.end()
+        end = _end_of_sealed(data, start) if start >= done else None  # a message may hold such a start too
+        if end is not None:
+            done = end
             yield start, done
 
 
@@ -339,12 +339,22 @@ def check_schema(found: object, known: int, what: str) -> None:
         )
 
 
-def _is_sealed(line: bytes) -> bool:
-    try:
-        unseal(line)
-    except RecordError:
-        return False
-    return True
+def _end_of_sealed(data: bytes, start: int) -> int | None:
+    """Where the record that begins there ends; None where none does. A message may hold what ends one too."""
+    so_far, at = hashlib.sha256(), start
+    for found in _SEAL_END.finditer(data, start):
+        so_far.update(data[at : found.start()])
+        at = found.start()
+        of_it = so_far.copy()
+        of_it.update(b"}")
+        if found[0] == _checksum(of_it) + b"}":
+            return found.end()
+    return None
+
+
+def _checksum(of: hashlib._Hash) -> bytes:
+    """The last member of a line."""
+    return b',"checksum":"' + of.hexdigest()[:16].encode() + b'"'
 
 
 def _to_json(record: Record) -> dict[str, Any]:
