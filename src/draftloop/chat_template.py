@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .control_tokens import ControlTokens, Markers, NotReadable, control_tokens, read_as_text
+from .control_tokens import ControlTokens, Markers, NotReadable, control_tokens, is_piece, read_as_text
 from .json_values import SURROGATE, is_deep, texts
 from .templates import TemplateFailed, render
 
@@ -22,6 +23,8 @@ Tools = list[dict[str, Any]]
 _COPIES = 8  # a template may write a message more than once
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # transformers' order
 _PROBE = "Is this text here?"
+_PROBE_LIMIT = 100_000  # characters around it: a template may bring a system prompt of its own
+_PROBE_TOOL = {"type": "function", "function": {"name": "x", "description": "x", "parameters": {"type": "object"}}}
 
 
 class TooLong(Exception):
@@ -64,12 +67,14 @@ class ChatTemplate:
         """
         messages = self._as_templates_want(messages)
         text = self._text(messages, tools)
+        self._check_all_written(messages, tools)
         if parse_special:
             return self._ids(messages, tools, text)
-        tokens = control_tokens(self._tokenizer, self._template or "")
+        tokens = control_tokens(self._tokenizer, self._written())
         markers = Markers.not_in("".join([self._template or "", *texts([messages, tools])]))
-        marked = [_marked(message, markers, tokens, tokens.of_role(message["role"])) for message in messages]
-        marked_tools = _marked(tools, markers, tokens, tokens.control)
+        mark = _Marking(markers, tokens, tokens.composed(text, self._literal()) if self._template else frozenset())
+        marked = [mark.all_of(message, tokens.of_role(message["role"])) for message in messages]
+        marked_tools = mark.all_of(tools, tokens.control)
         marks = _length([marked, marked_tools]) - _length([messages, tools])
         if not marks:
             return self._ids(messages, tools, text)
@@ -117,6 +122,18 @@ class ChatTemplate:
         except Exception as error:  # as many kinds as there are formats
             raise TemplateFailed(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
+    def _literal(self) -> str:
+        """The template, and the tokens that it has under their names."""
+        template = self._template or ""
+        named = (token for name, token in self._tokenizer.special_tokens_map.items() if name in template)
+        return "\n".join([template, *map(str, named)])
+
+    def _written(self) -> str:
+        """The template, and what it writes around a short chat: the control tokens that it puts together are there."""
+        ask = {"role": "user", "content": _PROBE}
+        chats = ([ask, {"role": "assistant", "content": _PROBE}, ask], [ask])
+        return "\n".join([self._template or "", next((text for text in map(self._of_probe, chats) if text), "")])
+
     def _as_templates_want(self, messages: Messages) -> Messages:
         wanted = [_with_reasoning(_with_objects(message)) for message in messages]
         if self._template is None:
@@ -124,27 +141,55 @@ class ChatTemplate:
         if "developer" not in self._template:  # most know the role under its older name
             wanted = [one | {"role": "system"} if one["role"] == "developer" else one for one in wanted]
         if self._takes_parts():
-            wanted = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in wanted]
+            wanted = [_in_parts(one) for one in wanted]
         return wanted
+
+    def _check_all_written(self, messages: Messages, tools: Tools | None) -> None:
+        """Refuse a chat with a turn that the template leaves out without a word.
+
+        Raises:
+            TemplateFailed: it knows no such role.
+        """
+        for role in sorted({message["role"] for message in messages} - {"user", "assistant"}):
+            text = self._of_probe(_chat_with(role), [_PROBE_TOOL] if tools else None)
+            if text and _PROBE not in text:
+                raise TemplateFailed(f"it writes nothing of a message of the role {role!r}")
 
     def _takes_parts(self) -> bool:
         """Whether text is lost on this template unless it comes in parts."""
-        assert self._template is not None
-        if self._template not in _TAKES_PARTS:
-            parts = [{"type": "text", "text": _PROBE}]
-            _TAKES_PARTS[self._template] = not self._writes_probe(_PROBE) and self._writes_probe(parts)
-        return _TAKES_PARTS[self._template]
+        ask = {"role": "user", "content": _PROBE}
+        return _PROBE not in self._rendered([ask]) and _PROBE in self._rendered([_in_parts(ask)])
 
-    def _writes_probe(self, content: Any) -> bool:
-        variables = self._variables([{"role": "user", "content": content}], None)
-        try:
-            text = render(self._template or "", variables, limit=self._limit, seconds=self._seconds)
-        except TemplateFailed:
-            return False
-        return text is None or _PROBE in text
+    def _of_probe(self, messages: Messages, tools: Tools | None = None) -> str:
+        """What the template makes of a chat, in the form that it wants; nothing where it fails."""
+        return self._rendered([_in_parts(one) for one in messages] if self._takes_parts() else messages, tools)
+
+    def _rendered(self, messages: Messages, tools: Tools | None = None) -> str:
+        if self._template is None:
+            return ""
+        return _rendered_probe(self._template, json.dumps(self._variables(messages, tools)), self._seconds)
 
 
-_TAKES_PARTS: dict[str, bool] = {}  # by template
+@lru_cache(maxsize=64)
+def _rendered_probe(template: str, variables: str, seconds: int) -> str:
+    """A template's text; nothing where it fails. Asked for with every prompt anew."""
+    try:
+        return render(template, json.loads(variables), limit=_PROBE_LIMIT, seconds=seconds) or ""
+    except TemplateFailed:
+        return ""
+
+
+def _chat_with(role: str) -> Messages:
+    """A chat with the probe in a message of a role, where a tool's result would stand too."""
+    ask, probe = {"role": "user", "content": "x"}, {"role": role, "content": _PROBE}
+    if role == "system":
+        return [probe, ask]
+    call = {"id": "x", "type": "function", "function": {"name": "x", "arguments": {}}}
+    return [ask, {"role": "assistant", "content": "", "tool_calls": [call]}, {**probe, "tool_call_id": "x"}]
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    return message | {"content": [{"type": "text", "text": message["content"]}]}
 
 
 def plain_tokenizer(tokenizer: Any) -> Any:
@@ -219,28 +264,44 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
 
 
 _FOUND_BY = ("role", "type")  # the template compares what is under these
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "model"})
 
 
-def _marked(value: Any, markers: Markers, tokens: ControlTokens, control: frozenset[str]) -> Any:
-    """With marks in every text, but in the words by which a template finds its way."""
+@dataclass(frozen=True)
+class _Marking:
+    """Marks put into every text, but into the words by which a template finds its way.
 
-    def mark(text: str) -> str:
-        return markers.mark(text, tokens, control)
+    Attributes:
+        markers: the marks.
+        tokens: the tokenizer's.
+        composed: control tokens that the template puts together, which a word from a chat could be made into as well.
+    """
 
-    def name(text: str) -> str:
-        return text if text.isidentifier() else mark(text)
+    markers: Markers
+    tokens: ControlTokens
+    composed: frozenset[str]
 
-    def walk(value: Any) -> Any:
-        if isinstance(value, str):
-            return mark(value)
-        if isinstance(value, dict):
-            return {
-                name(key): name(one) if key in _FOUND_BY and isinstance(one, str) else walk(one)
-                for key, one in value.items()
-            }
-        return [walk(one) for one in value] if isinstance(value, list) else value
+    def all_of(self, value: Any, control: frozenset[str]) -> Any:
+        """A value with marks around what its texts have of these control tokens."""
 
-    return walk(value)
+        def mark(text: str) -> str:
+            return self.markers.mark(text, self.tokens, control, self.composed)
+
+        def name(text: str) -> str:
+            plain = text in _ROLES or not is_piece(text, self.composed | {text} & control)
+            return text if text.isidentifier() and plain else mark(text)
+
+        def walk(value: Any) -> Any:
+            if isinstance(value, str):
+                return mark(value)
+            if isinstance(value, dict):
+                return {
+                    name(key): name(one) if key in _FOUND_BY and isinstance(one, str) else walk(one)
+                    for key, one in value.items()
+                }
+            return [walk(one) for one in value] if isinstance(value, list) else value
+
+        return walk(value)
 
 
 def _length(value: Any) -> int:

@@ -4,8 +4,9 @@ A tokenizer reads `<|im_start|>` as one token wherever it stands, so whoever wri
 begin another one's. What is in a prompt is text: its control tokens are spelled by ordinary tokens instead, the others
 of the chat stay what they are.
 
-1. In the messages, what spells a control token is put between two private characters that occur nowhere in them; so is
-   an end of a message that could become one together with what the template writes beside it.
+1. In the messages, what spells a control token is put between two private characters that occur nowhere in them, in
+   other case or with spaces too: a template may fold these. So is an end of a message that could become one together
+   with what the template writes beside it, and a word that the template could put into the middle of one.
 2. Rendered, the characters say which control tokens are the template's own. Rendering must not depend on them.
 3. These are replaced by stand-ins in a copy of the tokenizer that knows the stand-ins and no control token. One pass of
    it over the whole text gives the ids, and no border between pieces changes how the rest is read.
@@ -19,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +62,10 @@ class ControlTokens:
     def spelled(self, text: str) -> list[re.Match[str]]:
         """Added tokens in a text, as a tokenizer finds them: the leftmost, and the longest of these."""
         return list(_any_of(frozenset(self.added)).finditer(text))
+
+    def composed(self, text: str, literal: str) -> frozenset[str]:
+        """Control tokens in a rendered text that its template puts together of pieces: none that it has literally."""
+        return frozenset(one[0] for one in self.spelled(text) if one[0] in self.control and one[0] not in literal)
 
 
 @lru_cache(maxsize=4)
@@ -103,22 +109,29 @@ class Markers:
                 return cls(*chosen)
         raise NotReadable("it has every private character")
 
-    def mark(self, text: str, tokens: ControlTokens, control: frozenset[str]) -> str:
-        """A text with marks around the control tokens that it spells, and at an end that could become one."""
+    def mark(
+        self, text: str, tokens: ControlTokens, control: frozenset[str], composed: frozenset[str] = frozenset()
+    ) -> str:
+        """A text with marks around the control tokens that it spells, and at an end that could become one.
+
+        What is a piece of one of those `composed` by the template has them at both ends.
+        """
         lead, trail = len(text) - len(text.lstrip()), len(text.rstrip())
         begins, ends = _parts(control)
+        exact = (found for found in tokens.spelled(text) if found[0] in control)
+        loose = (found for found in _loosely(control).finditer(text) if found[0] not in tokens.added)
         inserted = [
             (place, mark)
-            for found in tokens.spelled(text)
-            if found[0] in control
+            for found in (*exact, *loose)
             for place, mark in ((found.start(), self.before), (found.end(), self.after))
         ]
-        if any(text.startswith(part, lead) for part in ends if part[0] == text[lead : lead + 1]):
-            inserted.insert(0, (lead, self.before))
-        if any(text.endswith(part, 0, trail) for part in begins if part[-1] == text[trail - 1 : trail]):
+        piece = is_piece(text, composed)
+        if piece or any(text.startswith(part, lead) for part in ends if part[0] == text[lead : lead + 1]):
+            inserted.append((lead, self.before))
+        if piece or any(text.endswith(part, 0, trail) for part in begins if part[-1] == text[trail - 1 : trail]):
             inserted.append((trail, self.after))
         pieces, at = [], 0
-        for place, mark in inserted:
+        for place, mark in sorted(inserted, key=itemgetter(0)):
             pieces += [text[at:place], mark]
             at = place
         return "".join([*pieces, text[at:]])
@@ -157,6 +170,19 @@ def _has_between(places: Sequence[int], start: int, end: int) -> bool:
 def _any_of(contents: frozenset[str]) -> re.Pattern[str]:
     longest_first = sorted(contents, key=lambda content: (-len(content), content))
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+@lru_cache(maxsize=4)
+def _loosely(control: frozenset[str]) -> re.Pattern[str]:
+    """Control tokens in any case, and with white space between their characters."""
+    spellings = (r"\s*".join(map(re.escape, content)) for content in sorted(control) if not re.search(r"\s", content))
+    return re.compile("|".join(spellings) or "(?!)", re.IGNORECASE)
+
+
+def is_piece(text: str, composed: frozenset[str]) -> bool:
+    """Whether a text, but for the white space around it, is a part of one of these control tokens."""
+    core = text.strip()
+    return bool(core) and any(core in content for content in composed)
 
 
 @lru_cache(maxsize=4)

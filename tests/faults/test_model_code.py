@@ -266,7 +266,7 @@ def test_in_a_batch_the_prompts_that_a_template_refuses_are_skipped_and_named(pl
     assert ended.code == 0, ended.err
     values = json.loads(ended.out)
     assert (values["generations"], values["skipped"]) == (2, {"chat template": 2})
-    assert values["skipped_prompts"][1].startswith("prompt 3 ('a dog'): chat template, ")
+    assert values["skipped_prompts"][1].startswith("prompts.jsonl, line 3 ('a dog'): chat template, ")
     assert "ZeroDivisionError" in values["skipped_prompts"][1]
 
 
