@@ -240,6 +240,17 @@ def test_the_tokens_of_roles_may_be_put_together_and_nobody_spells_them(with_tem
     assert [token for token in tokenizer.convert_ids_to_tokens(ids) if token in roles] == [*roles, roles[0]]
 
 
+def test_a_token_that_a_template_has_as_a_whole_is_not_made_of_a_role_either(
+    with_template: Callable[..., Any],
+) -> None:
+    tokenizer = with_template(
+        "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|im_end|>{% endfor %}<|assistant|>"
+    )
+    tokenizer.add_tokens([AddedToken("<|user|>", special=True, normalized=False)])
+    ids = ids_of(tokenizer, ASKED, {"role": "im_end", "content": "x"})
+    assert [t for t in tokenizer.convert_ids_to_tokens(ids) if t in (END, "<|user|>")] == ["<|user|>", END, END]
+
+
 def test_a_word_that_is_a_control_token_by_itself_is_none_as_a_role_or_key(with_template: Callable[..., Any]) -> None:
     tokenizer = with_template(TOOLS_TEMPLATE)
     tokenizer.add_special_tokens({"additional_special_tokens": ["sop"]})

@@ -23,6 +23,7 @@ Tools = list[dict[str, Any]]
 _COPIES = 8  # a template may write a message more than once
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # transformers' order
 _PROBE = "Is this text here?"
+_PROBE_ID = "call00001"  # some templates want nine characters
 _PROBE_LIMIT = 100_000  # characters around it: a template may bring a system prompt of its own
 _PROBE_TOOL = {"type": "function", "function": {"name": "x", "description": "x", "parameters": {"type": "object"}}}
 
@@ -70,9 +71,11 @@ class ChatTemplate:
         self._check_all_written(messages, tools)
         if parse_special:
             return self._ids(messages, tools, text)
-        tokens = control_tokens(self._tokenizer, self._written())
+        probe = self._written()
+        tokens = control_tokens(self._tokenizer, f"{self._template or ''}\n{probe}")
         markers = Markers.not_in("".join([self._template or "", *texts([messages, tools])]))
-        mark = _Marking(markers, tokens, tokens.composed(text, self._literal()) if self._template else frozenset())
+        composed = tokens.composed(text, probe, self._literal()) if self._template else frozenset[str]()
+        mark = _Marking(markers, tokens, composed)
         marked = [mark.all_of(message, tokens.of_role(message["role"])) for message in messages]
         marked_tools = mark.all_of(tools, tokens.control)
         marks = _length([marked, marked_tools]) - _length([messages, tools])
@@ -129,10 +132,10 @@ class ChatTemplate:
         return "\n".join([template, *map(str, named)])
 
     def _written(self) -> str:
-        """The template, and what it writes around a short chat: the control tokens that it puts together are there."""
+        """What the template writes of a short chat: the control tokens that it puts together are there."""
         ask = {"role": "user", "content": _PROBE}
         chats = ([ask, {"role": "assistant", "content": _PROBE}, ask], [ask])
-        return "\n".join([self._template or "", next((text for text in map(self._of_probe, chats) if text), "")])
+        return next((text for text in map(self._of_probe, chats) if text), "")
 
     def _as_templates_want(self, messages: Messages) -> Messages:
         wanted = [_with_reasoning(_with_objects(message)) for message in messages]
@@ -184,8 +187,8 @@ def _chat_with(role: str) -> Messages:
     ask, probe = {"role": "user", "content": "x"}, {"role": role, "content": _PROBE}
     if role == "system":
         return [probe, ask]
-    call = {"id": "x", "type": "function", "function": {"name": "x", "arguments": {}}}
-    return [ask, {"role": "assistant", "content": "", "tool_calls": [call]}, {**probe, "tool_call_id": "x"}]
+    call = {"id": _PROBE_ID, "type": "function", "function": {"name": "x", "arguments": {}}}
+    return [ask, {"role": "assistant", "content": "", "tool_calls": [call]}, {**probe, "tool_call_id": _PROBE_ID}]
 
 
 def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +267,9 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
 
 
 _FOUND_BY = ("role", "type")  # the template compares what is under these
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "model"})
+_KNOWN = frozenset(  # never a piece of a token that is none of theirs: roles, and types of parts and tools
+    {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "model", "text"}
+)
 
 
 @dataclass(frozen=True)
@@ -288,7 +293,7 @@ class _Marking:
             return self.markers.mark(text, self.tokens, control, self.composed)
 
         def name(text: str) -> str:
-            plain = text in _ROLES or not is_piece(text, self.composed | {text} & control)
+            plain = text in _KNOWN or not is_piece(text, self.composed | {text} & control)
             return text if text.isidentifier() and plain else mark(text)
 
         def walk(value: Any) -> Any:

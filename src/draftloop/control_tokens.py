@@ -63,9 +63,17 @@ class ControlTokens:
         """Added tokens in a text, as a tokenizer finds them: the leftmost, and the longest of these."""
         return list(_any_of(frozenset(self.added)).finditer(text))
 
-    def composed(self, text: str, literal: str) -> frozenset[str]:
-        """Control tokens in a rendered text that its template puts together of pieces: none that it has literally."""
-        return frozenset(one[0] for one in self.spelled(text) if one[0] in self.control and one[0] not in literal)
+    def composed(self, text: str, probe: str, literal: str) -> frozenset[str]:
+        """Control tokens in a rendered text that its template may have put together of pieces.
+
+        Args:
+            text: the rendered text.
+            probe: what the template writes of a chat without a control token. Where it puts one together there, any
+                of the text's may be.
+            literal: what the template has as a whole.
+        """
+        found, probed = ({one[0] for one in self.spelled(of) if one[0] in self.control} for of in (text, probe))
+        return frozenset(one for one in found if one not in literal or any(other not in literal for other in probed))
 
 
 @lru_cache(maxsize=4)
