@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .control_tokens import ControlTokens, Markers, NotReadable, control_tokens, is_piece, read_as_text
+from .chat_marks import Marking, replaced
+from .control_tokens import Markers, NotReadable, control_tokens, read_as_text
 from .json_values import SURROGATE, is_deep, texts
 from .templates import TemplateFailed, render
 
@@ -75,7 +75,7 @@ class ChatTemplate:
         tokens = control_tokens(self._tokenizer, f"{self._template or ''}\n{probe}")
         markers = Markers.not_in("".join([self._template or "", *texts([messages, tools])]))
         composed = tokens.composed(text, probe, self._literal()) if self._template else frozenset[str]()
-        mark = _Marking(markers, tokens, composed)
+        mark = Marking(markers, tokens, composed, replaced(self._template or ""))
         marked = [mark.all_of(message, tokens.of_role(message["role"])) for message in messages]
         marked_tools = mark.all_of(tools, tokens.control)
         marks = _length([marked, marked_tools]) - _length([messages, tools])
@@ -264,49 +264,6 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     """Reasoning under each of the names that templates read, as transformers gives it."""
     found = next((message[name] for name in _REASONING if message.get(name) is not None), None)
     return message if found is None else {"thinking": found, **message, "reasoning_content": found}
-
-
-_FOUND_BY = ("role", "type")  # the template compares what is under these
-_KNOWN = frozenset(  # never a piece of a token that is none of theirs: roles, and types of parts and tools
-    {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "model", "text"}
-)
-
-
-@dataclass(frozen=True)
-class _Marking:
-    """Marks put into every text, but into the words by which a template finds its way.
-
-    Attributes:
-        markers: the marks.
-        tokens: the tokenizer's.
-        composed: control tokens that the template puts together, which a word from a chat could be made into as well.
-    """
-
-    markers: Markers
-    tokens: ControlTokens
-    composed: frozenset[str]
-
-    def all_of(self, value: Any, control: frozenset[str]) -> Any:
-        """A value with marks around what its texts have of these control tokens."""
-
-        def mark(text: str) -> str:
-            return self.markers.mark(text, self.tokens, control, self.composed)
-
-        def name(text: str) -> str:
-            plain = text in _KNOWN or not is_piece(text, self.composed | {text} & control)
-            return text if text.isidentifier() and plain else mark(text)
-
-        def walk(value: Any) -> Any:
-            if isinstance(value, str):
-                return mark(value)
-            if isinstance(value, dict):
-                return {
-                    name(key): name(one) if key in _FOUND_BY and isinstance(one, str) else walk(one)
-                    for key, one in value.items()
-                }
-            return [walk(one) for one in value] if isinstance(value, list) else value
-
-        return walk(value)
 
 
 def _length(value: Any) -> int:
