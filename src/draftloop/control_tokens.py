@@ -126,6 +126,7 @@ class Markers:
         """
         lead, trail = len(text) - len(text.lstrip()), len(text.rstrip())
         begins, ends = _parts(control)
+        lengths = range(1, _longest(control))
         exact = (found for found in tokens.spelled(text) if found[0] in control)
         loose = (found for found in _loosely(control).finditer(text) if found[0] not in tokens.added)
         inserted = [
@@ -134,9 +135,9 @@ class Markers:
             for place, mark in ((found.start(), self.before), (found.end(), self.after))
         ]
         piece = is_piece(text, composed)
-        if piece or any(text.startswith(part, lead) for part in ends if part[0] == text[lead : lead + 1]):
+        if piece or any(text[lead : lead + n] in ends for n in lengths):
             inserted.append((lead, self.before))
-        if piece or any(text.endswith(part, 0, trail) for part in begins if part[-1] == text[trail - 1 : trail]):
+        if piece or any(text[max(trail - n, 0) : trail] in begins for n in lengths):
             inserted.append((trail, self.after))
         pieces, at = [], 0
         for place, mark in sorted(inserted, key=itemgetter(0)):
@@ -191,6 +192,11 @@ def is_piece(text: str, composed: frozenset[str]) -> bool:
     """Whether a text, but for the white space around it, is a part of one of these control tokens."""
     core = text.strip()
     return bool(core) and any(core in content for content in composed)
+
+
+@lru_cache(maxsize=4)
+def _longest(control: frozenset[str]) -> int:
+    return max(map(len, control), default=0)
 
 
 @lru_cache(maxsize=4)

@@ -125,6 +125,7 @@ def test_a_strict_reading_refuses_the_first_bad_line(tmp_path: Path) -> None:
     path = file(tmp_path, "p.jsonl", '{"prompt": "a"}\n{"prompt": \n{"promt": "b"}')
     assert refusal(path, strict=True).startswith(f"{path}, line 2: not a JSON object")
     assert len(survey([PromptFile(path)]).skipped) == 2
+    assert "--strict" not in refusal(path, strict=True)  # which the benchmarks are, without such a flag
     with pytest.raises(PromptError, match="line 2"):
         read_prompts(path)
 

@@ -112,7 +112,7 @@ def survey(files: Iterable[PromptFile], *, strict: bool = False) -> Survey:
         for one in file.entries():
             if isinstance(one, Skipped):
                 if strict:
-                    raise PromptError(f"{one.where}: {one.why.detail}; without --strict it would be skipped")
+                    raise PromptError(f"{one.where}: {one.why.detail}")
                 found.skipped.append(one)
                 continue
             found.prompts += 1
