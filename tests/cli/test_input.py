@@ -147,9 +147,10 @@ def test_a_template_that_fails_on_everything_is_an_error_in_json_too(template: s
 def test_arguments_of_the_template_are_part_of_the_records_conditions(call_with) -> None:
     brief, long = ("--chat-template-args", '{"style": "brief"}'), ("--chat-template-args", '{"style": "long"}')
     command = ["collect-data", "-p", "hi", *SHORT, "--json"]
-    assert call_with(TOOLS, *command, *brief).json["generations"] == 1
+    found = call_with(TOOLS, *command, *brief).json
+    assert (found["generations"], found["chat_template_args"]) == (1, {"style": "brief"})
     assert call_with(TOOLS, *command, *brief).json["skipped"] == {"already collected": 1}
-    assert call_with(TOOLS, *command, *long).json["generations"] == 1
+    assert 'adapter none, template arguments {"style": "long"}' in call_with(TOOLS, *command[:-1], *long).out
     first, second = records()
     assert (first.chat_template_args, second.chat_template_args) == ({"style": "brief"}, {"style": "long"})
     assert read_by_model(first) == "[user]hi\n[assistant][brief]"

@@ -421,6 +421,10 @@ KEYS = [
     "tools",
     "history",
     "system",
+    "chosen",
+    "context",
+    "model_parameters",
+    "images",
 ]
 TURNS = st.lists(
     st.fixed_dictionaries(
@@ -432,13 +436,21 @@ TURNS = st.lists(
             "content": JSON,
             "tool_calls": JSON,
             "function_call": JSON,
+            "type": st.sampled_from(["reasoning", "message", "function_call", "function_call_output"]) | JSON,
+            "summary": JSON,
         },
     ),
     max_size=3,
 )
 
 
-@given(found=JSON | st.dictionaries(st.sampled_from([*KEYS, "model", "body", "request"]), JSON | TURNS, max_size=4))
+@given(
+    found=JSON
+    | st.dictionaries(
+        st.sampled_from([*KEYS, "model", "body", "request"]), JSON | TURNS | TURNS.map(json.dumps), max_size=4
+    )
+    | st.fixed_dictionaries({"model": st.just("x"), "input": TURNS})
+)
 @settings(max_examples=500, deadline=None)
 def test_any_json_is_a_prompt_that_a_record_keeps_or_a_refusal(found: Any, record_with: Any) -> None:
     try:

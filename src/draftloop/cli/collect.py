@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -132,6 +133,7 @@ def collect_data(
             "rule": decoding.rule,
             "num_draft_tokens": decoding.num_draft_tokens,
             "sampler": asdict(decoding.sampler),
+            "chat_template_args": config.speculative.chat_template_args,
             "peak_memory_gb": peak_gigabytes(),
         }
     )
@@ -143,6 +145,10 @@ def collect_data(
         return 0
     note("stopped: everything logged so far is kept; the same command goes on from here")
     return Interrupted.exit_code
+
+
+def _given(template_args: dict[str, Any]) -> str:
+    return f", template arguments {json.dumps(template_args)}" if template_args else ""
 
 
 def _summary(length: float, speed: float | None) -> str:
@@ -164,7 +170,7 @@ def _print(values: dict[str, Any]) -> None:
             "tokens/s": values["tokens_per_second"],
             "peak memory": f"{values['peak_memory_gb']:.2f} GB",
             "conditions": f"rule {values['rule']}, K = {values['num_draft_tokens']}, {describe(values['sampler'])}, "
-            f"adapter {values['adapter'] or 'none'}",
+            f"adapter {values['adapter'] or 'none'}{_given(values['chat_template_args'])}",
             "log": values["log"],
         }
     )

@@ -235,7 +235,7 @@ def _of_items(items: list[Any]) -> list[Any]:
     for message in map(_item, items):
         last = messages[-1] if messages else None
         if _is_assistant(last) and _is_assistant(message) and not (last.get("content") and message.get("content")):
-            calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
+            calls = [*_listed(last, "tool_calls"), *_listed(message, "tool_calls")]
             content = last.get("content") or message.get("content")
             messages[-1] = {**last, **message, "content": content, **({"tool_calls": calls} if calls else {})}
         else:
@@ -257,7 +257,7 @@ def _item(item: Any) -> Any:
     if kind == "function_call_output":
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
     if kind == "reasoning":
-        said = [*(item.get("content") or ()), *(item.get("summary") or ())]  # mostly only encrypted
+        said = [*_listed(item, "content"), *_listed(item, "summary")]  # mostly only encrypted
         thought = "\n".join(
             part["text"] for part in said if isinstance(part, dict) and isinstance(part.get("text"), str)
         )
