@@ -200,12 +200,12 @@ def plain_tokenizer(tokenizer: Any) -> Any:
     return getattr(tokenizer, "_tokenizer", tokenizer)
 
 
-def reads_tools(tokenizer: Any) -> bool:
-    """Whether the chat template has a place for tools; true where that cannot be told."""
+def has_place_for(tokenizer: Any, what: str) -> bool:
+    """Whether the chat template names `tools`, or `tool_calls` of its messages; true where that cannot be told."""
     if _renders_itself(tokenizer):
         return True
     found = plain_tokenizer(tokenizer).chat_template
-    return any("tools" in str(text) for text in (found.values() if isinstance(found, dict) else [found]))
+    return any(what in str(text) for text in (found.values() if isinstance(found, dict) else [found]))
 
 
 def chosen(found: Any, with_tools: bool) -> str:

@@ -72,9 +72,11 @@ def test_a_chat_goes_to_the_template_and_into_the_record_whole(call_with) -> Non
 
 
 def test_a_template_without_a_place_for_tools_is_told_of(call_with) -> None:
-    prompts = lines("p.jsonl", {"messages": [ASKED], "tools": [TOOL]}, {"messages": [ASKED]})
+    calling = {"messages": [ASKED, CALLING, RESULT]}
+    prompts = lines("p.jsonl", {"messages": [ASKED], "tools": [TOOL]}, {"messages": [ASKED]}, calling, calling)
     found = call_with(CHAT_TEMPLATE, "collect-data", *prompts, *SHORT)
     assert "the target's chat template has no place for tools; prompts that have some: 1\n" in found.err
+    assert "the target's chat template has no place for calls of tools; prompts that have some: 2\n" in found.err
 
 
 def test_bad_lines_are_skipped_named_and_counted_and_the_others_collected(call_with) -> None:

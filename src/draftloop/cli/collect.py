@@ -79,7 +79,7 @@ def collect_data(
     for line in found.said():
         note(line)
 
-    from ..chat_template import reads_tools
+    from ..chat_template import has_place_for
     from ..collect import ALREADY_COLLECTED, CollectSettings
     from ..collect import collect_data as collect_prompts
     from ..interrupt import stop_request
@@ -94,8 +94,9 @@ def collect_data(
     changed = app.data.names.changed_template(target) if target else None
     if changed:
         note(changed)
-    if found.with_tools and config.speculative.chat_template and not reads_tools(pair.tokenizer):
-        note(f"the target's chat template has no place for tools; prompts that have some: {found.with_tools:,}")
+    for what, name, count in (("tools", "tools", found.with_tools), ("tool_calls", "calls of tools", found.with_calls)):
+        if count and config.speculative.chat_template and not has_place_for(pair.tokenizer, what):
+            note(f"the target's chat template has no place for {name}; prompts that have some: {count:,}")
     settings = CollectSettings(
         decoding=decoding,
         source=source,

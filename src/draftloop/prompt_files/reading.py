@@ -35,6 +35,7 @@ class Survey:
         converted: prompts by the format that they were in, where it is not the project's own.
         answers: answers of assistants that are no part of the prompts.
         with_tools: prompts that come with tools.
+        with_calls: prompts in which the assistant has called some.
     """
 
     prompts: int = 0
@@ -42,6 +43,7 @@ class Survey:
     converted: Counter[str] = field(default_factory=Counter)
     answers: int = 0
     with_tools: int = 0
+    with_calls: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -119,6 +121,7 @@ def survey(files: Iterable[PromptFile], *, strict: bool = False) -> Survey:
             found.converted[one.format] += 1
             found.answers += one.answers
             found.with_tools += one.prompt.tools is not None
+            found.with_calls += any(message.get("tool_calls") for message in one.prompt.messages or ())
         if found.prompts + len(found.skipped) == before:
             raise PromptError(f"{file.path}: holds no prompts")
     del found.converted[""]
