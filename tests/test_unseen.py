@@ -62,3 +62,13 @@ def test_a_prompt_that_was_trained_on_is_known_when_its_record_is_gone(data: Dat
     data.log.append(make_record(prompt="Apples!", adapter="v0001", run_seed=5))
     data.log.append(make_record(prompt="pears", adapter="v0001", run_seed=6))
     assert seen(data) == [True, False]
+
+
+def test_a_new_process_knows_near_duplicates_of_what_was_trained_on_too(data: DataDirectory) -> None:
+    """It reads the manifest, which names the group, before the log, which has the prompt."""
+    first = data.log.append(make_record(prompt="Describe the lion"))
+    data.registry.create(write_adapter, {"record_ids": [first.id], "trained_groups": [own_group(first)]})
+    again = DataDirectory(data.root)
+    near = make_record(prompt="Could you describe a lion, please?")
+    assert again.log.groups().splits_near(near) == {"train"}
+    assert again.log.groups().group_of(again.log.append(near)) == again.log.groups().group_of(first)

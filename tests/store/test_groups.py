@@ -139,3 +139,26 @@ def test_the_hash_gives_seventy_ten_twenty() -> None:
 
 def test_the_hash_never_changes() -> None:
     assert "".join(hashed_split(f"{i:016x}")[0] for i in range(24)) == "thtvhtttvttththttttthhvt"
+
+
+def test_what_was_trained_on_by_name_is_near_to_others_as_soon_as_its_text_is_learnt() -> None:
+    """A manifest names a group before the log, which has the prompt, is read."""
+    groups = PromptGroups()
+    groups.learn_trained(prompt_group(PYTHON))
+    assert (groups.all_have_text, groups.has_text(prompt_group(PYTHON))) == (False, False)
+    assert groups.splits_near(make_record(prompt=VARIANTS[0])) == set()
+    groups.learn(PYTHON, "train")
+    assert (groups.all_have_text, groups.has_text(prompt_group(PYTHON))) == (True, True)
+    for variant in VARIANTS:
+        assert groups.split_for(variant) == "train"
+        assert groups.splits_near(make_record(prompt=variant)) == {"train"}
+
+
+def test_the_groups_near_a_prompt_are_joined_ones_and_its_own() -> None:
+    groups = PromptGroups()
+    alone = make_record(prompt="pears")
+    assert groups.groups_near(alone) == {prompt_group("pears")}
+    groups.learn(PYTHON, "train")
+    groups.learn(VARIANTS[0], "train")
+    near = groups.groups_near(make_record(prompt=VARIANTS[1]))
+    assert near == {groups.joined(prompt_group(PYTHON)), prompt_group(VARIANTS[1])}

@@ -9,6 +9,7 @@ went, so that comes of old logs, and of a prompt near to two others that are not
     groups.group_of(record)          the joined group, the unit of every test
     groups.in_two_splits(record)     True: it is used in no split
     groups.splits_near(record)       of any record, in the log or not: the splits of what it is near to
+    groups.groups_near(record)       and the joined groups of that
 """
 
 from __future__ import annotations
@@ -47,12 +48,16 @@ class PromptGroups:
         self._splits = bytearray()  # of a root: the bits of all splits that lines of it are in
         self._roots = 0
         self._in_two: set[int] = set()  # roots
+        self._without_text: set[int] = set()  # known by name alone
         self._owners = _Owners()
 
     def learn_trained(self, group: str) -> None:
-        """Take a prompt group for trained on of which its name alone is left; it is near to itself alone."""
+        """Take a prompt group for trained on by its name; as long as no text of it is learnt it is near to itself alone."""
         number = self._numbers.get(group)
-        root = self._root(self._begin(group, "train") if number is None else number)
+        if number is None:
+            number = self._begin(group, "train")
+            self._without_text.add(number)
+        root = self._root(number)
         self._splits[root] |= _BITS["train"]
         self._note(root)
 
@@ -60,8 +65,9 @@ class PromptGroups:
         """Take over what a line of the log says; returns its prompt group, not joined."""
         group = prompt_group(opening)
         number = self._numbers.get(group)
-        if number is None:
-            number = self._begin(group, split)
+        if number is None or number in self._without_text:
+            number = self._begin(group, split) if number is None else number
+            self._without_text.discard(number)
             keys = near_keys(opening)
             for other in self._owners.of(keys):
                 self._join(number, other)
@@ -90,6 +96,15 @@ class PromptGroups:
         return number is not None and self._root(number) in self._in_two
 
     @property
+    def all_have_text(self) -> bool:
+        """Whether near-duplicates of all that was trained on are known; not where the log was deleted since."""
+        return not self._without_text
+
+    def has_text(self, group: str) -> bool:
+        """Whether a text of a prompt group was learnt, so that what is near to it is known."""
+        return group in self._numbers and self._numbers[group] not in self._without_text
+
+    @property
     def groups_in_two_splits(self) -> int:
         """How many joined groups lie in two splits or more."""
         return len(self._in_two)
@@ -100,6 +115,11 @@ class PromptGroups:
         for root in self._near(record.opening, near_keys(record.opening)):
             bits |= self._splits[root]
         return {split for split, bit in _BITS.items() if bits & bit}
+
+    def groups_near(self, record: Opened) -> set[str]:
+        """The joined groups of what a record's prompt is near to, and its own, whether or not it was met."""
+        near = self._near(record.opening, near_keys(record.opening))
+        return {self._names[root] for root in near} | {self.joined(prompt_group(record.opening))}
 
     def split_for(self, opening: str) -> Split:
         """The split of the next line; see `splits_for`."""
