@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from draftloop import blas, doctor, memory
-from draftloop.config import Config, Models
+from draftloop.config import Config, Models, Resolved
 from draftloop.doctor import Finding, examine
 from draftloop.memory import DeviceMemory
 
 
 def findings(config: Config, data_dir: Path, with_pair: bool = True) -> dict[str, Finding]:
-    return {found.name: found for found in examine(config, data_dir, with_pair=with_pair)}
+    return {found.name: found for found in examine(Resolved(config, {}), data_dir, with_pair=with_pair)}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def config(small_models: Models) -> Config:
 
 def test_every_part_is_looked_at_and_nothing_is_changed(config: Config, tmp_path: Path) -> None:
     found = findings(config, tmp_path / "data")
-    assert list(found) == ["platform", "packages", "BLAS", "device", "memory", "data", "pair", "caches"]
+    assert list(found) == ["config", "platform", "packages", "BLAS", "device", "memory", "data", "pair", "caches"]
     assert all(one.state == "ok" for name, one in found.items() if name not in ("BLAS", "memory"))
     assert "one tokenizer, 300 ids, 300 shared" in found["pair"].found
     assert "KVCache" in found["caches"].found
@@ -39,7 +39,7 @@ def test_the_embedded_pair_is_found_by_default(tmp_path: Path) -> None:
 
 def test_without_the_pair_no_model_is_loaded(tmp_path: Path) -> None:
     found = findings(Config(models=Models(target="/nowhere")), tmp_path, with_pair=False)
-    assert list(found) == ["platform", "packages", "BLAS", "device", "memory", "data"]
+    assert list(found) == ["config", "platform", "packages", "BLAS", "device", "memory", "data"]
 
 
 def test_a_pair_that_does_not_load_is_a_problem_with_its_reason(config: Config, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_an_mlx_that_cannot_be_imported_is_a_problem_and_the_rest_is_still_looke
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
     found = findings(config, tmp_path)
-    assert list(found) == ["platform", "packages", "BLAS", "MLX", "data"]
+    assert list(found) == ["config", "platform", "packages", "BLAS", "MLX", "data"]
     assert (found["MLX"].state, found["MLX"].remedy) == ("problem", "run `make setup`")
 
 

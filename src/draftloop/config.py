@@ -293,10 +293,21 @@ class Config(Section):
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration and, for each dotted key that is not at its default, where its value came from."""
+    """A configuration and where it came from.
+
+    Attributes:
+        config: the configuration.
+        origins: where its value came from, for each dotted key that is not at its default.
+        file: the YAML that was read; None where there was none.
+        file_keys: the dotted keys that it sets.
+        given: the dotted keys that something set, if only to their default.
+    """
 
     config: Config
     origins: Mapping[str, str]
+    file: Path | None = None
+    file_keys: frozenset[str] = frozenset()
+    given: frozenset[str] = frozenset()
 
 
 def deprecations(config: Config) -> list[str]:
@@ -336,20 +347,23 @@ def resolve(
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    path = file or next((found for found in DEFAULT_FILES if found.is_file()), None)
+    # One that is there and cannot be read is a mistake, a link to nowhere too, and no reason to take the next one.
+    path = file or next((found for found in DEFAULT_FILES if found.is_symlink() or found.exists()), None)
     if path is not None:
         tree, lines = read_yaml_lines(path)
         for key, value in _flatten(tree):
             if key in values:
                 raise ConfigError(f"{path}: {key} is set twice, dotted and under its section; keep one")
             values[key], origins[key] = value, f"file {path}, line {lines[key]}"
+    file_keys = frozenset(values)
     for key, value in _from_environment(os.environ if environment is None else environment):
         values[key], origins[key] = value, f"environment {_variable(key)}"
     for key, value in (flags or {}).items():
         if value is not None:
             values[key], origins[key] = value, "flag"
     config = _build(values, origins)
-    return Resolved(config, {key: origins[key] for key in origins if _value(config, key) != _value(Config(), key)})
+    changed = {key: origins[key] for key in origins if _value(config, key) != _value(Config(), key)}
+    return Resolved(config, changed, path, file_keys, frozenset(values))
 
 
 def _value(config: Config, key: str) -> Any:
@@ -364,9 +378,17 @@ def _variable(key: str) -> str:
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """Raise ConfigError where a variable begins like draftloop's and is none: a mistyped one would change nothing."""
-    for _ in _from_environment(os.environ if environment is None else environment):
+    """Raise ConfigError where a variable would change nothing that somebody meant to change.
+
+    It begins like draftloop's and is none, as a mistyped one does; or it is to name the file or the data directory and
+    is empty, as a shell leaves it where what it was made of is not set.
+    """
+    variables = os.environ if environment is None else environment
+    for _ in _from_environment(variables):
         pass
+    empty = next((name for name in sorted(RESERVED_ENV) if variables.get(name) == ""), None)
+    if empty is not None:
+        raise ConfigError(f"environment variable {empty} is set and empty; expected a path, or unset it")
 
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:

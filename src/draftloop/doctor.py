@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from . import blas, memory
-from .config import Config
+from .config import Config, Resolved
 from .errors import DraftloopError
+from .whereabouts import in_rows, remark
 
 State = Literal["ok", "warning", "problem"]
 
@@ -29,14 +30,15 @@ class Finding:
     remedy: str = ""
 
 
-def examine(config: Config, data_dir: Path, *, with_pair: bool = True) -> Iterator[Finding]:
+def examine(resolved: Resolved, data_dir: Path, *, with_pair: bool = True) -> Iterator[Finding]:
     """Every check, one after the other; a problem in one does not keep the others from running.
 
     Args:
-        config: whose pair is loaded.
+        resolved: whose pair is loaded.
         data_dir: where write access is tried.
         with_pair: load both models too.
     """
+    yield _configuration(resolved, data_dir)
     yield _platform()
     yield _packages()
     yield _blas()
@@ -48,7 +50,16 @@ def examine(config: Config, data_dir: Path, *, with_pair: bool = True) -> Iterat
         yield broken
     yield _writable(data_dir)
     if with_pair and broken is None:
-        yield from _pair(config)
+        yield from _pair(resolved.config)
+
+
+def _configuration(resolved: Resolved, data_dir: Path) -> Finding:
+    """A file that names no models is mostly one that was to name them."""
+    rows = in_rows(resolved, data_dir)
+    found = f"{rows['config']}; models {rows['models']}"
+    if resolved.file is not None and remark(resolved):
+        return Finding("config", "warning", found, "name models.target and models.draft in it")
+    return Finding("config", "ok", found)
 
 
 def _platform() -> Finding:
@@ -113,9 +124,10 @@ def _writable(data_dir: Path) -> Finding:
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        return Finding("data", "problem", f"{data_dir}: {error.strerror}", "choose another place with --data-dir")
+        found = f"{data_dir.absolute()}: {error.strerror}"
+        return Finding("data", "problem", found, "choose another place with --data-dir")
     free = shutil.disk_usage(parent).free
-    found = f"{data_dir} can be written, {free / 2**30:.1f} GB free"
+    found = f"{data_dir.absolute()} can be written, {free / 2**30:.1f} GB free"
     if free < 2**30:
         return Finding("data", "warning", found, "free some space: adapters and logs need a few hundred MB")
     return Finding("data", "ok", found)

@@ -24,6 +24,11 @@ class Outcome:
     err: str
 
     @property
+    def said(self) -> str:
+        """stderr but for the line in which a command that loads models says which these are."""
+        return "".join(line for line in self.err.splitlines(keepends=True) if " · data " not in line)
+
+    @property
     def json(self) -> dict[str, Any]:
         """The one JSON object on stdout."""
         found = json.loads(self.out)

@@ -19,6 +19,7 @@ def test_a_healthy_machine_is_a_line_for_each_finding(call_with_pair) -> None:
     found = call_with_pair("doctor")
     assert (found.code, found.err) == (0, "")
     assert [line[8:].split(":")[0] for line in found.out.splitlines()] == [
+        "config",
         "platform",
         "packages",
         "BLAS",

@@ -36,13 +36,13 @@ def test_text_goes_to_stdout_and_the_numbers_to_stderr(call_with_pair, small_pai
     expected = call_with_pair("generate", "the target", *SHORT, "--temp", "0", "--json").json
     assert found.code == 0
     assert found.out == expected["text"] + "\n"
-    assert found.err.startswith("10 tokens, ")
-    assert found.err.count("\n") == 1
+    assert found.said.startswith("10 tokens, ")
+    assert found.said.count("\n") == 1
 
 
 def test_json_has_the_fields_that_others_read(call_with_pair, small_pair: Pair) -> None:
     found = call_with_pair("generate", "the target", *SHORT, "--json")
-    assert (found.code, found.err) == (0, "")
+    assert (found.code, found.said) == (0, "")
     values = found.json
     assert values.keys() >= SUCCESS
     assert (values["status"], values["prompt"]) == ("ok", "the target")
@@ -111,6 +111,13 @@ def test_the_embedded_pair_is_the_default(call) -> None:
     assert found["text"].isprintable() or "\n" in found["text"]
 
 
+@pytest.fixture
+def _data(_place: None) -> None:
+    """A data directory for what is found out to be kept in."""
+    Path("data").mkdir()
+
+
+@pytest.mark.usefixtures("_data")
 def test_without_a_fixed_length_it_measures_what_pays_once_and_remembers(call_with_pair, small_pair: Pair) -> None:
     short = ["generate", "the target", "--max-tokens", "40", "--temp", "0", "--json"]
     fixed = call_with_pair(*short, "--num-draft-tokens", "2").json
@@ -123,7 +130,7 @@ def test_without_a_fixed_length_it_measures_what_pays_once_and_remembers(call_wi
 
 
 @pytest.fixture
-def _drafting_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def _drafting_pays(monkeypatch: pytest.MonkeyPatch, _data: None) -> None:
     """By costs that are not of this machine, where it may or may not."""
     monkeypatch.setattr(costs, "measure", lambda *_: Costs(0.001, tuple(0.1 + 0.001 * k for k in range(9))))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from draftloop.cli.app import App
@@ -27,6 +29,7 @@ def test_generating_says_what_to_lower(call, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_training_says_it_in_json_too(call, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(monkeypatch, MemoryError())
+    Path("data").mkdir()
     found = call("train", "--json")
     assert found.code == 1
     assert found.json["status"] == "error"

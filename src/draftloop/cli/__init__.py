@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,19 +30,29 @@ _MEMORY = {
 _LEVELS = ("debug", "info", "warning", "error")
 
 
+class _Place(click.Path):
+    """A path with a name: an empty one would be the working directory, which nobody means who writes "$UNSET"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As `click.Path` does."""
+        if value == "":
+            self.fail("it is empty; expected a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "-c",
     "--config",
     "config_file",
     envvar="DRAFTLOOP_CONFIG",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=_Place(path_type=Path, dir_okay=False),
     help="YAML to read.  [default: configs/config.yaml, else configs/default.yaml]",
 )
 @click.option(
     "--data-dir",
     envvar="DRAFTLOOP_DATA_DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Place(path_type=Path, file_okay=False),
     default=Path("data"),
     show_default=True,
     help="Where failures, replay, adapters and runs are kept.",

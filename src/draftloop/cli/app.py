@@ -15,10 +15,12 @@ import click
 
 from ..config import Config, Resolved, deprecations, resolve
 from ..errors import LockedError, StoreError
+from ..whereabouts import in_a_line, of_run
 
 if TYPE_CHECKING:
     from ..data_directory import DataDirectory
     from ..pair import Pair
+    from ..training.run import RunDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class App:
     config_file: Path | None
     data_dir: Path
     flags: dict[str, Any] = field(default_factory=dict)
+    _has_said_where: bool = False
 
     @cached_property
     def resolved(self) -> Resolved:
@@ -74,10 +77,21 @@ class App:
             names.keep(*(pair.files or ()))
         except (StoreError, LockedError) as error:  # whoever only reads here may go on
             note(f"which models these are is not kept: {error}")
+        self.say_where()
         _log.info(
             "pair: %s, adapter %s, %s shared ids, context %s", pair.identity, pair.adapter, pair.width, pair.context
         )
         return pair
+
+    def say_where(self, run: RunDirectory | None = None) -> None:
+        """Say once which configuration, models and data directory are used: with every command that works with models.
+
+        It comes once they are loaded, so that a mistake stays one line. A `run` that goes on has settings of its own.
+        """
+        if not self._has_said_where:
+            self._has_said_where = True
+            at = self.data_dir
+            note(in_a_line(self.resolved, at) if run is None else of_run(run.id, run.config(), at))
 
     def adapter_name(self, path: Path) -> str:
         """What reports and records call the adapter at `path`: its version, or where it lies."""
@@ -169,15 +183,19 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")(command)
 
 
-def adapter_option(help_text: str = "Adapter of the draft.") -> Callable[[Command], Command]:
-    """`--adapter`, also as mlx-lm's `--adapter-path`."""
+def adapter_option(
+    help_text: str = "Adapter of the draft.",
+    default: str | None = "champion",
+    by_default: str = "champion, or none until there is one",
+) -> Callable[[Command], Command]:
+    """`--adapter`, also as mlx-lm's `--adapter-path`; the help says what is taken `by_default`."""
     return click.option(
         "--adapter",
         "--adapter-path",
         "adapter",
-        default="champion",
+        default=default,
         metavar="none|champion|latest|vNNNN|DIR",
-        help=f"{help_text}  [default: champion, or none until there is one]",
+        help=f"{help_text}  [default: {by_default}]",
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from ..whereabouts import places
 from .app import App, json_option, model_options, print_json, quiet_libraries
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
@@ -17,17 +18,18 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
 @json_option
 @click.pass_obj
 def doctor(app: App, with_pair: bool, as_json: bool) -> int:
-    """Platform, MLX device, BLAS, memory, write access and the pair; each line with its remedy."""
+    """Configuration, platform, MLX device, BLAS, memory, write access and the pair; each line with its remedy."""
     quiet_libraries()
     from ..doctor import examine
 
     findings = []
-    for finding in examine(app.config, app.data_dir, with_pair=with_pair):
+    for finding in examine(app.resolved, app.data_dir, with_pair=with_pair):
         findings.append(finding)
         if not as_json:
             remedy = f" -> {finding.remedy}" if finding.remedy else ""
             click.echo(f"{_MARKS[finding.state]} {finding.name}: {finding.found}{remedy}")
     healthy = all(finding.state != "problem" for finding in findings)
     if as_json:
-        print_json({"status": "ok" if healthy else "problem", "findings": [asdict(finding) for finding in findings]})
+        status, where = "ok" if healthy else "problem", places(app.resolved, app.data_dir)
+        print_json({"status": status, **where, "findings": [asdict(finding) for finding in findings]})
     return 0 if healthy else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,9 @@ from .app import App, json_option, model_options, note, on_error, print_json, qu
 from .output import Doing
 
 if TYPE_CHECKING:
-    from ..unattended.work import Outcome
+    from ..config import Models
+    from ..pair import Pair
+    from ..unattended.work import Load, Outcome
 
 _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: "locked"}
 
@@ -40,9 +43,26 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     from .progress import Steps
 
     with Steps() as steps:
-        found = retrain(app.data, app.config, force=force, say=note, on_step=partial(steps.at, "training"))
+        found = retrain(
+            app.data, app.config, force=force, load=_loader(app), say=note, on_step=partial(steps.at, "training")
+        )
+    app.say_where()
     _print(found, as_json)
     return found.exit_code
+
+
+def _loader(app: App) -> Load:
+    """As usual, and says which models these are."""
+    from ..unattended.work import loader
+
+    usual = loader(app.config, app.data.names)
+
+    def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
+        pair = usual(models, adapter, name)
+        app.say_where()
+        return pair
+
+    return load
 
 
 def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
@@ -56,6 +76,7 @@ def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
     at_work = running(app.data, now)
     facts = look(app.data, app.config, now)
     step = next_step(facts, app.config, force=force) if at_work is None else while_running(at_work)
+    app.say_where()
     code = {"nothing": 10, "wait": 12}.get(step.action, 0) if at_work is None else LockedError.exit_code
     if as_json:
         drift = [{**asdict(found), "alarm": found.alarm} for found in facts.watches]

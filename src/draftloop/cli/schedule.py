@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import NothingToDo
+from ..whereabouts import in_rows, places
 from .app import App, Command, json_option, note, print_json
 from .output import Doing
 
@@ -71,9 +72,9 @@ def show(app: App, kind: str | None, every: int | None, at: tuple[int, int] | No
     job = _job(app, _when(app, place, every, at))
     state = look(place, job)
     if as_json:
-        _print_json(place, job, state)
+        _print_json(app, place, job, state)
     else:
-        _print_text(place, job, state)
+        _print_text(app, place, job, state)
 
 
 @schedule.command(cls=Doing)
@@ -97,9 +98,9 @@ def install(
         schedulers.install(place, job)
     state = schedulers.look(place, job)
     if as_json:
-        _print_json(place, job, state, changed=yes)
+        _print_json(app, place, job, state, changed=yes)
     else:
-        _print_text(place, job, state)
+        _print_text(app, place, job, state)
     for warning in _warnings(place, job):
         note(f"note: {warning}")
     others = [kind for kind in schedulers.kinds_in_place(job.id) if kind != place.kind]
@@ -206,11 +207,12 @@ def _warnings(place: Scheduler, job: Job) -> list[str]:
     return found
 
 
-def _print_json(place: Scheduler, job: Job, state: State, **more: Any) -> None:
+def _print_json(app: App, place: Scheduler, job: Job, state: State, **more: Any) -> None:
     texts = place.render(job)
     print_json(
         {
             "status": "ok",
+            **places(app.resolved, app.data_dir),
             "kind": place.kind,
             "id": job.id,
             "when": str(job.when),
@@ -228,7 +230,7 @@ def _print_json(place: Scheduler, job: Job, state: State, **more: Any) -> None:
     )
 
 
-def _print_text(place: Scheduler, job: Job, state: State) -> None:
+def _print_text(app: App, place: Scheduler, job: Job, state: State) -> None:
     from .tables import print_pairs
 
     texts = place.render(job)
@@ -237,6 +239,7 @@ def _print_text(place: Scheduler, job: Job, state: State) -> None:
             "scheduler": place.kind,
             "id": job.id,
             "when": str(job.when),
+            **in_rows(app.resolved, app.data_dir),
             "command": shlex.join(job.command),
             "log": str(job.log),
             "installed": _said(state, place.kind),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..whereabouts import in_rows, places
 from .app import App, json_option, model_options, note, print_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def status(app: App, as_json: bool) -> None:
     facts = look(app.data, app.config, now)
     step = next_step(facts, app.config) if at_work is None else while_running(at_work)
     if as_json:
-        print_json({"status": "ok", **_values(app, facts, step, at_work)})
+        print_json({"status": "ok", **places(app.resolved, app.data_dir), **_values(app, facts, step, at_work)})
     else:
         _print(app, facts, step, at_work)
 
@@ -94,6 +95,7 @@ def _print(app: App, facts: Situation, step: Step, at_work: Running | None) -> N
     )
     print_pairs(
         {
+            **in_rows(app.resolved, app.data_dir),
             "generations": values["generations"],
             "failures": f"{values['failures']} ({', '.join(f'{n} {what}' for what, n in counts.items())})",
             **({"other targets": f"{values['other_pairs']} of the generations"} if values["other_pairs"] else {}),

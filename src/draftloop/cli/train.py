@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import UsageError
+from ..errors import NothingToDo, UsageError
 from .app import App, config_option, json_option, model_options, print_json, quiet_libraries
 from .output import Doing
 
@@ -69,14 +69,20 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     """
     if resume and (from_base or app.flags):
         raise UsageError("--resume goes on with the run's own settings; leave the other options out")
+    from ..training.run import RunDirectory
+
     config, data = app.config, app.data
+    if not data.exists and not resume:  # the lock would make it
+        raise NothingToDo(f"{data.log.path} holds no generation to train on; run collect-data first")
+    run = RunDirectory.find(data.runs, resume) if resume else None
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
         quiet_libraries()
         from ..training.train import resume as resume_run
         from ..training.train import train as train_adapter
 
-        if resume:
-            result = resume_run(resume, data)
+        if run is not None:
+            app.say_where(run)
+            result = resume_run(run.id, data)
         else:
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")

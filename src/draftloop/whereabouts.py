@@ -1,0 +1,75 @@
+"""Which configuration, models and data directory a command uses, in words or as JSON. Opens no file.
+
+Nobody is to find out from the numbers that the embedded pair was used because a file was not found, is empty or names
+no models, or that a command in another directory works on other data.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .config import DEFAULT_FILES, Config, Resolved
+
+_MODELS = ("models.target", "models.draft")
+
+
+def in_a_line(resolved: Resolved, data_dir: Path) -> str:
+    """Configuration, models and data directory as they were given."""
+    file = "no configuration here" if resolved.file is None else f"config {resolved.file}"
+    models = resolved.config.models
+    pair = f"{models.target} + {models.draft}"
+    pair = f": the embedded pair, {pair}" if _are_by_default(resolved) else f" · {pair}"
+    return f"{_with(remark(resolved), file)}{pair} · data {data_dir}/"
+
+
+def of_run(run: str, config: Config, data_dir: Path) -> str:
+    """The same of a training that goes on with the settings that it began with."""
+    return f"settings of run {run} · {config.models.target} + {config.models.draft} · data {data_dir}/"
+
+
+def in_rows(resolved: Resolved, data_dir: Path) -> dict[str, str]:
+    """The same by name, with absolute paths."""
+    found = places(resolved, data_dir)
+    pair = " + ".join(found["models"].values())
+    return {
+        "config": _with(remark(resolved), found["config"] or "none here"),
+        "models": f"{pair} (the embedded pair)" if _are_by_default(resolved) else pair,
+        "data": found["data_dir"],
+    }
+
+
+def remark(resolved: Resolved) -> str:
+    """What the file lacks, behind its name; nothing where both models are named by it, a variable or a flag."""
+    missing = [key for key in _MODELS if key not in resolved.given]
+    if resolved.file is None:
+        return f"(looked for {', '.join(map(str, DEFAULT_FILES))})"
+    if not resolved.file_keys:
+        return "is empty"
+    return f"names no {'models' if len(missing) > 1 else missing[0]}" if missing else ""
+
+
+def places(resolved: Resolved, data_dir: Path) -> dict[str, Any]:
+    """For `--json`: absolute paths, of models that are directories too; `config` is None where no file was read."""
+    models = resolved.config.models
+    return {
+        "config": None if resolved.file is None else str(resolved.file.absolute()),
+        "models": {"target": _absolute(models.target), "draft": _absolute(models.draft)},
+        "data_dir": str(data_dir.absolute()),
+    }
+
+
+def _are_by_default(resolved: Resolved) -> bool:
+    return resolved.given.isdisjoint(_MODELS)
+
+
+def _with(more: str, text: str) -> str:
+    return f"{text} {more}" if more else text
+
+
+def _absolute(name: str) -> str:
+    with suppress(OSError, ValueError):  # a name that no file system takes
+        if Path(name).is_dir():
+            return str(Path(name).absolute())
+    return name
