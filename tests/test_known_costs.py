@@ -15,13 +15,20 @@ OTHER = Known(Costs(0.002, (0.02, 0.021)))
 
 
 def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "costs.json"
+    path = tmp_path / "costs.json"
     assert KnownCosts(path).of("a") is None
-    KnownCosts(path).keep("a", ONE)
+    assert KnownCosts(path).keep("a", ONE)
     KnownCosts(path).keep("b", OTHER)
     assert (KnownCosts(path).of("a"), KnownCosts(path).of("b"), KnownCosts(path).of("c")) == (ONE, OTHER, None)
     KnownCosts(path).keep("a", OTHER)
     assert KnownCosts(path).of("a") == OTHER
+
+
+def test_a_cache_makes_no_data_directory(tmp_path: Path) -> None:
+    costs = KnownCosts(tmp_path / "new" / "costs.json")
+    assert not costs.keep("a", ONE)
+    assert costs.of("a") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 COSTS = '"costs": {"t_draft": 1, "t_target": [1, 1]}'

@@ -452,3 +452,14 @@ def test_a_manifest_that_calls_its_version_by_no_name_of_a_version_is_damaged(tm
     (version.path / "manifest.json").write_bytes(seal(body))
     with pytest.raises(AdapterDamaged, match=r"manifest\.json is damaged"):
         registry.verify(version.path)
+
+
+def test_what_is_refused_or_has_nothing_to_do_makes_no_directory(tmp_path: Path) -> None:
+    """A lock would."""
+    registry = Registry(tmp_path / "data" / "adapters")
+    for refused in (registry.rollback, lambda: registry.promote("v0001")):
+        with pytest.raises(AdapterError):
+            refused()
+    assert registry.prune(1) == []
+    assert registry.promote(None).champion is None
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,9 @@
-"""Where everything mutable of one data directory lies. Making one touches nothing, and no mlx is imported."""
+"""Where everything mutable of one data directory lies. Making one touches nothing, and no mlx is imported.
+
+A data directory is made with the first thing that is to be kept: a generation, a version, the audit's line of a
+`retrain`. A command that only reads, is refused or has nothing to train on does not make it: caches are left out then,
+and no lock is taken where `exists` says that there is nothing to guard.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +41,11 @@ class DataDirectory:
     root: Path
     settings: Data = field(default_factory=Data)
     files: Files = FILES
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a directory; where not, there is nothing in it to work on."""
+        return self.root.exists()
 
     @cached_property
     def log(self) -> FailureLog:

@@ -1,6 +1,7 @@
 """What decoding costs on this machine, and what paid there, kept from one process to the next. Imports no mlx.
 
-A cache: one JSON object by pair and machine. What is damaged of it is measured again; what may not be read stays.
+A cache: one JSON object by pair and machine. What is damaged of it is measured again; what may not be read stays. A
+cache is no reason to make a data directory: where there is none, nothing is kept.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class KnownCosts:
     """The file.
 
     Args:
-        path: of the JSON; it need not be there, nor its directory.
+        path: of the JSON, directly in the data directory; neither need be there.
         files: the seam.
     """
 
@@ -60,12 +61,14 @@ class KnownCosts:
             return self._all().get(key)
         return None
 
-    def keep(self, key: str, known: Known) -> None:
-        """Remember, over what was known. Raises OSError: what the system said."""
+    def keep(self, key: str, known: Known) -> bool:
+        """Remember, over what was known, and say whether it is kept. Raises OSError: what the system said."""
+        if not self._path.parent.is_dir():
+            return False
         found = self._all() | {key: known}
         text = json.dumps({name: asdict(one) for name, one in found.items()}, indent=1)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path, text.encode(), self._files)
+        return True
 
     def _all(self) -> dict[str, Known]:
         try:

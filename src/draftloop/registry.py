@@ -161,6 +161,10 @@ class Registry:
             ChampionMoved: somebody moved the pointer since it was at `expected`.
             StoreError: the disk refused, and the pointer is the old one or, if only the last sync failed, the new one.
         """
+        if name is not None:
+            self._version_path(name)  # the lock would make a directory for a version that is not there
+        elif not self.root.exists():
+            return self._pointer_at(expected)
         with self._lock, storing(self.root / POINTER):
             if name is not None:
                 self.verify(self._version_path(name))
@@ -177,10 +181,13 @@ class Registry:
 
         Args and errors as `promote`; AdapterError too where nothing was ever promoted.
         """
+        nothing = AdapterError("nothing was ever promoted, so there is nothing to go back to")
+        if not self.root.exists():
+            raise nothing  # before a lock makes the directory
         with self._lock, storing(self.root / POINTER):
             now = self._pointer_at(expected)
             if now.champion is None and now.previous is None:
-                raise AdapterError("nothing was ever promoted, so there is nothing to go back to")
+                raise nothing
             if now.previous is not None:
                 self.verify(self._version_path(now.previous))
             return self._move(Pointer(now.previous, now.champion, now.sequence + 1), "rollback", why)
@@ -210,6 +217,8 @@ class Registry:
         Raises:
             StoreError: the disk refused; each version is there whole or gone.
         """
+        if not self.root.exists():
+            return []
         with self._lock, storing(self.root):
             remove_leftovers(self.root, self._files)
             removed = self.prunable(keep, protected)
