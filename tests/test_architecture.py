@@ -28,6 +28,7 @@ PURE = (
     "draftloop.errors",
     "draftloop.fingerprints",
     "draftloop.gate",
+    "draftloop.held_out",
     "draftloop.known_costs",
     "draftloop.manifest",
     "draftloop.memory",
@@ -63,6 +64,7 @@ PURE = (
     "draftloop.training.run",
     "draftloop.training.working_time",
     "draftloop.verdicts",
+    "draftloop.whereabouts",
     "draftloop.yaml_strict",
     *sorted(
         f"draftloop.{folder}.{file.stem}".removesuffix(".__init__")

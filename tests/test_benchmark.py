@@ -20,7 +20,6 @@ from draftloop.benchmark import (
     left_out,
     logged_samples,
     rules_that_fit,
-    said,
     samples_of,
 )
 from draftloop.config import Models
@@ -31,7 +30,7 @@ from draftloop.rule import Rule
 from draftloop.scoring import score
 from draftloop.speculative.decoder import Settings
 from draftloop.teacher_forced import Text
-from draftloop.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT
+from draftloop.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, said
 
 ROW = [
     "adapter",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,18 @@ from .rule import SAMPLING, Rule, one_of
 from .scoring import Scores, score
 from .stats import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
 from .teacher_forced import Text
-from .usable import why_unusable
+from .usable import said, why_unusable
 
 BASE = "none"  # how tables and JSON name the bare draft
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A text to score, and the prompt group that it counts for."""
+    """A text to score, the prompt group that it counts for, and what of its prompt decides that, where it is known."""
 
     text: Text
     group: str
+    opening: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,13 @@ def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = ow
             f"none of {len(found)} held-out generations can be used: {said(left_out(found, pair))}; collect with this "
             "target, or give --prompts-file"
         )
-    return [Sample(Text.of(record), group_of(record)) for record in kept]
+    return [Sample(Text.of(record), group_of(record), record.opening) for record in kept]
 
 
 def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
     """How many records this pair cannot be measured on, by reason."""
     reasons = (why_unusable(record, pair.identity, pair.width) for record in records)
     return Counter(reason for reason in reasons if reason is not None)
-
-
-def said(counts: Mapping[str, int]) -> str:
-    """Counts by reason, for a person."""
-    return ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.items())) or "none"
 
 
 def compare(

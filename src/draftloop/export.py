@@ -22,7 +22,7 @@ import mlx_lm
 
 from . import __version__
 from .adapter_format import read_config
-from .benchmark import BASE, Sample, left_out, logged_samples, said
+from .benchmark import BASE, Sample, left_out, logged_samples
 from .config import Config
 from .errors import AdapterError, ExportError, PairError, PromptError, StoreError
 from .fingerprints import fingerprints
@@ -38,6 +38,7 @@ from .registry import Registry, Version
 from .shipped import SHIPPED, Measured, below_in_words, measure
 from .store.atomic import publish_directory, temporary_path, write_new
 from .store.files import FILES, Files, storing
+from .usable import said
 
 CARD = "README.md"
 

@@ -101,8 +101,9 @@ def samples_from_prompts(
         pair, prompts, settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
     )
     decoded = decode_all(pair, [ids for _, ids in usable], settings, on_text)
-    groups = joined_groups(opening(prompt.text, prompt.messages) for prompt, _ in usable)
-    return [Sample(text, group) for text, group in zip(decoded.texts, groups, strict=True)], skipped
+    openings = [opening(prompt.text, prompt.messages) for prompt, _ in usable]
+    found = zip(decoded.texts, joined_groups(openings), openings, strict=True)
+    return [Sample(text, group, said) for text, group, said in found], skipped
 
 
 def usable_prompts(

@@ -8,7 +8,7 @@ from the log the manifest has the prompt groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,14 +57,31 @@ class SeenPrompts:
         """Whether the prompt of a generation had no part in the training of the draft that it was made with."""
         if generation.split in ("validation", None):
             return False
-        return generation.adapter is None or generation.group not in self._groups(generation.adapter)
+        return generation.adapter is None or generation.group not in self.trained_on(generation.adapter)
+
+    def trained_on(self, version: str) -> frozenset[str]:
+        """The joined prompt groups that a version, and those it was built on, were trained on, as far as is known."""
+        return self._groups(version)
+
+    def is_known(self, version: str) -> bool:
+        """Whether all that it and those it was built on were trained on is known.
+
+        It is not where a manifest is missing, or is of before manifests had groups and records of it are gone.
+        """
+        lineage = [*self._lineage(version)]
+        whole = all(one.groups or one.record_ids <= self._group_of.keys() for one in lineage)
+        return whole and bool(lineage) and lineage[-1].parent is None
 
     def _groups_of(self, version: str) -> frozenset[str]:
-        groups, lineage = set[str](), set[str]()
-        name: str | None = version
-        while name is not None and name in self._trained and name not in lineage:
-            lineage.add(name)
-            groups.update(self._group_of[i] for i in self._trained[name].record_ids if i in self._group_of)
-            groups.update(map(self._joined, self._trained[name].groups))
-            name = self._trained[name].parent
+        groups = set[str]()
+        for one in self._lineage(version):
+            groups.update(self._group_of[i] for i in one.record_ids if i in self._group_of)
+            groups.update(map(self._joined, one.groups))
         return frozenset(groups)
+
+    def _lineage(self, version: str) -> Iterator[Trained]:
+        names, name = set[str](), version
+        while name in self._trained and name not in names:
+            names.add(name)
+            yield self._trained[name]
+            name = self._trained[name].parent or ""

@@ -6,6 +6,8 @@ before, what was logged holds ids that today's narrower model has no row for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .records import PairId, Record
 
 OTHER_PAIR = "another target or tokenizer"
@@ -36,3 +38,8 @@ def why_unusable(record: Record, pair: PairId, width: int) -> str | None:
     if max(record.prompt_tokens + record.target_output + record.draft_output) >= width:
         return FOREIGN_ID
     return None
+
+
+def said(counts: Mapping[str, int]) -> str:
+    """Counts by reason, for a person."""
+    return ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.items())) or "none"

@@ -14,8 +14,9 @@ SHORT = ["benchmark", "speed", "--num-draft-tokens", "1,3", "--max-tokens", "12"
 
 
 @pytest.fixture(autouse=True)
-def _little_care(monkeypatch: pytest.MonkeyPatch) -> None:
+def _little_care(monkeypatch: pytest.MonkeyPatch, _place: None) -> None:
     monkeypatch.setattr(costs, "CAREFUL", costs.QUICK)
+    Path("data").mkdir()
 
 
 @pytest.fixture

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import PromptError
+from ..errors import DraftloopError, PromptError
 from ..memory import forget_peak, peak_gigabytes
 from ..rule import SAMPLING
 from .app import App, Command, adapter_option, json_option, model_options, note, print_json, sampler_options
 
 if TYPE_CHECKING:
     from ..benchmark import Report
+    from ..held_out import HeldOut, Logged
     from ..live import LiveRow
+    from ..pair import Pair
     from ..prompts import Prompt
     from ..records import Record
     from ..store.log import FailureLog
@@ -62,7 +65,9 @@ def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: 
 
 
 @benchmark.command()
-@adapter_option("Adapter to compare with the bare draft.")
+@adapter_option(
+    "Adapter to compare with the bare draft.", None, "champion; before the first promotion, the latest of this draft"
+)
 @click.option("--prompts-file", type=click.Path(path_type=Path), help="Prompts to generate from and measure on.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use so many prompts or logged generations.")
 @draft_lengths_option("1,2,4,8")
@@ -74,7 +79,7 @@ def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: 
 @click.pass_obj
 def acceptance(
     app: App,
-    adapter: str,
+    adapter: str | None,
     prompts_file: Path | None,
     limit: int | None,
     lengths: list[int],
@@ -85,61 +90,83 @@ def acceptance(
     """Acceptance for every draft length from one pass over texts, with and without the adapter, paired.
 
     The texts are the logged held-out generations, or with --prompts-file what the target makes of those prompts; the
-    sampler's flags go with --prompts-file alone.
+    sampler's flags go with --prompts-file alone. As long as nothing is held out, the other logged generations are
+    measured, and marked: what an adapter was trained on flatters it.
     """
     from ..prompt_files.reading import read_prompts
 
     prompts = None if prompts_file is None else read_prompts(prompts_file)[:limit]
-    records = [] if prompts is not None else _held_out(app, limit)
-    report, live_rows = _measure(app, adapter, prompts, records, lengths, rule, live)
+    if prompts is None:
+        _check_flags(app)
+        refuse_empty_log(app)
+    report, live_rows, found = _measure(app, adapter, prompts, limit, lengths, rule, live)
     if as_json:
         live_values = [asdict(row) for row in live_rows]
         print_json({"status": "ok", **report.to_json(), "live": live_values, "peak_memory_gb": peak_gigabytes()})
     else:
-        _print(report, live_rows)
+        _print(report, live_rows, found)
 
 
-def _held_out(app: App, limit: int | None) -> list[Record]:
-    """Held-out generations; sampling flags would say what these are not."""
+def _check_flags(app: App) -> None:
+    """Sampling flags would say of logged texts what these are not."""
     given = app.flags.keys() & {
         f"speculative.{key}" for key in ("temperature", "top_p", "min_p", "top_k", "max_tokens")
     }
     if given:
         raise click.UsageError("logged texts keep the sampler they were made with; sampling flags need --prompts-file")
-    return held_out_records(app)[:limit]
 
 
-def held_out_records(app: App) -> list[Record]:
-    """The held-out generations of the log; damage is told. Raises PromptError: there is none."""
+def refuse_empty_log(app: App) -> None:
+    """Raise PromptError where nothing is logged at all, before models are loaded; damage is told."""
+    from ..held_out import check_logged
+
+    try:
+        check_logged(app.data.log)
+    except PromptError:
+        note_damage(app.data.log)
+        raise
+
+
+def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> Logged:
+    """Logged generations, held-out ones where there are any; says what is damaged, left out, or not held out."""
+    from ..held_out import to_measure_on
+
     log = app.data.log
-    found = list(log.records({"heldout"}))
-    for damage in log.damage:
-        note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
-    note_near_two_splits(log)
-    if not found:
-        raise PromptError(
-            f"no held-out generations in {log.path}: the first ten prompts all train, of the others one in five is "
-            "held out; collect more, or give --prompts-file"
+    try:
+        found = to_measure_on(log, why_not)
+    finally:
+        note_damage(log)
+    note_near_two_splits(found.near_two_splits)
+    if all(record.split != "heldout" for record in found.records):
+        note(
+            "there is no held-out generation to measure on, so these are of prompts for training: the first ten "
+            "prompts all train, of the others one in five is held out; collect more, or give --prompts-file"
         )
     return found
 
 
-def note_near_two_splits(log: FailureLog) -> None:
-    """Say how many held-out generations were left out, where there are any."""
-    if log.near_two_splits:
-        note(f"left out: {log.near_two_splits} held-out generations whose prompts are near ones of another split")
+def note_damage(log: FailureLog) -> None:
+    """Name the damaged lines of the latest reading."""
+    for damage in log.damage:
+        note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
+
+
+def note_near_two_splits(count: int) -> None:
+    """Say how many generations were left out, where there are any."""
+    if count:
+        note(f"left out: {count} generations whose prompts are near ones of another split")
 
 
 def _measure(
     app: App,
-    adapter: str,
+    adapter: str | None,
     prompts: list[Prompt] | None,
-    records: list[Record],
+    limit: int | None,
     lengths: list[int],
     rule: str,
     live: bool,
-) -> tuple[Report, list[LiveRow]]:
-    path = app.data.registry.resolve(adapter)
+) -> tuple[Report, list[LiveRow], HeldOut]:
+    path = app.data.registry.resolve(adapter or "champion")
     speculative = app.config.speculative
     if prompts is not None:
         from ..speculative.rules import rule_for
@@ -147,19 +174,23 @@ def _measure(
         rule_for(rule, speculative.temperature)  # a mismatch is told before anything is generated
     forget_peak()
     pair = app.load_pair("none")
-    from ..benchmark import compare, left_out, logged_samples, rules_that_fit, said
+    from ..benchmark import compare, logged_samples, rules_that_fit
+    from ..held_out import Asked, examine
     from ..live import decode_live, samples_from_prompts
     from ..prompts import Reading
     from ..text import decoding_settings
+    from ..usable import said, why_unusable
     from .progress import Progress
 
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))
+    if path is None and adapter is None:
+        path = _latest_of(app, pair)
     chosen = None if path is None else (app.adapter_name(path), path)
     if prompts is None:
-        samples = logged_samples(records, pair, app.data.log.groups().group_of)
-        without = left_out(records, pair)
-        if without:
-            note(f"left out: {said(without)}")
+        logged = logged_to_measure_on(app, lambda record: why_unusable(record, pair.identity, pair.width))
+        samples = logged_samples(logged.records, pair, app.data.log.groups().group_of)[:limit]
+        if logged.left_out:
+            note(f"left out: {said(logged.left_out)}")
     else:
         with Progress("generating", len(prompts)) as progress:
             samples, skipped = samples_from_prompts(
@@ -174,20 +205,39 @@ def _measure(
         for line in skipped:
             note(f"skipped: {line}")
     report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed)
+    found = examine((Asked(sample.group, sample.opening) for sample in samples), app.data, chosen)
+    conditions = report.conditions | found.to_json()
     if prompts is None:
-        report = replace(report, conditions=report.conditions | {"left_out": dict(without)})
+        conditions |= {"left_out": dict(logged.left_out)}
+    report = replace(report, conditions=conditions)
     if not live:
-        return report, []
+        return report, [], found
     rules = rules_that_fit(samples, rule)
     runs = len(rules) * len(lengths) * (1 if chosen is None else 2) * len(samples)
     with Progress("decoding", runs) as progress:
-        return report, decode_live(pair, samples, rules, lengths, chosen, settings, lambda _: progress.advance(1))
+        rows = decode_live(pair, samples, rules, lengths, chosen, settings, lambda _: progress.advance(1))
+    return report, rows, found
 
 
-def _print(report: Report, live: list[LiveRow]) -> None:
+def _latest_of(app: App, pair: Pair) -> Path | None:
+    """The newest version that was made for this draft, as long as nothing was ever promoted."""
+    registry = app.data.registry
+    if registry.pointer().sequence:
+        return None
+    for name in reversed(registry.versions()):
+        with suppress(DraftloopError):  # `adapters list` says what is wrong with it
+            made_for = registry.manifest(name).pair
+            if made_for is not None and made_for.draft == pair.identity.draft:
+                note(f"nothing is promoted yet, so {name} is compared, the latest; --adapter chooses another one")
+                return registry.root / name
+    return None
+
+
+def _print(report: Report, live: list[LiveRow], found: HeldOut) -> None:
     from .tables import describe, interval, print_table
 
     conditions = report.conditions
+    marked = f"\n{found.mark}" if found.mark else ""
     click.echo(
         f"{conditions['texts']} texts of {conditions['prompt_groups']} prompts, {conditions['tokens']:,} tokens; "
         f"intervals: {conditions['interval']}"
@@ -198,6 +248,8 @@ def _print(report: Report, live: list[LiveRow]) -> None:
         f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}; bootstrap seed {conditions['seed']}; "
         f"peak memory {peak_gigabytes():.2f} GB"
     )
+    if found.sentence:
+        click.echo(found.sentence)
     print_table(
         ["adapter", "rule", "K", "accepted per position", "acceptance rate", "acceptance length", "95%"],
         [
@@ -212,6 +264,7 @@ def _print(report: Report, live: list[LiveRow]) -> None:
             ]
             for row in report.results
         ],
+        title=found.mark,
     )
     if report.comparison:
         print_table(
@@ -225,7 +278,7 @@ def _print(report: Report, live: list[LiveRow]) -> None:
                 ]
                 for change in report.comparison
             ],
-            title="adapter minus bare draft, paired",
+            title=f"adapter minus bare draft, paired{marked}",
         )
     else:
         note("no adapter to compare with: `train` makes one, `--adapter` chooses one")
@@ -244,5 +297,5 @@ def _print(report: Report, live: list[LiveRow]) -> None:
                 ]
                 for row in live
             ],
-            title="decoded for real; the estimate is of the very texts that were decoded",
+            title=f"decoded for real; the estimate is of the very texts that were decoded{marked}",
         )

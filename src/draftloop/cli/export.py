@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .app import App, config_option, json_option, model_options, note, print_json
-from .benchmark import note_near_two_splits
+from .benchmark import note_damage, note_near_two_splits
 from .output import Doing
 
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ def export(
 def _held_out(app: App, limit: int | None) -> list[Record]:
     log = app.data.log
     found = list(log.records({"heldout"}))[:limit]
-    for damage in log.damage:
-        note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
-    note_near_two_splits(log)
+    note_damage(log)
+    note_near_two_splits(log.near_two_splits)
     return found
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import PromptError
 from .app import App, adapter_option, json_option, model_options, note, print_json, sampler_options
-from .benchmark import draft_lengths_option, held_out_records, rule_option
+from .benchmark import draft_lengths_option, logged_to_measure_on, refuse_empty_log, rule_option
 from .output import Doing
 
 if TYPE_CHECKING:
+    from ..held_out import HeldOut
     from ..known_costs import KnownCosts
     from ..pair import Pair
     from ..prompts import Prompt
@@ -46,7 +46,8 @@ def speed(
 ) -> None:
     """Decode for real, in every way: the target alone, mlx-lm's speculation, and draftloop's at each rule and K.
 
-    All take turns on the same prompts: 8 held-out ones, three times after a pass to warm up. ± is the spread of
+    All take turns on the same prompts: 8 held-out ones, three times after a pass to warm up. As long as nothing is held
+    out, other logged prompts are taken, and marked: what an adapter was trained on flatters it. ± is the spread of
     tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
     `generate` takes costs, rule and what was kept at each depth from here, and goes on choosing K itself.
     """
@@ -58,22 +59,32 @@ def speed(
     if rule == "auto" and config.temperature > 0:
         rules = ["rejection", "block"]
     prompts = None if prompts_file is None else read_prompts(prompts_file)[:limit]
-    records = [] if prompts is not None else held_out_records(app)
-    pair, stock = _load_pairs(app, adapter)
+    if prompts is None:
+        refuse_empty_log(app)
+    path = app.data.registry.resolve(adapter)
+    pair, stock = _load_pairs(app, path)
     from ..costs import fingerprint
+    from ..held_out import Asked, examine
     from ..speed import measure_speed
     from ..text import decoding_settings
     from .progress import Progress
 
     most = max(*lengths, config.max_draft_tokens)
     settings = replace(decoding_settings(config.model_copy(update={"rule": rules[0]})), num_draft_tokens=most)
-    ids = _prompt_ids(app, pair, prompts, records, settings)[:limit]
+    asked = _asked(app, pair, prompts, settings)[:limit]
+    ids = [tokens for tokens, _ in asked]
+    held_out = examine(
+        (Asked(str(number), said) for number, (_, said) in enumerate(asked)),
+        app.data,
+        None if path is None else (app.adapter_name(path), path),
+    )
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
     with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
         count = partial(progress.advance, 1)
         report = measure_speed(pair, stock, ids, settings, rules, lengths, lengths, repeats, count)
     try:
-        _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto")
+        if not _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto"):
+            note(f"`generate` will not know of this: there is no {app.data_dir} to keep it in; `collect-data` makes it")
     except OSError as error:
         note(f"`generate` will not know of this: {error}")
     if as_json:
@@ -85,18 +96,18 @@ def speed(
                 "pair": asdict(pair.identity),
                 "sampler": asdict(settings.sampler),
                 "prompts": len(ids),
+                **held_out.to_json(),
                 "max_tokens": settings.max_tokens,
                 "repeats": repeats,
             }
         )
     else:
         what = f"{len(ids)} prompts, {settings.max_tokens} tokens at most, adapter {pair.adapter or 'none'}"
-        _print(report, what)
+        _print(report, what, held_out)
 
 
-def _load_pairs(app: App, adapter: str) -> tuple[Pair, Pair]:
+def _load_pairs(app: App, path: Path | None) -> tuple[Pair, Pair]:
     """As draftloop has the pair, and as mlx-lm does: the same one where nothing is done to it."""
-    path = app.data.registry.resolve(adapter)
     same = "none" if path is None else str(path)  # the champion may become another one in between
     pair = app.load_pair(same)
     from ..on_cpu import is_adapted
@@ -104,13 +115,13 @@ def _load_pairs(app: App, adapter: str) -> tuple[Pair, Pair]:
     return pair, app.load_pair(same, as_stock=True) if is_adapted() else pair
 
 
-def _prompt_ids(
-    app: App, pair: Pair, prompts: list[Prompt] | None, records: list[Record], settings: Settings
-) -> list[list[int]]:
-    """The prompts to decode that leave room for an output and a round."""
+def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings) -> list[tuple[list[int], str]]:
+    """The prompts to decode that leave room for an output and a round: their ids, and what decides their group."""
     from ..live import usable_prompts
+    from ..prompt_groups import opening
     from ..prompts import Reading
     from ..speculative.decoder import fits
+    from ..usable import FOREIGN_ID, NO_PROMPT
 
     if prompts is not None:
         usable, skipped = usable_prompts(
@@ -123,32 +134,42 @@ def _prompt_ids(
         )
         for line in skipped:
             note(f"skipped: {line}")
-        return [ids for _, ids in usable]
-    own = dict.fromkeys(one.prompt_tokens for one in records if one.pair.tokenizer == pair.identity.tokenizer)
-    found = [list(ids) for ids in own if fits(pair, len(ids), settings) and max(ids) < pair.width]
-    if not found:
-        raise PromptError(f"no logged prompt leaves room for {settings.max_tokens} tokens; give --prompts-file")
-    return found
+        return [(ids, opening(prompt.text, prompt.messages)) for prompt, ids in usable]
+
+    def why_not(record: Record) -> str | None:
+        if record.pair.tokenizer != pair.identity.tokenizer:
+            return "another tokenizer"
+        if not fits(pair, len(record.prompt_tokens), settings):
+            return f"no room for {settings.max_tokens} tokens behind its prompt"
+        if not record.prompt_tokens:
+            return NO_PROMPT
+        return FOREIGN_ID if max(record.prompt_tokens) >= pair.width else None
+
+    own = {record.prompt_tokens: record.opening for record in logged_to_measure_on(app, why_not).records}
+    return [(list(ids), said) for ids, said in own.items()]
 
 
-def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> None:
-    """Remember; a run that did not compare the rules, as at temperature 0, leaves what is known of them."""
+def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> bool:
+    """Remember, if that can be; a run that did not compare the rules, as at temperature 0, leaves what is known of
+    them."""
     from ..known_costs import Known
 
     known, advice = costs.of(key), report.advice
     if not whole or advice.rule is None:
         advice = replace(advice, rule=known.advice.rule if known is not None and known.advice is not None else None)
     experience = ({} if known is None else known.experience) | report.experience
-    costs.keep(key, Known(report.costs, advice, experience))
+    return costs.keep(key, Known(report.costs, advice, experience))
 
 
-def _print(report: Report, conditions: str) -> None:
+def _print(report: Report, conditions: str, held_out: HeldOut) -> None:
     from .tables import print_table
 
     costs, advice = report.costs, report.advice
     click.echo(
         f"{conditions}; a draft step {1e3 * costs.t_draft:.2f} ms, a plain step {1e3 * costs.t_target[0]:.2f} ms"
     )
+    if held_out.sentence:
+        click.echo(held_out.sentence)
     print_table(
         ["", "rule", "K", "tokens/s", "±", "tokens a round", "x plain", "forecast"],
         [
@@ -164,6 +185,7 @@ def _print(report: Report, conditions: str) -> None:
             ]
             for row in report.rows
         ],
+        title=held_out.mark,
     )
     if advice.num_draft_tokens == 0:
         click.echo("leave speculation off on this machine: no draft length is faster than the target alone")

@@ -52,7 +52,7 @@ class PromptGroups:
         self._owners = _Owners()
 
     def learn_trained(self, group: str) -> None:
-        """Take a prompt group for trained on by its name; as long as no text of it is learnt it is near to itself alone."""
+        """Take a prompt group for trained on by its name; until a text of it is learnt it is near to itself alone."""
         number = self._numbers.get(group)
         if number is None:
             number = self._begin(group, "train")
