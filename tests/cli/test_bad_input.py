@@ -141,9 +141,9 @@ def command_line(arguments: list[str], pair_flags: list[str]) -> list[str]:
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(arguments, reason, call, pair_flags) -> None:
     found = call(*command_line(arguments, pair_flags))
     assert (found.code, found.out) == (2, "")
-    assert found.said.startswith("error: ")
-    assert found.said.count("\n") == 1
-    assert len(found.said) < 1000
+    assert found.err.startswith("error: ")
+    assert found.err.count("\n") == 1
+    assert len(found.err) < 1000
     assert reason in found.err
     assert not Path("data/failures").exists()  # nothing was logged
 
@@ -154,7 +154,7 @@ def test_with_json_it_is_an_object_on_stdout_too(arguments, reason, call, pair_f
     assert found.code == 2
     assert found.json["status"] == "error"
     assert reason in found.json["error"] or "No such option '--json'" in found.json["error"]
-    assert found.said.count("\n") == 1
+    assert found.err.count("\n") == 1
 
 
 def test_the_object_of_an_error_holds_nothing_of_the_command_before(call) -> None:

@@ -123,3 +123,14 @@ def test_a_run_that_goes_on_says_that_its_own_settings_are_used(call, named: str
     assert found.code == 0, found.err
     assert f"settings of run r0001 · {named.split(' · ')[1]} · data data/\n" in found.err
     assert "no configuration here" not in found.err
+
+
+def test_a_mistake_stays_one_line(call, named: str) -> None:
+    for command in (["generate", ""], ["collect-data", "-p", ""], ["generate", "x", "--max-tokens", "9999"]):
+        found = call(*command)
+        assert (found.code, found.err.count("\n"), found.err.startswith("error: ")) == (2, 1, True)
+
+
+def test_collecting_says_it_before_its_progress(call, named: str) -> None:
+    found = call("collect-data", "-p", "the target", "-p", "learns", *SHORT)
+    assert found.err.startswith(named)

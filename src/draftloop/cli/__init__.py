@@ -78,6 +78,13 @@ def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbos
         resolve(config_file)  # a mistake in it is told even where the command would not need it
 
 
+@cli.result_callback()
+@click.pass_obj
+def _finish(app: App, /, result: object, **_options: object) -> object:
+    app.finish()
+    return result
+
+
 for _command in (
     collect.collect_data,
     train.train,

@@ -37,6 +37,7 @@ class App:
     config_file: Path | None
     data_dir: Path
     flags: dict[str, Any] = field(default_factory=dict)
+    _has_loaded: bool = False
     _has_said_where: bool = False
 
     @cached_property
@@ -77,21 +78,26 @@ class App:
             names.keep(*(pair.files or ()))
         except (StoreError, LockedError) as error:  # whoever only reads here may go on
             note(f"which models these are is not kept: {error}")
-        self.say_where()
+        self._has_loaded = True
         _log.info(
             "pair: %s, adapter %s, %s shared ids, context %s", pair.identity, pair.adapter, pair.width, pair.context
         )
         return pair
 
     def say_where(self, run: RunDirectory | None = None) -> None:
-        """Say once which configuration, models and data directory are used: with every command that works with models.
+        """Say once which configuration, models and data directory are used. A `run` that goes on has its own settings.
 
-        It comes once they are loaded, so that a mistake stays one line. A `run` that goes on has settings of its own.
+        What takes long says it as soon as there is something to work on, but no earlier: a mistake stays one line.
         """
         if not self._has_said_where:
             self._has_said_where = True
             at = self.data_dir
             note(in_a_line(self.resolved, at) if run is None else of_run(run.id, run.config(), at))
+
+    def finish(self) -> None:
+        """Where a command loaded models and ended well, it has said by now which these are."""
+        if self._has_loaded:
+            self.say_where()
 
     def adapter_name(self, path: Path) -> str:
         """What reports and records call the adapter at `path`: its version, or where it lies."""

@@ -204,6 +204,7 @@ def _measure(
             )
         for line in skipped:
             note(f"skipped: {line}")
+    app.say_where()
     report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed)
     found = examine((Asked(sample.group, sample.opening) for sample in samples), app.data, chosen)
     conditions = report.conditions | found.to_json()

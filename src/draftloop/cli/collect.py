@@ -80,7 +80,7 @@ def collect_data(
         note(line)
 
     from ..chat_template import has_place_for
-    from ..collect import ALREADY_COLLECTED, CollectSettings
+    from ..collect import ALREADY_COLLECTED, CollectReport, CollectSettings
     from ..collect import collect_data as collect_prompts
     from ..interrupt import stop_request
     from ..text import decoding_settings
@@ -110,17 +110,13 @@ def collect_data(
     count = len(prompts) + found.prompts
     total = min(count, limit or count)
     with stop_request("stopping: what is logged is kept") as stop, Progress("collecting", total) as progress:
-        report = collect_prompts(
-            pair,
-            chain(map(Prompt, prompts), *files),
-            app.data.log,
-            settings,
-            stop,
-            lambda so_far, _: progress.advance(
-                1, _summary(so_far.acceptance.acceptance_length, so_far.tokens_per_second)
-            ),
-            app.data.blobs,
-        )
+
+        def acknowledged(so_far: CollectReport, _record: object) -> None:
+            app.say_where()
+            progress.advance(1, _summary(so_far.acceptance.acceptance_length, so_far.tokens_per_second))
+
+        asked = chain(map(Prompt, prompts), *files)
+        report = collect_prompts(pair, asked, app.data.log, settings, stop, acknowledged, app.data.blobs)
     if target and (report.generations or report.skipped[ALREADY_COLLECTED]):
         app.data.names.keep_template(target)
     say_skipped(report.skipped_prompts)

@@ -78,6 +78,7 @@ def speed(
         app.data,
         None if path is None else (app.adapter_name(path), path),
     )
+    app.say_where()
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
     with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
         count = partial(progress.advance, 1)

@@ -86,6 +86,7 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
         else:
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
+            app.say_where()
             result = train_adapter(pair, data, config)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
