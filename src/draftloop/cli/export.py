@@ -58,7 +58,6 @@ def export(
     quantization = Quantization(q_bits, q_group_size, dequantize)
     job = plan(app.data.registry, version, destination, fuse=fuse, quantization=quantization)
     pair = app.load_pair("none")
-    app.say_where()
     made = export_version(job, pair, app.config, _held_out(app, limit), note, group_of=app.data.log.groups().group_of)
     for change in made.measured.lost() if made.measured else []:
         note(

@@ -72,17 +72,18 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     from ..training.run import RunDirectory
 
     config, data = app.config, app.data
-    if not data.exists and not resume:  # the lock would make it
+    if not data.exists:  # the lock would make it
+        if resume:
+            RunDirectory.find(data.runs, resume)  # says that there is none
         raise NothingToDo(f"{data.log.path} holds no generation to train on; run collect-data first")
-    run = RunDirectory.find(data.runs, resume) if resume else None
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
         quiet_libraries()
         from ..training.train import resume as resume_run
         from ..training.train import train as train_adapter
 
-        if run is not None:
-            app.say_where(run)
-            result = resume_run(run.id, data)
+        if resume:
+            app.say_where(RunDirectory.find(data.runs, resume))
+            result = resume_run(resume, data)
         else:
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
