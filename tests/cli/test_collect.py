@@ -125,7 +125,8 @@ def test_a_signal_keeps_what_was_acknowledged_and_the_same_command_goes_on(
         process.send_signal(number)
         out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 130
-    *answer, last = (line for line in err.splitlines() if " · data " not in line)  # one that has stopped before it could be answered says only that
+    # One that has stopped before it could be answered says only that.
+    *answer, last = (line for line in err.splitlines() if " · data " not in line)
     said = ("stopping", "stopping: what is logged is kept")  # the former by one that has just stopped
     assert answer in ([], *([f"{one}; Ctrl-C again stops at once"] for one in said))
     assert last == "stopped: everything logged so far is kept; the same command goes on from here"

@@ -183,8 +183,8 @@ def _measure(
     from .progress import Progress
 
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))
-    if path is None and adapter is None:
-        path = _latest_of(app, pair)
+    latest = _latest_of(app, pair) if path is None and adapter is None else None
+    path = path or latest
     chosen = None if path is None else (app.adapter_name(path), path)
     if prompts is None:
         logged = logged_to_measure_on(app, lambda record: why_unusable(record, pair.identity, pair.width))
@@ -205,6 +205,8 @@ def _measure(
         for line in skipped:
             note(f"skipped: {line}")
     app.say_where()
+    if latest is not None:
+        note(f"nothing is promoted yet, so {latest.name} is compared, the latest; --adapter chooses another one")
     report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed)
     found = examine((Asked(sample.group, sample.opening) for sample in samples), app.data, chosen)
     conditions = report.conditions | found.to_json()
@@ -229,7 +231,6 @@ def _latest_of(app: App, pair: Pair) -> Path | None:
         with suppress(DraftloopError):  # `adapters list` says what is wrong with it
             made_for = registry.manifest(name).pair
             if made_for is not None and made_for.draft == pair.identity.draft:
-                note(f"nothing is promoted yet, so {name} is compared, the latest; --adapter chooses another one")
                 return registry.root / name
     return None
 
