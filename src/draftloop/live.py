@@ -124,7 +124,7 @@ def usable_prompts(
     for number, prompt in enumerate(prompts, 1):
         ids = usable_ids(pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading)
         if isinstance(ids, Unusable):
-            skipped.append(f"prompt {number}: {ids.reason}, {ids.detail}")
+            skipped.append(f"{prompt.where or f'prompt {number}'}: {ids.reason}, {ids.detail}")
         else:
             usable.append((prompt, ids))
     if not usable:

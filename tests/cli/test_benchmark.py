@@ -112,11 +112,21 @@ def test_live_rows_stand_beside_their_estimate(call_with_pair) -> None:
 
 
 def test_prompts_that_cannot_be_used_are_notes(call_with_pair) -> None:
-    Path("p.jsonl").write_text('{"prompt": ""}\n{"prompt": "learns"}\n')
-    arguments = ["--prompts-file", "p.jsonl", "--max-tokens", "5", "--num-draft-tokens", "2", "--json"]
-    found = call_with_pair("benchmark", "acceptance", *arguments)
-    assert found.json["conditions"]["texts"] == 1
-    assert "skipped: prompt 1: empty, no text\n" in found.err
+    Path("p.jsonl").write_text('{"prompt": ""}\n{"promt": "x"}\n{"instruction": "learns"}\n{"prompt": "more"}\n')
+    arguments = ["--prompts-file", "p.jsonl", "--max-tokens", "5", "--num-draft-tokens", "2", "--limit", "2", "--json"]
+    found = call_with_pair("benchmark", "acceptance", *arguments, "--chat-template-args", '{"a": 1}')
+    assert found.json["conditions"]["texts"] == 1  # the limit counts prompts
+    assert found.json["conditions"]["chat_template_args"] == {"a": 1}
+    assert "converted to prompts: 1 of alpaca\n" in found.err
+    assert "skipped: p.jsonl, line 2: bad line, expected an object with one of prompt" in found.err
+    assert "skipped: p.jsonl, line 1: empty, no text\n" in found.err
+
+
+@pytest.mark.parametrize("kind", ["acceptance", "speed"])
+def test_a_strict_benchmark_refuses_a_file_with_a_bad_line_before_anything_is_loaded(kind: str, call) -> None:
+    Path("p.jsonl").write_text('{"prompt": "a"}\n{"promt": "x"}\n')
+    found = call("benchmark", kind, "--prompts-file", "p.jsonl", "--strict", "--model", "nowhere")
+    assert (found.code, found.err.startswith("error: p.jsonl, line 2: expected an object")) == (2, True)
 
 
 def test_by_default_the_logged_held_out_generations_are_measured(call_with_pair) -> None:

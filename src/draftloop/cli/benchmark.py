@@ -14,6 +14,7 @@ from ..errors import DraftloopError, PromptError
 from ..memory import forget_peak, peak_gigabytes
 from ..rule import SAMPLING
 from .app import App, Command, adapter_option, json_option, model_options, note, print_json, sampler_options
+from .prompt_input import prompts_file_option, prompts_of
 
 if TYPE_CHECKING:
     from ..benchmark import Report
@@ -68,7 +69,7 @@ def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: 
 @adapter_option(
     "Adapter to compare with the bare draft.", None, "champion; before the first promotion, the latest of this draft"
 )
-@click.option("--prompts-file", type=click.Path(path_type=Path), help="Prompts to generate from and measure on.")
+@prompts_file_option("Prompts to generate from and measure on.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use so many prompts or logged generations.")
 @draft_lengths_option("1,2,4,8")
 @rule_option("auto: every one that fits the texts.")
@@ -81,6 +82,7 @@ def acceptance(
     app: App,
     adapter: str | None,
     prompts_file: Path | None,
+    strict: bool,
     limit: int | None,
     lengths: list[int],
     rule: str,
@@ -93,9 +95,7 @@ def acceptance(
     sampler's flags go with --prompts-file alone. As long as nothing is held out, the other logged generations are
     measured, and marked: what an adapter was trained on flatters it.
     """
-    from ..prompt_files.reading import read_prompts
-
-    prompts = None if prompts_file is None else read_prompts(prompts_file)[:limit]
+    prompts = None if prompts_file is None else prompts_of(prompts_file, limit, strict)
     if prompts is None:
         _check_flags(app)
         refuse_empty_log(app)
@@ -110,10 +110,10 @@ def acceptance(
 def _check_flags(app: App) -> None:
     """Sampling flags would say of logged texts what these are not."""
     given = app.flags.keys() & {
-        f"speculative.{key}" for key in ("temperature", "top_p", "min_p", "top_k", "max_tokens")
+        f"speculative.{key}" for key in ("temperature", "top_p", "min_p", "top_k", "max_tokens", "chat_template_args")
     }
     if given:
-        raise click.UsageError("logged texts keep the sampler they were made with; sampling flags need --prompts-file")
+        raise click.UsageError("logged texts keep what they were made with; sampling flags need --prompts-file")
 
 
 def refuse_empty_log(app: App) -> None:
@@ -212,6 +212,8 @@ def _measure(
     conditions = report.conditions | found.to_json()
     if prompts is None:
         conditions |= {"left_out": dict(logged.left_out)}
+    else:
+        conditions |= {"chat_template_args": speculative.chat_template_args}
     report = replace(report, conditions=conditions)
     if not live:
         return report, [], found

@@ -14,7 +14,7 @@ from ..errors import Interrupted, PromptError
 from ..memory import forget_peak, peak_gigabytes
 from .app import App, adapter_option, config_option, json_option, model_options, note, print_json, sampling_options
 from .output import Doing
-from .skipped import say_skipped
+from .prompt_input import counted, say_skipped
 
 
 @click.command("collect-data", cls=Doing)
@@ -63,7 +63,7 @@ def collect_data(
     Every finished generation is one line of <data-dir>/failures/failures.jsonl. Run again with the same prompts, it
     goes on where it stopped.
     """
-    from ..prompt_files.reading import PromptFile, survey
+    from ..prompt_files.reading import PromptFile
     from ..prompts import Prompt, Reading
 
     files = [*map(PromptFile, prompts_files), *(PromptFile(path, is_log=True) for path in logs)]
@@ -72,12 +72,7 @@ def collect_data(
     if not source.strip() or not source.isprintable():
         raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
 
-    found = survey(files, strict=strict)
-    if not prompts and not found.prompts:
-        first = found.skipped[0]
-        raise PromptError(f"none of {len(found.skipped):,} prompts is usable: {first.where}: {first.why.detail}")
-    for line in found.said():
-        note(line)
+    found = counted(files, strict, others=len(prompts))
 
     from ..chat_template import has_place_for
     from ..collect import ALREADY_COLLECTED, CollectReport, CollectSettings

@@ -12,6 +12,7 @@ import click
 from .app import App, adapter_option, json_option, model_options, note, print_json, sampler_options
 from .benchmark import draft_lengths_option, logged_to_measure_on, refuse_empty_log, rule_option
 from .output import Doing
+from .prompt_input import prompts_file_option, prompts_of
 
 if TYPE_CHECKING:
     from ..held_out import HeldOut
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Doing)
 @adapter_option("Adapter of the draft.")
-@click.option("--prompts-file", type=click.Path(path_type=Path), help="Prompts to decode; by default held-out ones.")
+@prompts_file_option("Prompts to decode; by default held-out ones.")
 @click.option("--limit", type=click.IntRange(min=1), default=8, show_default=True, help="Use so many prompts.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that count.")
 @draft_lengths_option("1,2,3,4,6,8")
@@ -38,6 +39,7 @@ def speed(
     app: App,
     adapter: str,
     prompts_file: Path | None,
+    strict: bool,
     limit: int,
     repeats: int,
     lengths: list[int],
@@ -51,14 +53,13 @@ def speed(
     tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
     `generate` takes costs, rule and what was kept at each depth from here, and goes on choosing K itself.
     """
-    from ..prompt_files.reading import read_prompts
     from ..speculative.rules import rule_for
 
     config = app.config.speculative
     rules = [rule_for(rule, config.temperature)]
     if rule == "auto" and config.temperature > 0:
         rules = ["rejection", "block"]
-    prompts = None if prompts_file is None else read_prompts(prompts_file)[:limit]
+    prompts = None if prompts_file is None else prompts_of(prompts_file, limit, strict)
     if prompts is None:
         refuse_empty_log(app)
     path = app.data.registry.resolve(adapter)
