@@ -61,6 +61,7 @@ PURE = (
     "draftloop.usable",
     "draftloop.training.report",
     "draftloop.training.run",
+    "draftloop.training.time_limit",
     "draftloop.training.working_time",
     "draftloop.verdicts",
     "draftloop.yaml_strict",

@@ -169,6 +169,7 @@ class _Session:
                 "training.max_minutes (and retrain.max_minutes)"
             )
         metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
+        metrics.pop("pace")
         published = self._published(metrics) if tensors is not None else None
         trained = self._trained_ids(course, progress)
         version = published or self._publish(trained, metrics)
