@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import orjson
 import pytest
+from clocks import Ticking
 from workshop import Workshop, adapter_bytes, records_of
 
 from draftloop import lora
@@ -19,7 +20,6 @@ from draftloop.training.step import Learner, Skipped, learning_rate
 from draftloop.training.texts.course import Course
 from draftloop.training.texts.plan import Window
 from draftloop.training.validation import Scores
-from draftloop.training.working_time import WorkingTime
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits
 
@@ -264,29 +264,8 @@ def test_patience_counts_across_a_resumption(tmp_path, monkeypatch):
     assert (result.ended, result.steps, result.best_step) == ("early stop", 6, 2)
 
 
-class Clock(WorkingTime):
-    """A clock that goes on by a second with every look at it, and beats whenever it is looked at."""
-
-    def __init__(self) -> None:
-        super().__init__(self.look, lambda: self.computed)
-        self.seconds = self.computed = 0.0
-
-    def look(self) -> float:
-        self.seconds += 1.0
-        return self.seconds
-
-    def __enter__(self) -> WorkingTime:
-        self.beat()
-        return self
-
-    def take(self, seconds: float, *, computing: bool = True) -> None:
-        """So many seconds go by, in work or in a pause."""
-        self.seconds += seconds
-        self.computed += seconds if computing else 0.0
-
-
 def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop_module, "WorkingTime", Clock)
+    monkeypatch.setattr(loop_module, "WorkingTime", Ticking)
     shop = workshop(tmp_path, max_minutes=0.1)
     result = shop.train()
     assert result.ended == "time limit"
@@ -300,7 +279,7 @@ def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch)
 
 
 def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path, monkeypatch):
-    clock, window = Clock(), Course.window
+    clock, window = Ticking(), Course.window
     waited = []
 
     def slow(self: Course, step: int, enough) -> Window:
@@ -322,7 +301,7 @@ def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path,
 @pytest.mark.parametrize("computing", [False, True])
 def test_a_pause_uses_up_no_time_limit_and_work_does(tmp_path, monkeypatch, computing):
     """A SIGSTOP or a lid that is closed for ten minutes, before the first step and in the third."""
-    clock, window = Clock(), Course.window
+    clock, window = Ticking(), Course.window
 
     def paused(self: Course, step: int, enough) -> Window:
         if step in (0, 3):
@@ -337,7 +316,7 @@ def test_a_pause_uses_up_no_time_limit_and_work_does(tmp_path, monkeypatch, comp
 
 
 def test_a_run_tells_how_far_it_is_and_forgets_it_at_the_end(tmp_path, monkeypatch):
-    clock, told = Clock(), []
+    clock, told = Ticking(), []
     monkeypatch.setattr(loop_module, "WorkingTime", lambda: clock)
     shop = workshop(tmp_path, max_minutes=60.0)
     result = shop.train(on_step=lambda *_: told.append(RunDirectory(shop.runs / "r0001").progress()))

@@ -8,16 +8,17 @@ from typing import Any
 
 import orjson
 import pytest
+import yaml
+from clocks import Driven
 from workshop import Workshop, records_of
 
-from draftloop.errors import Interrupted
+from draftloop.errors import Interrupted, RunError
 from draftloop.interrupt import StopRequest
 from draftloop.training import loop as loop_module
 from draftloop.training.checkpoints import Checkpoints
 from draftloop.training.result import TrainResult
 from draftloop.training.step import Learner, learning_rate
 from draftloop.training.texts.course import Course
-from draftloop.training.working_time import WorkingTime
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits
 
@@ -34,21 +35,6 @@ SETTINGS: dict[str, Any] = {
     "patience": 1000,
     "lora": {"rank": 2},
 }
-
-
-class Driven(WorkingTime):
-    """A clock that stands still but for what takes `take`."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        super().__init__(lambda: self.seconds, lambda: self.seconds)
-
-    def __enter__(self) -> WorkingTime:
-        return self
-
-    def take(self, seconds: float) -> None:
-        """So many seconds go by, in work."""
-        self.seconds += seconds
 
 
 def constant(_step: int) -> float:
@@ -221,3 +207,125 @@ def test_a_stop_names_the_steps_that_fit(tmp_path, drive):
     shop = workshop(tmp_path, max_minutes=2.0)
     with pytest.raises(Interrupted, match="after step 5 of 36 of run r0001"):
         shop.train(**stopped_at(5))
+
+
+# more time
+
+
+def description(shop: Workshop) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((shop.runs / "r0001" / "run.yaml").read_text())
+    return found
+
+
+def test_a_run_that_its_limit_ended_goes_on_where_it_is_given_more_and_gives_another_version(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path, max_minutes=2.0)
+    first = shop.train()
+    found = shop.resume("r0001", more_minutes=1.0)
+    fitting = 36 + 18  # 54 seconds, and validations after steps 40, 50 and 54
+    assert (found.ended, found.steps, found.run) == ("time limit", fitting, "r0001")
+    assert found.seconds == first.seconds + 60.0
+    assert (first.version, found.version, found.parent) == ("v0001", "v0002", None)
+    assert said(shop, "a step:")[-1] == (
+        "3 s a step: 18 more, 54 of 160 planned steps in all, fit into 1 more minute; the schedule ends there"
+    )
+    assert said(shop, "goes on") == ["run r0001 goes on after step 36 of 160, for 1 more minute from there"]
+    settings = shop.config.training
+    assert rates(shop)[36:] == [learning_rate(step, fitting, settings) for step in range(36, fitting)]
+
+
+def test_more_time_is_enough_for_the_whole_plan_and_no_step_beyond(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path, max_minutes=2.0)
+    shop.train()
+    found = shop.resume(more_minutes=600.0)
+    assert (found.ended, found.steps) == ("finished", 160)
+    with pytest.raises(RunError, match="run r0001 is finished; unfinished ones: none"):
+        shop.resume("r0001", more_minutes=600.0)
+
+
+def test_a_stop_within_more_time_changes_nothing(tmp_path, drive):
+    """Stopped and gone on with under the limit that was given last, as if it had not been stopped."""
+    drive()
+    straight, cut = workshop(tmp_path / "straight", max_minutes=2.0), workshop(tmp_path / "cut", max_minutes=2.0)
+    straight.train()
+    cut.train()
+    expected = straight.resume("r0001", more_minutes=1.0)
+    with pytest.raises(Interrupted, match="after step 45 of 54 of run r0001"):
+        cut.resume("r0001", more_minutes=1.0, **stopped_at(45))
+    assert not (cut.runs / "r0001" / "result.json").exists()
+    found = cut.resume()
+    assert (found.steps, found.seconds, found.version) == (expected.steps, expected.seconds, expected.version)
+    assert weights(found) == weights(expected)
+
+
+def test_the_description_says_every_limit_that_a_run_had(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path, max_minutes=2.0)
+    with pytest.raises(Interrupted):
+        shop.train(**stopped_at(10))
+    shop.resume(more_minutes=1.0)
+    assert description(shop)["limits"] == [
+        {"since_step": 0, "minutes": 2.0, "seconds": 120.0},
+        {"since_step": 10, "minutes": 1.0, "seconds": 32.0 + 60.0},
+    ]
+    assert workshop(tmp_path / "free", epochs=1).train().ended == "finished"
+    assert yaml.safe_load((tmp_path / "free" / "runs" / "r0001" / "run.yaml").read_text())["limits"] == []
+
+
+def test_more_time_may_be_a_limit_for_a_run_that_had_none(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path)
+    with pytest.raises(Interrupted, match="after step 10 of 160"):
+        shop.train(**stopped_at(10))
+    found = shop.resume(more_minutes=1.0)
+    assert (found.ended, found.steps) == ("time limit", 28)
+
+
+def test_more_time_that_is_too_little_for_one_step_changes_nothing(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path, max_minutes=2.0)
+    shop.train()
+    before = description(shop)
+    with pytest.raises(RunError, match=r"0.05 more minutes are too few: a step of run r0001 and a validation take 5 s"):
+        shop.resume("r0001", more_minutes=0.05)
+    assert description(shop) == before
+    assert (shop.runs / "r0001" / "result.json").exists()
+    assert shop.resume("r0001", more_minutes=0.1).steps == 37
+
+
+def test_without_more_time_a_run_that_its_limit_ended_is_finished_and_the_line_says_what_to_do(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path, max_minutes=2.0)
+    shop.train()
+    with pytest.raises(RunError, match=r"is finished: its time limit ended it, and `train --resume r0001 --max-min"):
+        shop.resume("r0001")
+    with pytest.raises(RunError, match="no run 'latest' to resume"):
+        shop.resume()
+
+
+def test_the_next_training_lets_go_of_what_it_takes_to_go_on(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path, max_minutes=2.0)
+    shop.train()
+    assert (shop.runs / "r0001" / "checkpoints").is_dir()
+    shop.train()
+    assert not (shop.runs / "r0001" / "checkpoints").exists()
+    with pytest.raises(RunError, match="run r0001's checkpoint went when the next run began"):
+        shop.resume("r0001", more_minutes=1.0)
+    assert shop.resume(more_minutes=1.0).run == "r0002"
+
+
+def test_new_texts_of_a_run_that_its_limit_ended_are_there_when_it_goes_on(tmp_path, drive):
+    drive()
+    shop = workshop(tmp_path, max_minutes=2.0, proposals=2)
+    first = shop.train()
+    kept = shop.runs / "r0001" / "texts-0.json"
+    assert kept.exists()
+    before = kept.read_bytes()
+    found = shop.resume(more_minutes=10.0)
+    assert (found.ended, found.steps) == ("finished", 160)
+    assert found.tokens > first.tokens
+    assert said(shop, "goes on") == ["run r0001 goes on after step 36 of 160, for 10 more minutes from there"]
+    assert before
+    assert not kept.exists()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..training.lessons import Lessons
     from ..training.result import TrainResult
 
+_MAX_MINUTES = "training.max_minutes"
 _OPTIONS = [
     ("--epochs", "training.epochs", str),
     ("--loss", "training.loss", str),
@@ -37,7 +38,7 @@ _OPTIONS = [
     ("--val-batches", "training.val_batches", int),
     ("--save-every", "training.save_every", int),
     ("--patience", "training.patience", int),
-    ("--max-minutes", "training.max_minutes", float),
+    ("--max-minutes", _MAX_MINUTES, float),
     ("--memory", "training.memory", str),
     ("--seed", "training.seed", int),
 ]
@@ -57,7 +58,8 @@ def _training_options(command: click.decorators.FC) -> click.decorators.FC:
     is_flag=False,
     flag_value="latest",
     metavar="[RUN]",
-    help="Go on with an interrupted run: its id, or the latest one.",
+    help="Go on with an interrupted run: its id, or the latest one. With --max-minutes M, for M more minutes from "
+    "there, whatever limit it had; also with one that its time limit ended, as long as no later training began.",
 )
 @model_options
 @json_option
@@ -67,8 +69,8 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
 
     Starts from the champion's weights where there is one. Held-out generations are never read.
     """
-    if resume and (from_base or app.flags):
-        raise UsageError("--resume goes on with the run's own settings; leave the other options out")
+    if resume and (from_base or app.flags.keys() - {_MAX_MINUTES}):
+        raise UsageError("--resume goes on with the run's own settings: leave the other options out, but --max-minutes")
     config, data = app.config, app.data
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
         quiet_libraries()
@@ -76,7 +78,8 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
         from ..training.train import train as train_adapter
 
         if resume:
-            result = resume_run(resume, data)
+            more = config.training.max_minutes if _MAX_MINUTES in app.flags else None
+            result = resume_run(resume, data, more_minutes=more)
         else:
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
@@ -125,6 +128,9 @@ def _print(result: TrainResult) -> None:
         }
     )
     _print_lessons(result.lessons)
+    if result.ended == "time limit":
+        resume = f"`train --resume {result.run} --max-minutes M`"
+        click.echo(f"\nThe time limit ended it. {resume} goes on for M more minutes, until the next training begins.")
     if result.best_step == 0:
         click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
 

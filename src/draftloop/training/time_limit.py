@@ -77,6 +77,15 @@ class TimeLimit:
         """So many minutes from here, `step` steps and `seconds` of work into the run."""
         return cls(seconds + 60 * minutes, minutes, step)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TimeLimit:
+        """The limit that `to_json` made an object of. Raises KeyError, TypeError, ValueError: damaged."""
+        return cls(float(values["seconds"]), float(values["minutes"]), int(values["since_step"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run's description says of a limit that there is."""
+        return {"since_step": self.since, "minutes": self.minutes, "seconds": self.seconds}
+
     def __str__(self) -> str:
         if self.minutes is None:
             return "no time limit"

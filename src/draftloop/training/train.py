@@ -38,6 +38,7 @@ from .teacher import Teacher
 from .texts.course import Course
 from .texts.material import Material, gather, regather
 from .texts.plan import make_plan
+from .time_limit import TimeLimit
 from .tuition import tuition
 from .validation import validation_batches
 
@@ -83,7 +84,7 @@ def train(
     reporter = _reporter(run, data, on_step, quiet)
     for line in [*material.notes(config.training), *_kept_shape(pair, parent, config)]:
         reporter.say(line)
-    session = _Session(run, pair, data, config, material, parent, reporter)
+    session = _Session(run, pair, data, config, material, parent, reporter, TimeLimit.of(config.training.max_minutes))
     return session.work(stop, Progress(), None)
 
 
@@ -92,24 +93,29 @@ def resume(
     data: DataDirectory,
     *,
     load: Callable[[Models], Pair] | None = None,
+    more_minutes: float | None = None,
     on_step: OnStep | None = None,
     quiet: bool | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
     """Go on with an interrupted run, on its own records and configuration, as if it had never stopped.
 
+    One that its time limit ended, too, where it is given more: it gives another version then.
+
     Args:
         reference: a run's id, or `latest` for the newest one that can be resumed.
         data: the directory of the start; its settings are those of the run.
         load: gives the pair of the run's configuration, by default as `load_pair` does; its adapter, if any, is
             replaced by the run's.
+        more_minutes: of training from here, above 0, whatever limit it had; None leaves that.
         on_step, quiet, stop: as in `train`.
 
     Raises:
-        RunError: no such run, it is finished, or its records, pair or checkpoint are not what they were.
+        RunError: no such run, it is finished, or its records, pair or checkpoint are not what they were; or more time
+            is too little for one step.
         TrainingFailed, Interrupted, StoreError: as in `train`.
     """
-    run = RunDirectory.find(data.runs, reference, data.files)
+    run = RunDirectory.find(data.runs, reference, data.files, more_time=more_minutes is not None)
     config, description = run.config(), run.description()
     data = replace(data, settings=config.data)
     tensors, saved = run.checkpoints.load()
@@ -123,12 +129,26 @@ def resume(
     material = regather(run.material(), data.log, data.replay, pair, config)
     lora.attach_fresh(pair.draft, _shape(run, description), config.training.seed)
     reporter = _reporter(run, data, on_step, quiet)
-    session = _Session(run, pair, data, config, material, description.get("parent"), reporter)
     try:
         progress = Progress.from_json(saved)
     except (KeyError, TypeError) as error:
         raise RunError(f"the checkpoint of run {run.id} is of another draftloop ({error}); start anew") from None
+    if more_minutes is not None:
+        _give_more_time(run, progress, more_minutes)
+    session = _Session(run, pair, data, config, material, description.get("parent"), reporter, run.limit())
     return session.work(stop, progress, tensors)
+
+
+def _give_more_time(run: RunDirectory, progress: Progress, minutes: float) -> None:
+    """Let the run go on for so many minutes from where its checkpoint is. Raises RunError: not one step fits."""
+    least = (progress.pace.step or 0.0) + (progress.pace.validation or 0.0)
+    if 60 * minutes < least:
+        raise RunError(
+            f"{minutes:g} more minutes are too few: a step of run {run.id} and a validation take {least:.2g} s; give "
+            f"more than {least / 60:.2g}"
+        )
+    run.give_more_time(TimeLimit.more(minutes, progress.step, progress.seconds))
+    progress.fitted = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +162,7 @@ class _Session:
     material: Material
     parent: str | None
     reporter: Reporter
+    limit: TimeLimit
 
     def work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
         """Train from `progress` to the end and publish."""
@@ -161,11 +182,12 @@ class _Session:
         with ExitStack() as stack:
             stop = stop if stop is not None else stack.enter_context(stop_request("stopping: a checkpoint is written"))
             within = self._within_memory(learner, taught.teacher, course, progress, allowed, stack)
-            loop = Loop(self.run, learner, course, batches, settings, self.reporter, stop, progress, best, within)
+            reporter, limit = self.reporter, self.limit
+            loop = Loop(self.run, learner, course, batches, settings, reporter, stop, progress, best, within, limit)
             ended = loop.run()
         if progress.step == 0:
             raise TrainingFailed(
-                f"the time limit is {settings.max_minutes:g} minutes, and not one step was made in it; allow more with "
+                f"the time limit is {self.limit}, and not one step was made in it; allow more with "
                 "training.max_minutes (and retrain.max_minutes)"
             )
         metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
@@ -216,7 +238,9 @@ class _Session:
         state, best = split_checkpoint(tensors)
         learner.restore(state)
         self.reporter.forget_after(progress.step)
-        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {steps}")
+        of = f"{progress.fitted} that fit" if progress.fitted is not None else str(steps)
+        more = f", for {self.limit} from there" if self.limit.since == progress.step > 0 else ""
+        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
         return best
 
     def _published(self, metrics: dict[str, Any]) -> Version | None:
@@ -296,4 +320,5 @@ def _description(
         "adapter": lora.describe(pair.draft).to_json(),
         "data": material.summary(),
         "config": config.model_dump(mode="json"),
+        "limits": [] if config.training.max_minutes is None else [TimeLimit.of(config.training.max_minutes).to_json()],
     }
