@@ -19,6 +19,7 @@ PURE = (
     "draftloop",
     "draftloop.acceptance",
     "draftloop.adapter_format",
+    "draftloop.bars",
     "draftloop.cli",
     "draftloop.config",
     "draftloop.control_tokens",

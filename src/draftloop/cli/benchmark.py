@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,7 @@ def _measure(
     from ..live import decode_live, samples_from_prompts
     from ..prompts import Reading
     from ..text import decoding_settings
-    from .progress import Progress
+    from .progress import Progress, Steps
 
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))
     chosen = None if path is None else (app.adapter_name(path), path)
@@ -173,7 +174,9 @@ def _measure(
             )
         for line in skipped:
             note(f"skipped: {line}")
-    report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed)
+    with Steps() as steps:
+        watch = partial(steps.at, "scoring")
+        report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
     if prompts is None:
         report = replace(report, conditions=report.conditions | {"left_out": dict(without)})
     if not live:

@@ -117,8 +117,11 @@ class _Paying:
     def _measured(self, most: int) -> Known:
         from ..costs import QUICK, measure
         from ..known_costs import Known
+        from .progress import Steps
 
-        costs = measure(self._pair, most, QUICK)
+        note("measuring once what decoding costs here, so that rounds are as long as it pays")
+        with Steps(last_line=False) as steps:
+            costs = measure(self._pair, most, QUICK, partial(steps.at, "measuring"))
         known = Known(costs) if self._known is None else replace(self._known, costs=costs)
         self._keep(known)
         return known

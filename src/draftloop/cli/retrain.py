@@ -40,7 +40,8 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     from .progress import Steps
 
     with Steps() as steps:
-        found = retrain(app.data, app.config, force=force, say=note, on_step=partial(steps.at, "training"))
+        on_step = partial(steps.at, "training")
+        found = retrain(app.data, app.config, force=force, say=note, on_step=on_step, on_work=steps.at)
     _print(found, as_json)
     return found.exit_code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,15 +64,26 @@ def speed(
     from ..costs import fingerprint
     from ..speed import measure_speed
     from ..text import decoding_settings
-    from .progress import Progress
+    from .progress import Steps
 
     most = max(*lengths, config.max_draft_tokens)
     settings = replace(decoding_settings(config.model_copy(update={"rule": rules[0]})), num_draft_tokens=most)
     ids = _prompt_ids(app, pair, prompts, records, settings)[:limit]
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
-    with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
-        count = partial(progress.advance, 1)
-        report = measure_speed(pair, stock, ids, settings, rules, lengths, lengths, repeats, count)
+    runs, done = ways * len(ids) * (repeats + 1), count(1)
+    with Steps() as steps:
+        report = measure_speed(
+            pair,
+            stock,
+            ids,
+            settings,
+            rules,
+            lengths,
+            lengths,
+            repeats,
+            lambda: steps.at("decoding", next(done), runs),
+            partial(steps.at, "timing steps"),
+        )
     try:
         _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto")
     except OSError as error:

@@ -150,6 +150,7 @@ class Loop:
         self._first = progress.step  # of this process
         self._said: int | None = None  # the steps that fit, as somebody was told last
         self._saved_step: int | None = None
+        self._evaluated = 0  # batches of the validation in work
 
     @property
     def end(self) -> int:
@@ -168,8 +169,8 @@ class Loop:
             TrainingFailed: too many micro-batches in a row could not be used, not one fits into memory, or the first
                 validation is not finite.
         """
-        with self._time, self._reporter.live(self.end, self.progress.step):
-            self._reporter.move(self.progress.step, self.end, "")
+        with self._time:
+            self._reporter.move(self.progress.step, self.end, left=self._seconds_left())
             self._run.note_progress(self.progress.step, self.end, self._seconds_left())
             try:
                 ended = self._until_the_end()
@@ -303,6 +304,7 @@ class Loop:
         self._tell(result)
 
     def _validate(self) -> None:
+        self._evaluated = 0
         scores = self._within.do(lambda: validate(self._validation, self._evaluate), self._validation, droppable=False)
         progress = self.progress
         if progress.before is None and not scores.are_finite:
@@ -343,6 +345,8 @@ class Loop:
 
     def _evaluate(self, batch: tuple[Example, ...]) -> Sums:
         self._check()
+        self._evaluated += 1
+        self._reporter.note(f"validation: {self._evaluated} of {len(self._validation)} batches")
         return self._learner.evaluate(batch)
 
     def _keep_the_best(self) -> None:
@@ -358,7 +362,7 @@ class Loop:
         since.acceptance += result.acceptance
         since.tokens += result.tokens
         values = self._row(result)
-        self._reporter.move(progress.step, self.end, _line(values, self.end))
+        self._reporter.move(progress.step, self.end, _detail(values), self._seconds_left())
         if progress.step % self._settings.steps_per_report == 0 or progress.step == self.end:
             self._reporter.report(TRAIN, values, _line(values, self.end))
             self._since = _SinceReport()
@@ -385,6 +389,12 @@ def split_checkpoint(tensors: dict[str, mx.array]) -> tuple[dict[str, mx.array],
     """The learner's state and the best weights out of a checkpoint's tensors."""
     best = under("best.", tensors)
     return {name: value for name, value in tensors.items() if not name.startswith("best.")}, best
+
+
+def _detail(values: dict[str, Any]) -> str:
+    """For a bar, the most important first."""
+    parts = [f"{name} {values[name]:.4f}" for name in ("acceptance", "loss") if values[name] is not None]
+    return ", ".join([*parts, f"{values['tokens_per_second']:,.0f} tokens/s"])
 
 
 def _line(values: dict[str, Any], steps: int) -> str:

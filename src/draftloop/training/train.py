@@ -7,16 +7,18 @@ configured shape. Nothing is deleted: what was used is written into the version'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
 import mlx.core as mx
+from rich.console import Console
 
 from .. import __version__, lora, memory
 from ..adapter_format import AdapterConfig, parse_config
+from ..bars import Bar
 from ..config import Config, Models
 from ..data_directory import DataDirectory
 from ..errors import AdapterError, RunError, TrainingFailed
@@ -30,7 +32,7 @@ from .loop import Loop, Progress, split_checkpoint
 from .memory.fitting import Fit
 from .memory.within_memory import WithinMemory, fit_to
 from .probe import Probe
-from .report import Reporter
+from .report import WHAT, Reporter
 from .result import Ending, TrainResult, result_of
 from .run import RunDirectory, environment
 from .step import Learner
@@ -75,7 +77,8 @@ def train(
         Interrupted: stopped; a checkpoint was written, and the message says how to go on.
         StoreError: the disk refused.
     """
-    material = gather(data.log, data.replay, pair, config)
+    with _reading(_is_quiet(on_step, quiet)):
+        material = gather(data.log, data.replay, pair, config)
     parent = pair.adapter if lora.is_attached(pair.draft) else None
     if not lora.is_attached(pair.draft):
         lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, config.training.lora), config.training.seed)
@@ -126,7 +129,8 @@ def resume(
             f"run {run.id} was made with other models than {config.models.target} and {config.models.draft} are now; "
             "start a new training"
         )
-    material = regather(run.material(), data.log, data.replay, pair, config)
+    with _reading(_is_quiet(on_step, quiet)):
+        material = regather(run.material(), data.log, data.replay, pair, config)
     lora.attach_fresh(pair.draft, _shape(run, description), config.training.seed)
     reporter = _reporter(run, data, on_step, quiet)
     try:
@@ -166,10 +170,15 @@ class _Session:
 
     def work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
         """Train from `progress` to the end and publish."""
+        with self.reporter.live():
+            return self._work(stop, progress, tensors)
+
+    def _work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
         settings, material = self.config.training, self.material
         mx.reset_peak_memory()
         allowed = memory.budget(settings.memory, memory.read_device())
         failures, pool = material.failures.examples, {one.record_id: one for one in material.pool.examples}
+        self.reporter.note("looking at what the teacher knows of the texts")
         plan = make_plan(failures, pool, settings)
         taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter, plan.passes, allowed)
         course = Course(plan, failures, pool, settings, taught.stages, taught.more)
@@ -178,7 +187,9 @@ class _Session:
         best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}
         batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
         if tensors is None:
+            self.reporter.note("trying the draft out before it is trained")
             self.run.note_start(probe.tally())
+        self.reporter.note("measuring what a step takes of the memory")
         with ExitStack() as stack:
             stop = stop if stop is not None else stack.enter_context(stop_request("stopping: a checkpoint is written"))
             within = self._within_memory(learner, taught.teacher, course, progress, allowed, stack)
@@ -195,6 +206,7 @@ class _Session:
         published = self._published(metrics) if tensors is not None else None
         trained = self._trained_ids(course, progress)
         version = published or self._publish(trained, metrics)
+        self.reporter.note("looking at what the draft still misses")
         lessons = probe.lessons(self._learned_from(trained), self.run.start())
         ending = Ending(ended, course.steps, course.plan.replay_share, within.peak, lessons)
         result = result_of(self.run, version, self.parent, settings.loss, material, progress, ending)
@@ -294,7 +306,19 @@ def _shape(run: RunDirectory, description: dict[str, Any]) -> AdapterConfig:
 
 
 def _reporter(run: RunDirectory, data: DataDirectory, on_step: OnStep | None, quiet: bool | None) -> Reporter:
-    return Reporter(run.path, quiet if quiet is not None else on_step is not None, on_step, files=data.files)
+    return Reporter(run.path, _is_quiet(on_step, quiet), on_step, files=data.files)
+
+
+def _is_quiet(on_step: OnStep | None, quiet: bool | None) -> bool:
+    return quiet if quiet is not None else on_step is not None
+
+
+@contextmanager
+def _reading(quiet: bool) -> Iterator[None]:
+    """Shows that work goes on before there is a run that could tell of it."""
+    with Bar(WHAT, Console(stderr=True, quiet=quiet)) as bar:
+        bar.note("reading the log")
+        yield
 
 
 def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:

@@ -1,0 +1,60 @@
+"""What stderr shows on a terminal of 80 columns: whole words, whole lines, and a bar before anything is done."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from terminals import lines_on_a_terminal
+
+from draftloop.cli import app
+
+NOTE = "of three notes this one is the longest, and it names data/runs/r0001/a/path/that/is/longer/than/all/of/its/line"
+
+
+def test_a_note_is_one_line_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    app.note(NOTE)
+    assert capsys.readouterr().err == f"{NOTE}\n"
+
+
+def test_a_note_is_broken_between_words_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "stderr_columns", lambda: 40)
+    app.note(NOTE)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "of three notes this one is the longest,",
+        "and it names",
+        "data/runs/r0001/a/path/that/is/longer/than/all/of/its/line",
+    ]
+
+
+def test_an_error_on_a_terminal_is_in_lines_of_whole_words(tmp_path: Path) -> None:
+    code, lines = lines_on_a_terminal(["train", "--resume", "r0001", "--epochs", "3"], tmp_path)
+    assert code == 2
+    said = " ".join(lines)
+    assert said == (
+        "error: --resume goes on with the run's own settings: leave the other options out, but --max-minutes"
+    )
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 80
+
+
+def test_collecting_and_training_show_whole_lines_of_a_bar_from_the_beginning_on(
+    pair_flags: list[str], tmp_path: Path
+) -> None:
+    prompts = [part for number in range(4) for part in ("-p", f"What is number {number}?")]
+    collect = ["collect-data", *prompts, "--max-tokens", "12", *pair_flags]
+    train = ["train", "--epochs", "2", "--rank", "2", *pair_flags]
+    for command, first, last in (
+        (collect, r"collecting +0/4 0:0", r"collecting "),
+        (train, "training 0:0", r"\d+/\d+"),
+    ):
+        code, lines = lines_on_a_terminal(command, tmp_path)
+        assert code == 0, lines
+        assert max(map(len, lines)) <= 80
+        bars = [line for line in lines if re.match(r"(collecting|training) (.* )?\d+:\d\d", line)]
+        assert re.match(first, bars[0].replace("━", "")), bars[0]
+        assert re.search(last, bars[-1])
