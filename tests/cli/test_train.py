@@ -116,7 +116,7 @@ def test_a_limit_that_is_over_before_the_plan_says_how_to_go_on_and_resuming_wit
     first = call_with_pair("train", "--epochs", "100", "--rank", "2", "--max-minutes", "1", "--batch-size", "1")
     assert first.code == 0, first.err
     assert re.search(r"steps +\d+ of 300 \(time limit\)", first.out)
-    assert "`train --resume r0001 --max-minutes M` goes on for M more minutes" in first.out
+    assert "The time limit ended it. More time: `train --resume r0001 --max-minutes M`." in first.out
     assert re.search(r"s a step: \d+ of 300 planned steps fit into 1 minute; the schedule ends there", first.err)
     refused = call("train", "--resume", "r0001")
     assert (refused.code, "--max-minutes M` gives it M more minutes" in refused.err) == (2, True)

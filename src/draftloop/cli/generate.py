@@ -72,10 +72,10 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         print_json({"status": "ok", **asdict(found), "adapter": pair.adapter, "rule": settings.rule})
         return
     click.echo()
-    kept = "no draft" if found.acceptance_rate is None else f"{found.acceptance_rate:.0%} of the proposals accepted"
+    rate = "nothing drafted" if found.acceptance_rate is None else f"acceptance rate {found.acceptance_rate:.0%}"
     note(
         f"{len(found.tokens)} tokens, {found.tokens_per_second:.0f} tokens/s, "
-        f"{found.acceptance_length:.2f} tokens a round, {kept}"
+        f"acceptance length {found.acceptance_length:.2f}, {rate}"
     )
 
 

@@ -162,7 +162,7 @@ def _print(report: Report, conditions: str) -> None:
         f"{conditions}; a draft step {1e3 * costs.t_draft:.2f} ms, a plain step {1e3 * costs.t_target[0]:.2f} ms"
     )
     print_table(
-        ["", "rule", "K", "tokens/s", "±", "tokens a round", "x plain", "forecast"],
+        ["", "rule", "K", "tokens/s", "±", "acceptance length", "x plain", "forecast"],
         [
             [
                 row.way.by,

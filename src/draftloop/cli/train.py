@@ -129,8 +129,7 @@ def _print(result: TrainResult) -> None:
     )
     _print_lessons(result.lessons)
     if result.ended == "time limit":
-        resume = f"`train --resume {result.run} --max-minutes M`"
-        click.echo(f"\nThe time limit ended it. {resume} goes on for M more minutes, until the next training begins.")
+        click.echo(f"\nThe time limit ended it. More time: `train --resume {result.run} --max-minutes M`.")
     if result.best_step == 0:
         click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
 

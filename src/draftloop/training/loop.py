@@ -230,7 +230,7 @@ class Loop:
 
     def _say_what_fits(self, fitted: int) -> None:
         """At first, and where it is another number by far."""
-        if self._said is None or abs(fitted - self._said) > CHANGED * self._said:
+        if self._said is None or abs(fitted - self._said) > max(CHANGED * self._said, 2):
             self._said = fitted
             pace = self.progress.pace.step or 0.0
             self._reporter.say(sentence(pace, fitted, self._timetable.planned, self._limit))
@@ -326,7 +326,8 @@ class Loop:
         self._reporter.report(
             VALIDATION,
             {"step": progress.step, **asdict(scores), "best": bool(mark)},
-            f"validation after step {progress.step}: loss {scores.loss:.4f}, acceptance {scores.acceptance:.4f}{mark}",
+            f"validation after step {progress.step}: loss {scores.loss:.4f}, "
+            f"accepted per position {scores.acceptance:.4f}{mark}",
         )
 
     def _slow_down(self, scores: Scores) -> None:
@@ -337,8 +338,8 @@ class Loop:
         lora.load_parameters(self._learner.draft, self._best)
         self._learner.begin_anew(0.5**progress.slowed)
         self._reporter.say(
-            f"after step {progress.step} the draft is worse than it was at the start (acceptance "
-            f"{scores.acceptance:.4f} of {progress.before.acceptance:.4f}): back to the weights of step "
+            f"after step {progress.step} the draft is worse than it was at the start (accepted per "
+            f"position {scores.acceptance:.4f} of {progress.before.acceptance:.4f}): back to the weights of step "
             f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
             "training.learning_rate would have saved these steps"
         )
@@ -393,15 +394,16 @@ def split_checkpoint(tensors: dict[str, mx.array]) -> tuple[dict[str, mx.array],
 
 def _detail(values: dict[str, Any]) -> str:
     """For a bar, the most important first."""
-    parts = [f"{name} {values[name]:.4f}" for name in ("acceptance", "loss") if values[name] is not None]
+    named = (("accepted per position", values["acceptance"]), ("loss", values["loss"]))
+    parts = [f"{name} {value:.4f}" for name, value in named if value is not None]
     return ", ".join([*parts, f"{values['tokens_per_second']:,.0f} tokens/s"])
 
 
 def _line(values: dict[str, Any], steps: int) -> str:
     loss, acceptance = ("-" if values[name] is None else f"{values[name]:.4f}" for name in ("loss", "acceptance"))
     return (
-        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, acceptance {acceptance}, "
+        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, accepted per position {acceptance}, "
         f"gradient {values['gradient_norm']:.3g}, learning rate {values['learning_rate']:.2e}, "
-        f"{values['tokens_per_second']:,.0f} tokens/s, peak {1024 * values['peak_memory_gb']:,.0f} MB, "
+        f"{values['tokens_per_second']:,.0f} tokens/s, peak memory {values['peak_memory_gb']:.3g} GB, "
         f"skipped {values['skipped_batches']}"
     )
