@@ -98,7 +98,7 @@ class _Paying:
         return None if self._known is None or self._known.advice is None else self._known.advice.rule
 
     def draft_length(self, rule: Rule) -> PayingDraftLength:
-        """By costs as they were measured once, or are now, in a second or so."""
+        """By costs as they were measured once, or are now."""
         from ..speculative.draft_length import Experience, PayingDraftLength
 
         most = self._app.config.speculative.max_draft_tokens
