@@ -19,11 +19,16 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def lines_on_a_terminal(arguments: list[str], directory: Path, columns: int = 80) -> tuple[int, list[str]]:
     """The exit code of a draftloop command and every line that its stderr drew, without colours; a bar's frames too."""
+    return lines_of_a_program("from draftloop.cli import main; main()", arguments, directory, columns)
+
+
+def lines_of_a_program(program: str, arguments: list[str], directory: Path, columns: int = 80) -> tuple[int, list[str]]:
+    """The same of any Python program."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    command = [sys.executable, "-c", "from draftloop.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", program, *arguments]
     with subprocess.Popen(
         command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs
     ) as process:

@@ -35,7 +35,7 @@ GOLDEN = {
 def drawn(frame: Frame, width: int = 80, **how: bool) -> str:
     """As a terminal of that width without colours shows it."""
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=width, color_system=None)
+    console = Console(file=screen, force_terminal=True, width=width, color_system=None, _environ={"TERM": "xterm"})
     console.print(line(frame, width, **{"colour": False, **how}))
     return screen.getvalue().removesuffix("\n")
 
@@ -103,7 +103,7 @@ def test_with_colours_the_part_that_is_not_done_is_drawn_too():
 def test_on_a_terminal_of_80_columns_each_frame_is_drawn_whole_on_one_line(state):
     frame, expected = GOLDEN[state]
     screen, times = io.StringIO(), iter([0.0, 0.0])
-    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None, _environ={"TERM": "xterm"})
     with Bar("", console, clock=lambda: next(times, frame.elapsed)) as bar:
         bar.tell(frame)
         bar.tell(frame)
@@ -151,3 +151,10 @@ def test_lines_are_broken_between_words_alone():
 )
 def test_a_duration_is_said_as_a_clock_shows_it(seconds, said):
     assert duration(seconds) == said
+
+
+def test_a_terminal_that_cannot_move_its_cursor_shows_no_bar():
+    screen = io.StringIO()
+    with Bar("training", Console(file=screen, force_terminal=True, _environ={"TERM": "dumb"})) as bar:
+        assert not bar.is_live
+    assert screen.getvalue() == ""

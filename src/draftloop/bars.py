@@ -121,7 +121,7 @@ class Bar:
         self._clock, self._began = clock, clock()
         self._frame, self._told = Frame(what), self._began
         self._live: Live | None = None
-        if self.console.is_terminal and not self.console.quiet:
+        if self.console.is_terminal and not self.console.is_dumb_terminal and not self.console.quiet:
             self._live = Live(get_renderable=self._shown, console=self.console, transient=True)
 
     def __enter__(self) -> Self:

@@ -39,7 +39,7 @@ def screen() -> io.StringIO:
 
 
 def terminal(screen: io.StringIO) -> Console:
-    return Console(file=screen, force_terminal=True, width=80, color_system=None)
+    return Console(file=screen, force_terminal=True, width=80, color_system=None, _environ={"TERM": "xterm"})
 
 
 def test_on_a_terminal_the_bar_is_there_before_anything_is_done(screen: io.StringIO, now: Now) -> None:

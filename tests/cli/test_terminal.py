@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from terminals import lines_on_a_terminal
+from terminals import lines_of_a_program, lines_on_a_terminal
 
 from draftloop.cli import app
 
@@ -40,6 +40,29 @@ def test_an_error_on_a_terminal_is_in_lines_of_whole_words(tmp_path: Path) -> No
     )
     assert len(lines) == 2
     assert max(map(len, lines)) <= 80
+
+
+WITH_A_BAR = """
+from draftloop.cli import output
+from draftloop.cli.app import note
+from draftloop.cli.progress import Steps
+output.guard()
+with Steps() as steps:
+    steps.at("training", 3, 14)
+    note("scoring 25 held-out generations, which is a sentence that is longer than what is left of one line")
+    steps.at("training", 4, 14)
+"""
+
+
+def test_a_note_that_comes_while_a_bar_is_shown_has_lines_of_its_own(tmp_path: Path) -> None:
+    code, lines = lines_of_a_program(WITH_A_BAR, [], tmp_path)
+    assert code == 0
+    bars = [line for line in lines if line.startswith("training")]
+    assert all(re.fullmatch(r"training ━+ [34]/14 \d+:\d\d(, \d+:\d\d left)?", line) for line in bars)
+    assert [line for line in lines if line not in bars] == [
+        "scoring 25 held-out generations, which is a sentence that is longer than what is",
+        "left of one line",
+    ]
 
 
 def test_collecting_and_training_show_whole_lines_of_a_bar_from_the_beginning_on(

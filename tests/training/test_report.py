@@ -11,7 +11,8 @@ from draftloop.training.report import TRAIN, VALIDATION, Reporter
 
 def make(tmp_path, terminal: bool = False, **settings) -> tuple[Reporter, io.StringIO]:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=terminal, width=60, quiet=settings.pop("quiet", False))
+    quiet, environment = settings.pop("quiet", False), {"TERM": "xterm"}
+    console = Console(file=screen, force_terminal=terminal, width=60, quiet=quiet, _environ=environment)
     return Reporter(tmp_path, console=console, **settings), screen
 
 

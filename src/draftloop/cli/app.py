@@ -194,7 +194,10 @@ def note(text: str) -> None:
     """
     plain = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     width = stderr_columns()
-    click.echo(plain if width is None else whole_words(plain, width), err=True)
+    if width is None:
+        click.echo(plain, err=True)
+    else:  # click would write past a bar that is shown there, into its line
+        print(whole_words(plain, width), file=sys.stderr, flush=True)
 
 
 def on_error(**fields: Any) -> None:
