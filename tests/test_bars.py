@@ -16,17 +16,17 @@ from draftloop import bars
 from draftloop.bars import Bar, Frame, duration, line, whole_words
 
 START = Frame("training", 0, 58, 0.0, elapsed=0.4)
-MIDDLE = Frame("training", 12, 58, 12 / 58, elapsed=42.0, left=151.0, detail="acceptance 0.412, loss 2.4121")
-LONG = replace(MIDDLE, detail="acceptance 0.412, loss 2.4121, learning rate 5.21e-03, 312 tokens/s, 1.93 GB at most")
+MIDDLE = Frame("training", 12, 58, 12 / 58, elapsed=42.0, left=151.0, detail="accepted per position 0.4121, loss 2.41")
+LONG = replace(MIDDLE, detail="accepted per position 0.4121, loss 2.4121, 312 tokens/s")
 END = replace(MIDDLE, done=58, share=1.0, elapsed=3661.0, left=None)
 COLLECTING = Frame("collecting", 0, 1234, 0.1, elapsed=31.0, left=279.0, detail="1,234 tokens, 92 tokens/s")
 UNKNOWN = Frame("training", elapsed=3.0, detail="measuring what a step takes of the memory")
 
 GOLDEN = {
     "start": (START, "training                                          0/58 0:00"),
-    "middle": (MIDDLE, "training ━━━━               12/58 0:42, 2:31 left, acceptance 0.412, loss 2.4121"),
-    "long": (LONG, "training ━━━━               12/58 0:42, 2:31 left, acceptance 0.412, loss 2.4121"),
-    "end": (END, "training ━━━━━━━━━━━━━━━━━━━━━━━━━━ 58/58 1:01:01, acceptance 0.412, loss 2.4121"),
+    "middle": (MIDDLE, "training ━━━━                12/58 0:42, 2:31 left, accepted per position 0.4121"),
+    "long": (LONG, "training ━━━━                12/58 0:42, 2:31 left, accepted per position 0.4121"),
+    "end": (END, "training ━━━━━━━━━━━━━━━━ 58/58 1:01:01, accepted per position 0.4121, loss 2.41"),
     "in part": (COLLECTING, "collecting ━━                 0/1,234 0:31, 4:39 left, 1,234 tokens, 92 tokens/s"),
     "no total": (UNKNOWN, "training 0:03, measuring what a step takes of the memory"),
 }
@@ -49,7 +49,8 @@ def test_a_frame_at_80_columns_is_what_it_was(state):
 @pytest.mark.parametrize(
     ("width", "expected"),
     [
-        (79, "training ━━━━              12/58 0:42, 2:31 left, acceptance 0.412, loss 2.4121"),
+        (79, "training ━━━━               12/58 0:42, 2:31 left, accepted per position 0.4121"),
+        (60, "training ━━━━━━                        12/58 0:42, 2:31 left"),
         (48, "training ━━━━              12/58 0:42, 2:31 left"),
         (41, "training ━━         12/58 0:42, 2:31 left"),
         (40, "training 12/58 0:42, 2:31 left"),
@@ -96,7 +97,7 @@ def test_other_characters_for_a_terminal_that_takes_no_others():
 
 
 def test_with_colours_the_part_that_is_not_done_is_drawn_too():
-    assert drawn(MIDDLE, colour=True).count("━") == 18
+    assert drawn(MIDDLE, colour=True).count("━") == 19
 
 
 @pytest.mark.parametrize("state", GOLDEN)

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from draftloop.training.report import TRAIN, VALIDATION, Reporter
+from draftloop.training.report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 
 
 def make(tmp_path, terminal: bool = False, **settings) -> tuple[Reporter, io.StringIO]:
@@ -103,3 +103,30 @@ def test_files_are_private(tmp_path):
     reporter.report(TRAIN, {"step": 1}, "a report with a lone \ud800 surrogate")
     for name in ("metrics.jsonl", "train.log"):
         assert oct((tmp_path / name).stat().st_mode & 0o777) == "0o600"
+
+
+METRICS = {
+    "step": 12,
+    "epoch": 1,
+    "loss": 2.41,
+    "acceptance": 0.4121,
+    "gradient_norm": 0.9721,
+    "learning_rate": 0.0015,
+    "tokens_per_second": 1312.4,
+    "peak_memory_gb": 1.9312,
+    "skipped_batches": 0,
+}
+
+
+def test_a_row_of_metrics_is_said_in_the_names_and_units_that_tables_have():
+    assert line_of(METRICS, 58) == (
+        "step 12/58, epoch 1: loss 2.4100, accepted per position 0.4121, gradient 0.972, learning rate 1.50e-03, "
+        "1,312 tokens/s, peak memory 1.93 GB, skipped 0"
+    )
+    assert detail_of(METRICS) == "accepted per position 0.4121, loss 2.4100, 1,312 tokens/s"
+
+
+def test_where_every_batch_was_skipped_there_is_neither_loss_nor_acceptance():
+    nothing = {**METRICS, "loss": None, "acceptance": None}
+    assert "loss -, accepted per position -, " in line_of(nothing, 58)
+    assert detail_of(nothing) == "1,312 tokens/s"

@@ -22,7 +22,7 @@ from ..memory import GIGABYTE
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.within_memory import WithinMemory
-from .report import TRAIN, VALIDATION, Reporter
+from .report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 from .run import RunDirectory
 from .step import Learner, StepResult, under
 from .texts.course import Course
@@ -363,9 +363,9 @@ class Loop:
         since.acceptance += result.acceptance
         since.tokens += result.tokens
         values = self._row(result)
-        self._reporter.move(progress.step, self.end, _detail(values), self._seconds_left())
+        self._reporter.move(progress.step, self.end, detail_of(values), self._seconds_left())
         if progress.step % self._settings.steps_per_report == 0 or progress.step == self.end:
-            self._reporter.report(TRAIN, values, _line(values, self.end))
+            self._reporter.report(TRAIN, values, line_of(values, self.end))
             self._since = _SinceReport()
 
     def _row(self, result: StepResult) -> dict[str, Any]:
@@ -390,20 +390,3 @@ def split_checkpoint(tensors: dict[str, mx.array]) -> tuple[dict[str, mx.array],
     """The learner's state and the best weights out of a checkpoint's tensors."""
     best = under("best.", tensors)
     return {name: value for name, value in tensors.items() if not name.startswith("best.")}, best
-
-
-def _detail(values: dict[str, Any]) -> str:
-    """For a bar, the most important first."""
-    named = (("accepted per position", values["acceptance"]), ("loss", values["loss"]))
-    parts = [f"{name} {value:.4f}" for name, value in named if value is not None]
-    return ", ".join([*parts, f"{values['tokens_per_second']:,.0f} tokens/s"])
-
-
-def _line(values: dict[str, Any], steps: int) -> str:
-    loss, acceptance = ("-" if values[name] is None else f"{values[name]:.4f}" for name in ("loss", "acceptance"))
-    return (
-        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, accepted per position {acceptance}, "
-        f"gradient {values['gradient_norm']:.3g}, learning rate {values['learning_rate']:.2e}, "
-        f"{values['tokens_per_second']:,.0f} tokens/s, peak memory {values['peak_memory_gb']:.3g} GB, "
-        f"skipped {values['skipped_batches']}"
-    )
