@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from terminals import lines_of_a_program, lines_on_a_terminal
 
-from draftloop.cli import app
+from draftloop.cli import app, tables
 
 NOTE = "of three notes this one is the longest, and it names data/runs/r0001/a/path/that/is/longer/than/all/of/its/line"
 
@@ -81,3 +81,13 @@ def test_collecting_and_training_show_whole_lines_of_a_bar_from_the_beginning_on
         bars = [line for line in lines if re.match(r"(collecting|training) (.* )?\d+:\d\d", line)]
         assert re.match(first, bars[0].replace("━", "")), bars[0]
         assert re.search(last, bars[-1])
+
+
+def test_sentences_on_stdout_are_broken_between_words_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.print_text(f"\n{NOTE}")
+    assert capsys.readouterr().out == f"\n{NOTE}\n"
+    monkeypatch.setattr(tables, "_width", lambda: 40)
+    tables.print_text(f"\n{NOTE}")
+    assert capsys.readouterr().out.splitlines()[:3] == ["", "of three notes this one is the longest,", "and it names"]

@@ -87,9 +87,11 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"status": "ok", **asdict(result)})
     else:
+        from .tables import print_text
+
         _print(result)
         if result.best_step != 0:
-            click.echo(_what_is_next(app))
+            print_text(_what_is_next(app))
 
 
 def _what_is_next(app: App) -> str:
@@ -108,7 +110,7 @@ def _what_is_next(app: App) -> str:
 
 
 def _print(result: TrainResult) -> None:
-    from .tables import print_pairs
+    from .tables import print_pairs, print_text
 
     left_out = ", ".join(f"{n} ({why})" for why, n in result.left_out.items())
     print_pairs(
@@ -129,17 +131,17 @@ def _print(result: TrainResult) -> None:
     )
     _print_lessons(result.lessons)
     if result.ended == "time limit":
-        click.echo(f"\nThe time limit ended it. More time: `train --resume {result.run} --max-minutes M`.")
+        print_text(f"\nThe time limit ended it. More time: `train --resume {result.run} --max-minutes M`.")
     if result.best_step == 0:
-        click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
+        print_text("\nNothing was gained: no later weights did better on validation than those it started from.")
 
 
 def _print_lessons(lessons: Lessons) -> None:
-    from .tables import percent, print_table
+    from .tables import percent, print_table, print_text
 
     learned, measured = lessons.learned_from, lessons.measured_on
     of_what = "validation generations" if lessons.split == "validation" else "failures it trained on"
-    click.echo(
+    print_text(
         f"\nLearned from {learned.positions:,} positions of {learned.generations:,} generations, "
         f"{learned.rejected:,} of them rejected.\n\n"
         f"What the draft still misses, on {measured.positions:,} positions of {measured.generations:,} {of_what}:"
@@ -157,9 +159,9 @@ def _print_lessons(lessons: Lessons) -> None:
         for row in lessons.kinds
     ]
     print_table(["kind of token", "positions", "share", "rejected", "before", "after", "missed"], rows)
-    click.echo("before, after: accepted per position; missed: share of what is refused now")
+    print_text("before, after: accepted per position; missed: share of what is refused now")
     if lessons.kinds[0].acceptance_before is None:
-        click.echo("before: n/a, for this run did not keep how the draft did at its start")
+        print_text("before: n/a, for this run did not keep how the draft did at its start")
 
 
 def _change(before: float | None, after: float | None) -> str:
