@@ -94,7 +94,7 @@ class Learned:
     Attributes:
         steps: optimizer steps made.
         seconds: of training, text made for it included.
-        peak_mb: of MLX.
+        peak_mb: of MLX, in MiB (2**20 bytes): the name is as old as the runs that are kept.
         curve: (seconds, acceptance on the validation texts) while it ran; empty where the recipe does not look.
     """
 

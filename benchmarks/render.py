@@ -15,7 +15,7 @@ from gate_tables import gate_sections, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MEASURES = {"acceptance_per_position": "accepted per position", "acceptance_length": "tokens a round"}
+MEASURES = {"acceptance_per_position": "accepted per position", "acceptance_length": "acceptance length"}
 SMALLEST = 1e-9  # a bound that stands for "more than nothing"
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -40,7 +40,7 @@ def demo_table(found: dict[str, Any]) -> str:
             before, after = (sides[side][key] for side in ("base", "adapter"))
             lines.append(f"| {domain} | {what} | {before:.3f} | {after:.3f} |")
     change = found["comparison"]
-    gained = f"{change['delta_acceptance_length']:+.3f} tokens a round on prose"
+    gained = f"Acceptance length {change['delta_acceptance_length']:+.3f} on prose"
     interval = f"[{change['ci_low']:+.3f}, {change['ci_high']:+.3f}]"
     return "\n".join([*lines, "", f"{gained}, 95% interval {interval}; {found['seconds']:.0f} seconds.", ""])
 
@@ -149,7 +149,7 @@ def learning_table(found: dict[str, Any]) -> str:
 def recipes_table(rows: list[dict[str, Any]], more: dict[str, dict[str, Any]]) -> str:
     """One row a recipe: the chosen rate, what was gained, how much more ours gains, what it took."""
     head = ["recipe", "rate", "steps", "gain", "its seeds", "ours gains more by", "the other domain", "seconds"]
-    lines = [f"| {' | '.join(head)} | peak MB |", "|---" * (1 + len(head)) + "|"]
+    lines = [f"| {' | '.join(head)} | peak MiB |", "|---" * (1 + len(head)) + "|"]
     for row in sorted(rows, key=lambda row: -float(row["gain"])):
         seeds = f"{row['gain_low']:+.3f} to {row['gain_high']:+.3f}"
         against = more.get(row["recipe"])
@@ -203,7 +203,7 @@ def decoding_table(found: dict[str, Any]) -> str:
         best = f"{row['temperature']:g} | {row['domain']} | {row['best_rule']} | {row['best_K']}"
         over = f"{row['pays_over_best']:.3f} ± {row['standard_error']:.3f}"
         kept.append(f"| {best} | {over} | {row['pays_over_plain']:.2f} |")
-    lines = ["| temperature | domain | | rule | K | tokens/s | tokens a round | x plain | forecast |"]
+    lines = ["| temperature | domain | | rule | K | tokens/s | acceptance length | x plain | forecast |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in found["rows"]:
         speed = f"{row['tokens_per_second']:.0f} ± {row['spread']:.0%}"

@@ -60,6 +60,14 @@ def samples(temperature: float = 0.8, groups: int = 4, count: int = 6, seed: int
     return found
 
 
+def test_every_text_that_is_scored_is_told_of(pair: Pair, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    texts = [*samples(0.0, count=2), *samples(0.8, count=3)]
+    compare(pair, texts, "auto", [1], None, seed=0, on_text=lambda *at: told.append(at))
+    of = 2 + 3 * 3  # the greedy ones, and the others under each of three rules
+    assert told == [(done, of) for done in range(of + 1)]
+
+
 # -- the estimate and live decoding -----------------------------------------------------------------------------------
 
 

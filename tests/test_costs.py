@@ -7,7 +7,7 @@ from dataclasses import replace
 import mlx.core as mx
 import pytest
 
-from draftloop.costs import fingerprint
+from draftloop.costs import QUICK, fingerprint, measure
 from draftloop.pair import Pair
 
 CUDA = {"device_name": "a card", "architecture": "sm_90", "total_memory": 80 << 30, "free_memory": 70 << 30}
@@ -27,3 +27,10 @@ def test_another_machine_or_pair_has_another_key(small_pair: Pair, monkeypatch: 
     monkeypatch.setattr(mx, "device_info", lambda: {**CUDA, "device_name": "another card"})
     keys.append(fingerprint(small_pair))
     assert len(set(keys)) == 3
+
+
+def test_whoever_waits_for_the_costs_is_told_from_the_beginning_to_the_end_how_far_it_is(small_pair: Pair) -> None:
+    told: list[tuple[int, int]] = []
+    measure(small_pair, 3, QUICK, lambda *at: told.append(at))
+    of = QUICK.blocks * (QUICK.warm_up + QUICK.repeats) * (2 + 3)  # plain steps, draft steps, and rounds of 1, 2 and 3
+    assert told == [(done, of) for done in range(of + 1)]

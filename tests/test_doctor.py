@@ -81,7 +81,7 @@ def test_a_directory_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeyp
 
 
 def test_little_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "read_device", lambda: DeviceMemory(3 << 30, "Metal's recommended working set"))
+    monkeypatch.setattr(memory, "read_device", lambda: DeviceMemory(3 * 10**9, "Metal's recommended working set"))
     found = findings(Config(), tmp_path, with_pair=False)["memory"]
     assert found.state == "warning"
     assert found.found == "3.0 GB (Metal's recommended working set); training.memory = auto allows 2.4 GB"

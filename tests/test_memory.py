@@ -60,6 +60,14 @@ def test_a_number_is_a_promise_and_never_more_than_there_is(setting: float, allo
     assert memory.budget(setting, DEVICE) == Budget(int(allowed * GIGABYTE), strict=True)
 
 
+def test_a_gigabyte_is_what_it_says_in_settings_and_in_what_is_shown() -> None:
+    assert (memory.GIGABYTE, memory.MEGABYTE) == (10**9, 10**6)
+    assert memory.budget(1.0, DEVICE).bytes == 1_000_000_000
+    assert str(Budget(2_048_000_000, strict=True)) == "2.05 GB"
+    mac = DeviceMemory(2 * 16 * 2**30 // 3, "Metal's recommended working set")
+    assert (memory.gigabytes(16 * 2**30), str(memory.budget("auto", mac))) == ("17.2", "9.16 GB")
+
+
 def test_of_two_settings_the_smaller_counts() -> None:
     assert memory.smaller("auto", None) == "auto"
     assert memory.smaller("auto", 3.0) == 3.0

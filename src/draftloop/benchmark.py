@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +131,26 @@ def compare(
     adapter: tuple[str, Path] | None,
     *,
     seed: int,
+    on_text: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Report:
     """Estimate under every rule that fits, each on the texts that it fits.
 
-    Args and errors as `estimate` and `rules_that_fit`.
+    Args and errors as `estimate` and `rules_that_fit`; `on_text` is told how many texts are scored, under each rule and
+    draft, and of how many.
     """
     rows: list[Row] = []
     differences: list[Difference] = []
     rules = rules_that_fit(samples, rule)
+    of = (1 if adapter is None else 2) * sum(len(samples_of(one, samples)) for one in rules)
+    done = count(1)
+
+    def counted() -> None:
+        on_text(next(done), of)
+
+    on_text(0, of)
     for one in rules:
-        more, changes = estimate(pair, samples_of(one, samples), one, draft_lengths, adapter, seed=seed)
+        texts = samples_of(one, samples)
+        more, changes = estimate(pair, texts, one, draft_lengths, adapter, seed=seed, on_text=counted)
         rows += more
         differences += changes
     conditions = {
@@ -178,6 +189,7 @@ def estimate(
     adapter: tuple[str, Path] | None,
     *,
     seed: int,
+    on_text: Callable[[], None] = lambda: None,
 ) -> tuple[list[Row], list[Difference]]:
     """Rows of the bare draft and, where one is given, of the adapter, and their paired differences.
 
@@ -188,11 +200,12 @@ def estimate(
         draft_lengths: each K >= 1.
         adapter: its name and directory; None estimates the bare draft alone.
         seed: of the bootstrap.
+        on_text: called after each text under each draft.
     """
     drafts: dict[str, Path | None] = {BASE: None}
     if adapter is not None:
         drafts[adapter[0]] = adapter[1]
-    scores = score(pair, [sample.text for sample in samples], rule, drafts)
+    scores = score(pair, [sample.text for sample in samples], rule, drafts, on_text)
     groups = [sample.group for sample in samples]
     rows: list[Row] = []
     differences: list[Difference] = []

@@ -44,6 +44,10 @@ P_BYTES = 256 << 20  # of distributions that tokens are drawn from, kept so that
 GROUP = 32  # finished texts that are looked back on and logged together
 
 
+def _nobody(_tokens: int) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True)
 class CollectSettings:
     """One collecting run. `decoding.sampler.seed` is the run's seed."""
@@ -116,6 +120,7 @@ def collect_data(
     stop: StopRequest | None = None,
     on_record: Callable[[CollectReport, Record], None] | None = None,
     blobs: BlobFile | None = None,
+    on_tokens: Callable[[int], None] = _nobody,
 ) -> CollectReport:
     """Generate from every usable prompt that was not collected yet, and log each finished generation.
 
@@ -128,6 +133,8 @@ def collect_data(
             is cut by it is not logged.
         on_record: called after each record with the report so far.
         blobs: where the target's distributions go; each is on disk before the record that points there.
+        on_tokens: told of every step, or round, how many tokens were written in it: records come many at a time, and
+            the first ones late.
 
     Raises:
         ConfigError: `decoding.teacher_top_k` asks for distributions, and there are no `blobs`.
@@ -139,7 +146,7 @@ def collect_data(
     report = CollectReport()
     stop = StopRequest() if stop is None else stop
     asked = _asked(pair, prompts, log, settings, report, stop)
-    collected = (_live if settings.live else _batches)(pair, asked, settings, stop, blobs)
+    collected = (_live if settings.live else _batches)(pair, asked, settings, stop, blobs, on_tokens)
     began = time.perf_counter()
     with lora.merged(pair.draft):
         for group in collected:
@@ -206,11 +213,19 @@ def _asked(
 
 
 def _live(
-    pair: Pair, asked: Iterable[_Asked], settings: CollectSettings, stop: StopRequest, blobs: BlobFile | None
+    pair: Pair,
+    asked: Iterable[_Asked],
+    settings: CollectSettings,
+    stop: StopRequest,
+    blobs: BlobFile | None,
+    on_tokens: Callable[[int], None],
 ) -> Iterator[list[Record]]:
     """Each generation as the decoder makes it, one after the other."""
     for one in asked:
-        if stop or (record := generate_record(pair, one.prompt, one.ids, settings, stop, blobs)) is None:
+        if stop:
+            return
+        record = generate_record(pair, one.prompt, one.ids, settings, stop, blobs, on_tokens)
+        if record is None:
             return
         yield [record]
 
@@ -222,6 +237,7 @@ def generate_record(
     settings: CollectSettings,
     stop: StopRequest | None = None,
     blobs: BlobFile | None = None,
+    on_tokens: Callable[[int], None] = _nobody,
 ) -> Record | None:
     """Decode one prompt to its end, draft and target in turn, and say all of it; None when `stop` came first.
 
@@ -231,6 +247,7 @@ def generate_record(
     rounds: list[Round] = []
     for found in decoding:
         rounds.append(found)
+        on_tokens(len(found.tokens))
         if stop:
             return None
     decoding.settle()
@@ -242,7 +259,12 @@ def generate_record(
 
 
 def _batches(
-    pair: Pair, asked: Iterable[_Asked], settings: CollectSettings, stop: StopRequest, blobs: BlobFile | None
+    pair: Pair,
+    asked: Iterable[_Asked],
+    settings: CollectSettings,
+    stop: StopRequest,
+    blobs: BlobFile | None,
+    on_tokens: Callable[[int], None],
 ) -> Iterator[list[Record]]:
     """Many generations at a time: the target writes side by side, and the draft's part is drawn in hindsight."""
     for members in batched(asked, AT_ONCE):
@@ -256,6 +278,7 @@ def _batches(
             room=room_left(budget("auto", read_device())),
             enough=lambda: bool(stop),
             p_bytes=P_BYTES,
+            on_tokens=on_tokens,
         ):
             done.append(written)
             if len(done) == GROUP:

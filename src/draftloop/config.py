@@ -193,7 +193,9 @@ class Training(Section):
     val_batches: Annotated[int, Field(ge=-1)] = Field(-1, description="micro-batches a validation; -1 is all")
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
     patience: Positive = Field(8, description="validations without a better one before the run stops early")
-    max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(None, description="time limit; none by default")
+    max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="time limit, to which the schedule is fitted; none by default"
+    )
     memory: Memory = Field("auto", description="GB that MLX may hold; auto: 80% of what the device gives")
     teacher_memory_mb: Positive = Field(2048, description="for the target's distributions; else their likeliest tokens")
     seed: Seed = Field(0, description="of order, replay, new texts, dropout and the adapter's start")

@@ -46,18 +46,24 @@ CAREFUL = Care(blocks=12, warm_up=1, repeats=2)
 QUICK = Care(blocks=3, warm_up=1, repeats=1)  # before a first text, for a person who waits
 
 
-def measure(pair: Pair, max_draft_tokens: int, care: Care = CAREFUL) -> Costs:
+def measure(
+    pair: Pair,
+    max_draft_tokens: int,
+    care: Care = CAREFUL,
+    on_timed: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Costs:
     """Medians in seconds.
 
     Args:
         pair: the models, the draft with whatever adapter it carries, which is merged as it is for decoding.
         max_draft_tokens: Kmax >= 1; T is found for 1 .. Kmax + 1 positions.
         care: how often.
+        on_timed: told how many of all timings are made, and of how many.
     """
     lengths = sorted({k for k in TIMED if k < max_draft_tokens} | {max_draft_tokens})
     with lora.merged(pair.draft):
         timed = _Timed(pair, max_draft_tokens)
-        seconds = _medians([timed.plain, timed.draft, *(timed.round_of(k) for k in lengths)], care)
+        seconds = _medians([timed.plain, timed.draft, *(timed.round_of(k) for k in lengths)], care, on_timed)
     plain, draft = seconds[0] / CHAIN, seconds[1] / CHAIN
     rounds = np.interp(range(1, max_draft_tokens + 1), lengths, seconds[2:])
     verified = (max(float(whole) - k * draft, plain) for k, whole in enumerate(rounds, 1))
@@ -133,9 +139,11 @@ def _filled(model: nn.Module, prefix: int) -> list[Any]:
     return cache
 
 
-def _medians(steps: list[Callable[[], None]], care: Care) -> list[float]:
+def _medians(steps: list[Callable[[], None]], care: Care, on_timed: Callable[[int, int], None]) -> list[float]:
     """Seconds of each, in blocks that time everything once more."""
     found: list[list[float]] = [[] for _ in steps]
+    of, done = care.blocks * len(steps) * (care.warm_up + care.repeats), 0
+    on_timed(0, of)
     for _ in range(care.blocks):
         for step, times in zip(steps, found, strict=True):
             for i in range(care.warm_up + care.repeats):
@@ -143,4 +151,6 @@ def _medians(steps: list[Callable[[], None]], care: Care) -> list[float]:
                 step()
                 if i >= care.warm_up:
                     times.append(time.perf_counter() - began)
+                done += 1
+                on_timed(done, of)
     return [statistics.median(times) for times in found]

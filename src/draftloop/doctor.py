@@ -112,8 +112,8 @@ def _device() -> Finding:
 def _memory() -> Finding:
     device = memory.read_device()
     allowed = memory.budget("auto", device)
-    found = f"{device.bytes / 2**30:.1f} GB ({device.figure}); training.memory = auto allows {allowed}"
-    if device.bytes < 4 * 2**30:
+    found = f"{device.bytes / memory.GIGABYTE:.1f} GB ({device.figure}); training.memory = auto allows {allowed}"
+    if device.bytes < 4 * memory.GIGABYTE:
         return Finding("memory", "warning", found, "enough for the embedded pair; close programs before a real one")
     return Finding("memory", "ok", found)
 
@@ -127,8 +127,8 @@ def _writable(data_dir: Path) -> Finding:
         found = f"{data_dir.absolute()}: {error.strerror}"
         return Finding("data", "problem", found, "choose another place with --data-dir")
     free = shutil.disk_usage(parent).free
-    found = f"{data_dir.absolute()} can be written, {free / 2**30:.1f} GB free"
-    if free < 2**30:
+    found = f"{data_dir.absolute()} can be written, {free / memory.GIGABYTE:.1f} GB free"
+    if free < memory.GIGABYTE:
         return Finding("data", "warning", found, "free some space: adapters and logs need a few hundred MB")
     return Finding("data", "ok", found)
 

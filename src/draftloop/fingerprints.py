@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-_MEGABYTE = 1 << 20
+_MEBIBYTE = 1 << 20
 _SAYS_NOTHING = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")  # weights say their own dtype
 _RAW_VOCABULARIES = ("tokenizer.model", "tiktoken.model", "*.tiktoken", "vocab.txt")
 _ENDS_OF_TEXT = ("bos_token", "eos_token")
@@ -70,8 +70,8 @@ def _ends(shard: Path) -> Iterator[bytes]:
     with shard.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
         file.seek(0)
-        yield file.read(min(size, 8 + header + _MEGABYTE))
-        file.seek(max(0, size - _MEGABYTE))
+        yield file.read(min(size, 8 + header + _MEBIBYTE))
+        file.seek(max(0, size - _MEBIBYTE))
         yield file.read()
 
 

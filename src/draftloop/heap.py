@@ -11,8 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 
-KEPT_BYTES = 256 << 20  # at the end of the heap, before it is given back
-LARGEST = 32 << 20  # bytes of one array in the heap; glibc takes no more
+KEPT_BYTES = 256 * 10**6  # at the end of the heap, before it is given back
+LARGEST = 32 << 20  # bytes of one array in the heap, 32 MiB; glibc takes no more
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 _OWN_WORDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 

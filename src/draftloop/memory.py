@@ -16,7 +16,7 @@ from typing import Literal
 
 from . import heap
 
-GIGABYTE = 1 << 30
+GIGABYTE, MEGABYTE = 10**9, 10**6
 AUTO_SHARE = 0.8  # of what is there: MLX does not count Python, the tokenizer, other programs, or what lies between
 CACHE_SHARE = 0.25  # of the budget, for buffers that MLX keeps for reuse
 

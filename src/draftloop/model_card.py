@@ -145,8 +145,8 @@ def _numbers(card: Card) -> str:
         for change in found.comparison
     ]
     below = "".join(f"**{line}**\n\n" for line in card.below)
-    measures = ["accepted per position", "acceptance rate", "tokens a round", "95%"]
-    gains = ["gained tokens a round", "95%", "gained per position", "95%"]
+    measures = ["accepted per position", "acceptance rate", "acceptance length", "95%"]
+    gains = ["gained acceptance length", "95%", "gained accepted per position", "95%"]
     return (
         "## Acceptance\n\nEstimated on held-out generations of the target, which no training has read. Intervals are "
         "of the column before them; differences are paired.\n\n"

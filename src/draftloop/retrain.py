@@ -26,7 +26,7 @@ from .unattended.work import Load, Outcome, Say, Work, loader
 
 if TYPE_CHECKING:
     from .training.train import OnStep
-    from .trial import Timing
+    from .trial import OnWork, Timing
 
 
 def retrain(
@@ -37,6 +37,7 @@ def retrain(
     load: Load | None = None,
     say: Say = lambda _line: None,
     on_step: OnStep | None = None,
+    on_work: OnWork | None = None,
     stop: StopRequest | None = None,
     clock: Callable[[], float] = time.time,
     timing: Timing | None = None,
@@ -50,6 +51,7 @@ def retrain(
         load: gives the configured pair with an adapter; by default `loader`'s.
         say: is told what is being done.
         on_step: told after every optimizer step how many are done and of how many.
+        on_work: told of everything else that takes long what it is, how many pieces are done and of how many.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does while training.
         clock: unix seconds.
         timing: measures what the forecast rests on; `costs.measure` by default.
@@ -62,6 +64,7 @@ def retrain(
     with data.training_lock(), data.presence.shown("retrain"):
         began = time.monotonic()
         work = Work(data, config, load or loader(config, data.names), say, on_step, stop, clock, timing)
+        work.on_work = on_work
         try:
             _do_what_is_due(work, force)
         except BaseException as error:

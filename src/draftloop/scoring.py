@@ -45,7 +45,13 @@ def score_carried(pair: Pair, texts: Sequence[Text], rule: Rule) -> list[Scores]
     return _score(pair, texts, rule, {"": lambda: pair.draft})[""]
 
 
-def score(pair: Pair, texts: Sequence[Text], rule: Rule, drafts: Mapping[str, Path | None]) -> dict[str, list[Scores]]:
+def score(
+    pair: Pair,
+    texts: Sequence[Text],
+    rule: Rule,
+    drafts: Mapping[str, Path | None],
+    on_text: Callable[[], None] = lambda: None,
+) -> dict[str, list[Scores]]:
     """Score every text under every draft.
 
     Args:
@@ -53,11 +59,13 @@ def score(pair: Pair, texts: Sequence[Text], rule: Rule, drafts: Mapping[str, Pa
         texts: outputs of the target, each under its own sampler.
         rule: what `position` means: `rejection` sums min(p, q), `match` p q, `greedy` compares the argmax.
         drafts: name to adapter directory; None is the bare draft.
+        on_text: called after each text under each draft.
 
     Returns:
         For each name the scores of `texts`, in their order.
     """
-    return _score(pair, texts, rule, {name: partial(_with_adapter, pair, path) for name, path in drafts.items()})
+    carried = {name: partial(_with_adapter, pair, path) for name, path in drafts.items()}
+    return _score(pair, texts, rule, carried, on_text)
 
 
 def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
@@ -65,7 +73,11 @@ def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
 
 
 def _score(
-    pair: Pair, texts: Sequence[Text], rule: Rule, drafts: Mapping[str, Callable[[], nn.Module]]
+    pair: Pair,
+    texts: Sequence[Text],
+    rule: Rule,
+    drafts: Mapping[str, Callable[[], nn.Module]],
+    on_text: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Scores]]:
     """The scores of every text under what each of `drafts` gives, asked once a block."""
     found: dict[str, dict[int, Scores]] = {name: {} for name in drafts}
@@ -74,6 +86,7 @@ def _score(
         for name, carried in drafts.items():
             for i, log_q in distributions(carried(), texts, block, pair.width, sampling_log_probs):
                 found[name][i] = _scores(log_p[i], log_q, texts[i].output, rule)
+                on_text()
     return {name: [scores[i] for i in range(len(texts))] for name, scores in found.items()}
 
 

@@ -88,6 +88,7 @@ def measure_speed(
     stock_lengths: Sequence[int],
     repeats: int,
     on_text: Callable[[], None] = lambda: None,
+    on_timed: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Report:
     """Time every way.
 
@@ -101,10 +102,11 @@ def measure_speed(
         stock_lengths: K of mlx-lm's speculation.
         repeats: passes over the prompts that count; one before them does not.
         on_text: called after each prompt of each way.
+        on_timed: before that, of the costs; as `costs.measure` says.
     """
     most = max(*lengths, settings.num_draft_tokens)
     with lora.merged(pair.draft), lora.merged(stock.draft, as_stock=True):
-        measured = costs.measure(pair, most, costs.CAREFUL)
+        measured = costs.measure(pair, most, costs.CAREFUL, on_timed)
         ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in stock_lengths)]
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]

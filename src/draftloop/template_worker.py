@@ -31,7 +31,7 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 10**9
 _LONGEST_REASON = 200
 
 

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-MEMORY_BYTES = 1 << 30  # of the child; on Linux it limits itself, elsewhere it is looked at
+MEMORY_BYTES = 10**9  # of the child; on Linux it limits itself, elsewhere it is looked at
 _WATCHED = sys.platform != "linux"
 _LOOK_S = 0.1
 _PATIENCE = 100  # times the CPU seconds, by the clock: for a child that hangs; a busy machine must not reach it
@@ -125,7 +125,7 @@ class _Worker:
             elif time.monotonic() > deadline:
                 raise _OutOfTime(f"it took longer than {_PATIENCE * seconds} s (speculative.template_seconds)")
             elif _WATCHED and _resident_bytes(self._process.pid) > MEMORY_BYTES:
-                raise TemplateFailed(f"it took more than {MEMORY_BYTES >> 20} MB of memory")
+                raise TemplateFailed(f"it took more than {MEMORY_BYTES // 10**6} MB of memory")
         return bytes(found)
 
     def _why(self, seconds: int) -> TemplateFailed:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,12 @@ MOST_RELATIVE = 0.02  # in 16 bits a cached pass and a teacher-forced one round 
 
 
 Timing = Callable[[Pair, int], Costs]
+OnWork = Callable[[str, int, int], None]
+"""Told what is being done, how many pieces of it are done, and of how many; 0 where nobody knows."""
+
+
+def nobody(_what: str, _done: int, _of: int) -> None:
+    """Nobody wants to know how far it is."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,9 @@ def hold_trial(
     attempt: int,
     config: Config,
     seed: int,
-    timing: Timing = measure,
+    timing: Timing | None = None,
     group_of: GroupOf = own_group,
+    on_work: OnWork = nobody,
 ) -> Trial:
     """Compare two drafts on the target's texts.
 
@@ -88,14 +97,16 @@ def hold_trial(
         attempt: which look at these records it is, from 1.
         config: of gate and decoding.
         seed: of intervals, drawn signs and live decoding.
-        timing: measures what a pair costs here, up to a K. Both drafts are given the costs of one that carries an
-            adapter: its own overhead goes when it is fused, and must not keep a better draft out.
+        timing: measures what a pair costs here, up to a K; by default `costs.measure` does. Both drafts are given the
+            costs of one that carries an adapter: its own overhead goes when it is fused, and must not keep a better
+            draft out.
         group_of: the joined prompt group of a record.
+        on_work: is told how far it is.
     """
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
-    scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most, group_of)
-    costs = timing(pair, most)
+    scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most, group_of, on_work)
+    costs = timing(pair, most) if timing else measure(pair, most, on_timed=partial(on_work, "timing steps"))
     decision = decide(
         [text for text, _ in scored],
         num_draft_tokens=k,
@@ -106,7 +117,7 @@ def hold_trial(
     )
     live = None
     if decision.outcome == "promote" and config.gate.live_prompts:
-        live = _decode(pair.with_adapter(candidate), _one_a_group(records, group_of), config, seed)
+        live = _decode(pair.with_adapter(candidate), _one_a_group(records, group_of), config, seed, on_work)
         decision = _held_against(live, decision)
     return Trial(decision, _positions(scored), costs, live)
 
@@ -120,6 +131,7 @@ def score_texts(
     config: Config,
     most: int,
     group_of: GroupOf = own_group,
+    on_work: OnWork = nobody,
 ) -> list[ScoredText]:
     """The expected rounds of both drafts on the target's texts.
 
@@ -130,24 +142,33 @@ def score_texts(
         config: whose acceptance rule counts where the records' temperature lets it be.
         most: K up to which rounds are told.
         group_of: the joined prompt group of a record.
+        on_work: is told how far it is.
     """
     drafts = {CHAMPION: champion, CANDIDATE: candidate}
-    return [text for text, _ in _score(pair, records, drafts, config, most, group_of)]
+    return [text for text, _ in _score(pair, records, drafts, config, most, group_of, on_work)]
 
 
 _Positions = dict[str, float]  # by draft, the sum of `a` over a text
 
 
 def _score(
-    pair: Pair, records: Sequence[Record], drafts: dict[str, Path | None], config: Config, most: int, group_of: GroupOf
+    pair: Pair,
+    records: Sequence[Record],
+    drafts: dict[str, Path | None],
+    config: Config,
+    most: int,
+    group_of: GroupOf,
+    on_work: OnWork,
 ) -> list[tuple[ScoredText, _Positions]]:
     """Every text under both drafts, each under its own sampler and the rule that goes with it."""
-    found = []
+    found, of, done = [], len(drafts) * len(records), count(1)
+    on_work("scoring", 0, of)
     by_rule: dict[Rule, list[Record]] = {}
     for record in records:
         by_rule.setdefault(_rule(record, config), []).append(record)
     for rule, members in by_rule.items():
-        scores = score(pair, [Text.of(record) for record in members], rule, drafts)
+        texts = [Text.of(record) for record in members]
+        scores = score(pair, texts, rule, drafts, lambda: on_work("scoring", next(done), of))
         for i, record in enumerate(members):
             own = {name: scores[name][i] for name in drafts}
             rounds = {name: _rounds(one, rule, most) for name, one in own.items()}
@@ -185,7 +206,7 @@ def _positions(scored: Sequence[tuple[ScoredText, _Positions]]) -> dict[str, dic
     return found
 
 
-def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int) -> LiveCheck | None:
+def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on_work: OnWork) -> LiveCheck | None:
     """Decode the first prompts that fit with the draft as it is; None where none does."""
     found: list[LiveCheck] = []
     for record in records:
@@ -196,6 +217,7 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int) ->
             max_tokens=config.speculative.max_tokens,
         )
         if len(found) < config.gate.live_prompts and fits(pair, len(record.prompt_tokens), settings):
+            on_work("decoding", len(found), config.gate.live_prompts)
             found.append(_decode_one(pair, record, settings))
     if not found:
         return None

@@ -64,7 +64,7 @@ def test_json_has_rows_a_comparison_and_conditions(call_with_pair, version: str)
     conditions = values["conditions"]
     assert (conditions["adapter"], conditions["texts"], conditions["tokens"]) == (version, 3, 30)
     assert values["live"] == []
-    assert ends_of_progress(found.said) == ["generating 3/3"]
+    assert ends_of_progress(found.said) == ["generating 3/3", "scoring 18/18"]  # texts, rules, and two drafts
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_text_is_tables_on_stdout(call_with_pair, version: str) -> None:
     for title in ("accepted per position", "adapter minus bare draft, paired", "decoded for real"):
         assert title in found.out
     assert found.out.count("v0001") == 12
-    assert ends_of_progress(found.said) == ["generating 3/3", "decoding 36/36"]
+    assert ends_of_progress(found.said) == ["generating 3/3", "scoring 18/18", "decoding 36/36"]
 
 
 def test_without_an_adapter_it_says_that_there_is_nothing_to_compare(call_with_pair) -> None:

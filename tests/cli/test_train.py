@@ -8,8 +8,10 @@ from pathlib import Path
 
 import mlx_lm
 import pytest
+from clocks import Ticking
 
 from draftloop.config import Models
+from draftloop.training import loop as loop_module
 
 
 @pytest.fixture
@@ -80,8 +82,45 @@ def test_nothing_logged_is_nothing_to_do(call_with_pair) -> None:
     assert not Path("data/adapters").exists()
 
 
-def test_resume_without_a_run_names_what_there_is(call_with_pair, call) -> None:
+def test_resume_without_a_run_names_what_there_is(call) -> None:
     found = call("train", "--resume")
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "no run 'latest' to resume" in found.err
-    assert call("train", "--resume", "r0001", "--epochs", "3").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--resume", "r0001", "--epochs", "3"], "leave the other options out, but --max-minutes"),
+        (["--resume", "r0001", "--max-minutes", "3", "--from-base"], "leave the other options out, but --max-minutes"),
+        (["--resume", "--max-minutes", "0"], "training.max_minutes = 0.0: input should be greater than 0"),
+        (["--resume", "--max-minutes", "inf"], "training.max_minutes = inf: input should be a finite number"),
+        (["--max-minutes", "0"], "training.max_minutes = 0.0: input should be greater than 0"),
+        (["--max-minutes", "soon"], "'soon' is not a valid float"),
+        (["--resume", "r0007", "--max-minutes", "3"], "no run 'r0007' to resume"),
+    ],
+)
+def test_time_that_makes_no_sense_is_refused_in_one_line(call, options: list[str], message: str) -> None:
+    found = call("train", *options)
+    assert found.code == 2
+    assert message in found.err
+    assert found.err.count("error: ") <= 1
+    assert list(Path().glob("data/runs/r*")) == []
+
+
+@pytest.mark.usefixtures("collected")
+def test_a_limit_that_is_over_before_the_plan_says_how_to_go_on_and_resuming_with_more_time_does(
+    call_with_pair, call, monkeypatch
+) -> None:
+    monkeypatch.setattr(loop_module, "WorkingTime", Ticking)
+    first = call_with_pair("train", "--epochs", "100", "--rank", "2", "--max-minutes", "1", "--batch-size", "1")
+    assert first.code == 0, first.err
+    assert re.search(r"steps +\d+ of 300 \(time limit\)", first.out)
+    assert "The time limit ended it. More time: `train --resume r0001 --max-minutes M`." in first.out
+    assert re.search(r"s a step: \d+ of 300 planned steps fit into 1 minute; the schedule ends there", first.err)
+    refused = call("train", "--resume", "r0001")
+    assert (refused.code, "--max-minutes M` gives it M more minutes" in refused.err) == (2, True)
+    second = call("train", "--resume", "--max-minutes", "2", "--json")
+    assert second.code == 0, second.err
+    assert (second.json["run"], second.json["version"], second.json["ended"]) == ("r0001", "v0002", "time limit")
+    assert re.search(r"goes on after step \d+ of 300, for 2 more minutes from there", second.err)

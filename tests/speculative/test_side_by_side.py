@@ -196,20 +196,33 @@ def test_a_batch_is_gone_when_it_ends_without_waiting_for_a_collection(monkeypat
         gc.enable()
 
 
+class Chunked:
+    """The model, with caches that cannot be put side by side."""
+
+    layers = MODEL.layers
+
+    def make_cache(self) -> list[ChunkedKVCache]:
+        return [ChunkedKVCache(8192) for _ in self.layers]
+
+    def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+        assert inputs.shape[0] == 1
+        return MODEL(inputs, cache=cache)
+
+
 def test_a_model_whose_caches_cannot_be_put_side_by_side_writes_the_same_texts_one_after_the_other() -> None:
-    class Chunked:
-        layers = MODEL.layers
-
-        def make_cache(self) -> list[ChunkedKVCache]:
-            return [ChunkedKVCache(8192) for _ in self.layers]
-
-        def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
-            assert inputs.shape[0] == 1
-            return MODEL(inputs, cache=cache)
-
     texts = wanted(9)
     assert written(texts, Chunked()) == written(texts)
     assert set(written(texts, Chunked(), enough=iter([False] * 20 + [True] * 9).__next__)) < set(range(9))
+
+
+@pytest.mark.parametrize("model", [MODEL, Chunked()], ids=["side by side", "one by one"])
+def test_every_token_is_told_of_when_it_is_written(model: object) -> None:
+    told: list[int] = []
+    found = write(model, wanted(9), width=60, stop_tokens=STOP, on_tokens=told.append)  # type: ignore[arg-type]
+    first = next(found)
+    assert len(told) >= len(first.tokens)  # the steps before the first text was finished
+    everything = [first, *found]
+    assert sum(told) == sum(len(text.tokens) for text in everything)
 
 
 def test_a_window_that_the_batch_outgrows_but_no_text_of_it_changes_nothing() -> None:

@@ -331,16 +331,11 @@ def test_the_schedule_warms_up_and_falls_in_a_straight_line():
     assert rates[99] == pytest.approx(1 / 90)
 
 
-def test_where_time_goes_by_faster_than_steps_the_rate_falls_with_the_time():
-    settings = Training(learning_rate=1.0, warmup_steps=10)
-    for step in range(100):
-        in_time = learning_rate(step, 100, settings)
-        assert learning_rate(step, 100, settings, late=step / 100) == in_time
-        assert learning_rate(step, 100, settings, late=0.5 * step / 100) == in_time
-    slow = [learning_rate(step, 100, settings, late=min(1.0, step / 40)) for step in range(10, 41)]
-    assert slow == sorted(slow, reverse=True)
-    assert slow[10] == 0.5
-    assert slow[-1] == 0.0
+def test_fewer_steps_than_were_planned_bring_the_rate_down_from_the_next_step_on():
+    found = learner(learning_rate=1e-3)
+    found.train(window(EXAMPLES[:6]), 0, 0, nothing)
+    found.steps = 4
+    assert found.train(window(EXAMPLES[:6]), 3, 0, nothing).learning_rate == pytest.approx(1e-3 / 4)
 
 
 def test_a_short_training_still_reaches_its_peak():

@@ -81,6 +81,16 @@ def test_a_promotion_is_not_finished_once_somebody_moved_the_pointer(promoted: S
     assert shop.data.registry.champion() is None
 
 
+def test_scoring_and_timing_tell_how_far_they_are(shop: Shop) -> None:
+    told: list[tuple[str, int, int]] = []
+    shop.retrain(on_work=lambda *at: told.append(at), timing=None)
+    assert list(dict.fromkeys(what for what, _, _ in told))[:3] == ["getting ready to train", "scoring", "timing steps"]
+    for what in ("scoring", "timing steps"):
+        done, of = zip(*((done, of) for one, done, of in told if one == what), strict=True)
+        assert done == tuple(range(of[0] + 1))
+        assert len(set(of)) == 1
+
+
 def test_a_champion_that_moves_during_the_trial_makes_it_inconclusive(shop: Shop) -> None:
     other = shop.add_version(0.0)
     shop.data.verdicts.give_by_hand(other, None, 0, "set aside")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..bars import stderr_columns, whole_words
 from ..config import Config, Resolved, deprecations, resolve
 from ..errors import LockedError, StoreError
 from ..whereabouts import in_a_line, of_run
@@ -211,8 +212,16 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """Lines for the person, on stderr, of characters that do nothing to a terminal: they may quote anybody's file."""
-    click.echo("".join(c if c.isprintable() or c == "\n" else " " for c in text), err=True)
+    """Lines for the person, on stderr, of characters that do nothing to a terminal: they may quote anybody's file.
+
+    On a terminal they are broken between words; elsewhere each stays one line.
+    """
+    plain = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    width = stderr_columns()
+    if width is None:
+        click.echo(plain, err=True)
+    else:  # click would write past a bar that is shown there, into its line
+        print(whole_words(plain, width), file=sys.stderr, flush=True)
 
 
 def on_error(**fields: Any) -> None:

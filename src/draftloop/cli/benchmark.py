@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,7 +181,7 @@ def _measure(
     from ..prompts import Reading
     from ..text import decoding_settings
     from ..usable import said, why_unusable
-    from .progress import Progress
+    from .progress import Progress, Steps
 
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))
     latest = _latest_of(app, pair) if path is None and adapter is None else None
@@ -207,7 +208,9 @@ def _measure(
     app.say_where()
     if latest is not None:
         note(f"nothing is promoted yet, so {latest.name} is compared, the latest; --adapter chooses another one")
-    report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed)
+    with Steps() as steps:
+        watch = partial(steps.at, "scoring")
+        report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
     found = examine((Asked(sample.group, sample.opening) for sample in samples), app.data, chosen)
     conditions = report.conditions | found.to_json()
     if prompts is None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,11 @@ from ..memory import forget_peak, peak_gigabytes
 from .app import App, adapter_option, config_option, json_option, model_options, note, print_json, sampling_options
 from .output import Doing
 from .prompt_input import counted, say_skipped
+
+if TYPE_CHECKING:
+    from ..collect import CollectReport
+    from ..records import Record
+    from .progress import Progress
 
 
 @click.command("collect-data", cls=Doing)
@@ -75,7 +80,7 @@ def collect_data(
     found = counted(files, strict, others=len(prompts))
 
     from ..chat_template import has_place_for
-    from ..collect import ALREADY_COLLECTED, CollectReport, CollectSettings
+    from ..collect import ALREADY_COLLECTED, CollectSettings
     from ..collect import collect_data as collect_prompts
     from ..interrupt import stop_request
     from ..text import decoding_settings
@@ -105,13 +110,17 @@ def collect_data(
     count = len(prompts) + found.prompts
     total = min(count, limit or count)
     with stop_request("stopping: what is logged is kept") as stop, Progress("collecting", total) as progress:
-
-        def acknowledged(so_far: CollectReport, _record: object) -> None:
-            app.say_where()
-            progress.advance(1, _summary(so_far.acceptance.acceptance_length, so_far.tokens_per_second))
-
-        asked = chain(map(Prompt, prompts), *files)
-        report = collect_prompts(pair, asked, app.data.log, settings, stop, acknowledged, app.data.blobs)
+        shown = _Shown(app, progress, total * decoding.max_tokens)
+        report = collect_prompts(
+            pair,
+            chain(map(Prompt, prompts), *files),
+            app.data.log,
+            settings,
+            stop,
+            shown.record,
+            app.data.blobs,
+            shown.tokens,
+        )
     if target and (report.generations or report.skipped[ALREADY_COLLECTED]):
         app.data.names.keep_template(target)
     say_skipped(report.skipped_prompts)
@@ -143,8 +152,34 @@ def _given(template_args: dict[str, Any]) -> str:
     return f", template arguments {json.dumps(template_args)}" if template_args else ""
 
 
-def _summary(length: float, speed: float | None) -> str:
-    return f"{length:.2f} tokens a round, {speed or 0:.0f} tokens/s"
+class _Shown:
+    """What the bar shows: it moves with every token, for finished generations come many at a time.
+
+    Args:
+        app: says where it works, once there is something to work on.
+        progress: the bar, in generations.
+        most: tokens of all of them, if each is as long as it may be.
+    """
+
+    def __init__(self, app: App, progress: Progress, most: int) -> None:
+        self._app, self._progress, self._most = app, progress, most
+        self._written, self._length = 0, ""
+
+    def tokens(self, count: int) -> None:
+        """So many more were written."""
+        self._app.say_where()
+        self._written += count
+        self._progress.move(self._written / self._most, self._detail())
+
+    def record(self, so_far: CollectReport, _record: Record) -> None:
+        """One more generation is logged."""
+        self._app.say_where()
+        self._length = f"acceptance length {so_far.acceptance.acceptance_length:.2f}, "
+        self._progress.set(so_far.generations, self._detail())
+
+    def _detail(self) -> str:
+        speed = self._written / max(self._progress.seconds, 1e-9)
+        return f"{self._length}{speed:,.0f} tokens/s, {self._written:,} tokens"
 
 
 def _print(values: dict[str, Any]) -> None:

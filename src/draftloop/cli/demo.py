@@ -65,7 +65,7 @@ def _print(loop: Loop, keep: Path | None) -> None:
                 change.position_ci_low,
                 change.position_ci_high,
             ),
-            ("tokens a round", before.acceptance_length, after.acceptance_length, change.ci_low, change.ci_high),
+            ("acceptance length", before.acceptance_length, after.acceptance_length, change.ci_low, change.ci_high),
         ):
             rows.append([f"{domain} ({what}): {name}", a, b, f"{b - a:+.3f}", interval(low, high, signed=True)])
     print_table(["", "before", "after", "change", "95% interval"], rows, title=_conditions(loop))

@@ -54,11 +54,15 @@ def export(
     from ..export import export as export_version
     from ..export import plan
     from ..fuse import Quantization
+    from .progress import Steps
 
     quantization = Quantization(q_bits, q_group_size, dequantize)
     job = plan(app.data.registry, version, destination, fuse=fuse, quantization=quantization)
     pair = app.load_pair("none")
-    made = export_version(job, pair, app.config, _held_out(app, limit), note, group_of=app.data.log.groups().group_of)
+    held_out, group_of = _held_out(app, limit), app.data.log.groups().group_of
+    with Steps() as steps:
+        steps.at("exporting", 0, 0)
+        made = export_version(job, pair, app.config, held_out, note, group_of=group_of)
     for change in made.measured.lost() if made.measured else []:
         note(
             f"what was written makes {-change.delta_acceptance_length:.3f} tokens a round less than the adapter (rule "

@@ -72,10 +72,10 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         print_json({"status": "ok", **asdict(found), "adapter": pair.adapter, "rule": settings.rule})
         return
     click.echo()
-    kept = "no draft" if found.acceptance_rate is None else f"{found.acceptance_rate:.0%} of the proposals accepted"
+    rate = "nothing drafted" if found.acceptance_rate is None else f"acceptance rate {found.acceptance_rate:.0%}"
     note(
         f"{len(found.tokens)} tokens, {found.tokens_per_second:.0f} tokens/s, "
-        f"{found.acceptance_length:.2f} tokens a round, {kept}"
+        f"acceptance length {found.acceptance_length:.2f}, {rate}"
     )
 
 
@@ -98,7 +98,7 @@ class _Paying:
         return None if self._known is None or self._known.advice is None else self._known.advice.rule
 
     def draft_length(self, rule: Rule) -> PayingDraftLength:
-        """By costs as they were measured once, or are now, in a second or so."""
+        """By costs as they were measured once, or are now."""
         from ..speculative.draft_length import Experience, PayingDraftLength
 
         most = self._app.config.speculative.max_draft_tokens
@@ -117,8 +117,11 @@ class _Paying:
     def _measured(self, most: int) -> Known:
         from ..costs import QUICK, measure
         from ..known_costs import Known
+        from .progress import Steps
 
-        costs = measure(self._pair, most, QUICK)
+        note("measuring once what decoding costs here, so that rounds are as long as it pays")
+        with Steps(last_line=False) as steps:
+            costs = measure(self._pair, most, QUICK, partial(steps.at, "measuring"))
         known = Known(costs) if self._known is None else replace(self._known, costs=costs)
         self._keep(known)
         return known

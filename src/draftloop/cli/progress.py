@@ -4,66 +4,102 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+
+from ..bars import Bar, Frame, duration
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """`advance` it from 0 to `total`."""
+    """`advance` it from 0 to `total`.
 
-    def __init__(self, what: str, total: int) -> None:
-        """Name the work in one word, and say how many pieces it has."""
-        self._what = what
-        self._total = total
-        self._done = 0
-        self._said = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
-        )
-        self._bar = Bar(*columns, console=Console(stderr=True), transient=True) if sys.stderr.isatty() else None
-        self._task = self._bar.add_task(what, total=total, detail="") if self._bar else None
+    Args:
+        what: the work, in a word or two.
+        total: how many pieces it has; 0 where nobody knows, which is nothing to say without a terminal.
+        begun: of them, done before.
+        last_line: whether a plain line says at the end that all are done, however quick that was.
+        console: where the bar is shown; stderr by default.
+        clock: seconds that never go backward.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        begun: int = 0,
+        last_line: bool = True,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._what, self._total, self._done, self._detail = what, total, begun, ""
+        self._share = self._before = begun / total if total else 0.0
+        self._clock, self._began = clock, clock()
+        self._said, self._says_last = self._began, last_line
+        self._bar = Bar(what, console, clock)
+        self._bar.tell(Frame(what, begun, total or None, self._share))
 
     def __enter__(self) -> Progress:
-        if self._bar:
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._bar.__exit__(kind, error, trace)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return self._clock() - self._began
 
     def advance(self, pieces: int, detail: str = "") -> None:
         """So many pieces more are done; `detail` says how it goes."""
         self.set(self._done + pieces, detail)
 
-    def set(self, done: int, detail: str = "") -> None:
-        """So many pieces are done in all."""
+    def set(self, done: int, detail: str = "", total: int | None = None) -> None:
+        """So many pieces are done in all; of `total`, where that has changed."""
+        if total is not None and total != self._total:
+            self._total, self._share = total, 0.0
         self._done = done
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, detail=detail)
-        elif time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES or self._done >= self._total:
-            self._said = time.monotonic()
-            print(f"{self._what} {self._done}/{self._total} {detail}".rstrip(), file=sys.stderr, flush=True)
+        self.move(done / self._total if self._total else 1.0, detail)
+
+    def move(self, share: float, detail: str = "") -> None:
+        """So much of the work is done, from 0 to 1: pieces that are in work count in part. It never goes back."""
+        self._share, self._detail = max(self._share, min(1.0, share)), detail
+        if not self._total:
+            self._bar.note(detail)
+            return
+        if self._bar.is_live:
+            self._bar.tell(Frame(self._what, self._done, self._total, self._share, left=self._left(), detail=detail))
+        elif self._done >= self._total:
+            if self._says_last:
+                self._says_last = False
+                self._say()
+        elif self._clock() - self._said >= _SECONDS_BETWEEN_LINES:
+            self._say()
+
+    def _left(self) -> float | None:
+        """Seconds, where it goes on as fast as so far; None as long as nothing is done, and at the end."""
+        done = self._share - self._before
+        return self.seconds * (1 - self._share) / done if done > 0 and self._share < 1 else None
+
+    def _say(self) -> None:
+        self._said, left = self._clock(), self._left()
+        said = [self._detail] if self._detail else []
+        said = said if left is None else [f"{duration(left)} left", *said]
+        print(f"{self._what} {self._done}/{self._total} {', '.join(said)}".rstrip(), file=sys.stderr, flush=True)
 
 
 class Steps:
     """Several pieces of work one after the other, each with its own bar."""
 
-    def __init__(self) -> None:
-        """Nothing is shown before the first step."""
-        self._what = ""
+    def __init__(self, *, last_line: bool = True) -> None:
+        """Nothing is shown before the first step; `last_line` as in `Progress`."""
+        self._what, self._last_line = "", last_line
         self._current: Progress | None = None
 
     def __enter__(self) -> Steps:
@@ -78,10 +114,10 @@ class Steps:
         """`done` of `total` pieces of `what` are done."""
         if what != self._what:
             self._close()
-            self._what, self._current = what, Progress(what, total)
+            self._what, self._current = what, Progress(what, total, done, last_line=self._last_line)
             self._current.__enter__()
         if self._current is not None:
-            self._current.set(done)
+            self._current.set(done, total=total)
 
     def _close(self) -> None:
         if self._current is not None:

@@ -43,9 +43,8 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     from .progress import Steps
 
     with Steps() as steps:
-        found = retrain(
-            app.data, app.config, force=force, load=_loader(app), say=note, on_step=partial(steps.at, "training")
-        )
+        on_step, load = partial(steps.at, "training"), _loader(app)
+        found = retrain(app.data, app.config, force=force, load=load, say=note, on_step=on_step, on_work=steps.at)
     app.say_where()
     _print(found, as_json)
     return found.exit_code

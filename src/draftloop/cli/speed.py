@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def speed(
     from ..held_out import Asked, examine
     from ..speed import measure_speed
     from ..text import decoding_settings
-    from .progress import Progress
+    from .progress import Steps
 
     most = max(*lengths, config.max_draft_tokens)
     settings = replace(decoding_settings(config.model_copy(update={"rule": rules[0]})), num_draft_tokens=most)
@@ -81,9 +82,20 @@ def speed(
     )
     app.say_where()
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
-    with Progress("decoding", ways * len(ids) * (repeats + 1)) as progress:
-        count = partial(progress.advance, 1)
-        report = measure_speed(pair, stock, ids, settings, rules, lengths, lengths, repeats, count)
+    runs, done = ways * len(ids) * (repeats + 1), count(1)
+    with Steps() as steps:
+        report = measure_speed(
+            pair,
+            stock,
+            ids,
+            settings,
+            rules,
+            lengths,
+            lengths,
+            repeats,
+            lambda: steps.at("decoding", next(done), runs),
+            partial(steps.at, "timing steps"),
+        )
     try:
         if not _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto"):
             note(f"`generate` will not know of this: there is no {app.data_dir} to keep it in; `collect-data` makes it")
@@ -173,7 +185,7 @@ def _print(report: Report, conditions: str, held_out: HeldOut) -> None:
     if held_out.sentence:
         click.echo(held_out.sentence)
     print_table(
-        ["", "rule", "K", "tokens/s", "±", "tokens a round", "x plain", "forecast"],
+        ["", "rule", "K", "tokens/s", "±", "acceptance length", "x plain", "forecast"],
         [
             [
                 row.way.by,

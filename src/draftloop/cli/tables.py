@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..bars import whole_words
+
 
 def console() -> Console:
     """stdout; as wide as the terminal, or 110 columns where it is none."""
@@ -68,6 +70,11 @@ def print_pairs(values: Mapping[str, object]) -> None:
     with lines.capture() as captured:
         lines.print(table)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_text(text: str) -> None:
+    """Sentences on stdout; on a terminal they are broken between words."""
+    click.echo(whole_words(text, _width()))
 
 
 def _width() -> int:

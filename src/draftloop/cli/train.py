@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..training.lessons import Lessons
     from ..training.result import TrainResult
 
+_MAX_MINUTES = "training.max_minutes"
 _OPTIONS = [
     ("--epochs", "training.epochs", str),
     ("--loss", "training.loss", str),
@@ -37,7 +38,7 @@ _OPTIONS = [
     ("--val-batches", "training.val_batches", int),
     ("--save-every", "training.save_every", int),
     ("--patience", "training.patience", int),
-    ("--max-minutes", "training.max_minutes", float),
+    ("--max-minutes", _MAX_MINUTES, float),
     ("--memory", "training.memory", str),
     ("--seed", "training.seed", int),
 ]
@@ -57,7 +58,8 @@ def _training_options(command: click.decorators.FC) -> click.decorators.FC:
     is_flag=False,
     flag_value="latest",
     metavar="[RUN]",
-    help="Go on with an interrupted run: its id, or the latest one.",
+    help="Go on with an interrupted run: its id, or the latest one. With --max-minutes M, for M more minutes from "
+    "there, whatever limit it had; also with one that its time limit ended, as long as no later training began.",
 )
 @model_options
 @json_option
@@ -67,8 +69,8 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
 
     Starts from the champion's weights where there is one. Held-out generations are never read.
     """
-    if resume and (from_base or app.flags):
-        raise UsageError("--resume goes on with the run's own settings; leave the other options out")
+    if resume and (from_base or app.flags.keys() - {_MAX_MINUTES}):
+        raise UsageError("--resume goes on with the run's own settings: leave the other options out, but --max-minutes")
     from ..training.run import RunDirectory
 
     config, data = app.config, app.data
@@ -83,7 +85,8 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
 
         if resume:
             app.say_where(RunDirectory.find(data.runs, resume))
-            result = resume_run(resume, data)
+            more = config.training.max_minutes if _MAX_MINUTES in app.flags else None
+            result = resume_run(resume, data, more_minutes=more)
         else:
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
@@ -92,9 +95,11 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"status": "ok", **asdict(result)})
     else:
+        from .tables import print_text
+
         _print(result)
         if result.best_step != 0:
-            click.echo(_what_is_next(app))
+            print_text(_what_is_next(app))
 
 
 def _what_is_next(app: App) -> str:
@@ -113,7 +118,7 @@ def _what_is_next(app: App) -> str:
 
 
 def _print(result: TrainResult) -> None:
-    from .tables import print_pairs
+    from .tables import print_pairs, print_text
 
     left_out = ", ".join(f"{n} ({why})" for why, n in result.left_out.items())
     print_pairs(
@@ -133,16 +138,18 @@ def _print(result: TrainResult) -> None:
         }
     )
     _print_lessons(result.lessons)
+    if result.ended == "time limit":
+        print_text(f"\nThe time limit ended it. More time: `train --resume {result.run} --max-minutes M`.")
     if result.best_step == 0:
-        click.echo("\nNothing was gained: no later weights did better on validation than those it started from.")
+        print_text("\nNothing was gained: no later weights did better on validation than those it started from.")
 
 
 def _print_lessons(lessons: Lessons) -> None:
-    from .tables import percent, print_table
+    from .tables import percent, print_table, print_text
 
     learned, measured = lessons.learned_from, lessons.measured_on
     of_what = "validation generations" if lessons.split == "validation" else "failures it trained on"
-    click.echo(
+    print_text(
         f"\nLearned from {learned.positions:,} positions of {learned.generations:,} generations, "
         f"{learned.rejected:,} of them rejected.\n\n"
         f"What the draft still misses, on {measured.positions:,} positions of {measured.generations:,} {of_what}:"
@@ -160,9 +167,9 @@ def _print_lessons(lessons: Lessons) -> None:
         for row in lessons.kinds
     ]
     print_table(["kind of token", "positions", "share", "rejected", "before", "after", "missed"], rows)
-    click.echo("before, after: accepted per position; missed: share of what is refused now")
+    print_text("before, after: accepted per position; missed: share of what is refused now")
     if lessons.kinds[0].acceptance_before is None:
-        click.echo("before: n/a, for this run did not keep how the draft did at its start")
+        print_text("before: n/a, for this run did not keep how the draft did at its start")
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -88,6 +88,7 @@ def write(
     room: float = math.inf,
     enough: Callable[[], bool] = lambda: False,
     p_bytes: float = 0,
+    on_tokens: Callable[[int], None] = lambda _count: None,
 ) -> Iterator[Written]:
     """Write all of them.
 
@@ -100,6 +101,8 @@ def write(
             written in batches of half the size.
         enough: asked before every token of those in work, which are dropped where it is so; may raise to stop.
         p_bytes: for the distributions that tokens are drawn from: they are kept where those of all rows fit.
+        on_tokens: told after every step how many tokens were written in it. Those of texts that memory was refused for
+            come again.
 
     Yields:
         Each text as it is finished.
@@ -119,9 +122,9 @@ def write(
             left = [(i, wanted[i]) for i in missing]
             try:
                 if together:
-                    texts = _Batch(model, drawing, left, rows, stop_tokens).texts(enough)
+                    texts = _Batch(model, drawing, left, rows, stop_tokens).texts(enough, on_tokens)
                 else:
-                    texts = _one_by_one(model, drawing, left, stop_tokens, enough)
+                    texts = _one_by_one(model, drawing, left, stop_tokens, enough, on_tokens)
                 for found in texts:
                     del missing[found.place]
                     yield found
@@ -228,6 +231,7 @@ def _one_by_one(
     wanted: Sequence[tuple[int, Wanted]],
     stop_tokens: frozenset[int],
     enough: Callable[[], bool],
+    on_tokens: Callable[[int], None],
 ) -> Iterator[Written]:
     """Each text by itself."""
     for place, one in wanted:
@@ -241,6 +245,7 @@ def _one_by_one(
                 return
             last = int(drawing.tokens(model(mx.array([[last]]), cache=cache)[:, -1], [row]).item())
             row.take(last, stop_tokens)
+            on_tokens(1)
         yield row.written()
 
 
@@ -290,6 +295,7 @@ class _Batch:
         self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
         self._reading: list[int] = []  # have read their prompts but for the last id, and begin in the next step
         self._writing: list[int] = []  # in the order of mlx-lm's rows
+        self._written = 0  # tokens
         self._turns: deque[list[int]] = deque()  # whom the sampler is asked for, call by call, in the step in work
         self._generator = BatchGenerator(
             self._model,
@@ -299,11 +305,14 @@ class _Batch:
             prefill_step_size=max(len(one.prompt) for _, one in wanted),  # those handed over together begin together
         )
 
-    def texts(self, enough: Callable[[], bool]) -> Iterator[Written]:
+    def texts(self, enough: Callable[[], bool], on_tokens: Callable[[int], None]) -> Iterator[Written]:
         """Each as it is finished. Raises REFUSALS: no memory for so many."""
         try:
             while not enough() and (self._waiting or self._in_work()):
-                for row in self._step(enough):
+                before = self._written
+                ended = self._step(enough)
+                on_tokens(self._written - before)
+                for row in ended:
                     yield row.written()
         finally:
             self._generator.close()
@@ -324,11 +333,13 @@ class _Batch:
         if self._turns:
             raise RuntimeError(f"mlx-lm's batch left out {len(self._turns[0])} rows")
         self._writing = self._writing + beginning
-        return [
-            row
-            for response in responses
-            if (row := self._rows[response.uid]).take(int(response.token), self._stop_tokens)
-        ]
+        ended = []
+        for response in responses:
+            row = self._rows[response.uid]
+            self._written += not row.ended
+            if row.take(int(response.token), self._stop_tokens):
+                ended.append(row)
+        return ended
 
     def _in_work(self) -> bool:
         return any(not row.ended for row in self._rows.values())

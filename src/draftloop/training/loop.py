@@ -22,16 +22,17 @@ from ..memory import GIGABYTE
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.within_memory import WithinMemory
-from .report import TRAIN, VALIDATION, Reporter
+from .report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 from .run import RunDirectory
 from .step import Learner, StepResult, under
 from .texts.course import Course
 from .texts.examples import Example
 from .texts.plan import Window
+from .time_limit import WRITING, Pace, TimeLimit, Timetable, refitted, sentence
 from .validation import Scores, validate
 from .working_time import WorkingTime
 
-WRITING = 1 / 3  # of the time left: the most that new texts may take each time
+CHANGED = 1 / 4  # of the steps that fit, as was said last: where it is so many more or fewer, it is said again
 WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same texts
 
 
@@ -48,6 +49,9 @@ class Progress:
         tokens: supervised tokens trained on.
         skipped: micro-batches that could not be used, and `skipped_in_row` those right before `step`.
         seconds: of training, over all resumptions, without pauses.
+        fitted: the step at which the schedule ends, as the time limit was reckoned last; None where there is no limit,
+            or nobody knows yet what a step takes.
+        pace: by which it is reckoned.
         first_loss: mean loss of the first step, before any update.
         epoch, epoch_loss, epoch_tokens: the epoch in work, and the sums of what it has trained on.
         validated_step: the step after which validation was last made.
@@ -63,6 +67,8 @@ class Progress:
     skipped: int = 0
     skipped_in_row: int = 0
     seconds: float = 0.0
+    fitted: int | None = None
+    pace: Pace = field(default_factory=Pace)
     first_loss: float | None = None
     epoch: int = 0
     epoch_loss: float = 0.0
@@ -80,7 +86,8 @@ class Progress:
     def from_json(cls, values: dict[str, Any]) -> Progress:
         """The progress that `asdict` made an object of."""
         scores = {name: Scores.from_json(values[name]) for name in ("before", "best")}
-        return cls(**{**values, **scores, "fit": Fit.from_json(values["fit"])})
+        parts = {"fit": Fit.from_json(values["fit"]), "pace": Pace.from_json(values.get("pace"))}
+        return cls(**{**values, **scores, **parts})
 
     @property
     def epoch_mean_loss(self) -> float | None:
@@ -112,6 +119,7 @@ class Loop:
         progress: where the run stands.
         best: the weights kept so far, where `progress.best` is set.
         within: keeps steps and validations within memory.
+        limit: of time; that of the settings by default.
     """
 
     def __init__(
@@ -126,6 +134,7 @@ class Loop:
         progress: Progress,
         best: dict[str, mx.array],
         within: WithinMemory,
+        limit: TimeLimit | None = None,
     ) -> None:
         self.progress = progress
         self._run, self._learner, self._course, self._validation = run, learner, course, validation
@@ -133,11 +142,21 @@ class Loop:
         self._best = best
         learner.slower = 0.5**progress.slowed
         self._within = within
-        self._steps, self._begins = course.steps, set(course.begins)
+        self._limit = TimeLimit.of(settings.max_minutes) if limit is None else limit
+        every = settings.steps_per_eval if validation else None
+        self._timetable = Timetable(course.steps, every, settings.save_every, tuple(course.begins))
         self._since = _SinceReport()
         self._time = WorkingTime()
-        self._began = progress.step, progress.seconds  # this process's part
+        self._first = progress.step  # of this process
+        self._said: int | None = None  # the steps that fit, as somebody was told last
         self._saved_step: int | None = None
+        self._evaluated = 0  # batches of the validation in work
+
+    @property
+    def end(self) -> int:
+        """The step at which the schedule ends: that of the plan, or the last one that fits into the time limit."""
+        planned, fitted = self._timetable.planned, self.progress.fitted
+        return planned if fitted is None else fitted
 
     def run(self) -> str:
         """Train to the end; the draft then carries the best weights, or the last where nothing could be held out.
@@ -150,15 +169,15 @@ class Loop:
             TrainingFailed: too many micro-batches in a row could not be used, not one fits into memory, or the first
                 validation is not finite.
         """
-        with self._time, self._reporter.live(self._steps, self.progress.step):
-            self._reporter.move(self.progress.step, self._steps, "")
-            self._run.note_progress(self.progress.step, self._steps, None)
+        with self._time:
+            self._reporter.move(self.progress.step, self.end, left=self._seconds_left())
+            self._run.note_progress(self.progress.step, self.end, self._seconds_left())
             try:
                 ended = self._until_the_end()
             except _StopNow:
                 self.save()
                 raise Interrupted(
-                    f"after step {self.progress.step} of {self._steps} of run {self._run.id}; "
+                    f"after step {self.progress.step} of {self.end} of run {self._run.id}; "
                     f"`train --resume {self._run.id}` goes on from there"
                 ) from None
         self.save()
@@ -175,62 +194,89 @@ class Loop:
     def _until_the_end(self) -> str:
         progress, settings = self.progress, self._settings
         while True:
+            self._fit_to_the_limit()
             ended = self._why_ended()
             # Before a draft writes on, too: a wrecked one would write the texts of a whole stage.
-            due = ended is not None or progress.step % settings.steps_per_eval == 0 or progress.step in self._begins
-            if self._validation and due and progress.validated_step != progress.step:
-                self._timed(self._validate)
+            regular = progress.step % settings.steps_per_eval == 0 or progress.step in self._timetable.texts
+            if self._validation and (regular or ended is not None) and not self._is_validated:
+                progress.pace.validation = self._timed(self._validate)
                 continue  # it may have been one too many without a better one
             if ended is not None:
                 return ended
             if progress.step % settings.save_every == 0 and self._saved_step != progress.step:
-                self.save()
-            self._timed(self._step)
-            self._run.note_progress(progress.step, self._steps, self._seconds_left())
+                progress.pace.saving = self._timed(self.save)
+            self._note_step(self._timed(self._step))
+            self._run.note_progress(progress.step, self.end, self._seconds_left())
+
+    def _note_step(self, seconds: float) -> None:
+        """The pace that the step just made was made at, without what was written before it."""
+        pace, made = self.progress.pace, self.progress.step - 1
+        if made > self._first:  # a process compiles in its first one
+            pace.note_step(seconds - (pace.writing or 0.0) if made in self._timetable.texts else seconds)
+
+    @property
+    def _is_validated(self) -> bool:
+        return self.progress.validated_step == self.progress.step
+
+    def _fit_to_the_limit(self) -> None:
+        """Reckon anew how many steps fit; once the end is reached it is the end."""
+        progress, left = self.progress, self._limit.seconds - self.progress.seconds
+        if left < math.inf and (progress.fitted is None or progress.step < progress.fitted):
+            found = self._timetable.fits(progress.step, left, progress.pace, self._is_validated)
+            if found is not None:
+                progress.fitted = refitted(progress.fitted, found, progress.step)
+                self._say_what_fits(progress.fitted)
+        self._learner.steps = self.end
+
+    def _say_what_fits(self, fitted: int) -> None:
+        """At first, and where it is another number by far."""
+        if self._said is None or abs(fitted - self._said) > max(CHANGED * self._said, 2):
+            self._said = fitted
+            pace = self.progress.pace.step or 0.0
+            self._reporter.say(sentence(pace, fitted, self._timetable.planned, self._limit))
 
     def _seconds_left(self) -> float | None:
-        """At most, at the pace of this process so far, and within the time limit; None before its first step."""
-        step, seconds = self.progress.step - self._began[0], self.progress.seconds - self._began[1]
-        if step == 0:
-            return None
-        limit = self._settings.max_minutes
-        allowed = math.inf if limit is None else max(0.0, 60 * limit - self.progress.seconds)
-        return min(seconds / step * (self._steps - self.progress.step), allowed)
+        """At most, at the pace of the latest steps, and within the time limit; None as long as nobody knows."""
+        progress = self.progress
+        found = self._timetable.seconds_to(self.end, progress.step, progress.pace, self._is_validated)
+        return None if found is None else min(found, max(0.0, self._limit.seconds - progress.seconds))
 
     def _why_ended(self) -> str | None:
-        if self.progress.step >= self._steps:
+        progress = self.progress
+        if progress.step >= self._timetable.planned:
             return "finished"
-        if self._validation and self.progress.stale >= self._settings.patience:
+        if self._validation and progress.stale >= self._settings.patience:
             return "early stop"
-        limit = self._settings.max_minutes
-        return "time limit" if limit is not None and self.progress.seconds >= 60 * limit else None
+        over = progress.seconds >= self._limit.seconds or progress.step >= self.end
+        return "time limit" if over else None
 
-    def _timed(self, work: Callable[[], None]) -> None:
+    def _timed(self, work: Callable[[], None]) -> float:
+        """Do it, and count the seconds that it took; these."""
         start = self._time.now()
         try:
             work()
         finally:
-            self.progress.seconds += self._time.now() - start
+            taken = self._time.now() - start
+            self.progress.seconds += taken
+        return taken
 
     def _check(self) -> None:
         if self._stop:
             raise _StopNow
 
-    def _late(self) -> float:
-        """The share of the time limit that is over; 0 where there is none."""
-        limit = self._settings.max_minutes
-        return 0.0 if limit is None else min(1.0, self.progress.seconds / (60 * limit))
-
     def _window(self) -> Window:
         """What the next step is made of; where there is a time limit, new texts get their share of it."""
-        limit, start = self._settings.max_minutes, self._time.now()
-        allowed = math.inf if limit is None else WRITING * (60 * limit - self.progress.seconds)
+        start, step = self._time.now(), self.progress.step
+        allowed = WRITING * (self._limit.seconds - self.progress.seconds)
 
         def enough() -> bool:
             self._check()
             return self._time.now() - start >= allowed
 
-        return self._course.window(self.progress.step, enough)
+        found = self._course.window(step, enough)
+        if step in self._timetable.texts:
+            self.progress.pace.writing = self._time.now() - start
+        return found
 
     def _step(self) -> None:
         progress = self.progress
@@ -238,9 +284,7 @@ class Loop:
         following = self._course.known_window(progress.step + 1)
         start = self._time.now()
         result = self._within.do(
-            lambda: self._learner.train(
-                window, progress.step, progress.skipped_in_row, self._check, self._late(), following
-            ),
+            lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check, following),
             window.micro_batches,
             droppable=True,
         )
@@ -260,6 +304,7 @@ class Loop:
         self._tell(result)
 
     def _validate(self) -> None:
+        self._evaluated = 0
         scores = self._within.do(lambda: validate(self._validation, self._evaluate), self._validation, droppable=False)
         progress = self.progress
         if progress.before is None and not scores.are_finite:
@@ -281,7 +326,8 @@ class Loop:
         self._reporter.report(
             VALIDATION,
             {"step": progress.step, **asdict(scores), "best": bool(mark)},
-            f"validation after step {progress.step}: loss {scores.loss:.4f}, acceptance {scores.acceptance:.4f}{mark}",
+            f"validation after step {progress.step}: loss {scores.loss:.4f}, "
+            f"accepted per position {scores.acceptance:.4f}{mark}",
         )
 
     def _slow_down(self, scores: Scores) -> None:
@@ -292,14 +338,16 @@ class Loop:
         lora.load_parameters(self._learner.draft, self._best)
         self._learner.begin_anew(0.5**progress.slowed)
         self._reporter.say(
-            f"after step {progress.step} the draft is worse than it was at the start (acceptance "
-            f"{scores.acceptance:.4f} of {progress.before.acceptance:.4f}): back to the weights of step "
+            f"after step {progress.step} the draft is worse than it was at the start (accepted per "
+            f"position {scores.acceptance:.4f} of {progress.before.acceptance:.4f}): back to the weights of step "
             f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
             "training.learning_rate would have saved these steps"
         )
 
     def _evaluate(self, batch: tuple[Example, ...]) -> Sums:
         self._check()
+        self._evaluated += 1
+        self._reporter.note(f"validation: {self._evaluated} of {len(self._validation)} batches")
         return self._learner.evaluate(batch)
 
     def _keep_the_best(self) -> None:
@@ -315,9 +363,9 @@ class Loop:
         since.acceptance += result.acceptance
         since.tokens += result.tokens
         values = self._row(result)
-        self._reporter.move(progress.step, self._steps, _line(values, self._steps))
-        if progress.step % self._settings.steps_per_report == 0 or progress.step == self._steps:
-            self._reporter.report(TRAIN, values, _line(values, self._steps))
+        self._reporter.move(progress.step, self.end, detail_of(values), self._seconds_left())
+        if progress.step % self._settings.steps_per_report == 0 or progress.step == self.end:
+            self._reporter.report(TRAIN, values, line_of(values, self.end))
             self._since = _SinceReport()
 
     def _row(self, result: StepResult) -> dict[str, Any]:
@@ -342,13 +390,3 @@ def split_checkpoint(tensors: dict[str, mx.array]) -> tuple[dict[str, mx.array],
     """The learner's state and the best weights out of a checkpoint's tensors."""
     best = under("best.", tensors)
     return {name: value for name, value in tensors.items() if not name.startswith("best.")}, best
-
-
-def _line(values: dict[str, Any], steps: int) -> str:
-    loss, acceptance = ("-" if values[name] is None else f"{values[name]:.4f}" for name in ("loss", "acceptance"))
-    return (
-        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, acceptance {acceptance}, "
-        f"gradient {values['gradient_norm']:.3g}, learning rate {values['learning_rate']:.2e}, "
-        f"{values['tokens_per_second']:,.0f} tokens/s, peak {1024 * values['peak_memory_gb']:,.0f} MB, "
-        f"skipped {values['skipped_batches']}"
-    )

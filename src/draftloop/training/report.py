@@ -15,13 +15,15 @@ from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ..bars import Bar, Frame, whole_words
 from ..store.atomic import write_atomically
 from ..store.files import FILES, Files, storing
 
 TRAIN = "train"
 VALIDATION = "validation"
+WHAT = "training"  # is what a bar says
+SECONDS_BETWEEN_NOTES = 10.0
 
 
 class Reporter:
@@ -33,6 +35,7 @@ class Reporter:
         on_step: told after every step how many are done and of how many.
         console: stderr by default.
         files: the seam for the operations that change something.
+        clock: seconds that never go backward.
     """
 
     def __init__(
@@ -42,18 +45,25 @@ class Reporter:
         on_step: Callable[[int, int], None] | None = None,
         console: Console | None = None,
         files: Files = FILES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock, self._said = clock, clock()
         self._log = directory / "train.log"
         self._metrics = directory / "metrics.jsonl"
         self._on_step = on_step
         self._files = files
         self._console = console or Console(stderr=True, quiet=quiet)
-        self._live: tuple[Progress, TaskID] | None = None
+        self._bar: Bar | None = None
 
     def say(self, text: str) -> None:
         """A line that matters: to the terminal and the log."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._print(text)
         self._record(text)
+
+    def _print(self, text: str) -> None:
+        self._said = self._clock()
+        lines = whole_words(text, self._console.width) if self._console.is_terminal else text
+        self._console.print(lines, markup=False, highlight=False, soft_wrap=True)
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps after `step`, which a resumed run makes again."""
@@ -64,44 +74,40 @@ class Reporter:
                 write_atomically(self._metrics, kept, self._files)
 
     @contextmanager
-    def live(self, steps: int, done: int) -> Iterator[None]:
-        """A bar over the steps of the training for as long as the block runs; only on a terminal."""
-        if not self._console.is_terminal or self._console.quiet:
-            yield
-            return
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-        )
-        with Progress(*columns, console=self._console, transient=True) as progress:
-            self._live = progress, progress.add_task("", total=steps, completed=done)
+    def live(self) -> Iterator[None]:
+        """A bar for as long as the block runs; only on a terminal."""
+        with Bar(WHAT, self._console) as bar:
+            self._bar = bar if bar.is_live else None
             try:
                 yield
             finally:
-                self._live = None
+                self._bar = None
 
-    def move(self, step: int, steps: int, text: str) -> None:
-        """Move the bar, if there is one, and tell whoever wants to know."""
+    def move(self, step: int, steps: int, text: str = "", left: float | None = None) -> None:
+        """Move the bar, if there is one, and tell whoever wants to know.
+
+        Args:
+            step, steps: made, and of how many.
+            text: how it goes, for the bar.
+            left: seconds to the end; None where nobody knows.
+        """
         if self._on_step is not None:
             self._on_step(step, steps)
-        if self._live is not None:
-            progress, task = self._live
-            progress.update(task, completed=step, description=text)
+        if self._bar is not None:
+            self._bar.tell(Frame(WHAT, step, steps, step / steps, left=left, detail=text))
 
     def note(self, text: str) -> None:
-        """What is going on between two steps, for the bar alone."""
-        if self._live is not None:
-            progress, task = self._live
-            progress.update(task, description=text)
+        """What is going on between two steps, for the bar; where there is none, for a line every ten seconds."""
+        if self._bar is not None:
+            self._bar.note(text)
+        elif self._clock() - self._said >= SECONDS_BETWEEN_NOTES:
+            self._print(text)
 
     def report(self, kind: str, values: dict[str, Any], text: str) -> None:
         """A row of metrics, and its line where no bar shows it already."""
         with storing(self._metrics):
             self._append(self._metrics, orjson.dumps({"kind": kind, **values}) + b"\n")
-        if self._live is None or kind == VALIDATION:
+        if self._bar is None or kind == VALIDATION:
             self.say(text)
         else:
             self._record(text)
@@ -116,6 +122,24 @@ class Reporter:
             self._files.write_all(descriptor, data)
         finally:
             os.close(descriptor)
+
+
+def detail_of(values: dict[str, Any]) -> str:
+    """A row of metrics for a bar, the most important first."""
+    named = (("accepted per position", values["acceptance"]), ("loss", values["loss"]))
+    parts = [f"{name} {value:.4f}" for name, value in named if value is not None]
+    return ", ".join([*parts, f"{values['tokens_per_second']:,.0f} tokens/s"])
+
+
+def line_of(values: dict[str, Any], steps: int) -> str:
+    """A row of metrics as one line; the training has so many steps."""
+    loss, acceptance = ("-" if values[name] is None else f"{values[name]:.4f}" for name in ("loss", "acceptance"))
+    return (
+        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, accepted per position {acceptance}, "
+        f"gradient {values['gradient_norm']:.3g}, learning rate {values['learning_rate']:.2e}, "
+        f"{values['tokens_per_second']:,.0f} tokens/s, peak memory {values['peak_memory_gb']:.3g} GB, "
+        f"skipped {values['skipped_batches']}"
+    )
 
 
 def _step_of(line: bytes) -> int:

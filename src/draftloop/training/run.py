@@ -1,9 +1,10 @@
 """The directory of one training, `<data>/runs/rNNNN/`: what reproduces it and what it wrote. Knows no model.
 
-`run.yaml` (resolved configuration, versions, seed, data hashes, git commit), `material.json` (ids of the records, so
-that a resumed run trains on the same ones whatever was logged since), `start.json` (what the draft did by kind of token
-before the first step), `texts-N.json` (what stage N got beside the logged texts), `metrics.jsonl`, `train.log`,
-`checkpoints/`, while it trains `progress.json`, and at the end `result.json`: where that is, the run is finished.
+`run.yaml` (resolved configuration, versions, seed, data hashes, git commit, time limits), `material.json` (ids of the
+records, so that a resumed run trains on the same ones whatever was logged since), `start.json` (what the draft did by
+kind of token before the first step), `texts-N.json` (what stage N got beside the logged texts), `metrics.jsonl`,
+`train.log`, `checkpoints/`, while it trains `progress.json`, and at the end `result.json`: where that is, the run is
+finished. One that its time limit ended keeps what it takes to go on, until the next run is made: it may be given more.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ..store.files import FILES, Files, check_readable, storing
 from ..store.presence import Note
 from ..yaml_strict import read_yaml
 from .checkpoints import Checkpoints
+from .time_limit import TimeLimit
 
 DESCRIPTION = "run.yaml"
 MATERIAL = "material.json"
@@ -39,6 +41,7 @@ RESULT = "result.json"
 RESUMPTIONS = "resumptions.json"
 PROGRESS = "progress.json"
 LATEST = "latest"
+TIME_LIMIT = "time limit"  # why a run ended that may be given more
 _NAME = re.compile(r"r[0-9]{4,}")
 _PACKAGES = ("draftloop", "mlx", "mlx-lm", "numpy")
 
@@ -72,29 +75,40 @@ class RunDirectory:
                     return cls(path, files)
 
     @classmethod
-    def find(cls, runs: Path, reference: str, files: Files = FILES) -> RunDirectory:
+    def find(cls, runs: Path, reference: str, files: Files = FILES, *, more_time: bool = False) -> RunDirectory:
         """The run to go on with.
 
         Args:
             runs: the directory of all runs.
-            reference: its id, or `latest` for the newest one that is not finished.
+            reference: its id, or `latest` for the newest one that can be gone on with.
             files: the seam for the operations that change something.
+            more_time: it is given more, so that one which its time limit ended can be gone on with too.
 
         Raises:
             RunError: there is no such run, it is finished, or it left no checkpoint.
         """
         everything = cls.all(runs, files)
-        open_ones = [run.id for run in everything if not run.is_finished() and run.checkpoints.exist()]
+        open_ones = [run.id for run in everything if run._why_closed(more_time) is None and run.checkpoints.exist()]
         names = ", ".join(open_ones) or "none"
         wanted = open_ones[-1] if reference == LATEST and open_ones else reference
         run = next((run for run in everything if run.id == wanted), None)
         if run is None:
             raise RunError(f"no run {reference!r} to resume in {runs}; unfinished ones: {names}")
-        if run.is_finished():
-            raise RunError(f"run {run.id} is finished; unfinished ones: {names}")
+        closed = run._why_closed(more_time)
+        if closed is not None:
+            raise RunError(f"run {run.id} is finished{closed}; unfinished ones: {names}")
         if not run.checkpoints.exist():
-            raise RunError(f"run {run.id} left no checkpoint to go on from; start a new training")
+            gone = "'s checkpoint went when the next run began" if run.is_finished() else " left no checkpoint"
+            raise RunError(f"run {run.id}{gone}, so there is nothing to go on from; start a new training")
         return run
+
+    def _why_closed(self, more_time: bool) -> str | None:
+        """What is said of a run that nobody can go on with beside that it is finished; None of one that is open."""
+        if not self.is_finished() or (self.ended() == TIME_LIMIT and more_time):
+            return None
+        if self.ended() != TIME_LIMIT or not self.checkpoints.exist():
+            return ""
+        return f": its time limit ended it, and `train --resume {self.id} --max-minutes M` gives it M more minutes"
 
     @classmethod
     def all(cls, runs: Path, files: Files = FILES) -> list[RunDirectory]:
@@ -120,11 +134,21 @@ class RunDirectory:
         """Whether it gave a version, or was given up."""
         return (self.path / RESULT).is_file()
 
+    def ended(self) -> str | None:
+        """Why the run ended, as its result says; None where there is none, or it cannot be read."""
+        try:
+            found = orjson.loads((self.path / RESULT).read_bytes()).get("ended")
+        except (OSError, orjson.JSONDecodeError, AttributeError):
+            return None
+        return None if found is None else str(found)
+
     def describe(self, description: dict[str, Any], material: dict[str, Any]) -> None:
         """Write `run.yaml` and `material.json`. Raises StoreError: the disk refused."""
-        text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
-        self._write(DESCRIPTION, text.encode())
+        self._write_description(description)
         self._write(MATERIAL, orjson.dumps(material))
+
+    def _write_description(self, description: dict[str, Any]) -> None:
+        self._write(DESCRIPTION, yaml.safe_dump(description, sort_keys=False, allow_unicode=True).encode())
 
     def note_start(self, accepted: Mapping[str, float]) -> None:
         """Keep the draft's acceptance at the start, summed by kind of token: the weights of the start will be gone.
@@ -192,13 +216,35 @@ class RunDirectory:
 
     def forget_resumptions(self) -> None:
         """A run that was stopped on purpose, or by a full disk, came no further for a reason that goes away."""
-        with storing(self.path / RESUMPTIONS):
-            self._files.remove(self.path / RESUMPTIONS)
+        self._remove(self.path / RESUMPTIONS)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write the result; the run is finished and its checkpoints go. Raises StoreError: the disk refused."""
+        """Write the result; the run is finished, and its checkpoints go if its time limit did not end it.
+
+        Raises StoreError: the disk refused.
+        """
         self._write(RESULT, orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-        self._clear()
+        if result.get("ended") == TIME_LIMIT:
+            self._remove(self.path / PROGRESS)
+        else:
+            self._clear()
+
+    def limit(self) -> TimeLimit:
+        """The time limit that counts, given last. Raises RunError: the description is missing or damaged."""
+        try:
+            given = self.description().get("limits")
+            if given is None:  # it was begun by an earlier draftloop
+                return TimeLimit.of(self.config().training.max_minutes)
+            return TimeLimit.from_json(given[-1]) if given else TimeLimit()
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"run {self.id} cannot be resumed: limits in {self.path / DESCRIPTION}: {error}") from None
+
+    def give_more_time(self, limit: TimeLimit) -> None:
+        """From now on this limit counts, and the run is not finished. Raises StoreError: the disk refused."""
+        description = self.description()
+        limits = [*(description.get("limits") or []), limit.to_json()]
+        self._write_description({**description, "limits": limits})
+        self._remove(self.path / RESULT)
 
     def description(self) -> dict[str, Any]:
         """What `run.yaml` says. Raises RunError: missing or damaged."""
@@ -228,8 +274,11 @@ class RunDirectory:
         """Remove what only a run that is at work or gone on with needs."""
         self.checkpoints.remove()
         for path in (self.path / PROGRESS, *self.path.glob(TEXTS.format("*"))):
-            with storing(path):
-                self._files.remove(path)
+            self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        with storing(path):
+            self._files.remove(path)
 
     def _write(self, name: str, content: bytes) -> None:
         with storing(self.path / name):

@@ -73,7 +73,7 @@ class Learner:
         teacher: what the target says, for any batch.
         width: ids that target and draft share.
         settings: of the training.
-        steps: how many the whole training has, for the schedule.
+        steps: how many the whole training has: where the schedule ends. Whoever keeps to a time limit sets them anew.
         piece_bytes: of draft logits in float32 that exist at a time.
     """
 
@@ -92,7 +92,7 @@ class Learner:
         self._teacher = teacher
         self._width = width
         self._settings = settings
-        self._steps = steps
+        self.steps = steps
         self.begin_anew(1.0)
         self._piece = positions_at_a_time(width, piece_bytes)
         self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
@@ -121,7 +121,6 @@ class Learner:
         step: int,
         skipped_in_row: int,
         check: Callable[[], None],
-        late: float = 0.0,
         following: Window | None = None,
     ) -> StepResult:
         """Make one optimizer step; whatever is raised, it has changed nothing then.
@@ -131,7 +130,6 @@ class Learner:
             step: its number in the training, from 0.
             skipped_in_row: micro-batches skipped one after the other right before.
             check: called before each micro-batch; may raise to give up the step.
-            late: as in `learning_rate`.
             following: what the next step is made of, where that is known.
 
         Raises:
@@ -140,7 +138,7 @@ class Learner:
         """
         before = self.state()
         try:
-            return self._train(window, step, skipped_in_row, check, late, following, before)
+            return self._train(window, step, skipped_in_row, check, following, before)
         except BaseException:  # half a step may lie in the adapter by then
             self.restore(before)
             raise
@@ -151,12 +149,11 @@ class Learner:
         step: int,
         skipped_in_row: int,
         check: Callable[[], None],
-        late: float,
         following: Window | None,
         before: State,
     ) -> StepResult:
         self.draft.train()
-        rate = self.slower * learning_rate(step, self._steps, self._settings, late)
+        rate = self.slower * learning_rate(step, self.steps, self._settings)
         gradients: Any = None
         loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
         skipped: list[Skipped] = []
@@ -332,23 +329,21 @@ class Learner:
             )
 
 
-def learning_rate(step: int, steps: int, settings: Training, late: float = 0.0) -> float:
+def learning_rate(step: int, steps: int, settings: Training) -> float:
     """Linear warm-up to the peak, then a straight line down to 0 at the end of the training (arXiv 2502.15938).
 
-    The end is that of the steps, or that of the time limit where time goes by faster than steps are made: a training
-    that is cut off at its peak rate keeps most of what it learned to itself.
+    With w = min(`warmup_steps`, ⌊N/5⌋), the rate of step s is peak · (s + 1)/(w + 1) where s < w, and
+    peak · (N − s)/(N − w) from there on: the last one, s = N − 1, is made at peak/(N − w).
 
     Args:
-        step: from 0 to steps - 1.
-        steps: of the whole training; warm-up takes at most a fifth of them.
+        step: s, from 0 to N - 1.
+        steps: N, the steps of the whole training: the planned ones, or those that fit into its time limit
+            (`time_limit`). Each step takes N as it is known then, so where N changes, so does the line.
         settings: `learning_rate` is the peak, `warmup_steps` the steps before it.
-        late: share of the time limit that is over, in [0, 1]; 0 where there is none.
     """
     warmup = min(settings.warmup_steps, int(MOST_WARMUP * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / (warmup + 1)
-    if late > step / steps:
-        return settings.learning_rate * (1.0 - late)
     return settings.learning_rate * (steps - step) / (steps - warmup)
 
 

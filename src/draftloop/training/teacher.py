@@ -20,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..distributions import TopK
+from ..memory import MEGABYTE
 from ..records import Sampler
 from ..speculative.likeliest import likeliest
 from ..speculative.transforms import sampling_log_probs
@@ -31,7 +32,6 @@ from .texts.examples import Example
 LIKELIEST = 128  # ids kept of a distribution where whole ones do not fit
 SOFT = Sampler(temperature=1.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
 """What greedy text is taught under: which other ids the target weighed says more than the one it took."""
-_MEGABYTE = 1 << 20
 _NOISE = 1e-6  # of a sum in float32: a smaller tail is none, or it would weigh what the draft gives to no id at all
 
 
@@ -94,7 +94,7 @@ class LiveTeacher:
         self._width = width
         self._examples = {example.record_id: example for example in examples}
         self._kept: dict[str, list[Told]] = {}
-        self._room = allowed = int(memory_mb * _MEGABYTE)
+        self._room = allowed = int(memory_mb * MEGABYTE)
         positions = later + sum(len(e.labels) for e in self._examples.values())
         self._type = mx.float32 if (4 * width + 4) * positions <= allowed else mx.float16
         a_position = self._type.size * width + 4
@@ -102,7 +102,7 @@ class LiveTeacher:
         self._k = LIKELIEST if a_position * positions > allowed and few < a_position else None
         if self._k is not None:
             say(
-                f"the target's distributions need {a_position * positions / _MEGABYTE:,.0f} MB, "
+                f"the target's distributions need {a_position * positions / MEGABYTE:,.0f} MB, "
                 f"training.teacher_memory_mb is {memory_mb:,g}: of each the {LIKELIEST} likeliest tokens are kept, all "
                 "others as one"
             )
@@ -111,7 +111,7 @@ class LiveTeacher:
             say("the target's distributions are kept in 16 bits to fit training.teacher_memory_mb")
         missing = a_position * positions - allowed
         if missing > 0:
-            say(f"of them, {missing / _MEGABYTE:,.0f} MB are computed anew at each use (slower)")
+            say(f"of them, {missing / MEGABYTE:,.0f} MB are computed anew at each use (slower)")
         self.takes = min(a_position * positions, allowed), a_position if missing > 0 else 0
 
     def add(self, examples: Iterable[Example]) -> None:

@@ -7,16 +7,18 @@ configured shape. Nothing is deleted: what was used is written into the version'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
 import mlx.core as mx
+from rich.console import Console
 
 from .. import __version__, lora, memory
 from ..adapter_format import AdapterConfig, parse_config
+from ..bars import Bar
 from ..config import Config, Models
 from ..data_directory import DataDirectory
 from ..errors import AdapterError, RunError, TrainingFailed
@@ -30,7 +32,7 @@ from .loop import Loop, Progress, split_checkpoint
 from .memory.fitting import Fit
 from .memory.within_memory import WithinMemory, fit_to
 from .probe import Probe
-from .report import Reporter
+from .report import WHAT, Reporter
 from .result import Ending, TrainResult, result_of
 from .run import RunDirectory, environment
 from .step import Learner
@@ -38,6 +40,7 @@ from .teacher import Teacher
 from .texts.course import Course
 from .texts.material import Material, gather, regather
 from .texts.plan import make_plan
+from .time_limit import TimeLimit
 from .tuition import tuition
 from .validation import validation_batches
 
@@ -74,7 +77,8 @@ def train(
         Interrupted: stopped; a checkpoint was written, and the message says how to go on.
         StoreError: the disk refused.
     """
-    material = gather(data.log, data.replay, pair, config)
+    with _reading(_is_quiet(on_step, quiet)):
+        material = gather(data.log, data.replay, pair, config)
     parent = pair.adapter if lora.is_attached(pair.draft) else None
     if not lora.is_attached(pair.draft):
         lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, config.training.lora), config.training.seed)
@@ -83,7 +87,7 @@ def train(
     reporter = _reporter(run, data, on_step, quiet)
     for line in [*material.notes(config.training), *_kept_shape(pair, parent, config)]:
         reporter.say(line)
-    session = _Session(run, pair, data, config, material, parent, reporter)
+    session = _Session(run, pair, data, config, material, parent, reporter, TimeLimit.of(config.training.max_minutes))
     return session.work(stop, Progress(), None)
 
 
@@ -92,24 +96,29 @@ def resume(
     data: DataDirectory,
     *,
     load: Callable[[Models], Pair] | None = None,
+    more_minutes: float | None = None,
     on_step: OnStep | None = None,
     quiet: bool | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
     """Go on with an interrupted run, on its own records and configuration, as if it had never stopped.
 
+    One that its time limit ended, too, where it is given more: it gives another version then.
+
     Args:
         reference: a run's id, or `latest` for the newest one that can be resumed.
         data: the directory of the start; its settings are those of the run.
         load: gives the pair of the run's configuration, by default as `load_pair` does; its adapter, if any, is
             replaced by the run's.
+        more_minutes: of training from here, above 0, whatever limit it had; None leaves that.
         on_step, quiet, stop: as in `train`.
 
     Raises:
-        RunError: no such run, it is finished, or its records, pair or checkpoint are not what they were.
+        RunError: no such run, it is finished, or its records, pair or checkpoint are not what they were; or more time
+            is too little for one step.
         TrainingFailed, Interrupted, StoreError: as in `train`.
     """
-    run = RunDirectory.find(data.runs, reference, data.files)
+    run = RunDirectory.find(data.runs, reference, data.files, more_time=more_minutes is not None)
     config, description = run.config(), run.description()
     data = replace(data, settings=config.data)
     tensors, saved = run.checkpoints.load()
@@ -120,15 +129,30 @@ def resume(
             f"run {run.id} was made with other models than {config.models.target} and {config.models.draft} are now; "
             "start a new training"
         )
-    material = regather(run.material(), data.log, data.replay, pair, config)
+    with _reading(_is_quiet(on_step, quiet)):
+        material = regather(run.material(), data.log, data.replay, pair, config)
     lora.attach_fresh(pair.draft, _shape(run, description), config.training.seed)
     reporter = _reporter(run, data, on_step, quiet)
-    session = _Session(run, pair, data, config, material, description.get("parent"), reporter)
     try:
         progress = Progress.from_json(saved)
     except (KeyError, TypeError) as error:
         raise RunError(f"the checkpoint of run {run.id} is of another draftloop ({error}); start anew") from None
+    if more_minutes is not None:
+        _give_more_time(run, progress, more_minutes)
+    session = _Session(run, pair, data, config, material, description.get("parent"), reporter, run.limit())
     return session.work(stop, progress, tensors)
+
+
+def _give_more_time(run: RunDirectory, progress: Progress, minutes: float) -> None:
+    """Let the run go on for so many minutes from where its checkpoint is. Raises RunError: not one step fits."""
+    least = (progress.pace.step or 0.0) + (progress.pace.validation or 0.0)
+    if 60 * minutes < least:
+        raise RunError(
+            f"{minutes:g} more minutes are too few: a step of run {run.id} and a validation take {least:.2g} s; give "
+            f"more than {least / 60:.2g}"
+        )
+    run.give_more_time(TimeLimit.more(minutes, progress.step, progress.seconds))
+    progress.fitted = None
 
 
 @dataclass(frozen=True)
@@ -142,13 +166,19 @@ class _Session:
     material: Material
     parent: str | None
     reporter: Reporter
+    limit: TimeLimit
 
     def work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
         """Train from `progress` to the end and publish."""
+        with self.reporter.live():
+            return self._work(stop, progress, tensors)
+
+    def _work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
         settings, material = self.config.training, self.material
         mx.reset_peak_memory()
         allowed = memory.budget(settings.memory, memory.read_device())
         failures, pool = material.failures.examples, {one.record_id: one for one in material.pool.examples}
+        self.reporter.note("looking at what the teacher knows of the texts")
         plan = make_plan(failures, pool, settings)
         taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter, plan.passes, allowed)
         course = Course(plan, failures, pool, settings, taught.stages, taught.more)
@@ -157,21 +187,26 @@ class _Session:
         best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}
         batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
         if tensors is None:
+            self.reporter.note("trying the draft out before it is trained")
             self.run.note_start(probe.tally())
+        self.reporter.note("measuring what a step takes of the memory")
         with ExitStack() as stack:
             stop = stop if stop is not None else stack.enter_context(stop_request("stopping: a checkpoint is written"))
             within = self._within_memory(learner, taught.teacher, course, progress, allowed, stack)
-            loop = Loop(self.run, learner, course, batches, settings, self.reporter, stop, progress, best, within)
+            reporter, limit = self.reporter, self.limit
+            loop = Loop(self.run, learner, course, batches, settings, reporter, stop, progress, best, within, limit)
             ended = loop.run()
         if progress.step == 0:
             raise TrainingFailed(
-                f"the time limit is {settings.max_minutes:g} minutes, and not one step was made in it; allow more with "
+                f"the time limit is {self.limit}, and not one step was made in it; allow more with "
                 "training.max_minutes (and retrain.max_minutes)"
             )
         metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
+        metrics.pop("pace")
         published = self._published(metrics) if tensors is not None else None
         trained = self._trained_ids(course, progress)
         version = published or self._publish(trained, metrics)
+        self.reporter.note("looking at what the draft still misses")
         lessons = probe.lessons(self._learned_from(trained), self.run.start())
         ending = Ending(ended, course.steps, course.plan.replay_share, within.peak, lessons)
         result = result_of(self.run, version, self.parent, settings.loss, material, progress, ending)
@@ -215,7 +250,9 @@ class _Session:
         state, best = split_checkpoint(tensors)
         learner.restore(state)
         self.reporter.forget_after(progress.step)
-        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {steps}")
+        of = f"{progress.fitted} that fit" if progress.fitted is not None else str(steps)
+        more = f", for {self.limit} from there" if self.limit.since == progress.step > 0 else ""
+        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
         return best
 
     def _published(self, metrics: dict[str, Any]) -> Version | None:
@@ -269,7 +306,19 @@ def _shape(run: RunDirectory, description: dict[str, Any]) -> AdapterConfig:
 
 
 def _reporter(run: RunDirectory, data: DataDirectory, on_step: OnStep | None, quiet: bool | None) -> Reporter:
-    return Reporter(run.path, quiet if quiet is not None else on_step is not None, on_step, files=data.files)
+    return Reporter(run.path, _is_quiet(on_step, quiet), on_step, files=data.files)
+
+
+def _is_quiet(on_step: OnStep | None, quiet: bool | None) -> bool:
+    return quiet if quiet is not None else on_step is not None
+
+
+@contextmanager
+def _reading(quiet: bool) -> Iterator[None]:
+    """Shows that work goes on before there is a run that could tell of it."""
+    with Bar(WHAT, Console(stderr=True, quiet=quiet)) as bar:
+        bar.note("reading the log")
+        yield
 
 
 def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
@@ -295,4 +344,5 @@ def _description(
         "adapter": lora.describe(pair.draft).to_json(),
         "data": material.summary(),
         "config": config.model_dump(mode="json"),
+        "limits": [] if config.training.max_minutes is None else [TimeLimit.of(config.training.max_minutes).to_json()],
     }

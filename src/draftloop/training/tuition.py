@@ -8,6 +8,7 @@ draft writes on them from stage to stage. All are kept in the run's directory, s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -128,6 +129,13 @@ class _Texts:
             return []
         self._reporter.say(f"{who} on {len(asked)} prompts anew" + (f", {times} times" if times > 1 else ""))
 
+        of, written = times * len(asked), Counter[str]()
+
+        def count(what: str, more: int) -> None:
+            written[what] += more
+            texts, tokens = written["texts"], written["tokens"]
+            self._reporter.note(f"{who}: {texts:,} of {of:,} texts, {tokens:,} tokens")
+
         model.eval()
         try:
             found = roll_out(
@@ -138,16 +146,17 @@ class _Texts:
                 seed=self._settings.seed + (number << 40),
                 limits=Limits(self._pair.width, self._pair.stop_tokens, self._pair.context, self._room()),
                 enough=enough,
-                on_text=lambda done, of: self._reporter.note(f"{who}: {done:,} of {of:,} texts"),
+                on_text=lambda _done, _of: count("texts", 1),
+                on_tokens=lambda more: count("tokens", more),
             )
         except NoRoom as error:
             self._reporter.say(
                 f"{error}; going on without these texts. training.answers and training.proposals of 0 ask for none"
             )
             return []
-        if len(found) < times * len(asked):
+        if len(found) < of:
             self._reporter.say(
-                f"{who}: {len(found):,} of {times * len(asked):,} texts, as many as the time limit or the models' "
+                f"{who}: {len(found):,} of {of:,} texts, as many as the time limit or the models' "
                 "context leaves room for"
             )
         return found

@@ -100,7 +100,7 @@ def check(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None
 
 def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
     """Score what a look is to be made on, under both drafts; None where nothing of it is left."""
-    from ..trial import score_texts
+    from ..trial import nobody, score_texts
 
     pair, wanted = work.pair(pointer), set(look.record_ids)
     records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in wanted}
@@ -117,6 +117,7 @@ def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
         config=work.config,
         most=k,
         group_of=group_of,
+        on_work=work.on_work or nobody,
     )
     return compare_with_previous(texts, k, look, work.config.gate, work.config.training.seed)
 
@@ -179,8 +180,7 @@ def _hold_trial(
     fixed: Mapping[str, Any],
 ) -> Trial:
     """Compare two versions, first the one in place, on texts of the target, with some of the gate's settings fixed."""
-    from ..costs import measure
-    from ..trial import hold_trial
+    from ..trial import hold_trial, nobody
 
     gate = work.config.gate.model_copy(update=fixed)
     return hold_trial(
@@ -190,8 +190,9 @@ def _hold_trial(
         attempt=attempt,
         config=work.config.model_copy(update={"gate": gate}),
         seed=work.config.training.seed + attempt,
-        timing=work.timing or measure,
+        timing=work.timing,
         group_of=work.data.log.groups().group_of,
+        on_work=work.on_work or nobody,
     )
 
 

@@ -35,6 +35,7 @@ def train(work: Work) -> None:
     with _training(work):
         pair = work.pair(work.data.registry.pointer())
         config, on_step = _config_of_training(work.config), _watched(work)
+        _get_ready(work)
         _trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
 
 
@@ -54,6 +55,7 @@ def resume(work: Work, run: str) -> None:
         with _training(work):
             if found.note_resumption() > MAX_RESUMPTIONS:
                 raise TrainingFailed(f"run {run} was gone on with {MAX_RESUMPTIONS} times and came no further")
+            _get_ready(work)
             _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=_watched(work), stop=work.stop))
     except RunError as error:
         work.say(f"run {run} cannot be gone on with: {error}")
@@ -61,6 +63,12 @@ def resume(work: Work, run: str) -> None:
     except (Interrupted, KeyboardInterrupt, StoreError, PairError):
         found.forget_resumptions()
         raise
+
+
+def _get_ready(work: Work) -> None:
+    """Nobody knows how long it takes until the first step: reading, and measuring what a step takes of the memory."""
+    if work.on_work is not None:
+        work.on_work("getting ready to train", 0, 0)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..usable import why_unusable
 if TYPE_CHECKING:
     from ..pair import Pair
     from ..training.train import OnStep
-    from ..trial import Timing
+    from ..trial import OnWork, Timing
 
 Ending = Literal["promoted", "refused", "inconclusive", "rolled back", "nothing"]
 Load = Callable[[Models, Path | None, str | None], "Pair"]
@@ -109,6 +109,7 @@ class Work:
         timing: measures what the forecast rests on; None is `costs.measure`.
         outcome: what was found out so far.
         stream: the target's generations, as of the latest look at the facts.
+        on_work: told what else is done and how far it is.
     """
 
     data: DataDirectory
@@ -121,6 +122,7 @@ class Work:
     timing: Timing | None
     outcome: Outcome = field(default_factory=Outcome)
     stream: Sequence[Generation] = ()
+    on_work: OnWork | None = None
     _pair: Pair | None = None
 
     def pair(self, pointer: Pointer) -> Pair:

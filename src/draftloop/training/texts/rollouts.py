@@ -49,6 +49,7 @@ def roll_out(
     limits: Limits,
     enough: Callable[[], bool],
     on_text: Callable[[int, int], None],
+    on_tokens: Callable[[int], None] = lambda _count: None,
 ) -> list[Example]:
     """Continue the prompt of each failure anew, `times` times.
 
@@ -61,6 +62,7 @@ def roll_out(
         limits: of each text.
         enough: asked before every token of the texts in work, which are dropped where it is so; may raise to stop.
         on_text: told after every finished text how many there are and of how many.
+        on_tokens: told after every step how many tokens were written in it.
 
     Returns:
         Examples whose `record_id` is that of their failure and a number. A prompt that leaves no room for an answer has
@@ -87,6 +89,7 @@ def roll_out(
         stop_tokens=limits.stop_tokens,
         room=limits.room,
         enough=enough,
+        on_tokens=on_tokens,
     ):
         found[text.place] = _continued(*drafts[text.place], text.tokens, own)
         on_text(len(found), len(drafts))

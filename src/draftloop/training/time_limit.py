@@ -1,0 +1,183 @@
+"""How many steps of a training fit into its time limit, by what the steps so far and all between them took.
+
+Let S be the planned steps and s those made, at a border between two of them. All times are seconds of work, as
+`WorkingTime` counts them; `left` is what the limit leaves at the border. With c the mean time of the latest steps, v of
+a validation, k of a checkpoint and w of a round of writing new texts, what ends at step n, s <= n <= S, takes
+
+    seconds(s, n) = c · (n − s) + v · (validations in [s, n], the closing one at n included)
+                    + k · (checkpoints in [s, n)) + Σ w over the rounds of writing in [s, n)
+
+and N is the largest n with seconds(s, n) <= left. A validation or checkpoint counts with what the latest one took. So
+does a round of writing, but with no more than it may take, a third of the time left by then, and with all of that
+before the first was measured. N takes the place of S in the learning rate's schedule (`step.learning_rate`), which is
+then at its end at the last step that is made. Knows neither model nor clock.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+WRITING = 1 / 3  # of the time left: the most that new texts may take each time
+RECENT = 20  # steps that the pace is the mean of
+CALM = 1 / 20  # of the steps left: N stays where it would change by no more
+
+
+@dataclass
+class Pace:
+    """What the parts of a training took here, in seconds.
+
+    Attributes:
+        steps: the latest optimizer steps, at most RECENT. A process's first one is not among them: it compiles.
+        validation, saving, writing: the latest validation, checkpoint and round of writing; None before the first.
+    """
+
+    steps: list[float] = field(default_factory=list)
+    validation: float | None = None
+    saving: float | None = None
+    writing: float | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any] | None) -> Pace:
+        """The pace that `asdict` made an object of; of a checkpoint that has none, nothing is known."""
+        return cls() if values is None else cls(**values)
+
+    @property
+    def step(self) -> float | None:
+        """Seconds of one optimizer step; None as long as nobody knows."""
+        return math.fsum(self.steps) / len(self.steps) if self.steps else None
+
+    def note_step(self, seconds: float) -> None:
+        """One more step took so long."""
+        self.steps = [*self.steps, seconds][-RECENT:]
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """What a run is given.
+
+    Attributes:
+        seconds: of its work in all; inf where there is no limit.
+        minutes: as somebody said it; None where nobody did.
+        since: the step from which these minutes count; 0 but for a run that was given more time.
+    """
+
+    seconds: float = math.inf
+    minutes: float | None = None
+    since: int = 0
+
+    @classmethod
+    def of(cls, minutes: float | None) -> TimeLimit:
+        """The limit of a run that begins."""
+        return cls() if minutes is None else cls(60 * minutes, minutes)
+
+    @classmethod
+    def more(cls, minutes: float, step: int, seconds: float) -> TimeLimit:
+        """So many minutes from here, `step` steps and `seconds` of work into the run."""
+        return cls(seconds + 60 * minutes, minutes, step)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TimeLimit:
+        """The limit that `to_json` made an object of. Raises KeyError, TypeError, ValueError: damaged."""
+        return cls(float(values["seconds"]), float(values["minutes"]), int(values["since_step"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run's description says of a limit that there is."""
+        return {"since_step": self.since, "minutes": self.minutes, "seconds": self.seconds}
+
+    def __str__(self) -> str:
+        if self.minutes is None:
+            return "no time limit"
+        more = " more" if self.since else ""
+        return f"{self.minutes:g}{more} minute{'' if self.minutes == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """When, in optimizer steps, what takes time besides the steps themselves happens.
+
+    Attributes:
+        planned: S, at least 1.
+        validations: one at every step that this divides, before texts are written, and at the end; None is never.
+        checkpoints: one at every step that this divides.
+        texts: the steps before which new ones are written, in order.
+    """
+
+    planned: int
+    validations: int | None
+    checkpoints: int
+    texts: tuple[int, ...] = ()
+
+    def fits(self, step: int, left: float, pace: Pace, validated: bool) -> int | None:
+        """N, from `step` to S; None as long as nobody knows what a step takes.
+
+        Args:
+            step: optimizer steps made.
+            left: seconds.
+            pace: by which it is reckoned.
+            validated: whether that was done at `step`, so that it is not once more.
+        """
+        a_step, closing = pace.step, self._closing(pace)
+        if a_step is None:
+            return None
+        here = step
+        while here < self.planned:
+            left -= self._between(here, left, pace, validated and here == step)
+            following = self._following(here)
+            room = math.inf if a_step == 0 or left == math.inf else (left - closing) / a_step
+            if room + 1e-9 < following - here:
+                return here + max(0, int(room + 1e-9))
+            left -= a_step * (following - here)
+            here = following
+        return self.planned
+
+    def seconds_to(self, end: int, step: int, pace: Pace, validated: bool) -> float | None:
+        """What it takes from `step` to `end`, unknown texts not counted; None as long as nobody knows."""
+        a_step, here = pace.step, step
+        if a_step is None:
+            return None
+        found = a_step * max(0, end - step)
+        while here < end:
+            found += self._between(here, math.inf, pace, validated and here == step)
+            here = self._following(here)
+        return found + (0.0 if validated and step >= end else self._closing(pace))
+
+    def _between(self, here: int, left: float, pace: Pace, validated: bool) -> float:
+        """Seconds at the border `here`, if the training goes on there with `left` of them."""
+        found = pace.saving or 0.0 if here % self.checkpoints == 0 else 0.0
+        every = self.validations
+        if every is not None and not validated and (here % every == 0 or here in self.texts):
+            found += pace.validation or 0.0
+        if here in self.texts:
+            most = max(0.0, WRITING * (left - found))
+            found += min(most, most if pace.writing is None else pace.writing) if most < math.inf else pace.writing or 0
+        return found
+
+    def _closing(self, pace: Pace) -> float:
+        return 0.0 if self.validations is None else pace.validation or 0.0
+
+    def _following(self, here: int) -> int:
+        """The next border at which something happens."""
+        regular = [every * (here // every + 1) for every in (self.validations, self.checkpoints) if every]
+        return min([self.planned, *regular, *(begin for begin in self.texts if begin > here)])
+
+
+def refitted(fitted: int | None, found: int, step: int) -> int:
+    """The N to go on with: the one before, unless it is off by more than a twentieth of the steps left.
+
+    So a pace that hardly changes moves nothing, and in the last twenty steps N is followed exactly.
+    """
+    if fitted is None or abs(found - fitted) > CALM * (fitted - step):
+        return found
+    return fitted
+
+
+def sentence(a_step: float, fitted: int, planned: int, limit: TimeLimit) -> str:
+    """What fits, for a person."""
+    if fitted >= planned:
+        return f"{a_step:.2g} s a step: all {planned} planned steps fit into {limit}"
+    counts = f"{fitted} of {planned} planned steps fit into {limit}"
+    if limit.since:
+        counts = f"{fitted - limit.since} more, {fitted} of {planned} planned steps in all, fit into {limit}"
+    return f"{a_step:.2g} s a step: {counts}; the schedule ends there"
