@@ -33,7 +33,7 @@ def test_two_prompts_are_enough_and_it_says_that_nothing_could_be_held_out(call_
     assert "What the draft still misses, on 24 positions of 2 failures it trained on:" in found.out
     waits = "Next: v0001 waits for the gate, with 0 of 12 held-out prompts; collect about 68 more prompts. "
     assert waits in found.out
-    assert "`adapters promote latest`, unmeasured: no prompt is held out yet." in found.out
+    assert "`benchmark acceptance --adapter latest` (no prompt is held out yet, so it flatters)" in found.out
 
 
 @pytest.mark.usefixtures("collected")

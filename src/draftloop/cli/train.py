@@ -84,8 +84,8 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
         from ..training.train import train as train_adapter
 
         if resume:
-            app.say_where(RunDirectory.find(data.runs, resume))
             more = config.training.max_minutes if _MAX_MINUTES in app.flags else None
+            app.say_where(RunDirectory.find(data.runs, resume, more_time=more is not None))
             result = resume_run(resume, data, more_minutes=more)
         else:
             adapter = "none" if from_base else "champion"
@@ -112,9 +112,9 @@ def _what_is_next(app: App) -> str:
         "gate": "`retrain` lets the gate decide",
         "wait": f"{step.why}. `retrain` gates it then",
     }.get(step.action, f"`retrain` would do this first: {step.action} ({step.why})")
-    measure = "`benchmark acceptance --adapter latest`, then `adapters promote latest`"
-    unmeasured = "`adapters promote latest`, unmeasured: no prompt is held out yet"
-    return f"\nNext: {following}. By hand: {measure if facts.overview.heldout_prompts else unmeasured}."
+    marked = "" if facts.overview.heldout_prompts else " (no prompt is held out yet, so it flatters)"
+    by_hand = f"`benchmark acceptance --adapter latest`{marked}, then `adapters promote latest`"
+    return f"\nNext: {following}. By hand: {by_hand}."
 
 
 def _print(result: TrainResult) -> None:
