@@ -116,7 +116,7 @@ install() { # WHAT
         say 'uv could not install it; trying with pip'
         quietly "$VENV/bin/python" -m ensurepip || return
     fi
-    PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 quietly "$VENV/bin/python" -m pip install --editable "$1"
+    quietly env PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --editable "$1"
 }
 
 # 4. A fast BLAS under MLX's CPU build, which brings a reference one: draftloop/blas.py loads what it finds over it.
@@ -125,7 +125,7 @@ install() { # WHAT
 PACKAGE=libopenblas0-pthread
 WHEEL=scipy-openblas32==0.3.23.293.2 # later ones prefix every name; docs/decisions/2026-11-28-fast-blas.md
 APT='-q -y -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 -o DPkg::Lock::Timeout=30'
-PATIENCE=180 # seconds for one download
+PATIENCE=120 # seconds for one download
 export DEBIAN_FRONTEND=noninteractive
 
 finds_blas() {
@@ -179,10 +179,10 @@ unpack_package() ( # the distribution's own, and what it needs of gfortran; some
 install_wheel() { # not among the packages of .venv, where nothing else should find it
     wheel=$BLAS.new/wheel
     if has uv; then
-        UV_HTTP_TIMEOUT=20 within uv pip install --python "$VENV/bin/python" --target "$wheel" \
+        within env UV_HTTP_TIMEOUT=20 uv pip install --python "$VENV/bin/python" --target "$wheel" \
             --no-deps --only-binary :all: "$WHEEL" || return
     else
-        PIP_USER=0 within "$VENV/bin/python" -m pip install --timeout 20 --retries 1 --disable-pip-version-check \
+        within env PIP_USER=0 "$VENV/bin/python" -m pip install --timeout 20 --retries 1 --disable-pip-version-check \
             --target "$wheel" --no-deps --only-binary :all: "$WHEEL" || return
     fi
     mv "$wheel"/scipy_openblas32/lib/*.so* "$BLAS.new" &&

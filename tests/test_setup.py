@@ -17,7 +17,7 @@ import pytest
 
 REAL = [
     *("sh", "cat", "cut", "sed", "grep", "tr", "paste", "cksum", "dirname"),
-    *("rm", "mkdir", "mv", "cp", "find", "head", "touch", "ln"),
+    *("rm", "mkdir", "mv", "cp", "find", "head", "touch", "ln", "env"),
 ]
 LIBRARY = ".venv/lib/draftloop-blas/libopenblas.so.0"
 
