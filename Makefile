@@ -13,10 +13,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv and install draftloop into it (done once; again when pyproject.toml changes)
-	@sh scripts/setup.sh
+	@BLAS_AGAIN=$(filter setup,$(MAKECMDGOALS)) sh scripts/setup.sh
 
 dev: ## the same, with the tools that test, check and measure draftloop; the targets that need them bring them
-	@sh scripts/setup.sh dev
+	@BLAS_AGAIN=$(filter dev,$(MAKECMDGOALS)) sh scripts/setup.sh dev
 
 demo: setup ## collect, train and benchmark on the embedded pair: a few minutes, in a temporary directory
 	@$(PY) -m src.main demo $(ARGS)

@@ -6,6 +6,7 @@
 #   PYTHON=/path/to/python3                take this interpreter instead of searching for one (when .venv is made)
 #   MLX_BUILD=metal|cpu|cuda12|cuda13      take this build instead of asking the machine
 #   DRAFTLOOP_NO_OPENBLAS=1                get no fast BLAS
+#   BLAS_AGAIN=1                           try to get one, even where that failed within the last hour
 #
 # A stamp in .venv says what it was made of; while it still holds, nothing is done. POSIX sh: dash, and macOS's bash 3.2.
 set -eu
@@ -191,12 +192,12 @@ install_wheel() { # not among the packages of .venv, where nothing else should f
 
 put_in_place() { [ -s "$BLAS.new/libopenblas.so.0" ] && rm -rf "$BLAS" && mv "$BLAS.new" "$BLAS"; }
 
-tried_lately() { [ -n "$(find "$BLAS_TRIED" -mmin -60 2>/dev/null)" ]; }
+tried_lately() { [ -z "${BLAS_AGAIN:-}" ] && [ -n "$(find "$BLAS_TRIED" -mmin -60 2>/dev/null)" ]; }
 
 warn_of_slow_blas() {
     say "no fast BLAS: all works, but many times slower;" \
         "$("$VENV/bin/python" -c 'from draftloop import blas; print(blas.REMEDY)');" \
-        "$BLAS_LOG says what was tried, and after an hour set-up tries again"
+        "$BLAS_LOG says what was tried, and 'make setup' tries again"
 }
 
 # 5. Do only what is not done yet.

@@ -281,6 +281,17 @@ def test_where_no_way_works_set_up_succeeds_and_says_in_one_line_what_to_do(mach
     assert said.splitlines()[-1].startswith("setup: ready")
 
 
+def test_who_asks_for_set_up_has_it_tried_again_at_once(machine: Machine, root: Path) -> None:
+    (machine.directory / "index").unlink()
+    machine.without("apt-get").set_up()
+    machine.set_up(BLAS_AGAIN="setup")
+    assert machine.ways() == ["index"]
+    make = shutil.which("make") or pytest.skip("no make")
+    for goal, asked in (("setup", "setup"), ("demo", ""), ("dev", "dev"), ("test", "")):
+        shown = subprocess.run([make, "-n", goal], cwd=root, capture_output=True, text=True, check=True).stdout
+        assert f"BLAS_AGAIN={asked} sh scripts/setup.sh" in shown, goal
+
+
 def test_a_later_set_up_tries_again_after_an_hour_and_whenever_it_installs(machine: Machine) -> None:
     (machine.directory / "index").unlink()
     machine.without("apt-get").set_up()
