@@ -10,7 +10,7 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # float32 with 10 bits is what ne
 os.environ["COLUMNS"] = "120"  # tables are as wide wherever the tests run
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-for _name in [name for name in os.environ if name.startswith("DRAFTLOOP_")]:
+for _name in [name for name in os.environ if name.startswith("DRAFTLOOP_") and name != "DRAFTLOOP_NO_OPENBLAS"]:
     del os.environ[_name]
 
 from pathlib import Path  # noqa: E402

@@ -101,8 +101,7 @@ def python(*arguments: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     """What another Python needs to import what this one does, set as for tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DRAFTLOOP_")}
-    return {**kept, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def has_ended(process: subprocess.Popen[str]) -> bool:

@@ -53,7 +53,8 @@ def test_a_pair_that_does_not_load_is_a_problem_with_its_reason(config: Config, 
 @pytest.mark.parametrize(
     ("needed", "loaded", "state", "found"),
     [
-        (True, "libopenblas.so.0", "ok", "libopenblas.so.0"),
+        (True, "libopenblas.so.0", "ok", "OpenBLAS from the system serves matrix products: "),
+        (True, blas.OWN, "ok", "OpenBLAS from set-up serves matrix products: "),
         (True, None, "warning", "reference BLAS"),
         (False, None, "ok", "not needed"),
     ],
@@ -63,10 +64,12 @@ def test_a_slow_blas_is_a_warning_with_the_package_to_install(
 ) -> None:
     monkeypatch.setattr(blas, "is_needed", lambda: needed)
     monkeypatch.setattr(blas, "loaded", lambda: loaded)
+    monkeypatch.setattr(blas, "serving_file", lambda: Path("/here", loaded or ""))
+    monkeypatch.delenv(blas.OFF, raising=False)
     finding = findings(Config(), tmp_path, with_pair=False)["BLAS"]
     assert finding.state == state
     assert found in finding.found
-    assert finding.remedy == (blas.REMEDY if state == "warning" else "")
+    assert finding.remedy == (f"run `make setup`, which gets one, or {blas.REMEDY}" if state == "warning" else "")
 
 
 def test_a_directory_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +104,10 @@ def test_a_missing_package_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monk
     found = findings(Config(), tmp_path, with_pair=False)["packages"]
     assert (found.state, found.remedy) == ("problem", "run `make setup`")
     assert "mlx missing" in found.found
+
+
+def test_who_wants_no_openblas_is_told_how_to_have_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "is_needed", lambda: True)
+    monkeypatch.setattr(blas, "loaded", lambda: None)
+    monkeypatch.setenv(blas.OFF, "1")
+    assert findings(Config(), tmp_path, with_pair=False)["BLAS"].remedy == "unset DRAFTLOOP_NO_OPENBLAS"

@@ -27,13 +27,14 @@ from pydantic import (
     model_validator,
 )
 
+from . import blas
 from .errors import ConfigError
 from .json_values import why_not_kept
 from .rule import Rule
 from .yaml_strict import quoted, read_yaml_lines
 
 ENV_PREFIX = "DRAFTLOOP_"
-RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR"})
+RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR", blas.OFF})
 DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
 
 Matrices = Literal["layers", "all"]

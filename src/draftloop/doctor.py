@@ -87,8 +87,9 @@ def _blas() -> Finding:
     if not blas.is_needed():
         return Finding("BLAS", "ok", "not needed: matrix products run on the GPU or in Accelerate")
     if blas.loaded():
-        return Finding("BLAS", "ok", f"{blas.loaded()} serves matrix products")
-    return Finding("BLAS", "warning", "MLX's own reference BLAS, about 30 times slower", blas.REMEDY)
+        whose = "from set-up" if blas.loaded() == blas.OWN else "from the system"
+        return Finding("BLAS", "ok", f"OpenBLAS {whose} serves matrix products: {blas.serving_file()}")
+    return Finding("BLAS", "warning", "MLX's own reference BLAS, about 30 times slower", blas.remedy())
 
 
 def _broken_mlx() -> Finding | None:

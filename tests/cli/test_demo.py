@@ -25,10 +25,22 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_and_the_sentence_go_to_stdout_and_progress_to_stderr(call) -> None:
     found = call("demo")
     assert found.code == 0, found.err
+    said = " ".join(found.out.split())
     for text in ("before", "after", "95% interval", "prose", "code", "tokens a round instead of"):
-        assert text in found.out
+        assert text in said
     assert "collecting prose 12/12" in found.err
     assert list(Path().iterdir()) == []  # everything happened in a temporary directory
+
+
+def test_it_is_one_screen_and_says_that_other_machines_find_other_figures(call, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = call("demo")
+    lines = (found.out + found.err).splitlines()
+    assert len(lines) <= 40  # of 45: set-up says a few of its own
+    assert max(map(len, found.out.splitlines())) <= 80
+    row = "prose: accepted per position"
+    assert len([line for line in found.out.splitlines() if line.strip().startswith(row)]) == 1
+    assert "figures differ a little from machine to machine" in " ".join(found.out.split())
 
 
 def test_json_has_both_domains_and_the_data_can_be_kept(call) -> None:

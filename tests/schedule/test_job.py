@@ -59,12 +59,14 @@ def test_settings_and_the_caches_are_carried_and_secrets_are_not() -> None:
         "AWS_SECRET_ACCESS_KEY": "secret",
         "PYTHONPATH": "src",
         "HF_HUB_CACHE": "",
+        "DRAFTLOOP_NO_OPENBLAS": "1",
     }
     assert set(carried(environment, Path("/venv/bin/python"))) == {
         "PATH",
         "HF_HOME",
         "LANG",
         "DRAFTLOOP_TRAINING_LEARNING_RATE",
+        "DRAFTLOOP_NO_OPENBLAS",
     }
 
 

@@ -14,6 +14,8 @@ from .app import json_option, note, print_json, quiet_libraries
 if TYPE_CHECKING:
     from ..demo import Loop
 
+_MACHINES = "These figures differ a little from machine to machine, because processors and libraries round differently."
+
 
 @click.command()
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
@@ -34,7 +36,7 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
     from .progress import Steps
 
     if blas.is_needed() and not blas.loaded():
-        note(f"slower than it need be: {blas.REMEDY}")
+        note(f"slower than it need be: {blas.remedy()}")
     settings = replace(DEMO, seed=seed)
     with tempfile.TemporaryDirectory(prefix="draftloop-demo-") as temporary, Steps() as steps:
         try:
@@ -51,11 +53,12 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
 
 
 def _print(loop: Loop, keep: Path | None) -> None:
+    """One screen of 80 columns."""
     from .. import reference
-    from .tables import interval, print_table
+    from .tables import interval, print_paragraphs, print_table
 
     rows = []
-    for domain, what in ((reference.WEAK_DOMAIN, "new to the draft"), (reference.OWN_DOMAIN, "the draft's own")):
+    for domain in (reference.WEAK_DOMAIN, reference.OWN_DOMAIN):
         before, after, change = loop.row(domain, False), loop.row(domain, True), loop.change(domain)
         for name, a, b, low, high in (
             (
@@ -67,9 +70,9 @@ def _print(loop: Loop, keep: Path | None) -> None:
             ),
             ("acceptance length", before.acceptance_length, after.acceptance_length, change.ci_low, change.ci_high),
         ):
-            rows.append([f"{domain} ({what}): {name}", a, b, f"{b - a:+.3f}", interval(low, high, signed=True)])
+            rows.append([f"{domain}: {name}", a, b, f"{b - a:+.3f}", interval(low, high, signed=True)])
     print_table(["", "before", "after", "change", "95% interval"], rows, title=_conditions(loop))
-    click.echo(_sentence(loop))
+    print_paragraphs(_sentence(loop), _explanation(loop), _MACHINES)
     if keep is not None:
         click.echo(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
 
@@ -98,4 +101,14 @@ def _sentence(loop: Loop) -> str:
         f"After {failures} failures and {loop.trained.seconds:.0f} seconds of training the target accepts {verdict} of "
         f"what the draft proposes: {after.acceptance_length:.2f} tokens a round instead of "
         f"{before.acceptance_length:.2f}, on prompts that neither has seen."
+    )
+
+
+def _explanation(loop: Loop) -> str:
+    from .. import reference
+
+    most = loop.row(reference.WEAK_DOMAIN, True).num_draft_tokens + 1
+    return (
+        f"Tokens a round are what one pass of the target yields: 1 without speculation, {most} at most. The draft has "
+        f"never read {reference.WEAK_DOMAIN}; {reference.OWN_DOMAIN} is its own, and shows whether it forgot anything."
     )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import blas
 from ..config import ENV_PREFIX, leaves
 from ..errors import ScheduleError
 
@@ -27,6 +28,7 @@ CARRIED = (  # what loading a model may need; nothing that could be a secret
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
+    blas.OFF,
 )
 PROGRAMS = ("git", "g++")  # what a run calls: for the commit in run.yaml, and MLX to compile for a CPU
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
