@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from draftloop.pair import Pair
 
 
+@pytest.fixture(autouse=True)
+def _keeps_its_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that gives way would make all tests after it slow: no process takes its priority back."""
+    nice = os.nice
+    monkeypatch.setattr(os, "nice", lambda more: nice(0) + more)
+
+
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Directories of a small target and draft that agree now and then. Nobody changes them."""

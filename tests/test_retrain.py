@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,11 @@ def test_looking_changes_nothing(shop: Shop) -> None:
     assert contents(shop.data.root) == before
 
 
-def test_giving_way_never_raises_the_priority() -> None:
-    import os
-
-    before = os.nice(0)
-    give_way(0)
-    assert os.nice(0) == before
+@pytest.mark.parametrize(("wanted", "lower"), [(0, 0), (3, 0), (10, 7)])
+def test_giving_way_lowers_the_priority_by_what_is_missing_and_never_raises_it(
+    wanted: int, lower: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "nice", lambda more: asked.append(more) or 3 + more)
+    give_way(wanted)
+    assert asked == [0, lower]
