@@ -46,13 +46,13 @@ class _Place(click.Path):
     "--config",
     "config_file",
     envvar="DRAFTLOOP_CONFIG",
-    type=_Place(path_type=Path, dir_okay=False),
+    type=_Place(readable=False, path_type=Path, dir_okay=False),
     help="YAML to read.  [default: configs/config.yaml, else configs/default.yaml]",
 )
 @click.option(
     "--data-dir",
     envvar="DRAFTLOOP_DATA_DIR",
-    type=_Place(path_type=Path, file_okay=False),
+    type=_Place(readable=False, path_type=Path, file_okay=False),
     default=Path("data"),
     show_default=True,
     help="Where failures, replay, adapters and runs are kept.",

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     "--prompts-file",
     "prompts_files",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="A .txt file, a prompt a line, or .jsonl with prompts, chat messages, ShareGPT or alpaca; several times too.",
 )
 @click.option(
     "--from",
     "logs",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="LOG",
     help="What clients logged: the logs.db of simonw/llm, or OpenAI-style requests, one JSON object a line.",
 )

@@ -19,7 +19,11 @@ _MACHINES = "These figures differ a little from machine to machine, because proc
 
 @click.command()
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
-@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep the data in this new directory.")
+@click.option(
+    "--keep",
+    type=click.Path(readable=False, path_type=Path, file_okay=False),
+    help="Keep the data in this new directory.",
+)
 @json_option
 def demo(seed: int, keep: Path | None, as_json: bool) -> None:
     """Watch a draft get better: collect, train and measure on the embedded pair, in a few minutes.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "destination",
     required=True,
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="Directory to make; not there yet, or empty.",
 )
 @click.option("--fuse", is_flag=True, help="A whole draft with the adapter in its weights, for --draft-model.")

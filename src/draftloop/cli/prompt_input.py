@@ -29,7 +29,7 @@ def prompts_file_option(help_text: str) -> Callable[[Command], Command]:
         key = "speculative.chat_template_args"
         command = config_option("--chat-template-args", key=key, metavar="JSON")(command)
         command = click.option("--strict", is_flag=True, help=strict)(command)
-        return click.option("--prompts-file", type=click.Path(path_type=Path), help=help_text)(command)
+        return click.option("--prompts-file", type=click.Path(readable=False, path_type=Path), help=help_text)(command)
 
     return decorate
 
