@@ -95,7 +95,7 @@ def end_of(shop: Workshop, run: str) -> End:
     return End(
         weights=(shop.registry.root / "v0001" / "adapters.safetensors").read_bytes(),
         tensors={name: bytes(memoryview(value)) for name, value in tensors.items()},
-        progress=without(orjson.loads((kept / "progress.json").read_bytes()), "seconds", "sha256", "fit"),
+        progress=without(orjson.loads((kept / "progress.json").read_bytes()), "seconds", "pace", "sha256", "fit"),
         said=[without(row, "seconds", "tokens_per_second", "peak_memory_gb") for row in rows],
     )
 
