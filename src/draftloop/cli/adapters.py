@@ -151,6 +151,8 @@ def prune(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
 
     Champion, previous and a candidate without a verdict stay. So do all manifests: they say what was learned from.
     """
+    from .tables import print_text
+
     data, count = app.data, keep or app.config.retrain.keep_versions
     protected = [name for name in data.registry.versions()[-1:] if not _is_judged(data, name)]
     work = data.registry.prunable if dry_run else data.registry.prune
@@ -158,7 +160,7 @@ def prune(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"status": "ok", "dry_run": dry_run, "pruned": removed, "kept": data.registry.versions()})
     else:
-        click.echo(f"{'would delete' if dry_run else 'deleted'} the weights of: {', '.join(removed) or 'none'}")
+        print_text(f"{'would delete' if dry_run else 'deleted'} the weights of: {', '.join(removed) or 'none'}")
 
 
 def _spread(verdict: Verdict | None) -> dict[str, str]:
@@ -224,11 +226,13 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def _print_pointer(pointer: Pointer, as_json: bool) -> None:
+    from .tables import print_text
+
     if as_json:
         print_json({"status": "ok", "champion": pointer.champion, "previous": pointer.previous})
     else:
         champion = pointer.champion or "none: the bare draft is in use"
-        click.echo(f"champion: {champion} (previous: {pointer.previous or 'none'})")
+        print_text(f"champion: {champion} (previous: {pointer.previous or 'none'})")
 
 
 adapters.add_command(export)

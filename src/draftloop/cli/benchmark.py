@@ -241,22 +241,22 @@ def _latest_of(app: App, pair: Pair) -> Path | None:
 
 
 def _print(report: Report, live: list[LiveRow], found: HeldOut) -> None:
-    from .tables import describe, interval, print_table
+    from .tables import describe, interval, print_table, print_text
 
     conditions = report.conditions
     marked = f"\n{found.mark}" if found.mark else ""
-    click.echo(
+    print_text(
         f"{conditions['texts']} texts of {conditions['prompt_groups']} prompts, {conditions['tokens']:,} tokens; "
         f"intervals: {conditions['interval']}"
     )
     samplers = "; ".join(describe(sampler) for sampler in conditions["samplers"])
     pair = conditions["pair"]
-    click.echo(
+    print_text(
         f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}; bootstrap seed {conditions['seed']}; "
         f"peak memory {peak_gigabytes():.2f} GB"
     )
     if found.sentence:
-        click.echo(found.sentence)
+        print_text(found.sentence)
     print_table(
         ["adapter", "rule", "K", "accepted per position", "acceptance rate", "acceptance length", "95%"],
         [

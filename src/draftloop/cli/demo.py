@@ -59,7 +59,7 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
 def _print(loop: Loop, keep: Path | None) -> None:
     """One screen of 80 columns."""
     from .. import reference
-    from .tables import interval, print_paragraphs, print_table
+    from .tables import interval, print_paragraphs, print_table, print_text
 
     rows = []
     for domain in (reference.WEAK_DOMAIN, reference.OWN_DOMAIN):
@@ -78,7 +78,7 @@ def _print(loop: Loop, keep: Path | None) -> None:
     print_table(["", "before", "after", "change", "95% interval"], rows, title=_conditions(loop))
     print_paragraphs(_sentence(loop), _explanation(loop), _MACHINES)
     if keep is not None:
-        click.echo(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
+        print_text(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
 
 
 def _conditions(loop: Loop) -> str:

@@ -83,25 +83,27 @@ def _held_out(app: App, limit: int | None) -> list[Record]:
 
 
 def _print(made: Exported) -> None:
+    from .tables import print_text
+
     what = "draft with the adapter in its weights" if made.fused else "adapter"
-    click.echo(f"{made.path}: {what}, {made.version}; {made.weights}")
+    print_text(f"{made.path}: {what}, {made.version}; {made.weights}")
     if made.measured is None:
-        click.echo(f"not measured: {made.not_measured}")
+        print_text(f"not measured: {made.not_measured}")
     else:
         _print_measured(made.measured)
 
 
 def _print_measured(found: Measured) -> None:
-    from .tables import describe, interval, print_table
+    from .tables import describe, interval, print_table, print_text
 
     conditions = found.conditions
     pair = conditions["pair"]
-    click.echo(
+    print_text(
         f"{conditions['texts']} held-out texts of {conditions['prompt_groups']} prompts, {conditions['tokens']:,} "
         f"tokens; K = {conditions['num_draft_tokens']}; intervals: {conditions['interval']}, seed {conditions['seed']}"
     )
     samplers = "; ".join(describe(sampler) for sampler in conditions["samplers"])
-    click.echo(f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}")
+    print_text(f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}")
     print_table(
         ["draft", "rule", "accepted per position", "acceptance rate", "acceptance length", "95%"],
         [
@@ -132,4 +134,4 @@ def _print_measured(found: Measured) -> None:
     from ..shipped import below_in_words
 
     for change in found.below_bare_draft():
-        click.echo(below_in_words(change))
+        print_text(below_in_words(change))

@@ -70,6 +70,7 @@ def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
     from ..outlook import look, next_step
     from ..running import running
     from .status import while_running
+    from .tables import print_text
 
     now = time.time()
     at_work = running(app.data, now)
@@ -88,7 +89,7 @@ def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
         words = _WORDS[step.action]
         if step.action == "train" and prompts < least:
             words = f"train what then waits for the gate, with {prompts} of {least} held-out prompts"
-        click.echo(f"would {words}: {step.why}")
+        print_text(f"would {words}: {step.why}")
     return code
 
 

@@ -176,14 +176,14 @@ def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> bool:
 
 
 def _print(report: Report, conditions: str, held_out: HeldOut) -> None:
-    from .tables import print_table
+    from .tables import print_table, print_text
 
     costs, advice = report.costs, report.advice
-    click.echo(
+    print_text(
         f"{conditions}; a draft step {1e3 * costs.t_draft:.2f} ms, a plain step {1e3 * costs.t_target[0]:.2f} ms"
     )
     if held_out.sentence:
-        click.echo(held_out.sentence)
+        print_text(held_out.sentence)
     print_table(
         ["", "rule", "K", "tokens/s", "±", "acceptance length", "x plain", "forecast"],
         [
@@ -202,7 +202,7 @@ def _print(report: Report, conditions: str, held_out: HeldOut) -> None:
         title=held_out.mark,
     )
     if advice.num_draft_tokens == 0:
-        click.echo("leave speculation off on this machine: no draft length is faster than the target alone")
+        print_text("leave speculation off on this machine: no draft length is faster than the target alone")
     else:
         rule = f", rule {advice.rule}" if advice.rule else ""
-        click.echo(f"K = {advice.num_draft_tokens}{rule}, on this machine: {advice.speed_up:.2f} x plain")
+        print_text(f"K = {advice.num_draft_tokens}{rule}, on this machine: {advice.speed_up:.2f} x plain")

@@ -50,12 +50,18 @@ def interval(low: float | None, high: float | None, *, signed: bool = False) -> 
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table; the first column is text, the others are aligned right."""
+    """A table; the first column is text, the others are aligned right. Where it is narrow, heads are broken first."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    cells = [[cell(value) for value in row] for row in rows]
     for number, header in enumerate(headers):
-        table.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(value) for value in row))
+        if number == 0:
+            table.add_column(header, overflow="fold")
+            continue
+        widest = max((len(row[number]) for row in cells), default=0)
+        word = max(map(len, header.split()), default=0)
+        table.add_column(header, justify="right", min_width=max(word, widest), no_wrap=widest >= len(header))
+    for row in cells:
+        table.add_row(*row)
     console().print(table)
 
 
