@@ -103,7 +103,7 @@ def _sentence(loop: Loop) -> str:
     failures = sum(report.failures for report in loop.collected.values())
     return (
         f"After {failures} failures and {loop.trained.seconds:.0f} seconds of training the target accepts {verdict} of "
-        f"what the draft proposes: {after.acceptance_length:.2f} tokens a round instead of "
+        f"what the draft proposes: its acceptance length is {after.acceptance_length:.2f} instead of "
         f"{before.acceptance_length:.2f}, on prompts that neither has seen."
     )
 
@@ -113,6 +113,7 @@ def _explanation(loop: Loop) -> str:
 
     most = loop.row(reference.WEAK_DOMAIN, True).num_draft_tokens + 1
     return (
-        f"Tokens a round are what one pass of the target yields: 1 without speculation, {most} at most. The draft has "
-        f"never read {reference.WEAK_DOMAIN}; {reference.OWN_DOMAIN} is its own, and shows whether it forgot anything."
+        f"Acceptance length is how many tokens one pass of the target yields: 1 without speculation, {most} at most. "
+        f"The draft has never read {reference.WEAK_DOMAIN}; {reference.OWN_DOMAIN} is its own domain, and shows "
+        "whether it forgot anything."
     )
