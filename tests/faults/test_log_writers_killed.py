@@ -78,7 +78,7 @@ def killed_writers(folder: Path, first: int, last: int) -> list[dict[str, Any]]:
 
 
 def test_writers_killed_at_any_moment_lose_no_acknowledged_record(tmp_path: Path, row: Row) -> None:
-    kills = row.count(40, 1000)
+    kills = row.count(15, 1000)
     struck: Counter[str] = Counter()
     for first in range(0, kills, PER_LOG):
         folder = tmp_path / str(first)
