@@ -59,7 +59,7 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
 def _print(loop: Loop, keep: Path | None) -> None:
     """One screen of 80 columns."""
     from .. import reference
-    from .tables import interval, print_paragraphs, print_table, print_text
+    from .tables import interval, print_table, print_text
 
     rows = []
     for domain in (reference.WEAK_DOMAIN, reference.OWN_DOMAIN):
@@ -76,7 +76,9 @@ def _print(loop: Loop, keep: Path | None) -> None:
         ):
             rows.append([f"{domain}: {name}", a, b, f"{b - a:+.3f}", interval(low, high, signed=True)])
     print_table(["", "before", "after", "change", "95% interval"], rows, title=_conditions(loop))
-    print_paragraphs(_sentence(loop), _explanation(loop), _MACHINES)
+    print_text(_sentence(loop))
+    for paragraph in (_explanation(loop), _MACHINES):
+        print_text(f"\n{paragraph}")
     if keep is not None:
         print_text(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
 

@@ -65,11 +65,6 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title:
     console().print(table)
 
 
-def print_paragraphs(*paragraphs: str) -> None:
-    """Sentences, broken between words at the width of a table, with an empty line between paragraphs."""
-    console().print(Text("\n\n".join(paragraphs)))
-
-
 def print_pairs(values: Mapping[str, object]) -> None:
     """Names and values, aligned; on a terminal a long value goes on below its beginning."""
     table = Table.grid(padding=(0, 2, 0, 0))
