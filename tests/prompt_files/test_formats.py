@@ -319,8 +319,10 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "a list": ([1], "bad line", "expected an object"),
     "another object": ({"query": "a", "b": 1}, "bad line", "its keys are b, query"),
     "an empty one": ({}, "bad line", "its keys are none"),
-    "a number for a prompt": ({"prompt": 5}, "bad line", "expected an object"),
-    "no messages": ({"messages": []}, "bad line", "expected an object"),
+    "a number for a prompt": ({"prompt": 5}, "bad line", "prompt is 5, expected a text"),
+    "no messages": ({"messages": []}, "bad line", "messages is [], expected a list of messages"),
+    "nothing": (None, "bad line", "found null"),
+    "a message alone": ({"role": "user", "content": "hi"}, "bad line", 'into one object: {"messages": [...]}'),
     "a text for a message": (
         {"messages": ["hello"]},
         "bad line",

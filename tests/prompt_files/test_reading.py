@@ -97,9 +97,13 @@ def test_a_json_file_holds_a_list_of_objects_or_one_after_the_other(text: str, t
         ("p.jsonl", b"\xef\xbb\xbf", "holds no prompts"),
         ("p.json", b"[]", "holds no prompts"),
         ("p.json", b'[{"prompt": "a"}, {"prompt": ', "item 2: not JSON"),
+        ("p.json", b'[{"prompt": "a"}', "its list ends behind item 1 without a bracket: the file is cut short"),
+        ("p.json", b'[{"prompt": "a"},', "its list ends behind item 1 without a bracket"),
+        ("p.json", b"[", "its list ends behind item 0 without a bracket"),
+        ("p.json", b'[{"prompt": "a"}] {"prompt": "b"}', "more comes behind its list"),
         ("p.json", b'[{"prompt": "caf\xe9"}]', "line 1: it is not UTF-8"),
     ],
-    ids=range(9),
+    ids=range(13),
 )
 def test_a_file_that_cannot_be_used_is_refused_by_name(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
     assert reason in refusal(file(tmp_path, name, content))

@@ -18,7 +18,7 @@ from ..errors import DraftloopError
 from ..interrupt import answering, leave_with
 from ..memory import is_out_of_memory
 from . import adapters, benchmark, collect, demo, doctor, generate, output, retrain, schedule, speed, status, train
-from .app import App, forget_error_fields, note, print_error
+from .app import App, forget_error_fields, note, print_error, quiet_libraries
 
 _MEMORY = {
     "collect-data": ("generating", "speculative.max_tokens or data.max_prompt_length, take --live"),
@@ -73,6 +73,7 @@ def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbos
         if parent.exists() and not parent.is_dir():
             raise click.BadParameter(f"{parent} is a file", param_hint="--data-dir")
     check_environment()
+    quiet_libraries()
     context.obj = App(config_file, data_dir)
     if config_file is not None:
         resolve(config_file)  # a mistake in it is told even where the command would not need it

@@ -69,7 +69,6 @@ class App:
         The others are `pair.load_pair`'s.
         """
         path = self.data.registry.resolve(adapter)
-        quiet_libraries()
         from ..pair import load_pair
 
         name = None if path is None else self.adapter_name(path)
@@ -246,7 +245,7 @@ def print_error(message: str, exit_code: int, as_json: bool, hint: str | None = 
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own advice and progress bars off the terminal."""
+    """Keep the libraries' own advice and progress bars off the terminal; before any of them is imported."""
     import os
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

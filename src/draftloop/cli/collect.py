@@ -18,6 +18,7 @@ from .prompt_input import counted, say_skipped
 
 if TYPE_CHECKING:
     from ..collect import CollectReport
+    from ..prompt_files.reading import Survey
     from ..records import Record
     from .progress import Progress
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     "prompts_files",
     multiple=True,
     type=click.Path(readable=False, path_type=Path),
-    help="A .txt file, a prompt a line, or .jsonl with prompts, chat messages, ShareGPT or alpaca; several times too.",
+    help="A prompt a line (.txt), or prompts, chat messages, ShareGPT, alpaca (.jsonl, .ndjson, .json); also twice.",
 )
 @click.option(
     "--from",
@@ -79,7 +80,6 @@ def collect_data(
 
     found = counted(files, strict, others=len(prompts))
 
-    from ..chat_template import has_place_for
     from ..collect import ALREADY_COLLECTED, CollectSettings
     from ..collect import collect_data as collect_prompts
     from ..interrupt import stop_request
@@ -94,9 +94,8 @@ def collect_data(
     changed = app.data.names.changed_template(target) if target else None
     if changed:
         note(changed)
-    for what, name, count in (("tools", "tools", found.with_tools), ("tool_calls", "calls of tools", found.with_calls)):
-        if count and config.speculative.chat_template and not has_place_for(pair.tokenizer, what):
-            note(f"the target's chat template has no place for {name}; prompts that have some: {count:,}")
+    if config.speculative.chat_template:
+        _note_what_is_not_seen(pair.tokenizer, found)
     settings = CollectSettings(
         decoding=decoding,
         source=source,
@@ -150,6 +149,19 @@ def collect_data(
 
 def _given(template_args: dict[str, Any]) -> str:
     return f", template arguments {json.dumps(template_args)}" if template_args else ""
+
+
+def _note_what_is_not_seen(tokenizer: Any, found: Survey) -> None:
+    """Say what of the prompts the chat template leaves out, and of how many."""
+    from ..chat_template import has_place_for
+
+    for what, name, count in (
+        ("role", "roles", found.with_turns),
+        ("tools", "tools", found.with_tools),
+        ("tool_calls", "calls of tools", found.with_calls),
+    ):
+        if count and not has_place_for(tokenizer, what):
+            note(f"the target's chat template has no place for {name}: it does not see those of {count:,} prompts")
 
 
 class _Shown:

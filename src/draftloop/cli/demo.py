@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import Interrupted
-from .app import json_option, note, print_json, quiet_libraries
+from .app import json_option, note, print_json
 
 if TYPE_CHECKING:
     from ..demo import Loop
@@ -32,7 +32,6 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
     """
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
-    quiet_libraries()
     from dataclasses import replace
 
     from .. import blas

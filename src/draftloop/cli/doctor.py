@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ..whereabouts import places
-from .app import App, json_option, model_options, print_json, quiet_libraries
+from .app import App, json_option, model_options, print_json
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
 
@@ -19,15 +19,15 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
 @click.pass_obj
 def doctor(app: App, with_pair: bool, as_json: bool) -> int:
     """Configuration, platform, MLX device, BLAS, memory, write access and the pair; each line with its remedy."""
-    quiet_libraries()
     from ..doctor import examine
+    from .tables import print_text
 
     findings = []
     for finding in examine(app.resolved, app.data_dir, with_pair=with_pair):
         findings.append(finding)
         if not as_json:
             remedy = f" -> {finding.remedy}" if finding.remedy else ""
-            click.echo(f"{_MARKS[finding.state]} {finding.name}: {finding.found}{remedy}")
+            print_text(f"{_MARKS[finding.state]} {finding.name}: {finding.found}{remedy}")
     healthy = all(finding.state != "problem" for finding in findings)
     if as_json:
         status, where = "ok" if healthy else "problem", places(app.resolved, app.data_dir)

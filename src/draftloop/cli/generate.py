@@ -64,7 +64,7 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         max_prompt_length=config.data.max_prompt_length,
         reading=Reading.of(config.speculative),
         draft_length=None if paying is None else partial(paying.draft_length, settings.rule),
-        on_text=_ignore if as_json else _stream,
+        on_text=partial(_tell, app, as_json),
     )
     if paying is not None:
         paying.remember(settings.rule)
@@ -101,6 +101,7 @@ class _Paying:
         """By costs as they were measured once, or are now."""
         from ..speculative.draft_length import Experience, PayingDraftLength
 
+        self._app.say_where()
         most = self._app.config.speculative.max_draft_tokens
         if self._known is None or len(self._known.costs.t_target) <= most:
             self._known = self._measured(most)
@@ -133,11 +134,11 @@ class _Paying:
             note(f"what decoding costs here is not kept for the next text: {error}")
 
 
-def _stream(piece: str) -> None:
+def _tell(app: App, as_json: bool, piece: str) -> None:
+    """A piece of the text as it comes, once it is said where it comes from; the JSON object has the whole text."""
+    app.say_where()
+    if as_json:
+        return
     click.echo(piece, nl=False)
     if is_lost():
         raise click.exceptions.Exit(0)  # nobody reads the rest
-
-
-def _ignore(_piece: str) -> None:
-    """The JSON object has the whole text."""

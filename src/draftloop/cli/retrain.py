@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LockedError
-from .app import App, json_option, model_options, note, on_error, print_json, quiet_libraries
+from .app import App, json_option, model_options, note, on_error, print_json
 from .output import Doing
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     from ..retrain import give_way, retrain
 
     give_way(app.config.retrain.niceness)
-    quiet_libraries()
     from .progress import Steps
 
     with Steps() as steps:

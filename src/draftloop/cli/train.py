@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import NothingToDo, UsageError
-from .app import App, config_option, json_option, model_options, print_json, quiet_libraries
+from .app import App, config_option, json_option, model_options, print_json
 from .output import Doing
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
             RunDirectory.find(data.runs, resume)  # says that there is none
         raise NothingToDo(f"{data.log.path} holds no generation to train on; run collect-data first")
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
-        quiet_libraries()
         from ..training.train import resume as resume_run
         from ..training.train import train as train_adapter
 

@@ -14,6 +14,7 @@ last: a line of a log may have one beside its request.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def prompt_of(found: Any) -> Converted:
         NoPrompt: it holds none, or one that a record could not keep.
     """
     if not isinstance(found, dict):
-        raise NoFormat(f"expected {EXPECTED}, found {str(found)[:40]!r}")
+        raise NoFormat(f"expected {EXPECTED}, found {json.dumps(found)[:40]}")
     why = why_not_kept(found)
     if why:
         raise NoPrompt(why)
@@ -92,8 +93,17 @@ def _converted(found: dict[str, Any], depth: int) -> Converted:
             return Converted(within.prompt, within.format or "logged request", within.answers)
     if _has_text("text")(found):
         return _text(found)
-    keys = ", ".join(sorted(map(str, found))[:8]) or "none"
-    raise NoFormat(f"expected {EXPECTED}; its keys are {keys}"[:200])
+    raise NoFormat(_why_in_no_format(found)[:200])
+
+
+def _why_in_no_format(found: dict[str, Any]) -> str:
+    if "role" in found and "content" in found:
+        return 'a message alone is no prompt; the messages of a chat go into one object: {"messages": [...]}'
+    known = next((key for key in ("messages", "prompt", "conversations", "instruction", "text") if key in found), None)
+    if known is not None:
+        wanted = "a list of messages" if known in ("messages", "conversations") else "a text"
+        return f"{known} is {json.dumps(found[known])[:40]}, expected {wanted}"
+    return f"expected {EXPECTED}; its keys are {', '.join(sorted(map(str, found))[:8]) or 'none'}"
 
 
 def _has_text(key: str) -> Callable[[dict[str, Any]], bool]:

@@ -34,6 +34,7 @@ class Survey:
         skipped: what is none of them, by file and line.
         converted: prompts by the format that they were in, where it is not the project's own.
         answers: answers of assistants that are no part of the prompts.
+        with_turns: prompts of several messages.
         with_tools: prompts that come with tools.
         with_calls: prompts in which the assistant has called some.
     """
@@ -42,6 +43,7 @@ class Survey:
     skipped: list[Skipped] = field(default_factory=list)
     converted: Counter[str] = field(default_factory=Counter)
     answers: int = 0
+    with_turns: int = 0
     with_tools: int = 0
     with_calls: int = 0
 
@@ -87,7 +89,8 @@ class PromptFile:
         if not self.is_log and ending not in ENDINGS:
             known = ", ".join(ENDINGS)
             raise PromptError(
-                f"{self.path}: the ending {ending or '(none)'} is unknown; known are {known}, and --from takes logs"
+                f"{self.path}: the ending {ending or '(none)'} is unknown; known are {known}, and --from takes logs "
+                "whatever they are called"
             )
         if stat.S_IFMT(self.path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # a directory says so itself
             raise PromptError(f"{self.path}: a pipe or a device; it is gone through twice, so save it to a file first")
@@ -120,6 +123,7 @@ def survey(files: Iterable[PromptFile], *, strict: bool = False) -> Survey:
             found.prompts += 1
             found.converted[one.format] += 1
             found.answers += one.answers
+            found.with_turns += len(one.prompt.messages or ()) > 1
             found.with_tools += one.prompt.tools is not None
             found.with_calls += any(message.get("tool_calls") for message in one.prompt.messages or ())
         if found.prompts + len(found.skipped) == before:
@@ -172,26 +176,36 @@ def _objects(path: Path) -> Iterator[Converted | Skipped]:
         if isinstance(line, NoText):
             raise PromptError(f"{path}, line {number}: {line}")
         lines.append(line)
-    text, at, number = "\n".join(lines), 0, 0
-    while True:
-        at = _next(text, at)
-        if at == len(text):
-            return
-        number += 1
+    for number, found in enumerate(_values("\n".join(lines), path), 1):
         where = f"{path}, item {number}"
-        try:
-            found, at = _DECODER.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            raise PromptError(f"{where}: not JSON: {error}") from None
         try:
             yield _placed(where, prompt_of(found))
         except NoPrompt as error:
             yield _skipped(where, error)
 
 
-def _next(text: str, at: int) -> int:
-    """Where the next value begins: behind white space, commas, and the brackets of a list around all of them."""
-    while at < len(text) and (text[at].isspace() or text[at] in "[,]"):
+def _values(text: str, path: Path) -> Iterator[Any]:
+    """The values of a list, or one after the other. Raises PromptError: one is no JSON, or the list has no end."""
+    at, number = _past(" ", text, 0), 0
+    in_list = text[at : at + 1] == "["
+    at = _past(" ", text, at + in_list)
+    while at < len(text) and not (in_list and text[at] == "]"):
+        number += 1
+        try:
+            found, at = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"{path}, item {number}: not JSON: {error}") from None
+        yield found
+        at = _past(",", text, at)
+    if in_list and text[at : at + 1] != "]":
+        raise PromptError(f"{path}: its list ends behind item {number:,} without a bracket: the file is cut short")
+    if text[at + 1 :].strip():
+        raise PromptError(f"{path}: more comes behind its list")
+
+
+def _past(what: str, text: str, at: int) -> int:
+    """The place behind white space and `what`."""
+    while at < len(text) and (text[at].isspace() or text[at] == what):
         at += 1
     return at
 

@@ -32,7 +32,7 @@ from .time_limit import WRITING, Pace, TimeLimit, Timetable, refitted, sentence
 from .validation import Scores, validate
 from .working_time import WorkingTime
 
-CHANGED = 1 / 4  # of the steps that fit, as was said last: where it is so many more or fewer, it is said again
+CHANGED = 1 / 4  # of the steps that fit, as was said last: where it is so many fewer, it is said again
 WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same texts
 
 
@@ -229,8 +229,8 @@ class Loop:
         self._learner.steps = self.end
 
     def _say_what_fits(self, fitted: int) -> None:
-        """At first, and where it is another number by far."""
-        if self._said is None or abs(fitted - self._said) > max(CHANGED * self._said, 2):
+        """At first, and where it is less by far than was said; the bar shows every change."""
+        if self._said is None or self._said - fitted > max(CHANGED * self._said, 2):
             self._said = fitted
             pace = self.progress.pace.step or 0.0
             self._reporter.say(sentence(pace, fitted, self._timetable.planned, self._limit))
