@@ -17,16 +17,16 @@ import results
 from results import Figure
 
 from draftloop import reference
-from draftloop.acceptance import total
-from draftloop.benchmark import accepted
 from draftloop.cli.progress import Steps
 from draftloop.cli.tables import print_table
+from draftloop.decoding.generate import decoding_settings
 from draftloop.demo import Loop, LoopSettings, loop_config, run_loop
-from draftloop.live import decode_all, usable_prompts
-from draftloop.pair import Pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.scoring import score
-from draftloop.text import decoding_settings
+from draftloop.evaluation.benchmark import accepted
+from draftloop.evaluation.estimator import total
+from draftloop.evaluation.live import decode_all, usable_prompts
+from draftloop.evaluation.scoring import score
+from draftloop.models.pair import Pair
+from draftloop.prompts.files import read_prompts
 
 FULL = LoopSettings(
     weak_prompts=200, own_prompts=50, benchmark_prompts=150, max_tokens=96, num_draft_tokens=(4, 1, 2, 8)

@@ -20,15 +20,16 @@ from gate_rates import rate
 from gate_tables import percent
 from results import Figure
 
-from draftloop import drift, reference
-from draftloop.acceptance import FloatArray
+from draftloop import reference
 from draftloop.cli.progress import Steps
 from draftloop.cli.tables import print_table
 from draftloop.config import Drift
+from draftloop.data.log import FailureLog
+from draftloop.decoding.generate import decoding_settings
 from draftloop.demo import LoopSettings, collect_domain, loop_config
-from draftloop.pair import load_pair
-from draftloop.store.log import FailureLog
-from draftloop.text import decoding_settings
+from draftloop.evaluation import drift
+from draftloop.evaluation.estimator import FloatArray
+from draftloop.models.pair import load_pair
 
 Draw = Callable[[np.random.Generator, int], FloatArray]
 Row = dict[str, Any]

@@ -20,9 +20,9 @@ from gate_candidates import FIRST, SECOND, drawn, with_noise
 from gate_rates import SETTINGS, rate, texts_of
 from gate_worlds import SPREAD, Attempt, K, Pool, labelled, room, shifted
 
-from draftloop.look_test import compare_with_previous
-from draftloop.looks import Kind, NewOutput, Watching, due
-from draftloop.paired_rounds import ScoredText
+from draftloop.evaluation.look_test import compare_with_previous
+from draftloop.evaluation.looks import Kind, NewOutput, Watching, due
+from draftloop.evaluation.paired_rounds import ScoredText
 
 AT_A_TIME = (1, 5)  # new prompts of a source
 MOST, SOON = 400, 200  # new prompts of a source that false rollbacks are counted over, and that a loss may take

@@ -15,15 +15,15 @@ import numpy as np
 from gate_worlds import FloatArray, Pool
 
 from draftloop import reference
-from draftloop.benchmark import Sample, accepted
 from draftloop.cli.progress import Steps
 from draftloop.config import Gate, Training
+from draftloop.decoding.generate import decoding_settings
 from draftloop.demo import LoopSettings, loop_config, run_loop
-from draftloop.live import samples_from_prompts
-from draftloop.pair import Pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.scoring import score
-from draftloop.text import decoding_settings
+from draftloop.evaluation.benchmark import Sample, accepted
+from draftloop.evaluation.live import samples_from_prompts
+from draftloop.evaluation.scoring import score
+from draftloop.models.pair import Pair
+from draftloop.prompts.files import read_prompts
 
 DRAFT_LENGTHS = range(1, Gate().max_draft_tokens + 1)
 

@@ -17,12 +17,12 @@ from gate_candidates import Parts, candidate, loses_evenly, loses_on_a_few
 from gate_worlds import ATTEMPTS, BEYOND, NULLS, Attempt, K, Pool
 from scipy.stats import binomtest
 
-from draftloop import gate
-from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.config import Gate
-from draftloop.paired_rounds import Columns, Comparison, ScoredText
-from draftloop.sign_flip import sign_flip_test
-from draftloop.timings import Costs
+from draftloop.evaluation import gate
+from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.evaluation.paired_rounds import Columns, Comparison, ScoredText
+from draftloop.evaluation.sign_flip import sign_flip_test
+from draftloop.evaluation.timings import Costs
 
 SETTINGS = Gate(max_attempts=ATTEMPTS)
 COSTS = Costs(t_draft=0.003, t_target=tuple(0.030 + 0.001 * k for k in range(SETTINGS.max_draft_tokens + 1)))

@@ -355,7 +355,7 @@ def score_reported(jobs: Sequence[Job], folder: Path, blind: bool) -> None:
     from learning_recipes import _rule, _text
     from learning_world import world
 
-    from draftloop.scoring import _score
+    from draftloop.evaluation.scoring import _score
     from draftloop.store.atomic import write_atomically
 
     pair, found = _pair(), {job: dict[str, report.Sums]() for job in jobs}
@@ -390,7 +390,7 @@ _loaded: list[Any] = []
 def _pair() -> Any:
     """The embedded pair, loaded once a process, its draft as it was."""
     from draftloop.config import Models
-    from draftloop.pair import load_pair
+    from draftloop.models.pair import load_pair
 
     if not _loaded:
         _loaded.append(load_pair(Models()))
@@ -408,7 +408,7 @@ def _parameters(model: Any) -> list[tuple[str, Any]]:
 
 def _bare(pair: Any) -> None:
     """Take off any adapter, and undo what was done to the weights themselves."""
-    from draftloop import lora
+    from draftloop.models import adapter as lora
 
     lora.detach(pair.draft)
     pair.draft.load_weights(list(_loaded[1].items()))
@@ -417,7 +417,7 @@ def _bare(pair: Any) -> None:
 def _save(pair: Any, path: Path, job: Job) -> None:
     import mlx.core as mx
 
-    from draftloop import lora
+    from draftloop.models import adapter as lora
 
     whole = job.recipe == report.CEILING
     mx.save_safetensors(str(path), dict(_parameters(pair.draft)) if whole else lora.adapter_parameters(pair.draft))
@@ -426,8 +426,8 @@ def _save(pair: Any, path: Path, job: Job) -> None:
 def _load(pair: Any, path: Path, job: Job) -> None:
     import mlx.core as mx
 
-    from draftloop import lora
     from draftloop.config import Lora
+    from draftloop.models import adapter as lora
 
     weights = mx.load(str(path))
     if job.recipe == report.CEILING:

@@ -29,16 +29,21 @@ from mlx_lm.tuner.trainer import train as mlx_lm_train
 from mlx_lm.tuner.utils import build_schedule
 from numpy.typing import NDArray
 
-from draftloop import lora
-from draftloop.acceptance import position_weights
 from draftloop.config import Training
-from draftloop.interrupt import StopRequest
-from draftloop.pair import Pair
-from draftloop.scoring import score_carried
-from draftloop.store.blobs import BlobFile
-from draftloop.teacher_forced import Text
+from draftloop.data.teacher_blobs import BlobFile
+from draftloop.evaluation.estimator import position_weights
+from draftloop.evaluation.scoring import score_carried
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models import adapter as lora
+from draftloop.models.pair import Pair
+from draftloop.runtime.signals import StopRequest
 from draftloop.training import step
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.examples import Example, Selection
+from draftloop.training.dataset.mixture import make_plan
+from draftloop.training.dataset.on_policy import Limits, roll_out
+from draftloop.training.dataset.schedule import Course
+from draftloop.training.dataset.sources import Material
 from draftloop.training.forward import make_forward
 from draftloop.training.loop import Loop, Progress
 from draftloop.training.memory.within_memory import WithinMemory
@@ -47,12 +52,7 @@ from draftloop.training.report import Reporter
 from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.texts.course import Course
-from draftloop.training.texts.examples import Example, Selection
-from draftloop.training.texts.material import Material
-from draftloop.training.texts.plan import make_plan
-from draftloop.training.texts.rollouts import Limits, roll_out
-from draftloop.training.tuition import tuition
+from draftloop.training.teacher_setup import tuition
 from draftloop.training.validation import validation_batches
 
 K = 4

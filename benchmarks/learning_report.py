@@ -85,7 +85,7 @@ def interval(before: Sequence[Sums], after: Sequence[Sums]) -> tuple[float, floa
 
     Which failures a seed drew is not in it: the seeds' own gains stand beside it.
     """
-    from draftloop.stats import paired_ratio_difference_interval
+    from draftloop.evaluation.intervals import paired_ratio_difference_interval
 
     prompts = [number for sums in before for number in range(len(sums))]
     (old, of), (new, of_new) = (zip(*(pair for sums in some for pair in sums), strict=True) for some in (before, after))

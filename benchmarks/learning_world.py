@@ -16,16 +16,16 @@ from pathlib import Path
 import orjson
 
 from draftloop import reference
-from draftloop.pair import Pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.records import Sampler
+from draftloop.data.records import Sampler
+from draftloop.decoding.rule_names import Rule
+from draftloop.models.pair import Pair
+from draftloop.prompts.files import read_prompts
 from draftloop.reference import Domain
 from draftloop.reference.corpus import documents
 from draftloop.reference.openings import openings
-from draftloop.rule import Rule
 from draftloop.store.atomic import write_atomically
-from draftloop.training.texts.examples import Example
-from draftloop.training.texts.rollouts import Limits, from_json, roll_out, to_json
+from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.on_policy import Limits, from_json, roll_out, to_json
 
 TOKENS = 32
 MOST_FAILURES = 1_000

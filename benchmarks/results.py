@@ -44,7 +44,7 @@ def write(name: str, conditions: dict[str, Any], figures: Iterable[Figure], **ta
     Raises:
         RuntimeError: MLX computes here with the reference BLAS, with which nothing is worth measuring.
     """
-    from draftloop import blas
+    from draftloop.runtime import blas
 
     if blas.is_needed() and blas.loaded() is None:
         raise RuntimeError(f"nothing is written: MLX has the reference BLAS; {blas.REMEDY}, import draftloop first")
@@ -65,7 +65,7 @@ def machine() -> dict[str, Any]:
     """What it was measured on."""
     import mlx.core as mx
 
-    from draftloop import blas
+    from draftloop.runtime import blas
 
     return {
         "system": f"{platform.system()} {platform.machine()}",

@@ -23,12 +23,12 @@ from results import Figure
 from draftloop import reference
 from draftloop.cli.tables import print_table
 from draftloop.config import Config, Speculative
-from draftloop.live import samples_from_prompts
-from draftloop.pair import Pair, load_pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.scoring import score
-from draftloop.teacher_forced import Text
-from draftloop.text import decoding_settings
+from draftloop.decoding.generate import decoding_settings
+from draftloop.evaluation.live import samples_from_prompts
+from draftloop.evaluation.scoring import score
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.files import read_prompts
 
 FIRST: str = reference.OWN_DOMAIN
 SECOND: str = reference.WEAK_DOMAIN

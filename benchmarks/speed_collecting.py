@@ -20,20 +20,21 @@ from mlx_lm.sample_utils import make_sampler
 from results import Figure
 from speed_world import Timed, ratios, take_turns
 
-from draftloop import lora, reference
-from draftloop.acceptance import total
-from draftloop.benchmark import accepted
+from draftloop import reference
 from draftloop.cli.tables import print_table
-from draftloop.collect import CollectSettings, collect_data
+from draftloop.collection.collect import CollectSettings, collect_data
 from draftloop.config import Data, Speculative
-from draftloop.data_directory import DataDirectory
-from draftloop.live import decode_all
-from draftloop.pair import Pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.scoring import score_carried
-from draftloop.speculative.decoder import Settings
-from draftloop.teacher_forced import Text
-from draftloop.text import decoding_settings
+from draftloop.data.directory import DataDirectory
+from draftloop.decoding.decoder import Settings
+from draftloop.decoding.generate import decoding_settings
+from draftloop.evaluation.benchmark import accepted
+from draftloop.evaluation.estimator import total
+from draftloop.evaluation.live import decode_all
+from draftloop.evaluation.scoring import score_carried
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models import adapter as lora
+from draftloop.models.pair import Pair
+from draftloop.prompts.files import read_prompts
 
 TOKENS = 96
 LENGTHS = range(1, 9)

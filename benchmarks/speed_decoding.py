@@ -21,9 +21,9 @@ from draftloop import reference
 from draftloop.cli.progress import Progress
 from draftloop.cli.tables import print_table
 from draftloop.config import Speculative
-from draftloop.rule import Rule
-from draftloop.speed import OURS, PLAIN, STOCK, Report, Row, Way, measure_speed
-from draftloop.text import decoding_settings
+from draftloop.decoding.generate import decoding_settings
+from draftloop.decoding.rule_names import Rule
+from draftloop.evaluation.throughput import OURS, PLAIN, STOCK, Report, Row, Way, measure_speed
 
 TEMPERATURES = (0.8, 0.0)
 LENGTHS = (1, 2, 3, 4, 6)

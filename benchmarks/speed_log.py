@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import results
 
-from draftloop.records import Disagreement, PairId, Record, Sampler
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Disagreement, PairId, Record, Sampler
 
 RECORDS, GROUP, TOKENS, PROMPT, K = 100_000, 64, 64, 24, 4
 TEMPLATES = 512  # records that differ in all; the others differ from one of these in prompt and id
@@ -154,7 +154,7 @@ def _resume(path: Path) -> int:
 
 def _sample(path: Path) -> int:
     from draftloop.config import Data
-    from draftloop.replay import ReplayBuffer
+    from draftloop.data.replay import ReplayBuffer
 
     log = FailureLog(path)
     with tempfile.TemporaryDirectory() as folder:

@@ -29,19 +29,20 @@ from mlx_lm.tuner.trainer import train as mlx_lm_train
 from results import Figure
 from speed_world import Timed
 
-from draftloop import lora, reference
+from draftloop import reference
 from draftloop.cli.tables import print_table
 from draftloop.config import Models, Training
-from draftloop.pair import Pair, load_pair
-from draftloop.records import Sampler
+from draftloop.data.records import Sampler
+from draftloop.models import adapter as lora
+from draftloop.models.pair import Pair, load_pair
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.mixture import Plan, make_plan
+from draftloop.training.dataset.on_policy import Limits, roll_out
 from draftloop.training.forward import make_forward
 from draftloop.training.padding import round_up
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.texts.examples import Example
-from draftloop.training.texts.plan import Plan, make_plan
-from draftloop.training.texts.rollouts import Limits, roll_out
 
 TOKENS, PROMPTS, STEPS, WARM_UP = 64, 150, 120, 20
 MEMORY_MB = 1_000

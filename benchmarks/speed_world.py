@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from draftloop import manifest, reference
+from draftloop import reference
 from draftloop.cli.progress import Steps
 from draftloop.config import Models
 from draftloop.demo import LoopSettings, loop_config, run_loop
-from draftloop.pair import Pair, load_pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.prompts import encode
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.files import read_prompts
+from draftloop.prompts.prompt import encode
+from draftloop.registry import manifest
 
 FAILURES = LoopSettings(weak_prompts=300, own_prompts=300, benchmark_prompts=4, max_tokens=64)
 

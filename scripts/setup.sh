@@ -16,7 +16,7 @@ VENV=.venv
 STAMP=$VENV/draftloop.stamp
 UNFINISHED=$VENV/draftloop.unfinished
 LOG=$VENV/draftloop-setup.log
-BLAS=$VENV/lib/draftloop-blas # where draftloop/blas.py looks
+BLAS=$VENV/lib/draftloop-blas # where draftloop/runtime/blas.py looks
 BLAS_LOG=$VENV/draftloop-blas.log
 BLAS_TRIED=$VENV/draftloop.no-blas
 OLDEST='3.11'
@@ -120,7 +120,7 @@ install() { # WHAT
     quietly env PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --editable "$1"
 }
 
-# 4. A fast BLAS under MLX's CPU build, which brings a reference one: draftloop/blas.py loads what it finds over it.
+# 4. A fast BLAS under MLX's CPU build, which brings a reference one: draftloop/runtime/blas.py loads what it finds over it.
 #    Nothing of this makes set-up fail, and what is unpacked comes into place whole, by a rename.
 
 PACKAGE=libopenblas0-pthread
@@ -130,7 +130,7 @@ PATIENCE=120 # seconds for one download
 export DEBIAN_FRONTEND=noninteractive
 
 finds_blas() {
-    "$VENV/bin/python" -c 'import sys; from draftloop import blas; sys.exit(blas.is_needed() and not blas.loaded())'
+    "$VENV/bin/python" -c 'import sys; from draftloop.runtime import blas; sys.exit(blas.is_needed() and not blas.loaded())'
 }
 
 get_blas() { # in the first way that works
@@ -196,7 +196,7 @@ tried_lately() { [ -z "${BLAS_AGAIN:-}" ] && [ -n "$(find "$BLAS_TRIED" -mmin -6
 
 warn_of_slow_blas() {
     say "no fast BLAS: all works, but many times slower;" \
-        "$("$VENV/bin/python" -c 'from draftloop import blas; print(blas.REMEDY)');" \
+        "$("$VENV/bin/python" -c 'from draftloop.runtime import blas; print(blas.REMEDY)');" \
         "$BLAS_LOG says what was tried, and 'make setup' tries again"
 }
 

@@ -39,7 +39,7 @@ left_out() { row "$1" - - "left out: $2"; }
 
 KERNELS='
 import ctypes
-from draftloop import blas
+from draftloop.runtime import blas
 if blas.loaded() is None:
     print("none")
 else:

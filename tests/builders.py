@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import save_file
 
-from draftloop.records import Disagreement, PairId, Record, Sampler
+from draftloop.data.records import Disagreement, PairId, Record, Sampler
 from draftloop.store.atomic import write_new
 from draftloop.store.files import FILES, Files
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from retraining import Shop
 
     from draftloop.config import Models
-    from draftloop.pair import Pair
+    from draftloop.models.pair import Pair
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.fixture(scope="session")
 def small_pair(small_models: Models) -> Pair:
     """The pair of `small_models`, loaded once; who attaches an adapter takes it off again."""
-    from draftloop.pair import load_pair
+    from draftloop.models.pair import load_pair
 
     return load_pair(small_models)
 
@@ -61,7 +61,7 @@ def embedded_pair() -> Pair:
     import mlx.core as mx
 
     from draftloop.config import Models
-    from draftloop.pair import load_pair
+    from draftloop.models.pair import load_pair
 
     pair = load_pair(Models(target="embedded:target", draft="embedded:draft"))
     for model in (pair.target, pair.draft):
@@ -98,7 +98,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) ->
     """Generations of a hundred prompts; nobody changes it."""
     from retraining import PROMPTS, Shop, config_of
 
-    from draftloop.data_directory import DataDirectory
+    from draftloop.data.directory import DataDirectory
 
     shop = Shop(DataDirectory(tmp_path_factory.mktemp("collected") / "data"), config_of(small_models))
     shop.collect(PROMPTS)

@@ -10,8 +10,8 @@ from typing import Any
 
 from builders import NO_SYNC, make_record
 
-from draftloop.records import Record
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Record
 
 
 def filled(path: Path, count: int, **overrides: Any) -> list[Record]:

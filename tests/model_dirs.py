@@ -21,7 +21,7 @@ from tiny import tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from draftloop.config import Models
-from draftloop.records import PairId
+from draftloop.data.records import PairId
 
 VOCABULARY = 300
 END_OF_TEXT = "<|end|>"  # id 0

@@ -1,7 +1,7 @@
 """Pairs of prompts made by hand: near-duplicates, and different prompts of one template.
 
-The rule of `draftloop.prompt_groups` was chosen on the halves TUNING alone; the halves CHECKING were written beside
-them and only counted. An edit of the rule may look at the first, never at the second.
+The rule of `draftloop.data.prompt_groups` was chosen on the halves TUNING alone; the halves CHECKING were written
+beside them and only counted. An edit of the rule may look at the first, never at the second.
 """
 
 from __future__ import annotations

@@ -10,18 +10,18 @@ from typing import Any
 
 import mlx.core as mx
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
-from draftloop.collect import CollectReport, CollectSettings, collect_data
+from draftloop.collection.collect import CollectReport, CollectSettings, collect_data
 from draftloop.config import Config, Models
-from draftloop.data_directory import DataDirectory
-from draftloop.pair import Pair, load_pair
-from draftloop.prompts import Prompt
-from draftloop.retrain import retrain
-from draftloop.text import decoding_settings
-from draftloop.timings import Costs
-from draftloop.unattended.watching import watch_from_now
-from draftloop.unattended.work import Outcome
+from draftloop.data.directory import DataDirectory
+from draftloop.decoding.generate import decoding_settings
+from draftloop.evaluation.timings import Costs
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.prompt import Prompt
+from draftloop.retraining.run import retrain
+from draftloop.retraining.watch_step import watch_from_now
+from draftloop.retraining.work import Outcome
 
 WORDS = ("red", "green", "blue", "dog", "cat", "sun", "moon", "tree", "house", "river")
 PROMPTS = [Prompt(f"{a} {b}") for a in WORDS for b in WORDS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draftloop.interrupt import StopRequest
+from draftloop.runtime.signals import StopRequest
 
 
 class StopAfter(StopRequest):

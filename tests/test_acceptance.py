@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftloop.acceptance import (
+from draftloop.evaluation.estimator import (
     Acceptance,
     Rule,
     best_k,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from draftloop import adapter_format
-from draftloop.adapter_format import WEIGHTS, check_finite, read_shapes
 from draftloop.errors import AdapterError
+from draftloop.models import adapter_format
+from draftloop.models.adapter_format import WEIGHTS, check_finite, read_shapes
 
 BITS = {
     "F32": ("I", {"nan": 0x7FC00000, "-nan": 0xFFC00000, "signalling nan": 0x7F800001, "inf": 0x7F800000}),

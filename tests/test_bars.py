@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from draftloop import bars
-from draftloop.bars import Bar, Frame, duration, line, whole_words
+from draftloop.runtime import bars
+from draftloop.runtime.bars import Bar, Frame, duration, line, whole_words
 
 START = Frame("training", 0, 58, 0.0, elapsed=0.4)
 MIDDLE = Frame("training", 12, 58, 12 / 58, elapsed=42.0, left=151.0, detail="accepted per position 0.4121, loss 2.41")

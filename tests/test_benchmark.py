@@ -12,8 +12,12 @@ from builders import make_record
 from model_dirs import write_lora
 from tiny import sampler, tiny_pair
 
-from draftloop.acceptance import total
-from draftloop.benchmark import (
+from draftloop.config import Models
+from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, said
+from draftloop.decoding.decoder import Settings
+from draftloop.decoding.rule_names import Rule
+from draftloop.errors import ConfigError, PromptError
+from draftloop.evaluation.benchmark import (
     Sample,
     accepted,
     compare,
@@ -22,15 +26,11 @@ from draftloop.benchmark import (
     rules_that_fit,
     samples_of,
 )
-from draftloop.config import Models
-from draftloop.errors import ConfigError, PromptError
-from draftloop.live import decode_all
-from draftloop.pair import Pair, load_pair
-from draftloop.rule import Rule
-from draftloop.scoring import score
-from draftloop.speculative.decoder import Settings
-from draftloop.teacher_forced import Text
-from draftloop.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, said
+from draftloop.evaluation.estimator import total
+from draftloop.evaluation.live import decode_all
+from draftloop.evaluation.scoring import score
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models.pair import Pair, load_pair
 
 ROW = [
     "adapter",

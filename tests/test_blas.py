@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from draftloop import blas
+from draftloop.runtime import blas
 
-SAY = "from draftloop import blas; print(blas.loaded(), blas.serving_file())"
+SAY = "from draftloop.runtime import blas; print(blas.loaded(), blas.serving_file())"
 
 
 def installed() -> bool:
@@ -131,7 +131,16 @@ def test_none_is_loaded_where_none_is_wanted(machine: Machine, root: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "module", ["benchmark", "collect", "demo", "live", "pair", "speculative.rules", "training.train"]
+    "module",
+    [
+        "evaluation.benchmark",
+        "collection.collect",
+        "demo",
+        "evaluation.live",
+        "models.pair",
+        "decoding.acceptance_rules",
+        "training.train",
+    ],
 )
 def test_any_module_that_comes_first_puts_openblas_before_mlx(module: str, root: Path) -> None:
     wanted = blas.is_needed() and installed() and not os.environ.get(blas.OFF)

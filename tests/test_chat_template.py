@@ -14,8 +14,8 @@ from mlx_lm.utils import load_tokenizer
 from model_dirs import write_tokenizer
 from tokenizers import AddedToken, Tokenizer
 
-from draftloop.chat_template import has_place_for
-from draftloop.prompts import Prompt, Reading, Unusable, encode
+from draftloop.prompts.chat_template import has_place_for
+from draftloop.prompts.prompt import Prompt, Reading, Unusable, encode
 
 START, END = "<|im_start|>", "<|im_end|>"
 TOOLS_TEMPLATE = (

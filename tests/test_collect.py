@@ -15,8 +15,8 @@ from model_dirs import VOCABULARY, add_token, write_llama, write_lora
 from stops import StopAfter
 from tiny import sampler, tiny_llama
 
-from draftloop import collect
-from draftloop.collect import (
+from draftloop.collection import collect
+from draftloop.collection.collect import (
     ALREADY_COLLECTED,
     CollectReport,
     CollectSettings,
@@ -25,19 +25,19 @@ from draftloop.collect import (
     generation_seed,
     usable_ids,
 )
+from draftloop.collection.generation import _content_id
 from draftloop.config import Models
-from draftloop.distributions import TopK, decode
+from draftloop.data.log import FailureLog
+from draftloop.data.records import PairId, Record
+from draftloop.data.replay import ReplayBuffer
+from draftloop.data.teacher_blobs import BlobFile
+from draftloop.data.teacher_top_k import TopK, decode
+from draftloop.decoding import batched_generation as side_by_side
+from draftloop.decoding.decoder import Decoding, Draw, Round, Settings, count_rounds
+from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError, PromptError
-from draftloop.generation import _content_id
-from draftloop.pair import Pair, load_pair
-from draftloop.prompts import Prompt, Unusable
-from draftloop.records import PairId, Record
-from draftloop.replay import ReplayBuffer
-from draftloop.speculative import side_by_side
-from draftloop.speculative.decoder import Decoding, Draw, Round, Settings, count_rounds
-from draftloop.speculative.transforms import sampling_log_probs
-from draftloop.store.blobs import BlobFile
-from draftloop.store.log import FailureLog
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.prompt import Prompt, Unusable
 
 MODES = [("greedy", 0.0), ("rejection", 0.9), ("block", 0.9), ("match", 0.9)]
 PROMPTS = [Prompt(text) for text in ("the target", "what the draft wants", "read", "the same text", "learns")]

@@ -14,9 +14,9 @@ from model_dirs import add_token, edit_json, write_tokenizer
 from test_templates import CHATML
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from draftloop.control_tokens import ControlTokens, Markers, NotReadable
-from draftloop.pair import Pair
-from draftloop.prompts import Prompt, Reading, Unusable, encode
+from draftloop.models.pair import Pair
+from draftloop.prompts.control_tokens import ControlTokens, Markers, NotReadable
+from draftloop.prompts.prompt import Prompt, Reading, Unusable, encode
 
 START, END, BEGIN = "<|im_start|>", "<|im_end|>", "<s>"
 SPECIAL = (BEGIN, START, END)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import mlx.core as mx
 import pytest
 
-from draftloop.costs import QUICK, fingerprint, measure
-from draftloop.pair import Pair
+from draftloop.evaluation.latency import QUICK, fingerprint, measure
+from draftloop.models.pair import Pair
 
 CUDA = {"device_name": "a card", "architecture": "sm_90", "total_memory": 80 << 30, "free_memory": 70 << 30}
 

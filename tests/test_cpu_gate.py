@@ -14,7 +14,7 @@ from mlx_lm.models.activations import swiglu as stock_swiglu
 from mlx_lm.models.llama import MLP
 from tiny import tiny_llama
 
-from draftloop.cpu_gate import GatedMLP, quicken_gates, swiglu
+from draftloop.models.cpu.gated_layers import GatedMLP, quicken_gates, swiglu
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
 

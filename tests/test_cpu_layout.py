@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny import tiny_llama
 
-from draftloop.cpu_layout import lay_out
+from draftloop.models.cpu.weight_layout import lay_out
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
 

@@ -8,7 +8,7 @@ import pytest
 from mlx import nn
 from tiny import tiny_llama
 
-from draftloop.cpu_rope import FIRST_LENGTH, WHOLE_LENGTH, TabulatedRoPE, tabulate_positions
+from draftloop.models.cpu.rope import FIRST_LENGTH, WHOLE_LENGTH, TabulatedRoPE, tabulate_positions
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
 

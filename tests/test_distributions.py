@@ -9,16 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftloop.distributions import (
-    MAGIC,
-    DistributionsError,
-    TopK,
-    check,
-    decode,
-    encode,
-    joined,
-    within,
-)
+from draftloop.data.teacher_top_k import MAGIC, DistributionsError, TopK, check, decode, encode, joined, within
 from draftloop.errors import StoreError
 
 

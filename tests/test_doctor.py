@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from draftloop import blas, doctor, memory
+from draftloop import doctor
 from draftloop.config import Config, Models, Resolved
 from draftloop.doctor import Finding, examine
-from draftloop.memory import DeviceMemory
+from draftloop.runtime import blas, memory
+from draftloop.runtime.memory import DeviceMemory
 
 
 def findings(config: Config, data_dir: Path, with_pair: bool = True) -> dict[str, Finding]:

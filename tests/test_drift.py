@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from draftloop.config import Drift
-from draftloop.drift import Generation, Key, Watch, generation_of, page_hinkley, threshold, watch, watches
-from draftloop.replay import generation_acceptance
+from draftloop.data.replay import generation_acceptance
+from draftloop.evaluation.drift import Generation, Key, Watch, generation_of, page_hinkley, threshold, watch, watches
 
 FloatArray = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], FloatArray]

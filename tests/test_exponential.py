@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from draftloop.exponential import exp, softmax
+from draftloop.models.cpu.exponential import exp, softmax
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 20.0])

@@ -20,17 +20,17 @@ from model_dirs import edit_json, foreign, models_in, swap_tokens, write_lora, w
 from mortal import HANGS
 from tiny import sampler
 
-from draftloop.benchmark import logged_samples
 from draftloop.config import Config, Speculative
+from draftloop.data.records import Record
 from draftloop.errors import AdapterError, ExportError, PairError, StoreError, UsageError
-from draftloop.export import Exported, Job, export, plan
-from draftloop.fingerprints import fingerprints
-from draftloop.fuse import Quantization
-from draftloop.manifest import verify
-from draftloop.pair import Pair, load_pair
-from draftloop.records import Record
-from draftloop.registry import Registry
-from draftloop.shipped import measure
+from draftloop.evaluation.benchmark import logged_samples
+from draftloop.models.fingerprints import fingerprints
+from draftloop.models.pair import Pair, load_pair
+from draftloop.registry.export.export import Exported, Job, export, plan
+from draftloop.registry.export.fuse import Quantization
+from draftloop.registry.export.verify import measure
+from draftloop.registry.manifest import verify
+from draftloop.registry.registry import Registry
 
 SECRET = "the wedding of Zebulon and Xanthippe"
 IDS = mx.array([[5, 1, 9, 30, 2, 7, 250, 11]])
@@ -440,10 +440,10 @@ import os, signal, sys
 import draftloop
 from pathlib import Path
 from draftloop.config import Config, Models
-from draftloop.export import export, plan
-from draftloop.fuse import Quantization
-from draftloop.pair import load_pair
-from draftloop.registry import Registry
+from draftloop.registry.export.export import export, plan
+from draftloop.registry.export.fuse import Quantization
+from draftloop.models.pair import load_pair
+from draftloop.registry.registry import Registry
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 root = Path(sys.argv[1])
 config = Config(models=Models(target=str(root / "models/target"), draft=str(root / "models/draft")))

@@ -12,7 +12,7 @@ from model_dirs import VOCABULARY, add_token, edit_json, swap_tokens
 
 from draftloop import reference
 from draftloop.config import Models
-from draftloop.fingerprints import fingerprints
+from draftloop.models.fingerprints import fingerprints
 
 Change = Callable[[Path], object]
 

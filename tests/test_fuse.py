@@ -17,10 +17,10 @@ from model_dirs import VOCABULARY, edit_json, write_llama, write_lora
 from safetensors.numpy import load_file
 from tiny import tiny_llama
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
 from draftloop.errors import ExportError, PairError, UsageError
-from draftloop.fuse import Quantization, Written, write_fused
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
+from draftloop.registry.export.fuse import Quantization, Written, write_fused
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7, 250, 11]])
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.config import Gate
-from draftloop.gate import Decision, Forecast, SourceCheck, decide
-from draftloop.paired_rounds import ScoredText
-from draftloop.timings import Costs
+from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.evaluation.gate import Decision, Forecast, SourceCheck, decide
+from draftloop.evaluation.paired_rounds import ScoredText
+from draftloop.evaluation.timings import Costs
 
 TOKENS = 60
 K_MAX = 8

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from draftloop import blas, heap
+from draftloop.runtime import blas
+from draftloop.runtime import malloc as heap
 
 pytestmark = pytest.mark.skipif(not blas.is_needed(), reason="MLX has a cache of its own elsewhere")
 
@@ -32,7 +33,7 @@ from pathlib import Path
 import os
 import draftloop
 import mlx.core as mx
-from draftloop import heap
+from draftloop.runtime import malloc as heap
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 before = resident()

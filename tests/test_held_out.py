@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from builders import make_record, write_adapter
 
-from draftloop.data_directory import DataDirectory
+from draftloop.data.directory import DataDirectory
+from draftloop.data.held_out import NOT_HELD_OUT, SEEN, UNKNOWN, Asked, HeldOut, check_logged, examine, to_measure_on
+from draftloop.data.records import Record, own_group
 from draftloop.errors import PromptError
-from draftloop.held_out import NOT_HELD_OUT, SEEN, UNKNOWN, Asked, HeldOut, check_logged, examine, to_measure_on
-from draftloop.records import Record, own_group
 
 LION, NEAR_LION, SHARK = "Describe the lion", "Could you describe a lion, please?", "Describe the shark"
 
@@ -173,7 +173,7 @@ def test_held_out_generations_that_cannot_be_used_are_counted_and_the_others_are
 
 def test_what_is_near_two_splits_is_measured_on_neither_way(data: DataDirectory) -> None:
     data.log.path.parent.mkdir(parents=True)
-    from draftloop.records import to_line
+    from draftloop.data.records import to_line
 
     lines = [to_line(make_record(prompt=LION)), to_line(make_record(prompt=NEAR_LION, split="heldout"))]
     data.log.path.write_bytes(b"".join(lines))

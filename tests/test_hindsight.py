@@ -13,14 +13,14 @@ import pytest
 from chance import BROKEN, FITS, same_law
 from tiny import sampler, tiny_pair
 
-from draftloop.collect import generation_seed
-from draftloop.generation import Generation
-from draftloop.hindsight import look_back
-from draftloop.pair import Pair
-from draftloop.rule import SAMPLING
-from draftloop.speculative.decoder import Decoding, Settings
-from draftloop.speculative.side_by_side import Wanted, write
-from draftloop.teacher_forced import Text
+from draftloop.collection.collect import generation_seed
+from draftloop.collection.generation import Generation
+from draftloop.decoding.batched_generation import Wanted, write
+from draftloop.decoding.decoder import Decoding, Settings
+from draftloop.decoding.offline_rounds import look_back
+from draftloop.decoding.rule_names import SAMPLING
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models.pair import Pair
 
 PROMPT = (0, 1, 2)
 LENGTH = 6

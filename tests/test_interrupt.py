@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from draftloop.interrupt import answering, stop_request
+from draftloop.runtime.signals import answering, stop_request
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -61,7 +61,7 @@ def test_outside_the_main_thread_the_handlers_stay_and_nothing_is_requested() ->
 
 BUSY = """
 import hashlib, signal, sys
-from draftloop.interrupt import answering, stop_request
+from draftloop.runtime.signals import answering, stop_request
 def deaf():
     words = ["busy"]
     while True:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from draftloop.known_costs import Advice, Known, KnownCosts
-from draftloop.speculative.draft_length import Experience
-from draftloop.timings import Costs
+from draftloop.decoding.draft_length import Experience
+from draftloop.evaluation.known_latency import Advice, Known, KnownCosts
+from draftloop.evaluation.timings import Costs
 
 ONE = Known(Costs(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4), {"block": Experience((9.0, 5.5), (6.0, 0.5))})
 OTHER = Known(Costs(0.002, (0.02, 0.021)))

@@ -9,14 +9,14 @@ import pytest
 from model_dirs import write_lora
 from tiny import sampler, tiny_pair
 
-from draftloop.collect import CollectSettings, generate_record
+from draftloop.collection.collect import CollectSettings, generate_record
 from draftloop.config import Models
+from draftloop.data.prompt_groups import prompt_group
+from draftloop.decoding.decoder import Settings
 from draftloop.errors import PromptError
-from draftloop.live import decode_all, decode_live, plain_speed, samples_from_prompts
-from draftloop.pair import Pair, load_pair
-from draftloop.prompt_groups import prompt_group
-from draftloop.prompts import Prompt
-from draftloop.speculative.decoder import Settings
+from draftloop.evaluation.live import decode_all, decode_live, plain_speed, samples_from_prompts
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.prompt import Prompt
 
 SETTINGS = Settings(sampler(0.8, seed=4), "rejection", 3, 10)
 PROMPTS = [Prompt("the target"), Prompt("what the draft wants")]

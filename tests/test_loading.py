@@ -15,8 +15,8 @@ from model_dirs import edit_json, write_llama
 
 from draftloop.config import Models
 from draftloop.errors import PairError
-from draftloop.loading import load_directory, needs_code
-from draftloop.pair import load_pair
+from draftloop.models.loading import load_directory, needs_code
+from draftloop.models.pair import load_pair
 
 RAN = "ran"
 _TOKENIZER = f"""

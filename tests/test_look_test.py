@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from draftloop.config import Gate
-from draftloop.look_test import compare_with_previous, sentence
-from draftloop.looks import Look
-from draftloop.paired_rounds import ScoredText
+from draftloop.evaluation.look_test import compare_with_previous, sentence
+from draftloop.evaluation.looks import Look
+from draftloop.evaluation.paired_rounds import ScoredText
 
 LOOK = Look("look", "chat", 12, (), 0.005)
 SETTINGS = Gate()

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from draftloop.alpha_spending import alpha_of_attempt
-from draftloop.drift import Generation, Key
-from draftloop.looks import Look, NewOutput, Watching, due, new_outputs
+from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.evaluation.drift import Generation, Key
+from draftloop.evaluation.looks import Look, NewOutput, Watching, due, new_outputs
 
 WATCHING = Watching(
     sequence=1,

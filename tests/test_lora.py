@@ -12,10 +12,10 @@ from mlx_lm.tuner.utils import load_adapters
 from tiny import tiny_llama
 from workshop import adapter_bytes, snapshot
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig, read_config
 from draftloop.config import Lora
 from draftloop.errors import AdapterError
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig, read_config
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7]])
 SHAPE = AdapterConfig(rank=4, scale=2.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draftloop.marks import KEPT, is_gone, mark_of, position_after
+from draftloop.data.log_position import KEPT, is_gone, mark_of, position_after
 
 
 @given(st.integers(0, 100), st.integers(0, 50), st.integers(0, 200), st.integers(0, KEPT - 1))

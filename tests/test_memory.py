@@ -10,8 +10,8 @@ import mlx.core as mx
 import pytest
 from mortal import HANGS
 
-from draftloop import memory
-from draftloop.memory import AUTO_SHARE, CACHE_SHARE, GIGABYTE, Budget, DeviceMemory
+from draftloop.runtime import memory
+from draftloop.runtime.memory import AUTO_SHARE, CACHE_SHARE, GIGABYTE, Budget, DeviceMemory
 
 DEVICE = DeviceMemory(10 * GIGABYTE, "available RAM")
 
@@ -134,7 +134,7 @@ def test_the_device_of_this_machine_has_something_to_give() -> None:
 def test_a_bound_on_the_address_space_counts() -> None:
     """As `ulimit -v` sets it on shared machines; MLX on a CPU dies by a signal where the system refuses it memory."""
     program = (
-        "import resource\nimport mlx.core as mx\nfrom draftloop import memory\nmemory.release()\n"
+        "import resource\nimport mlx.core as mx\nfrom draftloop.runtime import memory\nmemory.release()\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + (300 << 20)\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"
         "mx.set_default_device(mx.cpu)\nfound = memory.read_device()\nprint(found.bytes >> 20, found.figure)\n"

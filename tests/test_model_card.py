@@ -12,9 +12,9 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from draftloop.benchmark import Row
-from draftloop.model_card import Card, write_card
-from draftloop.shipped import Comparison, Measured
+from draftloop.evaluation.benchmark import Row
+from draftloop.registry.export.model_card import Card, write_card
+from draftloop.registry.export.verify import Comparison, Measured
 
 ROW = Row("v0003", "match", 4, 0.31234, 0.25, 1.75678, 1.5, 2.0)
 CHANGE = Comparison("match", 4, -0.125, -0.25, None, 0.01234, 0.0, 0.02, of="exported", against="v0003")

@@ -8,11 +8,12 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny import tiny_llama
 
-from draftloop import lora, on_cpu
 from draftloop.config import Models, Training
-from draftloop.cpu_gate import GatedMLP
-from draftloop.cpu_rope import TabulatedRoPE
-from draftloop.pair import load_pair
+from draftloop.models import adapter as lora
+from draftloop.models.cpu import adapt as on_cpu
+from draftloop.models.cpu.gated_layers import GatedMLP
+from draftloop.models.cpu.rope import TabulatedRoPE
+from draftloop.models.pair import load_pair
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")
 

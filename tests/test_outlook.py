@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from draftloop.config import Config
-from draftloop.drift import Watch
-from draftloop.looks import Look
-from draftloop.outlook import Failed, History, Situation, next_step, recipe
-from draftloop.overview import Overview
-from draftloop.registry import Pointer
+from draftloop.evaluation.drift import Watch
+from draftloop.evaluation.looks import Look
+from draftloop.registry.registry import Pointer
+from draftloop.retraining.plan import Failed, History, Situation, next_step, recipe
+from draftloop.status import Overview
 
 CONFIG = Config()
 ALARM = Watch("chat", "drift", 0.6, 0.4, 40, 3.0, 1.5, 12)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from builders import make_record, write_adapter
 
-from draftloop.data_directory import DataDirectory
-from draftloop.overview import survey
-from draftloop.records import PairId
+from draftloop.data.directory import DataDirectory
+from draftloop.data.records import PairId
+from draftloop.status import survey
 
 
 @pytest.fixture

@@ -27,14 +27,15 @@ from model_dirs import (
 )
 from tiny import sampler
 
-from draftloop import lora, reference
+from draftloop import reference
 from draftloop.config import Models
+from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.errors import AdapterError, PairError, PromptError
-from draftloop.fingerprints import fingerprints
-from draftloop.model_files import find_model, local_fingerprints
-from draftloop.pair import Pair, cache_kinds, check_cache, load_pair
-from draftloop.registry import Registry
-from draftloop.speculative.decoder import Decoding, Settings
+from draftloop.models import adapter as lora
+from draftloop.models.fingerprints import fingerprints
+from draftloop.models.hub import find_model, local_fingerprints
+from draftloop.models.pair import Pair, cache_kinds, check_cache, load_pair
+from draftloop.registry.registry import Registry
 
 Damage = Callable[[Path], object]
 

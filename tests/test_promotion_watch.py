@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from draftloop.config import Gate
-from draftloop.drift import Generation, Key
 from draftloop.errors import StoreError
-from draftloop.looks import Look
-from draftloop.promotion_watch import FOLDER, PromotionWatch
-from draftloop.registry import Pointer
+from draftloop.evaluation.drift import Generation, Key
+from draftloop.evaluation.looks import Look
+from draftloop.registry.promotion_watch import FOLDER, PromotionWatch
+from draftloop.registry.registry import Pointer
 
 SETTINGS = Gate()
 POINTER = Pointer("v0002", "v0001", 2)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from near_pairs import DIFFERENT_CHECKING, DIFFERENT_TUNING, NEAR_CHECKING, NEAR_TUNING, Pair
 
-from draftloop.prompt_groups import EXACT_WORDS, content_words, near_keys, opening, prompt_group
+from draftloop.data.prompt_groups import EXACT_WORDS, content_words, near_keys, opening, prompt_group
 
 
 def near(one: str, other: str) -> bool:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mlx_lm.utils import load_tokenizer
 from model_dirs import write_tokenizer
 
-from draftloop.pair import Pair
-from draftloop.prompts import Prompt, Reading, Unusable, encode
+from draftloop.models.pair import Pair
+from draftloop.prompts.prompt import Prompt, Reading, Unusable, encode
 
 # -- ids --------------------------------------------------------------------------------------------------------------
 

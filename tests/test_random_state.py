@@ -3,7 +3,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from draftloop.random_state import get_state, set_state, unchanged
+from draftloop.runtime.rng import get_state, set_state, unchanged
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**40 + 3])

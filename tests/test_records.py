@@ -15,8 +15,7 @@ from builders import make_record
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from draftloop.errors import StoreError
-from draftloop.records import (
+from draftloop.data.records import (
     BlobRef,
     Disagreement,
     Record,
@@ -32,6 +31,7 @@ from draftloop.records import (
     unseal,
     whole_records,
 )
+from draftloop.errors import StoreError
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -317,5 +317,5 @@ def test_a_whole_record_is_found_whatever_ends_or_begins_in_its_messages() -> No
 
 
 def test_records_store_and_registry_import_without_mlx() -> None:
-    code = "import sys; sys.modules['mlx'] = None; import draftloop.store.log, draftloop.registry"
+    code = "import sys; sys.modules['mlx'] = None; import draftloop.data.log, draftloop.registry.registry"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

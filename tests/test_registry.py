@@ -11,10 +11,10 @@ import orjson
 import pytest
 from builders import RecordedSyncs, write_adapter
 
+from draftloop.data.records import PairId, seal, unseal
 from draftloop.errors import AdapterDamaged, AdapterError, ChampionMoved, StoreError
-from draftloop.manifest import verify
-from draftloop.records import PairId, seal, unseal
-from draftloop.registry import Pointer, Registry
+from draftloop.registry.manifest import verify
+from draftloop.registry.registry import Pointer, Registry
 from draftloop.store.journal import Journal
 
 

@@ -11,9 +11,8 @@ from dataclasses import replace
 import pytest
 from builders import CountingFiles, failing_files, make_record
 
-from draftloop.errors import StoreError
-from draftloop.records import PairId, Record, to_line
-from draftloop.replay import (
+from draftloop.data.records import PairId, Record, to_line
+from draftloop.data.replay import (
     Drawn,
     ReplayBuffer,
     draw,
@@ -24,6 +23,7 @@ from draftloop.replay import (
     well_accepted_sources,
     worth_keeping,
 )
+from draftloop.errors import StoreError
 from draftloop.store.files import Files
 
 

@@ -10,9 +10,9 @@ import pytest
 from retraining import PROMPTS, Shop, config_of, last_line
 
 from draftloop.errors import LockedError
-from draftloop.outlook import look, next_step
-from draftloop.registry import Pointer
-from draftloop.retrain import give_way
+from draftloop.registry.registry import Pointer
+from draftloop.retraining.plan import look, next_step
+from draftloop.retraining.run import give_way
 
 
 def contents(root: Path) -> dict[str, str]:

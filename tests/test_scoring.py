@@ -12,17 +12,17 @@ import pytest
 from model_dirs import VOCABULARY, write_lora
 from tiny import sampler
 
-from draftloop import scoring, teacher_forced
-from draftloop.acceptance import log_probs
-from draftloop.collect import CollectSettings, generate_record
+from draftloop.collection.collect import CollectSettings, generate_record
 from draftloop.config import Models
-from draftloop.pair import Pair, load_pair
-from draftloop.prompts import Prompt
-from draftloop.records import Record
-from draftloop.rule import Rule
-from draftloop.scoring import Scores, score
-from draftloop.speculative.decoder import Settings
-from draftloop.teacher_forced import Text
+from draftloop.data.records import Record
+from draftloop.decoding.decoder import Settings
+from draftloop.decoding.rule_names import Rule
+from draftloop.evaluation import scoring, teacher_forced
+from draftloop.evaluation.estimator import log_probs
+from draftloop.evaluation.scoring import Scores, score
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.prompt import Prompt
 
 MODES: list[tuple[Rule, float]] = [("greedy", 0.0), ("rejection", 0.9), ("block", 0.9), ("match", 0.9)]
 BARE: dict[str, Path | None] = {"none": None}

@@ -12,11 +12,11 @@ from mlx.utils import tree_map
 from model_dirs import write_lora
 from tiny import sampler
 
-from draftloop.benchmark import Sample, compare
 from draftloop.config import Models
-from draftloop.pair import Pair, load_pair
-from draftloop.shipped import Measured, below_in_words, measure
-from draftloop.teacher_forced import Text
+from draftloop.evaluation.benchmark import Sample, compare
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models.pair import Pair, load_pair
+from draftloop.registry.export.verify import Measured, below_in_words, measure
 
 
 @pytest.fixture

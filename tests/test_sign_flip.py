@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from draftloop import sign_flip
-from draftloop.alpha_spending import alpha_of_attempt
-from draftloop.sign_flip import SignFlip, sign_flip_test
+from draftloop.evaluation import sign_flip
+from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.evaluation.sign_flip import SignFlip, sign_flip_test
 
 FloatArray = npt.NDArray[np.float64]
 PValue = Callable[[list[float]], float]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftloop.stats import Interval, paired_ratio_difference_interval, ratio_interval
+from draftloop.evaluation.intervals import Interval, paired_ratio_difference_interval, ratio_interval
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -17,8 +17,9 @@ from mlx_lm.utils import load_tokenizer
 from model_dirs import write_tokenizer
 from mortal import environment
 
-from draftloop import template_worker, templates
-from draftloop.templates import TemplateFailed, render
+from draftloop.prompts import template_sandbox as templates
+from draftloop.prompts import template_worker
+from draftloop.prompts.template_sandbox import TemplateFailed, render
 
 CHATML = (
     "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
@@ -232,7 +233,7 @@ def test_an_interrupted_wait_does_not_give_its_answer_to_the_next_question() -> 
 
 PROGRAM = """
 import sys, time
-from draftloop import templates
+from draftloop.prompts import template_sandbox as templates
 assert "mlx" not in sys.modules
 templates.render("{{ 1 }}", {}, limit=9, seconds=9)
 print(templates._started()._process.pid, flush=True)
@@ -282,7 +283,7 @@ def test_the_child_imports_nothing_of_this_package_nor_from_where_it_is_started(
         [
             sys.executable,
             "-c",
-            "from draftloop.templates import render as r; print(r('{{ 1 }}', {}, limit=9, seconds=9))",
+            "from draftloop.prompts.template_sandbox import render as r; print(r('{{ 1 }}', {}, limit=9, seconds=9))",
         ],
         capture_output=True,
         text=True,

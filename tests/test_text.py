@@ -8,10 +8,10 @@ import pytest
 from tiny import sampler
 
 from draftloop.config import Speculative
+from draftloop.decoding.decoder import Decoding, Settings
+from draftloop.decoding.generate import Generated, decoding_settings, generate
 from draftloop.errors import ConfigError, PromptError
-from draftloop.pair import Pair
-from draftloop.speculative.decoder import Decoding, Settings
-from draftloop.text import Generated, decoding_settings, generate
+from draftloop.models.pair import Pair
 
 GREEDY = Settings(sampler(0.0), "greedy", 3, 12)
 

@@ -10,8 +10,8 @@ from tiny import word_tokenizer
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from draftloop.pair import Pair
-from draftloop.token_kinds import KINDS, TokenKinds, kind_of
+from draftloop.models.pair import Pair
+from draftloop.training.token_kinds import KINDS, TokenKinds, kind_of
 
 PIECES = ["▁hello", "hello", "▁", "▁▁▁▁", "\n", "9", "▁9", ".", "▁(", "é", "▁_x"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from builders import make_record, write_adapter
 
-from draftloop.data_directory import DataDirectory
-from draftloop.overview import survey
-from draftloop.records import own_group
+from draftloop.data.directory import DataDirectory
+from draftloop.data.records import own_group
+from draftloop.status import survey
 
 
 @pytest.fixture

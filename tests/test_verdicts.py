@@ -11,9 +11,9 @@ import pytest
 from builders import failing_files
 
 from draftloop.config import Gate
+from draftloop.data.records import PairId, dump, seal
 from draftloop.errors import StoreError
-from draftloop.records import PairId, dump, seal
-from draftloop.verdicts import Attempt, Epoch, Verdict, Verdicts
+from draftloop.registry.verdicts import Attempt, Epoch, Verdict, Verdicts
 
 PAIR = PairId("target", "draft", "tokenizer")
 OTHER = PairId("other", "draft", "tokenizer")

@@ -10,8 +10,8 @@ from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from draftloop.pair import Pair
-from draftloop.records import PairId, Sampler
+from draftloop.data.records import PairId, Sampler
+from draftloop.models.pair import Pair
 
 
 def tiny_llama(

@@ -15,14 +15,14 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from tiny import sampler, tiny_pair
 
-from draftloop import lora
 from draftloop.config import Config, Data
-from draftloop.data_directory import DataDirectory
-from draftloop.pair import Pair
-from draftloop.records import Record, to_line
+from draftloop.data.directory import DataDirectory
+from draftloop.data.records import Record, to_line
+from draftloop.models import adapter as lora
+from draftloop.models.pair import Pair
 from draftloop.store.files import FILES, Files
+from draftloop.training.dataset.examples import Example, to_example
 from draftloop.training.result import TrainResult
-from draftloop.training.texts.examples import Example, to_example
 from draftloop.training.train import resume, train
 
 VOCABULARY = 64

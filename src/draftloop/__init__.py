@@ -11,7 +11,7 @@ The public API, in the order of the stages; each name is imported when it is fir
     data.registry.promote("latest")
     generate(pair, prompt, settings, chat_template=True, max_prompt_length=2048)
 
-and all of it unattended, under a name that its module has already: `draftloop.retrain.retrain(data, config)`.
+and all of it unattended, under a name that its module has already: `draftloop.retraining.run.retrain(data, config)`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import blas, heap
+from .runtime import blas
+from .runtime import malloc as heap
 
 blas.preload()  # here, because it must come before the first import of mlx by any module, in whatever order
 if blas.is_needed():
@@ -29,16 +30,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "config",
-    "load_pair": "pair",
-    "decoding_settings": "text",
-    "collect_data": "collect",
-    "CollectSettings": "collect",
-    "DataDirectory": "data_directory",
+    "load_pair": "models.pair",
+    "decoding_settings": "decoding.generate",
+    "collect_data": "collection.collect",
+    "CollectSettings": "collection.collect",
+    "DataDirectory": "data.directory",
     "train": "training.train",
     "resume": "training.train",
-    "logged_samples": "benchmark",
-    "compare": "benchmark",
-    "generate": "text",
+    "logged_samples": "evaluation.benchmark",
+    "compare": "evaluation.benchmark",
+    "generate": "decoding.generate",
 }
 __all__ = ["__version__", *_HOMES]
 

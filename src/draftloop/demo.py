@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from . import reference
-from .benchmark import Difference, Report, Row, compare
-from .collect import CollectReport, CollectSettings, collect_data
+from .collection.collect import CollectReport, CollectSettings, collect_data
 from .config import Config, Speculative, Training
-from .data_directory import DataDirectory
-from .live import samples_from_prompts
-from .pair import Pair, load_pair
-from .prompt_files.reading import read_prompts
-from .speculative.decoder import Settings
-from .store.log import FailureLog
-from .text import decoding_settings
+from .data.directory import DataDirectory
+from .data.log import FailureLog
+from .decoding.decoder import Settings
+from .decoding.generate import decoding_settings
+from .evaluation.benchmark import Difference, Report, Row, compare
+from .evaluation.live import samples_from_prompts
+from .models.pair import Pair, load_pair
+from .prompts.files import read_prompts
 from .training.result import TrainResult
 from .training.train import train
 

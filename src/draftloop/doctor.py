@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from . import blas, memory
 from .config import Config, Resolved
 from .errors import DraftloopError
+from .runtime import blas, memory
 from .whereabouts import in_rows, remark
 
 State = Literal["ok", "warning", "problem"]
@@ -136,7 +136,7 @@ def _writable(data_dir: Path) -> Finding:
 
 def _pair(config: Config) -> Iterator[Finding]:
     try:
-        from .pair import cache_kinds, load_pair
+        from .models.pair import cache_kinds, load_pair
 
         pair = load_pair(config.models)
     except DraftloopError as error:

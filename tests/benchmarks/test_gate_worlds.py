@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from draftloop.gate import decide
+from draftloop.evaluation.gate import decide
 
 TOKENS = 64.0
 K_MAX = 8

@@ -17,7 +17,7 @@ from mlx_lm.tuner.trainer import default_loss
 from tiny import tiny_pair
 from workshop import VOCABULARY, examples_of
 
-from draftloop.training.texts.rollouts import to_json
+from draftloop.training.dataset.on_policy import to_json
 
 PAIR = tiny_pair(VOCABULARY)
 EXAMPLES = examples_of(PAIR, 5)

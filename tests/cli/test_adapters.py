@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from builders import write_adapter
 
-from draftloop.looks import Look
-from draftloop.promotion_watch import PromotionWatch
-from draftloop.registry import Registry
+from draftloop.evaluation.looks import Look
+from draftloop.registry.promotion_watch import PromotionWatch
+from draftloop.registry.registry import Registry
 
 
 @pytest.fixture

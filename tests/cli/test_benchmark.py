@@ -9,11 +9,11 @@ import pytest
 from builders import make_record
 from model_dirs import write_lora
 
-from draftloop.pair import Pair
-from draftloop.records import to_line
-from draftloop.registry import Registry
-from draftloop.store.log import FailureLog
-from draftloop.usable import FOREIGN_ID, NO_OUTPUT
+from draftloop.data.log import FailureLog
+from draftloop.data.records import to_line
+from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT
+from draftloop.models.pair import Pair
+from draftloop.registry.registry import Registry
 
 SHORT = ["--prompts-file", "p.txt", "--max-tokens", "10", "--num-draft-tokens", "1,3"]
 ROW = {

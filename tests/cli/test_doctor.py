@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from draftloop import blas, memory
-from draftloop.memory import DeviceMemory
+from draftloop.runtime import blas, memory
+from draftloop.runtime.memory import DeviceMemory
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,9 @@ from model_dirs import write_lora
 from mortal import HANGS
 
 from draftloop.config import Models
-from draftloop.pair import Pair
-from draftloop.records import to_line
-from draftloop.registry import Registry
+from draftloop.data.records import to_line
+from draftloop.models.pair import Pair
+from draftloop.registry.registry import Registry
 
 EXPORT = ["adapters", "export", "latest", "--to", "out"]
 

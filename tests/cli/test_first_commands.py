@@ -9,10 +9,10 @@ import pytest
 from builders import make_record
 from model_dirs import write_lora
 
-from draftloop import costs
-from draftloop.data_directory import DataDirectory
-from draftloop.pair import Pair
-from draftloop.records import to_line
+from draftloop.data.directory import DataDirectory
+from draftloop.data.records import to_line
+from draftloop.evaluation import latency as costs
+from draftloop.models.pair import Pair
 
 COLLECT = ["collect-data", "-p", "Describe the lion", "-p", "the target learns", "--max-tokens", "8", "--seed", "1"]
 TRAIN = ["train", "--epochs", "1", "--rank", "2", "--answers", "0", "--proposals", "0"]

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from model_dirs import write_lora
 
-from draftloop import costs, text
-from draftloop.known_costs import Advice, Known, KnownCosts
-from draftloop.pair import Pair
-from draftloop.speculative.draft_length import Experience
-from draftloop.timings import Costs
+from draftloop.decoding import generate as text
+from draftloop.decoding.draft_length import Experience
+from draftloop.evaluation import latency as costs
+from draftloop.evaluation.known_latency import Advice, Known, KnownCosts
+from draftloop.evaluation.timings import Costs
+from draftloop.models.pair import Pair
 
 SUCCESS = {
     "status",

@@ -15,8 +15,8 @@ from mlx_lm.utils import load_tokenizer
 from model_dirs import CHAT_TEMPLATE, edit_json
 
 from draftloop.config import Models
-from draftloop.records import Record
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Record
 
 LOG = Path("data/failures/failures.jsonl")
 SHORT = ["--max-tokens", "4"]

@@ -12,12 +12,12 @@ from rights import of_an_ordinary_user
 
 from draftloop import reference
 from draftloop.config import Gate
-from draftloop.data_directory import DataDirectory
+from draftloop.data.directory import DataDirectory
+from draftloop.data.records import BlobRef, PairId
 from draftloop.errors import AccessDenied
-from draftloop.fingerprints import fingerprints
-from draftloop.known_costs import Known, KnownCosts
-from draftloop.records import BlobRef, PairId
-from draftloop.timings import Costs
+from draftloop.evaluation.known_latency import Known, KnownCosts
+from draftloop.evaluation.timings import Costs
+from draftloop.models.fingerprints import fingerprints
 from draftloop.training.run import RunDirectory
 
 PAIR = PairId(fingerprints(reference.TARGET).model, fingerprints(reference.DRAFT).model, "c" * 64)
@@ -92,7 +92,7 @@ def test_retrain_goes_no_step_where_it_may_not_read_what_was_decided(data: DataD
 
 
 def test_a_candidate_is_not_discarded_for_want_of_a_right(data: DataDirectory) -> None:
-    from draftloop.unattended.judging import _without_scores
+    from draftloop.retraining.gate_step import _without_scores
 
     (data.registry.root / "v0003" / "adapters.safetensors").chmod(0)
     with of_an_ordinary_user(), pytest.raises(AccessDenied, match=r"v0003/adapters\.safetensors"):

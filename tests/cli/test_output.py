@@ -12,7 +12,7 @@ from builders import write_adapter
 from mortal import environment
 
 from draftloop.config import Models
-from draftloop.registry import Registry
+from draftloop.registry.registry import Registry
 
 START = "import sys; from draftloop.__main__ import main; sys.argv[0] = 'draftloop'; main()"
 FULL = Path("/dev/full")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stand_ins import CRONTAB, LAUNCHCTL, SYSTEMCTL, write_tool
 
-from draftloop.schedule.job import identity_of
+from draftloop.scheduling.job import identity_of
 
 KINDS = ["cron", "launchd", "systemd"]
 

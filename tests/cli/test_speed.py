@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from draftloop import costs
+from draftloop.evaluation import latency as costs
 
 WAYS = ["plain", "mlx-lm", "mlx-lm", *["draftloop"] * 6]
 SHORT = ["benchmark", "speed", "--num-draft-tokens", "1,3", "--max-tokens", "12", "--repeats", "2"]

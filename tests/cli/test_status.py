@@ -9,11 +9,11 @@ import mlx.core as mx
 from builders import make_record, write_adapter
 
 from draftloop import reference
-from draftloop.data_directory import DataDirectory
-from draftloop.fingerprints import fingerprints
-from draftloop.records import PairId, Record
-from draftloop.registry import Registry
-from draftloop.store.log import FailureLog
+from draftloop.data.directory import DataDirectory
+from draftloop.data.log import FailureLog
+from draftloop.data.records import PairId, Record
+from draftloop.models.fingerprints import fingerprints
+from draftloop.registry.registry import Registry
 from draftloop.training.run import RunDirectory
 
 LOG = Path("data/failures/failures.jsonl")

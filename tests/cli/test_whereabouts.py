@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from draftloop.config import Models, resolve
-from draftloop.data_directory import DataDirectory
+from draftloop.data.directory import DataDirectory
 from draftloop.errors import Interrupted
-from draftloop.interrupt import StopRequest
-from draftloop.pair import load_pair
+from draftloop.models.pair import load_pair
+from draftloop.runtime.signals import StopRequest
 from draftloop.training.train import train
 
 NOWHERE = "no configuration here (looked for configs/config.yaml, configs/default.yaml)"

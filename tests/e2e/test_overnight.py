@@ -16,14 +16,14 @@ from model_dirs import add_token, edit_json, models_in, swap_tokens, write_pair
 from retraining import PROMPTS, Shop, config_of, never
 from stops import StopAfter
 
-from draftloop.collect import ALREADY_COLLECTED
-from draftloop.data_directory import DataDirectory
+from draftloop.collection.collect import ALREADY_COLLECTED
+from draftloop.data.directory import DataDirectory
 from draftloop.errors import AdapterError, Interrupted
-from draftloop.fingerprints import Fingerprints
-from draftloop.model_files import local_fingerprints
-from draftloop.model_names import FILE, ModelNames
-from draftloop.outlook import History, look
-from draftloop.pair import Pair, load_pair
+from draftloop.models.fingerprints import Fingerprints
+from draftloop.models.hub import local_fingerprints
+from draftloop.models.names import FILE, ModelNames
+from draftloop.models.pair import Pair, load_pair
+from draftloop.retraining.plan import History, look
 from draftloop.training.train import resume, train
 
 Change = Callable[[Path], object]

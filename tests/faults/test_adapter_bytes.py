@@ -20,20 +20,20 @@ from mortal import environment, python
 from safetensors.numpy import load
 from tiny import tiny_llama
 
-from draftloop import lora
-from draftloop.adapter_format import CONFIG, WEIGHTS, AdapterConfig
 from draftloop.errors import AdapterError
-from draftloop.manifest import MANIFEST
-from draftloop.registry import Registry
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import CONFIG, WEIGHTS, AdapterConfig
+from draftloop.registry.manifest import MANIFEST
+from draftloop.registry.registry import Registry
 
 pytestmark = pytest.mark.row("bad adapter bytes")
 
 LOADER = """
 import json, sys
 from pathlib import Path
-from draftloop import lora
+from draftloop.models import adapter as lora
 from draftloop.errors import AdapterError
-from draftloop.manifest import verify
+from draftloop.registry.manifest import verify
 from tiny import tiny_llama
 import hashlib
 

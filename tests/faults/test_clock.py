@@ -13,13 +13,13 @@ from fault_table import Row
 from retraining import PROMPTS, Shop
 
 from draftloop.config import Config
-from draftloop.data_directory import DataDirectory
+from draftloop.data.directory import DataDirectory
+from draftloop.data.records import PairId
 from draftloop.errors import TrainingFailed
-from draftloop.model_files import local_fingerprints
-from draftloop.records import PairId
-from draftloop.registry import Pointer, Registry
-from draftloop.retrain import retrain
-from draftloop.unattended.work import Outcome
+from draftloop.models.hub import local_fingerprints
+from draftloop.registry.registry import Pointer, Registry
+from draftloop.retraining.run import retrain
+from draftloop.retraining.work import Outcome
 
 pytestmark = pytest.mark.row("clock goes backward")
 

@@ -22,10 +22,10 @@ from retraining import PROMPTS
 from tiny import tiny_pair
 
 from draftloop.config import Config, Models
-from draftloop.records import Record
-from draftloop.replay import ReplayBuffer
-from draftloop.store.log import FailureLog
-from draftloop.training.texts.material import gather
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Record
+from draftloop.data.replay import ReplayBuffer
+from draftloop.training.dataset.sources import gather
 
 pytestmark = pytest.mark.row("collect while training")
 
@@ -35,7 +35,7 @@ WRITER = """
 import mmap, struct, sys
 from pathlib import Path
 from builders import make_record
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
 
 log, counts, number, records = FailureLog(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 with counts.open("r+b") as file:

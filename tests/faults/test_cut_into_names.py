@@ -9,9 +9,9 @@ import pytest
 from fault_table import Row
 
 from draftloop.config import Gate
-from draftloop.gate import decide
-from draftloop.paired_rounds import ScoredText
-from draftloop.timings import Costs
+from draftloop.evaluation.gate import decide
+from draftloop.evaluation.paired_rounds import ScoredText
+from draftloop.evaluation.timings import Costs
 
 pytestmark = pytest.mark.row("a harmful source cut into many names")
 

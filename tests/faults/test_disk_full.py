@@ -21,13 +21,13 @@ from log_files import broken, file_size_limit, filled, read
 from mortal import environment, python
 from workshop import Workshop, records_of
 
-from draftloop import lora
 from draftloop.config import Models
+from draftloop.data.log import FailureLog
+from draftloop.data.records import to_line
 from draftloop.errors import DraftloopError, StoreError
-from draftloop.records import to_line
-from draftloop.registry import Registry
+from draftloop.models import adapter as lora
+from draftloop.registry.registry import Registry
 from draftloop.store.files import Files
-from draftloop.store.log import FailureLog
 from draftloop.training.checkpoints import Checkpoints
 from draftloop.training.run import RunDirectory
 

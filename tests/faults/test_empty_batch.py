@@ -13,16 +13,16 @@ from mlx.utils import tree_flatten
 from tiny import tiny_llama, tiny_pair
 from workshop import Workshop, examples_of, records_of
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Loss, Training
+from draftloop.data.usable import NO_OUTPUT
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import make_forward
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.texts.examples import Example
-from draftloop.training.texts.plan import Window
-from draftloop.usable import NO_OUTPUT
 
 pytestmark = pytest.mark.row("empty or fully masked batch")
 

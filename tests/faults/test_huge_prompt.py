@@ -16,13 +16,13 @@ from fault_table import Row
 from mortal import environment, python
 from tiny import sampler
 
-from draftloop.collect import CollectSettings, collect_data
+from draftloop.collection.collect import CollectSettings, collect_data
 from draftloop.config import Models
+from draftloop.data.log import FailureLog
+from draftloop.decoding.decoder import Settings
 from draftloop.errors import PromptError
-from draftloop.pair import Pair
-from draftloop.prompts import Prompt, Unusable, encode
-from draftloop.speculative.decoder import Settings
-from draftloop.store.log import FailureLog
+from draftloop.models.pair import Pair
+from draftloop.prompts.prompt import Prompt, Unusable, encode
 
 pytestmark = pytest.mark.row("huge prompt")
 

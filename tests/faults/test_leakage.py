@@ -13,9 +13,9 @@ from builders import NO_SYNC, make_record
 from fault_table import Row
 from workshop import Workshop, records_of
 
-from draftloop.records import Record, to_line
-from draftloop.store.log import FailureLog
-from draftloop.training.texts.material import gather
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Record, to_line
+from draftloop.training.dataset.sources import gather
 
 pytestmark = pytest.mark.row("leakage")
 

@@ -9,9 +9,9 @@ from builders import NO_SYNC, failing_files, make_record
 from fault_table import Row
 from log_files import broken, filled, put, read
 
+from draftloop.data.log import FailureLog
+from draftloop.data.records import PairId, to_line
 from draftloop.errors import StoreError
-from draftloop.records import PairId, to_line
-from draftloop.store.log import FailureLog
 
 pytestmark = pytest.mark.row("kill during a log append")
 

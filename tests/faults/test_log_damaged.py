@@ -10,8 +10,8 @@ from builders import make_record
 from fault_table import Row
 from log_files import broken, filled, put, read
 
-from draftloop.records import to_line
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
+from draftloop.data.records import to_line
 
 pytestmark = pytest.mark.row("damage in the middle of a log")
 

@@ -13,7 +13,7 @@ from fault_table import Row
 from log_files import read
 from mortal import environment, python
 
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
 
 pytestmark = pytest.mark.row("real SIGKILL of writers")
 
@@ -23,7 +23,7 @@ WRITERS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 from builders import make_record
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
 from mortal import BETWEEN, Board, MortalFiles, kind
 
 folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

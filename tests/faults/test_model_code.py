@@ -285,8 +285,8 @@ def test_the_export_of_a_fused_draft_holds_no_program(
 ) -> None:
     from model_dirs import write_lora
 
-    from draftloop.pair import load_pair
-    from draftloop.registry import Registry
+    from draftloop.models.pair import load_pair
+    from draftloop.registry.registry import Registry
 
     named = {"AutoTokenizer": [None, "own.OwnTokenizer"]}
     edit_json(place.directory("draft") / "tokenizer_config.json", auto_map=named)

@@ -16,9 +16,9 @@ from retraining import config_of
 
 from draftloop.config import Models
 from draftloop.errors import AdapterError, DraftloopError, RunError, StoreError
-from draftloop.registry import Pointer, Registry
+from draftloop.registry.registry import Pointer, Registry
+from draftloop.registry.verdicts import Verdicts
 from draftloop.training.run import RunDirectory
-from draftloop.verdicts import Verdicts
 
 pytestmark = pytest.mark.row("names and paths")
 

@@ -14,17 +14,18 @@ from mlx import nn
 from tiny import tiny_llama, tiny_pair
 from workshop import Workshop, examples_of, records_of
 
-from draftloop import lora, manifest
-from draftloop.adapter_format import WEIGHTS, AdapterConfig
 from draftloop.config import Training
 from draftloop.errors import AdapterError, TrainingFailed
-from draftloop.registry import Pointer, Registry
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import WEIGHTS, AdapterConfig
+from draftloop.registry import manifest
+from draftloop.registry.registry import Pointer, Registry
 from draftloop.training import train as train_module
+from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import Forward, make_forward
 from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.texts.plan import Window
 
 pytestmark = pytest.mark.row("NaN or Inf in loss or gradient")
 

@@ -17,12 +17,12 @@ from builders import NO_SYNC, make_record
 from fault_table import Row
 
 from draftloop.config import Models
+from draftloop.data.log import FailureLog
 from draftloop.errors import PromptError
-from draftloop.pair import Pair
-from draftloop.prompt_files.lines import encoding
-from draftloop.prompt_files.reading import PromptFile, survey
-from draftloop.prompts import Prompt, Unusable, encode
-from draftloop.store.log import FailureLog
+from draftloop.models.pair import Pair
+from draftloop.prompts.files import PromptFile, survey
+from draftloop.prompts.prompt import Prompt, Unusable, encode
+from draftloop.prompts.text_lines import encoding
 
 pytestmark = pytest.mark.row("odd text")
 

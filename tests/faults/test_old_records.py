@@ -13,10 +13,9 @@ import pytest
 from builders import NO_SYNC, make_record, write_adapter
 from fault_table import Row
 
-from draftloop import manifest, records
-from draftloop.errors import StoreError
-from draftloop.manifest import FileHash, read_sealed_manifest
-from draftloop.records import (
+from draftloop.data import records
+from draftloop.data.log import FailureLog
+from draftloop.data.records import (
     BlobRef,
     Disagreement,
     PairId,
@@ -28,9 +27,11 @@ from draftloop.records import (
     to_line,
     unseal,
 )
-from draftloop.registry import Registry
-from draftloop.replay import ReplayBuffer
-from draftloop.store.log import FailureLog
+from draftloop.data.replay import ReplayBuffer
+from draftloop.errors import StoreError
+from draftloop.registry import manifest
+from draftloop.registry.manifest import FileHash, read_sealed_manifest
+from draftloop.registry.registry import Registry
 
 pytestmark = pytest.mark.row("old records")
 

@@ -16,12 +16,12 @@ from mlx import nn
 from model_dirs import VOCABULARY, write_llama
 from tiny import sampler, tiny_llama
 
-from draftloop.collect import CollectSettings, generate_record
+from draftloop.collection.collect import CollectSettings, generate_record
 from draftloop.config import Models
-from draftloop.pair import Pair, load_pair
-from draftloop.prompts import Prompt
-from draftloop.rule import Rule
-from draftloop.speculative.decoder import Settings
+from draftloop.decoding.decoder import Settings
+from draftloop.decoding.rule_names import Rule
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.prompt import Prompt
 
 pytestmark = pytest.mark.row("padded pair")
 

@@ -16,10 +16,10 @@ from fault_table import Row
 from mortal import BETWEEN, environment, kind, python
 from tiny import tiny_llama
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
 from draftloop.errors import StoreError
-from draftloop.registry import Pointer, Registry
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
+from draftloop.registry.registry import Pointer, Registry
 
 pytestmark = pytest.mark.row("kill while saving or promoting an adapter")
 
@@ -97,7 +97,7 @@ def test_a_promotion_that_fails_at_any_step_leaves_the_old_champion_or_the_new_o
 PUBLISHERS = """
 import json, os, select, shutil, signal, sys, time
 from pathlib import Path
-from draftloop.registry import Registry
+from draftloop.registry.registry import Registry
 from draftloop.store.atomic import write_new
 from mortal import BETWEEN, Board, MortalFiles
 

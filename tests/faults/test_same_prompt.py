@@ -13,13 +13,13 @@ from fault_table import Row
 from near_pairs import DIFFERENT_CHECKING, DIFFERENT_TUNING, NEAR_CHECKING, NEAR_TUNING, Pair
 from workshop import Workshop, records_of
 
-from draftloop.looks import new_outputs
-from draftloop.overview import survey
-from draftloop.prompt_groups import prompt_group
-from draftloop.records import Record, Split, to_line
-from draftloop.store.groups import joined_groups
-from draftloop.store.log import FailureLog
-from draftloop.training.texts.material import NEAR, gather
+from draftloop.data.joined_groups import joined_groups
+from draftloop.data.log import FailureLog
+from draftloop.data.prompt_groups import prompt_group
+from draftloop.data.records import Record, Split, to_line
+from draftloop.evaluation.looks import new_outputs
+from draftloop.status import survey
+from draftloop.training.dataset.sources import NEAR, gather
 
 pytestmark = pytest.mark.row("the same prompt in other words")
 

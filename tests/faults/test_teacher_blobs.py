@@ -17,11 +17,11 @@ from fault_table import Row
 from log_files import file_size_limit, read
 from mortal import environment, python
 
+from draftloop.data.log import FailureLog
+from draftloop.data.records import BlobRef, Record
+from draftloop.data.teacher_blobs import BlobFile
 from draftloop.errors import StoreError
-from draftloop.records import BlobRef, Record
-from draftloop.store.blobs import BlobFile
 from draftloop.store.files import FILES, Files
-from draftloop.store.log import FailureLog
 
 STEPS = ["make_directory", "open", "write", "sync", "make_directory", "open", "write", "sync"]  # of blob, then record
 

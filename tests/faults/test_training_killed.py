@@ -22,7 +22,7 @@ from fault_table import Row
 from mortal import Board, environment, kind, python, was_killed
 from workshop import Workshop, records_of
 
-from draftloop import lora
+from draftloop.models import adapter as lora
 from draftloop.training.step import Learner, under
 
 pytestmark = [pytest.mark.row("kill during training"), pytest.mark.usefixtures("module_on_the_cpu")]

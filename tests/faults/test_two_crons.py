@@ -22,9 +22,9 @@ from mortal import HANGS, environment, has_ended, python
 from retraining import Shop
 
 from draftloop.config import to_yaml
-from draftloop.data_directory import DataDirectory
+from draftloop.data.directory import DataDirectory
 from draftloop.errors import LockedError
-from draftloop.running import is_stopped
+from draftloop.retraining.running import is_stopped
 
 pytestmark = pytest.mark.row("two crons at once")
 

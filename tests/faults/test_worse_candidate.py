@@ -13,15 +13,15 @@ from builders import NO_SYNC, write_adapter
 from fault_table import Row
 from retraining import Shop
 
-from draftloop.alpha_spending import alpha_of_attempt
 from draftloop.config import Gate
-from draftloop.data_directory import DataDirectory
-from draftloop.gate import decide
-from draftloop.paired_rounds import ScoredText
-from draftloop.records import Record, to_line
-from draftloop.registry import Pointer, Registry
-from draftloop.sign_flip import sign_flip_test
-from draftloop.timings import Costs
+from draftloop.data.directory import DataDirectory
+from draftloop.data.records import Record, to_line
+from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.evaluation.gate import decide
+from draftloop.evaluation.paired_rounds import ScoredText
+from draftloop.evaluation.sign_flip import sign_flip_test
+from draftloop.evaluation.timings import Costs
+from draftloop.registry.registry import Pointer, Registry
 
 pytestmark = pytest.mark.row("a worse candidate")
 

@@ -14,12 +14,12 @@ from fault_table import Row
 from model_dirs import VOCABULARY, add_token, edit_json, swap_tokens, write_llama, write_mamba
 from tiny import sampler
 
-from draftloop.collect import CollectSettings, generate_record, usable_ids
+from draftloop.collection.collect import CollectSettings, generate_record, usable_ids
 from draftloop.config import Models
+from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.errors import PairError, PromptError
-from draftloop.pair import load_pair
-from draftloop.prompts import Prompt, Unusable
-from draftloop.speculative.decoder import Decoding, Settings
+from draftloop.models.pair import load_pair
+from draftloop.prompts.prompt import Prompt, Unusable
 
 pytestmark = pytest.mark.row("wrong pair")
 

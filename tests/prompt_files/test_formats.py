@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftloop.prompt_files.chats import NoPrompt
-from draftloop.prompt_files.formats import prompt_of
-from draftloop.prompts import Prompt
-from draftloop.records import to_line
+from draftloop.data.records import to_line
+from draftloop.prompts.chat_messages import NoPrompt
+from draftloop.prompts.formats import prompt_of
+from draftloop.prompts.prompt import Prompt
 
 ASKED = {"role": "user", "content": "How warm is it in Lima?"}
 ANSWER = {"role": "assistant", "content": "Warm."}
@@ -468,7 +468,7 @@ def test_any_json_is_a_prompt_that_a_record_keeps_or_a_refusal(found: Any, recor
 def record_with() -> Any:
     from builders import make_record
 
-    from draftloop.json_values import without_surrogates
+    from draftloop.data.json_values import without_surrogates
 
     def record(prompt: Prompt) -> Any:
         kept = without_surrogates({"messages": prompt.messages, "tools": prompt.tools})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from draftloop.prompt_files.lines import NoText, numbered_lines
+from draftloop.prompts.text_lines import NoText, numbered_lines
 
 ENCODINGS = {
     "utf-8": "utf-8",

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from draftloop.errors import PromptError
-from draftloop.prompt_files.reading import PromptFile, survey
-from draftloop.prompts import Prompt, Skipped
+from draftloop.prompts.files import PromptFile, survey
+from draftloop.prompts.prompt import Prompt, Skipped
 
 OLDER = """
 create table conversations (id text primary key, name text, model text);

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from draftloop.errors import PromptError
-from draftloop.prompt_files.reading import PromptFile, read_prompts, survey
-from draftloop.prompts import Prompt, Skipped
+from draftloop.prompts.files import PromptFile, read_prompts, survey
+from draftloop.prompts.prompt import Prompt, Skipped
 
 
 def file(directory: Path, name: str, content: bytes | str) -> Path:

@@ -8,14 +8,14 @@ import mlx_lm
 import pytest
 
 from draftloop import reference
-from draftloop.benchmark import compare
 from draftloop.config import Models, Speculative
-from draftloop.live import samples_from_prompts
-from draftloop.pair import Pair, load_pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.prompt_groups import prompt_group
+from draftloop.data.prompt_groups import prompt_group
+from draftloop.decoding.generate import decoding_settings
+from draftloop.evaluation.benchmark import compare
+from draftloop.evaluation.live import samples_from_prompts
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.files import read_prompts
 from draftloop.reference.build import card
-from draftloop.text import decoding_settings
 
 SETS = [(domain, part) for domain in reference.DOMAINS for part in ("collect", "benchmark")]
 

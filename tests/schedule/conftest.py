@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stand_ins import CRONTAB, LAUNCHCTL, SYSTEMCTL, write_tool
 
-from draftloop.schedule.job import Every, Job
+from draftloop.scheduling.job import Every, Job
 
 MakeJob = Callable[..., Job]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from stand_ins import write_tool
 
 from draftloop.errors import ScheduleError
-from draftloop.schedule.crontab import PLACE, Crontab, block_in, with_block
-from draftloop.schedule.job import Daily
-from draftloop.schedule.units import cron_block
+from draftloop.scheduling.crontab import PLACE, Crontab, block_in, with_block
+from draftloop.scheduling.job import Daily
+from draftloop.scheduling.units import cron_block
 
 from .conftest import MakeJob
 

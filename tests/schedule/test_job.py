@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from draftloop.errors import ScheduleError
-from draftloop.schedule.job import Daily, Every, carried, entry_point, identity_of, interpreter, search_path
+from draftloop.scheduling.job import Daily, Every, carried, entry_point, identity_of, interpreter, search_path
 
 from .conftest import MakeJob
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from draftloop.schedule.job import Daily, Every, Job
-from draftloop.schedule.readback import Unit, differences, read_cron, read_launchd, read_systemd
-from draftloop.schedule.units import clock_fields, cron_block, launchd_plist, systemd_units
+from draftloop.scheduling.job import Daily, Every, Job
+from draftloop.scheduling.readback import Unit, differences, read_cron, read_launchd, read_systemd
+from draftloop.scheduling.units import clock_fields, cron_block, launchd_plist, systemd_units
 
 from .conftest import MakeJob
 

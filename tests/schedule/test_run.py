@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mortal import HANGS
 
 from draftloop.errors import StoreError
-from draftloop.schedule.run import _Receiver, open_rotated, run_logged, shifts
+from draftloop.scheduling.run import _Receiver, open_rotated, run_logged, shifts
 
 
 def python(code: str) -> list[str]:
@@ -78,7 +78,7 @@ def test_a_signal_reaches_the_child_which_may_finish(number: signal.Signals, log
     work.write_text(WORK)
     os.mkfifo(ready)
     code = (
-        "import sys; from pathlib import Path; from draftloop.schedule.run import run_logged; "
+        "import sys; from pathlib import Path; from draftloop.scheduling.run import run_logged; "
         f"sys.exit(run_logged([sys.executable, {str(work)!r}, {str(ready)!r}], Path({str(log)!r})))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -154,7 +154,7 @@ def test_no_log_is_renamed_over_another_unless_all_numbers_are_taken(there: set[
 def test_two_runs_at_once_lose_no_line(log: Path) -> None:
     """Four processes that rotate at almost every line, and more numbers than there are lines."""
     code = (
-        "import os, sys; from pathlib import Path; from draftloop.schedule.run import open_rotated\n"
+        "import os, sys; from pathlib import Path; from draftloop.scheduling.run import open_rotated\n"
         "for number in range(15):\n"
         f"    descriptor = open_rotated(Path({str(log)!r}), 10, 100)\n"
         "    os.write(descriptor, f'{sys.argv[1]} {number}\\n'.encode())\n"

@@ -8,8 +8,8 @@ import pytest
 from stand_ins import write_tool
 
 from draftloop.errors import ScheduleError
-from draftloop.schedule.job import Daily
-from draftloop.schedule.schedulers import (
+from draftloop.scheduling.job import Daily
+from draftloop.scheduling.schedulers import (
     KINDS,
     State,
     check_start,

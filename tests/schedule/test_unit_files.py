@@ -8,9 +8,9 @@ import pytest
 from stand_ins import write_tool
 
 from draftloop.errors import ScheduleError
-from draftloop.schedule.job import Daily
-from draftloop.schedule.unit_files import Launchd, Systemd
-from draftloop.schedule.units import launchd_plist, systemd_units
+from draftloop.scheduling.job import Daily
+from draftloop.scheduling.unit_files import Launchd, Systemd
+from draftloop.scheduling.units import launchd_plist, systemd_units
 
 from .conftest import MakeJob
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from mortal import HANGS
 
 from draftloop.errors import ConfigError, ScheduleError
-from draftloop.schedule.job import Daily, Every, Job
-from draftloop.schedule.units import cron_block, cron_line, launchd_plist, systemd_units
+from draftloop.scheduling.job import Daily, Every, Job
+from draftloop.scheduling.units import cron_block, cron_line, launchd_plist, systemd_units
 
 from .conftest import MakeJob
 

@@ -14,10 +14,10 @@ from mlx_lm.generate import generate_step
 from near_ties import parts_at_a_near_tie
 from tiny import sampler, tiny_pair
 
+from draftloop.decoding.decoder import Decoding, Round, Settings, count_rounds
+from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError, PromptError
-from draftloop.pair import Pair
-from draftloop.speculative.decoder import Decoding, Round, Settings, count_rounds
-from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.models.pair import Pair
 
 PROMPT = [3, 1, 4, 1, 5]
 MODES = [("greedy", 0.0), ("rejection", 0.9), ("block", 0.9), ("match", 0.9)]

@@ -8,8 +8,8 @@ from itertools import islice
 
 import pytest
 
-from draftloop.speculative.draft_length import MEMORY, PROBING, Experience, PayingDraftLength
-from draftloop.timings import Costs
+from draftloop.decoding.draft_length import MEMORY, PROBING, Experience, PayingDraftLength
+from draftloop.evaluation.timings import Costs
 
 MOST = 8
 MACHINES = {

@@ -9,9 +9,9 @@ from near_ties import parts_at_a_near_tie
 from tiny import sampler
 
 from draftloop import reference
-from draftloop.pair import Pair
-from draftloop.prompt_files.reading import read_prompts
-from draftloop.speculative.decoder import Decoding, Settings
+from draftloop.decoding.decoder import Decoding, Settings
+from draftloop.models.pair import Pair
+from draftloop.prompts.files import read_prompts
 
 LENGTH = 24
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import sampler
 
-from draftloop.distributions import TopK, check
-from draftloop.speculative.likeliest import likeliest, to_numpy
-from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.data.teacher_top_k import TopK, check
+from draftloop.decoding.sampling_filters import sampling_log_probs
+from draftloop.decoding.top_tokens import likeliest, to_numpy
 
 WIDTH = 50
 

@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 from tiny import tiny_llama
 
-from draftloop.speculative.prompt_caches import _alike, are_plain, read
+from draftloop.decoding.prompt_caches import _alike, are_plain, read
 
 MODEL = tiny_llama()
 PROMPTS = [[1 + (i * 7 + j) % 50 for j in range(length)] for i, length in enumerate([9, 1, 40, 2, 9, 33, 300, 5])]

@@ -11,11 +11,11 @@ import pytest
 from chance import BROKEN, FITS, p_value
 from tiny import sampler
 
+from draftloop.decoding import acceptance_rules as rules
+from draftloop.decoding.acceptance_rules import Verdict, draw, rule_for, verify
+from draftloop.decoding.rule_names import SAMPLING
+from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError
-from draftloop.rule import SAMPLING
-from draftloop.speculative import rules
-from draftloop.speculative.rules import Verdict, draw, rule_for, verify
-from draftloop.speculative.transforms import sampling_log_probs
 
 VOCABULARY, SAMPLES = 5, 30_000
 # Two Markov chains: the next id depends on the last one only, so every probability can be tabulated.

@@ -13,9 +13,10 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import BatchKVCache, ChunkedKVCache, RotatingKVCache
 from tiny import sampler, tiny_llama
 
-from draftloop.speculative import prompt_caches, side_by_side
-from draftloop.speculative.side_by_side import MOST_ROWS, NoRoom, Wanted, _rows, write
-from draftloop.speculative.transforms import sampling_probs
+from draftloop.decoding import batched_generation as side_by_side
+from draftloop.decoding import prompt_caches
+from draftloop.decoding.batched_generation import MOST_ROWS, NoRoom, Wanted, _rows, write
+from draftloop.decoding.sampling_filters import sampling_probs
 
 MODEL = tiny_llama()
 STOP = frozenset({7})

@@ -8,8 +8,8 @@ import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 from tiny import sampler
 
-from draftloop.records import Sampler
-from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.data.records import Sampler
+from draftloop.decoding.sampling_filters import sampling_log_probs
 
 LOGITS = mx.random.normal((5, 40), key=mx.random.key(3)) * 3
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from builders import RecordedSyncs
 
+from draftloop.data.records import BlobRef
+from draftloop.data.teacher_blobs import BlobError, BlobFile
 from draftloop.errors import LockedError, StoreError
-from draftloop.records import BlobRef
-from draftloop.store.blobs import BlobError, BlobFile
 from draftloop.store.lock import Lock
 
 WRITE = """
 import sys
 from pathlib import Path
-from draftloop.store.blobs import BlobFile
+from draftloop.data.teacher_blobs import BlobFile
 blobs = BlobFile(Path(sys.argv[1]))
 for i in range(int(sys.argv[3])):
     blob = sys.argv[2].encode() * (i * 37 % 500 + 1)

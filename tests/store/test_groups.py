@@ -9,11 +9,11 @@ import pytest
 from builders import make_record
 from near_pairs import NEAR_TUNING
 
-from draftloop.prompt_groups import prompt_group
-from draftloop.records import Split
-from draftloop.store import groups as module
-from draftloop.store.groups import PromptGroups
-from draftloop.store.splits import hashed_split
+from draftloop.data import joined_groups as module
+from draftloop.data.joined_groups import PromptGroups
+from draftloop.data.prompt_groups import prompt_group
+from draftloop.data.records import Split
+from draftloop.data.splits import hashed_split
 
 TOPICS = [f"a prompt about the letter {chr(97 + i % 26)} and {chr(0x4E00 + i)}" for i in range(4000)]
 HELD_OUT = [topic for topic in TOPICS if hashed_split(prompt_group(topic)) == "heldout"]

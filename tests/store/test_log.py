@@ -14,17 +14,17 @@ import orjson
 import pytest
 from builders import RecordedSyncs, make_record
 
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Record, RecordError, from_body, resume_key, seal, to_line, unseal
+from draftloop.data.splits import hashed_split
 from draftloop.errors import LockedError, StoreError
-from draftloop.records import Record, RecordError, from_body, resume_key, seal, to_line, unseal
 from draftloop.store.lock import Lock
-from draftloop.store.log import FailureLog
-from draftloop.store.splits import hashed_split
 
 WRITE = """
 import sys
 from pathlib import Path
 from builders import make_record
-from draftloop.store.log import FailureLog
+from draftloop.data.log import FailureLog
 log = FailureLog(Path(sys.argv[1]))
 for i in range(int(sys.argv[3])):
     log.append(make_record(id=f"{int(sys.argv[2]):016x}{i:016x}", prompt=f"{sys.argv[2]} " + chr(97 + i) * i * 400))
@@ -105,7 +105,7 @@ def test_records_of_other_splits_are_not_even_decoded(log: FailureLog, monkeypat
         decoded.append(record.split)
         return record
 
-    monkeypatch.setattr("draftloop.store.log.from_body", watched)
+    monkeypatch.setattr("draftloop.data.log.from_body", watched)
     wanted = {"train", "validation"}
     assert list(log.records(wanted)) == [record for record in appended if record.split in wanted]
     assert set(decoded) == wanted

@@ -10,8 +10,8 @@ import pytest
 from pydantic import TypeAdapter
 from rights import of_an_ordinary_user
 
+from draftloop.data.records import dump, seal
 from draftloop.errors import AccessDenied, StoreError
-from draftloop.records import dump, seal
 from draftloop.store.files import FILES
 from draftloop.store.sealed import DamagedFile, read_sealed, write_sealed
 

@@ -6,8 +6,8 @@ import pytest
 from tiny import sampler, tiny_llama
 
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.examples import Example
 from draftloop.training.forward import make_forward
-from draftloop.training.texts.examples import Example
 
 
 def example(prompt: tuple[int, ...], output: tuple[int, ...], temperature: float = 0.8) -> Example:

@@ -18,11 +18,12 @@ import draftloop
 import mlx.core as mx
 from tiny import tiny_llama, tiny_pair
 from workshop import examples_of
-from draftloop import lora, memory
-from draftloop.adapter_format import AdapterConfig
+from draftloop.models import adapter as lora
+from draftloop.runtime import memory
+from draftloop.models.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.training.forward import make_forward
-from draftloop.training.texts.plan import Window
+from draftloop.training.dataset.mixture import Window
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
 from draftloop.training.memory.within_memory import fit_to

@@ -6,8 +6,8 @@ from mlx import nn
 from mlx_lm.models.llama import Model, ModelArgs
 from tiny import tiny_llama
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training.forward import make_forward
 
 INPUTS = mx.array([[1, 2, 3, 4, 5], [9, 8, 7, 6, 5]])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from builders import make_record
 
-from draftloop.training.lessons import Counts, KindLesson, by_kind, count, rejected, study, tally
-from draftloop.training.texts.examples import to_example
+from draftloop.training.dataset.examples import to_example
+from draftloop.training.token_report import Counts, KindLesson, by_kind, count, rejected, study, tally
 
 
 def array(*values: float) -> np.ndarray:

@@ -12,14 +12,14 @@ import pytest
 from clocks import Ticking
 from workshop import Workshop, adapter_bytes, records_of
 
-from draftloop import lora
 from draftloop.errors import Interrupted, TrainingFailed
-from draftloop.interrupt import StopRequest
+from draftloop.models import adapter as lora
+from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
+from draftloop.training.dataset.mixture import Window
+from draftloop.training.dataset.schedule import Course
 from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner, Skipped, learning_rate
-from draftloop.training.texts.course import Course
-from draftloop.training.texts.plan import Window
 from draftloop.training.validation import Scores
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits

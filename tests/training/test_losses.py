@@ -9,8 +9,8 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 from tiny import tiny_llama
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training import losses
 from draftloop.training.forward import make_forward
 from draftloop.training.losses import LK_ETA, Asked, Student, Sums, Told, student

@@ -11,15 +11,15 @@ from tiny import sampler, tiny_pair
 from workshop import records_of
 
 from draftloop.config import Data
-from draftloop.pair import Pair
-from draftloop.records import Record
-from draftloop.scoring import score_carried
-from draftloop.teacher_forced import Text
+from draftloop.data.records import Record
+from draftloop.evaluation.scoring import score_carried
+from draftloop.evaluation.teacher_forced import Text
+from draftloop.models.pair import Pair
+from draftloop.training.dataset.examples import select
+from draftloop.training.dataset.sources import Material
 from draftloop.training.forward import make_forward
-from draftloop.training.lessons import Counts
 from draftloop.training.probe import Probe, draft_log_q
-from draftloop.training.texts.examples import select
-from draftloop.training.texts.material import Material
+from draftloop.training.token_report import Counts
 
 PAIR = tiny_pair(64, likeness=0.9)
 

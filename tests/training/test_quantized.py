@@ -9,15 +9,15 @@ from mlx.utils import tree_flatten
 from tiny import tiny_llama, tiny_pair
 from workshop import adapter_bytes, examples_of, snapshot
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Training
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import make_forward
 from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.texts.plan import Window
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)

@@ -12,19 +12,19 @@ from mlx.utils import tree_flatten
 from tiny import sampler, tiny_llama, tiny_pair
 from workshop import adapter_bytes, examples_of, snapshot
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.errors import TrainingFailed
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training import step as step_module
 from draftloop.training.batches import Batch, make_batch
+from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import LEAST_PIECE, PIECE_BYTES, Forward, make_forward
 from draftloop.training.losses import Asked, Told
 from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner, Skipped, learning_rate, problem
 from draftloop.training.teacher import LiveTeacher, Taught
-from draftloop.training.texts.examples import Example
-from draftloop.training.texts.plan import Window
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 12)

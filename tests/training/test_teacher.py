@@ -6,14 +6,14 @@ import pytest
 from tiny import tiny_pair
 from workshop import examples_of
 
-from draftloop.distributions import TopK
-from draftloop.records import Sampler
-from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.data.records import Sampler
+from draftloop.data.teacher_top_k import TopK
+from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.examples import Example
 from draftloop.training.forward import make_forward
 from draftloop.training.losses import Told
 from draftloop.training.teacher import LIKELIEST, LiveTeacher, LoggedTeacher, Taught
-from draftloop.training.texts.examples import Example
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)

@@ -12,17 +12,17 @@ from mlx_lm.tuner.utils import load_adapters
 from tiny import tiny_llama, tiny_pair
 from workshop import Workshop, adapter_bytes, records_of, snapshot
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Config
+from draftloop.data.records import PairId
 from draftloop.errors import Interrupted, NothingToDo, RunError, StoreError, TrainingFailed
-from draftloop.interrupt import StopRequest
-from draftloop.records import PairId
-from draftloop.registry import Registry
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
+from draftloop.registry.registry import Registry
+from draftloop.runtime.signals import StopRequest
 from draftloop.training import train as train_module
+from draftloop.training.dataset import mixture as plan_module
+from draftloop.training.dataset.mixture import order
 from draftloop.training.memory.within_memory import fit_to
-from draftloop.training.texts import plan as plan_module
-from draftloop.training.texts.plan import order
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7]])
 

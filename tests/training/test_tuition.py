@@ -13,14 +13,14 @@ from stops import StopAfter
 from tiny import tiny_pair
 from workshop import VOCABULARY, Workshop, records_of
 
-from draftloop import lora
-from draftloop.distributions import TopK, encode
+from draftloop.data.records import Record
+from draftloop.data.teacher_top_k import TopK, encode
+from draftloop.decoding import batched_generation as side_by_side
+from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import Interrupted, RunError
-from draftloop.records import Record
-from draftloop.speculative import side_by_side
-from draftloop.speculative.transforms import sampling_log_probs
+from draftloop.models import adapter as lora
 from draftloop.training import loop as loop_module
-from draftloop.training import tuition
+from draftloop.training import teacher_setup as tuition
 from draftloop.training.working_time import WorkingTime
 
 RECORDS = records_of(tiny_pair(VOCABULARY), 12)
@@ -214,7 +214,7 @@ def test_damaged_texts_end_a_resumption_with_the_file_s_name(tmp_path):
 
 
 def test_the_target_is_left_on_disk_until_it_is_asked(small_models):
-    from draftloop.pair import load_pair
+    from draftloop.models.pair import load_pair
 
     def taken(**how) -> tuple[object, int]:
         gc.collect()  # what an earlier test left would be freed in the middle

@@ -5,8 +5,8 @@ import math
 import pytest
 from tiny import sampler
 
+from draftloop.training.dataset.examples import Example
 from draftloop.training.losses import Sums
-from draftloop.training.texts.examples import Example
 from draftloop.training.validation import Scores, validate, validation_batches
 
 

@@ -13,12 +13,12 @@ from clocks import Driven
 from workshop import Workshop, records_of
 
 from draftloop.errors import Interrupted, RunError
-from draftloop.interrupt import StopRequest
+from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
 from draftloop.training.checkpoints import Checkpoints
+from draftloop.training.dataset.schedule import Course
 from draftloop.training.result import TrainResult
 from draftloop.training.step import Learner, learning_rate
-from draftloop.training.texts.course import Course
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from draftloop.running import is_stopped
+from draftloop.retraining.running import is_stopped
 from draftloop.training.working_time import BEAT_S, PAUSE_S, WorkingTime
 
 

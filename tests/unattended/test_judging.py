@@ -12,21 +12,21 @@ import pytest
 from builders import NO_SYNC, make_record
 from retraining import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
-from draftloop.alpha_spending import alpha_of_attempt
-from draftloop.collect import CollectReport
+from draftloop.collection.collect import CollectReport
 from draftloop.config import Models
-from draftloop.data_directory import DataDirectory
+from draftloop.data.directory import DataDirectory
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Record, to_line
 from draftloop.errors import AdapterDamaged
-from draftloop.outlook import look, next_step
-from draftloop.pair import Pair, load_pair
-from draftloop.records import Record, to_line
-from draftloop.registry import Pointer
+from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.evaluation.trial import score_texts
+from draftloop.models.pair import Pair, load_pair
+from draftloop.registry.registry import Pointer
+from draftloop.registry.verdicts import Verdict
+from draftloop.retraining.gate_step import heldout_sample
+from draftloop.retraining.plan import look, next_step
+from draftloop.retraining.watch_step import watch_from_now
 from draftloop.store.files import Files
-from draftloop.store.log import FailureLog
-from draftloop.trial import score_texts
-from draftloop.unattended.judging import heldout_sample
-from draftloop.unattended.watching import watch_from_now
-from draftloop.verdicts import Verdict
 
 PASSED = Verdict(
     version="v0001", champion=None, outcome="promoted", reasons=("it is",), epoch=1, attempt=1, pointer=0, when=0.0
@@ -297,7 +297,7 @@ def test_only_held_out_prompts_that_are_new_are_looked_at(shop: Shop, monkeypatc
         scored.extend(records)
         return score_texts(pair, records, *args, **options)
 
-    monkeypatch.setattr("draftloop.trial.score_texts", scored_texts)
+    monkeypatch.setattr("draftloop.evaluation.trial.score_texts", scored_texts)
     assert shop.retrain().outcome == "rolled back"
     assert {record.split for record in scored} == {"heldout"}
     assert not {record.group for record in scored} & before
@@ -324,7 +324,7 @@ def test_a_look_that_was_cut_off_is_made_again_on_the_same_records(shop: Shop, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("draftloop.trial.score_texts", cut_off)
+        patched.setattr("draftloop.evaluation.trial.score_texts", cut_off)
         with pytest.raises(KeyboardInterrupt):
             shop.retrain()
     (begun, *_) = look(shop.data, shop.config, 0.0).looks

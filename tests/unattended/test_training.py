@@ -14,8 +14,8 @@ from retraining import Shop, config_of, last_line, never
 from stops import StopAfter
 
 from draftloop.errors import Interrupted, PairError, StoreError, TrainingFailed
-from draftloop.interrupt import StopRequest
-from draftloop.outlook import look, next_step
+from draftloop.retraining.plan import look, next_step
+from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
 
 

@@ -13,9 +13,9 @@ from builders import make_record
 from mlx.utils import tree_flatten
 
 from draftloop.config import Config, Models, Training
-from draftloop.data_directory import DataDirectory
-from draftloop.pair import Pair
-from draftloop.unattended.work import Work, loader
+from draftloop.data.directory import DataDirectory
+from draftloop.models.pair import Pair
+from draftloop.retraining.work import Work, loader
 
 
 @pytest.mark.parametrize("teacher", ["logged", "none"])

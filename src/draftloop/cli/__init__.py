@@ -15,8 +15,8 @@ import click
 from .. import __version__
 from ..config import check_environment, resolve
 from ..errors import DraftloopError
-from ..interrupt import answering, leave_with
-from ..memory import is_out_of_memory
+from ..runtime.memory import is_out_of_memory
+from ..runtime.signals import answering, leave_with
 from . import adapters, benchmark, collect, demo, doctor, generate, output, retrain, schedule, speed, status, train
 from .app import App, forget_error_fields, note, print_error, quiet_libraries
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import AdapterError, DraftloopError, StoreError
-from ..units import unit_name
+from ..evaluation.units import unit_name
 from .app import App, json_option, note, print_json
 from .export import export
 from .output import Doing
 
 if TYPE_CHECKING:
-    from ..data_directory import DataDirectory
-    from ..looks import Look
-    from ..registry import Pointer
-    from ..verdicts import Verdict
+    from ..data.directory import DataDirectory
+    from ..evaluation.looks import Look
+    from ..registry.registry import Pointer
+    from ..registry.verdicts import Verdict
 
 
 @click.group()
@@ -31,7 +31,7 @@ def adapters() -> None:
 @click.pass_obj
 def list_versions(app: App, as_json: bool) -> None:
     """Every version with role, verdict, parent and how many records it was trained on; --json has its scores too."""
-    from ..overview import damaged_files
+    from ..status import damaged_files
 
     data = app.data
     pointer, roles = data.registry.pointer(), _roles(data)
@@ -111,7 +111,7 @@ def show(app: App, version: str, as_json: bool) -> None:
 @click.pass_obj
 def promote(app: App, version: str, why: str, as_json: bool) -> None:
     """Make VERSION (vNNNN, latest, or none for the bare draft) the champion, without asking the gate."""
-    from ..unattended.watching import watch_from_now
+    from ..retraining.watch_step import watch_from_now
 
     registry = app.data.registry
     name = {"latest": registry.latest(), "none": None}.get(version, version)
@@ -134,7 +134,7 @@ def rollback(app: App, why: str, as_json: bool) -> None:
 
     What is rolled back is promoted by hand alone from then on, and so is what was trained on top of it.
     """
-    from ..unattended.watching import watch_from_now
+    from ..retraining.watch_step import watch_from_now
 
     pointer = app.data.registry.rollback(why)
     watch_from_now(app.data, app.config, pointer)

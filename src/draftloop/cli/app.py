@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..bars import stderr_columns, whole_words
 from ..config import Config, Resolved, deprecations, resolve
 from ..errors import LockedError, StoreError
+from ..runtime.bars import stderr_columns, whole_words
 from ..whereabouts import in_a_line, of_run
 
 if TYPE_CHECKING:
-    from ..data_directory import DataDirectory
-    from ..pair import Pair
+    from ..data.directory import DataDirectory
+    from ..models.pair import Pair
     from ..training.run import RunDirectory
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class App:
     @cached_property
     def data(self) -> DataDirectory:
         """Where everything mutable lies."""
-        from ..data_directory import DataDirectory
+        from ..data.directory import DataDirectory
 
         return DataDirectory(self.data_dir, self.config.data)
 
@@ -69,7 +69,7 @@ class App:
         The others are `pair.load_pair`'s.
         """
         path = self.data.registry.resolve(adapter)
-        from ..pair import load_pair
+        from ..models.pair import load_pair
 
         name = None if path is None else self.adapter_name(path)
         names = self.data.names

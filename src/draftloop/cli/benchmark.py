@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..decoding.rule_names import SAMPLING
 from ..errors import DraftloopError, PromptError
-from ..memory import forget_peak, peak_gigabytes
-from ..rule import SAMPLING
+from ..runtime.memory import forget_peak, peak_gigabytes
 from .app import App, Command, adapter_option, json_option, model_options, note, print_json, sampler_options
 from .prompt_input import prompts_file_option, prompts_of
 
 if TYPE_CHECKING:
-    from ..benchmark import Report
-    from ..held_out import HeldOut, Logged
-    from ..live import LiveRow
-    from ..pair import Pair
-    from ..prompts import Prompt
-    from ..records import Record
-    from ..store.log import FailureLog
+    from ..data.held_out import HeldOut, Logged
+    from ..data.log import FailureLog
+    from ..data.records import Record
+    from ..evaluation.benchmark import Report
+    from ..evaluation.live import LiveRow
+    from ..models.pair import Pair
+    from ..prompts.prompt import Prompt
 
 
 @click.group()
@@ -119,7 +119,7 @@ def _check_flags(app: App) -> None:
 
 def refuse_empty_log(app: App) -> None:
     """Raise PromptError where nothing is logged at all, before models are loaded; damage is told."""
-    from ..held_out import check_logged
+    from ..data.held_out import check_logged
 
     try:
         check_logged(app.data.log)
@@ -130,7 +130,7 @@ def refuse_empty_log(app: App) -> None:
 
 def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> Logged:
     """Logged generations, held-out ones where there are any; says what is damaged, left out, or not held out."""
-    from ..held_out import to_measure_on
+    from ..data.held_out import to_measure_on
 
     log = app.data.log
     try:
@@ -170,17 +170,17 @@ def _measure(
     path = app.data.registry.resolve(adapter or "champion")
     speculative = app.config.speculative
     if prompts is not None:
-        from ..speculative.rules import rule_for
+        from ..decoding.acceptance_rules import rule_for
 
         rule_for(rule, speculative.temperature)  # a mismatch is told before anything is generated
     forget_peak()
     pair = app.load_pair("none")
-    from ..benchmark import compare, logged_samples, rules_that_fit
-    from ..held_out import Asked, examine
-    from ..live import decode_live, samples_from_prompts
-    from ..prompts import Reading
-    from ..text import decoding_settings
-    from ..usable import said, why_unusable
+    from ..data.held_out import Asked, examine
+    from ..data.usable import said, why_unusable
+    from ..decoding.generate import decoding_settings
+    from ..evaluation.benchmark import compare, logged_samples, rules_that_fit
+    from ..evaluation.live import decode_live, samples_from_prompts
+    from ..prompts.prompt import Reading
     from .progress import Progress, Steps
 
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))

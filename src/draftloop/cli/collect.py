@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import Interrupted, PromptError
-from ..memory import forget_peak, peak_gigabytes
+from ..runtime.memory import forget_peak, peak_gigabytes
 from .app import App, adapter_option, config_option, json_option, model_options, note, print_json, sampling_options
 from .output import Doing
 from .prompt_input import counted, say_skipped
 
 if TYPE_CHECKING:
-    from ..collect import CollectReport
-    from ..prompt_files.reading import Survey
-    from ..records import Record
+    from ..collection.collect import CollectReport
+    from ..data.records import Record
+    from ..prompts.files import Survey
     from .progress import Progress
 
 
@@ -69,8 +69,8 @@ def collect_data(
     Every finished generation is one line of <data-dir>/failures/failures.jsonl. Run again with the same prompts, it
     goes on where it stopped.
     """
-    from ..prompt_files.reading import PromptFile
-    from ..prompts import Prompt, Reading
+    from ..prompts.files import PromptFile
+    from ..prompts.prompt import Prompt, Reading
 
     files = [*map(PromptFile, prompts_files), *(PromptFile(path, is_log=True) for path in logs)]
     if not (prompts or files):
@@ -80,10 +80,10 @@ def collect_data(
 
     found = counted(files, strict, others=len(prompts))
 
-    from ..collect import ALREADY_COLLECTED, CollectSettings
-    from ..collect import collect_data as collect_prompts
-    from ..interrupt import stop_request
-    from ..text import decoding_settings
+    from ..collection.collect import ALREADY_COLLECTED, CollectSettings
+    from ..collection.collect import collect_data as collect_prompts
+    from ..decoding.generate import decoding_settings
+    from ..runtime.signals import stop_request
     from .progress import Progress
 
     config = app.config
@@ -153,7 +153,7 @@ def _given(template_args: dict[str, Any]) -> str:
 
 def _note_what_is_not_seen(tokenizer: Any, found: Survey) -> None:
     """Say what of the prompts the chat template leaves out, and of how many."""
-    from ..chat_template import has_place_for
+    from ..prompts.chat_template import has_place_for
 
     for what, name, count in (
         ("role", "roles", found.with_turns),

@@ -34,8 +34,8 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
         raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
     from dataclasses import replace
 
-    from .. import blas
     from ..demo import DEMO, loop_config, run_loop, short_training
+    from ..runtime import blas
     from .progress import Steps
 
     if blas.is_needed() and not blas.loaded():

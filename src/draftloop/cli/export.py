@@ -12,9 +12,9 @@ from .benchmark import note_damage, note_near_two_splits
 from .output import Doing
 
 if TYPE_CHECKING:
-    from ..export import Exported
-    from ..records import Record
-    from ..shipped import Measured
+    from ..data.records import Record
+    from ..registry.export.export import Exported
+    from ..registry.export.verify import Measured
 
 
 @click.command(cls=Doing)
@@ -51,9 +51,9 @@ def export(
 
     What is written is loaded back, and its acceptance measured on the logged held-out generations.
     """
-    from ..export import export as export_version
-    from ..export import plan
-    from ..fuse import Quantization
+    from ..registry.export.export import export as export_version
+    from ..registry.export.export import plan
+    from ..registry.export.fuse import Quantization
     from .progress import Steps
 
     quantization = Quantization(q_bits, q_group_size, dequantize)
@@ -131,7 +131,7 @@ def _print_measured(found: Measured) -> None:
         ],
         title="paired",
     )
-    from ..shipped import below_in_words
+    from ..registry.export.verify import below_in_words
 
     for change in found.below_bare_draft():
         print_text(below_in_words(change))

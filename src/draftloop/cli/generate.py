@@ -13,10 +13,10 @@ from .app import App, adapter_option, json_option, model_options, note, on_error
 from .output import is_lost
 
 if TYPE_CHECKING:
-    from ..known_costs import Known
-    from ..pair import Pair
-    from ..rule import Rule
-    from ..speculative.draft_length import PayingDraftLength
+    from ..decoding.draft_length import PayingDraftLength
+    from ..decoding.rule_names import Rule
+    from ..evaluation.known_latency import Known
+    from ..models.pair import Pair
 
 
 def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str) -> str:
@@ -42,9 +42,9 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
         on_error(prompt=prompt)
     config = app.config
-    from ..prompts import Reading
-    from ..text import decoding_settings
-    from ..text import generate as generate_text
+    from ..decoding.generate import decoding_settings
+    from ..decoding.generate import generate as generate_text
+    from ..prompts.prompt import Reading
 
     settings = decoding_settings(config.speculative)
     pair = app.load_pair(adapter)
@@ -87,7 +87,7 @@ class _Paying:
     """
 
     def __init__(self, app: App, pair: Pair, *, alone: bool) -> None:
-        from ..costs import fingerprint
+        from ..evaluation.latency import fingerprint
 
         self._app, self._pair, self._alone, self._key = app, pair, alone, fingerprint(pair)
         self._known = app.data.costs.of(self._key)
@@ -99,7 +99,7 @@ class _Paying:
 
     def draft_length(self, rule: Rule) -> PayingDraftLength:
         """By costs as they were measured once, or are now."""
-        from ..speculative.draft_length import Experience, PayingDraftLength
+        from ..decoding.draft_length import Experience, PayingDraftLength
 
         self._app.say_where()
         most = self._app.config.speculative.max_draft_tokens
@@ -116,8 +116,8 @@ class _Paying:
             self._keep(replace(known, experience=known.experience | {rule: self._length.experience}))
 
     def _measured(self, most: int) -> Known:
-        from ..costs import QUICK, measure
-        from ..known_costs import Known
+        from ..evaluation.known_latency import Known
+        from ..evaluation.latency import QUICK, measure
         from .progress import Steps
 
         note("measuring once what decoding costs here, so that rounds are as long as it pays")

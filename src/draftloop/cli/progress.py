@@ -9,7 +9,7 @@ from types import TracebackType
 
 from rich.console import Console
 
-from ..bars import Bar, Frame, duration
+from ..runtime.bars import Bar, Frame, duration
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -14,8 +14,8 @@ from ..errors import PromptError
 from .app import Command, config_option, note
 
 if TYPE_CHECKING:
-    from ..prompt_files.reading import PromptFile, Survey
-    from ..prompts import Prompt
+    from ..prompts.files import PromptFile, Survey
+    from ..prompts.prompt import Prompt
 
 IN_FULL = 20
 _PLACED = re.compile(r"(?P<file>.*?), (?P<kind>line|item|answer) (?P<place>\w+)[: ]")
@@ -36,8 +36,8 @@ def prompts_file_option(help_text: str) -> Callable[[Command], Command]:
 
 def prompts_of(path: Path, limit: int | None, strict: bool) -> list[Prompt]:
     """The first prompts of a file, once the rest of it is told of. Raises PromptError: it has none."""
-    from ..prompt_files.reading import PromptFile
-    from ..prompts import Prompt
+    from ..prompts.files import PromptFile
+    from ..prompts.prompt import Prompt
 
     file = PromptFile(path)
     found = counted([file], strict)
@@ -47,7 +47,7 @@ def prompts_of(path: Path, limit: int | None, strict: bool) -> list[Prompt]:
 
 def counted(files: list[PromptFile], strict: bool, others: int = 0) -> Survey:
     """What is in files of prompts; what was converted is told. Raises PromptError: nothing, and there are no others."""
-    from ..prompt_files.reading import survey
+    from ..prompts.files import survey
 
     found = survey(files, strict=strict)
     if not others and not found.prompts:

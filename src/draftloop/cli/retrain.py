@@ -15,8 +15,8 @@ from .output import Doing
 
 if TYPE_CHECKING:
     from ..config import Models
-    from ..pair import Pair
-    from ..unattended.work import Load, Outcome
+    from ..models.pair import Pair
+    from ..retraining.work import Load, Outcome
 
 _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: "locked"}
 
@@ -36,7 +36,7 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     on_error(dry_run=dry_run)
     if dry_run:
         return _say_what_would_be_done(app, force, as_json)
-    from ..retrain import give_way, retrain
+    from ..retraining.run import give_way, retrain
 
     give_way(app.config.retrain.niceness)
     from .progress import Steps
@@ -51,7 +51,7 @@ def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
 
 def _loader(app: App) -> Load:
     """As usual, and says which models these are."""
-    from ..unattended.work import loader
+    from ..retraining.work import loader
 
     usual = loader(app.config, app.data.names)
 
@@ -66,8 +66,8 @@ def _loader(app: App) -> Load:
 def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
     import time
 
-    from ..outlook import look, next_step
-    from ..running import running
+    from ..retraining.plan import look, next_step
+    from ..retraining.running import running
     from .status import while_running
     from .tables import print_text
 

@@ -17,8 +17,8 @@ from .app import App, Command, json_option, note, print_json
 from .output import Doing
 
 if TYPE_CHECKING:
-    from ..schedule.job import Daily, Every, Job
-    from ..schedule.schedulers import Scheduler, State
+    from ..scheduling.job import Daily, Every, Job
+    from ..scheduling.schedulers import Scheduler, State
 
 _EVERY = 60
 
@@ -66,7 +66,7 @@ def _yes_option(command: Command) -> Command:
 @click.pass_obj
 def show(app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, as_json: bool) -> None:
     """Print what `install` would put in place, and in what that differs from what is there. Changes nothing."""
-    from ..schedule.schedulers import look
+    from ..scheduling.schedulers import look
 
     place = _scheduler(kind)
     job = _job(app, _when(app, place, every, at))
@@ -90,7 +90,7 @@ def install(
     Run again, it brings what is installed up to date (another Python, another directory) and keeps its rhythm, unless
     --every or --at says another one.
     """
-    from ..schedule import schedulers
+    from ..scheduling import schedulers
 
     place = _scheduler(kind)
     job = _job(app, _when(app, place, every, at))
@@ -116,8 +116,8 @@ def install(
 @click.pass_obj
 def remove(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
     """Take the schedule of this data directory away. What was trained stays."""
-    from ..schedule.job import identity_of
-    from ..schedule.schedulers import kinds_in_place, scheduler
+    from ..scheduling.job import identity_of
+    from ..scheduling.schedulers import kinds_in_place, scheduler
 
     identity = identity_of(app.data_dir)
     kinds = [name for name in kinds_in_place(identity) if kind in (None, name)]
@@ -140,8 +140,8 @@ def remove(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
 @click.pass_obj
 def run(app: App, arguments: tuple[str, ...], as_json: bool) -> int:
     """What the scheduler starts: `retrain`, or the ARGUMENTS after --, logged in runs/schedule.log."""
-    from ..schedule.job import RETRAIN, draftloop_command, entry_point, interpreter, log_of
-    from ..schedule.run import run_logged
+    from ..scheduling.job import RETRAIN, draftloop_command, entry_point, interpreter, log_of
+    from ..scheduling.run import run_logged
 
     python, data_dir, config_file = interpreter(), app.data_dir.absolute(), _absolute(app.config_file)
     entry = ("-X", "faulthandler", *entry_point(python))  # a crash in C says where it was
@@ -153,13 +153,13 @@ def run(app: App, arguments: tuple[str, ...], as_json: bool) -> int:
 
 
 def _scheduler(kind: str | None) -> Scheduler:
-    from ..schedule.schedulers import scheduler, usual_kind
+    from ..scheduling.schedulers import scheduler, usual_kind
 
     return scheduler(kind or usual_kind())
 
 
 def _job(app: App, when: Every | Daily) -> Job:
-    from ..schedule.job import Job, carried, entry_point, interpreter
+    from ..scheduling.job import Job, carried, entry_point, interpreter
 
     return Job(
         python=interpreter(),
@@ -175,9 +175,9 @@ def _job(app: App, when: Every | Daily) -> Job:
 
 def _when(app: App, place: Scheduler, every: int | None, at: tuple[int, int] | None) -> Every | Daily:
     """The rhythm that is asked for, else the one in place, else the default."""
-    from ..schedule.job import Daily, Every, identity_of
-    from ..schedule.readback import RHYTHM
-    from ..schedule.schedulers import unit_in_place
+    from ..scheduling.job import Daily, Every, identity_of
+    from ..scheduling.readback import RHYTHM
+    from ..scheduling.schedulers import unit_in_place
 
     if every is not None and at is not None:
         raise click.UsageError("--every and --at say two different things; give one of them")
@@ -199,7 +199,7 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _warnings(place: Scheduler, job: Job) -> list[str]:
-    from ..schedule.job import SECRET
+    from ..scheduling.job import SECRET
 
     found = place.warnings(job)
     if os.environ.get(SECRET):

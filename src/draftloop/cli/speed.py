@@ -16,13 +16,13 @@ from .output import Doing
 from .prompt_input import prompts_file_option, prompts_of
 
 if TYPE_CHECKING:
-    from ..held_out import HeldOut
-    from ..known_costs import KnownCosts
-    from ..pair import Pair
-    from ..prompts import Prompt
-    from ..records import Record
-    from ..speculative.decoder import Settings
-    from ..speed import Report
+    from ..data.held_out import HeldOut
+    from ..data.records import Record
+    from ..decoding.decoder import Settings
+    from ..evaluation.known_latency import KnownCosts
+    from ..evaluation.throughput import Report
+    from ..models.pair import Pair
+    from ..prompts.prompt import Prompt
 
 
 @click.command(cls=Doing)
@@ -54,7 +54,7 @@ def speed(
     tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
     `generate` takes costs, rule and what was kept at each depth from here, and goes on choosing K itself.
     """
-    from ..speculative.rules import rule_for
+    from ..decoding.acceptance_rules import rule_for
 
     config = app.config.speculative
     rules = [rule_for(rule, config.temperature)]
@@ -65,10 +65,10 @@ def speed(
         refuse_empty_log(app)
     path = app.data.registry.resolve(adapter)
     pair, stock = _load_pairs(app, path)
-    from ..costs import fingerprint
-    from ..held_out import Asked, examine
-    from ..speed import measure_speed
-    from ..text import decoding_settings
+    from ..data.held_out import Asked, examine
+    from ..decoding.generate import decoding_settings
+    from ..evaluation.latency import fingerprint
+    from ..evaluation.throughput import measure_speed
     from .progress import Steps
 
     most = max(*lengths, config.max_draft_tokens)
@@ -124,18 +124,18 @@ def _load_pairs(app: App, path: Path | None) -> tuple[Pair, Pair]:
     """As draftloop has the pair, and as mlx-lm does: the same one where nothing is done to it."""
     same = "none" if path is None else str(path)  # the champion may become another one in between
     pair = app.load_pair(same)
-    from ..on_cpu import is_adapted
+    from ..models.cpu.adapt import is_adapted
 
     return pair, app.load_pair(same, as_stock=True) if is_adapted() else pair
 
 
 def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings) -> list[tuple[list[int], str]]:
     """The prompts to decode that leave room for an output and a round: their ids, and what decides their group."""
-    from ..live import usable_prompts
-    from ..prompt_groups import opening
-    from ..prompts import Reading
-    from ..speculative.decoder import fits
-    from ..usable import FOREIGN_ID, NO_PROMPT
+    from ..data.prompt_groups import opening
+    from ..data.usable import FOREIGN_ID, NO_PROMPT
+    from ..decoding.decoder import fits
+    from ..evaluation.live import usable_prompts
+    from ..prompts.prompt import Reading
 
     if prompts is not None:
         usable, skipped = usable_prompts(
@@ -166,7 +166,7 @@ def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Setting
 def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> bool:
     """Remember, if that can be; a run that did not compare the rules, as at temperature 0, leaves what is known of
     them."""
-    from ..known_costs import Known
+    from ..evaluation.known_latency import Known
 
     known, advice = costs.of(key), report.advice
     if not whole or advice.rule is None:

@@ -13,8 +13,8 @@ from ..whereabouts import in_rows, places
 from .app import App, json_option, model_options, note, print_json
 
 if TYPE_CHECKING:
-    from ..outlook import Situation, Step
-    from ..running import Running
+    from ..retraining.plan import Situation, Step
+    from ..retraining.running import Running
 
 
 @click.command()
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status(app: App, as_json: bool) -> None:
     """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
-    from ..outlook import look, next_step
-    from ..running import running
+    from ..retraining.plan import look, next_step
+    from ..retraining.running import running
 
     now = time.time()
     at_work = running(app.data, now)
@@ -38,14 +38,14 @@ def status(app: App, as_json: bool) -> None:
 
 def while_running(at_work: Running) -> Step:
     """What another `retrain` would do now: a run that is at work was not cut off, and its lock is taken."""
-    from ..outlook import Step
+    from ..retraining.plan import Step
 
     return Step("nothing", f"another one is at work: {at_work}")
 
 
 def _values(app: App, facts: Situation, step: Step, at_work: Running | None) -> dict[str, Any]:
-    from ..overview import damaged_files
-    from ..running import unfinished
+    from ..retraining.running import unfinished
+    from ..status import damaged_files
 
     found, data = facts.overview, app.data
     last = next(reversed(data.audit.entries()), None)
@@ -80,7 +80,7 @@ def _values(app: App, facts: Situation, step: Step, at_work: Running | None) -> 
 
 
 def _print(app: App, facts: Situation, step: Step, at_work: Running | None) -> None:
-    from ..model_files import is_local
+    from ..models.hub import is_local
     from .tables import print_pairs
 
     values, found = _values(app, facts, step, at_work), facts.overview

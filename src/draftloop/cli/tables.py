@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..bars import whole_words
+from ..runtime.bars import whole_words
 
 
 def console() -> Console:

@@ -13,8 +13,8 @@ from .app import App, config_option, json_option, model_options, print_json
 from .output import Doing
 
 if TYPE_CHECKING:
-    from ..training.lessons import Lessons
     from ..training.result import TrainResult
+    from ..training.token_report import Lessons
 
 _MAX_MINUTES = "training.max_minutes"
 _OPTIONS = [
@@ -103,7 +103,7 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
 
 def _what_is_next(app: App) -> str:
     """What the counts of this data directory allow: a gate without prompts decides nothing."""
-    from ..outlook import look, next_step
+    from ..retraining.plan import look, next_step
 
     facts = look(app.data, app.config, time.time())
     step = next_step(facts, app.config)

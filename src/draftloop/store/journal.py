@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ..records import RecordError, dump, seal, unseal
+from ..data.records import RecordError, dump, seal, unseal
 from .files import FILES, Files, reading, storing
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from ..records import RecordError, dump, seal, unseal
+from ..data.records import RecordError, dump, seal, unseal
 from .files import FILE_MODE
 
 _TRIES = 200  # at 5 ms: of a holder whose file is being looked at, and of a reader that met a write

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from ..data.records import RecordError, check_schema, dump, seal, unseal
 from ..errors import StoreError
-from ..records import RecordError, check_schema, dump, seal, unseal
 from .atomic import write_atomically
 from .files import Files, reading, storing
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from .dataset.examples import Example
 from .losses import Asked
 from .padding import LENGTH_STEP, POSITION_STEP, round_up
-from .texts.examples import Example
 
 
 @dataclass(frozen=True)

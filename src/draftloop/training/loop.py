@@ -14,20 +14,20 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import lora
 from ..config import Training
 from ..errors import Interrupted, TrainingFailed
-from ..interrupt import StopRequest
-from ..memory import GIGABYTE
+from ..models import adapter as lora
+from ..runtime.memory import GIGABYTE
+from ..runtime.signals import StopRequest
+from .dataset.examples import Example
+from .dataset.mixture import Window
+from .dataset.schedule import Course
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.within_memory import WithinMemory
 from .report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 from .run import RunDirectory
 from .step import Learner, StepResult, under
-from .texts.course import Course
-from .texts.examples import Example
-from .texts.plan import Window
 from .time_limit import WRITING, Pace, TimeLimit, Timetable, refitted, sentence
 from .validation import Scores, validate
 from .working_time import WorkingTime

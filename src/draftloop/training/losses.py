@@ -18,7 +18,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..config import Loss
-from ..exponential import exp
+from ..models.cpu.exponential import exp
 
 LK_ETA = 3.0  # arXiv 2602.23881
 _LEAST = -1e30  # of a logarithm: minus infinity would make a gradient of 0 times it NaN

@@ -13,15 +13,15 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..acceptance import log_probs, position_weights
-from ..pair import Pair
-from ..records import Split
-from ..speculative.transforms import sampling_log_probs
-from ..token_kinds import TokenKinds
+from ..data.records import Split
+from ..decoding.sampling_filters import sampling_log_probs
+from ..evaluation.estimator import log_probs, position_weights
+from ..models.pair import Pair
+from .dataset.examples import Example
+from .dataset.sources import Material
 from .forward import Forward, make_forward, positions_at_a_time
-from .lessons import Counts, Lessons, Studied, by_kind, count, rejected, study, tally
-from .texts.examples import Example
-from .texts.material import Material
+from .token_kinds import TokenKinds
+from .token_report import Counts, Lessons, Studied, by_kind, count, rejected, study, tally
 
 MOST_GENERATIONS = 50
 

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from ..bars import Bar, Frame, whole_words
+from ..runtime.bars import Bar, Frame, whole_words
 from ..store.atomic import write_atomically
 from ..store.files import FILES, Files, storing
 

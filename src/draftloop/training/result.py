@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..config import Loss
-from ..memory import GIGABYTE
-from ..registry import Version
-from .lessons import Lessons
+from ..registry.registry import Version
+from ..runtime.memory import GIGABYTE
+from .dataset.sources import Material
 from .loop import Progress
 from .run import RunDirectory
-from .texts.material import Material
+from .token_report import Lessons
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,20 @@ import mlx.optimizers as optim
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from .. import lora
 from ..config import Training
+from ..data.records import Sampler
 from ..errors import TrainingFailed
-from ..random_state import get_state, set_state, unchanged
-from ..records import Sampler
+from ..models import adapter as lora
+from ..runtime.rng import get_state, set_state, unchanged
 from .batches import Batch, make_batch
+from .dataset.examples import Example
+from .dataset.mixture import Window
 from .forward import PIECE_BYTES, Forward, positions_at_a_time
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.recompute import is_recomputed, set_recompute
 from .pieces import HeadLoss
 from .teacher import Taught, Teacher
-from .texts.examples import Example
-from .texts.plan import Window
 
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
 State = dict[str, mx.array]

@@ -19,15 +19,15 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from ..distributions import TopK
-from ..memory import MEGABYTE
-from ..records import Sampler
-from ..speculative.likeliest import likeliest
-from ..speculative.transforms import sampling_log_probs
+from ..data.records import Sampler
+from ..data.teacher_top_k import TopK
+from ..decoding.sampling_filters import sampling_log_probs
+from ..decoding.top_tokens import likeliest
+from ..runtime.memory import MEGABYTE
 from .batches import Batch
+from .dataset.examples import Example
 from .forward import Forward, positions_at_a_time
 from .losses import Told
-from .texts.examples import Example
 
 LIKELIEST = 128  # ids kept of a distribution where whole ones do not fit
 SOFT = Sampler(temperature=1.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)

@@ -16,18 +16,22 @@ from typing import Any
 import mlx.core as mx
 from rich.console import Console
 
-from .. import __version__, lora, memory
-from ..adapter_format import AdapterConfig, parse_config
-from ..bars import Bar
+from .. import __version__
 from ..config import Config, Models
-from ..data_directory import DataDirectory
+from ..data.directory import DataDirectory
+from ..data.records import own_group
 from ..errors import AdapterError, RunError, TrainingFailed
-from ..interrupt import StopRequest, stop_request
-from ..pair import Pair, load_pair
-from ..records import own_group
-from ..registry import Version
+from ..models import adapter as lora
+from ..models.adapter_format import AdapterConfig, parse_config
+from ..models.pair import Pair, load_pair
+from ..registry.registry import Version
+from ..runtime import memory
+from ..runtime.bars import Bar
+from ..runtime.signals import StopRequest, stop_request
+from .dataset.mixture import make_plan
+from .dataset.schedule import Course
+from .dataset.sources import Material, gather, regather
 from .forward import make_forward
-from .lessons import Counts, count, study
 from .loop import Loop, Progress, split_checkpoint
 from .memory.fitting import Fit
 from .memory.within_memory import WithinMemory, fit_to
@@ -37,11 +41,9 @@ from .result import Ending, TrainResult, result_of
 from .run import RunDirectory, environment
 from .step import Learner
 from .teacher import Teacher
-from .texts.course import Course
-from .texts.material import Material, gather, regather
-from .texts.plan import make_plan
+from .teacher_setup import tuition
 from .time_limit import TimeLimit
-from .tuition import tuition
+from .token_report import Counts, count, study
 from .validation import validation_batches
 
 SCHEMA = 1

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from .dataset.examples import Example
 from .losses import Sums
-from .texts.examples import Example
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import orjson
 import pytest
 from tiny import sampler
 
+from draftloop.training.dataset.examples import Example
 from draftloop.training.memory.fitting import Cost, Curve, Fit, measured
-from draftloop.training.texts.examples import Example
 
 
 def example(length: int, labels: int = 8, name: str = "r") -> Example:

@@ -8,9 +8,9 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from tiny import tiny_llama
 
-from draftloop import lora
-from draftloop.adapter_format import AdapterConfig
-from draftloop.random_state import get_state
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
+from draftloop.runtime.rng import get_state
 from draftloop.training.memory.recompute import is_recomputed, set_recompute
 
 

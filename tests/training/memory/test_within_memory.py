@@ -13,20 +13,21 @@ from mlx import nn
 from tiny import tiny_llama, tiny_pair
 from workshop import Workshop, adapter_bytes, examples_of, records_of, snapshot
 
-from draftloop import lora, memory
-from draftloop.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.errors import Interrupted, TrainingFailed
-from draftloop.interrupt import StopRequest
-from draftloop.memory import Budget
+from draftloop.models import adapter as lora
+from draftloop.models.adapter_format import AdapterConfig
+from draftloop.runtime import memory
+from draftloop.runtime.memory import Budget
+from draftloop.runtime.signals import StopRequest
+from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import make_forward
 from draftloop.training.memory.fitting import Fit
 from draftloop.training.memory.recompute import is_recomputed
 from draftloop.training.memory.within_memory import WithinMemory, fit_to
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.texts.examples import Example
-from draftloop.training.texts.plan import Window
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 12)

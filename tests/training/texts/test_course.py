@@ -7,9 +7,9 @@ import pytest
 from tiny import sampler
 
 from draftloop.config import Training
-from draftloop.training.texts.course import Course
-from draftloop.training.texts.examples import Example
-from draftloop.training.texts.plan import make_plan
+from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.mixture import make_plan
+from draftloop.training.dataset.schedule import Course
 
 
 def texts(count: int, name: str) -> list[Example]:

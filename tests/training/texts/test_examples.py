@@ -6,9 +6,9 @@ from builders import make_record
 from tiny import sampler
 
 from draftloop.config import Data
-from draftloop.records import BlobRef, PairId
-from draftloop.training.texts.examples import LONG_PROMPT, fingerprint, select, to_example
-from draftloop.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, OTHER_PAIR
+from draftloop.data.records import BlobRef, PairId
+from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, OTHER_PAIR
+from draftloop.training.dataset.examples import LONG_PROMPT, fingerprint, select, to_example
 
 RECORD = make_record(prompt_tokens=(11, 12, 13), target_output=(21, 22, 23, 24), draft_output=(21, 99, 23, 24))
 

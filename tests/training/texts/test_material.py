@@ -8,12 +8,12 @@ from builders import make_record
 from workshop import Workshop, records_of
 
 from draftloop.config import Training
+from draftloop.data.records import BlobRef, PairId, Record
+from draftloop.data.usable import OTHER_PAIR
 from draftloop.errors import NothingToDo, RunError
-from draftloop.records import BlobRef, PairId, Record
-from draftloop.training.texts import material as material_module
-from draftloop.training.texts.examples import select
-from draftloop.training.texts.material import gather, regather
-from draftloop.usable import OTHER_PAIR
+from draftloop.training.dataset import sources as material_module
+from draftloop.training.dataset.examples import select
+from draftloop.training.dataset.sources import gather, regather
 
 OTHER = PairId("another target", "draft", "tokenizer")
 

@@ -7,8 +7,8 @@ import pytest
 from tiny import sampler
 
 from draftloop.config import Training
-from draftloop.training.texts.examples import Example
-from draftloop.training.texts.plan import STEPS_AT_ONE_TOKEN, make_plan, steps_for
+from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.mixture import STEPS_AT_ONE_TOKEN, make_plan, steps_for
 
 
 def examples(count: int, source: str = "new") -> list[Example]:

@@ -8,12 +8,12 @@ import pytest
 from tiny import tiny_pair
 from workshop import examples_of
 
+from draftloop.decoding import batched_generation as side_by_side
+from draftloop.decoding.batched_generation import NoRoom
+from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import RunError
-from draftloop.random_state import get_state
-from draftloop.speculative import side_by_side
-from draftloop.speculative.side_by_side import NoRoom
-from draftloop.speculative.transforms import sampling_log_probs
-from draftloop.training.texts.rollouts import Limits, from_json, roll_out, to_json
+from draftloop.runtime.rng import get_state
+from draftloop.training.dataset.on_policy import Limits, from_json, roll_out, to_json
 
 PAIR = tiny_pair(64, stop_tokens=frozenset({7}))
 FAILURES = examples_of(PAIR, 9)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ..dataset.examples import Example
 from ..padding import LENGTH_STEP, POSITION_STEP, round_up
-from ..texts.examples import Example
 
 SAFETY = 0.85  # of the room that there is: estimates were within a tenth of what was measured
 _SHORTEST = 32  # row that is measured

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ...random_state import get_state, set_state, unchanged
+from ...runtime.rng import get_state, set_state, unchanged
 
 _RECOMPUTED = "_draftloop_recomputed"
 

@@ -12,10 +12,11 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from ... import lora, memory
 from ...errors import TrainingFailed
+from ...models import adapter as lora
+from ...runtime import memory
+from ..dataset.examples import Example
 from ..step import Learner
-from ..texts.examples import Example
 from .fitting import SAFETY, Cost, Fit, measured
 
 Result = TypeVar("Result")

@@ -1,0 +1,380 @@
+"""From prompts to records: what the target emits, and what the draft proposed or would have proposed along it.
+
+By default the target writes many texts side by side, and how speculation would have gone is drawn afterwards, from one
+pass of both models (`decoding.offline_rounds`); `live` runs the decoder itself, one prompt after the other. Records of
+both have the same law, and greedy ones are the same. Every generation has a seed of its own, derived from the run's
+seed and the prompt, so the order of prompts, a resumed run or a skipped prompt changes nothing in the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from ..data.json_values import without_surrogates
+from ..data.log import FailureLog
+from ..data.records import Record, RunConditions
+from ..data.teacher_blobs import BlobFile
+from ..data.teacher_top_k import encode as encode_distributions
+from ..decoding.batched_generation import Wanted, Written, write
+from ..decoding.decoder import Decoding, Round, Settings, check_length
+from ..decoding.offline_rounds import look_back
+from ..errors import ConfigError, PromptError
+from ..evaluation.estimator import Acceptance, realised
+from ..evaluation.teacher_forced import Text
+from ..models import adapter as lora
+from ..models.pair import Pair
+from ..prompts.prompt import Prompt, Reading, Skipped, Unusable, encode
+from ..runtime.memory import budget, read_device, room_left
+from ..runtime.signals import StopRequest
+from .generation import Generation, record_of
+
+_Item = TypeVar("_Item")
+
+ALREADY_COLLECTED = "already collected"
+AT_ONCE = 1024  # prompts that are handed over together; of them as many are written side by side as memory holds
+P_BYTES = 256 << 20  # of distributions that tokens are drawn from, kept so that the target need not read its own texts
+GROUP = 32  # finished texts that are looked back on and logged together
+
+
+def _nobody(_tokens: int) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """One collecting run. `decoding.sampler.seed` is the run's seed."""
+
+    decoding: Settings
+    source: str = "default"
+    chat_template: bool = True
+    max_prompt_length: int = 2048
+    reading: Reading = field(default_factory=Reading)
+    fresh: bool = False  # collect again what was collected under the same conditions
+    limit: int | None = None  # most new generations
+    live: bool = False  # run draft and target in turn, one prompt at a time
+
+
+@dataclass
+class CollectReport:
+    """What a run did. `skipped` counts by reason, `skipped_prompts` names each."""
+
+    prompts: int = 0
+    generations: int = 0
+    failures: int = 0
+    acceptance: Acceptance = field(default_factory=lambda: Acceptance(0, 0, 0, 0))
+    seconds: float = 0.0
+    skipped: Counter[str] = field(default_factory=Counter)
+    skipped_prompts: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Emitted tokens over the time of generating and logging; None before the first token."""
+        return self.acceptance.tokens / self.seconds if self.seconds > 0 and self.acceptance.tokens else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; rates are None before the first generation."""
+        some = self.generations > 0
+        return {
+            "prompts": self.prompts,
+            "generations": self.generations,
+            "tokens": self.acceptance.tokens,
+            "rounds": int(self.acceptance.rounds),
+            "acceptance_rate": self.acceptance.acceptance_rate if some else None,
+            "acceptance_length": self.acceptance.acceptance_length if some else None,
+            "failures": self.failures,
+            "skipped": dict(self.skipped),
+            "skipped_prompts": self.skipped_prompts,
+            "tokens_per_second": self.tokens_per_second,
+            "seconds": self.seconds,
+            "interrupted": self.interrupted,
+        }
+
+
+def batched(items: Iterable[_Item], count: int) -> Iterator[list[_Item]]:
+    """Runs of `count` items; the last may be shorter."""
+    rest = iter(items)
+    while found := list(islice(rest, count)):
+        yield found
+
+
+def generation_seed(run_seed: int, prompt_tokens: Iterable[int]) -> int:
+    """The seed of one generation, 0 .. 2**63 - 1: a hash of the run's seed and the prompt."""
+    text = f"{run_seed}:{','.join(map(str, prompt_tokens))}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def collect_data(
+    pair: Pair,
+    prompts: Iterable[Prompt | Skipped],
+    log: FailureLog,
+    settings: CollectSettings,
+    stop: StopRequest | None = None,
+    on_record: Callable[[CollectReport, Record], None] | None = None,
+    blobs: BlobFile | None = None,
+    on_tokens: Callable[[int], None] = _nobody,
+) -> CollectReport:
+    """Generate from every usable prompt that was not collected yet, and log each finished generation.
+
+    Args:
+        pair: target, draft and the adapter in use.
+        prompts: in order, taken one after the other; what is none of them is counted and named.
+        log: where records go; a record is on disk when `on_record` hears of it.
+        settings: sampler, rule, lengths, source; whether speculation runs live or is drawn in hindsight.
+        stop: looked at before every prompt that is read and after every round, or token of a batch; a generation that
+            is cut by it is not logged.
+        on_record: called after each record with the report so far.
+        blobs: where the target's distributions go; each is on disk before the record that points there.
+        on_tokens: told of every step, or round, how many tokens were written in it: records come many at a time, and
+            the first ones late.
+
+    Raises:
+        ConfigError: `decoding.teacher_top_k` asks for distributions, and there are no `blobs`.
+        PromptError: not one prompt was usable, and none had been collected before.
+        NoRoom: a text alone does not fit into memory.
+    """
+    if settings.decoding.teacher_top_k and blobs is None:
+        raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
+    report = CollectReport()
+    stop = StopRequest() if stop is None else stop
+    asked = _asked(pair, prompts, log, settings, report, stop)
+    collected = (_live if settings.live else _batches)(pair, asked, settings, stop, blobs, on_tokens)
+    began = time.perf_counter()
+    with lora.merged(pair.draft):
+        for group in collected:
+            for record in log.extend(group):
+                report.generations += 1
+                report.failures += record.is_failure
+                report.acceptance += realised(record.rounds, len(record.target_output))
+                report.seconds = time.perf_counter() - began
+                if on_record is not None:
+                    on_record(report, record)
+    report.interrupted = bool(stop)
+    if not (report.generations or report.interrupted or report.skipped[ALREADY_COLLECTED] or settings.limit == 0):
+        reasons = "; ".join(report.skipped_prompts[:3])
+        raise PromptError(f"none of {report.prompts:,} prompts was usable: {reasons}")
+    return report
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt to generate from."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+
+
+def _asked(
+    pair: Pair,
+    prompts: Iterable[Prompt | Skipped],
+    log: FailureLog,
+    settings: CollectSettings,
+    report: CollectReport,
+    stop: StopRequest,
+) -> Iterator[_Asked]:
+    """The prompts to generate from, at most `limit` and until `stop`; the report says why others are not among them."""
+    known = {} if settings.fresh else log.resume_keys()
+    most = settings.decoding.max_tokens
+    conditions, found = _conditions(pair, settings), 0
+    for number, prompt in enumerate(prompts, 1):
+        if stop or (settings.limit is not None and found >= settings.limit):
+            return  # reading takes long where a chat template does
+        report.prompts += 1
+        if isinstance(prompt, Skipped):
+            _skip(report, prompt.why, prompt.where)
+            continue
+        ids = usable_ids(
+            pair,
+            prompt,
+            settings.decoding,
+            chat_template=settings.chat_template,
+            max_length=settings.max_prompt_length,
+            reading=settings.reading,
+        )
+        if isinstance(ids, Unusable):
+            _skip(report, ids, f"{prompt.where or f'prompt {number}'} ({_start(prompt)!r})")
+            continue
+        key = conditions.resume_key(ids)
+        cut = known.get(key, 0)
+        if cut is None or cut >= most:
+            report.skipped[ALREADY_COLLECTED] += 1
+            continue
+        known[key] = most
+        found += 1
+        yield _Asked(prompt, tuple(ids))
+
+
+def _live(
+    pair: Pair,
+    asked: Iterable[_Asked],
+    settings: CollectSettings,
+    stop: StopRequest,
+    blobs: BlobFile | None,
+    on_tokens: Callable[[int], None],
+) -> Iterator[list[Record]]:
+    """Each generation as the decoder makes it, one after the other."""
+    for one in asked:
+        if stop:
+            return
+        record = generate_record(pair, one.prompt, one.ids, settings, stop, blobs, on_tokens)
+        if record is None:
+            return
+        yield [record]
+
+
+def generate_record(
+    pair: Pair,
+    prompt: Prompt,
+    ids: Sequence[int],
+    settings: CollectSettings,
+    stop: StopRequest | None = None,
+    blobs: BlobFile | None = None,
+    on_tokens: Callable[[int], None] = _nobody,
+) -> Record | None:
+    """Decode one prompt to its end, draft and target in turn, and say all of it; None when `stop` came first.
+
+    What the decoder kept of the target's distributions is in `blobs` by then.
+    """
+    decoding = Decoding(pair, ids, _of_text(settings, ids))
+    rounds: list[Round] = []
+    for found in decoding:
+        rounds.append(found)
+        on_tokens(len(found.tokens))
+        if stop:
+            return None
+    decoding.settle()
+    mx.clear_cache()
+    assert decoding.finish is not None
+    made = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
+    (record,) = _stored(pair, [(_Asked(prompt, tuple(ids)), made)], settings, blobs)
+    return record
+
+
+def _batches(
+    pair: Pair,
+    asked: Iterable[_Asked],
+    settings: CollectSettings,
+    stop: StopRequest,
+    blobs: BlobFile | None,
+    on_tokens: Callable[[int], None],
+) -> Iterator[list[Record]]:
+    """Many generations at a time: the target writes side by side, and the draft's part is drawn in hindsight."""
+    for members in batched(asked, AT_ONCE):
+        wanted = [Wanted(one.ids, _of_text(settings, one.ids).sampler, settings.decoding.max_tokens) for one in members]
+        done: list[Written] = []
+        for written in write(
+            pair.target,
+            wanted,
+            width=pair.width,
+            stop_tokens=pair.stop_tokens,
+            room=room_left(budget("auto", read_device())),
+            enough=lambda: bool(stop),
+            p_bytes=P_BYTES,
+            on_tokens=on_tokens,
+        ):
+            done.append(written)
+            if len(done) == GROUP:
+                yield _looked_back(pair, members, done, settings, blobs)
+                done = []
+        if done:
+            yield _looked_back(pair, members, done, settings, blobs)
+        if stop:
+            return
+
+
+def _looked_back(
+    pair: Pair,
+    members: Sequence[_Asked],
+    done: list[Written],
+    settings: CollectSettings,
+    blobs: BlobFile | None,
+) -> list[Record]:
+    """The records of texts that are finished, in the order of their prompts."""
+    done.sort(key=lambda written: written.place)
+    asked = [members[written.place] for written in done]
+    texts = [Text(a.ids, w.tokens, _of_text(settings, a.ids).sampler) for a, w in zip(asked, done, strict=True)]
+    found = dict(look_back(pair, texts, settings.decoding, [written.p for written in done]))
+    return _stored(pair, [(one, found[i]) for i, one in enumerate(asked)], settings, blobs)
+
+
+def _of_text(settings: CollectSettings, ids: Sequence[int]) -> Settings:
+    """The settings of one text, with its own seed."""
+    sampler = settings.decoding.sampler
+    return replace(settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, ids)))
+
+
+def _stored(
+    pair: Pair, texts: Sequence[tuple[_Asked, Generation]], settings: CollectSettings, blobs: BlobFile | None
+) -> list[Record]:
+    """The records of generations, once what they point to is on disk."""
+    run_seed = settings.decoding.sampler.seed
+    records = [
+        record_of(
+            pair,
+            asked.prompt,
+            asked.ids,
+            made,
+            _of_text(settings, asked.ids),
+            run_seed,
+            settings.source,
+            settings.reading.template_args,
+        )
+        for asked, made in texts
+    ]
+    kept = [made.rows for _, made in texts if made.rows is not None]
+    if blobs is None or not kept:
+        return records
+    places = blobs.extend(encode_distributions(rows) for rows in kept)
+    return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]
+
+
+def _conditions(pair: Pair, settings: CollectSettings) -> RunConditions:
+    decoding = settings.decoding
+    return RunConditions(
+        pair=pair.identity,
+        adapter=pair.adapter,
+        sampler=decoding.sampler,
+        run_seed=decoding.sampler.seed,
+        num_draft_tokens=decoding.num_draft_tokens,
+        rule=decoding.rule,
+        chat_template_args=without_surrogates(dict(settings.reading.template_args)) or None,
+    )
+
+
+def usable_ids(
+    pair: Pair,
+    prompt: Prompt,
+    decoding: Settings,
+    *,
+    chat_template: bool,
+    max_length: int,
+    reading: Reading | None = None,
+) -> list[int] | Unusable:
+    """The ids of a prompt that fits the pair, or why it does not."""
+    ids = encode(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
+    if isinstance(ids, list):
+        beyond = next((i for i in ids if i >= pair.width), None)
+        if beyond is not None:  # a token that the tokenizer has and a model has no row for
+            return Unusable("unknown token", f"target and draft share ids up to {pair.width - 1:,}, found {beyond:,}")
+        try:
+            check_length(pair, len(ids), decoding)
+        except PromptError as error:
+            return Unusable("too long", str(error))
+    return ids
+
+
+def _skip(report: CollectReport, why: Unusable, where: str) -> None:
+    report.skipped[why.reason] += 1
+    report.skipped_prompts.append(f"{where}: {why.reason}, {why.detail}")
+
+
+def _start(prompt: Prompt) -> str:
+    return prompt.text[:40].strip().replace("\n", " ")

@@ -1,0 +1,121 @@
+"""Where everything mutable of one data directory lies. Making one touches nothing, and no mlx is imported.
+
+A data directory is made with the first thing that is to be kept: a generation, a version, the audit's line of a
+`retrain`. A command that only reads, is refused or has nothing to train on does not make it: caches are left out then,
+and no lock is taken where `exists` says that there is nothing to guard.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ..config import Data
+from ..errors import AccessDenied, DraftloopError
+from ..evaluation.known_latency import KnownCosts
+from ..models.names import ModelNames
+from ..registry.promotion_watch import PromotionWatch
+from ..registry.registry import Registry
+from ..registry.verdicts import Verdicts
+from ..store.files import FILES, Files
+from ..store.journal import Journal
+from ..store.lock import Lock
+from ..store.presence import Presence
+from .joined_groups import PromptGroups
+from .log import FailureLog
+from .replay import ReplayBuffer
+from .teacher_blobs import BlobFile
+
+
+@dataclass(frozen=True)
+class DataDirectory:
+    """The places under `root` (`data/`, `--data-dir`).
+
+    Attributes:
+        settings: capacity of the replay buffer, and how hard the log syncs.
+        files: the seam for the operations that change something.
+    """
+
+    root: Path
+    settings: Data = field(default_factory=Data)
+    files: Files = FILES
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a directory; where not, there is nothing in it to work on."""
+        return self.root.exists()
+
+    @cached_property
+    def log(self) -> FailureLog:
+        """Every finished generation."""
+        path = self.root / "failures" / "failures.jsonl"
+        return FailureLog(path, self.files, self.settings.full_sync, self._teach_trained)
+
+    def _teach_trained(self, groups: PromptGroups) -> None:
+        """What versions learned from stays a prompt of training, also where people deleted the log.
+
+        Of a manifest or a replay buffer that cannot be read nothing is known; whoever works with it says so.
+        """
+        with suppress(AccessDenied):
+            for record in self.replay.records():
+                groups.learn(record.opening, record.split)
+        for name in [*self.registry.pruned(), *self.registry.versions()]:
+            with suppress(DraftloopError):
+                for group in self.registry.manifest(name).trained_groups:
+                    groups.learn_trained(group)
+
+    @cached_property
+    def blobs(self) -> BlobFile:
+        """What the target said at every position of them; the records of log and replay buffer point there."""
+        return BlobFile(self.log.path.with_name("teacher.bin"), self.files, self.settings.full_sync)
+
+    @cached_property
+    def replay(self) -> ReplayBuffer:
+        """What the draft must not forget."""
+        return ReplayBuffer(self.root / "replay", self.settings.replay_capacity, self.files)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The versions of the adapter."""
+        return Registry(self.root / "adapters", self.files)
+
+    @cached_property
+    def costs(self) -> KnownCosts:
+        """What decoding takes here, by pair and machine."""
+        return KnownCosts(self.root / "costs.json", self.files)
+
+    @cached_property
+    def names(self) -> ModelNames:
+        """What models are called here."""
+        return ModelNames(self.root, self.files)
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """What the gate said of them."""
+        return Verdicts(self.registry.root, self.files)
+
+    @cached_property
+    def promotion_watch(self) -> PromotionWatch:
+        """The looks at what was promoted."""
+        return PromotionWatch(self.registry.root, self.files)
+
+    @property
+    def runs(self) -> Path:
+        """The directories of the trainings."""
+        return self.root / "runs"
+
+    @cached_property
+    def audit(self) -> Journal:
+        """One line for every `retrain`."""
+        return Journal(self.runs / "audit.jsonl", self.files)
+
+    def training_lock(self) -> Lock:
+        """Held by whoever trains or gates here; tried once, because waiting would be for hours."""
+        return Lock(self.runs / ".lock", timeout=0, files=self.files)
+
+    @cached_property
+    def presence(self) -> Presence:
+        """Whoever holds that lock, for others to see."""
+        return Presence(self.runs / ".at-work")

@@ -1,0 +1,285 @@
+"""The failure log: records appended for good, read back lazily. Knows no model, and nothing of who trains on what.
+
+Every line is one `os.write` on an O_APPEND descriptor under a lock that is held for that append alone, so several
+processes may write. A record is acknowledged when `append` returns: a crash of process or kernel then loses it no more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..store.files import FILES, Files, append_whole, reading, storing
+from ..store.lock import Lock
+from .joined_groups import PromptGroups
+from .records import (
+    Record,
+    RecordError,
+    from_body,
+    opening_and_split_of,
+    resume_key,
+    split_of,
+    to_line,
+    unseal,
+    whole_records,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A line that is no whole record. `line_number` counts from 1, `offset` is in bytes."""
+
+    line_number: int
+    offset: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the file: its unsealed record, or the reason why it is damaged and what whole records lie in it."""
+
+    offset: int
+    end: int
+    bodies: tuple[bytes, ...]
+    reason: str | None
+    has_newline: bool
+
+
+class FailureLog:
+    """The append-only log at `path`. Making one touches nothing; `<name>.lock` and `<name>.broken` lie beside it.
+
+    Args:
+        path: the log; it and its directory are made at the first append.
+        files: the seam for the operations that change something.
+        full_sync: outlive a power loss on macOS too, at the price of slow appends.
+        teach: tells fresh prompt groups what was trained on, whether the log still has it or not.
+
+    Attributes:
+        damage: what the latest reading by `records` found damaged so far.
+        near_two_splits: how many records it left out so far, near prompts of another split.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        files: Files = FILES,
+        full_sync: bool = False,
+        teach: Callable[[PromptGroups], None] = lambda _: None,
+    ) -> None:
+        self.path = path
+        self._teach = teach
+        self.damage: list[Damage] = []
+        self.near_two_splits = 0
+        self._files = files
+        self._full_sync = full_sync
+        self._lock = Lock(path.with_name(f"{path.name}.lock"), files=files)
+        self._forget()
+
+    def append(self, record: Record) -> Record:
+        """Write `record` and return it, with the split of its prompt group in place of the one it came with.
+
+        Raises:
+            RecordError: the record contradicts itself; nothing was written.
+            StoreError: the disk refused, and what was there before is unharmed; or a newer draftloop wrote to this log.
+            LockedError: another process kept the lock.
+        """
+        (placed,) = self.extend([record])
+        return placed
+
+    def extend(self, records: Iterable[Record]) -> list[Record]:
+        """Write several in one go, synced once, and return them: all are acknowledged, or none is. Raises as `append`.
+
+        After a crash some of them may be there, in their order, and the last one torn.
+        """
+        found = list(records)
+        if not found:
+            return []
+        with self._writable() as descriptor:
+            splits = self._groups.splits_for(record.opening for record in found)
+            placed = [replace(record, split=split) for record, split in zip(found, splits, strict=True)]
+            lines = b"".join(to_line(record) for record in placed)
+            start = append_whole(descriptor, lines, self._files, self._full_sync)  # a torn tail is mended by the next
+            if start == self._known:  # else somebody wrote who takes no lock, and the next append reads it all
+                self._known += len(lines)
+                for record in placed:
+                    self._groups.learn(record.opening, record.split)
+        return placed
+
+    def repair(self) -> None:
+        """Do what every append does first: move a torn tail to `<name>.broken`. Raises as `append` does."""
+        with self._writable():
+            pass
+
+    def set_aside_damage(self) -> None:
+        """Copy the lines that the latest reading found damaged to `<name>.broken`, for whoever writes the file anew.
+
+        The caller lets nobody write meanwhile. Raises OSError: what the system said.
+        """
+        with self.path.open("rb") as file:
+            for offset in dict.fromkeys(found.offset for found in self.damage):
+                file.seek(offset)
+                self._set_aside(file.readline().removesuffix(b"\n"))
+
+    def records(self, splits: Container[str] | None = None) -> Iterator[Record]:
+        """The records in file order, one at a time; those of other splits than `splits` are not even decoded.
+
+        Where `splits` are given, what is near to a prompt of another split is left out (`groups`).
+        Writers may append meanwhile: a line is read whole or not yet. Damaged lines go to `damage`, the rest is read.
+
+        Raises:
+            StoreError: a newer draftloop wrote to this log.
+        """
+        damage = self.damage = []
+        self.near_two_splits = 0
+        groups = None if splits is None else self.groups()
+        for number, line in enumerate(self._lines(), start=1):
+            if line.reason is not None:
+                damage.append(Damage(number, line.offset, line.reason))
+            for body in line.bodies:
+                if splits is not None and split_of(body) not in splits:
+                    continue
+                try:
+                    record = from_body(body)
+                except RecordError as error:
+                    damage.append(Damage(number, line.offset, str(error)))
+                    continue
+                if groups is not None and groups.in_two_splits(record):
+                    self.near_two_splits += 1
+                    continue
+                yield record
+
+    def groups(self) -> PromptGroups:
+        """The prompt groups of all whole lines so far, near-duplicates joined; it learns on as the log is read and
+        written. Nothing is written for it.
+
+        Raises:
+            StoreError: a newer draftloop wrote to this log.
+        """
+        try:
+            self._read_on(self.path.stat())
+        except FileNotFoundError:
+            self._forget()
+            self._learn_trained()
+        return self._groups
+
+    def resume_keys(self) -> dict[str, int | None]:
+        """The `resume_key` of every record, and the most tokens after which its output was cut; None where it ended.
+
+        It need not be collected again under a limit that would cut it no later.
+        """
+        found: dict[str, int | None] = {}
+        for record in self.records():
+            key, cut = resume_key(record), record.finish == "length"
+            before = found.get(key, 0)
+            found[key] = max(before, len(record.target_output)) if cut and before is not None else None
+        return found
+
+    # Reading
+
+    def _lines(self, start: int = 0) -> Iterator[_Line]:
+        try:
+            with reading(self.path), self.path.open("rb") as file:
+                file.seek(start)
+                while line := _examine(file.readline(), start):
+                    if line.reason is not None:
+                        line = self._look_again(start)
+                        if line is None:
+                            return
+                        file.seek(line.end)
+                    yield line
+                    start = line.end
+        except FileNotFoundError:
+            return
+
+    def _look_again(self, start: int) -> _Line | None:
+        """What looked damaged may be half a torn tail, half what a writer has put in its place since."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return _examine(file.readline(), start)
+
+    # Writing
+
+    @contextmanager
+    def _writable(self) -> Iterator[int]:
+        """A descriptor under the lock, with the tail whole and everybody's records known."""
+        with self._lock, storing(self.path):
+            descriptor = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            try:
+                self._catch_up(descriptor)
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def _forget(self) -> None:
+        self._inode = 0
+        self._known = 0  # the lines before this offset are in _groups
+        self._groups = PromptGroups()
+        self._knows_trained = False
+
+    def _catch_up(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if status.st_size == 0:
+            self._files.sync_directory(self.path.parent)
+        self._read_on(status)
+        if os.fstat(descriptor).st_size > self._known:
+            self._mend_tail(descriptor)
+            self._learn()
+
+    def _read_on(self, status: os.stat_result) -> None:
+        """Learn what was appended since; of another file, or one that was cut, all of it."""
+        if status.st_ino != self._inode or status.st_size < self._known:
+            self._forget()
+            self._inode = status.st_ino
+        self._learn()
+
+    def _learn_trained(self) -> None:
+        if not self._knows_trained:
+            self._knows_trained = True
+            self._teach(self._groups)
+
+    def _learn(self) -> None:
+        self._learn_trained()
+        for line in self._lines(self._known):
+            if not line.has_newline:
+                return
+            for body in line.bodies:
+                with suppress(RecordError):
+                    self._groups.learn(*opening_and_split_of(body))
+            self._known = line.end
+
+    def _mend_tail(self, descriptor: int) -> None:
+        """Keep a whole record that only lacks its newline; move every other byte to `<name>.broken`."""
+        tail = os.pread(descriptor, os.fstat(descriptor).st_size - self._known, self._known)
+        start, whole = next(whole_records(tail), (0, 0))
+        whole = whole if start == 0 else 0
+        if tail[whole:]:
+            self._set_aside(tail[whole:])
+            self._files.truncate(descriptor, self._known + whole)
+        if whole:
+            self._files.write_all(descriptor, b"\n")
+        self._files.sync(descriptor, self._full_sync)
+
+    def _set_aside(self, torn: bytes) -> None:
+        broken = self.path.with_name(f"{self.path.name}.broken")
+        descriptor = self._files.open(broken, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            self._files.write_all(descriptor, torn + b"\n")
+            self._files.sync(descriptor, self._full_sync)
+        finally:
+            os.close(descriptor)
+        self._files.sync_directory(broken.parent)
+
+
+def _examine(raw: bytes, offset: int) -> _Line | None:
+    """What one `readline` gave; None when it is not finished yet."""
+    end, has_newline = offset + len(raw), raw.endswith(b"\n")
+    try:
+        body = unseal(raw)
+    except RecordError as error:
+        bodies = tuple(unseal(raw[start:stop]) for start, stop in whole_records(raw))
+        damaged = has_newline or bodies  # a whole record and something else than a newline: no write does that
+        return _Line(offset, end, bodies, str(error), has_newline) if damaged else None
+    return _Line(offset, end, (body,), None, has_newline) if has_newline else None

@@ -1,0 +1,257 @@
+"""The replay buffer: generations that keep the draft from forgetting what it does well. Knows no model and no training.
+
+What enters, always from the split `train` alone: of every source the generations at or above its median acceptance, and
+the examples of earlier trainings. What stays when there are more than `capacity`: every source keeps its share (largest
+remainders), and within a source the records with the smallest hash of seed and id, which is a uniform reservoir sample
+that does not depend on the order of arrival. `replay.jsonl` holds whole records, in the failure log's own lines, so the
+buffer outlives the log; it is replaced atomically, and damaged lines of it go to `replay.jsonl.broken`. Generations are
+gone through twice, one at a time: however long the log is, at most `capacity` of each source are held at once.
+
+What is drawn. All failures are trained on once an epoch, and in a first training the buffer is nothing but failures.
+Drawing one of those again would protect nothing when its source is the very one the draft is being taught. So a failure
+of the running training is drawn only if its source is one the draft already does well in: acceptance at or above
+that of all generations together. What the log lost, and what had no rejection, is drawn whatever its source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation.estimator import log_probs, position_weights
+from ..store.atomic import remove_leftovers, write_atomically
+from ..store.files import FILES, Files, storing
+from ..store.lock import Lock
+from .log import Damage, FailureLog
+from .records import Record, to_line
+
+FILE = "replay.jsonl"
+_ID_BYTES = 16  # of a rank tell ids apart
+_DRAW = 0x5E91A7  # keeps this random stream apart from others of one seed
+
+
+class ReplayBuffer:
+    """The buffer under `directory` (`<data>/replay`). Making one touches nothing.
+
+    Args:
+        directory: where `replay.jsonl` lies; made at the first change.
+        capacity: most generations kept.
+        files: the seam for the operations that change something.
+    """
+
+    def __init__(self, directory: Path, capacity: int, files: Files = FILES) -> None:
+        self.path = directory / FILE
+        self.capacity = capacity
+        self._files = files
+        self._stored = FailureLog(self.path, files)
+        self._lock = Lock(directory / ".lock", files=files)
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What the latest reading found damaged and left out."""
+        return self._stored.damage
+
+    def records(self) -> list[Record]:
+        """What is kept, in the order of the ids."""
+        return [record for record in self._stored.records() if record.split == "train"]
+
+    def refresh(self, records: Callable[[], Iterable[Record]], seed: int) -> list[Record]:
+        """Let in what must not be forgotten of `records`, asked for twice; returns what is kept now.
+
+        Raises:
+            StoreError: not writable.
+        """
+        return self._admit(worth_keeping(records), seed)
+
+    def remember(self, trained: Iterable[Record], seed: int) -> list[Record]:
+        """Let in the examples of a training; returns what is kept now. Raises StoreError: not writable."""
+        return self._admit(trained, seed)
+
+    def _admit(self, newcomers: Iterable[Record], seed: int) -> list[Record]:
+        with self._lock, storing(self.path):
+            remove_leftovers(self.path.parent, self._files)
+            before = self.records()
+            fresh = (record for record in newcomers if record.split == "train")
+            kept = reservoir(chain(before, fresh), self.capacity, seed)
+            if self.damage:
+                self._stored.set_aside_damage()
+            if kept != before or self.damage:
+                write_atomically(self.path, b"".join(map(to_line, kept)), self._files)
+        return kept
+
+
+def generation_acceptance(record: Record) -> float:
+    """Mean acceptance of the emitted tokens under the record's own rule, in [0, 1]; it does not depend on K."""
+    return float(_weights(record).mean())
+
+
+def worth_keeping(records: Callable[[], Iterable[Record]]) -> Iterator[Record]:
+    """Of every source of the split `train`, the generations at or above its median acceptance, in their order.
+
+    Args:
+        records: called twice, for medians and then for the records; those that came between are judged alike.
+    """
+
+    def usable() -> Iterator[Record]:
+        return (record for record in records() if record.split == "train" and record.target_output)
+
+    found: dict[_Source, array[float]] = defaultdict(lambda: array("d"))
+    for record in usable():
+        found[_source(record)].append(generation_acceptance(record))
+    medians = {source: float(np.median(values)) for source, values in found.items()}
+    return (record for record in usable() if generation_acceptance(record) >= medians.get(_source(record), 0.0))
+
+
+def reservoir(records: Iterable[Record], capacity: int, seed: int) -> list[Record]:
+    """At most `capacity` of `records`, each once: every source in proportion, within it a seeded uniform sample.
+
+    Of records with one id the last one counts. No more than `capacity` of a source are held at a time.
+
+    Returns:
+        Them in the order of their ids.
+    """
+    by_source: dict[_Source, _Lowest] = defaultdict(lambda: _Lowest(capacity))
+    for record in records:
+        by_source[_source(record)].add(record, _rank(record.id, seed))
+    quotas = _shares({source: found.count for source, found in by_source.items()}, capacity)
+    kept = [record for source, found in by_source.items() for record in found.records(quotas[source])]
+    return sorted(kept, key=lambda record: record.id)
+
+
+class _Lowest:
+    """Of a stream, the records of lowest rank, at most `most` of them; `count` is of all ids that came."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ids: set[bytes] = set()
+        self._held: dict[bytes, Record] = {}  # by rank, which an id has alone
+        self._heap: list[bytes] = []  # the highest rank first: complements
+
+    @property
+    def count(self) -> int:
+        """Different ids."""
+        return len(self._ids)
+
+    def add(self, record: Record, rank: bytes) -> None:
+        """One more; it takes the place of one with its id."""
+        self._ids.add(rank[:_ID_BYTES])
+        if rank in self._held:
+            self._held[rank] = record
+            return
+        heappush(self._heap, _complement(rank))
+        self._held[rank] = record
+        if len(self._heap) > self._most:
+            del self._held[_complement(heappop(self._heap))]
+
+    def records(self, count: int) -> list[Record]:
+        """The `count` lowest."""
+        return [self._held[rank] for rank in sorted(self._held)[:count]]
+
+
+def drawable(kept: Iterable[Record], failures: Collection[Record], generations: Iterable[Record]) -> list[Record]:
+    """The records of the buffer that protect something in a training on `failures`: see the head of this module.
+
+    Args:
+        kept: the buffer's records of the pair.
+        failures: what the training trains on anyway.
+        generations: all of the pair's `train` records, to tell which sources the draft does well in.
+    """
+    trained = {record.id for record in failures}
+    strong = well_accepted_sources(generations)
+    return [record for record in kept if record.id not in trained or record.source in strong]
+
+
+def well_accepted_sources(generations: Iterable[Record]) -> set[str]:
+    """Sources whose acceptance per position is at or above that of all generations together (ratios of sums)."""
+    weights: dict[str, list[np.ndarray]] = defaultdict(list)
+    for record in generations:
+        if record.target_output:
+            weights[record.source].append(_weights(record))
+    means = {source: float(np.concatenate(parts).mean()) for source, parts in weights.items()}
+    if not means:
+        return set()
+    overall = float(np.concatenate([part for parts in weights.values() for part in parts]).mean())
+    return {source for source, mean in means.items() if mean >= overall - 1e-12}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One draw: train on the first `tokens` output tokens of a record."""
+
+    record_id: str
+    tokens: int
+
+
+def replay_tokens(fresh_tokens: int, replay_ratio: float) -> int:
+    """How many replayed tokens make `replay_ratio` of an epoch that has `fresh_tokens` others."""
+    return round(fresh_tokens * replay_ratio / (1.0 - replay_ratio))
+
+
+def draw(lengths: Mapping[str, int], tokens: int, seed: int, epoch: int) -> list[Drawn]:
+    """Exactly `tokens` supervised tokens from a pool, anew for every epoch.
+
+    The pool is gone through in a random order, as often as needed, so no record comes twice more than another. The last
+    one drawn is cut to fit.
+
+    Args:
+        lengths: supervised tokens of each record, by id.
+        tokens: how many to draw.
+        seed: of the training.
+        epoch: counts from 0.
+
+    Returns:
+        The draws; none when the pool is empty.
+    """
+    pool = sorted(record_id for record_id, length in lengths.items() if length > 0)
+    random = np.random.default_rng([seed, epoch, _DRAW])
+    drawn: list[Drawn] = []
+    while pool and tokens > 0:
+        for index in random.permutation(len(pool)):
+            if tokens <= 0:
+                break
+            taken = min(lengths[pool[index]], tokens)
+            drawn.append(Drawn(pool[index], taken))
+            tokens -= taken
+    return drawn
+
+
+_Source = tuple[str, str, str]
+
+
+def _source(record: Record) -> _Source:
+    """A source of one pair: another pair's generations are other text."""
+    return record.pair.target, record.pair.tokenizer, record.source
+
+
+def _weights(record: Record) -> np.ndarray:
+    return position_weights(log_probs(record.log_p), log_probs(record.log_q), record.rule)
+
+
+def _rank(record_id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"replay:{seed}:{record_id}".encode()).digest()
+
+
+def _complement(rank: bytes) -> bytes:
+    """Sorts the other way round."""
+    return bytes(255 - byte for byte in rank)
+
+
+def _shares(counts: Mapping[_Source, int], capacity: int) -> dict[_Source, int]:
+    """Seats by largest remainder, never more than there are candidates; ties go to the first name."""
+    total = sum(counts.values())
+    if total <= capacity:
+        return dict(counts)
+    exact = {source: count * capacity / total for source, count in counts.items()}
+    seats = {source: int(share) for source, share in exact.items()}
+    by_remainder: Sequence[_Source] = sorted(counts, key=lambda source: (seats[source] - exact[source], source))
+    for source in by_remainder[: capacity - sum(seats.values())]:
+        seats[source] += 1
+    return seats

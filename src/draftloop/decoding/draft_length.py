@@ -1,0 +1,126 @@
+"""How many tokens to draft in the next round: what pays by measured costs and a running estimate of acceptance.
+
+Pure: seconds and counts in, K out. A round of K costs K draft steps and one target pass over K + 1 positions, and is
+expected to emit L(K) = 1 + Σ_{a=1..K} Π_{d<=a} α_d tokens, α_d being the chance that proposal d is kept where d − 1
+were. What is maximised is L(K) over the cost; K = 0, a plain step, always emits one token.
+
+α_d is the share kept among the proposals that came to be judged at depth d, each round counting (1 − 1/MEMORY) as much
+as the one after it, and leaning with the weight of PRIOR rounds on the estimate at depth d − 1. So depths that are not
+tried follow those that are. At K = 0 nothing is learned: a round now and then drafts all the same, as often as the
+time that it is expected to lose stays PROBING of the whole, so the more often the closer the draft is to paying. One of
+which everything is kept is followed by another one at once: a draft that has become good is soon found out.
+
+A text may end before deep proposals are known, or a round is due that finds out: so what is known goes on from text to
+text, as `Experience`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..evaluation.timings import Costs
+
+MEMORY = 96  # rounds
+PRIOR = 4.0  # rounds
+FIRST_GUESS = 0.7  # of α_1, before anything is known
+MARGIN = 0.01  # by which plain steps must look better, or noise at the break-even point would end what teaches
+PROBING = 0.01  # of the time at K = 0 may go to finding out
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What rounds have told, by depth 1, 2, …, each round weighing less than the one after it.
+
+    Attributes:
+        judged: proposals that came to be judged there, in [0, MEMORY].
+        kept: those of them that were kept.
+        plain_steps: made since the last round that drafted.
+
+    Raises:
+        ValueError: other numbers.
+    """
+
+    judged: tuple[float, ...] = ()
+    kept: tuple[float, ...] = ()
+    plain_steps: int = 0
+
+    def __post_init__(self) -> None:
+        possible = all(0 <= kept <= judged <= MEMORY for judged, kept in zip(self.judged, self.kept, strict=True))
+        if not possible or self.plain_steps < 0:
+            raise ValueError(f"found {self}: expected 0 <= kept <= judged <= {MEMORY} at every depth, 0 <= plain_steps")
+
+
+class PayingDraftLength:
+    """Chooses K round by round.
+
+    Args:
+        costs: seconds of a draft step, and of a target pass over 1, 2, … positions.
+        most: greatest K; `costs` reach at least as far.
+        experience: of the texts before this one, to any depth.
+
+    Raises:
+        ValueError: `costs` have no time for `most` + 1 positions.
+    """
+
+    def __init__(self, costs: Costs, most: int, experience: Experience = Experience()) -> None:
+        if len(costs.t_target) <= most:
+            raise ValueError(f"costs reach K = {len(costs.t_target) - 1}: expected {most}")
+        self._seconds = [costs.t_target[0], *(k * costs.t_draft + costs.t_target[k] for k in range(1, most + 1))]
+        self._lag = costs.t_draft  # a draft that sat out plain steps reads them in about a step more
+        missing = [0.0] * (most - len(experience.judged))
+        self._judged, self._kept = ([*values, *missing] for values in (experience.judged, experience.kept))
+        self._plain = experience.plain_steps
+        self._again = False  # a round of which everything was kept is followed by another one
+
+    @property
+    def experience(self) -> Experience:
+        """What is known by now, for the text after this one."""
+        return Experience(tuple(self._judged), tuple(self._kept), self._plain)
+
+    def choose(self) -> int:
+        """K of the next round."""
+        speeds = self.speeds()
+        k = _best_drafting(speeds)
+        pays = speeds[0] <= (1 + MARGIN) * speeds[k]
+        return k if pays or self._again or self._plain >= self._wait(speeds, k) else 0
+
+    def plain_steps(self) -> int:
+        """Plain steps until the next round that finds out what the draft is worth."""
+        speeds = self.speeds()
+        return max(1, self._wait(speeds, _best_drafting(speeds)) - self._plain)
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Learn from a round; a plain step says nothing."""
+        if drafted == 0:
+            self._plain += 1
+            return
+        for depth in range(len(self._judged)):
+            self._judged[depth] *= 1 - 1 / MEMORY
+            self._kept[depth] *= 1 - 1 / MEMORY
+        for depth in range(min(accepted + 1, drafted)):
+            self._judged[depth] += 1
+            self._kept[depth] += depth < accepted
+        self._plain, self._again = 0, accepted == drafted
+
+    def _wait(self, speeds: list[float], k: int) -> int:
+        """Plain steps between rounds of K drafts that are expected to lose PROBING of the time."""
+        step = self._seconds[0]
+        lost = self._seconds[k] + self._lag - speeds[k] * self._seconds[k] * step
+        return max(1, math.ceil(lost / (PROBING * step)))
+
+    def speeds(self) -> list[float]:
+        """Expected tokens a second for K = 0, 1, …"""
+        length, reached, chance = 1.0, 1.0, FIRST_GUESS
+        found = [1.0 / self._seconds[0]]
+        for kept, judged, seconds in zip(self._kept, self._judged, self._seconds[1:], strict=False):
+            chance = (kept + PRIOR * chance) / (judged + PRIOR)
+            reached *= chance
+            length += reached
+            found.append(length / seconds)
+        return found
+
+
+def _best_drafting(speeds: list[float]) -> int:
+    """The K >= 1 that pays most; the smallest of equals."""
+    return max(range(1, len(speeds)), key=speeds.__getitem__)

@@ -1,0 +1,248 @@
+"""What a round chooses from logits: the draft's proposals, what the target keeps of them, and one read of all of it.
+
+Knows no model, cache or text. `Greedy` compares likeliest ids and computes nothing else of a distribution; `Sampled`
+draws at a temperature. Nothing waits for the device before `verify` reads, once, what a round needs to know: K + 2 ids
+and 2K + 2 scalars, and the k likeliest ids of each of the target's rows where those are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.records import Sampler
+from ..data.teacher_top_k import TopK
+from .acceptance_rules import UNIFORM_BITS, draw, verify
+from .rule_names import Rule
+from .sampling_filters import sampling_probs
+from .top_tokens import likeliest, to_numpy
+
+
+@dataclass(frozen=True)
+class BonusDraw:
+    """What the draft would have drawn at a bonus position, and its log q of the token that was emitted there."""
+
+    draft_token: int
+    token_log_q: float
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was read of a round; -inf where a distribution has no mass.
+
+    Attributes:
+        proposals: ids, K of them.
+        accepted: how many of them are kept.
+        following: the id emitted after these.
+        log_p: of each proposal under the target.
+        log_q: of each proposal under the draft.
+        following_log_p: of `following` where it stands.
+        following_log_q: likewise; the last proposal's row where all were kept, which then means nothing.
+        rows: the target's likeliest ids before each proposal and after the last, where they were asked for.
+        bonus: where the draft's turn at an earlier bonus position was asked for.
+    """
+
+    proposals: list[int]
+    accepted: int
+    following: int
+    log_p: list[float]
+    log_q: list[float]
+    following_log_p: float
+    following_log_q: float
+    rows: TopK | None
+    bonus: BonusDraw | None
+
+
+class Chooser(Protocol):
+    """One text's choices, round by round: `begin`, `propose` K times, `verify`; or `following` for a plain step."""
+
+    def begin(self, count: int, /) -> None:
+        """Open a round of `count` proposals."""
+
+    def propose(self, logits: mx.array, bonus_token: int | None = None) -> mx.array:
+        """The next proposal (1,), not evaluated, after the last row of the draft's `logits` (M, V).
+
+        Where a bonus token was emitted, the row before the last is the draft's turn at it.
+        """
+
+    def verify(self, logits: mx.array) -> Verified:
+        """Hold the proposals against the target's `logits` (K + 1, V); waits for the device."""
+
+    def following(self, logits: mx.array) -> mx.array:
+        """What the target says after its one row of `logits` (1, V): an id (1,), not evaluated."""
+
+    def bonus(self, logits: mx.array, token: int) -> BonusDraw:
+        """The draft's turn at a bonus position, after its row of `logits` (V,); waits for the device."""
+
+
+class Greedy:
+    """Temperature 0. Where nothing has mass but the likeliest id, an equal id says all of a log-probability."""
+
+    def __init__(self, width: int, kept_ids: int = 0) -> None:
+        self._width, self._kept_ids = width, kept_ids
+        self.begin(0)
+
+    def begin(self, _count: int) -> None:
+        """Open a round; `Chooser.begin`."""
+        self._proposals: list[mx.array] = []
+        self._bonus: tuple[mx.array, int] | None = None
+
+    def propose(self, logits: mx.array, bonus_token: int | None = None) -> mx.array:
+        """The likeliest id; `Chooser.propose`."""
+        if bonus_token is not None:
+            self._bonus = self._best(logits[-2]), bonus_token
+        self._proposals.append(self._best(logits[-1:]))
+        return self._proposals[-1]
+
+    def verify(self, logits: mx.array) -> Verified:
+        """Likeliest against likeliest; `Chooser.verify`."""
+        best, bonus = self._best(logits), self._bonus
+        mx.eval(best, *self._proposals, *(bonus or ())[:1])
+        own: list[int] = best.tolist()
+        proposals = [int(one.item()) for one in self._proposals]
+        agree = [ours == theirs for ours, theirs in zip(proposals, own, strict=False)]
+        accepted = agree.index(False) if False in agree else len(agree)
+        return Verified(
+            proposals=proposals,
+            accepted=accepted,
+            following=own[accepted],
+            log_p=[0.0 if same else -math.inf for same in agree],
+            log_q=[0.0] * len(agree),
+            following_log_p=0.0,
+            following_log_q=-math.inf,
+            rows=_one_hot(own) if self._kept_ids else None,
+            bonus=None if bonus is None else _greedy_bonus(int(bonus[0].item()), bonus[1]),
+        )
+
+    def following(self, logits: mx.array) -> mx.array:
+        """The target's likeliest id."""
+        return self._best(logits)
+
+    def bonus(self, logits: mx.array, token: int) -> BonusDraw:
+        """The draft's likeliest id there."""
+        return _greedy_bonus(int(self._best(logits).item()), token)
+
+    def _best(self, logits: mx.array) -> mx.array:
+        return mx.argmax(logits[..., : self._width], axis=-1).astype(mx.uint32)
+
+
+class Sampled:
+    """Above temperature 0. All of its randomness are uniforms of a stream of its own: `sampler.seed` is its key."""
+
+    def __init__(self, sampler: Sampler, rule: Rule, width: int, kept_ids: int = 0) -> None:
+        self._sampler, self._rule, self._width, self._kept_ids = sampler, rule, width, kept_ids
+        self._random, self._beside = Uniforms(sampler.seed), Uniforms(sampler.seed, stream=1)
+        self.begin(0)
+
+    def begin(self, count: int) -> None:
+        """Open a round; `Chooser.begin`."""
+        self._uniforms = self._random.draw(2 * count + 1)  # of K proposals, K verdicts, and what follows
+        self._count = count
+        self._proposals: list[mx.array] = []
+        self._q: list[mx.array] = []
+        self._bonus: tuple[mx.array, mx.array] | None = None
+
+    def propose(self, logits: mx.array, bonus_token: int | None = None) -> mx.array:
+        """A draw from the draft; `Chooser.propose`."""
+        if bonus_token is not None:
+            self._bonus = self._bonus_arrays(logits[-2], bonus_token)
+        q = self._probs(logits[-1:])
+        at = len(self._proposals)
+        proposal = draw(q, self._uniforms[at : at + 1])
+        self._proposals.append(proposal)
+        self._q.append(q)
+        return proposal
+
+    def verify(self, logits: mx.array) -> Verified:
+        """By the rule in use; `Chooser.verify`."""
+        count = self._count
+        proposals, q, p = mx.concatenate(self._proposals), mx.concatenate(self._q), self._probs(logits)
+        verdict = verify(p, q, proposals, self._uniforms[count:], self._rule)
+        kept = likeliest(p, self._kept_ids) if self._kept_ids else None
+        ids = mx.concatenate([proposals, verdict.accepted[None].astype(mx.uint32), verdict.following[None]])
+        probabilities = mx.concatenate([verdict.p, verdict.q])
+        bonus = self._bonus
+        mx.eval(ids, probabilities, kept, bonus)
+        *drafted, accepted, following = (int(i) for i in ids.tolist())
+        log_probs = [_log(value) for value in probabilities.tolist()]
+        return Verified(
+            proposals=drafted,
+            accepted=accepted,
+            following=following,
+            log_p=log_probs[:count],
+            log_q=log_probs[count + 1 : -1],
+            following_log_p=log_probs[count],
+            following_log_q=log_probs[-1],
+            rows=None if kept is None else to_numpy(kept),
+            bonus=None if bonus is None else _read_bonus(*bonus),
+        )
+
+    def following(self, logits: mx.array) -> mx.array:
+        """A draw from the target."""
+        return draw(self._probs(logits), self._random.draw(1))
+
+    def bonus(self, logits: mx.array, token: int) -> BonusDraw:
+        """A draw from the draft."""
+        return _read_bonus(*self._bonus_arrays(logits, token))
+
+    def _probs(self, logits: mx.array) -> mx.array:
+        return sampling_probs(logits, self._sampler, self._width)
+
+    def _bonus_arrays(self, logits: mx.array, token: int) -> tuple[mx.array, mx.array]:
+        """What the draft draws, and its probability of the token that was emitted."""
+        q = self._probs(logits)
+        return draw(q, self._beside.draw(1)[0]), q[token]
+
+
+def chooser_of(sampler: Sampler, width: int, rule: Rule | None = None, kept_ids: int = 0) -> Chooser:
+    """The one for a sampler.
+
+    Args:
+        sampler: its seed is the key of all randomness.
+        width: ids that target and draft share.
+        rule: that fits the temperature; plain steps need none.
+        kept_ids: the likeliest ids that are told of every row of the target's.
+    """
+    if sampler.temperature == 0:
+        return Greedy(width, kept_ids)
+    return Sampled(sampler, rule or "rejection", width, kept_ids)
+
+
+class Uniforms:
+    """A stream of uniforms in [0, 1), each a multiple of 2**-23 and exact in float32; the same on every machine.
+
+    Streams of one seed have nothing to do with each other: what is asked of one changes nothing in another.
+    """
+
+    def __init__(self, seed: int, stream: int = 0) -> None:
+        self._generator = np.random.Generator(np.random.Philox(key=(stream << 64) | seed))
+
+    def draw(self, count: int) -> mx.array:
+        """The next `count`, (count,) float32."""
+        return mx.array(self.on_host(count))
+
+    def on_host(self, count: int) -> NDArray[np.float32]:
+        """The same for NumPy."""
+        whole = self._generator.integers(0, 1 << UNIFORM_BITS, size=count, dtype=np.uint32)
+        return whole.astype(np.float32) * np.float32(2.0**-UNIFORM_BITS)
+
+
+def _log(probability: float) -> float:
+    return math.log(min(probability, 1.0)) if probability > 0 else -math.inf
+
+
+def _read_bonus(drawn: mx.array, probability: mx.array) -> BonusDraw:
+    return BonusDraw(int(drawn.item()), _log(float(probability.item())))
+
+
+def _one_hot(ids: list[int]) -> TopK:
+    return TopK(np.array(ids, np.int32)[:, None], np.zeros((len(ids), 1), np.float32), np.zeros(len(ids), np.float32))
+
+
+def _greedy_bonus(best: int, token: int) -> BonusDraw:
+    return BonusDraw(best, 0.0 if best == token else -math.inf)

@@ -1,0 +1,115 @@
+"""One prompt to text with a pair: what `generate` calls, streaming piece by piece."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..collection.collect import usable_ids
+from ..config import Speculative
+from ..data.records import Sampler
+from ..errors import PromptError
+from ..evaluation.estimator import realised
+from ..models import adapter as lora
+from ..models.pair import Pair
+from ..prompts.prompt import Prompt, Reading, Unusable
+from .acceptance_rules import rule_for
+from .decoder import Decoding, DraftLength, Finish, Settings, count_rounds
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A finished text; `tokens` are without the stop token that ended it, `acceptance_rate` is None without a draft."""
+
+    prompt: str
+    prompt_tokens: int
+    text: str
+    tokens: list[int]
+    finish: Finish
+    acceptance_rate: float | None
+    acceptance_length: float
+    tokens_per_second: float
+
+
+def decoding_settings(speculative: Speculative) -> Settings:
+    """The decoder's settings from the configuration.
+
+    Raises:
+        ConfigError: the rule does not fit the temperature.
+    """
+    sampler = Sampler(
+        temperature=speculative.temperature,
+        top_p=speculative.top_p,
+        min_p=speculative.min_p,
+        top_k=speculative.top_k,
+        seed=speculative.seed,
+    )
+    return Settings(
+        sampler=sampler,
+        rule=rule_for(speculative.rule, speculative.temperature),
+        num_draft_tokens=speculative.num_draft_tokens,
+        max_tokens=speculative.max_tokens,
+        prefill_step_size=speculative.prefill_step_size,
+    )
+
+
+def generate(
+    pair: Pair,
+    prompt: str,
+    settings: Settings,
+    *,
+    chat_template: bool,
+    max_prompt_length: int,
+    reading: Reading | None = None,
+    draft_length: Callable[[], DraftLength] | None = None,
+    on_text: Callable[[str], None] = lambda _: None,
+) -> Generated:
+    """Generate from one prompt; the output has the target's own distribution.
+
+    Args:
+        pair: target, draft, adapter.
+        prompt: plain text.
+        settings: sampler, rule, lengths; `sampler.seed` is used as it is.
+        chat_template: apply the tokenizer's template where it has one.
+        max_prompt_length: most prompt tokens.
+        reading: what the prompt may do; by default what the configuration says by default.
+        draft_length: gives what chooses K round by round, once the prompt is known to be usable; None drafts
+            `num_draft_tokens` in each.
+        on_text: called with each new piece of text.
+
+    Raises:
+        PromptError: the prompt is empty or too long, or the chat template gives nothing for it.
+    """
+    ids = usable_ids(
+        pair, Prompt(prompt), settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
+    )
+    if isinstance(ids, Unusable):
+        raise PromptError(f"the prompt cannot be used: {ids.reason}, {ids.detail}")
+    detokenizer = pair.tokenizer.detokenizer
+    decoding = Decoding(pair, ids, replace(settings, bonus_draws=False), draft_length and draft_length())
+    rounds, tokens = [], []
+    with lora.merged(pair.draft):
+        began = time.perf_counter()
+        for found in decoding:
+            rounds.append(found)
+            for token in found.tokens:
+                if token not in pair.stop_tokens:
+                    tokens.append(token)
+                    detokenizer.add_token(token)
+            on_text(detokenizer.last_segment)
+        seconds = time.perf_counter() - began
+    detokenizer.finalize()
+    on_text(detokenizer.last_segment)
+    accepted = realised(count_rounds(rounds, decoding.emitted), decoding.emitted)
+    assert decoding.finish is not None
+    return Generated(
+        prompt=prompt,
+        prompt_tokens=len(ids),
+        text=detokenizer.text,
+        tokens=tokens,
+        finish=decoding.finish,
+        acceptance_rate=accepted.acceptance_rate if accepted.drafted else None,
+        acceptance_length=accepted.acceptance_length,
+        tokens_per_second=decoding.emitted / seconds,
+    )

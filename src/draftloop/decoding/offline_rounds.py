@@ -1,0 +1,224 @@
+"""How speculation would have gone along texts that the target wrote without it: what a live loop sees, drawn later.
+
+Given what the target emitted, y, the rounds of a live loop are independent of each other, and their law is known: one
+from i keeps at least a proposals with probability S_i(a) (`evaluation.estimator.survival`), kept proposals are y
+itself, and the one that was refused at t has, under
+
+    rejection   norm(max(q − p, 0)): q(x)·(1 − min(1, p(x)/q(x)))
+    block       norm(max(q − p_τ·p, 0)), p_τ the least product of ratios p/q that ends with the last kept proposal:
+                given x at t, nothing from t on is kept with probability 1 − min(p_τ·p(x)/q(x), 1)
+    match       q without y
+    greedy      argmax q
+
+and is independent of y then. Where the draft had no turn its proposal is a draw from q. So one uniform a round and one
+a position make records that have the law of live ones, from one pass of each model over whole texts.
+
+What flows, for a block of texts with N tokens in all: p and q (N, V), two scalars a position to the host, rounds there,
+then the draws at refused and bonus positions (M <= N of them) and four scalars of each back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..collection.generation import Generation, Refused
+from ..data.teacher_top_k import TopK, joined
+from ..evaluation.estimator import survival
+from ..evaluation.teacher_forced import Text, blocks, distributions
+from ..models.pair import Pair
+from .acceptance_rules import NEXT_TO_NOTHING, draw
+from .decoder import Finish, Settings
+from .draws import Uniforms
+from .rule_names import Rule
+from .sampling_filters import sampling_probs
+from .top_tokens import likeliest, to_numpy
+
+BLOCK_BYTES = 128 << 20  # of distributions of each model held at once, where a text alone has no more
+_SLICE_BYTES = 32 << 20  # of copies of them that are worked on
+_ROUNDS, _DRAWS = 2, 3  # streams of uniforms, beside the decoder's own
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """The rounds along one text, and the positions where the draft's proposal is not what was emitted.
+
+    `shares` is p_τ of each position, 1 but under `block`; None where it is a bonus position.
+    """
+
+    rounds: list[tuple[int, int]]
+    positions: list[int]
+    shares: list[float | None]
+
+
+def look_back(
+    pair: Pair, texts: Sequence[Text], settings: Settings, known_p: Sequence[mx.array | None] | None = None
+) -> Iterator[tuple[int, Generation]]:
+    """Draw how speculation would have gone.
+
+    Args:
+        pair: the models, the draft with the adapter in use.
+        texts: outputs of the target, under the sampler of `settings` but for their own seeds, which are used here too.
+        settings: rule, K and what is kept of the target's distributions.
+        known_p: (N, width) of each text, what it was drawn from, where that was kept: the target need not read it then.
+
+    Yields:
+        The index and the generation of each text, block by block.
+    """
+    for block in blocks(texts, pair.width, BLOCK_BYTES):
+        q = dict(distributions(pair.draft, texts, block, pair.width, sampling_probs))
+        p = {i: rows for i in block if (rows := _known(texts[i], pair.width, known_p and known_p[i])) is not None}
+        unread = [i for i in block if i not in p]
+        p |= distributions(pair.target, texts, unread, pair.width, sampling_probs)
+        members = sorted(block)
+        whole_p, whole_q = (mx.concatenate([table.pop(i) for i in members]) for table in (p, q))
+        yield from _block(pair, [(i, texts[i]) for i in members], whole_p, whole_q, settings)
+
+
+def _known(text: Text, width: int, kept: mx.array | None) -> mx.array | None:
+    """What a text was drawn from, (N, width), where no pass is needed for that: at temperature 0 it says so itself."""
+    if text.sampler.temperature > 0:
+        return kept
+    return (mx.arange(width) == mx.array(text.output)[:, None]).astype(mx.float32)
+
+
+def _block(
+    pair: Pair, members: list[tuple[int, Text]], p: mx.array, q: mx.array, settings: Settings
+) -> Iterator[tuple[int, Generation]]:
+    emitted = mx.array([token for _, text in members for token in text.output])
+    kept = settings.kept_ids(pair.width)
+    told = _likeliest(p, kept) if kept else None
+    log_p, log_q = (_log(mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1)) for table in (p, q))
+
+    starts = np.cumsum([0, *(len(text.output) for _, text in members)]).tolist()
+    turns = []
+    for (_, text), start, end in zip(members, starts, starts[1:], strict=False):
+        turns.append(_turns(log_p[start:end], log_q[start:end], settings, Uniforms(text.sampler.seed, _ROUNDS)))
+    drawn = _draw(p, q, emitted, members, starts, turns, settings.rule)
+    for (i, text), start, end, along in zip(members, starts, starts[1:], turns, strict=False):
+        yield i, _generation(pair, text, log_p[start:end], log_q[start:end], along, drawn, told, start)
+
+
+def _likeliest(p: mx.array, count: int) -> TopK:
+    """The likeliest ids of each row of (N, V)."""
+    parts = []
+    for some in _slices(len(p), p.shape[-1]):
+        rows = likeliest(p[some], count)
+        mx.eval(rows)
+        parts.append(to_numpy(rows))
+    return joined(parts)
+
+
+def _slices(count: int, width: int) -> list[slice]:
+    """So many rows in parts that are small enough to be copied a few times."""
+    step = max(1, _SLICE_BYTES // (4 * width))
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _turns(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uniforms) -> _Turns:
+    """Draw the rounds along one text of N tokens; a round takes one uniform."""
+    length, k, rule = len(log_p), settings.num_draft_tokens, settings.rule
+    reached = survival(log_p, log_q, rule, k)[:, 1:]  # (N, K), not increasing
+    uniforms = random.on_host(length)
+    found = _Turns([], [], [])
+    at = 0
+    while at < length:
+        drafted = min(k, length - at)
+        accepted = min(int((uniforms[len(found.rounds)] < reached[at]).sum()), drafted)
+        found.rounds.append((drafted, accepted))
+        here = at + accepted
+        if here < length:
+            found.positions.append(here)
+            found.shares.append(None if accepted == drafted else _share(log_p[at:here], log_q[at:here], rule))
+        at = here + 1
+    return found
+
+
+def _share(log_p: FloatArray, log_q: FloatArray, rule: Rule) -> float:
+    """p_τ after these kept proposals."""
+    if rule != "block":
+        return 1.0
+    products = np.cumsum([0.0, *(log_p - log_q)])
+    return float(np.exp(products[-1] - products.max()))
+
+
+def _draw(
+    p: mx.array,
+    q: mx.array,
+    emitted: mx.array,
+    members: list[tuple[int, Text]],
+    starts: list[int],
+    turns: list[_Turns],
+    rule: Rule,
+) -> dict[int, tuple[int, float, float]]:
+    """By row of the block: what the draft proposed there, and log p and log q of it."""
+    where = [start + at for start, along in zip(starts, turns, strict=False) for at in along.positions]
+    if not where:  # every text ended with the last proposal that it kept
+        return {}
+    shares = mx.array([share or 0.0 for along in turns for share in along.shares])  # at a bonus position 0
+    uniforms = mx.concatenate(
+        [
+            Uniforms(text.sampler.seed, _DRAWS).draw(len(along.positions))
+            for (_, text), along in zip(members, turns, strict=True)
+        ]
+    )
+    found: dict[int, tuple[int, float, float]] = {}
+    for some in _slices(len(where), p.shape[-1]):
+        rows = mx.array(where[some])
+        before, after = q[rows], p[rows]
+        tokens = draw(_proposing(before, after, emitted[rows], shares[some, None], rule), uniforms[some])
+        both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
+        mx.eval(tokens, both)
+        log_p, log_q = (_log(column).tolist() for column in both)
+        found |= dict(zip(where[some], zip(tokens.tolist(), log_p, log_q, strict=True), strict=True))
+    return found
+
+
+def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, rule: Rule) -> mx.array:
+    """What the proposal comes from, (M, V), not normalised, where `shares`, (M, 1), is 0 at bonus positions."""
+    if rule == "match":
+        return mx.where(shares > 0, mx.put_along_axis(q, emitted[:, None], mx.array(0.0), axis=-1), q)
+    if rule == "greedy":
+        return q
+    return mx.maximum(q - shares * p, q * NEXT_TO_NOTHING)
+
+
+def _generation(
+    pair: Pair,
+    text: Text,
+    log_p: FloatArray,
+    log_q: FloatArray,
+    along: _Turns,
+    drawn: dict[int, tuple[int, float, float]],
+    rows: TopK | None,
+    start: int,
+) -> Generation:
+    proposed = list(text.output)
+    refused = []
+    for at, share in zip(along.positions, along.shares, strict=True):
+        proposed[at] = drawn[start + at][0]
+        if share is not None:
+            refused.append(Refused(at, *drawn[start + at]))
+    finish: Finish = "stop" if text.output[-1] in pair.stop_tokens else "length"
+    return Generation(
+        output=text.output,
+        draft_output=tuple(proposed),
+        log_p=tuple(log_p.tolist()),
+        log_q=tuple(log_q.tolist()),
+        rounds=tuple(along.rounds),
+        refused=tuple(refused),
+        finish=finish,
+        rows=None if rows is None else rows[start : start + len(text.output)],
+    )
+
+
+def _log(probabilities: mx.array) -> FloatArray:
+    """(N,) float64, -inf where there is no mass."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.minimum(np.array(probabilities, np.float64), 1.0))

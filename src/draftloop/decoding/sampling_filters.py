@@ -1,0 +1,90 @@
+"""From logits to the distribution that a sampler really samples: mlx-lm's filters in mlx-lm's order; no randomness.
+
+Top-p, min-p and top-k look at the log-softmax at temperature 1; only then the temperature divides, and what is left is
+normalised again. Everything is float32. Temperature 0 gives the one-hot distribution of the argmax.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+
+from ..data.records import Sampler
+from ..models.cpu.exponential import softmax
+
+
+def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
+    """The log-distribution that `sampler` draws from.
+
+    Args:
+        logits: (..., V), any float type, V >= width.
+        sampler: temperature >= 0 and the filters; 0 turns top-k and min-p off, 0 or 1 turns top-p off.
+        width: number of ids that target and draft share; ids from there on have no mass.
+
+    Returns:
+        (..., width) float32; -inf where there is no mass; exp of it sums to 1.
+    """
+    if sampler.temperature == 0:
+        return _one_hot(logits[..., :width].astype(mx.float32))
+    return _log_softmax(scaled_logits(logits, sampler, width))
+
+
+def sampling_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
+    """The distribution that `sampler` draws from, as probabilities; one exponential an id. Args as above."""
+    if sampler.temperature == 0:
+        logits = logits[..., :width]
+        return (mx.arange(width) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
+    return softmax(scaled_logits(logits, sampler, width))
+
+
+def scaled_logits(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
+    """What the softmax is taken of to have the distribution that `sampler` draws from, above temperature 0.
+
+    Args:
+        logits: (..., V), any float type, V >= width.
+        sampler: its temperature is above 0.
+        width: number of ids that target and draft share.
+
+    Returns:
+        (..., width) float32, filtered and divided by the temperature; -inf where there is no mass.
+    """
+    logits = logits[..., :width].astype(mx.float32)
+    unfiltered = not (0 < sampler.top_p < 1 or sampler.min_p > 0 or 0 < sampler.top_k < width)
+    if unfiltered:
+        return logits / sampler.temperature
+    log_probs = _log_softmax(logits)
+    if 0 < sampler.top_p < 1:
+        log_probs = _keep_top_p(log_probs, sampler.top_p)
+    if sampler.min_p > 0:
+        floor = mx.max(log_probs, axis=-1, keepdims=True) + math.log(sampler.min_p)
+        log_probs = mx.where(log_probs < floor, -mx.inf, log_probs)
+    if 0 < sampler.top_k < width:
+        log_probs = _keep_top_k(log_probs, sampler.top_k)
+    return log_probs / sampler.temperature
+
+
+def _log_softmax(logits: mx.array) -> mx.array:
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _one_hot(logits: mx.array) -> mx.array:
+    best = mx.argmax(logits, axis=-1, keepdims=True)
+    return mx.where(mx.arange(logits.shape[-1]) == best, 0.0, -mx.inf)
+
+
+def _keep_top_p(log_probs: mx.array, top_p: float) -> mx.array:
+    """The fewest likeliest ids whose mass reaches `top_p`; ties with the last one stay."""
+    ascending = mx.sort(log_probs, axis=-1)
+    probs = mx.exp(ascending)
+    above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)  # mass of everything likelier
+    total = above[..., :1] + probs[..., :1]
+    dropped = mx.sum(above >= top_p * total, axis=-1, keepdims=True)
+    threshold = mx.take_along_axis(ascending, dropped, axis=-1)
+    return mx.where(log_probs < threshold, -mx.inf, log_probs)
+
+
+def _keep_top_k(log_probs: mx.array, top_k: int) -> mx.array:
+    """Exactly `top_k` ids, as mlx-lm picks them where several tie."""
+    out = mx.argpartition(-log_probs, kth=top_k - 1, axis=-1)[..., top_k:]
+    return mx.put_along_axis(log_probs, out, mx.array(-mx.inf, mx.float32), axis=-1)

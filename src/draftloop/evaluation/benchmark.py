@@ -1,0 +1,275 @@
+"""How much more a target accepts from a draft with an adapter than from the bare one, on the same texts.
+
+Texts are scored once, and every draft length follows from that; `live.py` decodes for real. Knows no terminal or log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..data.records import GroupOf, Record, own_group
+from ..data.usable import said, why_unusable
+from ..decoding.rule_names import SAMPLING, Rule, one_of
+from ..errors import ConfigError, PromptError
+from ..models.pair import Pair
+from .estimator import Acceptance, expected_rounds, total
+from .intervals import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
+from .scoring import Scores, score
+from .teacher_forced import Text
+
+BASE = "none"  # how tables and JSON name the bare draft
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text to score, the prompt group that it counts for, and what of its prompt decides that, where it is known."""
+
+    text: Text
+    group: str
+    opening: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One draft at one rule and draft length; the interval is of the acceptance length, None for one prompt group."""
+
+    adapter: str
+    rule: Rule
+    num_draft_tokens: int
+    acceptance_per_position: float
+    acceptance_rate: float
+    acceptance_length: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Adapter minus bare draft at one rule and draft length, paired by prompt group."""
+
+    rule: Rule
+    num_draft_tokens: int
+    delta_acceptance_length: float
+    ci_low: float | None
+    ci_high: float | None
+    delta_acceptance_per_position: float
+    position_ci_low: float | None
+    position_ci_high: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a benchmark says; `conditions` holds what the numbers depend on."""
+
+    results: list[Row]
+    comparison: list[Difference]
+    conditions: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return asdict(self)
+
+
+def rules_that_fit(samples: Sequence[Sample], rule: str) -> list[Rule]:
+    """The rules to report: the one asked for, or with `auto` every rule that some text was sampled for.
+
+    Raises:
+        ConfigError: no text fits: `greedy` needs temperature 0, the other rules one above it.
+    """
+    greedy = [sample.text.sampler.temperature == 0 for sample in samples]
+    fitting: list[Rule] = ["greedy"] if any(greedy) else []
+    fitting += SAMPLING if not all(greedy) else []
+    if rule == "auto":
+        return fitting
+    for known in fitting:
+        if known == rule:
+            return [known]
+    found = "at temperature 0" if all(greedy) else "above temperature 0"
+    raise ConfigError(f"rule {rule} does not fit texts that were sampled {found}; expected {one_of(fitting)}")
+
+
+def samples_of(rule: Rule, samples: Sequence[Sample]) -> list[Sample]:
+    """The texts that a rule fits."""
+    return [sample for sample in samples if (sample.text.sampler.temperature == 0) == (rule == "greedy")]
+
+
+def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = own_group) -> list[Sample]:
+    """The records that this pair can be measured on, as samples; `group_of` gives the joined group of each.
+
+    Raises:
+        PromptError: none is; the message counts why.
+    """
+    found = list(records)
+    kept = [record for record in found if why_unusable(record, pair.identity, pair.width) is None]
+    if not kept:
+        raise PromptError(
+            f"none of {len(found)} held-out generations can be used: {said(left_out(found, pair))}; collect with this "
+            "target, or give --prompts-file"
+        )
+    return [Sample(Text.of(record), group_of(record), record.opening) for record in kept]
+
+
+def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
+    """How many records this pair cannot be measured on, by reason."""
+    reasons = (why_unusable(record, pair.identity, pair.width) for record in records)
+    return Counter(reason for reason in reasons if reason is not None)
+
+
+def compare(
+    pair: Pair,
+    samples: Sequence[Sample],
+    rule: str,
+    draft_lengths: Sequence[int],
+    adapter: tuple[str, Path] | None,
+    *,
+    seed: int,
+    on_text: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Report:
+    """Estimate under every rule that fits, each on the texts that it fits.
+
+    Args and errors as `estimate` and `rules_that_fit`; `on_text` is told how many texts are scored, under each rule and
+    draft, and of how many.
+    """
+    rows: list[Row] = []
+    differences: list[Difference] = []
+    rules = rules_that_fit(samples, rule)
+    of = (1 if adapter is None else 2) * sum(len(samples_of(one, samples)) for one in rules)
+    done = count(1)
+
+    def counted() -> None:
+        on_text(next(done), of)
+
+    on_text(0, of)
+    for one in rules:
+        texts = samples_of(one, samples)
+        more, changes = estimate(pair, texts, one, draft_lengths, adapter, seed=seed, on_text=counted)
+        rows += more
+        differences += changes
+    conditions = {
+        "rules": rules,
+        "num_draft_tokens": list(draft_lengths),
+        "samplers": distinct_samplers(samples),
+        "pair": asdict(pair.identity),
+        "adapter": adapter[0] if adapter else BASE,
+        "texts": len(samples),
+        "prompt_groups": len({sample.group for sample in samples}),
+        "prompts_sha256": hash_of_groups(samples),
+        "tokens": sum(len(sample.text.output) for sample in samples),
+        "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
+        "seed": seed,
+        "device": str(mx.default_device()),
+    }
+    return Report(rows, differences, conditions)
+
+
+def hash_of_groups(samples: Sequence[Sample]) -> str:
+    """Which prompts these were: a hash of their groups, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(sample.group for sample in samples)).encode()).hexdigest()
+
+
+def distinct_samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
+    """The distinct samplers of the texts, without their seeds."""
+    found = {tuple(asdict(replace(sample.text.sampler, seed=0)).items()): None for sample in samples}
+    return [{name: value for name, value in items if name != "seed"} for items in found]
+
+
+def estimate(
+    pair: Pair,
+    samples: Sequence[Sample],
+    rule: Rule,
+    draft_lengths: Sequence[int],
+    adapter: tuple[str, Path] | None,
+    *,
+    seed: int,
+    on_text: Callable[[], None] = lambda: None,
+) -> tuple[list[Row], list[Difference]]:
+    """Rows of the bare draft and, where one is given, of the adapter, and their paired differences.
+
+    Args:
+        pair: the models; whatever adapter it carries is put off and on as needed.
+        samples: target outputs whose sampler fits `rule`.
+        rule: acceptance rule.
+        draft_lengths: each K >= 1.
+        adapter: its name and directory; None estimates the bare draft alone.
+        seed: of the bootstrap.
+        on_text: called after each text under each draft.
+    """
+    drafts: dict[str, Path | None] = {BASE: None}
+    if adapter is not None:
+        drafts[adapter[0]] = adapter[1]
+    scores = score(pair, [sample.text for sample in samples], rule, drafts, on_text)
+    groups = [sample.group for sample in samples]
+    rows: list[Row] = []
+    differences: list[Difference] = []
+    for k in draft_lengths:
+        outputs = {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}
+        rows += [row_of(name, rule, k, column, groups, seed) for name, column in outputs.items()]
+        if adapter is not None:
+            differences.append(difference_of(rule, k, outputs[BASE], outputs[adapter[0]], groups, seed))
+    return rows, differences
+
+
+def accepted(scores: Scores, rule: Rule, num_draft_tokens: int) -> Acceptance:
+    """The expected counts of one scored text."""
+    return expected_rounds(scores.log_p, scores.log_q, rule, num_draft_tokens, scores.position)
+
+
+def row_of(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[str], seed: int) -> Row:
+    """The row of one draft at one K, from the counts of its texts."""
+    summed = total(outputs)
+    interval = ratio_interval([o.tokens for o in outputs], [o.rounds for o in outputs], groups, seed=seed)
+    assert summed.acceptance_per_position is not None
+    return Row(
+        adapter=name,
+        rule=rule,
+        num_draft_tokens=k,
+        acceptance_per_position=summed.acceptance_per_position,
+        acceptance_rate=summed.acceptance_rate,
+        acceptance_length=summed.acceptance_length,
+        ci_low=interval.low,
+        ci_high=interval.high,
+    )
+
+
+def difference_of(
+    rule: Rule, k: int, base: list[Acceptance], adapted: list[Acceptance], groups: list[str], seed: int
+) -> Difference:
+    """`adapted` minus `base` at one K, paired by prompt group."""
+    length = _paired(base, adapted, groups, seed, lambda o: (o.tokens, o.rounds))
+    position = _paired(base, adapted, groups, seed, lambda o: (o.position_sum or 0.0, o.tokens))
+    return Difference(
+        rule=rule,
+        num_draft_tokens=k,
+        delta_acceptance_length=length.estimate,
+        ci_low=length.low,
+        ci_high=length.high,
+        delta_acceptance_per_position=position.estimate,
+        position_ci_low=position.low,
+        position_ci_high=position.high,
+    )
+
+
+def _paired(
+    base: list[Acceptance],
+    adapted: list[Acceptance],
+    groups: list[str],
+    seed: int,
+    ratio: Callable[[Acceptance], tuple[float, float]],
+) -> Interval:
+    before, after = ([ratio(output) for output in outputs] for outputs in (base, adapted))
+    return paired_ratio_difference_interval(
+        [part for part, _ in before],
+        [whole for _, whole in before],
+        [part for part, _ in after],
+        [whole for _, whole in after],
+        groups,
+        seed=seed,
+    )

@@ -1,0 +1,82 @@
+"""What decoding costs on this machine, and what paid there, kept from one process to the next. Imports no mlx.
+
+A cache: one JSON object by pair and machine. What is damaged of it is measured again; what may not be read stays. A
+cache is no reason to make a data directory: where there is none, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..decoding.draft_length import Experience
+from ..decoding.rule_names import Rule
+from ..store.atomic import write_atomically
+from ..store.files import FILES, Files
+from .timings import Costs
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was fastest when it was measured.
+
+    Attributes:
+        num_draft_tokens: 0 is to leave speculation off.
+        rule: of acceptance, above temperature 0; None where nothing was measured there.
+        speed_up: tokens a second over those of plain decoding.
+    """
+
+    num_draft_tokens: int
+    rule: Rule | None
+    speed_up: float
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of one pair on one machine; `experience` is of the last texts under each rule, whatever their adapter."""
+
+    costs: Costs
+    advice: Advice | None = None
+    experience: dict[Rule, Experience] = field(default_factory=dict)
+
+
+class KnownCosts:
+    """The file.
+
+    Args:
+        path: of the JSON, directly in the data directory; neither need be there.
+        files: the seam.
+    """
+
+    def __init__(self, path: Path, files: Files = FILES) -> None:
+        self._path, self._files = path, files
+
+    def of(self, key: str) -> Known | None:
+        """What is known under `key`, the fingerprint of a pair and a machine; None is nothing, or nothing readable."""
+        with suppress(PermissionError):  # and `keep` says so
+            return self._all().get(key)
+        return None
+
+    def keep(self, key: str, known: Known) -> bool:
+        """Remember, over what was known, and say whether it is kept. Raises OSError: what the system said."""
+        if not self._path.parent.is_dir():
+            return False
+        found = self._all() | {key: known}
+        text = json.dumps({name: asdict(one) for name, one in found.items()}, indent=1)
+        write_atomically(self._path, text.encode(), self._files)
+        return True
+
+    def _all(self) -> dict[str, Known]:
+        try:
+            return _FORMAT.validate_json(self._path.read_bytes())
+        except PermissionError:  # others' costs may be in it
+            raise
+        except (OSError, ValidationError):
+            return {}
+
+
+_FORMAT = TypeAdapter(dict[str, Known])

@@ -1,0 +1,157 @@
+"""What a draft step, a plain step and a round of every draft length cost on this machine. Knows no acceptance.
+
+Timed are the very steps of the decoder, choices and reads included, on a filled cache, at temperature 1 without
+filters: whole rounds of K proposals, a chain of draft steps, a chain of plain steps. So K·t_draft + T(K + 1) is what a
+round takes, and T(1) what a token takes without a draft. A few K are timed, the others lie on the line between their
+neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
+
+from ..data.records import Sampler
+from ..decoding.draws import Sampled
+from ..models import adapter as lora
+from ..models.pair import Pair
+from ..runtime import blas
+from .timings import Costs
+
+TIMED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # draft lengths
+CHAIN = 8  # steps
+PREFIX = 32  # tokens already in the cache, if the pair holds as many
+
+
+@dataclass(frozen=True)
+class Care:
+    """How often everything is timed: in blocks, so that whatever else runs here slows all of it alike."""
+
+    blocks: int
+    warm_up: int
+    repeats: int
+
+
+CAREFUL = Care(blocks=12, warm_up=1, repeats=2)
+QUICK = Care(blocks=3, warm_up=1, repeats=1)  # before a first text, for a person who waits
+
+
+def measure(
+    pair: Pair,
+    max_draft_tokens: int,
+    care: Care = CAREFUL,
+    on_timed: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Costs:
+    """Medians in seconds.
+
+    Args:
+        pair: the models, the draft with whatever adapter it carries, which is merged as it is for decoding.
+        max_draft_tokens: Kmax >= 1; T is found for 1 .. Kmax + 1 positions.
+        care: how often.
+        on_timed: told how many of all timings are made, and of how many.
+    """
+    lengths = sorted({k for k in TIMED if k < max_draft_tokens} | {max_draft_tokens})
+    with lora.merged(pair.draft):
+        timed = _Timed(pair, max_draft_tokens)
+        seconds = _medians([timed.plain, timed.draft, *(timed.round_of(k) for k in lengths)], care, on_timed)
+    plain, draft = seconds[0] / CHAIN, seconds[1] / CHAIN
+    rounds = np.interp(range(1, max_draft_tokens + 1), lengths, seconds[2:])
+    verified = (max(float(whole) - k * draft, plain) for k, whole in enumerate(rounds, 1))
+    return Costs(t_draft=draft, t_target=(plain, *verified))
+
+
+def fingerprint(pair: Pair) -> str:
+    """16 hex digits of all that costs depend on: models, an adapter that stays beside the weights, machine, MLX."""
+    device = mx.device_info()  # on CUDA with how much memory is free
+    facts = (
+        asdict(pair.identity),
+        lora.stays_beside(pair.draft),
+        *(device.get(fact) for fact in ("device_name", "architecture", "memory_size", "total_memory")),
+        os.cpu_count(),
+        blas.loaded(),
+        *(version(name) for name in ("mlx", "mlx-lm")),
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+class _Timed:
+    """The steps to time; each leaves the caches as it found them."""
+
+    def __init__(self, pair: Pair, most: int) -> None:
+        room = (pair.context or PREFIX + most + CHAIN + 2) - max(most, CHAIN) - 2
+        self._pair, prefix = pair, max(1, min(PREFIX, room))
+        self._target_cache, self._draft_cache = (_filled(model, prefix) for model in (pair.target, pair.draft))
+        self._choose = Sampled(Sampler(1.0, 1.0, 0.0, 0, 0), "rejection", pair.width)
+
+    def plain(self) -> None:
+        """CHAIN plain steps, each enqueued before the one before it is read."""
+        ids = mx.array([0], mx.uint32)
+        for _ in range(CHAIN):
+            before, ids = ids, self._choose.following(self._pair.target(ids[None], cache=self._target_cache)[0])
+            mx.async_eval(ids)
+            before.item()
+        ids.item()
+        trim_prompt_cache(self._target_cache, CHAIN)
+
+    def draft(self) -> None:
+        """CHAIN proposals."""
+        mx.eval(self._propose(CHAIN))
+        trim_prompt_cache(self._draft_cache, CHAIN)
+
+    def round_of(self, k: int) -> Callable[[], None]:
+        """K proposals and their verification."""
+
+        def make() -> None:
+            proposals = self._propose(k)
+            ids = mx.concatenate([mx.array([0], mx.uint32), *proposals])
+            logits = self._pair.target(ids[None], cache=self._target_cache)[0]
+            mx.async_eval(logits)
+            self._choose.verify(logits)
+            trim_prompt_cache(self._target_cache, k + 1)
+            trim_prompt_cache(self._draft_cache, k)
+
+        return make
+
+    def _propose(self, count: int) -> list[mx.array]:
+        self._choose.begin(count)
+        proposals = [mx.array([0], mx.uint32)]
+        for _ in range(count):
+            logits = self._pair.draft(proposals[-1][None], cache=self._draft_cache)[0]
+            mx.async_eval(logits)
+            proposals.append(self._choose.propose(logits))
+            mx.async_eval(proposals[-1])
+        return proposals[1:]
+
+
+def _filled(model: nn.Module, prefix: int) -> list[Any]:
+    cache: list[Any] = make_prompt_cache(model)
+    mx.eval(model(mx.zeros((1, prefix), mx.int32), cache=cache))
+    return cache
+
+
+def _medians(steps: list[Callable[[], None]], care: Care, on_timed: Callable[[int, int], None]) -> list[float]:
+    """Seconds of each, in blocks that time everything once more."""
+    found: list[list[float]] = [[] for _ in steps]
+    of, done = care.blocks * len(steps) * (care.warm_up + care.repeats), 0
+    on_timed(0, of)
+    for _ in range(care.blocks):
+        for step, times in zip(steps, found, strict=True):
+            for i in range(care.warm_up + care.repeats):
+                began = time.perf_counter()
+                step()
+                if i >= care.warm_up:
+                    times.append(time.perf_counter() - began)
+                done += 1
+                on_timed(done, of)
+    return [statistics.median(times) for times in found]

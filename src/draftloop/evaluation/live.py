@@ -1,0 +1,212 @@
+"""Decode prompts for real: what was accepted, how long it took, and the estimate on those very texts beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import mlx.core as mx
+from mlx_lm.generate import generate_step
+from mlx_lm.sample_utils import make_sampler
+
+from ..collection.collect import generation_seed, usable_ids
+from ..data.joined_groups import joined_groups
+from ..data.prompt_groups import opening
+from ..data.records import Sampler
+from ..decoding.decoder import Decoding, Settings, count_rounds, fits
+from ..decoding.rule_names import Rule
+from ..errors import PromptError
+from ..models import adapter as lora
+from ..models.pair import Pair
+from ..prompts.prompt import Prompt, Reading, Unusable
+from .benchmark import BASE, Sample, accepted, samples_of
+from .estimator import Acceptance, realised, total
+from .scoring import score
+from .teacher_forced import Text
+
+
+@dataclass(frozen=True)
+class LiveRow:
+    """One real decoding of all prompts, and the estimate made on the very texts that it emitted."""
+
+    adapter: str
+    rule: Rule
+    num_draft_tokens: int
+    acceptance_length: float
+    estimated_acceptance_length: float
+    acceptance_rate: float
+    prompts: int
+    tokens: int
+    tokens_per_second: float
+    plain_tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Texts that were really decoded, what was accepted, and the seconds of decoding."""
+
+    texts: list[Text]
+    outputs: list[Acceptance]
+    seconds: float
+
+
+def decode_all(
+    pair: Pair,
+    prompts: Sequence[Sequence[int]],
+    settings: Settings,
+    on_text: Callable[[int], None] | None = None,
+) -> Decoded:
+    """Decode every prompt speculatively with the draft as it is.
+
+    Args:
+        pair: target, draft and the adapter in use.
+        prompts: token ids of each.
+        settings: `sampler.seed` is the run's seed, from which each prompt's own follows.
+        on_text: called with the tokens of each finished text.
+    """
+    texts, outputs, seconds = [], [], 0.0
+    with lora.merged(pair.draft):
+        for ids in prompts:
+            sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
+            began = time.perf_counter()
+            rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, bonus_draws=False)))
+            seconds += time.perf_counter() - began
+            output = tuple(token for found in rounds for token in found.tokens)
+            texts.append(Text(tuple(ids), output, sampler))
+            outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
+            if on_text is not None:
+                on_text(len(output))
+    return Decoded(texts, outputs, seconds)
+
+
+def samples_from_prompts(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    *,
+    chat_template: bool,
+    max_prompt_length: int,
+    reading: Reading | None = None,
+    on_text: Callable[[int], None] | None = None,
+) -> tuple[list[Sample], list[str]]:
+    """What the target makes of prompts, and why some were skipped. Speculation changes the time it takes, not the law.
+
+    Raises:
+        PromptError: none was usable.
+    """
+    usable, skipped = usable_prompts(
+        pair, prompts, settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
+    )
+    decoded = decode_all(pair, [ids for _, ids in usable], settings, on_text)
+    openings = [opening(prompt.text, prompt.messages) for prompt, _ in usable]
+    found = zip(decoded.texts, joined_groups(openings), openings, strict=True)
+    return [Sample(text, group, said) for text, group, said in found], skipped
+
+
+def usable_prompts(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    *,
+    chat_template: bool,
+    max_length: int,
+    reading: Reading | None = None,
+) -> tuple[list[tuple[Prompt, list[int]]], list[str]]:
+    """Prompts with their ids, and a line for each that cannot be used.
+
+    Raises:
+        PromptError: none can.
+    """
+    usable, skipped = [], []
+    for number, prompt in enumerate(prompts, 1):
+        ids = usable_ids(pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading)
+        if isinstance(ids, Unusable):
+            skipped.append(f"{prompt.where or f'prompt {number}'}: {ids.reason}, {ids.detail}")
+        else:
+            usable.append((prompt, ids))
+    if not usable:
+        raise PromptError(f"none of {len(prompts)} prompts was usable: {'; '.join(skipped[:3])}")
+    return usable, skipped
+
+
+def decode_live(
+    pair: Pair,
+    samples: Sequence[Sample],
+    rules: Sequence[Rule],
+    draft_lengths: Sequence[int],
+    adapter: tuple[str, Path] | None,
+    settings: Settings,
+    on_text: Callable[[int], None] | None = None,
+) -> list[LiveRow]:
+    """Decode the prompts of `samples` once for each rule, draft and draft length.
+
+    Args:
+        pair: the models.
+        samples: their prompts are decoded anew, under the sampler of the first text that fits the rule.
+        rules: to run.
+        draft_lengths: each K >= 1.
+        adapter: its name and directory, compared with the bare draft; None runs the bare draft alone.
+        settings: the sampler and max_tokens; a prompt that leaves no room for so many is left out.
+        on_text: called with the tokens of each finished text.
+
+    Raises:
+        PromptError: not one prompt leaves room.
+    """
+    longest = replace(settings, num_draft_tokens=max(draft_lengths))
+    prompts = [sample.text.prompt_tokens for sample in samples if fits(pair, len(sample.text.prompt_tokens), longest)]
+    if not prompts:
+        raise PromptError(f"no prompt leaves room for {settings.max_tokens} tokens; lower --max-tokens")
+    drafts: list[tuple[str, Path | None]] = [(BASE, None), *([adapter] if adapter else [])]
+    rows = []
+    for rule in rules:
+        sampler = samples_of(rule, samples)[0].text.sampler
+        plain = plain_speed(pair, prompts, sampler, settings.max_tokens)
+        for (name, path), k in product(drafts, draft_lengths):
+            variant = pair.with_adapter(path)
+            run = replace(settings, rule=rule, num_draft_tokens=k, sampler=replace(sampler, seed=settings.sampler.seed))
+            rows.append(live_row(variant, decode_all(variant, prompts, run, on_text), run, name, path, plain))
+    return rows
+
+
+def live_row(pair: Pair, decoded: Decoded, settings: Settings, name: str, path: Path | None, plain: float) -> LiveRow:
+    """A real decoding beside the estimate on what it emitted.
+
+    Args:
+        pair: the pair that decoded; its adapter is set to `path`.
+        decoded: by `decode_all`.
+        settings: those of the decoding.
+        name: of the adapter.
+        path: of the adapter; None is the bare draft.
+        plain: tokens a second of the target alone.
+    """
+    scores = score(pair, decoded.texts, settings.rule, {name: path})[name]
+    estimated = total(accepted(found, settings.rule, settings.num_draft_tokens) for found in scores)
+    summed = total(decoded.outputs)
+    return LiveRow(
+        adapter=name,
+        rule=settings.rule,
+        num_draft_tokens=settings.num_draft_tokens,
+        acceptance_length=summed.acceptance_length,
+        estimated_acceptance_length=estimated.acceptance_length,
+        acceptance_rate=summed.acceptance_rate,
+        prompts=len(decoded.texts),
+        tokens=summed.tokens,
+        tokens_per_second=summed.tokens / decoded.seconds,
+        plain_tokens_per_second=plain,
+    )
+
+
+def plain_speed(pair: Pair, prompts: Sequence[Sequence[int]], sampler: Sampler, max_tokens: int) -> float:
+    """Tokens a second of mlx-lm's own generation on the target alone, prompt processing included."""
+    draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
+    mx.random.seed(sampler.seed)
+    tokens, began = 0, time.perf_counter()
+    for ids in prompts:
+        for token, _ in generate_step(mx.array(list(ids)), pair.target, max_tokens=max_tokens, sampler=draw):
+            tokens += 1
+            if token in pair.stop_tokens:
+                break
+    return tokens / (time.perf_counter() - began)

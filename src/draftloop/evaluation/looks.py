@@ -1,0 +1,152 @@
+"""When a promoted draft is looked at, and on what: new held-out prompts, at 12, 24, 48, … of them.
+
+A promotion rests on prompts of the past. So when a unit (a large source, or the rest; fixed at the promotion) has 12,
+24, 48, … held-out prompt groups that are new since, it is looked at, on these groups alone: with X the rounds of a
+group under the promoted draft and P under the one before, and δ = `rollback_drop_share`, the draft is rolled back where
+Σ(X − P/(1 − δ)) is above 0 at `rollback_alpha` over the number of looks and of units. The looks share alpha evenly,
+for what they must not miss shows at the later ones. An alarm of drift calls for a check of every unit and of all new
+groups together; how many alarms there will be nobody knows, so the t-th check of each spends 6/(π²t²) of its share of
+`rollback_alpha`. So a draft that is no worse is rolled back with a chance of 2·`rollback_alpha` at most.
+
+`look_test` decides. Knows groups and sources; no rounds, models, files or records, and nothing of mlx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from ..data.log_position import is_gone, position_after
+from .alpha_spending import alpha_of_attempt
+from .drift import Generation
+from .units import unit_members
+
+Kind = Literal["look", "check", "check of all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look, or one check after an alarm.
+
+    Attributes:
+        kind: which of the two; `check of all` is of all units together.
+        unit: the source; None is the rest, and for a check of all everything.
+        groups: new held-out prompt groups that there were.
+        record_ids: what was scored.
+        alpha: what p is held against.
+        p_value: None where it is not done yet.
+    """
+
+    kind: Kind
+    unit: str | None
+    groups: int
+    record_ids: tuple[str, ...]
+    alpha: float
+    p_value: float | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """What was fixed at a promotion, and the looks since.
+
+    Attributes:
+        sequence: the pointer's, by which the promotion is known.
+        champion, previous: the two drafts; None is the bare one.
+        sources: those that are units of their own.
+        mark: the end of the log then (`marks`).
+        least: groups that make a source a unit, and that the first look needs.
+        looks, alpha: how many looks at each unit there will be, and what they share; checks share as much again.
+        made: the looks, in order.
+    """
+
+    sequence: int
+    champion: str
+    previous: str | None
+    sources: tuple[str, ...]
+    mark: tuple[str, ...]
+    least: int
+    looks: int
+    alpha: float
+    made: tuple[Look, ...] = ()
+    schema: Literal[1] = 1
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    @property
+    def units(self) -> int:
+        """How many: the large sources, and the rest, which new sources join."""
+        return len(self.sources) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewOutput:
+    """A held-out output that is new since a promotion."""
+
+    id: str
+    group: str
+    source: str
+
+
+def due(watching: Watching, new: Sequence[NewOutput], *, alarm: bool) -> list[Look]:
+    """The looks to make now, not done yet.
+
+    Args:
+        watching: of the promotion.
+        new: all held-out outputs that are new since.
+        alarm: whether drift raised an alarm.
+
+    Returns:
+        Where some were begun and not done, these as they were begun: what a crash cut off is not looked at twice. Else
+        new ones, each on all new outputs of its unit.
+    """
+    begun = [look for look in watching.made if look.p_value is None]
+    units = unit_members([one.source for one in new], watching.sources)
+    found = []
+    for unit, members in units.items():
+        found += _next("look", unit, [new[i] for i in members], watching)
+    if alarm:
+        for unit, members in units.items():
+            found += _next("check", unit, [new[i] for i in members], watching)
+        found += _next("check of all", None, new, watching)
+    return begun or found
+
+
+def _next(kind: Kind, unit: str | None, new: Sequence[NewOutput], watching: Watching) -> list[Look]:
+    """The next look where there are groups enough: as many as at the last one again, or it would see little new."""
+    made = [look for look in watching.made if (look.kind, look.unit) == (kind, unit)]
+    if kind == "look" and len(made) >= watching.looks:
+        return []
+    groups = len({one.group for one in new})
+    needed = max([watching.least * 2 ** len(made), *(2 * look.groups for look in made[-1:])])
+    if groups < needed:
+        return []
+    return [Look(kind, unit, groups, tuple(one.id for one in new), _alpha(kind, len(made) + 1, watching))]
+
+
+def _alpha(kind: Kind, number: int, watching: Watching) -> float:
+    """What the look of this number at one unit may spend."""
+    if kind == "look":
+        return watching.alpha / watching.looks / watching.units
+    return alpha_of_attempt(number, watching.alpha / (watching.units + 1))  # all together are one more
+
+
+def new_outputs(stream: Sequence[Generation], mark: Sequence[str]) -> list[NewOutput]:
+    """The held-out outputs after a mark whose prompt groups were not there before it.
+
+    Args:
+        stream: all generations of the target, in the order of the log.
+        mark: the end of the log at the promotion.
+    """
+    ids = [one.id for one in stream]
+    if is_gone(mark, ids):  # nobody knows what the gate saw: `watching.watch_champion` begins anew
+        return []
+    start = position_after(mark, ids)
+    known = {one.group for one in stream[:start]}
+    return [
+        NewOutput(one.id, one.group, one.key.source)
+        for one in stream[start:]
+        if one.split == "heldout" and one.group not in known
+    ]

@@ -1,0 +1,108 @@
+"""The rounds of two drafts on the same outputs, as columns: what gate and looks compare. No models, records or mlx.
+
+Over several outputs every length is a ratio of sums; the unit of every test is the prompt group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .intervals import FloatArray, group_sums, paired_ratio_difference_interval
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """One held-out output under both drafts.
+
+    Attributes:
+        group: its prompt group, the unit of every test.
+        source: where its prompt came from.
+        tokens: N, the emitted tokens; end-of-text is one of them.
+        champion_rounds: expected rounds at K = 1, 2, …, as far as was scored; as many for every text.
+        candidate_rounds: likewise.
+    """
+
+    group: str
+    source: str
+    tokens: int
+    champion_rounds: tuple[float, ...]
+    candidate_rounds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The texts as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64 by text and K − 1."""
+
+    groups: npt.NDArray[np.object_]
+    sources: npt.NDArray[np.object_]
+    tokens: FloatArray
+    champion: FloatArray
+    candidate: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Acceptance lengths of both at one K, and candidate minus champion with the ends of its interval."""
+
+    prompts: int
+    champion: float
+    candidate: float
+    difference: float
+    low: float | None
+    high: float | None
+
+
+def columns_of(texts: Sequence[ScoredText], least: int) -> Columns:
+    """The texts as arrays, with rounds for K = 1 to `least` or further."""
+    if len({len(rounds) for text in texts for rounds in (text.champion_rounds, text.candidate_rounds)}) != 1:
+        raise ValueError("rounds go up to different K: expected the same for every text and both drafts")
+    found = Columns(
+        groups=np.array([text.group for text in texts], dtype=object),
+        sources=np.array([text.source for text in texts], dtype=object),
+        tokens=np.array([text.tokens for text in texts], dtype=np.float64),
+        champion=np.array([text.champion_rounds for text in texts], dtype=np.float64),
+        candidate=np.array([text.candidate_rounds for text in texts], dtype=np.float64),
+    )
+    if found.champion.shape[1] < least:
+        raise ValueError(f"rounds go up to K = {found.champion.shape[1]}: expected {least}")
+    for name in ("tokens", "champion", "candidate"):
+        values = getattr(found, name)
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(f"{name} has a number that is not positive and finite: expected tokens and rounds above 0")
+    return found
+
+
+def compare(columns: Columns, k: int, level: float, seed: int) -> Comparison:
+    """Both acceptance lengths at K = k, and their paired difference."""
+    champion, candidate = columns.champion[:, k - 1], columns.candidate[:, k - 1]
+    interval = paired_ratio_difference_interval(
+        columns.tokens, champion, columns.tokens, candidate, columns.groups.tolist(), seed=seed, level=level
+    )
+    lengths = [float(columns.tokens.sum() / rounds.sum()) for rounds in (champion, candidate)]
+    return Comparison(interval.groups, lengths[0], lengths[1], lengths[1] - lengths[0], interval.low, interval.high)
+
+
+def spread(columns: Columns, k: int) -> tuple[float, float]:
+    """The share of prompt groups that got worse, and the tenth percentile of the change in tokens a round by group."""
+    tokens, champion, candidate = group_sums(
+        columns.groups.tolist(),
+        tokens=columns.tokens,
+        champion=columns.champion[:, k - 1],
+        candidate=columns.candidate[:, k - 1],
+    )
+    changes = tokens / candidate - tokens / champion
+    return float((changes < 0.0).mean()), float(np.quantile(changes, 0.1))
+
+
+def only(columns: Columns, source: str) -> Columns:
+    """The texts of one source."""
+    return take(columns, np.flatnonzero(columns.sources == source).tolist())
+
+
+def take(columns: Columns, rows: list[int]) -> Columns:
+    """Some of the texts."""
+    return Columns(*(getattr(columns, name)[rows] for name in Columns.__dataclass_fields__))

@@ -1,0 +1,98 @@
+"""The teacher-forced pass that feeds the estimator: log p(y), log q(y) and `a` at every position of given outputs.
+
+Several drafts are scored on the same outputs against the same target distributions, so comparisons are paired to the
+bit. The target reads each output once, however many drafts and draft lengths are asked for.
+
+What flows, for a block of outputs with N tokens in all: ids (B, L) -> target logits (B, L, V) -> p at the N output
+positions (N, V) float32, kept for the block; then per draft ids -> q (N, V) -> three scalars a position. A block is as
+large as `BLOCK_BYTES` allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from numpy.typing import NDArray
+
+from ..decoding.rule_names import Rule
+from ..decoding.sampling_filters import sampling_log_probs
+from ..models.pair import Pair
+from .teacher_forced import Text, blocks, distributions
+
+BLOCK_BYTES = 512 << 20  # of target distributions held at once
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one text under one draft; all (N,) float64, -inf where there is no mass.
+
+    `position` is the acceptance of each position from full distributions, in [0, 1].
+    """
+
+    log_p: NDArray[np.float64]
+    log_q: NDArray[np.float64]
+    position: NDArray[np.float64]
+
+
+def score_carried(pair: Pair, texts: Sequence[Text], rule: Rule) -> list[Scores]:
+    """The scores of `texts` under the draft with whatever adapter it carries. Args as `score`."""
+    return _score(pair, texts, rule, {"": lambda: pair.draft})[""]
+
+
+def score(
+    pair: Pair,
+    texts: Sequence[Text],
+    rule: Rule,
+    drafts: Mapping[str, Path | None],
+    on_text: Callable[[], None] = lambda: None,
+) -> dict[str, list[Scores]]:
+    """Score every text under every draft.
+
+    Args:
+        pair: the models; afterwards its draft carries the last of `drafts`.
+        texts: outputs of the target, each under its own sampler.
+        rule: what `position` means: `rejection` sums min(p, q), `match` p q, `greedy` compares the argmax.
+        drafts: name to adapter directory; None is the bare draft.
+        on_text: called after each text under each draft.
+
+    Returns:
+        For each name the scores of `texts`, in their order.
+    """
+    carried = {name: partial(_with_adapter, pair, path) for name, path in drafts.items()}
+    return _score(pair, texts, rule, carried, on_text)
+
+
+def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
+    return pair.with_adapter(path).draft
+
+
+def _score(
+    pair: Pair,
+    texts: Sequence[Text],
+    rule: Rule,
+    drafts: Mapping[str, Callable[[], nn.Module]],
+    on_text: Callable[[], None] = lambda: None,
+) -> dict[str, list[Scores]]:
+    """The scores of every text under what each of `drafts` gives, asked once a block."""
+    found: dict[str, dict[int, Scores]] = {name: {} for name in drafts}
+    for block in blocks(texts, pair.width, BLOCK_BYTES):
+        log_p = dict(distributions(pair.target, texts, block, pair.width, sampling_log_probs))
+        for name, carried in drafts.items():
+            for i, log_q in distributions(carried(), texts, block, pair.width, sampling_log_probs):
+                found[name][i] = _scores(log_p[i], log_q, texts[i].output, rule)
+                on_text()
+    return {name: [scores[i] for i in range(len(texts))] for name, scores in found.items()}
+
+
+def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> Scores:
+    chosen = mx.array(output)[:, None]
+    p, q = mx.exp(log_p), mx.exp(log_q)
+    position = mx.sum(p * q if rule == "match" else mx.minimum(p, q), axis=-1)
+    columns = [mx.take_along_axis(rows, chosen, axis=-1).squeeze(-1) for rows in (log_p, log_q)]
+    return Scores(*(np.array(column, dtype=np.float64) for column in (*columns, position)))

@@ -1,0 +1,111 @@
+"""One pass of a model over texts that are there already: its distribution at every position of their outputs.
+
+Causal attention makes padding on the right invisible, so no pad token is needed. Memory is bounded twice: blocks bound
+what a caller holds at once, batches what one forward pass makes; a text that is too long for either is read alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+
+from ..data.records import Record, Sampler
+
+BATCH_BYTES = 128 << 20  # of logits in one forward pass
+
+Transform = Callable[[mx.array, Sampler, int], mx.array]  # logits (N, V), sampler, width -> (N, width)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt, what the target made of it, and the sampler it did so under."""
+
+    prompt_tokens: tuple[int, ...]
+    output: tuple[int, ...]
+    sampler: Sampler
+
+    @classmethod
+    def of(cls, record: Record) -> Text:
+        """The text of a record."""
+        return cls(record.prompt_tokens, record.target_output, record.sampler)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What a model reads to predict every output token: all but the last."""
+        return self.prompt_tokens + self.output[:-1]
+
+
+def blocks(texts: Sequence[Text], width: int, most_bytes: int) -> Iterator[list[int]]:
+    """Indices of texts, shortest first so that neighbours pad little, in blocks of bounded memory.
+
+    Args:
+        texts: in any order.
+        width: of a distribution.
+        most_bytes: of float32 distributions over a block's outputs; a text alone may have more.
+    """
+    order = sorted(range(len(texts)), key=lambda i: (len(texts[i].ids), i))
+    yield from _grouped(order, lambda members: 4 * width * sum(len(texts[i].output) for i in members) <= most_bytes)
+
+
+def distributions(
+    model: Any, texts: Sequence[Text], block: Sequence[int], width: int, transform: Transform
+) -> Iterator[tuple[int, mx.array]]:
+    """What a model says at the output positions of texts.
+
+    Args:
+        model: target or draft.
+        texts: all of them.
+        block: indices of those to read.
+        width: ids that target and draft share.
+        transform: makes a distribution of logits.
+
+    Yields:
+        The index and the distributions (N, width) of each text of the block, evaluated.
+    """
+
+    def fits(members: list[int]) -> bool:
+        return 4 * width * len(members) * max(len(texts[i].ids) for i in members) <= BATCH_BYTES
+
+    for batch in _grouped(block, fits):
+        if not fits(batch):
+            yield batch[0], _alone(model, texts[batch[0]], width, transform)
+            continue
+        length = max(len(texts[i].ids) for i in batch)
+        ids = np.zeros((len(batch), length), np.int32)
+        for row, i in enumerate(batch):
+            ids[row, : len(texts[i].ids)] = texts[i].ids
+        logits = model(mx.array(ids))
+        rows = []
+        for row, i in enumerate(batch):
+            start = len(texts[i].prompt_tokens) - 1
+            rows.append(transform(logits[row, start : len(texts[i].ids)], texts[i].sampler, width))
+        mx.eval(rows)
+        yield from zip(batch, rows, strict=True)
+
+
+def _alone(model: Any, text: Text, width: int, transform: Transform) -> mx.array:
+    """Of a long text: the logits of its prompt, of which only the last ones are wanted, are never made."""
+    read = len(text.prompt_tokens) - 1
+    cache = make_prompt_cache(model)
+    if read:
+        model(mx.array([text.ids[:read]]), cache=cache)
+        mx.eval([layer.state for layer in cache])  # the logits are not asked for
+    rows = transform(model(mx.array([text.ids[read:]]), cache=cache)[0], text.sampler, width)
+    mx.eval(rows)
+    return rows
+
+
+def _grouped(items: Iterable[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
+    group: list[int] = []
+    for item in items:
+        if group and not fits([*group, item]):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

@@ -1,0 +1,218 @@
+"""How fast a pair decodes here: plain, with mlx-lm's own speculation, and with draftloop's at each rule and K.
+
+Everything is timed in one process on the same prompts, dtype and sampler. The ways take turns at every prompt, so that
+whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The draft's adapter is
+merged for all of them, as far as it is for `generate`. mlx-lm decodes with the models as it loads them: what draftloop
+does to them on a CPU is draftloop's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import mlx.core as mx
+from mlx_lm.generate import stream_generate
+from mlx_lm.sample_utils import make_sampler
+
+from ..collection.collect import generation_seed
+from ..decoding.decoder import Decoding, Settings
+from ..decoding.draft_length import Experience, PayingDraftLength
+from ..decoding.rule_names import SAMPLING, Rule
+from ..models import adapter as lora
+from ..models.pair import Pair
+from . import latency as costs
+from .benchmark import accepted
+from .estimator import forecast, total
+from .known_latency import Advice
+from .scoring import Scores, score_carried
+from .teacher_forced import Text
+from .timings import Costs
+
+PLAIN, STOCK, OURS = "plain", "mlx-lm", "draftloop"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to decode: `rule` is None for plain decoding and mlx-lm's; K is 0 for plain, None for what pays."""
+
+    by: str
+    rule: Rule | None
+    num_draft_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way over all prompts.
+
+    Attributes:
+        way: which.
+        tokens: emitted in all passes over the prompts that count; each has a seed of its own.
+        length: tokens a round; None where rounds are not told.
+        passes: tokens a second of each.
+        tokens_per_second: median of the passes.
+        spread: half the range of the middle half of them, over the median.
+        speed_up: median over the passes of tokens a second over those of plain decoding in the same pass.
+        forecast: of the speed-up, from costs and the estimated length; None where nothing is forecast.
+    """
+
+    way: Way
+    tokens: int
+    length: float | None
+    passes: tuple[float, ...]
+    tokens_per_second: float
+    spread: float
+    speed_up: float
+    forecast: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, and what follows; `experience` of each rule is of the rows that drafted what pays."""
+
+    rows: list[Row]
+    costs: Costs
+    advice: Advice
+    experience: dict[Rule, Experience]
+
+
+def measure_speed(
+    pair: Pair,
+    stock: Pair,
+    prompts: Sequence[Sequence[int]],
+    settings: Settings,
+    rules: Sequence[Rule],
+    lengths: Sequence[int],
+    stock_lengths: Sequence[int],
+    repeats: int,
+    on_text: Callable[[], None] = lambda: None,
+    on_timed: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Report:
+    """Time every way.
+
+    Args:
+        pair: the models, the draft with the adapter in use.
+        stock: the same as mlx-lm has them; where nothing is done to them, `pair` itself.
+        prompts: ids of each; all leave room for `max_tokens` and the longest round.
+        settings: the sampler with the run's seed, max_tokens, and as `num_draft_tokens` the most that may pay.
+        rules: that fit the temperature.
+        lengths: K >= 1.
+        stock_lengths: K of mlx-lm's speculation.
+        repeats: passes over the prompts that count; one before them does not.
+        on_text: called after each prompt of each way.
+        on_timed: before that, of the costs; as `latency.measure` says.
+    """
+    most = max(*lengths, settings.num_draft_tokens)
+    with lora.merged(pair.draft), lora.merged(stock.draft, as_stock=True):
+        measured = costs.measure(pair, most, costs.CAREFUL, on_timed)
+        ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in stock_lengths)]
+        ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
+        ways += [Way(OURS, rule, None) for rule in rules]
+        # One for all texts of a rule: what a text taught, the next one goes on from, as in `generate`.
+        policies = {rule: PayingDraftLength(measured, settings.num_draft_tokens) for rule in rules}
+        passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
+        for number in range(repeats + 1):
+            turn = [_Pass(way, policies, settings.sampler.seed + number) for way in ways]
+            for ids, one in product(prompts, turn):
+                one.decode(pair if one.way.by == OURS else stock, ids, settings)
+                on_text()
+            for way, one in zip(ways, turn, strict=True):
+                passes[way].append(one)
+        texts = passes[Way(OURS, rules[0], lengths[0])][0].texts
+        scores = {rule: score_carried(pair, texts, rule) for rule in rules}
+    plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
+    rows = [_row(way, found[1:], plain, _forecast(way, scores, measured)) for way, found in passes.items()]
+    experience = {rule: policy.experience for rule, policy in policies.items()}
+    return Report(rows, measured, _advice(rows), experience)
+
+
+class _Pass:
+    """One way over all prompts: what it made of them so far.
+
+    Attributes:
+        way: which.
+        tokens, seconds: of all texts.
+        rounds: of ours; of mlx-lm's as its tokens tell, each but a cut one ending in the target's own.
+        texts: ours.
+    """
+
+    def __init__(self, way: Way, policies: Mapping[Rule, PayingDraftLength], seed: int) -> None:
+        self.tokens = self.rounds = 0
+        self.seconds = 0.0
+        self.texts: list[Text] = []
+        self.way, self._policies, self._seed = way, policies, seed
+
+    def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
+        """One prompt."""
+        sampler = replace(settings.sampler, seed=generation_seed(self._seed, ids))
+        decode = self._ours if self.way.by == OURS else self._stock
+        decode(pair, ids, replace(settings, sampler=sampler))
+
+    def _ours(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
+        rule, length = self.way.rule or how.rule, self.way.num_draft_tokens
+        policy = self._policies[rule] if length is None else None
+        how = replace(how, rule=rule, num_draft_tokens=length or how.num_draft_tokens, bonus_draws=False)
+        began = time.perf_counter()
+        found = list(Decoding(pair, ids, how, policy))
+        self.seconds += time.perf_counter() - began
+        output = tuple(token for one in found for token in one.tokens)
+        self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(found)
+        self.texts.append(Text(tuple(ids), output, how.sampler))
+
+    def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
+        """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
+        sampler, speculation = how.sampler, {}
+        if self.way.by == STOCK:
+            speculation = {"draft_model": pair.draft, "num_draft_tokens": self.way.num_draft_tokens}
+        draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
+        mx.random.seed(sampler.seed % (1 << 32))
+        began = time.perf_counter()
+        for response in stream_generate(
+            pair.target, pair.tokenizer, list(ids), max_tokens=how.max_tokens, sampler=draw, **speculation
+        ):
+            self.tokens += 1
+            self.rounds += not response.from_draft
+        self.seconds += time.perf_counter() - began
+        self.rounds += response.from_draft  # a round that the end cut has no token of the target's own
+
+
+def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: float | None) -> Row:
+    speeds = [one.tokens / one.seconds for one in passes]
+    median = statistics.median(speeds)
+    low, _, high = statistics.quantiles(speeds, n=4) if len(speeds) > 1 else (median, median, median)
+    tokens, rounds = (sum(values) for values in zip(*((one.tokens, one.rounds) for one in passes), strict=True))
+    return Row(
+        way=way,
+        tokens=tokens,
+        length=tokens / rounds if rounds else None,
+        passes=tuple(speeds),
+        tokens_per_second=median,
+        spread=(high - low) / 2 / median,
+        speed_up=statistics.median(speed / bare for speed, bare in zip(speeds, plain, strict=True)),
+        forecast=forecasted,
+    )
+
+
+def _forecast(way: Way, scores: dict[Rule, list[Scores]], measured: Costs) -> float | None:
+    """The speed-up that costs and estimated acceptance promise."""
+    if way.by != OURS or way.rule is None or way.num_draft_tokens is None:
+        return None
+    k = way.num_draft_tokens
+    length = total(accepted(one, way.rule, k) for one in scores[way.rule]).acceptance_length
+    return forecast(length, measured.t_draft, measured.t_target[0], measured.t_target[k], k)
+
+
+def _advice(rows: Sequence[Row]) -> Advice:
+    """The fastest fixed K of ours; 0 where plain decoding is faster."""
+    best = max(_fixed(rows), key=lambda row: row.speed_up)
+    rule = best.way.rule if best.way.rule in SAMPLING else None
+    if best.speed_up < 1.0:
+        return Advice(0, rule, 1.0)
+    return Advice(best.way.num_draft_tokens or 0, rule, best.speed_up)
+
+
+def _fixed(rows: Sequence[Row]) -> Iterator[Row]:
+    return (row for row in rows if row.way.by == OURS and row.way.num_draft_tokens is not None)

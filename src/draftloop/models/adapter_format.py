@@ -1,0 +1,199 @@
+"""An adapter directory as mlx-lm reads it: its configuration and the header of its weights, checked. Imports no mlx.
+
+`adapters.safetensors` holds A and B of each adapted layer; `adapter_config.json` says how to rebuild the layers.
+Directories come from elsewhere too: nothing in them is taken on trust, and a refusal names the field or the leaf.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..config import Lora
+from ..errors import AdapterError
+from ..store.files import check_readable
+
+WEIGHTS = "adapters.safetensors"
+CONFIG = "adapter_config.json"
+MAX_RANK = 1 << 14
+_MAX_CONFIG_BYTES = 1 << 20
+_FLOATS = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}  # and their exponents' bits
+_CHUNK_BYTES = 1 << 22
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What mlx-lm needs to rebuild an adapter's layers.
+
+    Attributes:
+        rank: columns of A and rows of B.
+        scale: factor on the update.
+        dropout: on the update's input, in training only.
+        num_layers: how many of the last layers are adapted; -1 is all.
+        keys: names of the adapted modules, within a layer or in the whole model; None is all linear ones of the layers.
+    """
+
+    rank: int
+    scale: float
+    dropout: float = 0.0
+    num_layers: int = -1
+    keys: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, lora: Lora) -> AdapterConfig:
+        """The shape that the configuration asks for."""
+        return cls(lora.rank, lora.scale, lora.dropout, lora.num_layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `adapter_config.json`."""
+        parameters: dict[str, Any] = {"rank": self.rank, "scale": self.scale, "dropout": self.dropout}
+        if self.keys is not None:
+            parameters["keys"] = list(self.keys)
+        return {"fine_tune_type": "lora", "num_layers": self.num_layers, "lora_parameters": parameters}
+
+
+def read_config(directory: Path) -> AdapterConfig:
+    """The checked `adapter_config.json` of an adapter directory.
+
+    Raises:
+        AdapterError: missing, unreadable, or a field that cannot be used.
+        AccessDenied: this user may not read it.
+    """
+    path = directory / CONFIG
+    check_readable(path)
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise AdapterError(f"{path}: larger than {_MAX_CONFIG_BYTES:,} bytes; is this an adapter's configuration?")
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise AdapterError(f"{directory} is no adapter directory: {path.name}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path}: not JSON ({error})") from None
+    return parse_config(found, str(path))
+
+
+def parse_config(found: object, where: str) -> AdapterConfig:
+    """The adapter's shape from parsed JSON; fields that only mlx-lm's own training reads are passed over.
+
+    Raises:
+        AdapterError: a field is missing or out of range, named together with `where`.
+    """
+    top = _object(found, where)
+    kind = top.get("fine_tune_type", "lora")
+    if kind != "lora":
+        raise AdapterError(f"{where}: fine_tune_type is {kind!r}, expected 'lora'; other kinds are not supported")
+    parameters = _object(top.get("lora_parameters"), f"{where}: lora_parameters")
+    return AdapterConfig(
+        rank=_integer(parameters, "rank", 1, MAX_RANK, where),
+        scale=_number(parameters, "scale", where),
+        dropout=_dropout(parameters, where),
+        num_layers=_integer(top, "num_layers", -1, 1 << 20, where),
+        keys=_keys(parameters, where),
+    )
+
+
+def read_shapes(directory: Path) -> Shapes:
+    """Shapes of the leaves by name, from the header alone: safetensors' own reader refuses what MLX would read past.
+
+    Raises:
+        AdapterError: missing, damaged, or a leaf that holds no floating-point numbers.
+    """
+    path = directory / WEIGHTS
+    check_readable(path)
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            types = {name: part.get_dtype() for name, part in slices.items()}
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path} cannot be read as safetensors: {' '.join(str(error).split())}") from None
+    wrong = next((name for name in sorted(types) if types[name] not in _FLOATS), None)
+    if wrong is not None:
+        raise AdapterError(f"{path}: {wrong} is {types[wrong]}, expected 32-bit or 16-bit floating point")
+    return shapes
+
+
+def check_finite(directory: Path) -> None:
+    """Refuse weights with a NaN or an infinity: what all bits of the exponent being set means. Memory stays bounded.
+
+    Args:
+        directory: `read_shapes` has accepted its weights.
+
+    Raises:
+        AdapterError: naming the first such leaf; or the file cannot be read.
+    """
+    path = directory / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(start - 8))
+            for name in sorted(header.keys() - {"__metadata__"}):
+                kind, exponent = _FLOATS[header[name]["dtype"]]
+                begin, end = header[name]["data_offsets"]
+                chunks = _chunks(file, start + begin, end - begin)
+                if any(np.any((np.frombuffer(chunk, kind) & exponent) == exponent) for chunk in chunks):
+                    raise AdapterError(f"{path}: {name} holds NaN or infinity; the adapter is damaged")
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def check_leaves(found: Shapes, expected: Shapes, where: str) -> None:
+    """Raise AdapterError, naming the first leaf that is missing, has no place, or has another shape than expected."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise AdapterError(f"{where}: {name} is missing; the adapter is incomplete or made for another draft")
+        if name not in expected:
+            raise AdapterError(f"{where}: {name} has no place in this draft; was the adapter made for another one?")
+        if found[name] != expected[name]:
+            raise AdapterError(f"{where}: {name} has the shape {found[name]}, this draft needs {expected[name]}")
+
+
+def _chunks(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
+    file.seek(offset)
+    for begin in range(0, length, _CHUNK_BYTES):
+        yield file.read(min(_CHUNK_BYTES, length - begin))
+
+
+def _object(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise AdapterError(f"{where}: found {type(value).__name__}, expected an object with the adapter's fields")
+    return value
+
+
+def _integer(fields: Mapping[str, Any], name: str, least: int, most: int, where: str) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not least <= value <= most:
+        raise AdapterError(f"{where}: {name} is {value!r}, expected a whole number from {least} to {most}")
+    return value
+
+
+def _number(fields: Mapping[str, Any], name: str, where: str) -> float:
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise AdapterError(f"{where}: {name} is {value!r}, expected a finite number")
+    return float(value)
+
+
+def _dropout(fields: Mapping[str, Any], where: str) -> float:
+    dropout = _number({"dropout": 0.0, **fields}, "dropout", where)
+    if not 0.0 <= dropout < 1.0:
+        raise AdapterError(f"{where}: dropout is {dropout}, expected 0 or more and less than 1")
+    return dropout
+
+
+def _keys(fields: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
+    keys = fields.get("keys")
+    if keys is None:
+        return None
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
+        raise AdapterError(f"{where}: keys is {keys!r}, expected a list of module names or null")
+    return tuple(keys)

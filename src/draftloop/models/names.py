@@ -1,0 +1,143 @@
+"""The one name by which a data directory knows a model, for ever, and which chat template it collected with. No mlx.
+
+Records, versions, verdicts, epochs, runs and the audit name a model by a string, and compare these strings. The string
+is the model's fingerprint. A data directory that draftloop 0.1 began has its former fingerprint everywhere instead, and
+goes on with that one: so nothing is written anew, and nothing is compared in two ways. The former fingerprint changes
+with the chat template; `models.json` therefore keeps which model it was, from the first time that they are seen to be
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+
+from ..store.files import FILES, Files
+from ..store.lock import Lock
+from ..store.sealed import read_sealed, write_sealed
+from .fingerprints import Fingerprints
+
+SCHEMA = 1
+FILE = "models.json"
+_NAMING = (  # what says under which name a model is known here
+    *("adapters/v*/manifest.json", "adapters/pruned/v*.json", "failures/failures.jsonl"),
+    *("replay/replay.jsonl", "runs/audit.jsonl"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the file holds.
+
+    Attributes:
+        names: of models, by fingerprint.
+        templates: fingerprint of the chat template that a target was last collected with, by its name; None is none.
+    """
+
+    names: dict[str, str] = field(default_factory=dict)
+    templates: dict[str, str | None] = field(default_factory=dict)
+    schema: Literal[1] = 1
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+_KNOWN = TypeAdapter(_Known)
+
+
+class ModelNames:
+    """The names of one data directory. Making one touches nothing.
+
+    Args:
+        root: the data directory.
+        files: the seam for the operations that change something.
+    """
+
+    def __init__(self, root: Path, files: Files = FILES) -> None:
+        self._root, self._path, self._files = root, root / FILE, files
+        self._lock = Lock(root / ".models.lock", files=files)
+
+    def of(self, model: Fingerprints) -> str:
+        """What everything here calls a model. Changes nothing.
+
+        Raises:
+            StoreError: `models.json` is damaged, or a newer draftloop wrote it.
+        """
+        names = self._read().names
+        if model.model in names:
+            return names[model.model]
+        is_own = _has_own_former(model, names)
+        return model.former if is_own and self._mentions(model.former) else model.model
+
+    def all_of(self, model: Fingerprints) -> frozenset[str]:
+        """By all of which something from elsewhere may mean a model. Raises StoreError as `of`."""
+        former = [model.former] if _has_own_former(model, self._read().names) else []
+        return frozenset([self.of(model), model.model, *former])
+
+    def keep(self, *models: Fingerprints) -> None:
+        """Remember what models are called, whatever becomes of their templates; nothing to do where nothing is yet.
+
+        Raises:
+            StoreError: as `of`, or the disk refused.
+        """
+        if any(True for _ in self._naming()) and not {one.model for one in models} <= self._read().names.keys():
+            with self._lock:
+                known, found = self._read(), {one.model: self.of(one) for one in models}
+                # A former fingerprint that fits proves that the template is still the one of that time.
+                proven = {one.former: one.template for one in models if found[one.model] == one.former}
+                self._write(replace(known, names=found | known.names, templates=proven | known.templates))
+
+    def changed_template(self, target: Fingerprints) -> str | None:
+        """A sentence where a target's chat template is another one than it was last collected with; else None.
+
+        Raises:
+            StoreError: as `of`.
+        """
+        templates, name = self._read().templates, self.of(target)
+        if name not in templates or templates[name] == target.template:
+            return None
+        before, now = (found[:12] if found else "none" for found in (templates[name], target.template))
+        return (
+            f"the target's chat template changed since prompts were last collected ({before} -> {now}): a prompt that "
+            "it writes otherwise now is collected anew; what was logged before holds token ids and stays in use"
+        )
+
+    def keep_template(self, target: Fingerprints) -> None:
+        """Remember which chat template a target was collected with. Raises StoreError as `keep`."""
+        name = self.of(target)
+        if self._read().templates.get(name, "") != target.template:
+            with self._lock:
+                known = self._read()
+                self._write(replace(known, templates=known.templates | {name: target.template}))
+
+    def _mentions(self, name: str) -> bool:
+        """Whether something here is of a model of that name."""
+        wanted = name.encode()
+        for path in self._naming():
+            with path.open("rb") as file:
+                if any(wanted in line for line in file):
+                    return True
+        return False
+
+    def _naming(self) -> list[Path]:
+        return [path for pattern in _NAMING for path in sorted(self._root.glob(pattern))]
+
+    def _read(self) -> _Known:
+        found = read_sealed(
+            self._path,
+            _KNOWN,
+            SCHEMA,
+            "Restore it, or delete it: a model that draftloop 0.1 collected with is then recognised only if its chat "
+            "template is still the one of that time.",
+        )
+        return _Known() if found is None else found
+
+    def _write(self, known: _Known) -> None:
+        write_sealed(self._path, known, self._files)
+
+
+def _has_own_former(model: Fingerprints, names: Mapping[str, str]) -> bool:
+    """Whether no other model goes by its former fingerprint, which told fewer of them apart than today's does."""
+    return all(other == model.model for other, name in names.items() if name == model.former)

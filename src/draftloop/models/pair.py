@@ -1,0 +1,213 @@
+"""Load a target and a draft, prove that they can work together before any work starts, attach the draft's adapter.
+
+One tokenizer, the target's, turns text into ids for both; so what must agree is what every id means, and nothing else.
+Logit widths may differ (models of one family are padded differently): ids from the smaller width on are never proposed
+nor emitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+
+from ..config import Models
+from ..data.records import PairId
+from ..errors import AdapterError, PairError
+from ..registry import manifest
+from . import adapter as lora
+from .cpu.adapt import adapt_to_cpu
+from .fingerprints import Fingerprints, fingerprints
+from .hub import find_model
+from .loading import load_directory
+from .names import ModelNames
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a draft that were proved to fit.
+
+    Attributes:
+        tokenizer: the target's, as mlx-lm wraps it.
+        width: ids 0 .. width - 1 have a logit in both models.
+        stop_tokens: ids that end a generation, the target's.
+        context: the longest sequence that both caches and position encodings hold; None is unlimited.
+        identity: the models by the names that a data directory knows them by.
+        adapter: version or directory attached to the draft; None is the bare draft.
+        files: fingerprints of target and draft; None where they were not loaded from files.
+        draft_names: others by which an adapter from elsewhere may name this draft.
+    """
+
+    target: nn.Module
+    draft: nn.Module
+    tokenizer: Any
+    identity: PairId
+    width: int
+    stop_tokens: frozenset[int]
+    context: int | None
+    adapter: str | None = None
+    files: tuple[Fingerprints, Fingerprints] | None = None
+    draft_names: frozenset[str] = frozenset()
+
+    def portable(self, identity: PairId) -> PairId:
+        """What a data directory says of a pair, in words for another one: these models by their fingerprints."""
+        own, files = (self.identity.target, self.identity.draft), self.files or ()
+        found = {name: file.model for name, file in zip(own, files, strict=False)}
+        target, draft = (found.get(name, name) for name in (identity.target, identity.draft))
+        return replace(identity, target=target, draft=draft)
+
+    def with_adapter(self, path: Path | None, name: str | None = None) -> Pair:
+        """The same pair with another adapter, or none, on the same draft.
+
+        Args:
+            path: an adapter directory; None takes the adapter off.
+            name: what reports and records call it; by default the directory's name.
+
+        Raises:
+            AdapterError: damaged, of another shape, or made for another draft; the draft is as it was.
+        """
+        if path is None:
+            lora.detach(self.draft)
+            return replace(self, adapter=None)
+        found = manifest.verify(path)
+        made_for = None if found is None or found.pair is None else found.pair.draft
+        if made_for is not None and made_for not in {self.identity.draft, *self.draft_names}:
+            raise AdapterError(
+                f"{path} was trained for draft {made_for[:12]}, this draft is {self.identity.draft[:12]}: "
+                "choose a version of this draft (`adapters list`) or none (`--adapter none`, `train --from-base`), "
+                "or give this pair a data directory of its own (--data-dir)"
+            )
+        lora.attach_directory(self.draft, path)
+        return replace(self, adapter=name or path.name)
+
+
+def load_pair(
+    models: Models,
+    adapter_path: Path | None = None,
+    adapter_name: str | None = None,
+    *,
+    lazy_target: bool = False,
+    as_stock: bool = False,
+    names: ModelNames | None = None,
+) -> Pair:
+    """Load and check both models.
+
+    Args:
+        models: names or directories of target and draft.
+        adapter_path: adapter directory for the draft, None for the bare draft.
+        adapter_name: what reports and records call the adapter.
+        lazy_target: leave the target's weights on disk until it is first asked for logits; damage shows only then.
+        as_stock: as mlx-lm has them, in float32 on a CPU: what draftloop is measured against.
+        names: of the data directory that is worked in; None calls the models by their fingerprints.
+
+    Raises:
+        PairError: not found, not loadable, in need of Python of its own where that is not trusted, another tokenizer,
+            or a cache that cannot be trimmed.
+        AdapterError: the adapter does not fit the draft.
+        StoreError: `names` cannot be read.
+    """
+    target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
+    target, tokenizer, target_config = _load(target_path, models, lazy_target, as_stock)
+    draft, draft_tokenizer, draft_config = _load(draft_path, models, as_stock=as_stock)
+    widths = [_logit_width(model) for model in (target, draft)]
+    check_tokenizers(tokenizer, draft_tokenizer, min(widths))
+    windows = [check_cache(target, "target"), check_cache(draft, "draft")]
+    windows += [position_limit(config) for config in (target_config, draft_config)]
+    files = fingerprints(target_path), fingerprints(draft_path)
+    target_name, draft_name = (found.model if names is None else names.of(found) for found in files)
+    pair = Pair(
+        target=target,
+        draft=draft,
+        tokenizer=tokenizer,
+        identity=PairId(target=target_name, draft=draft_name, tokenizer=_tokenizer_fingerprint(tokenizer)),
+        width=min(widths),
+        stop_tokens=frozenset(int(i) for i in tokenizer.eos_token_ids),
+        context=min((window for window in windows if window is not None), default=None),
+        files=files,
+        draft_names=frozenset(files[1].names) if names is None else names.all_of(files[1]),
+    )
+    return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
+
+
+def _load(
+    path: Path, models: Models, lazy: bool = False, as_stock: bool = False
+) -> tuple[nn.Module, Any, dict[str, Any]]:
+    model, tokenizer, config = load_directory(path, trust_remote_code=models.trust_remote_code, lazy=lazy)
+    adapt_to_cpu(model, position_limit(config), float32_only=as_stock)
+    if not lazy:
+        mx.eval(model.parameters())
+    model.eval()
+    model.freeze()
+    return model, tokenizer, config
+
+
+def check_tokenizers(target: Any, draft: Any, width: int) -> None:
+    """Raise PairError, naming the first difference, unless every id below `width` means the same to both models.
+
+    The target's tokenizer alone is used, so which tokens are special to the draft, which it pads with and where its own
+    texts begin and end does not count.
+    """
+    ours, theirs = ({i: token for token, i in t.get_vocab().items()} for t in (target, draft))
+    for i in range(width):
+        if ours.get(i) != theirs.get(i):
+            raise PairError(
+                f"target and draft have different tokenizers: id {i} is {ours.get(i)!r} to the target and "
+                f"{theirs.get(i)!r} to the draft; use two models of one family"
+            )
+
+
+def check_cache(model: nn.Module, role: str) -> int | None:
+    """How many tokens the model's cache holds before a rewind would fail; None is unlimited.
+
+    Raises:
+        PairError: a cache that cannot give back rejected tokens at all (state-space and hybrid models).
+    """
+    caches = make_prompt_cache(model)
+    if not can_trim_prompt_cache(caches):
+        kinds = sorted({type(cache).__name__ for cache in caches if not cache.is_trimmable()})
+        raise PairError(
+            f"the {role}'s cache ({', '.join(kinds)}) cannot take back rejected tokens, so it cannot decode "
+            "speculatively; choose a model with plain attention"
+        )
+    return min(_windows(caches), default=None)
+
+
+def _windows(caches: Iterable[Any]) -> Iterable[int]:
+    """Sizes after which rotating and chunked caches forget, nested ones included."""
+    for cache in caches:
+        if hasattr(cache, "caches"):
+            yield from _windows(cache.caches)
+        for name in ("max_size", "chunk_size"):
+            size = getattr(cache, name, None)
+            if isinstance(size, int):
+                yield size
+
+
+def position_limit(config: dict[str, Any]) -> int | None:
+    """The most positions that a model's `config.json` says it was made for; None where it says nothing."""
+    inner = config.get("text_config")
+    limit = (inner if isinstance(inner, dict) else config).get("max_position_embeddings")
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _logit_width(model: nn.Module) -> int:
+    return int(model(mx.array([[0]])).shape[-1])
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    digest = hashlib.sha256()
+    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        digest.update(f"{i}:{token}\n".encode("utf-8", "surrogatepass"))
+    digest.update(f"{tokenizer.bos_token_id}/{tokenizer.eos_token_id}".encode())
+    return digest.hexdigest()
+
+
+def cache_kinds(model: nn.Module) -> str:
+    """The names of a model's cache types, for a person."""
+    return " and ".join(sorted({type(cache).__name__ for cache in make_prompt_cache(model)}))

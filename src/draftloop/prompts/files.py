@@ -1,0 +1,228 @@
+"""Files of prompts, read one prompt at a time: what is none is given by its line, and counted beforehand.
+
+A file is gone through twice: once to count it, so that a run knows its length and a strict one is refused before it
+begins, and once for its prompts. Neither keeps more than a line of it.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptError
+from .chat_messages import NoPrompt
+from .formats import Converted, prompt_of
+from .llm_log import is_database, logged_prompts
+from .prompt import Prompt, Skipped
+from .text_lines import NoText, numbered_lines
+
+LINES = (".jsonl", ".ndjson")
+ENDINGS = (".txt", *LINES, ".json")
+
+
+@dataclass
+class Survey:
+    """What is in files of prompts.
+
+    Attributes:
+        prompts: how many there are.
+        skipped: what is none of them, by file and line.
+        converted: prompts by the format that they were in, where it is not the project's own.
+        answers: answers of assistants that are no part of the prompts.
+        with_turns: prompts of several messages.
+        with_tools: prompts that come with tools.
+        with_calls: prompts in which the assistant has called some.
+    """
+
+    prompts: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    converted: Counter[str] = field(default_factory=Counter)
+    answers: int = 0
+    with_turns: int = 0
+    with_tools: int = 0
+    with_calls: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"converted": dict(self.converted), "reference_answers": self.answers}
+
+    def said(self) -> list[str]:
+        """Sentences about what was changed on the way; none where nothing was."""
+        kinds = ", ".join(f"{count:,} of {name}" for name, count in self.converted.items())
+        return [
+            *([f"converted to prompts: {kinds}"] if kinds else []),
+            *([f"answers left out, for the target answers anew: {self.answers:,}"] if self.answers else []),
+        ]
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """One file.
+
+    Attributes:
+        path: of it.
+        is_log: what a client or a proxy logged, whatever its name is.
+    """
+
+    path: Path
+    is_log: bool = False
+
+    def __iter__(self) -> Iterator[Prompt | Skipped]:
+        """Its prompts in order, and in their places what is none. Raises PromptError: it cannot be read."""
+        for found in self.entries():
+            yield found if isinstance(found, Skipped) else found.prompt
+
+    def entries(self) -> Iterator[Converted | Skipped]:
+        """The same, with what was done to each."""
+        try:
+            yield from self._reader()
+        except OSError as error:
+            raise PromptError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+
+    def _reader(self) -> Iterator[Converted | Skipped]:
+        ending = self.path.suffix.lower()
+        if not self.is_log and ending not in ENDINGS:
+            known = ", ".join(ENDINGS)
+            raise PromptError(
+                f"{self.path}: the ending {ending or '(none)'} is unknown; known are {known}, and --from takes logs "
+                "whatever they are called"
+            )
+        if stat.S_IFMT(self.path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # a directory says so itself
+            raise PromptError(f"{self.path}: a pipe or a device; it is gone through twice, so save it to a file first")
+        if self.is_log and is_database(self.path):
+            return logged_prompts(self.path)
+        if ending == ".txt" and not self.is_log:
+            return _texts(self.path)
+        return _objects(self.path) if ending == ".json" else _json_lines(self.path)
+
+
+def survey(files: Iterable[PromptFile], *, strict: bool = False) -> Survey:
+    """Count what is in the files.
+
+    Args:
+        files: gone through once.
+        strict: refuse what has anything but prompts.
+
+    Raises:
+        PromptError: a file that cannot be read, has nothing in it, or is not what `strict` asks for.
+    """
+    found = Survey()
+    for file in files:
+        before = found.prompts + len(found.skipped)
+        for one in file.entries():
+            if isinstance(one, Skipped):
+                if strict:
+                    raise PromptError(f"{one.where}: {one.why.detail}")
+                found.skipped.append(one)
+                continue
+            found.prompts += 1
+            found.converted[one.format] += 1
+            found.answers += one.answers
+            found.with_turns += len(one.prompt.messages or ()) > 1
+            found.with_tools += one.prompt.tools is not None
+            found.with_calls += any(message.get("tool_calls") for message in one.prompt.messages or ())
+        if found.prompts + len(found.skipped) == before:
+            raise PromptError(f"{file.path}: holds no prompts")
+    del found.converted[""]
+    return found
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """All prompts of a file that has nothing else in it.
+
+    Raises:
+        PromptError: it cannot be read, holds none, or a line that is none.
+    """
+    file = PromptFile(path)
+    survey([file], strict=True)
+    return [one for one in file if isinstance(one, Prompt)]
+
+
+def _texts(path: Path) -> Iterator[Converted]:
+    """A prompt a line. What is no text in one line says that the whole file is something else."""
+    for number, line in numbered_lines(path):
+        if isinstance(line, NoText):
+            raise PromptError(f"{path}, line {number}: {line}")
+        if line.strip():
+            yield Converted(Prompt(line, where=f"{path}, line {number}"))
+
+
+def _json_lines(path: Path) -> Iterator[Converted | Skipped]:
+    """An object a line; each stands for itself."""
+    for number, line in numbered_lines(path):
+        where = f"{path}, line {number}"
+        if isinstance(line, NoText):
+            yield _skipped(where, NoPrompt(str(line)))
+        elif line.strip():
+            yield _one(where, line)
+
+
+def _one(where: str, line: str) -> Converted | Skipped:
+    try:
+        return _placed(where, prompt_of(_loads(line)))
+    except NoPrompt as error:
+        return _skipped(where, error)
+
+
+def _objects(path: Path) -> Iterator[Converted | Skipped]:
+    """A list of objects, or objects one after the other. The text is held whole, its values one at a time."""
+    lines = []
+    for number, line in numbered_lines(path):
+        if isinstance(line, NoText):
+            raise PromptError(f"{path}, line {number}: {line}")
+        lines.append(line)
+    for number, found in enumerate(_values("\n".join(lines), path), 1):
+        where = f"{path}, item {number}"
+        try:
+            yield _placed(where, prompt_of(found))
+        except NoPrompt as error:
+            yield _skipped(where, error)
+
+
+def _values(text: str, path: Path) -> Iterator[Any]:
+    """The values of a list, or one after the other. Raises PromptError: one is no JSON, or the list has no end."""
+    at, number = _past(" ", text, 0), 0
+    in_list = text[at : at + 1] == "["
+    at = _past(" ", text, at + in_list)
+    while at < len(text) and not (in_list and text[at] == "]"):
+        number += 1
+        try:
+            found, at = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"{path}, item {number}: not JSON: {error}") from None
+        yield found
+        at = _past(",", text, at)
+    if in_list and text[at : at + 1] != "]":
+        raise PromptError(f"{path}: its list ends behind item {number:,} without a bracket: the file is cut short")
+    if text[at + 1 :].strip():
+        raise PromptError(f"{path}: more comes behind its list")
+
+
+def _past(what: str, text: str, at: int) -> int:
+    """The place behind white space and `what`."""
+    while at < len(text) and (text[at].isspace() or text[at] == what):
+        at += 1
+    return at
+
+
+def _loads(line: str) -> Any:
+    try:
+        return json.loads(line)  # orjson has no lone surrogates, JavaScript writes them
+    except (ValueError, RecursionError) as error:
+        raise NoPrompt(f"not a JSON object: {error}") from None
+
+
+def _placed(where: str, found: Converted) -> Converted:
+    return Converted(found.prompt.at(where), found.format, found.answers)
+
+
+def _skipped(where: str, error: NoPrompt) -> Skipped:
+    return Skipped(where, error.why)
+
+
+_DECODER = json.JSONDecoder()

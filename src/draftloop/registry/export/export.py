@@ -1,0 +1,324 @@
+"""A version of the adapter, alone or in its draft's weights, in a directory for plain mlx-lm. Knows no terminal.
+
+version -> files in a temporary directory -> loaded back from there by mlx-lm -> acceptance on held-out generations,
+against the bare draft and the draft with the adapter -> model card -> renamed into place. What is measured is what is
+shipped: fusing rounds, and quantizing rounds a lot.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+
+from ... import __version__
+from ...config import Config
+from ...data.records import GroupOf, Record, dump, own_group, seal
+from ...data.usable import said
+from ...errors import AdapterError, ExportError, PairError, PromptError, StoreError
+from ...evaluation.benchmark import BASE, Sample, left_out, logged_samples
+from ...models.adapter_format import read_config
+from ...models.cpu.adapt import adapt_to_cpu
+from ...models.fingerprints import fingerprints
+from ...models.hub import find_model
+from ...models.loading import load_directory
+from ...models.pair import Pair, check_tokenizers
+from ...store.atomic import publish_directory, temporary_path, write_new
+from ...store.files import FILES, Files, storing
+from ..manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
+from ..registry import Registry, Version
+from .fuse import Quantization, Written, write_fused
+from .model_card import Card, write_card
+from .verify import SHIPPED, Measured, below_in_words, measure
+
+CARD = "README.md"
+
+Say = Callable[[str], None]
+
+Samples = tuple[list[Sample], str | None]
+"""What is measured on, and where there is none, why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be exported, where to, and in what form; by `plan`."""
+
+    version: Version
+    destination: Path
+    fuse: bool
+    quantization: Quantization
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was made.
+
+    Attributes:
+        version: of the adapter; path: the new directory.
+        fused: a whole draft; else an adapter alone.
+        weights: how they are stored, for a person.
+        quantization: as in the config of a fused draft; None where it has none.
+        bits_per_weight: of a fused draft, scales included.
+        fingerprint: of a fused draft.
+        measured: None where there was nothing to measure on; not_measured says why.
+        versions: of the software that wrote and measured it.
+    """
+
+    version: str
+    path: str
+    fused: bool
+    weights: str
+    quantization: dict[str, Any] | None
+    bits_per_weight: float | None
+    fingerprint: str | None
+    measured: Measured | None
+    not_measured: str | None
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`; `below_bare_draft` has the rules under which it is accepted less than that."""
+        below = self.measured.below_bare_draft() if self.measured else []
+        return {**asdict(self), "below_bare_draft": [change.rule for change in below]}
+
+
+def plan(registry: Registry, reference: str, destination: Path, *, fuse: bool, quantization: Quantization) -> Job:
+    """Everything that can be refused before a model is loaded.
+
+    Args:
+        registry: the adapters; the directory that holds them is the data directory.
+        reference: `champion`, `latest`, `vNNNN`, or the directory of a version.
+        destination: not there yet, or an empty directory.
+        fuse: a whole draft instead of an adapter.
+        quantization: of the whole draft.
+
+    Raises:
+        AdapterError: no such version, or it is damaged.
+        ExportError: the destination is taken or in the data directory, or a quantization for an adapter alone.
+    """
+    if not fuse and quantization != Quantization():
+        raise ExportError("an adapter alone has no quantization; --q-bits, --q-group-size and --dequantize need --fuse")
+    version = _find(registry, reference)
+    return Job(version, _free_place(destination, registry.root.parent), fuse, quantization)
+
+
+def export(
+    job: Job,
+    pair: Pair,
+    config: Config,
+    held_out: Iterable[Record],
+    say: Say = lambda _: None,
+    files: Files = FILES,
+    group_of: GroupOf = own_group,
+) -> Exported:
+    """Make the directory; it appears whole, or not at all.
+
+    Args:
+        job: by `plan`.
+        pair: the models of `config`; afterwards its draft carries the adapter.
+        config: names of the models, K, and the seed of the intervals.
+        held_out: logged generations to measure on; those of other targets are left out.
+        say: told what is being done.
+        files: the seam.
+        group_of: the joined prompt group of each of `held_out`.
+
+    Raises:
+        AdapterError: the version was made for another draft.
+        ExportError: the draft cannot be quantized so.
+        StoreError: the disk refused; nothing is left behind.
+    """
+    pair = pair.with_adapter(job.version.path, job.version.name)
+    place, records = job.destination, list(held_out)
+    samples, without = _samples(records, pair, group_of), left_out(records, pair)
+    if without:
+        say(f"left out of the measurement: {said(without)}")
+    with storing(place):
+        files.make_directory(place.parent)
+        temporary = temporary_path(place.parent)
+        try:
+            files.make_directory(temporary, new=True)
+            made = _fill(temporary, job, pair, config, samples, say, files)
+            with suppress(FileNotFoundError):
+                place.rmdir()  # an empty one was found fit; if it is no longer empty, this refuses
+            publish_directory(temporary, place, files)
+        except BaseException:
+            with suppress(OSError):
+                files.remove(temporary)
+            raise
+    return made
+
+
+def _find(registry: Registry, reference: str) -> Version:
+    path = registry.resolve(reference)
+    if path is None:
+        raise AdapterError(
+            f"{reference} is the bare draft, so there is no adapter to export; name one of `adapters list`, or let "
+            "`retrain` find a champion"
+        )
+    manifest = registry.verify(path)
+    if manifest is None:
+        raise AdapterError(f"{path / MANIFEST} is missing; only versions that draftloop made are exported")
+    odd = next((name for name in sorted(manifest.files) if not name.endswith((".safetensors", ".json"))), None)
+    if odd is not None:
+        raise AdapterError(f"{path} holds {odd[:60]!r}, which is no part of an adapter, and an export is data alone")
+    return Version(manifest.name, path, manifest)
+
+
+def _free_place(path: Path, data_directory: Path) -> Path:
+    """The absolute path, if nothing is there that an export would be in the way of."""
+    place = Path(os.path.abspath(path))  # noqa: PTH100 - `absolute` keeps `..`, and a rename needs a name
+    try:
+        inside, free = _is_inside(place, data_directory), _is_free(place)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{str(path)!r} cannot be exported to: {error}; give another directory") from None
+    if inside:
+        raise ExportError(
+            f"{place} lies in the data directory {data_directory}, which holds what draftloop works with and may be "
+            "deleted to forget; give a directory elsewhere"
+        )
+    if not free:
+        raise ExportError(
+            f"{place} is there already, and nothing is written over; give a directory that is not there yet, or empty"
+        )
+    return place
+
+
+def _is_inside(place: Path, directory: Path) -> bool:
+    """Whether `place` would lie in `directory` or is it, by whatever links, and however the letters are written."""
+    real = Path(os.path.realpath(place))
+    return any(one.exists() and one.samefile(directory) for one in (real, *real.parents))
+
+
+def _is_free(place: Path) -> bool:
+    try:
+        os.lstat(place)
+    except FileNotFoundError:
+        return True
+    return place.is_dir() and not place.is_symlink() and not any(place.iterdir())
+
+
+def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples, say: Say, files: Files) -> Exported:
+    say(f"writing {job.version.name}")
+    written = _write(directory, job, pair, config, files)
+    shipped = _load_back(directory, job, pair, config)
+    samples, not_measured = found
+    measured = None
+    if samples:
+        say(f"measuring on {len(samples)} held-out generations")
+        adapter = (job.version.name, job.version.path)
+        k, seed = config.speculative.num_draft_tokens, config.speculative.seed
+        measured = measure(pair, shipped, adapter, samples, k, seed=seed)
+    made = Exported(
+        version=job.version.name,
+        path=str(job.destination),
+        fused=job.fuse,
+        weights=_describe(written, job.version.path),
+        quantization=written.quantization if written else None,
+        bits_per_weight=written.bits_per_weight if written else None,
+        fingerprint=shipped.identity.draft if job.fuse else None,
+        measured=measured,
+        not_measured=not_measured,
+        versions=_versions(),
+    )
+    card = write_card(_card(made, job, pair, config)).encode("utf-8", "replace")
+    write_new(directory / CARD, card, files)
+    return made
+
+
+def _write(directory: Path, job: Job, pair: Pair, config: Config, files: Files) -> Written | None:
+    """The files of a whole draft, or of the adapter, then proved to be the version's own."""
+    version = job.version
+    if job.fuse:
+        source, trust = find_model(config.models.draft), config.models.trust_remote_code
+        return write_fused(source, version.path, directory, job.quantization, trust_remote_code=trust, files=files)
+    for name in version.manifest.files:
+        files.make_directory((directory / name).parent)
+        files.produce(directory / name, partial(shutil.copyfile, version.path / name))
+    found = hash_files(directory)
+    if found != version.manifest.files:
+        raise StoreError(f"{version.name} was not copied whole; nothing was exported")
+    write_new(directory / MANIFEST, seal(dump(_for_others(version, pair, found))), files)
+    return None
+
+
+def _for_others(version: Version, pair: Pair, found: dict[str, FileHash]) -> Manifest:
+    """A manifest that proves the files and names the draft; what was learned from, and where it lay, stays at home."""
+    own = version.manifest
+    made_for = None if own.pair is None else pair.portable(own.pair)
+    kept = {"created": own.created, "parent": own.parent, "pair": made_for, "draftloop_version": own.draftloop_version}
+    return make_manifest(kept, version.name, found)
+
+
+def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
+    """The pair with what was written as its draft, as anybody's mlx-lm loads it."""
+    draft_path = directory if job.fuse else find_model(config.models.draft)
+    trust, adapter = (False, None) if job.fuse else (config.models.trust_remote_code, directory)
+    try:
+        draft, tokenizer, _ = load_directory(draft_path, trust_remote_code=trust, adapter=adapter)
+    except PairError as error:
+        raise StoreError(f"what was written cannot be loaded ({error}); nothing was exported") from error
+    check_tokenizers(pair.tokenizer, tokenizer, pair.width)
+    adapt_to_cpu(draft, pair.context)
+    mx.eval(draft.parameters())
+    draft.eval()
+    identity = replace(pair.identity, draft=fingerprints(directory).model) if job.fuse else pair.identity
+    return replace(pair, draft=draft, adapter=None, identity=identity)
+
+
+def _samples(records: list[Record], pair: Pair, group_of: GroupOf) -> Samples:
+    if not records:
+        return [], "no held-out generation"
+    try:
+        return logged_samples(records, pair, group_of), None
+    except PromptError:
+        return [], f"no held-out generation of this target that the pair can be measured on among {len(records)}"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "draftloop": __version__,
+        "mlx": mx.__version__,
+        "mlx-lm": mlx_lm.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _describe(written: Written | None, adapter: Path) -> str:
+    if written is None:
+        shape = read_config(adapter)
+        return f"LoRA, rank {shape.rank}, scale {shape.scale:g}"
+    bits = f"{written.bits_per_weight:.3g} bits a weight"
+    if written.quantization is None:
+        return f"not quantized, {bits}"
+    return f"{written.quantization['bits']} bits in groups of {written.quantization['group_size']}, {bits} in all"
+
+
+def _card(made: Exported, job: Job, pair: Pair, config: Config) -> Card:
+    manifest = job.version.manifest
+    this = {"this model": made.fingerprint} if made.fingerprint else {}
+    return Card(
+        name=job.destination.name,
+        target=config.models.target,
+        draft=config.models.draft,
+        fused=job.fuse,
+        version=job.version.name,
+        parent=manifest.parent,
+        created=manifest.created,
+        records=len(manifest.record_ids),
+        weights=made.weights,
+        fingerprints={**asdict(pair.identity), **this},
+        num_draft_tokens=config.speculative.num_draft_tokens,
+        versions=made.versions,
+        measured=made.measured,
+        not_measured=made.not_measured,
+        names={BASE: "bare draft", job.version.name: "draft + adapter", SHIPPED: "this export, from its files"},
+        below=[below_in_words(change) for change in made.measured.below_bare_draft()] if made.measured else (),
+    )

@@ -1,0 +1,136 @@
+"""Acceptance of a draft that was written down and loaded back, beside what it was made from. Knows no file format.
+
+Bare draft, draft + adapter and shipped draft are scored on the same texts: differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ...decoding.rule_names import Rule
+from ...evaluation.benchmark import (
+    BASE,
+    Difference,
+    Row,
+    Sample,
+    accepted,
+    difference_of,
+    distinct_samplers,
+    hash_of_groups,
+    row_of,
+    rules_that_fit,
+    samples_of,
+)
+from ...evaluation.estimator import Acceptance
+from ...evaluation.intervals import LEVEL
+from ...evaluation.scoring import score, score_carried
+from ...models.pair import Pair
+
+SHIPPED = "exported"  # how tables and JSON name what was written, as loaded back from its files
+WORTH_SAYING = 0.01  # tokens a round
+
+
+@dataclass(frozen=True)
+class Comparison(Difference):
+    """`of` minus `against`, paired by prompt group."""
+
+    of: str
+    against: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Acceptance of the bare draft, of draft + adapter and of what is shipped, on the same texts."""
+
+    results: list[Row]
+    comparison: list[Comparison]
+    conditions: dict[str, Any]
+
+    def lost(self) -> list[Comparison]:
+        """Where what is shipped is accepted less than draft + adapter: beyond chance, and by enough to say so."""
+        against_adapter = self._against(self.conditions["adapter"])
+        return [
+            change
+            for change in against_adapter
+            if change.delta_acceptance_length < -WORTH_SAYING and change.ci_high is not None and change.ci_high < 0
+        ]
+
+    def below_bare_draft(self) -> list[Comparison]:
+        """Where what is shipped is accepted less than the draft without any adapter, by however little."""
+        return [change for change in self._against(BASE) if change.delta_acceptance_length < 0]
+
+    def _against(self, other: str) -> list[Comparison]:
+        return [change for change in self.comparison if (change.of, change.against) == (SHIPPED, other)]
+
+
+def below_in_words(change: Comparison) -> str:
+    """One of `Measured.below_bare_draft` as a sentence."""
+    doubt = change.ci_high is None or change.ci_high >= 0
+    interval = "" if change.ci_low is None else f", {LEVEL:.0%} interval [{change.ci_low:+.3f}, {change.ci_high:+.3f}]"
+    return (
+        f"Below the bare draft: under rule {change.rule} at K = {change.num_draft_tokens} this export yields "
+        f"{-change.delta_acceptance_length:.3f} tokens a round less than the draft without any adapter"
+        f"{interval}{' (which may be chance)' if doubt else ''}. Use the bare draft instead, or another version."
+    )
+
+
+def measure(
+    pair: Pair,
+    shipped: Pair,
+    adapter: tuple[str, Path],
+    samples: Sequence[Sample],
+    num_draft_tokens: int,
+    *,
+    seed: int,
+) -> Measured:
+    """Estimate acceptance under every rule that the texts fit.
+
+    Args:
+        pair: the models; afterwards its draft carries the adapter.
+        shipped: the same target with the exported draft.
+        adapter: name and directory of the version.
+        samples: held-out outputs of the target.
+        num_draft_tokens: K >= 1.
+        seed: of the bootstrap.
+    """
+    rows: list[Row] = []
+    comparison: list[Comparison] = []
+    rules = rules_that_fit(samples, "auto")
+    for rule in rules:
+        fitting = samples_of(rule, samples)
+        groups = [sample.group for sample in fitting]
+        outputs = _outputs(pair, shipped, adapter, fitting, rule, num_draft_tokens)
+        rows += [row_of(name, rule, num_draft_tokens, column, groups, seed) for name, column in outputs.items()]
+        for against, of in combinations(outputs, 2):
+            change = difference_of(rule, num_draft_tokens, outputs[against], outputs[of], groups, seed)
+            comparison.append(Comparison(**asdict(change), of=of, against=against))
+    conditions = {
+        "rules": rules,
+        "num_draft_tokens": num_draft_tokens,
+        "samplers": distinct_samplers(samples),
+        "pair": asdict(pair.identity),
+        "adapter": adapter[0],
+        "texts": len(samples),
+        "prompt_groups": len({sample.group for sample in samples}),
+        "prompts_sha256": hash_of_groups(samples),
+        "tokens": sum(len(sample.text.output) for sample in samples),
+        "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
+        "seed": seed,
+        "device": str(mx.default_device()),
+    }
+    return Measured(rows, comparison, conditions)
+
+
+def _outputs(
+    pair: Pair, shipped: Pair, adapter: tuple[str, Path], samples: Sequence[Sample], rule: Rule, k: int
+) -> dict[str, list[Acceptance]]:
+    texts = [sample.text for sample in samples]
+    scores = score(pair, texts, rule, {BASE: None, adapter[0]: adapter[1]})
+    scores[SHIPPED] = score_carried(shipped, texts, rule)
+    return {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}

@@ -1,0 +1,254 @@
+"""What the gate said of each version, and the held-out epochs it said it in. Knows no model and no test.
+
+`verdicts/vNNNN.json` is the verdict of a version. `epochs/<pair>.json` is the epoch in work of a target: the held-out
+records that candidates are scored on and the chance of an error, both fixed at its first attempt, and the attempts
+made. An attempt is written down before it is scored, so that a crash gives nobody a second look for nothing: the same
+weights against the same weights are the same attempt again, and everything else is the next one, at a smaller share of
+alpha. Where the file of an epoch is lost, the verdicts tell how much of it was spent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from .. import config
+from ..data.records import PairId
+from ..store.files import FILES, Files, storing
+from ..store.sealed import DamagedFile, read_sealed, write_sealed
+
+SCHEMA = 1
+FOLDER = "verdicts"
+EPOCHS = "epochs"
+_CLOSED = ConfigDict(extra="forbid")
+
+Outcome = Literal["promoted", "refused", "discarded", "by hand"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of a version.
+
+    Attributes:
+        version: its name; champion: what it was compared with, None the bare draft.
+        outcome: `promoted` or `refused` by the gate; `discarded` where there was nothing to judge, so that its failures
+            are new again; `by hand` where a person promoted it without a verdict.
+        reasons: why, a sentence each.
+        epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out text was scored.
+        pointer: the sequence of the registry's pointer that the verdict rests on.
+        when: unix seconds.
+        pair: whose epoch it was; None where no held-out text was scored.
+        numbers: all that was measured, with its conditions, and under `epoch` the settings that were fixed with it.
+    """
+
+    version: str
+    champion: str | None
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    epoch: int
+    attempt: int
+    pointer: int
+    when: float
+    pair: PairId | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+    schema: Literal[1] = 1
+    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One look at an epoch: a candidate against a champion. Which it is lies in the files, not in the names.
+
+    Attributes:
+        version, champion: names; None is the bare draft.
+        files, champion_files: sha256 of what is in them.
+    """
+
+    version: str = field(compare=False)
+    champion: str | None = field(compare=False)
+    files: str
+    champion_files: str | None
+    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """Held-out records that a bounded number of candidates is scored on.
+
+    Attributes:
+        number: from 1.
+        pair: whose records they are.
+        record_ids: the records.
+        alpha, max_attempts, min_heldout_prompts: what the settings of these names said when it began.
+        lost: attempts of which no more is known than that they were made.
+        attempts: in order; the n-th after the lost ones spends the (lost + n)-th share of alpha.
+    """
+
+    number: Annotated[int, Field(strict=True, ge=1)]
+    pair: PairId
+    record_ids: tuple[str, ...]
+    alpha: float
+    max_attempts: int
+    min_heldout_prompts: int
+    lost: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    schema: Literal[1] = 1
+    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The gate's settings that hold for all of it."""
+        return {name: getattr(self, name) for name in _FIXED}
+
+
+_FIXED = ("alpha", "max_attempts", "min_heldout_prompts")
+_Kept = TypeVar("_Kept", Verdict, Epoch)
+_VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
+_EPOCH: TypeAdapter[Epoch] = TypeAdapter(Epoch)
+
+
+class Verdicts:
+    """The verdicts under `root`, the registry's directory. Making one touches nothing; one process at a time writes.
+
+    Args:
+        root: `<data>/adapters`.
+        files: the seam for the operations that change something.
+    """
+
+    def __init__(self, root: Path, files: Files = FILES) -> None:
+        self.root = root
+        self._files = files
+
+    def of(self, version: str) -> Verdict | None:
+        """The verdict of a version; None for a candidate. Raises StoreError: it is damaged."""
+        return self._read(self._path(version), _VERDICT)
+
+    def give(self, verdict: Verdict) -> None:
+        """Write a verdict. Raises StoreError: the disk refused; there is none then."""
+        write_sealed(self._path(verdict.version), verdict, self._files)
+
+    def give_by_hand(self, version: str, champion: str | None, pointer: int, why: str) -> None:
+        """Note that a person promoted a version, unless the gate has judged it. Raises StoreError as `give`."""
+        if self.of(version) is None:
+            self.give(
+                Verdict(
+                    version=version,
+                    champion=champion,
+                    outcome="by hand",
+                    reasons=(why,),
+                    epoch=0,
+                    attempt=0,
+                    pointer=pointer,
+                    when=time.time(),
+                )
+            )
+
+    def withdraw(self, version: str) -> None:
+        """Make a version a candidate again. Raises StoreError: the disk refused."""
+        with storing(self._path(version)):
+            self._files.remove(self._path(version))
+
+    def epoch(self, pair: PairId) -> Epoch | None:
+        """The epoch in work of this target and tokenizer, or their last one; None before the first attempt.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return self._read(self._epoch_path(pair), _EPOCH)
+
+    def open_attempt(
+        self,
+        attempt: Attempt,
+        pair: PairId,
+        settings: config.Gate,
+        present: Mapping[str, str],
+        draw: Callable[[int], list[str]],
+    ) -> tuple[Epoch, int]:
+        """Write down that a candidate is about to be scored.
+
+        Args:
+            attempt: the candidate and what it is compared with.
+            pair: whose held-out records there are.
+            settings: of an epoch that begins now.
+            present: the prompt group of each held-out record that the log has, by id.
+            draw: given the number of a new epoch, the ids of its records.
+
+        Returns:
+            The epoch, without records that are gone, and the number of the attempt in it, from 1.
+
+        Raises:
+            StoreError: the disk refused, or a newer draftloop wrote the epoch.
+        """
+        given = self._given(pair)
+        epoch = self._whole_epoch(pair) or _remembered(given, pair, settings, draw)
+        if epoch is None or _is_over(epoch, attempt, given, present):
+            epoch = _begin(epoch.number + 1 if epoch else 1, pair, settings, draw)
+        if attempt not in epoch.attempts:
+            epoch = replace(epoch, attempts=(*epoch.attempts, attempt))
+            write_sealed(self._epoch_path(pair), epoch, self._files)
+        kept = tuple(record_id for record_id in epoch.record_ids if record_id in present)
+        return replace(epoch, record_ids=kept), epoch.lost + epoch.attempts.index(attempt) + 1
+
+    def _whole_epoch(self, pair: PairId) -> Epoch | None:
+        """The epoch in its file; a damaged one is as good as none, for the verdicts remember it."""
+        with suppress(DamagedFile):
+            return self.epoch(pair)
+        return None
+
+    def _given(self, pair: PairId) -> list[Verdict]:
+        """All verdicts of a target's epochs; what a damaged one said is not known, and `of` reports it."""
+        found = []
+        for path in sorted((self.root / FOLDER).glob("*.json")):
+            with suppress(DamagedFile):
+                found.append(self.of(path.stem))
+        return [one for one in found if one is not None and one.pair is not None and _key(one.pair) == _key(pair)]
+
+    def _epoch_path(self, pair: PairId) -> Path:
+        name = hashlib.sha256(" ".join(_key(pair)).encode()).hexdigest()[:16]
+        return self.root / EPOCHS / f"{name}.json"
+
+    def _path(self, version: str) -> Path:
+        return self.root / FOLDER / f"{version}.json"
+
+    def _read(self, path: Path, kind: TypeAdapter[_Kept]) -> _Kept | None:
+        return read_sealed(path, kind, SCHEMA, "Delete it: a version without a verdict is a candidate again.")
+
+
+def _key(pair: PairId) -> tuple[str, str]:
+    """Of whom the held-out records of a pair are; its draft may be another one."""
+    return pair.target, pair.tokenizer
+
+
+def _begin(number: int, pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]) -> Epoch:
+    fixed = {name: getattr(settings, name) for name in _FIXED}
+    return Epoch(number=number, pair=pair, record_ids=tuple(draw(number)), **fixed)
+
+
+def _remembered(
+    given: list[Verdict], pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]
+) -> Epoch | None:
+    """What the verdicts tell of the last epoch where its file is lost; None where they know of none.
+
+    Attempts that came to no verdict are forgotten with it.
+    """
+    number = max((found.epoch for found in given), default=0)
+    if number == 0:
+        return None
+    last = [found for found in given if found.epoch == number]
+    settings = settings.model_copy(update=last[-1].numbers.get("epoch", {}))
+    return replace(_begin(number, pair, settings, draw), lost=max(found.attempt for found in last))
+
+
+def _is_over(epoch: Epoch, attempt: Attempt, given: list[Verdict], present: Mapping[str, str]) -> bool:
+    """By a promotion, by its last attempt, or because too few prompts of it are left to say anything."""
+    groups = {present[record_id] for record_id in epoch.record_ids if record_id in present}
+    promoted = any((found.outcome, found.epoch) == ("promoted", epoch.number) for found in given)
+    spent = epoch.lost + len(epoch.attempts) >= epoch.max_attempts and attempt not in epoch.attempts
+    return promoted or spent or len(groups) < epoch.min_heldout_prompts

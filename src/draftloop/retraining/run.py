@@ -1,0 +1,156 @@
+"""One idempotent run of the loop: trigger -> train -> gate -> promote or discard, and one line in the audit.
+
+Unattended and under a lock that is tried before MLX is imported; what needs models is imported where it is used. It may
+be killed at any moment: whatever was acknowledged is on disk, and the next run finds by `outlook` what is left to do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ..config import Config
+from ..data.directory import DataDirectory
+from ..data.log_position import mark_of
+from ..errors import Interrupted, StoreError, TrainingFailed
+from ..models.hub import local_fingerprints
+from ..runtime.signals import StopRequest
+from . import gate_step as judging
+from . import train_step as training
+from .plan import SETTLING, Situation, Step, look, next_step
+from .watch_step import watch_champion
+from .work import Load, Outcome, Say, Work, loader
+
+if TYPE_CHECKING:
+    from ..evaluation.trial import OnWork, Timing
+    from ..training.train import OnStep
+
+
+def retrain(
+    data: DataDirectory,
+    config: Config,
+    *,
+    force: bool = False,
+    load: Load | None = None,
+    say: Say = lambda _line: None,
+    on_step: OnStep | None = None,
+    on_work: OnWork | None = None,
+    stop: StopRequest | None = None,
+    clock: Callable[[], float] = time.time,
+    timing: Timing | None = None,
+) -> Outcome:
+    """Do what is due, and write one line about it.
+
+    Args:
+        data: where everything lies.
+        config: resolved.
+        force: train whatever the count, the interval or a waiting candidate says; the gate is never passed over.
+        load: gives the configured pair with an adapter; by default `loader`'s.
+        say: is told what is being done.
+        on_step: told after every optimizer step how many are done and of how many.
+        on_work: told of everything else that takes long what it is, how many pieces are done and of how many.
+        stop: asks to stop; by default the first Ctrl-C or SIGTERM does while training.
+        clock: unix seconds.
+        timing: measures what the forecast rests on; `latency.measure` by default.
+
+    Raises:
+        LockedError: another process trains here.
+        TrainingFailed, Interrupted, StoreError, PairError, AdapterError: as in training; the audit has it too, where it
+            can still be written.
+    """
+    with data.training_lock(), data.presence.shown("retrain"):
+        began = time.monotonic()
+        work = Work(data, config, load or loader(config, data.names), say, on_step, stop, clock, timing)
+        work.on_work = on_work
+        try:
+            _do_what_is_due(work, force)
+        except BaseException as error:
+            try:
+                _audit(work, began, _ended_by(error))
+            except StoreError as also:
+                error.add_note(f"the audit could not be written either: {also}")
+            raise
+        _audit(work, began, {})
+        work.outcome.seconds = time.monotonic() - began
+    return work.outcome
+
+
+def give_way(niceness: int) -> None:
+    """Lower this process's priority to at least `niceness`, from 0 to 19; a system that refuses is let be."""
+    with suppress(OSError):
+        os.nice(max(0, niceness - os.nice(0)))
+
+
+def _do_what_is_due(work: Work, force: bool) -> None:
+    """Step after step until a verdict, or nothing is left to do."""
+    data, config, outcome = work.data, work.config, work.outcome
+    data.registry.resolve("champion")  # a damaged one is told at once, and not when a training is due
+    _keep_names(work)
+    facts = look(data, config, work.clock())
+    if facts.overview.denied is not None:  # nobody knows what it would have said
+        raise facts.overview.denied
+    if watch_champion(data, config, facts):
+        facts = look(data, config, work.clock())
+    outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
+    outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe
+    outcome.mark = mark_of(facts.overview.ids)
+    outcome.target = facts.target
+    outcome.clock = facts.minutes is not None and facts.minutes < 0
+    while not outcome.why:
+        if outcome.steps:
+            facts = look(data, config, work.clock())
+        work.stream = facts.overview.stream
+        step = next_step(facts, config, force=force and not outcome.trained, checked=bool(outcome.steps))
+        if step.action == "train" and outcome.trained:
+            raise StoreError(f"{outcome.version} was trained and is no candidate: see `status` for what is damaged")
+        work.say(f"{step.action}: {step.why}")
+        data.presence.doing(f"{step.action}: {step.why}")
+        outcome.steps.append(step.action)
+        _do(work, step, facts)
+        outcome.champion = data.registry.champion()
+    if outcome.outcome in ("promoted", "refused"):
+        candidate = facts.overview.candidate
+        outcome.pruned = data.registry.prune(config.retrain.keep_versions, [candidate] if candidate else [])
+
+
+def _keep_names(work: Work) -> None:
+    """A model that draftloop 0.1 named is recognised only until its template changes, and most runs load none."""
+    models = work.config.models
+    found = (local_fingerprints(name) for name in (models.target, models.draft))
+    work.data.names.keep(*(one for one in found if one is not None))
+
+
+def _do(work: Work, step: Step, facts: Situation) -> None:
+    subject, pointer = str(step.subject), facts.pointer
+    if step.action == "finish":
+        judging.finish(work, subject, step.why, pointer)
+    elif step.action == "check":
+        judging.check(work, step.why, pointer, facts.looks)
+    elif step.action == "gate":
+        judging.gate(work, subject, pointer)
+    elif step.action == "resume":
+        training.resume(work, subject)
+    elif step.action == "train":
+        training.train(work)
+    else:
+        work.outcome.end("nothing" if step.action == "nothing" else "inconclusive", step.why, step.subject)
+
+
+def _audit(work: Work, began: float, ending: dict[str, Any]) -> None:
+    """The one line of this run."""
+    line = {"when": work.clock(), **asdict(work.outcome), **ending, "seconds": time.monotonic() - began}
+    if line["outcome"] not in SETTLING:
+        del line["mark"]
+    work.data.audit.append(line)
+
+
+def _ended_by(error: BaseException) -> dict[str, Any]:
+    """What the audit says of a run that an error ended; a failed training is not tried again at once."""
+    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+    failed = isinstance(error, TrainingFailed)
+    outcome = "interrupted" if stopped else "failed" if failed else "error"
+    return {"outcome": outcome, "why": str(error) or "interrupted", **({"trained": True} if failed else {})}

@@ -1,0 +1,154 @@
+"""The `train` or `retrain` at work in a data directory: who it is, how far, stopped or not; and what was left undone.
+
+The lock says whether there is one; what it wrote of itself and of its steps are the details. Imports no mlx.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.directory import DataDirectory
+from ..errors import RunError
+from ..training.run import RunDirectory
+
+
+@dataclass(frozen=True)
+class Running:
+    """One at work. Everything but `stopped` may be unknown: None.
+
+    Attributes:
+        process, command: the id of the process, on this machine where `stopped` is told; `train` or `retrain`.
+        seconds: since it began.
+        doing: its step, in words; None for `train`.
+        run, step, steps: of the training in work.
+        seconds_left: of the training, at most, by how long its steps took.
+        seconds_since_step: since the last one was made.
+        stopped: by Ctrl-Z or SIGSTOP; False where nobody can tell.
+    """
+
+    process: int | None = None
+    command: str | None = None
+    seconds: float | None = None
+    doing: str | None = None
+    run: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    seconds_left: float | None = None
+    seconds_since_step: float | None = None
+    stopped: bool = False
+
+    def __str__(self) -> str:
+        who = f"{self.command or 'a training'}, process {self.process or 'unknown'}"
+        since = "" if self.seconds is None else f", for {in_minutes(self.seconds)}"
+        how = "" if self.stopped else self._left()
+        said = f"{who}{since}: {self._at()}{how}"
+        if not self.stopped:
+            return said
+        return f"stopped by Ctrl-Z or SIGSTOP: {said}; `kill -CONT {self.process}` lets it go on"
+
+    def _at(self) -> str:
+        if self.run is None:
+            return self.doing or "at its beginning"
+        return f"run {self.run}, step {self.step} of {self.steps}"
+
+    def _left(self) -> str:
+        if self.seconds_left is None:
+            return ""
+        late = self.seconds_since_step is not None and self.seconds_since_step > max(300.0, self.seconds_left)
+        quiet = f", the last step {in_minutes(self.seconds_since_step or 0.0)} ago" if late else ""
+        return f", at most about {in_minutes(self.seconds_left)} left{quiet}"
+
+
+def running(data: DataDirectory, now: float) -> Running | None:
+    """Who works under the lock of `data` now; None where nobody does. Disturbs nobody.
+
+    Args:
+        data: the directory.
+        now: unix seconds.
+    """
+    found = data.presence.look()
+    if found is None:
+        return None
+    process, began = found.get("process"), found.get("since")
+    known = Running(
+        process=process,
+        command=found.get("command"),
+        seconds=None if began is None else max(0.0, now - began),
+        doing=found.get("doing"),
+        stopped=found.get("host") == socket.gethostname() and is_stopped(int(process or 0)),
+    )
+    for run in reversed(RunDirectory.all(data.runs)):
+        told = run.progress()
+        if told is not None and told.get("process") == process and not run.is_finished():
+            return _with_steps(known, run.id, told, now)
+    return known
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A training that nobody works on and that can be gone on with: its run, and the step of its checkpoint.
+
+    `purpose` is the command that began it.
+    """
+
+    run: str
+    step: int
+    purpose: str
+
+
+def unfinished(data: DataDirectory, at_work: Running | None) -> list[Unfinished]:
+    """The trainings that were stopped or cut off, oldest first; not the one at work."""
+    found = []
+    for run in RunDirectory.all(data.runs):
+        if run.is_finished() or not run.checkpoints.exist() or (at_work is not None and at_work.run == run.id):
+            continue
+        with suppress(RunError):  # nobody can go on with it
+            found.append(Unfinished(run.id, run.checkpoints.step(), str(run.description().get("purpose"))))
+    return found
+
+
+def _with_steps(known: Running, run: str, told: Mapping[str, Any], now: float) -> Running:
+    when = told.get("when")
+    return replace(
+        known,
+        run=run,
+        step=told.get("step"),
+        steps=told.get("steps"),
+        seconds_left=told.get("seconds_left"),
+        seconds_since_step=None if when is None else max(0.0, now - when),
+    )
+
+
+def is_stopped(process: int) -> bool:
+    """Whether a process of this machine is stopped (state T); False where that cannot be told."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # no Linux, or gone
+        state = _state_by_ps(process)
+    return state[:1] in ("T", "t")
+
+
+def _state_by_ps(process: int) -> str:
+    try:
+        done = subprocess.run(
+            ["ps", "-o", "state=", "-p", str(process)], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def in_minutes(seconds: float) -> str:
+    """A duration as a person says it."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 120:
+        return f"{minutes} minute{'s' if minutes > 1 else ''}"
+    return f"{minutes / 60:.1f} hours"

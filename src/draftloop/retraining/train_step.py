@@ -1,0 +1,127 @@
+"""The training of an unattended run, within its budget of time and memory; what cannot be gone on with is given up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..config import Config, Models
+from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
+from ..runtime.memory import smaller
+from ..training.run import RunDirectory
+from .plan import PURPOSE
+from .work import Work
+
+if TYPE_CHECKING:
+    from ..training.result import TrainResult
+    from ..training.train import OnStep
+
+MAX_RESUMPTIONS = 3  # from one and the same step
+
+
+def train(work: Work) -> None:
+    """Train on top of the champion; runs that were cut off and cannot be gone on with are given up first.
+
+    Raises:
+        TrainingFailed: the run is given up.
+        Interrupted, StoreError, PairError: as in training.
+    """
+    from ..training.train import train as train_adapter
+
+    for run in _unfinished(work):
+        work.say(f"run {run.id} was cut off and cannot be gone on with: starting clean")
+        run.give_up("cut off, without a checkpoint on top of this champion and pair")
+    with _training(work):
+        pair = work.pair(work.data.registry.pointer())
+        config, on_step = _config_of_training(work.config), _watched(work)
+        _get_ready(work)
+        _trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
+
+
+def resume(work: Work, run: str) -> None:
+    """Go on with a run that was cut off, or give it up where that cannot be.
+
+    Raises as `train`; TrainingFailed too where it was gone on with often enough and came no further: what killed it
+    there kills it again.
+    """
+    from ..training.train import resume as resume_run
+
+    work.outcome.run = run
+    found = RunDirectory(work.data.runs / run, work.data.files)
+    try:
+        if found.config() != _config_of_training(work.config):
+            work.outcome.recipe = None  # what fails then fails by other settings than today's
+        with _training(work):
+            if found.note_resumption() > MAX_RESUMPTIONS:
+                raise TrainingFailed(f"run {run} was gone on with {MAX_RESUMPTIONS} times and came no further")
+            _get_ready(work)
+            _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=_watched(work), stop=work.stop))
+    except RunError as error:
+        work.say(f"run {run} cannot be gone on with: {error}")
+        found.give_up(str(error))
+    except (Interrupted, KeyboardInterrupt, StoreError, PairError):
+        found.forget_resumptions()
+        raise
+
+
+def _get_ready(work: Work) -> None:
+    """Nobody knows how long it takes until the first step: reading, and measuring what a step takes of the memory."""
+    if work.on_work is not None:
+        work.on_work("getting ready to train", 0, 0)
+
+
+@contextmanager
+def _training(work: Work) -> Iterator[None]:
+    """A training that failed by its numbers, or for want of memory, is not gone on with: it would fail again."""
+    try:
+        yield
+    except TrainingFailed as error:
+        for run in _unfinished(work):
+            run.give_up(str(error))
+        raise
+    except NothingToDo as error:
+        work.outcome.trained = True
+        work.outcome.end("nothing", str(error))
+    except Interrupted as error:
+        raise Interrupted(f"{str(error).partition(';')[0]}; the next `retrain` goes on from there") from None
+
+
+def _unfinished(work: Work) -> list[RunDirectory]:
+    """Those of these models; others may be gone on with under their own configuration."""
+    runs = RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files)
+    return [run for run in runs if _is_of(run, work.config.models)]
+
+
+def _is_of(run: RunDirectory, models: Models) -> bool:
+    try:
+        return run.config().models == models
+    except RunError:  # a configuration that nobody can read any more
+        return True
+
+
+def _trained(work: Work, result: TrainResult) -> None:
+    work.outcome.trained, work.outcome.run, work.outcome.version = True, result.run, result.version
+    work.forget_pair()
+    work.say(
+        f"trained {result.version} in run {result.run}: {result.steps} steps ({result.ended}), "
+        f"{result.seconds:.0f} s, at most {result.peak_memory_gb:.2f} GB, on {result.failures} failures"
+    )
+
+
+def _config_of_training(config: Config) -> Config:
+    """The shorter one of both time limits, and the smaller one of both memories."""
+    limits = [limit for limit in (config.training.max_minutes, config.retrain.max_minutes) if limit]
+    memory = smaller(config.training.memory, config.retrain.max_memory_gb)
+    training = config.training.model_copy(update={"max_minutes": min(limits, default=None), "memory": memory})
+    return config.model_copy(update={"training": training})
+
+
+def _watched(work: Work) -> OnStep:
+    """Hands on how far a training is; given even where nobody asks, for it keeps the training off the terminal."""
+
+    def on_step(done: int, steps: int) -> None:
+        if work.on_step is not None:
+            work.on_step(done, steps)
+
+    return on_step

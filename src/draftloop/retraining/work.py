@@ -1,0 +1,159 @@
+"""What one unattended run has in hand, and what it found out. Loads the pair where it is asked for, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..config import Config, Models
+from ..data.directory import DataDirectory
+from ..data.records import Record
+from ..data.usable import why_unusable
+from ..evaluation.drift import Generation
+from ..models.names import ModelNames
+from ..registry.registry import Pointer
+from ..runtime.signals import StopRequest
+
+if TYPE_CHECKING:
+    from ..evaluation.trial import OnWork, Timing
+    from ..models.pair import Pair
+    from ..training.train import OnStep
+
+Ending = Literal["promoted", "refused", "inconclusive", "rolled back", "nothing"]
+Load = Callable[[Models, Path | None, str | None], "Pair"]
+Say = Callable[[str], None]
+
+EXIT_CODES: dict[Ending, int] = {"promoted": 0, "rolled back": 0, "nothing": 10, "refused": 11, "inconclusive": 12}
+
+
+@dataclass
+class Outcome:
+    """What one run of `retrain` did; the audit's line says the same.
+
+    Attributes:
+        outcome: how it ended.
+        why: one sentence; empty as long as there is more to do.
+        steps: what was done, in order: actions of `outlook.Step`.
+        run, version: of the training or the candidate, where there was one.
+        champion: in use afterwards.
+        trained: whether a training ended, in a version or in nothing.
+        checked: the pointer's sequence at which champion and previous were to be compared.
+        mark: the end of the target's generations when it began (`marks`); the audit has it where alarms were settled.
+        clock: whether the clock went backward since the last training.
+        target: fingerprint of the configured target, None where it is not on this machine.
+        recipe: `plan.recipe`.
+        failures, trainable, generations: unused failures, all that can be trained on, and generations of the target,
+            when it began.
+        pruned: versions whose weights were deleted.
+        numbers: of the trial.
+    """
+
+    outcome: Ending = "nothing"
+    why: str = ""
+    steps: list[str] = field(default_factory=list)
+    run: str | None = None
+    version: str | None = None
+    champion: str | None = None
+    trained: bool = False
+    checked: int | None = None
+    clock: bool = False
+    target: str | None = None
+    recipe: str | None = None
+    failures: int = 0
+    trainable: int = 0
+    generations: int = 0
+    mark: tuple[str, ...] = ()
+    pruned: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def end(self, outcome: Ending, why: str, version: str | None = None) -> None:
+        """Say how the run ends, and about which version."""
+        self.outcome, self.why = outcome, why
+        self.version = self.version if version is None else version
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with."""
+        return EXIT_CODES[self.outcome]
+
+
+def loader(config: Config, names: ModelNames | None = None) -> Load:
+    """What loads the configured pair, and MLX with it when it is called.
+
+    Where the target does not teach, its weights stay on disk until something is judged with them. `names` are those of
+    the data directory.
+    """
+
+    def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
+        from ..models.pair import load_pair
+
+        return load_pair(models, adapter, name, lazy_target=config.training.teacher != "live", names=names)
+
+    return load
+
+
+@dataclass
+class Work:
+    """One run, under the lock.
+
+    Attributes:
+        data, config: where everything lies; resolved.
+        load: gives the configured pair with an adapter.
+        say: is told what is being done.
+        on_step: told after every optimizer step how many are done and of how many.
+        stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
+        clock: unix seconds.
+        timing: measures what the forecast rests on; None is `latency.measure`.
+        outcome: what was found out so far.
+        stream: the target's generations, as of the latest look at the facts.
+        on_work: told what else is done and how far it is.
+    """
+
+    data: DataDirectory
+    config: Config
+    load: Load
+    say: Say
+    on_step: OnStep | None
+    stop: StopRequest | None
+    clock: Callable[[], float]
+    timing: Timing | None
+    outcome: Outcome = field(default_factory=Outcome)
+    stream: Sequence[Generation] = ()
+    on_work: OnWork | None = None
+    _pair: Pair | None = None
+
+    def pair(self, pointer: Pointer) -> Pair:
+        """The configured pair with the champion on its draft, loaded once."""
+        champion = self.directory(pointer.champion)
+        if self._pair is None:
+            self._pair = self.load(self.config.models, champion, pointer.champion)
+        else:
+            self._pair = self._pair.with_adapter(champion)
+        return self._pair
+
+    def load_bare(self, models: Models) -> Pair:
+        """A pair without an adapter on its draft."""
+        return self.load(models, None, None)
+
+    def forget_pair(self) -> None:
+        """Its draft carries weights that are no version's; the next one is loaded anew."""
+        self._pair = None
+
+    def directory(self, version: str | None) -> Path | None:
+        """Where a version lies; None for the bare draft."""
+        return None if version is None else self.data.registry.root / version
+
+    def watch(self, pointer: Pointer) -> None:
+        """From now on the champion is looked at on what is new."""
+        self.data.promotion_watch.begin(pointer, self.stream, self.config.gate)
+
+    def records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
+        """The generations that the pair can be judged on, each once, in the log's order.
+
+        These may be fewer than the survey counts, which knows no pair and so not which ids both models have.
+        """
+        found = {record.id: record for record in self.data.log.records(splits)}
+        return [one for one in found.values() if why_unusable(one, pair.identity, pair.width) is None]

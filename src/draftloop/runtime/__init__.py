@@ -1,0 +1,4 @@
+"""The process and the machine: a fast BLAS, memory and its limits, random state, signals, progress bars.
+
+Knows no model, no record and no setting of its own. `blas` has to come before the first import of MLX.
+"""

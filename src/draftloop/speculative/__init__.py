@@ -1,1 +1,0 @@
-"""The decoder: draft, verify, accept, and the distributions it samples from."""

@@ -1,0 +1,174 @@
+"""What a data directory holds, counted in one pass over the log; no model is needed for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from .data.directory import DataDirectory
+from .data.joined_groups import PromptGroups
+from .data.records import Record
+from .data.unseen import SeenPrompts, Trained
+from .errors import AccessDenied, AdapterError, DraftloopError
+from .evaluation.drift import Generation, generation_of
+
+
+@dataclass
+class Overview:
+    """Counts of what was logged. A generation that was logged twice counts once.
+
+    Attributes:
+        generations: all; the next three are failures. Only failures of the split `train` can be trained on: they are
+            new until a version that was trained while they were there has a verdict, then used. The others are held
+            out, but for those near two splits.
+        near_two_splits: generations whose prompt is near prompts of two splits: they are used in neither.
+        failures_near_two_splits: failures among them.
+        other_pairs: generations of another target than the one that was asked for; not in the next three.
+        prompts: all prompt groups, joined where near, of any target.
+        heldout_prompts: prompt groups of the split `heldout`, joined where near, that the target said something to.
+        stream: what drift looks at, in the log's order.
+        candidate: the newest version without a verdict, None where the newest has one.
+        damage: lines of the log and versions that cannot be read.
+        denied: the first of these that this user only may not read; None where there is none.
+    """
+
+    generations: int = 0
+    failures_new: int = 0
+    failures_used: int = 0
+    failures_held_out: int = 0
+    near_two_splits: int = 0
+    failures_near_two_splits: int = 0
+    other_pairs: int = 0
+    prompts: set[str] = field(default_factory=set)
+    heldout_prompts: set[str] = field(default_factory=set)
+    stream: list[Generation] = field(default_factory=list)
+    splits: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    candidate: str | None = None
+    damage: list[str] = field(default_factory=list)
+    denied: AccessDenied | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the stream."""
+        return [one.id for one in self.stream]
+
+    @property
+    def failures_trainable(self) -> int:
+        """Failures of the split `train`, used or not."""
+        return self.failures_new + self.failures_used
+
+    @property
+    def failures(self) -> int:
+        """Generations with a rejection."""
+        return self.failures_new + self.failures_used + self.failures_held_out + self.failures_near_two_splits
+
+    def note(self, error: DraftloopError, of: str = "") -> None:
+        """Count something as damage, or as what this user may not read."""
+        self.damage.append(f"{of}{error}")
+        if isinstance(error, AccessDenied):
+            self.denied = self.denied or error
+
+
+def survey(data: DataDirectory, target: str | None = None, draft: str | None = None) -> Overview:
+    """Read the log and the versions' manifests once.
+
+    Args:
+        data: where they are.
+        target: the fingerprint of a target; failures, held-out records and the stream are of it alone. None is any.
+        draft: the fingerprint of a draft; only a version made for it is a candidate. None is any.
+
+    Raises:
+        StoreError: a newer draftloop wrote some of it.
+    """
+    found = Overview()
+    used, trained = _used(data, found, draft)
+    groups = data.log.groups()
+    prompts, seen = SeenPrompts(trained, groups.group_of, groups.joined), set[str]()
+    for record in data.log.records():
+        if record.id not in seen:
+            seen.add(record.id)
+            prompts.note(record)
+            _count(found, record, used, target, groups)
+    found.stream = [replace(one, unseen=prompts.is_unseen(one)) for one in found.stream]
+    try:
+        data.registry.resolve("champion")
+    except (AdapterError, AccessDenied) as error:
+        found.note(error)
+    found.damage = [f"line {one.line_number}: {one.reason}" for one in data.log.damage] + found.damage
+    return found
+
+
+def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
+    """What is wrong with versions whose manifest can be read, and with the replay buffer, a line for each.
+
+    Every file is read for it, but for those of the version `but_of`.
+    """
+    registry, found = data.registry, []
+    previous = registry.previous()
+    for name in registry.versions():
+        role = ", to which `adapters rollback` would go back" if name == previous else ""
+        try:
+            registry.manifest(name)
+        except DraftloopError:
+            continue  # whoever asks has seen it
+        try:
+            if name != but_of:
+                registry.verify(registry.root / name)
+        except DraftloopError as error:
+            found.append(f"{name}{role}: {error}")
+    try:
+        data.replay.records()
+    except AccessDenied as error:
+        return [*found, f"replay buffer: {error}"]
+    return [*found, *(f"replay buffer, line {one.line_number}: {one.reason}" for one in data.replay.damage)]
+
+
+def _count(found: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
+    group = groups.group_of(record)
+    found.generations += 1
+    found.prompts.add(group)
+    found.splits[record.split] += 1
+    found.sources[record.source] += 1
+    if target is not None and record.pair.target != target:
+        found.other_pairs += 1
+        return
+    blind = not groups.is_in_two_splits(group)
+    found.near_two_splits += not blind
+    if record.target_output:
+        generation = generation_of(record, lambda _: group)
+        found.stream.append(generation if blind else replace(generation, split=None))
+        if blind and record.split == "heldout":
+            found.heldout_prompts.add(generation.group)
+    if record.is_failure:
+        if not blind:
+            found.failures_near_two_splits += 1
+        elif record.split != "train":
+            found.failures_held_out += 1
+        elif record.id in used:
+            found.failures_used += 1
+        else:
+            found.failures_new += 1
+
+
+def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[str], dict[str, Trained]]:
+    """Records that judged versions learned from or were offered, and what every version was trained on; the newest
+    version without a verdict, if it is for this draft, is the candidate."""
+    registry, used, trained = data.registry, set[str](), dict[str, Trained]()
+    now, pruned = registry.pointer(), registry.pruned()
+    for name in [*pruned, *registry.versions()]:
+        found.candidate = None
+        try:
+            verdict, manifest = data.verdicts.of(name), registry.manifest(name)
+        except DraftloopError as error:
+            found.note(error, f"{name}: ")
+            continue
+        trained[name] = Trained(manifest.parent, frozenset(manifest.record_ids), frozenset(manifest.trained_groups))
+        in_use = name in (now.champion, now.previous)
+        if verdict is not None and verdict.outcome == "discarded" and not in_use:
+            continue
+        if verdict is not None or in_use:
+            used.update(manifest.record_ids, manifest.passed_over_ids)
+        elif name not in pruned and (draft is None or manifest.pair is None or manifest.pair.draft == draft):
+            found.candidate = name
+    return used, trained
