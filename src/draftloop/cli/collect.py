@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "prompts_files",
     multiple=True,
     type=click.Path(readable=False, path_type=Path),
-    help="A prompt a line (.txt), or prompts, chat messages, ShareGPT, alpaca (.jsonl, .ndjson, .json); also twice.",
+    help="A prompt a line (.txt), or prompts, chat messages, ShareGPT, alpaca (.jsonl, .ndjson, .json); repeatable.",
 )
 @click.option(
     "--from",

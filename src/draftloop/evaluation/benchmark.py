@@ -153,12 +153,19 @@ def compare(
         more, changes = estimate(pair, texts, one, draft_lengths, adapter, seed=seed, on_text=counted)
         rows += more
         differences += changes
-    conditions = {
+    conditions = conditions_of(pair, samples, seed) | {
         "rules": rules,
         "num_draft_tokens": list(draft_lengths),
+        "adapter": adapter[0] if adapter else BASE,
+    }
+    return Report(rows, differences, conditions)
+
+
+def conditions_of(pair: Pair, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
+    """What a measurement on these texts stands under, whatever is compared on them."""
+    return {
         "samplers": distinct_samplers(samples),
         "pair": asdict(pair.identity),
-        "adapter": adapter[0] if adapter else BASE,
         "texts": len(samples),
         "prompt_groups": len({sample.group for sample in samples}),
         "prompts_sha256": hash_of_groups(samples),
@@ -167,7 +174,6 @@ def compare(
         "seed": seed,
         "device": str(mx.default_device()),
     }
-    return Report(rows, differences, conditions)
 
 
 def hash_of_groups(samples: Sequence[Sample]) -> str:

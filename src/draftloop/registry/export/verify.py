@@ -11,8 +11,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from ...decoding.rule_names import Rule
 from ...evaluation.benchmark import (
     BASE,
@@ -20,9 +18,8 @@ from ...evaluation.benchmark import (
     Row,
     Sample,
     accepted,
+    conditions_of,
     difference_of,
-    distinct_samplers,
-    hash_of_groups,
     row_of,
     rules_that_fit,
     samples_of,
@@ -110,19 +107,10 @@ def measure(
         for against, of in combinations(outputs, 2):
             change = difference_of(rule, num_draft_tokens, outputs[against], outputs[of], groups, seed)
             comparison.append(Comparison(**asdict(change), of=of, against=against))
-    conditions = {
+    conditions = conditions_of(pair, samples, seed) | {
         "rules": rules,
         "num_draft_tokens": num_draft_tokens,
-        "samplers": distinct_samplers(samples),
-        "pair": asdict(pair.identity),
         "adapter": adapter[0],
-        "texts": len(samples),
-        "prompt_groups": len({sample.group for sample in samples}),
-        "prompts_sha256": hash_of_groups(samples),
-        "tokens": sum(len(sample.text.output) for sample in samples),
-        "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
-        "seed": seed,
-        "device": str(mx.default_device()),
     }
     return Measured(rows, comparison, conditions)
 
