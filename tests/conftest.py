@@ -23,7 +23,7 @@ import draftloop  # noqa: E402, F401 - puts a fast BLAS under MLX, which no test
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retraining import Shop
+    from shop import Shop
 
     from draftloop.config import Models
     from draftloop.models.pair import Pair
@@ -96,7 +96,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) -> Shop:
     """Generations of a hundred prompts; nobody changes it."""
-    from retraining import PROMPTS, Shop, config_of
+    from shop import PROMPTS, Shop, config_of
 
     from draftloop.data.directory import DataDirectory
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mortal import HANGS
-from retraining import PROMPTS
+from shop import PROMPTS
 
 from draftloop.config import Models
 from draftloop.data.directory import DataDirectory

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from model_dirs import add_token, edit_json, models_in, swap_tokens, write_pair
-from retraining import PROMPTS, Shop, config_of, never
+from shop import PROMPTS, Shop, config_of, never
 from stops import StopAfter
 
 from draftloop.collection.collect import ALREADY_COLLECTED

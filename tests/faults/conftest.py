@@ -18,7 +18,7 @@ from fault_table import FAILED, PASSED, ROWS, Row, Table
 from scripts import load
 
 if TYPE_CHECKING:
-    from retraining import Shop
+    from shop import Shop
 
     from draftloop.config import Models
 
@@ -92,7 +92,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) -> Shop:
     """Real generations of sixty prompts, in all three splits, and a configuration that is quick; nobody changes it."""
     from builders import NO_SYNC
-    from retraining import PROMPTS, Shop, config_of
+    from shop import PROMPTS, Shop, config_of
 
     from draftloop.data.directory import DataDirectory
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders import NO_SYNC, make_record, write_adapter
 from fault_table import Row
-from retraining import PROMPTS, Shop
+from shop import PROMPTS, Shop
 
 from draftloop.config import Config
 from draftloop.data.directory import DataDirectory

@@ -18,7 +18,7 @@ import pytest
 from builders import NO_SYNC, make_record
 from fault_table import Row
 from mortal import HANGS, environment, has_ended, python
-from retraining import PROMPTS
+from shop import PROMPTS
 from tiny import tiny_pair
 
 from draftloop.config import Config, Models

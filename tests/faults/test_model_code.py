@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_templates import LOOPING, RAISING
 from fault_table import Row
 from model_dirs import edit_json
 from mortal import environment
-from test_templates import LOOPING, RAISING
 
 from draftloop.config import Models
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from builders import NO_SYNC, write_adapter
 from fault_table import Row
-from retraining import config_of
+from shop import config_of
 
 from draftloop.config import Models
 from draftloop.errors import AdapterError, DraftloopError, RunError, StoreError

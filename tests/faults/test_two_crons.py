@@ -19,7 +19,7 @@ import pytest
 from builders import NO_SYNC
 from fault_table import Row
 from mortal import HANGS, environment, has_ended, python
-from retraining import Shop
+from shop import Shop
 
 from draftloop.config import to_yaml
 from draftloop.data.directory import DataDirectory

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from builders import NO_SYNC, write_adapter
 from fault_table import Row
-from retraining import Shop
+from shop import Shop
 
 from draftloop.config import Gate
 from draftloop.data.directory import DataDirectory

@@ -45,7 +45,7 @@ print(len(learner.fit.parts(greedy)[0]), len(result.skipped), result.tokens)
 
 
 def in_400_megabytes(way: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
+    paths = os.pathsep.join([str(TESTS / "support"), str(TESTS.parent / "src")])
     environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PROGRAM, way]
     return subprocess.run(command, capture_output=True, text=True, timeout=HANGS, env=environment, check=False)

@@ -150,7 +150,7 @@ def test_a_bound_on_the_address_space_counts() -> None:
 def _environment() -> dict[str, str]:
     import os
 
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
 
 
 def test_the_allocators_cache_stays_within_its_share_and_the_limits_come_back() -> None:

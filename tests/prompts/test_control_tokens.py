@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_templates import CHATML
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlx_lm.utils import load_tokenizer
 from model_dirs import add_token, edit_json, write_tokenizer
-from test_templates import CHATML
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from draftloop.models.pair import Pair

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from clocks import Ticking
-from retraining import Shop, config_of, last_line, never
+from shop import Shop, config_of, last_line, never
 from stops import StopAfter
 
 from draftloop.errors import Interrupted, PairError, StoreError, TrainingFailed

@@ -27,7 +27,7 @@ def lines_of_a_program(program: str, arguments: list[str], directory: Path, colu
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     command = [sys.executable, "-c", program, *arguments]
     with subprocess.Popen(
         command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from builders import NO_SYNC, make_record
-from retraining import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
+from shop import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_line, never, promote_by_hand
 
 from draftloop.collection.collect import CollectReport
 from draftloop.config import Models

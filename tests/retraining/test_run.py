@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from retraining import PROMPTS, Shop, config_of, last_line
+from shop import PROMPTS, Shop, config_of, last_line
 
 from draftloop.errors import LockedError
 from draftloop.registry.registry import Pointer
