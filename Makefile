@@ -37,7 +37,7 @@ faults: dev ## every fault at its full count, and the table of them (a quarter o
 	$(PY) -m pytest tests/faults --full -m "" $(ARGS)
 
 reference: setup ## rebuild the embedded pair from the standard library's text (more than an hour)
-	$(PY) -m draftloop.reference.build $(ARGS)
+	$(PY) -m scripts.reference_pair.build $(ARGS)
 
 lint: dev ## style, format and types
 	$(PY) -m ruff check .

@@ -9,6 +9,7 @@ seed works on the same.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from draftloop.decoding.rule_names import Rule
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts
 from draftloop.reference import Domain
-from draftloop.reference.corpus import documents
-from draftloop.reference.openings import openings
 from draftloop.store.atomic import write_atomically
 from draftloop.training.dataset.examples import Example
 from draftloop.training.dataset.on_policy import Limits, from_json, roll_out, to_json
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the pair's own texts are no part of the package
+from scripts.reference_pair.corpus import documents
+from scripts.reference_pair.openings import openings
 
 TOKENS = 32
 MOST_FAILURES = 1_000

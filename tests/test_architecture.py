@@ -147,7 +147,7 @@ def test_nobody_imports_the_package_through_src(tmp_path):
     for wrong in ("from src.draftloop import config", "import src.draftloop.config", "from src import draftloop"):
         (tmp_path / "wrong.py").write_text(wrong)
         assert names_it_twice(tmp_path / "wrong.py"), wrong
-    files = python_files("src", "tests", "benchmarks")
+    files = python_files("src", "tests", "benchmarks", "scripts")
     assert [str(file) for file in files if names_it_twice(file)] == []
     assert len(files) > 20
 
@@ -159,9 +159,9 @@ def test_no_file_names_the_path_of_a_home_directory():
     assert HOME.search('"/home/ann/x"')
     assert HOME.search(r"C:\Users\ann")
     files = [
-        *python_files("src", "benchmarks"),
+        *python_files("src", "benchmarks", "scripts"),
         *ROOT.glob("configs/*.yaml"),
-        *ROOT.glob("scripts/*"),
+        *ROOT.glob("scripts/*.sh"),
         ROOT / "Makefile",
     ]
     found = [f"{file}:{match.group()}" for file in files if (match := HOME.search(file.read_text("utf-8")))]

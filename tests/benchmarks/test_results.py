@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import benchmark_scripts
 import pytest
-
-import scripts
 
 
 def load(root: Path, name: str) -> ModuleType:
-    return scripts.load(root / "benchmarks" / f"{name}.py")
+    return benchmark_scripts.load(root / "benchmarks" / f"{name}.py")
 
 
 def test_the_documents_tables_are_those_of_the_results_files(root: Path) -> None:

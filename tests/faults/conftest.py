@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from benchmark_scripts import load
 from fault_table import FAILED, PASSED, ROWS, Row, Table
-
-from scripts import load
 
 if TYPE_CHECKING:
     from shop import Shop

@@ -15,7 +15,7 @@ from draftloop.evaluation.benchmark import compare
 from draftloop.evaluation.live import samples_from_prompts
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
-from draftloop.reference.build import card
+from scripts.reference_pair.build import card
 
 SETS = [(domain, part) for domain in reference.DOMAINS for part in ("collect", "benchmark")]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import Domain
+from draftloop.reference import Domain
 
 Part = Literal["train", "collect", "benchmark"]
 

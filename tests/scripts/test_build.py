@@ -11,9 +11,9 @@ import mlx_lm
 import numpy as np
 import pytest
 
-from draftloop.reference import build
-from draftloop.reference.corpus import Document
-from draftloop.reference.openings import choose
+from scripts.reference_pair import build
+from scripts.reference_pair.corpus import Document
+from scripts.reference_pair.openings import choose
 
 
 def test_every_epoch_reads_every_row_once_and_in_another_order() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import orjson
 
-from . import Domain
+from draftloop.reference import Domain
+
 from .corpus import Document, Part
 
 COUNTS: dict[Part, int] = {"collect": 300, "benchmark": 150}

@@ -1,6 +1,6 @@
 """Build the embedded pair from nothing but this Python's standard library: tokenizer, target, draft, prompts, card.
 
-    python -m draftloop.reference.build [--out DIR] [--target-steps N] [--draft-steps N]
+    python -m scripts.reference_pair.build [--out DIR] [--target-steps N] [--draft-steps N]
 
 The target reads prose and code in equal parts, the draft code alone. One process a core trains on its share of each
 batch (MLX's CPU backend uses one core for everything but matrix products) and the gradients are averaged in shared
@@ -28,7 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import DOMAINS, PROMPTS, ROOT, Domain, openings
+from draftloop.reference import DOMAINS, PROMPTS, ROOT, Domain
+
+from . import openings
 from .corpus import Document, Part, documents
 
 VOCABULARY = 2048
@@ -336,7 +338,7 @@ def card(facts: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Build both models, or the one that `--only` names, into `--out`."""
-    parser = argparse.ArgumentParser(prog="draftloop.reference.build", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="scripts.reference_pair.build", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT)
     parser.add_argument("--target-steps", type=int, default=TARGET.steps)
     parser.add_argument("--draft-steps", type=int, default=DRAFT.steps)

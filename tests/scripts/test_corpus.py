@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from draftloop.reference.corpus import Document, documents, part_of
+from scripts.reference_pair.corpus import Document, documents, part_of
 
 MODULE = '''
 """The module's own words, long enough to be kept as prose."""
