@@ -20,7 +20,7 @@ from draftloop import reference
 from draftloop.cli.progress import Steps
 from draftloop.cli.tables import print_table
 from draftloop.decoding.generate import decoding_settings
-from draftloop.demo import Loop, LoopSettings, loop_config, run_loop
+from draftloop.demo import LoopResult, LoopSettings, loop_config, run_loop
 from draftloop.evaluation.benchmark import accepted
 from draftloop.evaluation.estimator import total
 from draftloop.evaluation.live import decode_all, usable_prompts
@@ -73,7 +73,7 @@ def main() -> None:
         results.write("closed_loop", conditions, figures, domains=rows, live=live)
 
 
-def once(settings: LoopSettings, folder: Path, steps: Steps) -> tuple[Pair, Loop]:
+def once(settings: LoopSettings, folder: Path, steps: Steps) -> tuple[Pair, LoopResult]:
     """One turn of the loop in a directory of its own; the pair keeps the adapter."""
     return run_loop(settings, loop_config(settings), folder, steps.at)
 
@@ -114,7 +114,7 @@ def live_against_estimate(
     }
 
 
-def find_figures(loop: Loop, again: Loop, live: list[dict[str, Any]]) -> list[Figure]:
+def find_figures(loop: LoopResult, again: LoopResult, live: list[dict[str, Any]]) -> list[Figure]:
     """The figures of the closed loop, in the order of the README."""
     weak, own = (loop.change(domain) for domain in (reference.WEAK_DOMAIN, reference.OWN_DOMAIN))
     by_rule = [
@@ -144,12 +144,12 @@ def find_figures(loop: Loop, again: Loop, live: list[dict[str, Any]]) -> list[Fi
     ]
 
 
-def differing(first: Loop, second: Loop) -> int:
+def differing(first: LoopResult, second: LoopResult) -> int:
     """How many of all measured numbers are not the same to the last bit."""
     return sum(a != b for a, b in zip(_numbers(first), _numbers(second), strict=True))
 
 
-def _numbers(loop: Loop) -> list[Any]:
+def _numbers(loop: LoopResult) -> list[Any]:
     rows = [asdict(row) for report in loop.reports.values() for row in report.results]
     rows += [asdict(change) for report in loop.reports.values() for change in report.comparison]
     return [value for row in rows for value in row.values()]

@@ -18,7 +18,7 @@ import speed_world
 from results import Figure
 
 from draftloop import reference
-from draftloop.cli.progress import Progress
+from draftloop.cli.progress import ProgressBar
 from draftloop.cli.tables import print_table
 from draftloop.config import Speculative
 from draftloop.decoding.generate import decoding_settings
@@ -79,7 +79,7 @@ def main() -> None:
             ids = speed_world.prompt_ids(pair, domain, prompts)
             name, ways = f"{domain}, temperature {temperature:g}", 1 + len(rules) * (len(LENGTHS) + 1)
             turns = (repeats[0] + 1) * (ways + len(LENGTHS)) + (repeats[1] + 1) * ways
-            with Progress(name, turns * len(ids)) as progress:
+            with ProgressBar(name, turns * len(ids)) as progress:
                 measure = partial(measure_speed, pair, stock, ids, settings, rules, LENGTHS)
                 count = partial(progress.advance, 1)
                 reports[temperature, domain] = measure(LENGTHS, repeats[0], count)

@@ -109,8 +109,8 @@ def test_a_command_that_loads_no_model_imports_none_of_what_takes_long(arguments
     """SciPy alone is longer than all of `status`."""
     program = f"""
 import sys
-from draftloop.cli import run
-assert run({arguments!r}) == 0
+from draftloop.cli import run_command
+assert run_command({arguments!r}) == 0
 print([name for name in ("mlx", "mlx_lm", "transformers", "scipy", "huggingface_hub") if name in sys.modules])
 """
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}

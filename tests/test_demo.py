@@ -9,12 +9,12 @@ import pytest
 
 from draftloop import reference
 from draftloop.config import Training
-from draftloop.demo import DEMO, Loop, LoopSettings, loop_config, run_loop, short_training
+from draftloop.demo import DEMO, LoopResult, LoopSettings, loop_config, run_loop, short_training
 
 SMALL = LoopSettings(weak_prompts=20, own_prompts=4, benchmark_prompts=4, max_tokens=16)
 
 
-def small_loop(folder: Path) -> tuple[Loop, list[tuple[str, int, int]]]:
+def small_loop(folder: Path) -> tuple[LoopResult, list[tuple[str, int, int]]]:
     steps: list[tuple[str, int, int]] = []
     config = loop_config(SMALL, Training(epochs=6, batch_size=4, answers=0, proposals=0))
     _, loop = run_loop(SMALL, config, folder, lambda *step: steps.append(step))

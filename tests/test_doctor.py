@@ -10,13 +10,13 @@ import pytest
 
 from draftloop import doctor
 from draftloop.config import Config, Models, Resolved
-from draftloop.doctor import Finding, examine
+from draftloop.doctor import Finding, check_setup
 from draftloop.runtime import blas, memory
 from draftloop.runtime.memory import DeviceMemory
 
 
 def findings(config: Config, data_dir: Path, with_pair: bool = True) -> dict[str, Finding]:
-    return {found.name: found for found in examine(Resolved(config, {}), data_dir, with_pair=with_pair)}
+    return {found.name: found for found in check_setup(Resolved(config, {}), data_dir, with_pair=with_pair)}
 
 
 @pytest.fixture

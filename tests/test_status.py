@@ -11,7 +11,7 @@ from builders import make_record, write_adapter
 
 from draftloop.data.directory import DataDirectory
 from draftloop.data.records import PairId
-from draftloop.status import survey
+from draftloop.status import read_overview
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def judge(data: DataDirectory, name: str, outcome: str = "by hand") -> None:
 
 
 def test_an_empty_directory_is_all_zeros_and_stays_empty(data: DataDirectory, tmp_path: Path) -> None:
-    found = survey(data)
+    found = read_overview(data)
     assert (found.generations, found.failures, found.failures_new, found.failures_used) == (0, 0, 0, 0)
     assert (found.splits, found.sources, found.stream, found.damage, found.candidate) == ({}, {}, [], [], None)
     assert list(tmp_path.iterdir()) == []
@@ -40,7 +40,7 @@ def test_generations_failures_splits_and_sources_are_counted(data: DataDirectory
             prompt=f"prompt {chr(0x4E00 + i)}", source="a" if i % 2 else "b", **(agreed if i < 8 else {})
         )
         data.log.append(record)
-    found, records = survey(data), list(data.log.records())
+    found, records = read_overview(data), list(data.log.records())
     assert (found.generations, found.failures) == (40, 32)
     assert found.sources == {"a": 20, "b": 20}
     assert sum(found.splits.values()) == 40
@@ -57,10 +57,10 @@ def test_a_failure_is_used_once_a_version_that_learned_from_it_has_a_verdict(dat
     records = [data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}")) for i in range(5)]
     for ids in ([records[0].id], [records[0].id, records[3].id]):
         data.registry.create(write_adapter, {"record_ids": ids})
-    found = survey(data)
+    found = read_overview(data)
     assert (found.failures_used, found.failures_new, found.candidate) == (0, 5, "v0002")
     judge(data, "v0002")
-    found = survey(data)
+    found = read_overview(data)
     assert (found.failures, found.failures_used, found.failures_new) == (5, 2, 3)
     assert found.candidate is None  # v0001 was passed over for a newer one
 
@@ -69,7 +69,7 @@ def test_a_failure_that_was_offered_in_vain_is_used_too(data: DataDirectory) -> 
     records = [data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}")) for i in range(3)]
     data.registry.create(write_adapter, {"record_ids": [records[0].id], "passed_over_ids": [records[2].id]})
     judge(data, "v0001")
-    found = survey(data)
+    found = read_overview(data)
     assert (found.failures_used, found.failures_new, found.failures_trainable) == (2, 1, 3)
 
 
@@ -77,17 +77,17 @@ def test_the_failures_of_a_version_that_there_was_nothing_to_judge_of_are_new_ag
     record = data.log.append(make_record())
     data.registry.create(write_adapter, {"record_ids": [record.id]})
     judge(data, "v0001", "discarded")
-    found = survey(data)
+    found = read_overview(data)
     assert (found.failures_new, found.failures_used, found.candidate) == (1, 0, None)
     data.registry.promote("v0001")
-    assert survey(data).failures_used == 1
+    assert read_overview(data).failures_used == 1
 
 
 def test_an_older_version_is_no_candidate_because_the_newest_is_damaged(data: DataDirectory) -> None:
     for _ in range(2):
         data.registry.create(write_adapter, {})
     (data.registry.root / "v0002" / "manifest.json").write_bytes(b"{}")
-    found = survey(data)
+    found = read_overview(data)
     assert found.candidate is None
     assert [line.split(":")[0] for line in found.damage] == ["v0002"]
 
@@ -97,7 +97,7 @@ def test_a_pruned_version_is_no_candidate(data: DataDirectory) -> None:
         data.registry.create(write_adapter, {})
     assert data.registry.prune(1) == ["v0001"]
     shutil.rmtree(data.registry.root / "v0002")
-    assert survey(data).candidate is None
+    assert read_overview(data).candidate is None
 
 
 def test_a_pruned_version_has_not_forgotten_what_it_learned_from(data: DataDirectory) -> None:
@@ -106,25 +106,25 @@ def test_a_pruned_version_has_not_forgotten_what_it_learned_from(data: DataDirec
     judge(data, "v0001")
     data.registry.create(write_adapter, {})
     data.registry.prune(1)
-    assert survey(data).failures_used == 1
+    assert read_overview(data).failures_used == 1
 
 
 def test_a_version_that_is_in_use_is_no_candidate(data: DataDirectory) -> None:
     data.registry.create(write_adapter, {})
     data.registry.promote("v0001")
-    assert survey(data).candidate is None
+    assert read_overview(data).candidate is None
 
 
 def test_a_version_made_for_another_draft_is_no_candidate(data: DataDirectory) -> None:
     data.registry.create(write_adapter, {"pair": PairId("t", "d", "k")})
-    assert survey(data, "t", "d").candidate == "v0001"
-    assert survey(data, "t", "other").candidate is None
+    assert read_overview(data, "t", "d").candidate == "v0001"
+    assert read_overview(data, "t", "other").candidate is None
 
 
 def test_generations_of_another_target_are_counted_apart(data: DataDirectory) -> None:
     data.log.append(make_record())
     data.log.append(make_record(prompt="another", pair=PairId("other", "b" * 64, "c" * 64)))
-    found = survey(data, "other")
+    found = read_overview(data, "other")
     assert (found.generations, found.other_pairs, found.failures_new, len(found.stream)) == (2, 1, 1, 1)
 
 
@@ -132,7 +132,7 @@ def test_a_generation_that_was_logged_twice_counts_once(data: DataDirectory) -> 
     record = make_record()
     data.log.append(record)
     data.log.append(record)
-    found = survey(data)
+    found = read_overview(data)
     assert (found.failures, found.generations, len(found.stream)) == (1, 1, 1)
 
 
@@ -145,6 +145,6 @@ def test_damaged_lines_and_versions_are_named_and_the_rest_is_counted(data: Data
     for _ in range(2):
         judge(data, data.registry.create(write_adapter, {}).name)
     (data.registry.root / "v0001" / "manifest.json").write_bytes(b"{}")
-    found = survey(data)
+    found = read_overview(data)
     assert found.generations == 2
     assert [line.partition(":")[0] for line in found.damage] == ["line 2", "v0001"]

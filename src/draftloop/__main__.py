@@ -20,9 +20,9 @@ def main() -> None:
     """Run the command line of this process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    from .cli import main as run_command_line
+    from .cli import run_and_exit
 
-    run_command_line()
+    run_and_exit()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ DEMO = LoopSettings(weak_prompts=100, own_prompts=25, benchmark_prompts=40, max_
 
 
 @dataclass(frozen=True)
-class Loop:
+class LoopResult:
     """One turn of the loop: what was collected and trained, and both domains before and after."""
 
     collected: dict[str, CollectReport]
@@ -102,7 +102,7 @@ def loop_config(settings: LoopSettings, training: Training | None = None) -> Con
     return Config(speculative=speculative, training=training or Training(seed=settings.seed))
 
 
-def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step) -> tuple[Pair, Loop]:
+def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step) -> tuple[Pair, LoopResult]:
     """Collect, train and measure in `data_dir`.
 
     Args:
@@ -128,7 +128,7 @@ def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step)
     reports: dict[str, Report] = {}
     for domain in reference.DOMAINS:
         reports[domain] = measure_domain(pair, domain, settings, decoding, (trained.version, path), step)
-    loop = Loop(collected, trained, reports, time.perf_counter() - began)
+    loop = LoopResult(collected, trained, reports, time.perf_counter() - began)
     return pair.with_adapter(path, trained.version), loop
 
 

@@ -30,7 +30,7 @@ class Finding:
     remedy: str = ""
 
 
-def examine(resolved: Resolved, data_dir: Path, *, with_pair: bool = True) -> Iterator[Finding]:
+def check_setup(resolved: Resolved, data_dir: Path, *, with_pair: bool = True) -> Iterator[Finding]:
     """Every check, one after the other; a problem in one does not keep the others from running.
 
     Args:

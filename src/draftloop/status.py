@@ -70,7 +70,7 @@ class Overview:
             self.denied = self.denied or error
 
 
-def survey(data: DataDirectory, target: str | None = None, draft: str | None = None) -> Overview:
+def read_overview(data: DataDirectory, target: str | None = None, draft: str | None = None) -> Overview:
     """Read the log and the versions' manifests once.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from draftloop.cli import run
+from draftloop.cli import run_command
 from draftloop.config import Models
 
 
@@ -55,7 +55,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 
     def run_it(*arguments: str) -> Outcome:
         capsys.readouterr()
-        code = run(list(arguments))
+        code = run_command(list(arguments))
         out, err = capsys.readouterr()
         return Outcome(code, out, err)
 

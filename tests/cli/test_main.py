@@ -15,7 +15,7 @@ from model_dirs import edit_json, write_pair
 from mortal import HANGS
 
 from draftloop import __version__
-from draftloop.cli import cli, main
+from draftloop.cli import cli, run_and_exit
 
 COMMANDS = {
     "adapters",
@@ -72,7 +72,7 @@ def _signals() -> Iterator[None]:
 def test_main_exits_with_the_code_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["draftloop", "nothing"])
     with pytest.raises(SystemExit) as caught:
-        main()
+        run_and_exit()
     assert caught.value.code == 2
     assert "No such command 'nothing'" in capsys.readouterr().err
 

@@ -82,8 +82,8 @@ def test_another_holder_of_the_lock_is_named_before_mlx_is_imported(small_models
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in ('mlx', 'mlx_lm', 'transformers'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Blocked())\n"
-        "from draftloop.cli import main\n"
-        "main(sys.argv[1:])\n"
+        "from draftloop.cli import run_and_exit\n"
+        "run_and_exit(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", program, "--data-dir", str(tmp_path / "data"), "retrain", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -9,7 +9,7 @@ from builders import make_record, write_adapter
 
 from draftloop.data.directory import DataDirectory
 from draftloop.data.records import own_group
-from draftloop.status import survey
+from draftloop.status import read_overview
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def data(tmp_path: Path) -> DataDirectory:
 
 
 def seen(data: DataDirectory) -> list[bool]:
-    return [not one.unseen for one in survey(data).stream]
+    return [not one.unseen for one in read_overview(data).stream]
 
 
 def test_another_generation_of_a_prompt_that_was_trained_on_is_seen(data: DataDirectory) -> None:

@@ -72,14 +72,14 @@ class Outcome:
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Run a command line in this process; a mistake must end in one line, which the caller finds in `err`."""
-    from draftloop.cli import run
+    from draftloop.cli import run_command
 
     monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
     monkeypatch.setattr(logging.root, "level", logging.root.level)
 
     def run_it(*arguments: object) -> Outcome:
         capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
+        code = run_command([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return Outcome(code, out, err)

@@ -244,9 +244,9 @@ def test_a_disk_that_fills_at_any_size_of_an_adapter_leaves_the_versions_as_they
 
 PROGRAM = """
 import resource
-from draftloop.cli import main
+from draftloop.cli import run_and_exit
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-main()
+run_and_exit()
 """
 
 

@@ -90,7 +90,7 @@ def test_alone_it_is_refused_and_nothing_is_written(tmp_path: Path, small_pair: 
 
 MEASURED = """
 import resource, sys
-from draftloop.cli import run
+from draftloop.cli import run_command
 
 def used():
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -98,7 +98,7 @@ def used():
 
 data, plain, huge, *flags = sys.argv[1:]
 for file in (plain, huge):
-    code = run(["--data-dir", data, "collect-data", "--prompts-file", file, *flags])
+    code = run_command(["--data-dir", data, "collect-data", "--prompts-file", file, *flags])
     print(f"measured {code} {used()}", file=sys.stderr)
 """
 

@@ -18,7 +18,7 @@ from draftloop.data.log import FailureLog
 from draftloop.data.prompt_groups import prompt_group
 from draftloop.data.records import Record, Split, to_line
 from draftloop.evaluation.looks import new_outputs
-from draftloop.status import survey
+from draftloop.status import read_overview
 from draftloop.training.dataset.sources import NEAR, gather
 
 pytestmark = pytest.mark.row("the same prompt in other words")
@@ -71,7 +71,7 @@ def test_twelve_punctuations_of_one_prompt_are_one_prompt_to_the_gate(tmp_path: 
     workshop = Workshop(tmp_path, {}, NO_SYNC)
     ends = ["", ".", "?", "!", "...", "?!", " ?", "!!", ":", ";", " -", "\u2026"]
     workshop.write([make_record(prompt=f"Please describe the eyes of a lion{end}", split="heldout") for end in ends])
-    assert len(survey(workshop.data).heldout_prompts) == 1
+    assert len(read_overview(workshop.data).heldout_prompts) == 1
 
 
 def old_log(shop: Workshop) -> tuple[list[Record], list[Record]]:
@@ -98,7 +98,7 @@ def test_what_is_near_two_splits_is_used_in_neither_and_counted(tmp_path: Path, 
         expected = [record.id for record in apart if record.split == split]
         assert [record.id for record in shop.log.records({split})] == expected
     assert [record.id for record in shop.log.records()] == [r.id for r in [*apart[:7], *near, *apart[7:]]]
-    found = survey(shop.data)
+    found = read_overview(shop.data)
     assert (found.near_two_splits, found.failures_near_two_splits) == (8, 8)
     assert (found.failures, found.failures_new, len(found.heldout_prompts)) == (22, 8, 4)
     assert {one.id for one in found.stream if one.split is None} == ids

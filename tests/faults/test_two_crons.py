@@ -34,7 +34,7 @@ CRON = """
 import json, os, signal, sys, time
 results = os.fdopen(os.dup(1), "w")
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-from draftloop.cli import run
+from draftloop.cli import run_command
 from draftloop.store.lock import Lock
 
 tried = []
@@ -61,7 +61,7 @@ print("ready", file=results, flush=True)
 for line in sys.stdin:
     arguments, stop_at = json.loads(line)
     tried.clear()
-    code = run(arguments)
+    code = run_command(arguments)
     left = time.monotonic() - tried[0] if tried else None
     print(json.dumps({"code": code, "seconds": left}), file=results, flush=True)
     print("done", file=sys.stderr, flush=True)

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from stand_ins import CRONTAB, LAUNCHCTL, SYSTEMCTL, write_tool
 
-from draftloop.scheduling.job import Every, Job
+from draftloop.scheduling.job import Every, ScheduledJob
 
-MakeJob = Callable[..., Job]
+MakeJob = Callable[..., ScheduledJob]
 
 
 @pytest.fixture
 def make_job(tmp_path: Path) -> MakeJob:
     """A job whose every field can be given."""
 
-    def make(**fields: Any) -> Job:
+    def make(**fields: Any) -> ScheduledJob:
         directory = fields.get("directory", tmp_path)
         usual: dict[str, Any] = {
             "python": Path(sys.executable),
@@ -32,7 +32,7 @@ def make_job(tmp_path: Path) -> MakeJob:
             "environment": {"PATH": "/usr/bin:/bin"},
             "niceness": 10,
         }
-        return Job(**{**usual, **fields})
+        return ScheduledJob(**{**usual, **fields})
 
     return make
 

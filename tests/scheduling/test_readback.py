@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from draftloop.scheduling.job import Daily, Every, Job
+from draftloop.scheduling.job import Daily, Every, ScheduledJob
 from draftloop.scheduling.readback import Unit, differences, read_cron, read_launchd, read_systemd
 from draftloop.scheduling.units import clock_fields, cron_block, launchd_plist, systemd_units
 
@@ -20,15 +20,15 @@ names = st.text(alphabet="ab %'\"\\$`;&#*~!-=>\u00a0é漢🙂", min_size=1, max_
 rhythms = st.integers(1, 7 * 24 * 60).map(Every) | st.builds(Daily, st.integers(0, 23), st.integers(0, 59))
 
 
-def from_cron(job: Job) -> Unit:
+def from_cron(job: ScheduledJob) -> Unit:
     return read_cron(cron_block(job))
 
 
-def from_launchd(job: Job) -> Unit:
+def from_launchd(job: ScheduledJob) -> Unit:
     return read_launchd(launchd_plist(job))
 
 
-def from_systemd(job: Job) -> Unit:
+def from_systemd(job: ScheduledJob) -> Unit:
     return read_systemd("".join(systemd_units(job).values()))
 
 

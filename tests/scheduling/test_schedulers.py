@@ -13,9 +13,9 @@ from draftloop.scheduling.schedulers import (
     KINDS,
     State,
     check_start,
-    install,
+    install_job,
     kinds_in_place,
-    look,
+    schedule_state,
     scheduler,
     usual_kind,
 )
@@ -53,11 +53,11 @@ def test_cron_is_taken_only_where_there_is_a_crontab(tmp_path: Path, monkeypatch
 def test_what_is_in_place_is_told_from_what_would_be(kind: str, make_job: MakeJob, tools: Path) -> None:
     job, place = make_job(), scheduler(kind)
     assert place.kind == kind
-    assert look(place, job) == State(installed=False, current=False, stray=False)
+    assert schedule_state(place, job) == State(installed=False, current=False, stray=False)
     place.install(job)
-    assert look(place, job) == State(installed=True, current=True, stray=False, rhythm="every 60 minutes")
+    assert schedule_state(place, job) == State(installed=True, current=True, stray=False, rhythm="every 60 minutes")
     other = State(True, False, False, "every 60 minutes", {"rhythm": "every 60 minutes"})
-    assert look(place, make_job(when=Daily(3, 5))) == other
+    assert schedule_state(place, make_job(when=Daily(3, 5))) == other
     assert kinds_in_place(job.id) == [kind]
     place.remove(job.id)
     assert kinds_in_place(job.id) == []
@@ -68,19 +68,19 @@ def test_files_that_no_manager_knows_are_strays(make_job: MakeJob, tools: Path) 
     place.install(job)
     for state in tools.glob("*.enabled"):
         state.unlink()
-    assert look(place, job) == State(installed=False, current=False, stray=True, rhythm="every 60 minutes")
+    assert schedule_state(place, job) == State(installed=False, current=False, stray=True, rhythm="every 60 minutes")
 
 
 def test_looking_needs_no_cron(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert look(scheduler("cron"), make_job()) == State(installed=False, current=False, stray=False)
+    assert schedule_state(scheduler("cron"), make_job()) == State(installed=False, current=False, stray=False)
 
 
 def test_installing_makes_a_private_directory_for_the_log(make_job: MakeJob, tools: Path) -> None:
     job = make_job()
-    install(scheduler("cron"), job)
+    install_job(scheduler("cron"), job)
     assert job.log.parent.stat().st_mode & 0o777 == 0o700
-    assert look(scheduler("cron"), job).installed
+    assert schedule_state(scheduler("cron"), job).installed
 
 
 def test_what_does_not_start_with_its_few_variables_is_not_installed(make_job: MakeJob, tools: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_does_not_start_with_its_few_variables_is_not_installed(make_job: M
     with pytest.raises(
         ScheduleError, match=r"\(PATH, DRAFTLOOP_TRAINING_EPOCHS\): .*No module named drafloop\. Nothing"
     ):
-        install(scheduler("cron"), job)
+        install_job(scheduler("cron"), job)
     assert not (tools / "crontab").exists()
     assert not job.log.parent.exists()
 

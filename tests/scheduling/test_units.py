@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mortal import HANGS
 
 from draftloop.errors import ConfigError, ScheduleError
-from draftloop.scheduling.job import Daily, Every, Job
+from draftloop.scheduling.job import Daily, Every, ScheduledJob
 from draftloop.scheduling.units import cron_block, cron_line, launchd_plist, systemd_units
 
 from .conftest import MakeJob
@@ -272,7 +272,7 @@ def test_systemd_would_say_what_it_does_not_know(make_job: MakeJob, tmp_path: Pa
     assert "Unknown key 'Persistnt'" in verified(make_job(), tmp_path, broken)
 
 
-def verified(job: Job, folder: Path, change=str) -> str:
+def verified(job: ScheduledJob, folder: Path, change=str) -> str:
     """What `systemd-analyze verify` says of the units of `job`."""
     for name, text in systemd_units(job).items():
         (folder / name).write_text(change(text))

@@ -19,7 +19,7 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def lines_on_a_terminal(arguments: list[str], directory: Path, columns: int = 80) -> tuple[int, list[str]]:
     """The exit code of a draftloop command and every line that its stderr drew, without colours; a bar's frames too."""
-    return lines_of_a_program("from draftloop.cli import main; main()", arguments, directory, columns)
+    return lines_of_a_program("from draftloop.cli import run_and_exit; run_and_exit()", arguments, directory, columns)
 
 
 def lines_of_a_program(program: str, arguments: list[str], directory: Path, columns: int = 80) -> tuple[int, list[str]]:

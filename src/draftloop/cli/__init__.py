@@ -87,31 +87,31 @@ def _finish(app: App, /, result: object, **_options: object) -> object:
 
 
 for _command in (
-    collect.collect_data,
-    train.train,
-    retrain.retrain,
-    schedule.schedule,
-    benchmark.benchmark,
-    generate.generate,
-    status.status,
-    adapters.adapters,
-    demo.demo,
-    doctor.doctor,
+    collect.collect_data_command,
+    train.train_command,
+    retrain.retrain_command,
+    schedule.schedule_group,
+    benchmark.benchmark_group,
+    generate.generate_command,
+    status.status_command,
+    adapters.adapters_group,
+    demo.demo_command,
+    doctor.doctor_command,
 ):
     cli.add_command(_command)
-benchmark.benchmark.add_command(speed.speed)
+benchmark.benchmark_group.add_command(speed.speed_command)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def run_and_exit(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code: 0 done, 1 fault, 2 usage, 10-13 and 130 as the README lists them."""
     output.guard()
     with answering():
-        code = output.exit_code(run(sys.argv[1:] if arguments is None else arguments))
+        code = output.exit_code(run_command(sys.argv[1:] if arguments is None else arguments))
     leave_with(code)
     sys.exit(code)
 
 
-def run(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     as_json = "--json" in arguments
     forget_error_fields()

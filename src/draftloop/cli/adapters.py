@@ -11,7 +11,7 @@ import click
 from ..errors import AdapterError, DraftloopError, StoreError
 from ..evaluation.units import unit_name
 from .app import App, json_option, note, print_json
-from .export import export
+from .export import export_command
 from .output import Doing
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @click.group()
-def adapters() -> None:
+def adapters_group() -> None:
     """List adapter versions, choose the one in use, export one."""
 
 
-@adapters.command("list")
+@adapters_group.command("list")
 @json_option
 @click.pass_obj
 def list_versions(app: App, as_json: bool) -> None:
@@ -62,11 +62,11 @@ def list_versions(app: App, as_json: bool) -> None:
     )
 
 
-@adapters.command()
+@adapters_group.command("show")
 @click.argument("version")
 @json_option
 @click.pass_obj
-def show(app: App, version: str, as_json: bool) -> None:
+def show_version(app: App, version: str, as_json: bool) -> None:
     """All about VERSION (vNNNN, champion or latest): origin, scores, verdict, and whether its files are whole."""
     data = app.data
     path = data.registry.resolve(version) if version != "none" else None
@@ -104,12 +104,12 @@ def show(app: App, version: str, as_json: bool) -> None:
     )
 
 
-@adapters.command(cls=Doing)
+@adapters_group.command("promote", cls=Doing)
 @click.argument("version")
 @click.option("--why", default="by hand", show_default=True, help="Reason, for the audit log.")
 @json_option
 @click.pass_obj
-def promote(app: App, version: str, why: str, as_json: bool) -> None:
+def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
     """Make VERSION (vNNNN, latest, or none for the bare draft) the champion, without asking the gate."""
     from ..retraining.watch_step import watch_from_now
 
@@ -125,11 +125,11 @@ def promote(app: App, version: str, why: str, as_json: bool) -> None:
     _print_pointer(pointer, as_json)
 
 
-@adapters.command(cls=Doing)
+@adapters_group.command("rollback", cls=Doing)
 @click.option("--why", default="by hand", show_default=True, help="Reason, for the audit log.")
 @json_option
 @click.pass_obj
-def rollback(app: App, why: str, as_json: bool) -> None:
+def rollback_version(app: App, why: str, as_json: bool) -> None:
     """Go back to the champion before this one; a second time comes back again.
 
     What is rolled back is promoted by hand alone from then on, and so is what was trained on top of it.
@@ -141,12 +141,12 @@ def rollback(app: App, why: str, as_json: bool) -> None:
     _print_pointer(pointer, as_json)
 
 
-@adapters.command(cls=Doing)
+@adapters_group.command("prune", cls=Doing)
 @click.option("--keep", type=click.IntRange(min=1), help="Newest versions to keep.  [default: retrain.keep_versions]")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
 @json_option
 @click.pass_obj
-def prune(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
+def prune_versions(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
     """Delete the weights of old versions.
 
     Champion, previous and a candidate without a verdict stay. So do all manifests: they say what was learned from.
@@ -235,4 +235,4 @@ def _print_pointer(pointer: Pointer, as_json: bool) -> None:
         print_text(f"champion: {champion} (previous: {pointer.previous or 'none'})")
 
 
-adapters.add_command(export)
+adapters_group.add_command(export_command)

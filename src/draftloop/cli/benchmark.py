@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.group()
-def benchmark() -> None:
+def benchmark_group() -> None:
     """Measure a draft."""
 
 
@@ -66,7 +66,7 @@ def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: 
     return lengths
 
 
-@benchmark.command()
+@benchmark_group.command()
 @adapter_option(
     "Adapter to compare with the bare draft.", None, "champion; before the first promotion, the latest of this draft"
 )
@@ -79,7 +79,7 @@ def _draft_lengths(_context: click.Context, _parameter: click.Parameter, value: 
 @model_options
 @json_option
 @click.pass_obj
-def acceptance(
+def acceptance_command(
     app: App,
     adapter: str | None,
     prompts_file: Path | None,
@@ -181,7 +181,7 @@ def _measure(
     from ..evaluation.benchmark import compare, logged_samples, rules_that_fit
     from ..evaluation.live import decode_live, samples_from_prompts
     from ..prompts.prompt import Reading
-    from .progress import Progress, Steps
+    from .progress import ProgressBar, Steps
 
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))
     latest = _latest_of(app, pair) if path is None and adapter is None else None
@@ -193,7 +193,7 @@ def _measure(
         if logged.left_out:
             note(f"left out: {said(logged.left_out)}")
     else:
-        with Progress("generating", len(prompts)) as progress:
+        with ProgressBar("generating", len(prompts)) as progress:
             samples, skipped = samples_from_prompts(
                 pair,
                 prompts,
@@ -222,7 +222,7 @@ def _measure(
         return report, [], found
     rules = rules_that_fit(samples, rule)
     runs = len(rules) * len(lengths) * (1 if chosen is None else 2) * len(samples)
-    with Progress("decoding", runs) as progress:
+    with ProgressBar("decoding", runs) as progress:
         rows = decode_live(pair, samples, rules, lengths, chosen, settings, lambda _: progress.advance(1))
     return report, rows, found
 
@@ -241,7 +241,7 @@ def _latest_of(app: App, pair: Pair) -> Path | None:
 
 
 def _print(report: Report, live: list[LiveRow], found: HeldOut) -> None:
-    from .tables import describe, interval, print_table, print_text
+    from .tables import interval, print_table, print_text, sampler_in_words
 
     conditions = report.conditions
     marked = f"\n{found.mark}" if found.mark else ""
@@ -249,7 +249,7 @@ def _print(report: Report, live: list[LiveRow], found: HeldOut) -> None:
         f"{conditions['texts']} texts of {conditions['prompt_groups']} prompts, {conditions['tokens']:,} tokens; "
         f"intervals: {conditions['interval']}"
     )
-    samplers = "; ".join(describe(sampler) for sampler in conditions["samplers"])
+    samplers = "; ".join(sampler_in_words(sampler) for sampler in conditions["samplers"])
     pair = conditions["pair"]
     print_text(
         f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}; bootstrap seed {conditions['seed']}; "

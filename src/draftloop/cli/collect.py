@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..collection.collect import CollectReport
     from ..data.records import Record
     from ..prompts.files import Survey
-    from .progress import Progress
+    from .progress import ProgressBar
 
 
 @click.command("collect-data", cls=Doing)
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @model_options
 @json_option
 @click.pass_obj
-def collect_data(
+def collect_data_command(
     app: App,
     prompts: tuple[str, ...],
     prompts_files: tuple[Path, ...],
@@ -80,11 +80,10 @@ def collect_data(
 
     found = counted(files, strict, others=len(prompts))
 
-    from ..collection.collect import ALREADY_COLLECTED, CollectSettings
-    from ..collection.collect import collect_data as collect_prompts
+    from ..collection.collect import ALREADY_COLLECTED, CollectSettings, collect_data
     from ..decoding.generate import decoding_settings
     from ..runtime.signals import stop_request
-    from .progress import Progress
+    from .progress import ProgressBar
 
     config = app.config
     decoding = replace(decoding_settings(config.speculative), teacher_top_k=config.data.teacher_top_k)
@@ -108,9 +107,9 @@ def collect_data(
     )
     count = len(prompts) + found.prompts
     total = min(count, limit or count)
-    with stop_request("stopping: what is logged is kept") as stop, Progress("collecting", total) as progress:
+    with stop_request("stopping: what is logged is kept") as stop, ProgressBar("collecting", total) as progress:
         shown = _Shown(app, progress, total * decoding.max_tokens)
-        report = collect_prompts(
+        report = collect_data(
             pair,
             chain(map(Prompt, prompts), *files),
             app.data.log,
@@ -173,7 +172,7 @@ class _Shown:
         most: tokens of all of them, if each is as long as it may be.
     """
 
-    def __init__(self, app: App, progress: Progress, most: int) -> None:
+    def __init__(self, app: App, progress: ProgressBar, most: int) -> None:
         self._app, self._progress, self._most = app, progress, most
         self._written, self._length = 0, ""
 
@@ -195,7 +194,7 @@ class _Shown:
 
 
 def _print(values: dict[str, Any]) -> None:
-    from .tables import describe, print_pairs
+    from .tables import print_pairs, sampler_in_words
 
     print_pairs(
         {
@@ -208,8 +207,9 @@ def _print(values: dict[str, Any]) -> None:
             "skipped": ", ".join(f"{n} {why}" for why, n in values["skipped"].items()) or "none",
             "tokens/s": values["tokens_per_second"],
             "peak memory": f"{values['peak_memory_gb']:.2f} GB",
-            "conditions": f"rule {values['rule']}, K = {values['num_draft_tokens']}, {describe(values['sampler'])}, "
-            f"adapter {values['adapter'] or 'none'}{_given(values['chat_template_args'])}",
+            "conditions": f"rule {values['rule']}, K = {values['num_draft_tokens']}, "
+            f"{sampler_in_words(values['sampler'])}, adapter {values['adapter'] or 'none'}"
+            f"{_given(values['chat_template_args'])}",
             "log": values["log"],
         }
     )

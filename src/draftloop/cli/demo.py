@@ -12,7 +12,7 @@ from ..errors import Interrupted
 from .app import json_option, note, print_json
 
 if TYPE_CHECKING:
-    from ..demo import Loop
+    from ..demo import LoopResult
 
 _MACHINES = "These figures differ a little from machine to machine, because processors and libraries round differently."
 
@@ -25,7 +25,7 @@ _MACHINES = "These figures differ a little from machine to machine, because proc
     help="Keep the data in this new directory.",
 )
 @json_option
-def demo(seed: int, keep: Path | None, as_json: bool) -> None:
+def demo_command(seed: int, keep: Path | None, as_json: bool) -> None:
     """Watch a draft get better: collect, train and measure on the embedded pair, in a few minutes.
 
     Everything happens in a temporary data directory; your own data is not touched.
@@ -55,7 +55,7 @@ def demo(seed: int, keep: Path | None, as_json: bool) -> None:
         _print(loop, keep)
 
 
-def _print(loop: Loop, keep: Path | None) -> None:
+def _print(loop: LoopResult, keep: Path | None) -> None:
     """One screen of 80 columns."""
     from .. import reference
     from .tables import interval, print_table, print_text
@@ -82,19 +82,19 @@ def _print(loop: Loop, keep: Path | None) -> None:
         print_text(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
 
 
-def _conditions(loop: Loop) -> str:
+def _conditions(loop: LoopResult) -> str:
     from .. import reference
-    from .tables import describe
+    from .tables import sampler_in_words
 
     row, conditions = loop.row(reference.WEAK_DOMAIN, True), loop.reports[reference.WEAK_DOMAIN].conditions
     prompts = ", ".join(f"{report.conditions['prompt_groups']} of {name}" for name, report in loop.reports.items())
     return (
-        f"embedded pair, rule {row.rule}, K = {row.num_draft_tokens}, {describe(conditions['samplers'][0])}; "
+        f"embedded pair, rule {row.rule}, K = {row.num_draft_tokens}, {sampler_in_words(conditions['samplers'][0])}; "
         f"held-out prompts: {prompts}"
     )
 
 
-def _sentence(loop: Loop) -> str:
+def _sentence(loop: LoopResult) -> str:
     from .. import reference
 
     before, after = (loop.row(reference.WEAK_DOMAIN, adapter) for adapter in (False, True))
@@ -109,7 +109,7 @@ def _sentence(loop: Loop) -> str:
     )
 
 
-def _explanation(loop: Loop) -> str:
+def _explanation(loop: LoopResult) -> str:
     from .. import reference
 
     most = loop.row(reference.WEAK_DOMAIN, True).num_draft_tokens + 1

@@ -17,13 +17,13 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
 @model_options
 @json_option
 @click.pass_obj
-def doctor(app: App, with_pair: bool, as_json: bool) -> int:
+def doctor_command(app: App, with_pair: bool, as_json: bool) -> int:
     """Configuration, platform, MLX device, BLAS, memory, write access and the pair; each line with its remedy."""
-    from ..doctor import examine
+    from ..doctor import check_setup
     from .tables import print_text
 
     findings = []
-    for finding in examine(app.resolved, app.data_dir, with_pair=with_pair):
+    for finding in check_setup(app.resolved, app.data_dir, with_pair=with_pair):
         findings.append(finding)
         if not as_json:
             remedy = f" -> {finding.remedy}" if finding.remedy else ""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @model_options
 @json_option
 @click.pass_obj
-def export(
+def export_command(
     app: App,
     version: str,
     destination: Path,
@@ -51,8 +51,7 @@ def export(
 
     What is written is loaded back, and its acceptance measured on the logged held-out generations.
     """
-    from ..registry.export.export import export as export_version
-    from ..registry.export.export import plan
+    from ..registry.export.export import export, plan
     from ..registry.export.fuse import Quantization
     from .progress import Steps
 
@@ -62,7 +61,7 @@ def export(
     held_out, group_of = _held_out(app, limit), app.data.log.groups().group_of
     with Steps() as steps:
         steps.at("exporting", 0, 0)
-        made = export_version(job, pair, app.config, held_out, note, group_of=group_of)
+        made = export(job, pair, app.config, held_out, note, group_of=group_of)
     for change in made.measured.lost() if made.measured else []:
         note(
             f"what was written makes {-change.delta_acceptance_length:.3f} tokens a round less than the adapter (rule "
@@ -94,7 +93,7 @@ def _print(made: Exported) -> None:
 
 
 def _print_measured(found: Measured) -> None:
-    from .tables import describe, interval, print_table, print_text
+    from .tables import interval, print_table, print_text, sampler_in_words
 
     conditions = found.conditions
     pair = conditions["pair"]
@@ -102,7 +101,7 @@ def _print_measured(found: Measured) -> None:
         f"{conditions['texts']} held-out texts of {conditions['prompt_groups']} prompts, {conditions['tokens']:,} "
         f"tokens; K = {conditions['num_draft_tokens']}; intervals: {conditions['interval']}, seed {conditions['seed']}"
     )
-    samplers = "; ".join(describe(sampler) for sampler in conditions["samplers"])
+    samplers = "; ".join(sampler_in_words(sampler) for sampler in conditions["samplers"])
     print_text(f"target {pair['target'][:12]}, draft {pair['draft'][:12]}; {samplers}")
     print_table(
         ["draft", "rule", "accepted per position", "acceptance rate", "acceptance length", "95%"],

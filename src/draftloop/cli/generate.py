@@ -31,7 +31,7 @@ def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str)
 @model_options
 @json_option
 @click.pass_obj
-def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
+def generate_command(app: App, prompt: str, adapter: str, as_json: bool) -> None:
     """Generate text from PROMPT: the target's own output, in fewer of its passes. `-` reads the prompt from stdin.
 
     A round drafts as many tokens as pay on this machine, by what it costs here and what was kept in the texts before
@@ -42,8 +42,7 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
         on_error(prompt=prompt)
     config = app.config
-    from ..decoding.generate import decoding_settings
-    from ..decoding.generate import generate as generate_text
+    from ..decoding.generate import decoding_settings, generate
     from ..prompts.prompt import Reading
 
     settings = decoding_settings(config.speculative)
@@ -56,7 +55,7 @@ def generate(app: App, prompt: str, adapter: str, as_json: bool) -> None:
         settings = replace(
             settings, num_draft_tokens=config.speculative.max_draft_tokens, rule=fastest or settings.rule
         )
-    found = generate_text(
+    found = generate(
         pair,
         prompt,
         settings,

@@ -14,7 +14,7 @@ from ..runtime.bars import Bar, Frame, duration
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
+class ProgressBar:
     """`advance` it from 0 to `total`.
 
     Args:
@@ -42,7 +42,7 @@ class Progress:
         self._bar = Bar(what, console, clock)
         self._bar.tell(Frame(what, begun, total or None, self._share))
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         self._bar.__enter__()
         return self
 
@@ -98,9 +98,9 @@ class Steps:
     """Several pieces of work one after the other, each with its own bar."""
 
     def __init__(self, *, last_line: bool = True) -> None:
-        """Nothing is shown before the first step; `last_line` as in `Progress`."""
+        """Nothing is shown before the first step; `last_line` as in `ProgressBar`."""
         self._what, self._last_line = "", last_line
-        self._current: Progress | None = None
+        self._current: ProgressBar | None = None
 
     def __enter__(self) -> Steps:
         return self
@@ -114,7 +114,7 @@ class Steps:
         """`done` of `total` pieces of `what` are done."""
         if what != self._what:
             self._close()
-            self._what, self._current = what, Progress(what, total, done, last_line=self._last_line)
+            self._what, self._current = what, ProgressBar(what, total, done, last_line=self._last_line)
             self._current.__enter__()
         if self._current is not None:
             self._current.set(done, total=total)

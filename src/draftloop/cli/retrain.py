@@ -27,7 +27,7 @@ _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: 
 @model_options
 @json_option
 @click.pass_obj
-def retrain(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
+def retrain_command(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     """Train on what has piled up, prove that it helps on held-out prompts, promote it or discard it.
 
     Made for cron: idempotent, one at a time, at low priority, and safe to be killed. Exits with 0 (promoted, or rolled

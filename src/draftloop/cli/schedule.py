@@ -17,14 +17,14 @@ from .app import App, Command, json_option, note, print_json
 from .output import Doing
 
 if TYPE_CHECKING:
-    from ..scheduling.job import Daily, Every, Job
+    from ..scheduling.job import Daily, Every, ScheduledJob
     from ..scheduling.schedulers import Scheduler, State
 
 _EVERY = 60
 
 
 @click.group()
-def schedule() -> None:
+def schedule_group() -> None:
     """Retrain at regular times: cron, launchd or systemd."""
 
 
@@ -60,29 +60,29 @@ def _yes_option(command: Command) -> Command:
     return click.option("--yes", is_flag=True, help="Do it; without this it is only shown.")(command)
 
 
-@schedule.command()
+@schedule_group.command("show")
 @_job_options
 @json_option
 @click.pass_obj
-def show(app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, as_json: bool) -> None:
+def show_schedule(app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, as_json: bool) -> None:
     """Print what `install` would put in place, and in what that differs from what is there. Changes nothing."""
-    from ..scheduling.schedulers import look
+    from ..scheduling.schedulers import schedule_state
 
     place = _scheduler(kind)
     job = _job(app, _when(app, place, every, at))
-    state = look(place, job)
+    state = schedule_state(place, job)
     if as_json:
         _print_json(app, place, job, state)
     else:
         _print_text(app, place, job, state)
 
 
-@schedule.command(cls=Doing)
+@schedule_group.command("install", cls=Doing)
 @_job_options
 @_yes_option
 @json_option
 @click.pass_obj
-def install(
+def install_schedule(
     app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, yes: bool, as_json: bool
 ) -> None:
     """Have `retrain` started at regular times, with this configuration and this data directory.
@@ -95,8 +95,8 @@ def install(
     place = _scheduler(kind)
     job = _job(app, _when(app, place, every, at))
     if yes:
-        schedulers.install(place, job)
-    state = schedulers.look(place, job)
+        schedulers.install_job(place, job)
+    state = schedulers.schedule_state(place, job)
     if as_json:
         _print_json(app, place, job, state, changed=yes)
     else:
@@ -109,12 +109,12 @@ def install(
     note(f"installed: {job.when}" if yes else "nothing was installed; add --yes")
 
 
-@schedule.command(cls=Doing)
+@schedule_group.command("remove", cls=Doing)
 @_kind_option("Scheduler.  [default: every one that has it]")
 @_yes_option
 @json_option
 @click.pass_obj
-def remove(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
+def remove_schedule(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
     """Take the schedule of this data directory away. What was trained stays."""
     from ..scheduling.job import identity_of
     from ..scheduling.schedulers import kinds_in_place, scheduler
@@ -134,11 +134,11 @@ def remove(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
     note(f"removed from {' and '.join(kinds)}" if yes else "nothing was removed; add --yes")
 
 
-@schedule.command(hidden=True, cls=Doing)
+@schedule_group.command("run", hidden=True, cls=Doing)
 @click.argument("arguments", nargs=-1)
 @json_option
 @click.pass_obj
-def run(app: App, arguments: tuple[str, ...], as_json: bool) -> int:
+def run_scheduled(app: App, arguments: tuple[str, ...], as_json: bool) -> int:
     """What the scheduler starts: `retrain`, or the ARGUMENTS after --, logged in runs/schedule.log."""
     from ..scheduling.job import RETRAIN, draftloop_command, entry_point, interpreter, log_of
     from ..scheduling.run import run_logged
@@ -158,10 +158,10 @@ def _scheduler(kind: str | None) -> Scheduler:
     return scheduler(kind or usual_kind())
 
 
-def _job(app: App, when: Every | Daily) -> Job:
-    from ..scheduling.job import Job, carried, entry_point, interpreter
+def _job(app: App, when: Every | Daily) -> ScheduledJob:
+    from ..scheduling.job import ScheduledJob, carried, entry_point, interpreter
 
-    return Job(
+    return ScheduledJob(
         python=interpreter(),
         entry=entry_point(interpreter()),
         directory=Path.cwd(),
@@ -198,7 +198,7 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def _warnings(place: Scheduler, job: Job) -> list[str]:
+def _warnings(place: Scheduler, job: ScheduledJob) -> list[str]:
     from ..scheduling.job import SECRET
 
     found = place.warnings(job)
@@ -207,7 +207,7 @@ def _warnings(place: Scheduler, job: Job) -> list[str]:
     return found
 
 
-def _print_json(app: App, place: Scheduler, job: Job, state: State, **more: Any) -> None:
+def _print_json(app: App, place: Scheduler, job: ScheduledJob, state: State, **more: Any) -> None:
     texts = place.render(job)
     print_json(
         {
@@ -230,7 +230,7 @@ def _print_json(app: App, place: Scheduler, job: Job, state: State, **more: Any)
     )
 
 
-def _print_text(app: App, place: Scheduler, job: Job, state: State) -> None:
+def _print_text(app: App, place: Scheduler, job: ScheduledJob, state: State) -> None:
     from .tables import print_pairs
 
     texts = place.render(job)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @model_options
 @json_option
 @click.pass_obj
-def speed(
+def speed_command(
     app: App,
     adapter: str,
     prompts_file: Path | None,

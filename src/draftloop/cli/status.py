@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @model_options
 @json_option
 @click.pass_obj
-def status(app: App, as_json: bool) -> None:
+def status_command(app: App, as_json: bool) -> None:
     """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
     from ..retraining.plan import look, next_step
     from ..retraining.running import running

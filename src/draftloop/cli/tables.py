@@ -35,7 +35,7 @@ def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{share:.0%}"
 
 
-def describe(sampler: Mapping[str, float]) -> str:
+def sampler_in_words(sampler: Mapping[str, float]) -> str:
     """A sampler in a few words: the temperature, the filters that are on, and the seed where it has one."""
     off = {"top_p": (0.0, 1.0), "min_p": (0.0,), "top_k": (0,)}
     said = [f"{name} {value:g}" for name, value in sampler.items() if value not in off.get(name, ())]

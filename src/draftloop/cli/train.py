@@ -64,7 +64,7 @@ def _training_options(command: click.decorators.FC) -> click.decorators.FC:
 @model_options
 @json_option
 @click.pass_obj
-def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
+def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
     """Fine-tune the draft's adapter on logged failures, mixed with replay; gives a new version.
 
     Starts from the champion's weights where there is one. Held-out generations are never read.
@@ -80,7 +80,7 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
         raise NothingToDo(f"{data.log.path} holds no generation to train on; run collect-data first")
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
         from ..training.train import resume as resume_run
-        from ..training.train import train as train_adapter
+        from ..training.train import train
 
         if resume:
             more = config.training.max_minutes if _MAX_MINUTES in app.flags else None
@@ -90,7 +90,7 @@ def train(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
             app.say_where()
-            result = train_adapter(pair, data, config)
+            result = train(pair, data, config)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
     else:

@@ -24,7 +24,7 @@ from ..evaluation.units import unit_name
 from ..models.hub import local_fingerprints
 from ..registry.promotion_watch import watching_from
 from ..registry.registry import Pointer
-from ..status import Overview, survey
+from ..status import Overview, read_overview
 from ..training.run import RunDirectory
 
 PURPOSE = "retrain"
@@ -109,7 +109,7 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
     """
     files = [local_fingerprints(name) for name in (config.models.target, config.models.draft)]
     target, draft = (None if found is None else data.names.of(found) for found in files)
-    overview = survey(data, target, draft)
+    overview = read_overview(data, target, draft)
     pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
     since = overview.stream[history.settled(overview.ids) :]
     before = [one for one in overview.stream if one.adapter == pointer.previous] if pointer.sequence else []

@@ -7,14 +7,14 @@ from ..data.directory import DataDirectory
 from ..data.log_position import is_gone
 from ..models.hub import local_fingerprints
 from ..registry.registry import Pointer
-from ..status import survey
+from ..status import read_overview
 from .plan import History, Situation
 
 
 def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> None:
     """What is logged from now on is new to the champion. Raises StoreError: the disk refused."""
     target = local_fingerprints(config.models.target)
-    stream = survey(data, None if target is None else data.names.of(target)).stream
+    stream = read_overview(data, None if target is None else data.names.of(target)).stream
     data.promotion_watch.begin(pointer, stream, config.gate)
 
 

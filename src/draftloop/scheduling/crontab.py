@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import ScheduleError
-from .job import Job
+from .job import ScheduledJob
 from .readback import Unit, read_cron
 from .tool import call_tool, what_it_said
 from .units import cron_block, cron_marks
@@ -25,7 +25,7 @@ class Crontab:
 
     kind: ClassVar[str] = "cron"
 
-    def render(self, job: Job) -> dict[str, str]:
+    def render(self, job: ScheduledJob) -> dict[str, str]:
         """The block, under the name PLACE."""
         return {PLACE: cron_block(job)}
 
@@ -46,7 +46,7 @@ class Crontab:
         """Whether cron will start it: what is in a crontab is."""
         return bool(self.found(identity))
 
-    def install(self, job: Job) -> None:
+    def install(self, job: ScheduledJob) -> None:
         """Put the block where it was, or at the end, and see that it is there.
 
         Raises:
@@ -65,7 +65,7 @@ class Crontab:
         """
         _write(with_block(_read(), identity, b""))
 
-    def warnings(self, _job: Job) -> list[str]:
+    def warnings(self, _job: ScheduledJob) -> list[str]:
         """What may keep it from running."""
         if sys.platform != "linux" or _daemon_runs():
             return []

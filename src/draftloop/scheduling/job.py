@@ -67,7 +67,7 @@ class Daily:
 
 
 @dataclass(frozen=True)
-class Job:
+class ScheduledJob:
     """One data directory's retraining, told so that it runs in no shell of anyone. Every path is absolute.
 
     Attributes:

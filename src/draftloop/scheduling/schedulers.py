@@ -14,7 +14,7 @@ from typing import Protocol
 from ..errors import ScheduleError
 from ..store.files import FILES, storing
 from .crontab import Crontab
-from .job import Job
+from .job import ScheduledJob
 from .readback import RHYTHM, Unit, differences
 from .unit_files import Launchd, Systemd
 
@@ -28,7 +28,7 @@ class Scheduler(Protocol):
     def kind(self) -> str:
         """One of KINDS."""
 
-    def render(self, job: Job) -> dict[str, str]:
+    def render(self, job: ScheduledJob) -> dict[str, str]:
         """What would be put in place: where to text."""
 
     def found(self, identity: str) -> dict[str, str]:
@@ -40,13 +40,13 @@ class Scheduler(Protocol):
     def is_active(self, identity: str) -> bool:
         """Whether the scheduler knows of what is in place."""
 
-    def install(self, job: Job) -> None:
+    def install(self, job: ScheduledJob) -> None:
         """Put it in place, instead of an earlier one."""
 
     def remove(self, identity: str) -> None:
         """Take it away."""
 
-    def warnings(self, job: Job) -> list[str]:
+    def warnings(self, job: ScheduledJob) -> list[str]:
         """What may keep it from running, each with what to do."""
 
 
@@ -98,7 +98,7 @@ def usual_kind(
     )
 
 
-def look(place: Scheduler, job: Job) -> State:
+def schedule_state(place: Scheduler, job: ScheduledJob) -> State:
     """Compare what would be installed with what is."""
     found, wanted = _found(place, job.id), place.render(job)
     if not found:
@@ -119,7 +119,7 @@ def kinds_in_place(identity: str) -> list[str]:
     return [kind for kind in KINDS if _found(scheduler(kind), identity)]
 
 
-def install(place: Scheduler, job: Job) -> None:
+def install_job(place: Scheduler, job: ScheduledJob) -> None:
     """Put a job in place that is known to start, with a directory for its log.
 
     Raises:
@@ -132,7 +132,7 @@ def install(place: Scheduler, job: Job) -> None:
     place.install(job)
 
 
-def check_start(job: Job) -> None:
+def check_start(job: ScheduledJob) -> None:
     """Start draftloop as the scheduler will, only to ask for its version.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import ClassVar
 from ..errors import ScheduleError
 from ..store.atomic import write_atomically
 from ..store.files import FILES, storing
-from .job import Job
+from .job import ScheduledJob
 from .readback import Unit, read_launchd, read_systemd
 from .tool import call_tool, what_it_said
 from .units import launchd_label, launchd_plist, systemd_name, systemd_units
@@ -36,7 +36,7 @@ class _UnitFiles(ABC):
         self._home = Path(environment.get("HOME") or Path.home())
 
     @abstractmethod
-    def render(self, job: Job) -> dict[str, str]:
+    def render(self, job: ScheduledJob) -> dict[str, str]:
         """Path to text of every file."""
 
     @abstractmethod
@@ -55,7 +55,7 @@ class _UnitFiles(ABC):
         """The files that are there now."""
         return {str(path): path.read_text("utf-8", "replace") for path in self.paths(identity) if path.is_file()}
 
-    def install(self, job: Job) -> None:
+    def install(self, job: ScheduledJob) -> None:
         """Write the files and have the manager take them; what was there before is back where it does not.
 
         Raises:
@@ -82,7 +82,7 @@ class _UnitFiles(ABC):
         self._delete(identity)
         self._forget()
 
-    def warnings(self, _job: Job) -> list[str]:
+    def warnings(self, _job: ScheduledJob) -> list[str]:
         """What may keep it from running."""
         return []
 
@@ -124,7 +124,7 @@ class Launchd(_UnitFiles):
         self._pause = pause
         self._domain = f"gui/{os.getuid()}"
 
-    def render(self, job: Job) -> dict[str, str]:
+    def render(self, job: ScheduledJob) -> dict[str, str]:
         """The property list."""
         return {str(path): launchd_plist(job) for path in self.paths(job.id)}
 
@@ -174,7 +174,7 @@ class Systemd(_UnitFiles):
 
     kind = "systemd"
 
-    def render(self, job: Job) -> dict[str, str]:
+    def render(self, job: ScheduledJob) -> dict[str, str]:
         """Service and timer."""
         return {str(self._folder / name): text for name, text in systemd_units(job).items()}
 
@@ -191,7 +191,7 @@ class Systemd(_UnitFiles):
         timer = f"{systemd_name(identity)}.timer"
         return all(self._call(asked, "--quiet", timer) is None for asked in ("is-enabled", "is-active"))
 
-    def warnings(self, _job: Job) -> list[str]:
+    def warnings(self, _job: ScheduledJob) -> list[str]:
         """What may keep it from running: a user's manager ends with the last session unless the user lingers."""
         if (Path("/var/lib/systemd/linger") / getpass.getuser()).exists():
             return []

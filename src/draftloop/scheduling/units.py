@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ScheduleError
-from .job import Daily, Every, Job
+from .job import Daily, Every, ScheduledJob
 
 CRON_BYTES = 998  # of a command: what Vixie's cron, which Debian and macOS have, takes
 STOP_SECONDS = 300  # a training ends its step and writes a checkpoint when it is asked to stop
 NOT_FAILURES = (10, 11, 12, 13, 130)  # nothing to do, refused, inconclusive, locked, stopped
 
 
-def cron_line(job: Job) -> str:
+def cron_line(job: ScheduledJob) -> str:
     """The crontab line, without a newline: five fields, then a POSIX shell command.
 
     Raises:
@@ -41,7 +41,7 @@ def cron_line(job: Job) -> str:
     return f"{clock[0]} {clock[1]} * * * {command}"
 
 
-def cron_block(job: Job) -> str:
+def cron_block(job: ScheduledJob) -> str:
     """The line between two marks that say whose it is, with the newlines: what is put into the crontab."""
     begin, end = cron_marks(job.id)
     return f"{begin}\n{cron_line(job)}\n{end}\n"
@@ -57,7 +57,7 @@ def launchd_label(identity: str) -> str:
     return f"draftloop.{identity}"
 
 
-def launchd_plist(job: Job) -> str:
+def launchd_plist(job: ScheduledJob) -> str:
     """The agent's property list, as XML."""
     agent: dict[str, Any] = {
         "Label": launchd_label(job.id),
@@ -81,7 +81,7 @@ def systemd_name(identity: str) -> str:
     return f"draftloop-{identity}"
 
 
-def systemd_units(job: Job) -> dict[str, str]:
+def systemd_units(job: ScheduledJob) -> dict[str, str]:
     """The user units: file name to text, the service first."""
     name = systemd_name(job.id)
     return {f"{name}.service": _service(job), f"{name}.timer": _timer(job)}
@@ -114,7 +114,7 @@ def _minutes(when: Every | Daily) -> int:
     return when.minutes if isinstance(when, Every) else 24 * 60
 
 
-def _shell_command(job: Job) -> str:
+def _shell_command(job: ScheduledJob) -> str:
     """What /bin/sh is to do. The output goes to the log first, so that all that can go wrong after is found there."""
     log, directory = shlex.quote(str(job.log)), shlex.quote(str(job.directory))
     variables = "".join(f" {name}={shlex.quote(value)}" for name, value in job.environment.items())
@@ -136,7 +136,7 @@ def _launchd_start(when: Every | Daily) -> dict[str, Any]:
     return {"StartInterval": when.minutes * 60}
 
 
-def _service(job: Job) -> str:
+def _service(job: ScheduledJob) -> str:
     environment = "".join(
         f"Environment={_systemd_quoted(f'{name}={value}')}\n" for name, value in job.environment.items()
     )
@@ -161,7 +161,7 @@ def _service(job: Job) -> str:
     )
 
 
-def _timer(job: Job) -> str:
+def _timer(job: ScheduledJob) -> str:
     clock, said = clock_fields(job.when), job.when
     if clock is None:  # counted from the start of the one before, and not while the machine sleeps
         minutes = _minutes(job.when)
