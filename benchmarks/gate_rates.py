@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from draftloop.config import Gate
 from draftloop.evaluation import gate
 from draftloop.evaluation.alpha_spending import alpha_of_attempt
-from draftloop.evaluation.paired_rounds import Columns, Comparison, ScoredText
+from draftloop.evaluation.paired_rounds import Columns, LengthComparison, ScoredText
 from draftloop.evaluation.sign_flip import sign_flip_test
 from draftloop.evaluation.timings import Costs
 
@@ -64,18 +64,18 @@ def texts_of(attempt: Attempt) -> list[ScoredText]:
 
 def decided(attempt: Attempt, number: int, seed: int) -> gate.Decision:
     """What the real gate says to the candidate at attempt `number` of its epoch, but for the intervals."""
-    with patch.object(gate, "compare", _lengths):
+    with patch.object(gate, "compare_lengths", _lengths):
         return gate.decide(
             texts_of(attempt), num_draft_tokens=K, attempt=number, settings=SETTINGS, costs=COSTS, seed=seed
         )
 
 
-def _lengths(columns: Columns, k: int, _level: float, _seed: int) -> Comparison:
+def _lengths(columns: Columns, k: int, _level: float, _seed: int) -> LengthComparison:
     """As `paired_rounds.compare`, without an interval."""
     champion, candidate = (
         columns.tokens.sum() / rounds[:, k - 1].sum() for rounds in (columns.champion, columns.candidate)
     )
-    return Comparison(len(set(columns.groups)), champion, candidate, candidate - champion, None, None)
+    return LengthComparison(len(set(columns.groups)), champion, candidate, candidate - champion, None, None)
 
 
 def promoted(attempt: Attempt, number: int, seed: int) -> bool:

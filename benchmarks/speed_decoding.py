@@ -23,7 +23,7 @@ from draftloop.cli.tables import print_table
 from draftloop.config import Speculative
 from draftloop.decoding.generate import decoding_settings
 from draftloop.decoding.rule_names import Rule
-from draftloop.evaluation.throughput import OURS, PLAIN, STOCK, Report, Row, Way, measure_speed
+from draftloop.evaluation.throughput import OURS, PLAIN, STOCK, SpeedReport, SpeedRow, Way, measure_speed
 
 TEMPERATURES = (0.8, 0.0)
 LENGTHS = (1, 2, 3, 4, 6)
@@ -50,7 +50,7 @@ class Keeping:
     standard_error: float
 
     @classmethod
-    def of(cls, report: Report) -> Keeping:
+    def of(cls, report: SpeedReport) -> Keeping:
         """At least two turns."""
         fixed, plain = _fixed(report.rows, OURS), report.rows[0].passes
         pays = {row.way.rule: row.passes for row in report.rows if row.way.num_draft_tokens is None}
@@ -69,7 +69,7 @@ def main() -> None:
     prompts = 2 if given.quick else PROMPTS
     repeats = (2, 2) if given.quick else (REPEATS, KEEPING_REPEATS)
     pair, stock = speed_world.trained_pairs(given.adapter, given.quick)
-    reports: dict[tuple[float, str], Report] = {}
+    reports: dict[tuple[float, str], SpeedReport] = {}
     keeping: dict[tuple[float, str], Keeping] = {}
     for temperature in TEMPERATURES:
         rules: list[Rule] = ["rejection", "block"] if temperature else ["greedy"]
@@ -103,19 +103,21 @@ def main() -> None:
         results.write("speed_decoding", conditions, figures, rows=rows, keeping=kept, costs=costs)
 
 
-def find_figures(reports: dict[tuple[float, str], Report], keeping: dict[tuple[float, str], Keeping]) -> list[Figure]:
+def find_figures(
+    reports: dict[tuple[float, str], SpeedReport], keeping: dict[tuple[float, str], Keeping]
+) -> list[Figure]:
     """Each the lower one of both domains."""
 
-    def lower(temperature: float, figure: Callable[[Report], float]) -> float:
+    def lower(temperature: float, figure: Callable[[SpeedReport], float]) -> float:
         return min(figure(reports[temperature, domain]) for domain in reference.DOMAINS)
 
-    def over_stock(report: Report) -> float:
+    def over_stock(report: SpeedReport) -> float:
         return _best(report, OURS) / _best(report, STOCK)
 
-    def at_four(report: Report) -> float:
+    def at_four(report: SpeedReport) -> float:
         return _best(report, OURS, 4) / _best(report, STOCK, 4)
 
-    def over_plain(report: Report) -> float:
+    def over_plain(report: SpeedReport) -> float:
         return _best(report, OURS)
 
     figures = [
@@ -135,12 +137,12 @@ def find_figures(reports: dict[tuple[float, str], Report], keeping: dict[tuple[f
     return figures
 
 
-def _best(report: Report, by: str, k: int | None = None) -> float:
+def _best(report: SpeedReport, by: str, k: int | None = None) -> float:
     """The largest speed-up over plain decoding of a fixed K, or of this one."""
     return max(row.speed_up for row in _fixed(report.rows, by) if k in (None, row.way.num_draft_tokens))
 
 
-def _fixed(rows: Sequence[Row], by: str) -> list[Row]:
+def _fixed(rows: Sequence[SpeedRow], by: str) -> list[SpeedRow]:
     return [row for row in rows if row.way.by == by and row.way.num_draft_tokens is not None]
 
 
@@ -160,7 +162,7 @@ def _kept_to_json(temperature: float, domain: str, one: Keeping) -> dict[str, An
     }
 
 
-def _to_json(temperature: float, domain: str, row: Row) -> dict[str, Any]:
+def _to_json(temperature: float, domain: str, row: SpeedRow) -> dict[str, Any]:
     length = row.way.num_draft_tokens
     return {
         "temperature": temperature,

@@ -70,7 +70,7 @@ def described(adapter: Path | None) -> str:
     """What a results file says of the adapter."""
     if adapter is None:
         return f"of {FAILURES.weak_prompts} prompts of prose and {FAILURES.own_prompts} of code, with the defaults"
-    found = manifest.verify(adapter)
+    found = manifest.verify_adapter(adapter)
     if found is None:
         return "given, without a manifest"
     domains = ", ".join(sorted(found.metrics["best"]["by_source"]))

@@ -19,7 +19,7 @@ from .data.directory import DataDirectory
 from .data.log import FailureLog
 from .decoding.decoder import Settings
 from .decoding.generate import decoding_settings
-from .evaluation.benchmark import Difference, Report, Row, compare
+from .evaluation.benchmark import AcceptanceReport, AcceptanceRow, Difference, compare_drafts
 from .evaluation.live import samples_from_prompts
 from .models.pair import Pair, load_pair
 from .prompts.files import read_prompts
@@ -51,10 +51,10 @@ class LoopResult:
 
     collected: dict[str, CollectReport]
     trained: TrainResult
-    reports: dict[str, Report]
+    reports: dict[str, AcceptanceReport]
     seconds: float
 
-    def row(self, domain: str, adapter: bool, rule: str = "rejection", k: int = 4) -> Row:
+    def row(self, domain: str, adapter: bool, rule: str = "rejection", k: int = 4) -> AcceptanceRow:
         """The measurement of one domain, with the adapter or without."""
         rows = self.reports[domain].results
         return next(r for r in rows if (r.adapter != "none", r.rule, r.num_draft_tokens) == (adapter, rule, k))
@@ -125,7 +125,7 @@ def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step)
     }
     trained = train(pair, data, config, on_step=lambda done, total: step("training", done, total))
     path = data.registry.root / trained.version
-    reports: dict[str, Report] = {}
+    reports: dict[str, AcceptanceReport] = {}
     for domain in reference.DOMAINS:
         reports[domain] = measure_domain(pair, domain, settings, decoding, (trained.version, path), step)
     loop = LoopResult(collected, trained, reports, time.perf_counter() - began)
@@ -146,7 +146,7 @@ def collect_domain(
 
 def measure_domain(
     pair: Pair, domain: str, settings: LoopSettings, decoding: Settings, adapter: tuple[str, Path], step: Step
-) -> Report:
+) -> AcceptanceReport:
     """Both drafts on what the target makes of the domain's benchmark prompts."""
     prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[: settings.benchmark_prompts]
     done = 0
@@ -159,4 +159,4 @@ def measure_domain(
     samples, _ = samples_from_prompts(
         pair, prompts, decoding, chat_template=True, max_prompt_length=1 << 20, on_text=count
     )
-    return compare(pair, samples, "auto", settings.num_draft_tokens, adapter, seed=settings.seed)
+    return compare_drafts(pair, samples, "auto", settings.num_draft_tokens, adapter, seed=settings.seed)

@@ -10,7 +10,7 @@ from .data.joined_groups import PromptGroups
 from .data.records import Record
 from .data.unseen import SeenPrompts, Trained
 from .errors import AccessDenied, AdapterError, DraftloopError
-from .evaluation.drift import Generation, generation_of
+from .evaluation.drift import LoggedGeneration, generation_of
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Overview:
     other_pairs: int = 0
     prompts: set[str] = field(default_factory=set)
     heldout_prompts: set[str] = field(default_factory=set)
-    stream: list[Generation] = field(default_factory=list)
+    stream: list[LoggedGeneration] = field(default_factory=list)
     splits: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     candidate: str | None = None

@@ -12,7 +12,7 @@ from chance import BROKEN, FITS, p_value
 from tiny import sampler
 
 from draftloop.decoding import acceptance_rules as rules
-from draftloop.decoding.acceptance_rules import Verdict, draw, rule_for, verify
+from draftloop.decoding.acceptance_rules import Verification, draw_tokens, rule_for, verify_proposals
 from draftloop.decoding.rule_names import SAMPLING
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError
@@ -22,7 +22,7 @@ VOCABULARY, SAMPLES = 5, 30_000
 TARGET = mx.random.normal((VOCABULARY, VOCABULARY), key=mx.random.key(1)) * 1.5
 DRAFT = mx.random.normal((VOCABULARY, VOCABULARY), key=mx.random.key(2)) * 1.5
 
-Verify = Callable[[mx.array, mx.array, mx.array, mx.array, str], Verdict]
+Verify = Callable[[mx.array, mx.array, mx.array, mx.array, str], Verification]
 
 
 def uniforms(*shape: int, seed: int = 7) -> mx.array:
@@ -41,14 +41,14 @@ def first_two_tokens(settings: object, count: int, rule: str, verification: Veri
     def one(drawn: mx.array) -> mx.array:
         last, proposals = mx.array(0), []
         for i in range(count):
-            last = draw(q_table[last], drawn[i])
+            last = draw_tokens(q_table[last], drawn[i])
             proposals.append(last)
         drafted = mx.stack(proposals)
         before = mx.concatenate([mx.array([0], drafted.dtype), drafted])
         verdict = verification(p_table[before], q_table[before[:-1]], drafted, drawn[count : 2 * count + 1], rule)
         accepted, following = verdict.accepted, verdict.following
         first = mx.where(accepted > 0, drafted[0], following)
-        fresh = draw(p_table[first], drawn[-1])
+        fresh = draw_tokens(p_table[first], drawn[-1])
         second = drafted[1] if count > 1 else following
         second = mx.where(accepted > 1, second, mx.where(accepted == 1, following, fresh))
         return mx.stack([first, second])
@@ -71,26 +71,28 @@ SETTINGS = [sampler(1.0), sampler(0.6), sampler(0.9, top_p=0.8), sampler(1.2, to
 @pytest.mark.parametrize("settings", SETTINGS, ids=repr)
 @pytest.mark.parametrize("rule", SAMPLING)
 def test_what_is_emitted_has_the_targets_distribution(rule: str, settings: object, count: int) -> None:
-    assert p_of(first_two_tokens(settings, count, rule, verify), settings) > FITS
+    assert p_of(first_two_tokens(settings, count, rule, verify_proposals), settings) > FITS
 
 
-def resample_from_p(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verdict:
+def resample_from_p(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verification:
     """The classic mistake: after a refusal it samples p again, instead of what p has more of than q."""
-    verdict = verify(p, q, proposals, drawn, rule)
-    return replace(verdict, following=draw(p[verdict.accepted], drawn[-1]))
+    verdict = verify_proposals(p, q, proposals, drawn, rule)
+    return replace(verdict, following=draw_tokens(p[verdict.accepted], drawn[-1]))
 
 
-def accept_by_the_wrong_ratio(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verdict:
+def accept_by_the_wrong_ratio(
+    p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str
+) -> Verification:
     """Another one: q was not the distribution that was sampled (here: at another temperature)."""
-    return verify(p, probabilities(mx.log(q), sampler(0.5)), proposals, drawn, rule)
+    return verify_proposals(p, probabilities(mx.log(q), sampler(0.5)), proposals, drawn, rule)
 
 
-def accept_each_by_itself(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verdict:
+def accept_each_by_itself(p: mx.array, q: mx.array, proposals: mx.array, drawn: mx.array, rule: str) -> Verification:
     """A third: the residual of `block` with the whole of p after every accepted prefix, as `rejection` has it."""
-    verdict = verify(p, q, proposals, drawn, rule)
+    verdict = verify_proposals(p, q, proposals, drawn, rule)
     count = q.shape[0]
     before = q[mx.minimum(verdict.accepted, count - 1)] * (verdict.accepted < count)
-    return replace(verdict, following=draw(mx.maximum(p[verdict.accepted] - before, 1e-30), drawn[-1]))
+    return replace(verdict, following=draw_tokens(mx.maximum(p[verdict.accepted] - before, 1e-30), drawn[-1]))
 
 
 @pytest.mark.parametrize("rule", ["rejection", "block"])
@@ -108,7 +110,7 @@ def test_rejection_and_block_accept_one_as_often_as_min_p_q_says_and_match_as_p_
 
     def accepted(rule: str) -> float:
         def one(drawn: mx.array) -> mx.array:
-            return verify(mx.concatenate([p, p]), q, draw(q, drawn[:1]), drawn[1:], rule).accepted
+            return verify_proposals(mx.concatenate([p, p]), q, draw_tokens(q, drawn[:1]), drawn[1:], rule).accepted
 
         return float(mx.vmap(one)(uniforms(SAMPLES, 3, seed=5)).astype(mx.float32).mean())
 
@@ -124,10 +126,10 @@ def test_block_accepts_no_less_of_a_round_than_rejection() -> None:
 
     def length(rule: str) -> float:
         def one(drawn: mx.array) -> mx.array:
-            first = draw(q[0], drawn[0])
-            drafted = mx.stack([first, second := draw(q[first], drawn[1]), draw(q[second], drawn[2])])
+            first = draw_tokens(q[0], drawn[0])
+            drafted = mx.stack([first, second := draw_tokens(q[first], drawn[1]), draw_tokens(q[second], drawn[2])])
             before = mx.concatenate([mx.array([0], drafted.dtype), drafted])
-            return verify(p[before], q[before[:-1]], drafted, drawn[3:], rule).accepted
+            return verify_proposals(p[before], q[before[:-1]], drafted, drawn[3:], rule).accepted
 
         return float(mx.vmap(one)(uniforms(SAMPLES, 7, seed=6)).astype(mx.float32).mean())
 
@@ -139,7 +141,7 @@ def test_equal_distributions_accept_everything() -> None:
     for rule in ("rejection", "block"):
         for seed in range(50):
             drawn = uniforms(9, seed=seed)
-            assert verify(p, p[:4], draw(p[:4], drawn[:4]), drawn[4:], rule).accepted.item() == 4
+            assert verify_proposals(p, p[:4], draw_tokens(p[:4], drawn[:4]), drawn[4:], rule).accepted.item() == 4
 
 
 def test_a_refusal_that_leaves_nothing_of_p_falls_back_to_p() -> None:
@@ -155,8 +157,8 @@ def test_a_verdict_tells_the_probabilities_of_what_it_is_about(rule: str) -> Non
     seen = set()
     for seed in range(40):
         drawn = uniforms(9, seed=seed)
-        proposals = draw(q, drawn[:4])
-        found = verify(p, q, proposals, drawn[4:], rule)
+        proposals = draw_tokens(q, drawn[:4])
+        found = verify_proposals(p, q, proposals, drawn[4:], rule)
         accepted, following = int(found.accepted.item()), int(found.following.item())
         for rows, told in ((p, found.p), (q, found.q)):
             chosen = [rows[i, proposals[i]].item() for i in range(4)]
@@ -167,12 +169,12 @@ def test_a_verdict_tells_the_probabilities_of_what_it_is_about(rule: str) -> Non
 
 def test_a_draw_follows_its_weights_and_never_takes_an_id_without_weight() -> None:
     weights = mx.array([0.0, 3.0, 0.0, 1.0, 0.0])
-    found = np.array(draw(mx.broadcast_to(weights, (SAMPLES, 5)), uniforms(SAMPLES)))
+    found = np.array(draw_tokens(mx.broadcast_to(weights, (SAMPLES, 5)), uniforms(SAMPLES)))
     counts = np.bincount(found, minlength=5)
     assert p_value(counts, [0, 3, 0, 1, 0]) > FITS
     ends = mx.array([0.0, 1 - 2**-23])
-    assert draw(mx.broadcast_to(weights, (2, 5)), ends).tolist() == [1, 3]
-    assert draw(mx.broadcast_to(weights * 1e-30, (2, 5)), ends).tolist() == [1, 3]
+    assert draw_tokens(mx.broadcast_to(weights, (2, 5)), ends).tolist() == [1, 3]
+    assert draw_tokens(mx.broadcast_to(weights * 1e-30, (2, 5)), ends).tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,19 @@ from tiny import sampler, tiny_llama
 
 from draftloop.decoding import batched_generation as side_by_side
 from draftloop.decoding import prompt_caches
-from draftloop.decoding.batched_generation import MOST_ROWS, NoRoom, Wanted, _rows, write
+from draftloop.decoding.batched_generation import MOST_ROWS, NoRoom, OutputRequest, _rows, generate_batched
 from draftloop.decoding.sampling_filters import sampling_probs
 
 MODEL = tiny_llama()
 STOP = frozenset({7})
 
 
-def wanted(count: int, temperature: float = 0.9, most: int = 12) -> list[Wanted]:
-    return [Wanted((1 + i % 5, *range(2, 3 + i % 4)), sampler(temperature, seed=i), most) for i in range(count)]
+def wanted(count: int, temperature: float = 0.9, most: int = 12) -> list[OutputRequest]:
+    return [OutputRequest((1 + i % 5, *range(2, 3 + i % 4)), sampler(temperature, seed=i), most) for i in range(count)]
 
 
-def written(texts: list[Wanted], model: object = MODEL, **how: object) -> dict[int, tuple[int, ...]]:
-    found = write(model, texts, **{"width": 60, "stop_tokens": STOP, **how})  # type: ignore[arg-type]
+def written(texts: list[OutputRequest], model: object = MODEL, **how: object) -> dict[int, tuple[int, ...]]:
+    found = generate_batched(model, texts, **{"width": 60, "stop_tokens": STOP, **how})  # type: ignore[arg-type]
     return {text.place: text.tokens for text in found}
 
 
@@ -46,7 +46,7 @@ def test_prompts_of_one_id_samplers_of_several_kinds_and_rows_that_are_free_earl
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts = [
-        Wanted((1 + i, *range(2, 2 + i % 4)), sampler((0.9, 0.0, 0.7)[i % 3], seed=i), (12, 1, 5)[i % 4 % 3])
+        OutputRequest((1 + i, *range(2, 2 + i % 4)), sampler((0.9, 0.0, 0.7)[i % 3], seed=i), (12, 1, 5)[i % 4 % 3])
         for i in range(24)
     ]
     alone = {i: written([one])[0] for i, one in enumerate(texts)}
@@ -65,13 +65,13 @@ def test_prompts_of_one_id_samplers_of_several_kinds_and_rows_that_are_free_earl
 
 def test_what_a_text_was_drawn_from_is_kept_where_it_fits() -> None:
     how = {"width": 60, "stop_tokens": STOP}
-    texts = [Wanted(one.prompt, sampler(0.9, top_p=0.8, seed=i), 12) for i, one in enumerate(wanted(20))]
+    texts = [OutputRequest(one.prompt, sampler(0.9, top_p=0.8, seed=i), 12) for i, one in enumerate(wanted(20))]
     needed = 2 * 4 * 60 * 20 * 12
-    for found in write(MODEL, texts, p_bytes=needed, **how):
+    for found in generate_batched(MODEL, texts, p_bytes=needed, **how):
         ids = [*texts[found.place].prompt, *found.tokens]
         logits = MODEL(mx.array([ids[:-1]]))[0, len(texts[found.place].prompt) - 1 :]
         assert mx.allclose(found.p, sampling_probs(logits, texts[found.place].sampler, 60), atol=1e-5)
-    for found in write(MODEL, texts, p_bytes=needed - 1, **how):
+    for found in generate_batched(MODEL, texts, p_bytes=needed - 1, **how):
         assert found.p is None
 
 
@@ -83,7 +83,7 @@ def test_a_text_ends_at_a_stop_token_or_its_length_and_has_no_id_beyond_the_widt
 
 def test_texts_are_drawn_from_the_distribution_of_the_sampler() -> None:
     how, count = sampler(0.9, top_p=0.8), 4_000
-    texts = [Wanted((5, 6), sampler(0.9, top_p=0.8, seed=i), 1) for i in range(count)]
+    texts = [OutputRequest((5, 6), sampler(0.9, top_p=0.8, seed=i), 1) for i in range(count)]
     observed = np.bincount([tokens[0] for tokens in written(texts).values()], minlength=60)
     assert p_value(observed, np.array(sampling_probs(MODEL(mx.array([[5, 6]]))[0, -1], how, 60))) > FITS
 
@@ -119,8 +119,8 @@ def test_memory_that_is_refused_in_the_middle_costs_no_finished_text() -> None:
             return super().__call__(inputs, cache)
 
     model = Later(20, RuntimeError("[metal::malloc] Unable to allocate 9 bytes."))
-    texts = [Wanted(one.prompt, one.sampler, 3 + 12 * (i % 2)) for i, one in enumerate(wanted(20))]
-    found = [text.place for text in write(model, texts, width=60, stop_tokens=STOP)]  # type: ignore[arg-type]
+    texts = [OutputRequest(one.prompt, one.sampler, 3 + 12 * (i % 2)) for i, one in enumerate(wanted(20))]
+    found = [text.place for text in generate_batched(model, texts, width=60, stop_tokens=STOP)]  # type: ignore[arg-type]
     assert sorted(found) == list(range(20))
     assert written(texts, Later(20, model.error)) == written(texts)
     assert max(model.tried[10:]) <= 10  # of those that were missing
@@ -167,12 +167,12 @@ def test_when_it_is_enough_those_in_work_are_dropped_and_finished_ones_are_there
 
 def test_as_many_are_written_side_by_side_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width of a head, bytes
-    of_100 = [Wanted((1,) * 60, sampler(0.9), 40), *[Wanted((1,) * 10, sampler(0.9), 20)] * MOST_ROWS]
+    of_100 = [OutputRequest((1,) * 60, sampler(0.9), 40), *[OutputRequest((1,) * 10, sampler(0.9), 20)] * MOST_ROWS]
     assert _rows(MODEL, of_100[:7], float("inf")) == 7
     assert _rows(MODEL, of_100, float("inf")) == MOST_ROWS
     assert _rows(MODEL, of_100, 5.5 * 100 * per_token) == 5
     assert _rows(MODEL, of_100, 0.0) == 1
-    long = [Wanted((1,) * 1_000, sampler(0.9), 24)] * MOST_ROWS
+    long = [OutputRequest((1,) * 1_000, sampler(0.9), 24)] * MOST_ROWS
     assert _rows(MODEL, long, float("inf")) == 32  # so many tokens
     monkeypatch.setattr(prompt_caches, "are_plain", lambda _: False)
     assert _rows(MODEL, long, float("inf")) == 8  # mlx-lm reads all prompts in one pass
@@ -190,7 +190,7 @@ def test_a_batch_is_gone_when_it_ends_without_waiting_for_a_collection(monkeypat
     gc.disable()
     try:
         written(wanted(6), Refusing(3, RuntimeError("[metal::malloc] Unable to allocate 9 bytes.")))
-        next(write(MODEL, wanted(6), width=60, stop_tokens=STOP))
+        next(generate_batched(MODEL, wanted(6), width=60, stop_tokens=STOP))
         assert len(batches) > 2
         assert [batch() for batch in batches] == [None] * len(batches)
     finally:
@@ -219,7 +219,7 @@ def test_a_model_whose_caches_cannot_be_put_side_by_side_writes_the_same_texts_o
 @pytest.mark.parametrize("model", [MODEL, Chunked()], ids=["side by side", "one by one"])
 def test_every_token_is_told_of_when_it_is_written(model: object) -> None:
     told: list[int] = []
-    found = write(model, wanted(9), width=60, stop_tokens=STOP, on_tokens=told.append)  # type: ignore[arg-type]
+    found = generate_batched(model, wanted(9), width=60, stop_tokens=STOP, on_tokens=told.append)  # type: ignore[arg-type]
     first = next(found)
     assert len(told) >= len(first.tokens)  # the steps before the first text was finished
     everything = [first, *found]
@@ -237,6 +237,6 @@ def test_a_window_that_the_batch_outgrows_but_no_text_of_it_changes_nothing() ->
             return MODEL(inputs, cache=cache)
 
     lengths = [(2, 20), (20, 4), (8, 16), (3, 21), (18, 6)]  # prompt and output; padded, 20 + 21
-    texts = [Wanted(tuple(range(1, 1 + n)), sampler(0.9, seed=n), most) for n, most in lengths]
+    texts = [OutputRequest(tuple(range(1, 1 + n)), sampler(0.9, seed=n), most) for n, most in lengths]
     alone = {i: written([one], stop_tokens=frozenset())[0] for i, one in enumerate(texts)}
     assert written(texts, Windowed(), stop_tokens=frozenset()) == alone

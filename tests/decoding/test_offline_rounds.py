@@ -15,7 +15,7 @@ from tiny import sampler, tiny_pair
 
 from draftloop.collection.collect import generation_seed
 from draftloop.collection.generation import Generation
-from draftloop.decoding.batched_generation import Wanted, write
+from draftloop.decoding.batched_generation import OutputRequest, generate_batched
 from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.decoding.offline_rounds import look_back
 from draftloop.decoding.rule_names import SAMPLING
@@ -76,8 +76,8 @@ def live_ones(rule: str, count: int) -> list[Generation]:
 @cache
 def drawn_ones(rule: str, count: int) -> list[Generation]:
     """From texts that the target wrote without a draft."""
-    wanted = [Wanted(PROMPT, sampler(1.0, seed=generation_seed(2, (i,))), LENGTH) for i in range(DRAWN)]
-    found = write(SMALL.target, wanted, width=SMALL.width, stop_tokens=SMALL.stop_tokens, p_bytes=math.inf)
+    wanted = [OutputRequest(PROMPT, sampler(1.0, seed=generation_seed(2, (i,))), LENGTH) for i in range(DRAWN)]
+    found = generate_batched(SMALL.target, wanted, width=SMALL.width, stop_tokens=SMALL.stop_tokens, p_bytes=math.inf)
     written = sorted(found, key=lambda text: text.place)
     texts = [Text(PROMPT, text.tokens, wanted[text.place].sampler) for text in written]
     return [made for _, made in look_back(SMALL, texts, settings(rule, 1.0, count), [text.p for text in written])]

@@ -23,7 +23,7 @@ from draftloop.models.fingerprints import Fingerprints
 from draftloop.models.hub import local_fingerprints
 from draftloop.models.names import FILE, ModelNames
 from draftloop.models.pair import Pair, load_pair
-from draftloop.retraining.plan import History, look
+from draftloop.retraining.plan import History, read_facts
 from draftloop.training.train import resume, train
 
 Change = Callable[[Path], object]
@@ -88,7 +88,7 @@ OVERNIGHT: dict[str, tuple[tuple[str, Change], ...]] = {
 
 @pytest.mark.parametrize("changes", OVERNIGHT.values(), ids=OVERNIGHT)
 def test_champion_records_epoch_and_history_go_on(changes: tuple[tuple[str, Change], ...], old: Shop) -> None:
-    before = look(old.data, old.config, 0.0)
+    before = read_facts(old.data, old.config, 0.0)
     assert (before.overview.generations, before.overview.other_pairs) == (len(PROMPTS) + len(SOME), 0)
     settled = History(old.data.audit.entries(), before.target).settled(before.overview.ids)
     assert settled == len(PROMPTS)
@@ -98,7 +98,7 @@ def test_champion_records_epoch_and_history_go_on(changes: tuple[tuple[str, Chan
         change(old.data.root.parent / role)
 
     shop = again(old)
-    after = look(shop.data, shop.config, 0.0)
+    after = read_facts(shop.data, shop.config, 0.0)
     assert (files is not None and after.target) == before.target == (files and files.former)
     assert (after.overview.other_pairs, after.overview.candidate) == (0, None)
     assert after.overview.failures == before.overview.failures > 0
@@ -149,7 +149,7 @@ def test_another_model_is_refused_as_before(change: Change, old: Shop) -> None:
     for role in ("target", "draft"):  # both, for they need one vocabulary
         change(old.data.root.parent / role)
     shop = again(old)
-    facts = look(shop.data, shop.config, 0.0)
+    facts = read_facts(shop.data, shop.config, 0.0)
     assert facts.overview.other_pairs == facts.overview.generations > 0
     with pytest.raises(AdapterError, match="was trained for draft"):
         champion_of(shop)
@@ -189,7 +189,7 @@ def test_a_directory_of_today_knows_its_models_whatever_becomes_of_their_templat
         space_in_the_template(shop.data.root.parent / role)
         another_sampler(shop.data.root.parent / role)
     assert load_pair(shop.config.models, names=again(shop).data.names).identity == before == champion
-    assert look(again(shop).data, shop.config, 0.0).overview.other_pairs == 0
+    assert read_facts(again(shop).data, shop.config, 0.0).overview.other_pairs == 0
 
 
 @pytest.fixture

@@ -15,7 +15,16 @@ from scipy.stats import binomtest
 
 from draftloop.config import Drift
 from draftloop.data.replay import generation_acceptance
-from draftloop.evaluation.drift import Generation, Key, Watch, generation_of, page_hinkley, threshold, watch, watches
+from draftloop.evaluation.drift import (
+    Key,
+    LoggedGeneration,
+    Watch,
+    generation_of,
+    page_hinkley,
+    threshold,
+    watch,
+    watches,
+)
 
 FloatArray = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], FloatArray]
@@ -41,9 +50,9 @@ def key_of(source: str, temperature: float = 0.8) -> Key:
     return Key("a" * 64, "b" * 64, source, "rejection", temperature, 1.0, 0.0, 0)
 
 
-def generations(values: FloatArray, adapter: str | None = "v0002", temperature: float = 0.8) -> list[Generation]:
+def generations(values: FloatArray, adapter: str | None = "v0002", temperature: float = 0.8) -> list[LoggedGeneration]:
     key = key_of("code", temperature)
-    return [Generation(f"{i}", key, "g", adapter, float(value), "train") for i, value in enumerate(values)]
+    return [LoggedGeneration(f"{i}", key, "g", adapter, float(value), "train") for i, value in enumerate(values)]
 
 
 # The statistic
@@ -324,9 +333,9 @@ def test_too_little_of_the_draft_before_or_of_another_stream_says_nothing_of_a_f
 
 
 def test_alarms_come_first_then_sources_by_name() -> None:
-    def stream(source: str, after: float) -> list[Generation]:
+    def stream(source: str, after: float) -> list[LoggedGeneration]:
         values = np.concatenate([steady(0, 40), steady(1, 120, mean=after)])
-        return [Generation("i", key_of(source), "g", None, float(value), "train") for value in values]
+        return [LoggedGeneration("i", key_of(source), "g", None, float(value), "train") for value in values]
 
     log = stream("c", 0.6) + stream("b", 0.3) + stream("a", 0.6)
     found = watches(log, None, [], DEFAULTS, 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import mlx.core as mx
 import pytest
 
-from draftloop.evaluation.latency import QUICK, fingerprint, measure
+from draftloop.evaluation.latency import QUICK, machine_fingerprint, measure_latency
 from draftloop.models.pair import Pair
 
 CUDA = {"device_name": "a card", "architecture": "sm_90", "total_memory": 80 << 30, "free_memory": 70 << 30}
@@ -15,22 +15,22 @@ CUDA = {"device_name": "a card", "architecture": "sm_90", "total_memory": 80 << 
 
 def test_the_key_is_the_same_whatever_memory_is_free(small_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "device_info", lambda: CUDA)
-    before = fingerprint(small_pair)
+    before = machine_fingerprint(small_pair)
     monkeypatch.setattr(mx, "device_info", lambda: {**CUDA, "free_memory": 1})
-    assert fingerprint(small_pair) == before
+    assert machine_fingerprint(small_pair) == before
 
 
 def test_another_machine_or_pair_has_another_key(small_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "device_info", lambda: CUDA)
-    keys = [fingerprint(small_pair)]
-    keys.append(fingerprint(replace(small_pair, identity=replace(small_pair.identity, draft="d" * 64))))
+    keys = [machine_fingerprint(small_pair)]
+    keys.append(machine_fingerprint(replace(small_pair, identity=replace(small_pair.identity, draft="d" * 64))))
     monkeypatch.setattr(mx, "device_info", lambda: {**CUDA, "device_name": "another card"})
-    keys.append(fingerprint(small_pair))
+    keys.append(machine_fingerprint(small_pair))
     assert len(set(keys)) == 3
 
 
 def test_whoever_waits_for_the_costs_is_told_from_the_beginning_to_the_end_how_far_it_is(small_pair: Pair) -> None:
     told: list[tuple[int, int]] = []
-    measure(small_pair, 3, QUICK, lambda *at: told.append(at))
+    measure_latency(small_pair, 3, QUICK, lambda *at: told.append(at))
     of = QUICK.blocks * (QUICK.warm_up + QUICK.repeats) * (2 + 3)  # plain steps, draft steps, and rounds of 1, 2 and 3
     assert told == [(done, of) for done in range(of + 1)]

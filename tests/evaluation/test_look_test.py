@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from draftloop.config import Gate
-from draftloop.evaluation.look_test import compare_with_previous, sentence
+from draftloop.evaluation.look_test import compare_with_previous, describe_look
 from draftloop.evaluation.looks import Look
 from draftloop.evaluation.paired_rounds import ScoredText
 
@@ -45,7 +45,7 @@ def test_outputs_of_one_group_are_one_piece_of_evidence() -> None:
 
 def test_a_person_reads_what_was_found() -> None:
     found = compare_with_previous(texts(12, 0.06, spread=0.001), 1, LOOK, SETTINGS, seed=0)
-    assert sentence(LOOK, found, SETTINGS) == (
+    assert describe_look(LOOK, found, SETTINGS) == (
         "on source chat more than 2% worse than the draft before it: 2.240 against 2.374 tokens a round over 12 "
         "prompts, p = 0.000244 <= 0.005"
     )
@@ -54,4 +54,4 @@ def test_a_person_reads_what_was_found() -> None:
 def test_a_person_reads_how_many_prompts_were_scored_and_not_how_many_there_were() -> None:
     found = compare_with_previous(texts(10, 0.06, spread=0.001), 1, LOOK, SETTINGS, seed=0)
     assert LOOK.groups == 12
-    assert "over 10 prompts" in sentence(LOOK, found, SETTINGS)
+    assert "over 10 prompts" in describe_look(LOOK, found, SETTINGS)

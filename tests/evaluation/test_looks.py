@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from draftloop.evaluation.alpha_spending import alpha_of_attempt
-from draftloop.evaluation.drift import Generation, Key
+from draftloop.evaluation.drift import Key, LoggedGeneration
 from draftloop.evaluation.looks import Look, NewOutput, Watching, due, new_outputs
 
 WATCHING = Watching(
@@ -105,9 +105,9 @@ def test_there_are_as_many_looks_as_are_wanted(looks: int) -> None:
     assert len(watching.made) == looks
 
 
-def generation(name: str, group: str, split: str) -> Generation:
+def generation(name: str, group: str, split: str) -> LoggedGeneration:
     key = Key("t", "d", "chat", "rejection", 0.8, 1.0, 0.0, 0)
-    return Generation(name, key, group, None, 0.5, split)  # type: ignore[arg-type]
+    return LoggedGeneration(name, key, group, None, 0.5, split)  # type: ignore[arg-type]
 
 
 def test_new_are_held_out_prompts_alone_that_were_not_there_before() -> None:

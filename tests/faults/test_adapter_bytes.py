@@ -33,7 +33,7 @@ import json, sys
 from pathlib import Path
 from draftloop.models import adapter as lora
 from draftloop.errors import AdapterError
-from draftloop.registry.manifest import verify
+from draftloop.registry.manifest import verify_adapter
 from tiny import tiny_llama
 import hashlib
 
@@ -49,7 +49,7 @@ for case in sorted(cases.iterdir()):
     found = {"case": case.name}
     for directory in directories:
         (directory / "adapters.safetensors").write_bytes(case.read_bytes())
-        for way, attempt in (("verify", verify), ("attach", lambda path: lora.attach_directory(draft, path))):
+        for way, attempt in (("verify", verify_adapter), ("attach", lambda path: lora.attach_directory(draft, path))):
             try:
                 attempt(directory)
                 found[f"{directory.name} {way}"] = {"loaded": weights(draft) if way == "attach" else ""}

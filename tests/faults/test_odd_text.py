@@ -20,7 +20,7 @@ from draftloop.config import Models
 from draftloop.data.log import FailureLog
 from draftloop.errors import PromptError
 from draftloop.models.pair import Pair
-from draftloop.prompts.files import PromptFile, survey
+from draftloop.prompts.files import PromptFile, survey_files
 from draftloop.prompts.prompt import Prompt, Unusable, encode
 from draftloop.prompts.text_lines import encoding
 
@@ -121,7 +121,7 @@ def test_a_text_file_with_one_bad_byte_is_refused_and_its_line_is_named(tmp_path
         lines[place] = choose.choice([b"\xff", b"\0", b"\xc3("]) + lines[place]
         path.write_bytes(b"\n".join(lines))
         with pytest.raises(PromptError, match=rf"^{re.escape(str(path))}, line {number}: it "):
-            survey([PromptFile(path)])
+            survey_files([PromptFile(path)])
     row.did(files, "text files with one bad byte")
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from draftloop.errors import PromptError
-from draftloop.prompts.files import PromptFile, read_prompts, survey
+from draftloop.prompts.files import PromptFile, read_prompts, survey_files
 from draftloop.prompts.prompt import Prompt, Skipped
 
 
@@ -34,7 +34,7 @@ def found(path: Path) -> list[str]:
 
 def refusal(path: Path, *, strict: bool = False) -> str:
     with pytest.raises(PromptError) as caught:
-        survey([PromptFile(path)], strict=strict)
+        survey_files([PromptFile(path)], strict=strict)
     message = str(caught.value)
     assert caught.value.exit_code == 2
     assert message.startswith(str(path))
@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for name in ("nowhere.txt", "directory.txt", "x" * 300 + ".txt", "nowhere.json"):
         assert "cannot be read: " in refusal(tmp_path / name)
     with pytest.raises(PromptError, match="cannot be read: No such file"):
-        survey([PromptFile(tmp_path / "logs.db", is_log=True)])
+        survey_files([PromptFile(tmp_path / "logs.db", is_log=True)])
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.jsonl")
     assert "a pipe or a device; " in refusal(tmp_path / "p.jsonl")
     with pytest.raises(PromptError, match="save it to a file first"):
-        survey([PromptFile(tmp_path / "p.jsonl", is_log=True)])
+        survey_files([PromptFile(tmp_path / "p.jsonl", is_log=True)])
 
 
 def test_a_strict_reading_refuses_the_first_bad_line(tmp_path: Path) -> None:
     path = file(tmp_path, "p.jsonl", '{"prompt": "a"}\n{"prompt": \n{"promt": "b"}')
     assert refusal(path, strict=True).startswith(f"{path}, line 2: not a JSON object")
-    assert len(survey([PromptFile(path)]).skipped) == 2
+    assert len(survey_files([PromptFile(path)]).skipped) == 2
     assert "--strict" not in refusal(path, strict=True)  # which the benchmarks are, without such a flag
     with pytest.raises(PromptError, match="line 2"):
         read_prompts(path)
@@ -144,14 +144,14 @@ def test_a_survey_counts_what_was_done_to_the_prompts(tmp_path: Path) -> None:
         {"nothing": 1},
     ]
     path = file(tmp_path, "p.jsonl", "\n".join(map(json.dumps, lines)))
-    counted = survey([PromptFile(path), PromptFile(path)])
+    counted = survey_files([PromptFile(path), PromptFile(path)])
     assert (counted.prompts, len(counted.skipped), counted.answers, counted.with_tools) == (10, 2, 4, 2)
     assert counted.to_json() == {"converted": {"ShareGPT": 4, "alpaca": 2}, "reference_answers": 4}
     assert counted.said() == [
         "converted to prompts: 4 of ShareGPT, 2 of alpaca",
         "answers left out, for the target answers anew: 4",
     ]
-    assert survey([PromptFile(file(tmp_path, "q.txt", "a"))]).said() == []
+    assert survey_files([PromptFile(file(tmp_path, "q.txt", "a"))]).said() == []
 
 
 def test_a_log_of_requests_may_have_any_name(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_log_of_requests_may_have_any_name(tmp_path: Path) -> None:
 def test_any_bytes_are_prompts_or_a_refusal(content: bytes, name: str, log: bool, tmp_path: Path) -> None:
     prompts = PromptFile(file(tmp_path, name, content), is_log=log)
     try:
-        counted = survey([prompts])
+        counted = survey_files([prompts])
     except PromptError:
         return
     assert counted.prompts == sum(isinstance(one, Prompt) for one in prompts)
@@ -194,7 +194,7 @@ def mixed(count: int) -> tuple[str, list[int]]:
 def test_of_ten_thousand_mixed_lines_every_good_one_is_read_and_every_bad_one_named(tmp_path: Path) -> None:
     text, bad = mixed(10_000)
     path = file(tmp_path, "mixed.jsonl", text)
-    counted = survey([PromptFile(path)])
+    counted = survey_files([PromptFile(path)])
     assert counted.prompts == 9000
     assert [int(one.where.rpartition(" ")[2]) for one in counted.skipped] == bad
     asked = [one.text for one in PromptFile(path) if isinstance(one, Prompt)]

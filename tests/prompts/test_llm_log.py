@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from draftloop.errors import PromptError
-from draftloop.prompts.files import PromptFile, survey
+from draftloop.prompts.files import PromptFile, survey_files
 from draftloop.prompts.prompt import Prompt, Skipped
 
 OLDER = """
@@ -60,7 +60,7 @@ def database(tmp_path: Path) -> Callable[..., Path]:
 
 def asked(path: Path) -> list[Prompt]:
     found = list(PromptFile(path, is_log=True))
-    assert survey([PromptFile(path, is_log=True)]).prompts == len(found)
+    assert survey_files([PromptFile(path, is_log=True)]).prompts == len(found)
     assert all(isinstance(one, Prompt) for one in found), found
     return [one for one in found if isinstance(one, Prompt)]
 
@@ -90,7 +90,7 @@ def test_a_conversation_gives_a_prompt_for_every_turn(database: Callable[..., Pa
         [*second, ("assistant", "two"), ("system", "Be long."), ("user", "last")],
     ]
     assert [one.where.rpartition(" ")[2] for one in asked(path)] == ["3", "2", "1", "4", "5"]
-    counted = survey([PromptFile(path, is_log=True)])
+    counted = survey_files([PromptFile(path, is_log=True)])
     assert counted.to_json() == {"converted": {"llm's log": 5}, "reference_answers": 5}
 
 
@@ -247,20 +247,20 @@ def test_a_log_that_is_being_written_to_is_read(database: Callable[..., Path]) -
 def test_a_damaged_database_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "logs.db").write_bytes(content)
     with pytest.raises(PromptError, match=reason):
-        survey([PromptFile(tmp_path / "logs.db", is_log=True)])
+        survey_files([PromptFile(tmp_path / "logs.db", is_log=True)])
 
 
 def test_another_database_is_refused_with_what_it_has(database: Callable[..., Path]) -> None:
     path = database("create table moz_places (id integer)")
     with pytest.raises(PromptError, match="without the tables of llm's log; it has moz_places"):
-        survey([PromptFile(path, is_log=True)])
+        survey_files([PromptFile(path, is_log=True)])
 
 
 @pytest.mark.parametrize("table", ["responses (id text, foo text)", "turns (id text)", "responses (foo text)"])
 def test_a_database_with_tables_of_the_same_name_is_refused(table: str, database: Callable[..., Path]) -> None:
     path = database(f"create table {table}; insert into {table.partition(' ')[0]} default values")
     with pytest.raises(PromptError, match=r"lack columns of llm's log|no such column"):
-        survey([PromptFile(path, is_log=True)])
+        survey_files([PromptFile(path, is_log=True)])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from builders import RecordedSyncs, write_adapter
 
 from draftloop.data.records import PairId, seal, unseal
 from draftloop.errors import AdapterDamaged, AdapterError, ChampionMoved, StoreError
-from draftloop.registry.manifest import verify
+from draftloop.registry.manifest import verify_adapter
 from draftloop.registry.registry import Pointer, Registry
 from draftloop.store.journal import Journal
 
@@ -48,7 +48,7 @@ def test_a_version_holds_what_was_written_and_a_manifest_of_it(registry: Registr
     assert (manifest.parent, manifest.pair, manifest.record_ids, manifest.created) == ("v0000", pair, ("1", "2"), 12.5)
     assert (manifest.config, manifest.metrics, manifest.draftloop_version) == ({"loss": "lk"}, {"a": 0.5}, "0.1.0")
     assert manifest.files.keys() == {"adapters.safetensors", "adapter_config.json"}
-    assert registry.verify(version.path) == manifest == verify(version.path)
+    assert registry.verify(version.path) == manifest == verify_adapter(version.path)
     assert json.loads((version.path / "manifest.json").read_bytes())["schema"] == 1
 
 

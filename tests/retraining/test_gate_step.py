@@ -24,7 +24,7 @@ from draftloop.models.pair import Pair, load_pair
 from draftloop.registry.registry import Pointer
 from draftloop.registry.verdicts import Verdict
 from draftloop.retraining.gate_step import heldout_sample
-from draftloop.retraining.plan import look, next_step
+from draftloop.retraining.plan import next_action, read_facts
 from draftloop.retraining.watch_step import watch_from_now
 from draftloop.store.files import Files
 
@@ -70,7 +70,7 @@ def test_a_promotion_that_was_cut_off_is_found_behind_newer_versions_and_damaged
     shop.data.verdicts.give(replace(PASSED, version=one))
     shop.data.verdicts.give(replace(PASSED, version=two))
     (shop.data.registry.root / "verdicts" / f"{two}.json").write_bytes(b"?")
-    assert look(shop.data, shop.config, 0.0).pending == one
+    assert read_facts(shop.data, shop.config, 0.0).pending == one
     assert shop.retrain(load=never).champion == one
 
 
@@ -239,7 +239,7 @@ def test_a_damaged_candidate_is_refused(shop: Shop) -> None:
     outcome, why = judged_unscored(shop, candidate)
     assert outcome == "discarded"
     assert why.startswith("it is damaged: ")
-    assert look(shop.data, shop.config, 0.0).overview.failures_used == 0
+    assert read_facts(shop.data, shop.config, 0.0).overview.failures_used == 0
 
 
 def test_a_version_that_was_damaged_between_its_verdict_and_its_promotion_is_refused(shop: Shop) -> None:
@@ -250,7 +250,7 @@ def test_a_version_that_was_damaged_between_its_verdict_and_its_promotion_is_ref
     assert (found.outcome, found.steps) == ("refused", ["finish"])
     assert "was damaged since" in found.why
     assert shop.data.registry.pointer() == Pointer()
-    assert look(shop.data, shop.config, 0.0).pending is None
+    assert read_facts(shop.data, shop.config, 0.0).pending is None
 
 
 def test_a_damaged_champion_is_a_fault_that_says_how_to_get_out_of_it(shop: Shop) -> None:
@@ -272,15 +272,15 @@ def bad_champion(shop: Shop) -> str:
 def test_a_worse_champion_is_rolled_back_by_itself_after_twelve_new_held_out_prompts(shop: Shop) -> None:
     bad = bad_champion(shop)
     shop.collect(LATER, seed=1)
-    facts = look(shop.data, shop.config, 0.0)
+    facts = read_facts(shop.data, shop.config, 0.0)
     assert {one.unit for one in facts.looks if one.kind == "look"} == {"default"}
-    assert next_step(facts, shop.config).action == "check"
+    assert next_action(facts, shop.config).action == "check"
     found = shop.retrain()
     assert (found.outcome, found.exit_code, found.steps) == ("rolled back", 0, ["check"])
     assert shop.data.registry.pointer() == Pointer(None, bad, 2)
     assert "more than 2% worse than the draft before it" in found.why
     assert found.numbers["length"] < found.numbers["previous_length"]
-    after = look(shop.data, shop.config, 0.0)
+    after = read_facts(shop.data, shop.config, 0.0)
     assert (after.alarms, after.looks) == ([], ())
 
 
@@ -289,7 +289,7 @@ def test_only_held_out_prompts_that_are_new_are_looked_at(shop: Shop, monkeypatc
     before = {record.group for record in shop.data.log.records()}
     bad_champion(shop)
     shop.collect(PROMPTS[:60], seed=1)
-    assert look(shop.data, shop.config, 0.0).looks == ()
+    assert read_facts(shop.data, shop.config, 0.0).looks == ()
     shop.collect(LATER, seed=1)
     scored: list[Record] = []
 
@@ -311,7 +311,7 @@ def test_a_draft_that_was_rolled_back_is_not_brought_back_by_a_look(shop: Shop) 
     promote_by_hand(shop, good)
     watch_from_now(shop.data, shop.config, shop.data.registry.rollback())  # bad again, with good behind it
     shop.collect(LATER, seed=1)
-    assert look(shop.data, shop.config, 0.0).looks == ()
+    assert read_facts(shop.data, shop.config, 0.0).looks == ()
     shop.config = config_of(shop.config.models, training={"min_failure_cases": 10_000})
     assert shop.retrain(load=never).steps == ["nothing"]
 
@@ -327,17 +327,17 @@ def test_a_look_that_was_cut_off_is_made_again_on_the_same_records(shop: Shop, m
         patched.setattr("draftloop.evaluation.trial.score_texts", cut_off)
         with pytest.raises(KeyboardInterrupt):
             shop.retrain()
-    (begun, *_) = look(shop.data, shop.config, 0.0).looks
+    (begun, *_) = read_facts(shop.data, shop.config, 0.0).looks
     assert begun.p_value is None
     shop.collect(LATER[80:], seed=1)
-    assert look(shop.data, shop.config, 0.0).looks == (begun,)
+    assert read_facts(shop.data, shop.config, 0.0).looks == (begun,)
     assert shop.retrain().outcome == "rolled back"
 
 
 def test_what_a_look_was_to_be_made_on_may_be_deleted(shop: Shop) -> None:
     bad_champion(shop)
     shop.collect(LATER, seed=1)
-    (look_, *_) = look(shop.data, shop.config, 0.0).looks
+    (look_, *_) = read_facts(shop.data, shop.config, 0.0).looks
     watching = shop.data.promotion_watch.of(shop.data.registry.pointer())
     assert watching is not None
     shop.data.promotion_watch.note_begun(watching, look_)
@@ -345,7 +345,7 @@ def test_what_a_look_was_to_be_made_on_may_be_deleted(shop: Shop) -> None:
     lines: list[str] = []
     shop.retrain(say=lines.append)
     assert any("none of what it is to be seen on is left" in line for line in lines)
-    assert look(shop.data, shop.config, 0.0).looks == ()
+    assert read_facts(shop.data, shop.config, 0.0).looks == ()
 
 
 def test_a_champion_of_an_older_version_is_watched_from_the_last_verdict_on(promoted: Shop, tmp_path: Path) -> None:
@@ -353,7 +353,9 @@ def test_a_champion_of_an_older_version_is_watched_from_the_last_verdict_on(prom
     shutil.rmtree(shop.data.registry.root / "watching")
     shop.collect(LATER, seed=1)
     shop.config = config_of(shop.config.models, training={"min_failure_cases": 10_000})
-    assert next_step(look(shop.data, shop.config, 0.0), shop.config).action == "check"  # and `status` says so before
+    assert (
+        next_action(read_facts(shop.data, shop.config, 0.0), shop.config).action == "check"
+    )  # and `status` says so before
     found = shop.retrain()
     assert found.steps[0] == "check"  # what came after the verdict is new
     assert found.outcome == "nothing"
@@ -404,7 +406,7 @@ def test_what_the_gate_saw_is_not_new_where_the_promotion_was_cut_off_before_it_
 def test_a_damaged_watch_is_shown_and_stops_no_status(shop: Shop) -> None:
     bad_champion(shop)
     (shop.data.registry.root / "watching" / "1.json").write_bytes(b"?")
-    facts = look(shop.data, shop.config, 0.0)
+    facts = read_facts(shop.data, shop.config, 0.0)
     assert facts.looks == ()
     assert any("1.json is damaged" in line for line in facts.overview.damage)
 
@@ -427,21 +429,21 @@ def test_an_alarm_under_a_champion_that_is_no_worse_rolls_nothing_back(promoted:
     nervous = {"false_alarm_rate": 0.99, "horizon": 20, "tolerance": 0.0, "min_failure_cases": 1, "reference": 10}
     shop.config = config_of(shop.config.models, drift=nervous, training={"min_failure_cases": 1000, "epochs": 1})
     shop.collect(LATER, seed=1)
-    facts = look(shop.data, shop.config, 0.0)
+    facts = read_facts(shop.data, shop.config, 0.0)
     assert facts.alarms
     assert "check" in {one.kind for one in facts.looks}
     found = shop.retrain()
     assert found.steps == ["check", "train", "gate"]
     assert (found.checked, last_line(shop)["checked"]) == (1, 1)
     assert shop.data.registry.pointer().sequence == (2 if found.outcome == "promoted" else 1)  # not rolled back
-    assert not look(shop.data, shop.config, 0.0).alarms
+    assert not read_facts(shop.data, shop.config, 0.0).alarms
 
 
 def test_drift_says_how_few_generations_it_may_look_at(promoted: Shop, tmp_path: Path) -> None:
     """The hundred prompts all trained, validated or were held out; only the held-out ones are news."""
     shop = promoted.copy(tmp_path / "data")
     shop.collect(PROMPTS, seed=1)
-    unseen, all_of_them = look(shop.data, shop.config, 0.0).watched
+    unseen, all_of_them = read_facts(shop.data, shop.config, 0.0).watched
     assert all_of_them == len(PROMPTS)
     splits = Counter(record.split for record in shop.data.log.records() if record.adapter == "v0001")
     trained = shop.data.registry.manifest("v0001").record_ids
@@ -463,7 +465,7 @@ def test_where_the_log_was_deleted_nothing_that_was_trained_on_is_held_out(
     held_out = {record.prompt for record in shop.data.log.records() if record.split != "train"}
     assert held_out
     assert not held_out & trained
-    assert look(shop.data, shop.config, 0.0).looks == ()  # nor is what the gate saw new
+    assert read_facts(shop.data, shop.config, 0.0).looks == ()  # nor is what the gate saw new
 
 
 def test_after_the_log_was_deleted_looks_begin_anew_at_its_present_end(promoted: Shop, tmp_path: Path) -> None:
@@ -473,4 +475,4 @@ def test_after_the_log_was_deleted_looks_begin_anew_at_its_present_end(promoted:
     shop.collect(PROMPTS, seed=1)
     assert shop.retrain().steps == ["nothing"]
     shop.collect(LATER, seed=1)
-    assert [one.kind for one in look(shop.data, shop.config, 0.0).looks] == ["look"]
+    assert [one.kind for one in read_facts(shop.data, shop.config, 0.0).looks] == ["look"]

@@ -11,7 +11,7 @@ from draftloop.config import Config
 from draftloop.evaluation.drift import Watch
 from draftloop.evaluation.looks import Look
 from draftloop.registry.registry import Pointer
-from draftloop.retraining.plan import Failed, History, Situation, next_step, recipe
+from draftloop.retraining.plan import Facts, Failed, History, next_action, recipe
 from draftloop.status import Overview
 
 CONFIG = Config()
@@ -20,7 +20,7 @@ FAILED = Failed(60, "as before")
 CALM = replace(ALARM, alarm_at=None, statistic=0.2)
 
 
-def facts(**changes: Any) -> Situation:
+def facts(**changes: Any) -> Facts:
     overview = Overview(
         failures_new=changes.pop("failures_new", 0),
         failures_used=changes.pop("failures_used", 0),
@@ -40,15 +40,15 @@ def facts(**changes: Any) -> Situation:
         "recipe": "as before",
         "target": None,
     }
-    return Situation(**{**values, **changes})
+    return Facts(**{**values, **changes})
 
 
-def action(found: Situation, **options: bool) -> str:
-    return next_step(found, CONFIG, **options).action
+def action(found: Facts, **options: bool) -> str:
+    return next_action(found, CONFIG, **options).action
 
 
 def test_too_few_failures_are_nothing_to_do_and_it_says_how_many_there_are() -> None:
-    step = next_step(facts(failures_new=49), CONFIG)
+    step = next_action(facts(failures_new=49), CONFIG)
     assert (step.action, step.why) == ("nothing", "49 unused failures of 50")
 
 
@@ -58,10 +58,10 @@ def test_enough_failures_are_trained_on() -> None:
 
 
 def test_drift_acts_before_the_count_is_reached_but_not_on_a_handful() -> None:
-    step = next_step(facts(failures_new=10, watches=(ALARM, CALM)), CONFIG)
+    step = next_action(facts(failures_new=10, watches=(ALARM, CALM)), CONFIG)
     assert step.action == "train"
     assert "acceptance of chat fell from 0.600 to 0.400" in step.why
-    few = next_step(facts(failures_new=9, watches=(ALARM,)), CONFIG)
+    few = next_action(facts(failures_new=9, watches=(ALARM,)), CONFIG)
     assert few.action == "nothing"
     assert "acceptance of chat fell" in few.why
     assert action(facts(failures_new=10, watches=(CALM,))) == "nothing"
@@ -69,7 +69,7 @@ def test_drift_acts_before_the_count_is_reached_but_not_on_a_handful() -> None:
 
 def test_the_interval_holds_a_training_back_and_nothing_else() -> None:
     early = facts(failures_new=50, minutes=29.0)
-    assert "29 minutes ago" in next_step(early, CONFIG).why
+    assert "29 minutes ago" in next_action(early, CONFIG).why
     assert action(early) == "nothing"
     assert action(replace(early, minutes=30.0)) == "train"
     assert action(replace(early, run="r0001")) == "resume"
@@ -77,7 +77,7 @@ def test_the_interval_holds_a_training_back_and_nothing_else() -> None:
 
 
 def test_a_clock_that_went_backward_holds_a_training_back_and_says_so() -> None:
-    step = next_step(facts(failures_new=50, minutes=-90.0), CONFIG)
+    step = next_action(facts(failures_new=50, minutes=-90.0), CONFIG)
     assert step.action == "nothing"
     assert "the clock went backward by 90 minutes" in step.why
 
@@ -89,12 +89,12 @@ def test_force_trains_whatever_is_in_the_way_but_needs_something_to_train_on() -
 
 
 def test_a_candidate_is_gated_before_anything_is_trained() -> None:
-    step = next_step(facts(failures_new=500, candidate="v0002"), CONFIG)
+    step = next_action(facts(failures_new=500, candidate="v0002"), CONFIG)
     assert (step.action, step.subject) == ("gate", "v0002")
 
 
 def test_a_candidate_waits_for_held_out_prompts() -> None:
-    step = next_step(facts(failures_new=500, candidate="v0002", heldout=11), CONFIG)
+    step = next_action(facts(failures_new=500, candidate="v0002", heldout=11), CONFIG)
     assert (step.action, step.subject) == ("wait", "v0002")
     assert step.why == "v0002 waits for the gate, with 11 of 12 held-out prompts; collect about 5 more prompts"
 
@@ -105,16 +105,16 @@ def test_the_first_ten_prompts_that_all_train_are_counted_in_what_is_still_to_be
 ) -> None:
     found = facts(candidate="v0002", heldout=0)
     found.overview.prompts.update(map(str, range(prompts)))
-    assert f"with 0 of 12 held-out prompts; collect about {more} more prompts" in next_step(found, CONFIG).why
+    assert f"with 0 of 12 held-out prompts; collect about {more} more prompts" in next_action(found, CONFIG).why
 
 
 def test_a_training_that_was_cut_off_is_gone_on_with_before_a_candidate_is_gated() -> None:
-    step = next_step(facts(run="r0003", candidate="v0002"), CONFIG)
+    step = next_action(facts(run="r0003", candidate="v0002"), CONFIG)
     assert (step.action, step.subject) == ("resume", "r0003")
 
 
 def test_a_promotion_that_was_cut_off_comes_first() -> None:
-    step = next_step(facts(pending="v0002", run="r0003", watches=(ALARM,), failures_new=500), CONFIG, force=True)
+    step = next_action(facts(pending="v0002", run="r0003", watches=(ALARM,), failures_new=500), CONFIG, force=True)
     assert (step.action, step.subject) == ("finish", "v0002")
 
 
@@ -124,7 +124,7 @@ CHECK = Look("check", None, 30, ("1",), 0.01)
 
 def test_a_look_that_is_due_comes_before_a_candidate_and_once_a_run() -> None:
     promoted = facts(pointer=Pointer("v0002", "v0001", 2), looks=(LOOK,), candidate="v0003", failures_new=500)
-    step = next_step(promoted, CONFIG)
+    step = next_action(promoted, CONFIG)
     assert (step.action, step.subject) == ("check", "v0002")
     assert step.why == "held-out prompts that are new since v0002 was promoted: 12 of source chat"
     assert action(promoted, checked=True) == "gate"
@@ -134,13 +134,13 @@ def test_a_look_that_is_due_comes_before_a_candidate_and_once_a_run() -> None:
 
 def test_a_check_after_an_alarm_says_what_fell() -> None:
     alarmed = facts(pointer=Pointer("v0002", "v0001", 2), looks=(CHECK,), watches=(ALARM,))
-    step = next_step(alarmed, CONFIG)
+    step = next_action(alarmed, CONFIG)
     assert (step.action, step.subject) == ("check", "v0002")
     assert step.why == "acceptance of chat fell from 0.600 to 0.400 (what it was), under v0002"
 
 
 def test_a_failed_training_is_not_tried_again_on_the_same_failures() -> None:
-    step = next_step(facts(failures_new=109, failed=FAILED), CONFIG)
+    step = next_action(facts(failures_new=109, failed=FAILED), CONFIG)
     assert step.action == "nothing"
     assert "tried again with 1 more failures, with other settings, or with --force" in step.why
     assert action(facts(failures_new=110, failed=FAILED)) == "train"

@@ -11,7 +11,7 @@ from shop import PROMPTS, Shop, config_of, last_line
 
 from draftloop.errors import LockedError
 from draftloop.registry.registry import Pointer
-from draftloop.retraining.plan import look, next_step
+from draftloop.retraining.plan import next_action, read_facts
 from draftloop.retraining.run import give_way
 
 
@@ -65,12 +65,12 @@ def test_failures_stay_unused_until_there_is_a_verdict_and_an_inconclusive_candi
     found = shop.retrain()
     assert (found.outcome, found.exit_code, found.steps) == ("inconclusive", 12, ["train", "wait"])
     assert "of 90 held-out prompts; collect about" in found.why
-    assert look(shop.data, shop.config, 0.0).overview.failures_used == 0
+    assert read_facts(shop.data, shop.config, 0.0).overview.failures_used == 0
     assert not (shop.data.registry.root / "epochs").exists()  # nothing was spent
     shop.config = patient
     again = shop.retrain()
     assert (again.outcome, again.steps, again.version) == ("promoted", ["gate"], "v0001")
-    assert look(shop.data, shop.config, 0.0).overview.failures_new == 0
+    assert read_facts(shop.data, shop.config, 0.0).overview.failures_new == 0
 
 
 def test_two_at_once_are_one(shop: Shop) -> None:
@@ -90,12 +90,12 @@ def test_old_weights_are_deleted_and_what_they_learned_from_is_not_forgotten(pro
         shop.retrain()
     assert shop.data.registry.versions() == ["v0001", "v0003"]
     assert shop.data.registry.pruned() == ["v0002"]
-    assert look(shop.data, shop.config, 0.0).overview.failures_new == 0
+    assert read_facts(shop.data, shop.config, 0.0).overview.failures_new == 0
 
 
 def test_looking_changes_nothing(shop: Shop) -> None:
     before = contents(shop.data.root)
-    assert next_step(look(shop.data, shop.config, 0.0), shop.config).action == "train"
+    assert next_action(read_facts(shop.data, shop.config, 0.0), shop.config).action == "train"
     assert contents(shop.data.root) == before
 
 

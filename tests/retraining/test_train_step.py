@@ -14,7 +14,7 @@ from shop import Shop, config_of, last_line, never
 from stops import StopAfter
 
 from draftloop.errors import Interrupted, PairError, StoreError, TrainingFailed
-from draftloop.retraining.plan import look, next_step
+from draftloop.retraining.plan import next_action, read_facts
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
 
@@ -95,7 +95,7 @@ def test_stops_on_purpose_are_not_held_against_a_run(shop: Shop) -> None:
     for _ in range(6):
         with pytest.raises(Interrupted):
             shop.retrain(stop=StopAfter(0))
-    assert look(shop.data, shop.config, 0.0).run == "r0001"
+    assert read_facts(shop.data, shop.config, 0.0).run == "r0001"
 
 
 def test_a_model_that_is_away_for_a_while_costs_no_run(shop: Shop) -> None:
@@ -112,8 +112,8 @@ def test_a_model_that_is_away_for_a_while_costs_no_run(shop: Shop) -> None:
         with pytest.raises(PairError):
             shop.retrain()
     Path(shop.data.root / "away").rename(own.draft)
-    assert look(shop.data, shop.config, 0.0).run == "r0002"
-    assert look(shop.data, config_of(own.model_copy(update={"draft": str(draft)})), 0.0).run == "r0001"
+    assert read_facts(shop.data, shop.config, 0.0).run == "r0002"
+    assert read_facts(shop.data, config_of(own.model_copy(update={"draft": str(draft)})), 0.0).run == "r0001"
 
 
 def test_settings_that_were_mended_while_a_run_was_cut_off_are_tried_at_once(shop: Shop) -> None:
@@ -125,10 +125,10 @@ def test_settings_that_were_mended_while_a_run_was_cut_off_are_tried_at_once(sho
     shop.config = good
     with pytest.raises(TrainingFailed, match="came no further"):
         shop.retrain()
-    facts = look(shop.data, good, time.time())
+    facts = read_facts(shop.data, good, time.time())
     assert facts.failed is not None
     assert facts.failed.recipe != facts.recipe
-    assert next_step(facts, good).action == "train"
+    assert next_action(facts, good).action == "train"
 
 
 def test_a_training_counts_as_one_even_where_the_gate_was_interrupted(shop: Shop) -> None:
@@ -155,9 +155,9 @@ def test_a_version_that_is_damaged_as_soon_as_it_is_made_ends_the_run(shop: Shop
 def test_a_run_of_other_models_is_not_gone_on_with(shop: Shop) -> None:
     with pytest.raises(Interrupted):
         shop.retrain(stop=StopAfter(0))
-    assert look(shop.data, shop.config, 0.0).run == "r0001"
+    assert read_facts(shop.data, shop.config, 0.0).run == "r0001"
     models = shop.config.models.model_copy(update={"draft": shop.config.models.target})
-    assert look(shop.data, config_of(models), 0.0).run is None
+    assert read_facts(shop.data, config_of(models), 0.0).run is None
 
 
 def test_a_training_that_outgrows_its_memory_fails_and_is_not_tried_again_on_the_same_failures(shop: Shop) -> None:

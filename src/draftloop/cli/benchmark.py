@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..data.held_out import HeldOut, Logged
     from ..data.log import FailureLog
     from ..data.records import Record
-    from ..evaluation.benchmark import Report
+    from ..evaluation.benchmark import AcceptanceReport
     from ..evaluation.live import LiveRow
     from ..models.pair import Pair
     from ..prompts.prompt import Prompt
@@ -166,7 +166,7 @@ def _measure(
     lengths: list[int],
     rule: str,
     live: bool,
-) -> tuple[Report, list[LiveRow], HeldOut]:
+) -> tuple[AcceptanceReport, list[LiveRow], HeldOut]:
     path = app.data.registry.resolve(adapter or "champion")
     speculative = app.config.speculative
     if prompts is not None:
@@ -178,7 +178,7 @@ def _measure(
     from ..data.held_out import Asked, examine
     from ..data.usable import said, why_unusable
     from ..decoding.generate import decoding_settings
-    from ..evaluation.benchmark import compare, logged_samples, rules_that_fit
+    from ..evaluation.benchmark import compare_drafts, logged_samples, rules_that_fit
     from ..evaluation.live import decode_live, samples_from_prompts
     from ..prompts.prompt import Reading
     from .progress import ProgressBar, Steps
@@ -210,7 +210,7 @@ def _measure(
         note(f"nothing is promoted yet, so {latest.name} is compared, the latest; --adapter chooses another one")
     with Steps() as steps:
         watch = partial(steps.at, "scoring")
-        report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
+        report = compare_drafts(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
     found = examine((Asked(sample.group, sample.opening) for sample in samples), app.data, chosen)
     conditions = report.conditions | found.to_json()
     if prompts is None:
@@ -240,7 +240,7 @@ def _latest_of(app: App, pair: Pair) -> Path | None:
     return None
 
 
-def _print(report: Report, live: list[LiveRow], found: HeldOut) -> None:
+def _print(report: AcceptanceReport, live: list[LiveRow], found: HeldOut) -> None:
     from .tables import interval, print_table, print_text, sampler_in_words
 
     conditions = report.conditions

@@ -19,7 +19,7 @@ from .prompt_input import counted, say_skipped
 if TYPE_CHECKING:
     from ..collection.collect import CollectReport
     from ..data.records import Record
-    from ..prompts.files import Survey
+    from ..prompts.files import FileSurvey
     from .progress import ProgressBar
 
 
@@ -150,7 +150,7 @@ def _given(template_args: dict[str, Any]) -> str:
     return f", template arguments {json.dumps(template_args)}" if template_args else ""
 
 
-def _note_what_is_not_seen(tokenizer: Any, found: Survey) -> None:
+def _note_what_is_not_seen(tokenizer: Any, found: FileSurvey) -> None:
     """Say what of the prompts the chat template leaves out, and of how many."""
     from ..prompts.chat_template import has_place_for
 

@@ -51,12 +51,12 @@ def export_command(
 
     What is written is loaded back, and its acceptance measured on the logged held-out generations.
     """
-    from ..registry.export.export import export, plan
+    from ..registry.export.export import export, plan_export
     from ..registry.export.fuse import Quantization
     from .progress import Steps
 
     quantization = Quantization(q_bits, q_group_size, dequantize)
-    job = plan(app.data.registry, version, destination, fuse=fuse, quantization=quantization)
+    job = plan_export(app.data.registry, version, destination, fuse=fuse, quantization=quantization)
     pair = app.load_pair("none")
     held_out, group_of = _held_out(app, limit), app.data.log.groups().group_of
     with Steps() as steps:

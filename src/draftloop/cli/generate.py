@@ -86,9 +86,9 @@ class _Paying:
     """
 
     def __init__(self, app: App, pair: Pair, *, alone: bool) -> None:
-        from ..evaluation.latency import fingerprint
+        from ..evaluation.latency import machine_fingerprint
 
-        self._app, self._pair, self._alone, self._key = app, pair, alone, fingerprint(pair)
+        self._app, self._pair, self._alone, self._key = app, pair, alone, machine_fingerprint(pair)
         self._known = app.data.costs.of(self._key)
         self._length: PayingDraftLength | None = None
 
@@ -116,12 +116,12 @@ class _Paying:
 
     def _measured(self, most: int) -> Known:
         from ..evaluation.known_latency import Known
-        from ..evaluation.latency import QUICK, measure
+        from ..evaluation.latency import QUICK, measure_latency
         from .progress import Steps
 
         note("measuring once what decoding costs here, so that rounds are as long as it pays")
         with Steps(last_line=False) as steps:
-            costs = measure(self._pair, most, QUICK, partial(steps.at, "measuring"))
+            costs = measure_latency(self._pair, most, QUICK, partial(steps.at, "measuring"))
         known = Known(costs) if self._known is None else replace(self._known, costs=costs)
         self._keep(known)
         return known

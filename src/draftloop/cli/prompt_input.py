@@ -14,7 +14,7 @@ from ..errors import PromptError
 from .app import Command, config_option, note
 
 if TYPE_CHECKING:
-    from ..prompts.files import PromptFile, Survey
+    from ..prompts.files import FileSurvey, PromptFile
     from ..prompts.prompt import Prompt
 
 IN_FULL = 20
@@ -45,11 +45,11 @@ def prompts_of(path: Path, limit: int | None, strict: bool) -> list[Prompt]:
     return list(islice((one for one in file if isinstance(one, Prompt)), limit))
 
 
-def counted(files: list[PromptFile], strict: bool, others: int = 0) -> Survey:
+def counted(files: list[PromptFile], strict: bool, others: int = 0) -> FileSurvey:
     """What is in files of prompts; what was converted is told. Raises PromptError: nothing, and there are no others."""
-    from ..prompts.files import survey
+    from ..prompts.files import survey_files
 
-    found = survey(files, strict=strict)
+    found = survey_files(files, strict=strict)
     if not others and not found.prompts:
         first = found.skipped[0]
         raise PromptError(f"none of {len(found.skipped):,} prompts is usable: {first.where}: {first.why.detail}")

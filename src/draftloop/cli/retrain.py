@@ -66,15 +66,15 @@ def _loader(app: App) -> Load:
 def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
     import time
 
-    from ..retraining.plan import look, next_step
+    from ..retraining.plan import next_action, read_facts
     from ..retraining.running import running
     from .status import while_running
     from .tables import print_text
 
     now = time.time()
     at_work = running(app.data, now)
-    facts = look(app.data, app.config, now)
-    step = next_step(facts, app.config, force=force) if at_work is None else while_running(at_work)
+    facts = read_facts(app.data, app.config, now)
+    step = next_action(facts, app.config, force=force) if at_work is None else while_running(at_work)
     app.say_where()
     code = {"nothing": 10, "wait": 12}.get(step.action, 0) if at_work is None else LockedError.exit_code
     if as_json:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..data.records import Record
     from ..decoding.decoder import Settings
     from ..evaluation.known_latency import KnownCosts
-    from ..evaluation.throughput import Report
+    from ..evaluation.throughput import SpeedReport
     from ..models.pair import Pair
     from ..prompts.prompt import Prompt
 
@@ -67,7 +67,7 @@ def speed_command(
     pair, stock = _load_pairs(app, path)
     from ..data.held_out import Asked, examine
     from ..decoding.generate import decoding_settings
-    from ..evaluation.latency import fingerprint
+    from ..evaluation.latency import machine_fingerprint
     from ..evaluation.throughput import measure_speed
     from .progress import Steps
 
@@ -97,7 +97,7 @@ def speed_command(
             partial(steps.at, "timing steps"),
         )
     try:
-        if not _keep(app.data.costs, fingerprint(pair), report, whole=rule == "auto"):
+        if not _keep(app.data.costs, machine_fingerprint(pair), report, whole=rule == "auto"):
             note(f"`generate` will not know of this: there is no {app.data_dir} to keep it in; `collect-data` makes it")
     except OSError as error:
         note(f"`generate` will not know of this: {error}")
@@ -163,7 +163,7 @@ def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Setting
     return [(list(ids), said) for ids, said in own.items()]
 
 
-def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> bool:
+def _keep(costs: KnownCosts, key: str, report: SpeedReport, *, whole: bool) -> bool:
     """Remember, if that can be; a run that did not compare the rules, as at temperature 0, leaves what is known of
     them."""
     from ..evaluation.known_latency import Known
@@ -175,7 +175,7 @@ def _keep(costs: KnownCosts, key: str, report: Report, *, whole: bool) -> bool:
     return costs.keep(key, Known(report.costs, advice, experience))
 
 
-def _print(report: Report, conditions: str, held_out: HeldOut) -> None:
+def _print(report: SpeedReport, conditions: str, held_out: HeldOut) -> None:
     from .tables import print_table, print_text
 
     costs, advice = report.costs, report.advice

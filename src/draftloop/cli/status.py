@@ -13,7 +13,7 @@ from ..whereabouts import in_rows, places
 from .app import App, json_option, model_options, note, print_json
 
 if TYPE_CHECKING:
-    from ..retraining.plan import Situation, Step
+    from ..retraining.plan import Facts, NextAction
     from ..retraining.running import Running
 
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status_command(app: App, as_json: bool) -> None:
     """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
-    from ..retraining.plan import look, next_step
+    from ..retraining.plan import next_action, read_facts
     from ..retraining.running import running
 
     now = time.time()
     at_work = running(app.data, now)
-    facts = look(app.data, app.config, now)
-    step = next_step(facts, app.config) if at_work is None else while_running(at_work)
+    facts = read_facts(app.data, app.config, now)
+    step = next_action(facts, app.config) if at_work is None else while_running(at_work)
     if as_json:
         print_json({"status": "ok", **places(app.resolved, app.data_dir), **_values(app, facts, step, at_work)})
     else:
         _print(app, facts, step, at_work)
 
 
-def while_running(at_work: Running) -> Step:
+def while_running(at_work: Running) -> NextAction:
     """What another `retrain` would do now: a run that is at work was not cut off, and its lock is taken."""
-    from ..retraining.plan import Step
+    from ..retraining.plan import NextAction
 
-    return Step("nothing", f"another one is at work: {at_work}")
+    return NextAction("nothing", f"another one is at work: {at_work}")
 
 
-def _values(app: App, facts: Situation, step: Step, at_work: Running | None) -> dict[str, Any]:
+def _values(app: App, facts: Facts, step: NextAction, at_work: Running | None) -> dict[str, Any]:
     from ..retraining.running import unfinished
     from ..status import damaged_files
 
@@ -79,7 +79,7 @@ def _values(app: App, facts: Situation, step: Step, at_work: Running | None) -> 
     }
 
 
-def _print(app: App, facts: Situation, step: Step, at_work: Running | None) -> None:
+def _print(app: App, facts: Facts, step: NextAction, at_work: Running | None) -> None:
     from ..models.hub import is_local
     from .tables import print_pairs
 
@@ -130,7 +130,7 @@ def _print(app: App, facts: Situation, step: Step, at_work: Running | None) -> N
         note(f"Prompts and outputs lie under {app.data.root} in plain text, for your eyes alone.")
 
 
-def _watched(facts: Situation) -> str:
+def _watched(facts: Facts) -> str:
     """How few generations drift rests on: the others flatter the draft that was trained on their prompts."""
     unseen, every = facts.watched
     draft = facts.pointer.champion or "the bare draft"

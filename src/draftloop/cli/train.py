@@ -103,10 +103,10 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
 
 def _what_is_next(app: App) -> str:
     """What the counts of this data directory allow: a gate without prompts decides nothing."""
-    from ..retraining.plan import look, next_step
+    from ..retraining.plan import next_action, read_facts
 
-    facts = look(app.data, app.config, time.time())
-    step = next_step(facts, app.config)
+    facts = read_facts(app.data, app.config, time.time())
+    step = next_action(facts, app.config)
     following = {
         "gate": "`retrain` lets the gate decide",
         "wait": f"{step.why}. `retrain` gates it then",

@@ -23,7 +23,7 @@ from ..data.log import FailureLog
 from ..data.records import Record, RunConditions
 from ..data.teacher_blobs import BlobFile
 from ..data.teacher_top_k import encode as encode_distributions
-from ..decoding.batched_generation import Wanted, Written, write
+from ..decoding.batched_generation import FinishedOutput, OutputRequest, generate_batched
 from ..decoding.decoder import Decoding, Round, Settings, check_length
 from ..decoding.offline_rounds import look_back
 from ..errors import ConfigError, PromptError
@@ -268,9 +268,11 @@ def _batches(
 ) -> Iterator[list[Record]]:
     """Many generations at a time: the target writes side by side, and the draft's part is drawn in hindsight."""
     for members in batched(asked, AT_ONCE):
-        wanted = [Wanted(one.ids, _of_text(settings, one.ids).sampler, settings.decoding.max_tokens) for one in members]
-        done: list[Written] = []
-        for written in write(
+        wanted = [
+            OutputRequest(one.ids, _of_text(settings, one.ids).sampler, settings.decoding.max_tokens) for one in members
+        ]
+        done: list[FinishedOutput] = []
+        for written in generate_batched(
             pair.target,
             wanted,
             width=pair.width,
@@ -293,7 +295,7 @@ def _batches(
 def _looked_back(
     pair: Pair,
     members: Sequence[_Asked],
-    done: list[Written],
+    done: list[FinishedOutput],
     settings: CollectSettings,
     blobs: BlobFile | None,
 ) -> list[Record]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from ..evaluation.drift import Generation
+from ..evaluation.drift import LoggedGeneration
 from .records import GroupOf, Record, own_group
 
 
@@ -53,7 +53,7 @@ class SeenPrompts:
         if record.id in self._wanted:
             self._group_of[record.id] = self._own(record)
 
-    def is_unseen(self, generation: Generation) -> bool:
+    def is_unseen(self, generation: LoggedGeneration) -> bool:
         """Whether the prompt of a generation had no part in the training of the draft that it was made with."""
         if generation.split in ("validation", None):
             return False

@@ -36,7 +36,7 @@ def rule_for(rule: str, temperature: float) -> Rule:
     raise ConfigError(f"unknown rule {rule!r}; expected {one_of(('greedy', *SAMPLING, 'auto'))}")
 
 
-def draw(weights: mx.array, uniforms: mx.array) -> mx.array:
+def draw_tokens(weights: mx.array, uniforms: mx.array) -> mx.array:
     """One id from each row by inversion: the first one at which the running sum exceeds its share of the whole.
 
     One pass of additions where Gumbel noise would take two logarithms an id. An id without weight comes out only where
@@ -54,7 +54,7 @@ def draw(weights: mx.array, uniforms: mx.array) -> mx.array:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What a round came to; not evaluated.
 
     Attributes:
@@ -70,7 +70,7 @@ class Verdict:
     q: mx.array
 
 
-def verify(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx.array, rule: Rule) -> Verdict:
+def verify_proposals(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx.array, rule: Rule) -> Verification:
     """Accept a prefix of the proposals, above temperature 0.
 
     Args:
@@ -85,7 +85,7 @@ def verify(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx.array, ru
     p_chosen, q_chosen = (mx.take_along_axis(rows, chosen, axis=-1).squeeze(-1) for rows in (p[:-1], q))
     share = None
     if rule == "match":
-        own = draw(p, uniforms)  # (K + 1,)
+        own = draw_tokens(p, uniforms)  # (K + 1,)
         accepted = _leading_true(own[:-1] == proposals)
     elif rule == "block":
         accepted, share = _accept_block(p, q, p_chosen, q_chosen, uniforms[:-1])
@@ -95,8 +95,8 @@ def verify(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx.array, ru
     if rule == "match":
         following = own[accepted]
     else:
-        following = draw(_residual(after, before * (accepted < count), share), uniforms[-1])
-    return Verdict(
+        following = draw_tokens(_residual(after, before * (accepted < count), share), uniforms[-1])
+    return Verification(
         accepted,
         following,
         mx.concatenate([p_chosen, after[following][None]]),

@@ -34,7 +34,7 @@ from ..data.records import Sampler
 from ..errors import DraftloopError
 from ..runtime.memory import REFUSALS, is_out_of_memory
 from . import prompt_caches
-from .acceptance_rules import draw
+from .acceptance_rules import draw_tokens
 from .draws import Uniforms
 from .sampling_filters import sampling_probs
 
@@ -50,7 +50,7 @@ class NoRoom(DraftloopError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputRequest:
     """A text to write.
 
     Attributes:
@@ -65,7 +65,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Written:
+class FinishedOutput:
     """A finished text.
 
     Attributes:
@@ -79,9 +79,9 @@ class Written:
     p: mx.array | None
 
 
-def write(
+def generate_batched(
     model: nn.Module,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[OutputRequest],
     *,
     width: int,
     stop_tokens: frozenset[int],
@@ -89,7 +89,7 @@ def write(
     enough: Callable[[], bool] = lambda: False,
     p_bytes: float = 0,
     on_tokens: Callable[[int], None] = lambda _count: None,
-) -> Iterator[Written]:
+) -> Iterator[FinishedOutput]:
     """Write all of them.
 
     Args:
@@ -140,7 +140,7 @@ def write(
             rows //= 2
 
 
-def _by_sampler(wanted: Sequence[Wanted]) -> dict[Sampler, list[int]]:
+def _by_sampler(wanted: Sequence[OutputRequest]) -> dict[Sampler, list[int]]:
     """Places of the texts that are drawn alike, but for their seeds."""
     found: dict[Sampler, list[int]] = defaultdict(list)
     for i, one in enumerate(wanted):
@@ -148,7 +148,7 @@ def _by_sampler(wanted: Sequence[Wanted]) -> dict[Sampler, list[int]]:
     return found
 
 
-def _rows(model: nn.Module, wanted: Sequence[Wanted], room: float) -> int:
+def _rows(model: nn.Module, wanted: Sequence[OutputRequest], room: float) -> int:
     """How many of them to write side by side."""
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array([[0]]), cache=cache))
@@ -180,7 +180,7 @@ class _Row:
     _drawn: int = 0
 
     @classmethod
-    def of(cls, place: int, wanted: Wanted) -> _Row:
+    def of(cls, place: int, wanted: OutputRequest) -> _Row:
         """One that is to begin."""
         return cls(place, wanted.prompt, wanted.most, Uniforms(wanted.sampler.seed).on_host(wanted.most))
 
@@ -197,12 +197,12 @@ class _Row:
         self.ended = token in stop_tokens or len(self.tokens) == self.most
         return self.ended
 
-    def written(self) -> Written:
+    def written(self) -> FinishedOutput:
         """The finished text; what it was drawn from is kept no longer."""
         p, self.p = self.p[: len(self.tokens)], []  # a batch has drawn the next one by then
         found = mx.stack(p) if p else None
         mx.eval(found)
-        return Written(self.place, tuple(self.tokens), found)
+        return FinishedOutput(self.place, tuple(self.tokens), found)
 
 
 @dataclass(frozen=True)
@@ -222,17 +222,17 @@ class _Drawing:
             for i, row in enumerate(rows):
                 if not row.ended:
                     row.p.append(p[i])
-        return draw(p, mx.array([row.uniform() for row in rows]))
+        return draw_tokens(p, mx.array([row.uniform() for row in rows]))
 
 
 def _one_by_one(
     model: nn.Module,
     drawing: _Drawing,
-    wanted: Sequence[tuple[int, Wanted]],
+    wanted: Sequence[tuple[int, OutputRequest]],
     stop_tokens: frozenset[int],
     enough: Callable[[], bool],
     on_tokens: Callable[[int], None],
-) -> Iterator[Written]:
+) -> Iterator[FinishedOutput]:
     """Each text by itself."""
     for place, one in wanted:
         row, cache = _Row.of(place, one), make_prompt_cache(model)
@@ -280,7 +280,7 @@ class _Batch:
         self,
         model: nn.Module,
         drawing: _Drawing,
-        wanted: Sequence[tuple[int, Wanted]],
+        wanted: Sequence[tuple[int, OutputRequest]],
         rows: int,
         stop_tokens: frozenset[int],
     ) -> None:
@@ -305,7 +305,7 @@ class _Batch:
             prefill_step_size=max(len(one.prompt) for _, one in wanted),  # those handed over together begin together
         )
 
-    def texts(self, enough: Callable[[], bool], on_tokens: Callable[[int], None]) -> Iterator[Written]:
+    def texts(self, enough: Callable[[], bool], on_tokens: Callable[[int], None]) -> Iterator[FinishedOutput]:
         """Each as it is finished. Raises REFUSALS: no memory for so many."""
         try:
             while not enough() and (self._waiting or self._in_work()):

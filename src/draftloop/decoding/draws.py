@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..data.records import Sampler
 from ..data.teacher_top_k import TopK
-from .acceptance_rules import UNIFORM_BITS, draw, verify
+from .acceptance_rules import UNIFORM_BITS, draw_tokens, verify_proposals
 from .rule_names import Rule
 from .sampling_filters import sampling_probs
 from .top_tokens import likeliest, to_numpy
@@ -153,7 +153,7 @@ class Sampled:
             self._bonus = self._bonus_arrays(logits[-2], bonus_token)
         q = self._probs(logits[-1:])
         at = len(self._proposals)
-        proposal = draw(q, self._uniforms[at : at + 1])
+        proposal = draw_tokens(q, self._uniforms[at : at + 1])
         self._proposals.append(proposal)
         self._q.append(q)
         return proposal
@@ -162,7 +162,7 @@ class Sampled:
         """By the rule in use; `Chooser.verify`."""
         count = self._count
         proposals, q, p = mx.concatenate(self._proposals), mx.concatenate(self._q), self._probs(logits)
-        verdict = verify(p, q, proposals, self._uniforms[count:], self._rule)
+        verdict = verify_proposals(p, q, proposals, self._uniforms[count:], self._rule)
         kept = likeliest(p, self._kept_ids) if self._kept_ids else None
         ids = mx.concatenate([proposals, verdict.accepted[None].astype(mx.uint32), verdict.following[None]])
         probabilities = mx.concatenate([verdict.p, verdict.q])
@@ -184,7 +184,7 @@ class Sampled:
 
     def following(self, logits: mx.array) -> mx.array:
         """A draw from the target."""
-        return draw(self._probs(logits), self._random.draw(1))
+        return draw_tokens(self._probs(logits), self._random.draw(1))
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
         """A draw from the draft."""
@@ -196,7 +196,7 @@ class Sampled:
     def _bonus_arrays(self, logits: mx.array, token: int) -> tuple[mx.array, mx.array]:
         """What the draft draws, and its probability of the token that was emitted."""
         q = self._probs(logits)
-        return draw(q, self._beside.draw(1)[0]), q[token]
+        return draw_tokens(q, self._beside.draw(1)[0]), q[token]
 
 
 def chooser_of(sampler: Sampler, width: int, rule: Rule | None = None, kept_ids: int = 0) -> Chooser:

@@ -31,7 +31,7 @@ from ..data.teacher_top_k import TopK, joined
 from ..evaluation.estimator import survival
 from ..evaluation.teacher_forced import Text, blocks, distributions
 from ..models.pair import Pair
-from .acceptance_rules import NEXT_TO_NOTHING, draw
+from .acceptance_rules import NEXT_TO_NOTHING, draw_tokens
 from .decoder import Finish, Settings
 from .draws import Uniforms
 from .rule_names import Rule
@@ -172,7 +172,7 @@ def _draw(
     for some in _slices(len(where), p.shape[-1]):
         rows = mx.array(where[some])
         before, after = q[rows], p[rows]
-        tokens = draw(_proposing(before, after, emitted[rows], shares[some, None], rule), uniforms[some])
+        tokens = draw_tokens(_proposing(before, after, emitted[rows], shares[some, None], rule), uniforms[some])
         both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
         mx.eval(tokens, both)
         log_p, log_q = (_log(column).tolist() for column in both)

@@ -38,7 +38,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Row:
+class AcceptanceRow:
     """One draft at one rule and draft length; the interval is of the acceptance length, None for one prompt group."""
 
     adapter: str
@@ -66,10 +66,10 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Report:
+class AcceptanceReport:
     """Everything a benchmark says; `conditions` holds what the numbers depend on."""
 
-    results: list[Row]
+    results: list[AcceptanceRow]
     comparison: list[Difference]
     conditions: dict[str, Any]
 
@@ -123,7 +123,7 @@ def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
     return Counter(reason for reason in reasons if reason is not None)
 
 
-def compare(
+def compare_drafts(
     pair: Pair,
     samples: Sequence[Sample],
     rule: str,
@@ -132,13 +132,13 @@ def compare(
     *,
     seed: int,
     on_text: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Report:
+) -> AcceptanceReport:
     """Estimate under every rule that fits, each on the texts that it fits.
 
     Args and errors as `estimate` and `rules_that_fit`; `on_text` is told how many texts are scored, under each rule and
     draft, and of how many.
     """
-    rows: list[Row] = []
+    rows: list[AcceptanceRow] = []
     differences: list[Difference] = []
     rules = rules_that_fit(samples, rule)
     of = (1 if adapter is None else 2) * sum(len(samples_of(one, samples)) for one in rules)
@@ -158,7 +158,7 @@ def compare(
         "num_draft_tokens": list(draft_lengths),
         "adapter": adapter[0] if adapter else BASE,
     }
-    return Report(rows, differences, conditions)
+    return AcceptanceReport(rows, differences, conditions)
 
 
 def conditions_of(pair: Pair, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def estimate(
     *,
     seed: int,
     on_text: Callable[[], None] = lambda: None,
-) -> tuple[list[Row], list[Difference]]:
+) -> tuple[list[AcceptanceRow], list[Difference]]:
     """Rows of the bare draft and, where one is given, of the adapter, and their paired differences.
 
     Args:
@@ -213,7 +213,7 @@ def estimate(
         drafts[adapter[0]] = adapter[1]
     scores = score(pair, [sample.text for sample in samples], rule, drafts, on_text)
     groups = [sample.group for sample in samples]
-    rows: list[Row] = []
+    rows: list[AcceptanceRow] = []
     differences: list[Difference] = []
     for k in draft_lengths:
         outputs = {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}
@@ -228,12 +228,12 @@ def accepted(scores: Scores, rule: Rule, num_draft_tokens: int) -> Acceptance:
     return expected_rounds(scores.log_p, scores.log_q, rule, num_draft_tokens, scores.position)
 
 
-def row_of(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[str], seed: int) -> Row:
+def row_of(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[str], seed: int) -> AcceptanceRow:
     """The row of one draft at one K, from the counts of its texts."""
     summed = total(outputs)
     interval = ratio_interval([o.tokens for o in outputs], [o.rounds for o in outputs], groups, seed=seed)
     assert summed.acceptance_per_position is not None
-    return Row(
+    return AcceptanceRow(
         adapter=name,
         rule=rule,
         num_draft_tokens=k,

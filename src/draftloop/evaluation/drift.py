@@ -63,7 +63,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class LoggedGeneration:
     """What drift looks at in one record.
 
     Attributes:
@@ -119,18 +119,20 @@ class Watch:
         return self.alarm_at is not None
 
 
-def generation_of(record: Record, group_of: GroupOf = own_group) -> Generation:
+def generation_of(record: Record, group_of: GroupOf = own_group) -> LoggedGeneration:
     """What drift looks at in a record. Raises ValueError where it has no output."""
     s, pair = record.sampler, record.pair
     transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
     key = Key(pair.target, pair.draft, record.source, record.rule, *transforms)
-    return Generation(record.id, key, group_of(record), record.adapter, generation_acceptance(record), record.split)
+    return LoggedGeneration(
+        record.id, key, group_of(record), record.adapter, generation_acceptance(record), record.split
+    )
 
 
 def watches(
-    generations: Sequence[Generation],
+    generations: Sequence[LoggedGeneration],
     champion: str | None,
-    before: Sequence[Generation],
+    before: Sequence[LoggedGeneration],
     settings: config.Drift,
     seed: int,
 ) -> list[Watch]:
@@ -271,8 +273,8 @@ def _change(statistic: FloatArray, alarm_at: int, horizon: int) -> int:
     return begin + int(lowest[-1]) + 1 if len(lowest) else begin
 
 
-def _streams(generations: Iterable[Generation]) -> dict[Key, list[Generation]]:
-    streams: dict[Key, list[Generation]] = {}
+def _streams(generations: Iterable[LoggedGeneration]) -> dict[Key, list[LoggedGeneration]]:
+    streams: dict[Key, list[LoggedGeneration]] = {}
     for generation in generations:
         streams.setdefault(generation.key, []).append(generation)
     return streams
@@ -286,7 +288,7 @@ def _name(key: Key, keys: Iterable[Key]) -> str:
     return f"{key.source} ({', '.join(said)})" if said else key.source
 
 
-def _values(generations: Sequence[Generation]) -> FloatArray:
+def _values(generations: Sequence[LoggedGeneration]) -> FloatArray:
     return np.array([generation.acceptance for generation in generations], dtype=np.float64)
 
 

@@ -24,7 +24,7 @@ from .. import config
 from .alpha_spending import alpha_of_attempt
 from .estimator import best_k, forecast
 from .intervals import LEVEL, FloatArray
-from .paired_rounds import Columns, Comparison, ScoredText, columns_of, compare, only, spread, take
+from .paired_rounds import Columns, LengthComparison, ScoredText, columns_of, compare_lengths, only, spread, take
 from .sign_flip import SignFlip, sign_flip_test
 from .timings import Costs
 from .units import large_sources, unit_members, unit_name
@@ -183,7 +183,7 @@ def decide(
     test = sign_flip_test(
         (columns.champion - columns.candidate)[:, num_draft_tokens - 1], columns.groups.tolist(), alpha=alpha, seed=seed
     )
-    overall = compare(columns, num_draft_tokens, LEVEL, seed)
+    overall = compare_lengths(columns, num_draft_tokens, LEVEL, seed)
     units = _check_units(columns, num_draft_tokens, settings, seed)
     worse_share, worst_decile = spread(columns, num_draft_tokens)
     before = _forecast(columns.tokens, columns.champion, costs)
@@ -270,7 +270,7 @@ def _check_sources(columns: Columns, k: int, units: Sequence[UnitCheck], seed: i
 
 def _check_source(source: str, columns: Columns, k: int, unit: UnitCheck, seed: int) -> SourceCheck:
     """One source; the bound reads the interval of candidate minus champion from below."""
-    found = compare(columns, k, ONE_SIDED, seed)
+    found = compare_lengths(columns, k, ONE_SIDED, seed)
     return SourceCheck(
         source=source,
         prompts=found.prompts,
@@ -292,7 +292,7 @@ def _forecast(tokens: FloatArray, rounds: FloatArray, costs: Costs) -> Forecast:
     return Forecast(best, speed_up)
 
 
-def _accepts_more(found: Comparison, test: SignFlip, alpha: float, attempt: int) -> _Condition:
+def _accepts_more(found: LengthComparison, test: SignFlip, alpha: float, attempt: int) -> _Condition:
     holds = test.p_value <= alpha
     change = found.candidate / found.champion - 1.0
     lengths = f"{abs(change):.1%} {'fewer' if change < 0.0 else 'more'} tokens a round"

@@ -47,7 +47,7 @@ CAREFUL = Care(blocks=12, warm_up=1, repeats=2)
 QUICK = Care(blocks=3, warm_up=1, repeats=1)  # before a first text, for a person who waits
 
 
-def measure(
+def measure_latency(
     pair: Pair,
     max_draft_tokens: int,
     care: Care = CAREFUL,
@@ -71,7 +71,7 @@ def measure(
     return Costs(t_draft=draft, t_target=(plain, *verified))
 
 
-def fingerprint(pair: Pair) -> str:
+def machine_fingerprint(pair: Pair) -> str:
     """16 hex digits of all that costs depend on: models, an adapter that stays beside the weights, machine, MLX."""
     device = mx.device_info()  # on CUDA with how much memory is free
     facts = (

@@ -50,7 +50,7 @@ def compare_with_previous(
     return LookResult(test.groups, test.p_value, length, previous_length, test.p_value <= look.alpha)
 
 
-def sentence(look: Look, found: LookResult, settings: config.Gate) -> str:
+def describe_look(look: Look, found: LookResult, settings: config.Gate) -> str:
     """What a look found, for a person."""
     where = "all new held-out prompts" if look.kind == "check of all" else unit_name(look.unit)
     share, sign = settings.rollback_drop_share, "<=" if found.rolls_back else ">"

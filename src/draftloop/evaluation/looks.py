@@ -21,7 +21,7 @@ from pydantic import ConfigDict
 
 from ..data.log_position import is_gone, position_after
 from .alpha_spending import alpha_of_attempt
-from .drift import Generation
+from .drift import LoggedGeneration
 from .units import unit_members
 
 Kind = Literal["look", "check", "check of all"]
@@ -133,7 +133,7 @@ def _alpha(kind: Kind, number: int, watching: Watching) -> float:
     return alpha_of_attempt(number, watching.alpha / (watching.units + 1))  # all together are one more
 
 
-def new_outputs(stream: Sequence[Generation], mark: Sequence[str]) -> list[NewOutput]:
+def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list[NewOutput]:
     """The held-out outputs after a mark whose prompt groups were not there before it.
 
     Args:

@@ -45,7 +45,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class LengthComparison:
     """Acceptance lengths of both at one K, and candidate minus champion with the ends of its interval."""
 
     prompts: int
@@ -76,14 +76,16 @@ def columns_of(texts: Sequence[ScoredText], least: int) -> Columns:
     return found
 
 
-def compare(columns: Columns, k: int, level: float, seed: int) -> Comparison:
+def compare_lengths(columns: Columns, k: int, level: float, seed: int) -> LengthComparison:
     """Both acceptance lengths at K = k, and their paired difference."""
     champion, candidate = columns.champion[:, k - 1], columns.candidate[:, k - 1]
     interval = paired_ratio_difference_interval(
         columns.tokens, champion, columns.tokens, candidate, columns.groups.tolist(), seed=seed, level=level
     )
     lengths = [float(columns.tokens.sum() / rounds.sum()) for rounds in (champion, candidate)]
-    return Comparison(interval.groups, lengths[0], lengths[1], lengths[1] - lengths[0], interval.low, interval.high)
+    return LengthComparison(
+        interval.groups, lengths[0], lengths[1], lengths[1] - lengths[0], interval.low, interval.high
+    )
 
 
 def spread(columns: Columns, k: int) -> tuple[float, float]:

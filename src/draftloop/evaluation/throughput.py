@@ -45,7 +45,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Row:
+class SpeedRow:
     """One way over all prompts.
 
     Attributes:
@@ -70,10 +70,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class SpeedReport:
     """What was measured, and what follows; `experience` of each rule is of the rows that drafted what pays."""
 
-    rows: list[Row]
+    rows: list[SpeedRow]
     costs: Costs
     advice: Advice
     experience: dict[Rule, Experience]
@@ -90,7 +90,7 @@ def measure_speed(
     repeats: int,
     on_text: Callable[[], None] = lambda: None,
     on_timed: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Report:
+) -> SpeedReport:
     """Time every way.
 
     Args:
@@ -103,11 +103,11 @@ def measure_speed(
         stock_lengths: K of mlx-lm's speculation.
         repeats: passes over the prompts that count; one before them does not.
         on_text: called after each prompt of each way.
-        on_timed: before that, of the costs; as `latency.measure` says.
+        on_timed: before that, of the costs; as `latency.measure_latency` says.
     """
     most = max(*lengths, settings.num_draft_tokens)
     with lora.merged(pair.draft), lora.merged(stock.draft, as_stock=True):
-        measured = costs.measure(pair, most, costs.CAREFUL, on_timed)
+        measured = costs.measure_latency(pair, most, costs.CAREFUL, on_timed)
         ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in stock_lengths)]
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]
@@ -126,7 +126,7 @@ def measure_speed(
     plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
     rows = [_row(way, found[1:], plain, _forecast(way, scores, measured)) for way, found in passes.items()]
     experience = {rule: policy.experience for rule, policy in policies.items()}
-    return Report(rows, measured, _advice(rows), experience)
+    return SpeedReport(rows, measured, _advice(rows), experience)
 
 
 class _Pass:
@@ -179,12 +179,12 @@ class _Pass:
         self.rounds += response.from_draft  # a round that the end cut has no token of the target's own
 
 
-def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: float | None) -> Row:
+def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: float | None) -> SpeedRow:
     speeds = [one.tokens / one.seconds for one in passes]
     median = statistics.median(speeds)
     low, _, high = statistics.quantiles(speeds, n=4) if len(speeds) > 1 else (median, median, median)
     tokens, rounds = (sum(values) for values in zip(*((one.tokens, one.rounds) for one in passes), strict=True))
-    return Row(
+    return SpeedRow(
         way=way,
         tokens=tokens,
         length=tokens / rounds if rounds else None,
@@ -205,7 +205,7 @@ def _forecast(way: Way, scores: dict[Rule, list[Scores]], measured: Costs) -> fl
     return forecast(length, measured.t_draft, measured.t_target[0], measured.t_target[k], k)
 
 
-def _advice(rows: Sequence[Row]) -> Advice:
+def _advice(rows: Sequence[SpeedRow]) -> Advice:
     """The fastest fixed K of ours; 0 where plain decoding is faster."""
     best = max(_fixed(rows), key=lambda row: row.speed_up)
     rule = best.way.rule if best.way.rule in SAMPLING else None
@@ -214,5 +214,5 @@ def _advice(rows: Sequence[Row]) -> Advice:
     return Advice(best.way.num_draft_tokens or 0, rule, best.speed_up)
 
 
-def _fixed(rows: Sequence[Row]) -> Iterator[Row]:
+def _fixed(rows: Sequence[SpeedRow]) -> Iterator[SpeedRow]:
     return (row for row in rows if row.way.by == OURS and row.way.num_draft_tokens is not None)

@@ -21,7 +21,7 @@ from ..decoding.rule_names import SAMPLING, Rule
 from ..models.pair import Pair
 from .estimator import expected_rounds, rounds_moments
 from .gate import Decision, decide
-from .latency import measure
+from .latency import measure_latency
 from .live import decode_all
 from .paired_rounds import ScoredText
 from .scoring import Scores, score, score_carried
@@ -97,16 +97,16 @@ def hold_trial(
         attempt: which look at these records it is, from 1.
         config: of gate and decoding.
         seed: of intervals, drawn signs and live decoding.
-        timing: measures what a pair costs here, up to a K; by default `latency.measure` does. Both drafts are given the
-            costs of one that carries an adapter: its own overhead goes when it is fused, and must not keep a better
-            draft out.
+        timing: measures what a pair costs here, up to a K; by default `latency.measure_latency` does. Both drafts are
+            given the costs of one that carries an adapter: its own overhead goes when it is fused, and must not keep a
+            better draft out.
         group_of: the joined prompt group of a record.
         on_work: is told how far it is.
     """
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
     scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most, group_of, on_work)
-    costs = timing(pair, most) if timing else measure(pair, most, on_timed=partial(on_work, "timing steps"))
+    costs = timing(pair, most) if timing else measure_latency(pair, most, on_timed=partial(on_work, "timing steps"))
     decision = decide(
         [text for text, _ in scored],
         num_draft_tokens=k,

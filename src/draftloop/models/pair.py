@@ -75,7 +75,7 @@ class Pair:
         if path is None:
             lora.detach(self.draft)
             return replace(self, adapter=None)
-        found = manifest.verify(path)
+        found = manifest.verify_adapter(path)
         made_for = None if found is None or found.pair is None else found.pair.draft
         if made_for is not None and made_for not in {self.identity.draft, *self.draft_names}:
             raise AdapterError(

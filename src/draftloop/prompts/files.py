@@ -26,7 +26,7 @@ ENDINGS = (".txt", *LINES, ".json")
 
 
 @dataclass
-class Survey:
+class FileSurvey:
     """What is in files of prompts.
 
     Attributes:
@@ -101,7 +101,7 @@ class PromptFile:
         return _objects(self.path) if ending == ".json" else _json_lines(self.path)
 
 
-def survey(files: Iterable[PromptFile], *, strict: bool = False) -> Survey:
+def survey_files(files: Iterable[PromptFile], *, strict: bool = False) -> FileSurvey:
     """Count what is in the files.
 
     Args:
@@ -111,7 +111,7 @@ def survey(files: Iterable[PromptFile], *, strict: bool = False) -> Survey:
     Raises:
         PromptError: a file that cannot be read, has nothing in it, or is not what `strict` asks for.
     """
-    found = Survey()
+    found = FileSurvey()
     for file in files:
         before = found.prompts + len(found.skipped)
         for one in file.entries():
@@ -139,7 +139,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         PromptError: it cannot be read, holds none, or a line that is none.
     """
     file = PromptFile(path)
-    survey([file], strict=True)
+    survey_files([file], strict=True)
     return [one for one in file if isinstance(one, Prompt)]
 
 

@@ -163,7 +163,7 @@ def _limit(what: int, most: int) -> None:
     resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def main() -> None:
+def serve() -> None:
     """Answer until stdin ends, which it does with the process that asks, however that one ends."""
     _limit(resource.RLIMIT_CORE, 0)
     if sys.platform == "linux":  # elsewhere the process that asks looks how much this one holds
@@ -176,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

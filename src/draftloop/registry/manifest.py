@@ -65,7 +65,7 @@ class Manifest:
 _MANIFEST = TypeAdapter(Manifest)
 
 
-def verify(path: Path) -> Manifest | None:
+def verify_adapter(path: Path) -> Manifest | None:
     """Prove that an adapter directory is what its manifest says, and that its config and weights can be used.
 
     Returns:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from .. import config
 from ..data.log_position import mark_of
-from ..evaluation.drift import Generation
+from ..evaluation.drift import LoggedGeneration
 from ..evaluation.looks import Look, Watching
 from ..evaluation.units import large_sources
 from ..store.files import FILES, Files
@@ -47,7 +47,7 @@ class PromotionWatch:
         remedy = f"Delete it: the looks at {pointer.champion} then begin anew."
         return read_sealed(self._path(pointer.sequence), _WATCHING, SCHEMA, remedy)
 
-    def begin(self, pointer: Pointer, stream: Sequence[Generation], settings: config.Gate) -> Watching | None:
+    def begin(self, pointer: Pointer, stream: Sequence[LoggedGeneration], settings: config.Gate) -> Watching | None:
         """Fix the units and the end of the log for the champion that the pointer names, once.
 
         Args:
@@ -69,7 +69,7 @@ class PromotionWatch:
             self._write(found)
         return found
 
-    def begin_anew(self, watching: Watching, stream: Sequence[Generation]) -> Watching:
+    def begin_anew(self, watching: Watching, stream: Sequence[LoggedGeneration]) -> Watching:
         """New is what comes from now on; what was spent stays spent."""
         return self._write(replace(watching, mark=mark_of([one.id for one in stream])))
 
@@ -92,7 +92,9 @@ class PromotionWatch:
         return watching
 
 
-def watching_from(pointer: Pointer, champion: str, stream: Sequence[Generation], settings: config.Gate) -> Watching:
+def watching_from(
+    pointer: Pointer, champion: str, stream: Sequence[LoggedGeneration], settings: config.Gate
+) -> Watching:
     """How a watch over the champion of a pointer begins, after the generations of `stream`. Args as `begin`."""
     members = ((one.group, one.key.source) for one in stream if one.split == "heldout")
     return Watching(

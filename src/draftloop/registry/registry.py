@@ -27,7 +27,7 @@ from ..store.atomic import publish_directory, remove_leftovers, temporary_path, 
 from ..store.files import FILES, Files, reading, storing
 from ..store.journal import Journal
 from ..store.lock import Lock
-from .manifest import MANIFEST, Manifest, hash_files, make_manifest, read_manifest, read_sealed_manifest, verify
+from .manifest import MANIFEST, Manifest, hash_files, make_manifest, read_manifest, read_sealed_manifest, verify_adapter
 
 POINTER = "pointer.json"
 AUDIT = "audit.jsonl"
@@ -93,7 +93,7 @@ class Registry:
             self._files.make_directory(temporary)
             try:
                 write(temporary)
-                verify(temporary)
+                verify_adapter(temporary)
                 made = make_manifest(manifest, name, hash_files(temporary))
                 write_atomically(temporary / MANIFEST, seal(dump(made)), self._files)
                 publish_directory(temporary, self.root / name, self._files, full=True)
@@ -253,7 +253,7 @@ class Registry:
     def verify(self, path: Path) -> Manifest | None:
         """`verify`, and for a version of this registry that it is a real directory with a manifest."""
         self._refuse_symlink(path)
-        manifest = verify(path)
+        manifest = verify_adapter(path)
         if manifest is None and self._is_inside(path):
             raise AdapterError(f"{path / MANIFEST} is missing: this is no finished version. {self._what_exists()}.")
         return manifest

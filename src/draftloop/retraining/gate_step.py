@@ -15,7 +15,7 @@ from ..config import Config
 from ..data.records import GroupOf, PairId, Record, own_group
 from ..data.replay import reservoir
 from ..errors import AdapterError, ChampionMoved
-from ..evaluation.look_test import LookResult, compare_with_previous, sentence
+from ..evaluation.look_test import LookResult, compare_with_previous, describe_look
 from ..evaluation.looks import Look
 from ..models.adapter_format import CONFIG, WEIGHTS
 from ..registry.registry import Pointer, Registry
@@ -29,7 +29,7 @@ Judgement = Literal["promoted", "refused"]
 Unscored = Literal["refused", "discarded"]
 
 
-def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
+def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> None:
     """Make the promotion that a crash cut off."""
     try:
         moved = work.data.registry.promote(version, why, pointer.sequence)
@@ -44,7 +44,7 @@ def finish(work: Work, version: str, why: str, pointer: Pointer) -> None:
     work.outcome.end("promoted", why, version)
 
 
-def gate(work: Work, version: str, pointer: Pointer) -> None:
+def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
     """Hold a candidate against the champion, and promote or refuse it."""
     unscored = _without_scores(work.data.registry, version)
     if unscored is not None:
@@ -74,7 +74,7 @@ def gate(work: Work, version: str, pointer: Pointer) -> None:
     _settle(work, trial, version, pointer, epoch, attempt)
 
 
-def check(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None:
+def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None:
     """Make the looks at the champion that are due, and roll back where the draft before it proves better."""
     registry = work.data.registry
     work.outcome.checked = pointer.sequence
@@ -91,10 +91,10 @@ def check(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None
         watching = work.data.promotion_watch.note_begun(watching, look)
         found = _look(work, look, pointer)
         if found is not None and found.rolls_back:
-            _roll_back(work, f"{why}; {sentence(look, found, work.config.gate)}", pointer, look, found)
+            _roll_back(work, f"{why}; {describe_look(look, found, work.config.gate)}", pointer, look, found)
             return
         watching = work.data.promotion_watch.note_done(watching, look, found.p_value if found else 1.0)
-        said = sentence(look, found, work.config.gate) if found else "none of what it is to be seen on is left"
+        said = describe_look(look, found, work.config.gate) if found else "none of what it is to be seen on is left"
         work.say(f"{pointer.champion} stays: {said}")
 
 

@@ -18,7 +18,7 @@ from ..data.directory import DataDirectory
 from ..data.log_position import position_after
 from ..data.splits import FIRST_TRAIN_GROUPS, HELDOUT_SHARE
 from ..errors import RunError, StoreError
-from ..evaluation.drift import Generation, Watch, watches
+from ..evaluation.drift import LoggedGeneration, Watch, watches
 from ..evaluation.looks import Look, due, new_outputs
 from ..evaluation.units import unit_name
 from ..models.hub import local_fingerprints
@@ -35,7 +35,7 @@ SETTLING = ("promoted", "refused", "rolled back")  # outcomes that use up the al
 
 
 @dataclass(frozen=True)
-class Step:
+class NextAction:
     """What would be done.
 
     Attributes:
@@ -59,7 +59,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Situation:
+class Facts:
     """The facts that a step follows from.
 
     Attributes:
@@ -96,7 +96,7 @@ class Situation:
         return [found for found in self.watches if found.alarm]
 
 
-def look(data: DataDirectory, config: Config, now: float) -> Situation:
+def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
     """Read the facts. Nothing is changed and no model is loaded.
 
     Args:
@@ -115,7 +115,7 @@ def look(data: DataDirectory, config: Config, now: float) -> Situation:
     before = [one for one in overview.stream if one.adapter == pointer.previous] if pointer.sequence else []
     seen = tuple(watches(since, pointer.champion, before, config.drift, config.training.seed))
     own = [one for one in since if one.adapter == pointer.champion]
-    return Situation(
+    return Facts(
         overview=overview,
         pointer=pointer,
         pending=_pending(data, pointer),
@@ -167,7 +167,7 @@ class History:
     def _last_settling(self) -> Mapping[str, Any] | None:
         return next((entry for entry in reversed(self._entries) if entry.get("outcome") in SETTLING), None)
 
-    def before(self, champion: str | None, stream: Sequence[Generation]) -> Sequence[Generation]:
+    def before(self, champion: str | None, stream: Sequence[LoggedGeneration]) -> Sequence[LoggedGeneration]:
         """What is not new to a champion that nobody watches yet: all up to the last verdict or rollback, if that left
         it in use, and else everything. A promotion that is in no line may rest on all that there is.
         """
@@ -194,27 +194,27 @@ class History:
         return None if last is None else (now - float(last["when"])) / 60
 
 
-def next_step(facts: Situation, config: Config, *, force: bool = False, checked: bool = False) -> Step:
+def next_action(facts: Facts, config: Config, *, force: bool = False, checked: bool = False) -> NextAction:
     """The one thing to do now.
 
     Args:
-        facts: by `look`.
+        facts: by `read_facts`.
         config: thresholds.
         force: train whatever the count, the interval or a waiting candidate says.
         checked: the champion was held against the one before it in this very run.
     """
     if facts.pending is not None:
-        return Step("finish", f"{facts.pending} passed the gate, and its promotion was cut off", facts.pending)
+        return NextAction("finish", f"{facts.pending} passed the gate, and its promotion was cut off", facts.pending)
     if not checked and facts.looks:
-        return Step("check", _why_look(facts), facts.pointer.champion)
+        return NextAction("check", _why_look(facts), facts.pointer.champion)
     if facts.run is not None:
-        return Step("resume", f"run {facts.run} was cut off and left a checkpoint", facts.run)
+        return NextAction("resume", f"run {facts.run} was cut off and left a checkpoint", facts.run)
     if facts.overview.candidate is not None and not force:
         return _gate(facts.overview, config)
     return _train(facts, config, force)
 
 
-def _why_look(facts: Situation) -> str:
+def _why_look(facts: Facts) -> str:
     """An alarm where there is one, or the new prompts."""
     if any(look.kind != "look" for look in facts.looks) and facts.alarms:
         return f"{_said(facts.alarms[0])}, under {facts.pointer.champion}"
@@ -242,45 +242,45 @@ def _looks(
     return tuple(due(watching, new_outputs(overview.stream, watching.mark), alarm=alarm))
 
 
-def _gate(overview: Overview, config: Config) -> Step:
+def _gate(overview: Overview, config: Config) -> NextAction:
     found, least = len(overview.heldout_prompts), config.gate.min_heldout_prompts
     if found < least:
         first = 0 if found else max(0, FIRST_TRAIN_GROUPS - len(overview.prompts))  # none of these is held out
         more = f"collect about {first + math.ceil((least - found) / HELDOUT_SHARE)} more prompts"
         why = f"{overview.candidate} waits for the gate, with {found} of {least} held-out prompts; {more}"
-        return Step("wait", why, overview.candidate)
-    return Step("gate", f"{overview.candidate} has no verdict yet", overview.candidate)
+        return NextAction("wait", why, overview.candidate)
+    return NextAction("gate", f"{overview.candidate} has no verdict yet", overview.candidate)
 
 
-def _train(facts: Situation, config: Config, force: bool) -> Step:
+def _train(facts: Facts, config: Config, force: bool) -> NextAction:
     unused, least = facts.overview.failures_new, config.training.min_failure_cases
     alarms, missing = facts.alarms, _missing_since_failed(facts, least)
     said = f"{unused} unused failures"
     if not facts.overview.failures_trainable:
         return _nothing(facts.overview)
     if force:
-        return Step("train", f"{said}, and it was asked for")
+        return NextAction("train", f"{said}, and it was asked for")
     if missing > 0:
         why = "the last training came to nothing; it is tried again"
-        return Step("nothing", f"{why} with {missing} more failures, with other settings, or with --force")
+        return NextAction("nothing", f"{why} with {missing} more failures, with other settings, or with --force")
     enough, drifted = unused >= least, bool(alarms) and unused >= config.drift.min_failure_cases
     if not (enough or drifted):
-        return Step("nothing", f"{said} of {least}" + (f"; {_said(alarms[0])}" if alarms else ""))
+        return NextAction("nothing", f"{said} of {least}" + (f"; {_said(alarms[0])}" if alarms else ""))
     if facts.minutes is not None and facts.minutes < config.retrain.min_interval_minutes:
-        return Step("nothing", _too_soon(facts.minutes, config))
-    return Step("train", f"{said}, at least {least}" if enough else f"{said}, and {_said(alarms[0])}")
+        return NextAction("nothing", _too_soon(facts.minutes, config))
+    return NextAction("train", f"{said}, at least {least}" if enough else f"{said}, and {_said(alarms[0])}")
 
 
-def _missing_since_failed(facts: Situation, least: int) -> int:
+def _missing_since_failed(facts: Facts, least: int) -> int:
     """New failures still to come before what failed is tried again as it was; 0 or less where nothing is in the way."""
     if facts.failed is None or facts.failed.recipe != facts.recipe:
         return 0
     return facts.failed.failures + least - facts.overview.failures_trainable
 
 
-def _nothing(overview: Overview) -> Step:
+def _nothing(overview: Overview) -> NextAction:
     generations = f"among {overview.generations} generations" if overview.generations else "yet"
-    return Step("nothing", f"no failure to train on {generations}; `collect-data` logs them")
+    return NextAction("nothing", f"no failure to train on {generations}; `collect-data` logs them")
 
 
 def _too_soon(minutes: float, config: Config) -> str:

@@ -1,7 +1,7 @@
 """One idempotent run of the loop: trigger -> train -> gate -> promote or discard, and one line in the audit.
 
 Unattended and under a lock that is tried before MLX is imported; what needs models is imported where it is used. It may
-be killed at any moment: whatever was acknowledged is on disk, and the next run finds by `outlook` what is left to do.
+be killed at any moment: whatever was acknowledged is on disk, and the next run finds by `plan` what is left to do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..models.hub import local_fingerprints
 from ..runtime.signals import StopRequest
 from . import gate_step as judging
 from . import train_step as training
-from .plan import SETTLING, Situation, Step, look, next_step
+from .plan import SETTLING, Facts, NextAction, next_action, read_facts
 from .watch_step import watch_champion
 from .work import Load, Outcome, Say, Work, loader
 
@@ -55,7 +55,7 @@ def retrain(
         on_work: told of everything else that takes long what it is, how many pieces are done and of how many.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does while training.
         clock: unix seconds.
-        timing: measures what the forecast rests on; `latency.measure` by default.
+        timing: measures what the forecast rests on; `latency.measure_latency` by default.
 
     Raises:
         LockedError: another process trains here.
@@ -90,11 +90,11 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     data, config, outcome = work.data, work.config, work.outcome
     data.registry.resolve("champion")  # a damaged one is told at once, and not when a training is due
     _keep_names(work)
-    facts = look(data, config, work.clock())
+    facts = read_facts(data, config, work.clock())
     if facts.overview.denied is not None:  # nobody knows what it would have said
         raise facts.overview.denied
     if watch_champion(data, config, facts):
-        facts = look(data, config, work.clock())
+        facts = read_facts(data, config, work.clock())
     outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
     outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe
     outcome.mark = mark_of(facts.overview.ids)
@@ -102,9 +102,9 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     outcome.clock = facts.minutes is not None and facts.minutes < 0
     while not outcome.why:
         if outcome.steps:
-            facts = look(data, config, work.clock())
+            facts = read_facts(data, config, work.clock())
         work.stream = facts.overview.stream
-        step = next_step(facts, config, force=force and not outcome.trained, checked=bool(outcome.steps))
+        step = next_action(facts, config, force=force and not outcome.trained, checked=bool(outcome.steps))
         if step.action == "train" and outcome.trained:
             raise StoreError(f"{outcome.version} was trained and is no candidate: see `status` for what is damaged")
         work.say(f"{step.action}: {step.why}")
@@ -124,18 +124,18 @@ def _keep_names(work: Work) -> None:
     work.data.names.keep(*(one for one in found if one is not None))
 
 
-def _do(work: Work, step: Step, facts: Situation) -> None:
+def _do(work: Work, step: NextAction, facts: Facts) -> None:
     subject, pointer = str(step.subject), facts.pointer
     if step.action == "finish":
-        judging.finish(work, subject, step.why, pointer)
+        judging.finish_promotion(work, subject, step.why, pointer)
     elif step.action == "check":
-        judging.check(work, step.why, pointer, facts.looks)
+        judging.check_champion(work, step.why, pointer, facts.looks)
     elif step.action == "gate":
-        judging.gate(work, subject, pointer)
+        judging.gate_candidate(work, subject, pointer)
     elif step.action == "resume":
-        training.resume(work, subject)
+        training.resume_training(work, subject)
     elif step.action == "train":
-        training.train(work)
+        training.train_candidate(work)
     else:
         work.outcome.end("nothing" if step.action == "nothing" else "inconclusive", step.why, step.subject)
 

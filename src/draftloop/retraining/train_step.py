@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_RESUMPTIONS = 3  # from one and the same step
 
 
-def train(work: Work) -> None:
+def train_candidate(work: Work) -> None:
     """Train on top of the champion; runs that were cut off and cannot be gone on with are given up first.
 
     Raises:
@@ -39,7 +39,7 @@ def train(work: Work) -> None:
         _trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
 
 
-def resume(work: Work, run: str) -> None:
+def resume_training(work: Work, run: str) -> None:
     """Go on with a run that was cut off, or give it up where that cannot be.
 
     Raises as `train`; TrainingFailed too where it was gone on with often enough and came no further: what killed it

@@ -8,7 +8,7 @@ from ..data.log_position import is_gone
 from ..models.hub import local_fingerprints
 from ..registry.registry import Pointer
 from ..status import read_overview
-from .plan import History, Situation
+from .plan import Facts, History
 
 
 def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> None:
@@ -18,7 +18,7 @@ def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> Non
     data.promotion_watch.begin(pointer, stream, config.gate)
 
 
-def watch_champion(data: DataDirectory, config: Config, facts: Situation) -> bool:
+def watch_champion(data: DataDirectory, config: Config, facts: Facts) -> bool:
     """Watch a champion that nobody watches yet (an older version promoted it, or a crash came in between), and say so.
 
     New to it is what came after the last verdict or rollback, if that left it in use; else what comes from now on, as

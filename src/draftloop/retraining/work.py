@@ -11,7 +11,7 @@ from ..config import Config, Models
 from ..data.directory import DataDirectory
 from ..data.records import Record
 from ..data.usable import why_unusable
-from ..evaluation.drift import Generation
+from ..evaluation.drift import LoggedGeneration
 from ..models.names import ModelNames
 from ..registry.registry import Pointer
 from ..runtime.signals import StopRequest
@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         outcome: how it ended.
         why: one sentence; empty as long as there is more to do.
-        steps: what was done, in order: actions of `outlook.Step`.
+        steps: what was done, in order: actions of `plan.NextAction`.
         run, version: of the training or the candidate, where there was one.
         champion: in use afterwards.
         trained: whether a training ended, in a version or in nothing.
@@ -106,7 +106,7 @@ class Work:
         on_step: told after every optimizer step how many are done and of how many.
         stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
         clock: unix seconds.
-        timing: measures what the forecast rests on; None is `latency.measure`.
+        timing: measures what the forecast rests on; None is `latency.measure_latency`.
         outcome: what was found out so far.
         stream: the target's generations, as of the latest look at the facts.
         on_work: told what else is done and how far it is.
@@ -121,7 +121,7 @@ class Work:
     clock: Callable[[], float]
     timing: Timing | None
     outcome: Outcome = field(default_factory=Outcome)
-    stream: Sequence[Generation] = ()
+    stream: Sequence[LoggedGeneration] = ()
     on_work: OnWork | None = None
     _pair: Pair | None = None
 

@@ -26,10 +26,10 @@ from draftloop.errors import AdapterError, ExportError, PairError, StoreError, U
 from draftloop.evaluation.benchmark import logged_samples
 from draftloop.models.fingerprints import fingerprints
 from draftloop.models.pair import Pair, load_pair
-from draftloop.registry.export.export import Exported, Job, export, plan
+from draftloop.registry.export.export import Exported, ExportPlan, export, plan_export
 from draftloop.registry.export.fuse import Quantization
-from draftloop.registry.export.verify import measure
-from draftloop.registry.manifest import verify
+from draftloop.registry.export.verify import measure_export
+from draftloop.registry.manifest import verify_adapter
 from draftloop.registry.registry import Registry
 
 SECRET = "the wedding of Zebulon and Xanthippe"
@@ -80,8 +80,10 @@ def job(
     bits: int | None = None,
     group_size: int | None = None,
     dequantize: bool = False,
-) -> Job:
-    return plan(registry, "latest", destination, fuse=fuse, quantization=Quantization(bits, group_size, dequantize))
+) -> ExportPlan:
+    return plan_export(
+        registry, "latest", destination, fuse=fuse, quantization=Quantization(bits, group_size, dequantize)
+    )
 
 
 def logits(directory: Path | str, adapter: Path | None = None) -> mx.array:
@@ -101,7 +103,7 @@ def test_an_adapter_alone_is_taken_by_plain_mlx_lm_as_it_is(
     made = export(job(registry, tmp_path / "out", fuse=False), pair, config, records)
     out = tmp_path / "out"
     assert names(out) == {"adapters.safetensors", "adapter_config.json", "manifest.json", "README.md"}
-    manifest, own = verify(out), registry.manifest("v0001")
+    manifest, own = verify_adapter(out), registry.manifest("v0001")
     assert manifest is not None
     assert (manifest.files, manifest.pair, manifest.created) == (own.files, own.pair, own.created)
     assert (manifest.record_ids, manifest.config) == ((), {})  # neither what it learned from nor where that lay
@@ -167,7 +169,7 @@ def test_what_is_measured_is_the_quantized_draft_that_lies_there(
     assert made.measured is not None
     there = load_pair(config.models.model_copy(update={"draft": str(tmp_path / "out")}))
     adapter = ("v0001", registry.root / "v0001")
-    expected = measure(pair, there, adapter, logged_samples(records, pair), 3, seed=0)
+    expected = measure_export(pair, there, adapter, logged_samples(records, pair), 3, seed=0)
     assert made.measured == expected
     rows = {row.adapter: row for row in expected.results if row.rule == "rejection"}
     assert rows["exported"].acceptance_length != pytest.approx(rows["v0001"].acceptance_length, abs=1e-3)
@@ -328,7 +330,7 @@ def test_a_version_that_is_not_there_is_refused(
     reference: str, message: str, tmp_path: Path, registry: Registry
 ) -> None:
     with pytest.raises(AdapterError, match=message):
-        plan(registry, reference, tmp_path / "out", fuse=True, quantization=Quantization())
+        plan_export(registry, reference, tmp_path / "out", fuse=True, quantization=Quantization())
 
 
 def test_an_adapter_from_elsewhere_has_no_history_to_tell_and_is_refused(
@@ -336,7 +338,7 @@ def test_an_adapter_from_elsewhere_has_no_history_to_tell_and_is_refused(
 ) -> None:
     elsewhere = write_lora(tmp_path / "elsewhere", pair.draft, amount=0.3)
     with pytest.raises(AdapterError, match="only versions that draftloop made"):
-        plan(registry, str(elsewhere), tmp_path / "out", fuse=True, quantization=Quantization())
+        plan_export(registry, str(elsewhere), tmp_path / "out", fuse=True, quantization=Quantization())
 
 
 def test_a_version_that_holds_a_program_is_not_given_away(tmp_path: Path, pair: Pair) -> None:
@@ -374,7 +376,7 @@ def test_the_champion_and_the_latest_are_found_by_those_names(tmp_path: Path, re
     registry.promote("v0001")
     registry.create(lambda path: write_lora(path, pair.draft, amount=0.1) and None, {"parent": "v0001"})
     found = [
-        plan(registry, reference, tmp_path / "out", fuse=False, quantization=Quantization()).version.name
+        plan_export(registry, reference, tmp_path / "out", fuse=False, quantization=Quantization()).version.name
         for reference in ("champion", "latest", "v0001")
     ]
     assert found == ["v0001", "v0002", "v0001"]
@@ -385,7 +387,7 @@ def test_the_champion_and_the_latest_are_found_by_those_names(tmp_path: Path, re
 )
 def test_an_adapter_alone_takes_no_quantization(quantization: Quantization, tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(ExportError, match="need --fuse"):
-        plan(registry, "latest", tmp_path / "out", fuse=False, quantization=quantization)
+        plan_export(registry, "latest", tmp_path / "out", fuse=False, quantization=quantization)
 
 
 def test_a_quantization_that_fits_no_layer_leaves_nothing_behind(
@@ -440,14 +442,15 @@ import os, signal, sys
 import draftloop
 from pathlib import Path
 from draftloop.config import Config, Models
-from draftloop.registry.export.export import export, plan
+from draftloop.registry.export.export import export, plan_export
 from draftloop.registry.export.fuse import Quantization
 from draftloop.models.pair import load_pair
 from draftloop.registry.registry import Registry
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 root = Path(sys.argv[1])
 config = Config(models=Models(target=str(root / "models/target"), draft=str(root / "models/draft")))
-job = plan(Registry(root / "data/adapters"), "latest", root / "exports/out", fuse=True, quantization=Quantization())
+registry, out = Registry(root / "data/adapters"), root / "exports/out"
+job = plan_export(registry, "latest", out, fuse=True, quantization=Quantization())
 export(job, load_pair(config.models), config, [], lambda _: os.kill(os.getpid(), signal.SIGTERM))
 """
 

@@ -20,7 +20,7 @@ from tiny import tiny_llama
 from draftloop.errors import ExportError, PairError, UsageError
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
-from draftloop.registry.export.fuse import Quantization, Written, write_fused
+from draftloop.registry.export.fuse import FusedDraft, Quantization, write_fused
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7, 250, 11]])
 
@@ -43,7 +43,7 @@ def convert(draft: Path, name: str, **options: Any) -> Path:
     return draft.parent / name
 
 
-def fused(draft: Path, adapter: Path, quantization: Quantization | None = None) -> tuple[Path, Written]:
+def fused(draft: Path, adapter: Path, quantization: Quantization | None = None) -> tuple[Path, FusedDraft]:
     directory = draft.parent / f"fused-{len(list(draft.parent.iterdir()))}"
     directory.mkdir()
     return directory, write_fused(draft, adapter, directory, quantization or Quantization())
@@ -246,7 +246,7 @@ def test_a_layer_with_bits_of_its_own_keeps_them(draft: Path, adapter: Path) -> 
 def test_a_quantized_draft_can_come_out_float_and_then_nothing_is_lost(draft: Path, adapter: Path) -> None:
     packed = convert(draft, "packed", quantize=True, q_bits=4, q_group_size=32)
     directory, written = fused(packed, adapter, Quantization(dequantize=True))
-    assert written == Written(None, 32)
+    assert written == FusedDraft(None, 32)
     assert not {"quantization", "quantization_config"} & config_of(directory).keys()
     assert apart(logits(directory), logits(packed, adapter)) < 1e-4
 

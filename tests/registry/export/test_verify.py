@@ -13,10 +13,10 @@ from model_dirs import write_lora
 from tiny import sampler
 
 from draftloop.config import Models
-from draftloop.evaluation.benchmark import Sample, compare
+from draftloop.evaluation.benchmark import Sample, compare_drafts
 from draftloop.evaluation.teacher_forced import Text
 from draftloop.models.pair import Pair, load_pair
-from draftloop.registry.export.verify import Measured, below_in_words, measure
+from draftloop.registry.export.verify import Measured, below_in_words, measure_export
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def shipped(pair: Pair, small_models: Models, adapter: Path | None, noise: float
 
 
 def measured(pair: Pair, other: Pair, adapter: tuple[str, Path], texts: list[Sample] | None = None) -> Measured:
-    return measure(pair, other, adapter, texts or samples(), 3, seed=0)
+    return measure_export(pair, other, adapter, texts or samples(), 3, seed=0)
 
 
 def test_the_bare_draft_and_the_adapter_have_the_numbers_of_the_benchmark(
     pair: Pair, small_models: Models, adapter: tuple[str, Path]
 ) -> None:
     found = measured(pair, shipped(pair, small_models, adapter[1]), adapter)
-    expected = compare(pair, samples(), "auto", [3], adapter, seed=0)
+    expected = compare_drafts(pair, samples(), "auto", [3], adapter, seed=0)
     assert [row for row in found.results if row.adapter != "exported"] == expected.results
     gained = [change for change in found.comparison if (change.of, change.against) == ("v0001", "none")]
     assert [change.delta_acceptance_length for change in gained] == [

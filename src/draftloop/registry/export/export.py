@@ -36,9 +36,9 @@ from ...store.atomic import publish_directory, temporary_path, write_new
 from ...store.files import FILES, Files, storing
 from ..manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
 from ..registry import Registry, Version
-from .fuse import Quantization, Written, write_fused
+from .fuse import FusedDraft, Quantization, write_fused
 from .model_card import Card, write_card
-from .verify import SHIPPED, Measured, below_in_words, measure
+from .verify import SHIPPED, Measured, below_in_words, measure_export
 
 CARD = "README.md"
 
@@ -49,8 +49,8 @@ Samples = tuple[list[Sample], str | None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be exported, where to, and in what form; by `plan`."""
+class ExportPlan:
+    """What is to be exported, where to, and in what form; by `plan_export`."""
 
     version: Version
     destination: Path
@@ -90,7 +90,9 @@ class Exported:
         return {**asdict(self), "below_bare_draft": [change.rule for change in below]}
 
 
-def plan(registry: Registry, reference: str, destination: Path, *, fuse: bool, quantization: Quantization) -> Job:
+def plan_export(
+    registry: Registry, reference: str, destination: Path, *, fuse: bool, quantization: Quantization
+) -> ExportPlan:
     """Everything that can be refused before a model is loaded.
 
     Args:
@@ -107,11 +109,11 @@ def plan(registry: Registry, reference: str, destination: Path, *, fuse: bool, q
     if not fuse and quantization != Quantization():
         raise ExportError("an adapter alone has no quantization; --q-bits, --q-group-size and --dequantize need --fuse")
     version = _find(registry, reference)
-    return Job(version, _free_place(destination, registry.root.parent), fuse, quantization)
+    return ExportPlan(version, _free_place(destination, registry.root.parent), fuse, quantization)
 
 
 def export(
-    job: Job,
+    job: ExportPlan,
     pair: Pair,
     config: Config,
     held_out: Iterable[Record],
@@ -122,7 +124,7 @@ def export(
     """Make the directory; it appears whole, or not at all.
 
     Args:
-        job: by `plan`.
+        job: by `plan_export`.
         pair: the models of `config`; afterwards its draft carries the adapter.
         config: names of the models, K, and the seed of the intervals.
         held_out: logged generations to measure on; those of other targets are left out.
@@ -205,7 +207,9 @@ def _is_free(place: Path) -> bool:
     return place.is_dir() and not place.is_symlink() and not any(place.iterdir())
 
 
-def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples, say: Say, files: Files) -> Exported:
+def _fill(
+    directory: Path, job: ExportPlan, pair: Pair, config: Config, found: Samples, say: Say, files: Files
+) -> Exported:
     say(f"writing {job.version.name}")
     written = _write(directory, job, pair, config, files)
     shipped = _load_back(directory, job, pair, config)
@@ -215,7 +219,7 @@ def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples,
         say(f"measuring on {len(samples)} held-out generations")
         adapter = (job.version.name, job.version.path)
         k, seed = config.speculative.num_draft_tokens, config.speculative.seed
-        measured = measure(pair, shipped, adapter, samples, k, seed=seed)
+        measured = measure_export(pair, shipped, adapter, samples, k, seed=seed)
     made = Exported(
         version=job.version.name,
         path=str(job.destination),
@@ -233,7 +237,7 @@ def _fill(directory: Path, job: Job, pair: Pair, config: Config, found: Samples,
     return made
 
 
-def _write(directory: Path, job: Job, pair: Pair, config: Config, files: Files) -> Written | None:
+def _write(directory: Path, job: ExportPlan, pair: Pair, config: Config, files: Files) -> FusedDraft | None:
     """The files of a whole draft, or of the adapter, then proved to be the version's own."""
     version = job.version
     if job.fuse:
@@ -257,7 +261,7 @@ def _for_others(version: Version, pair: Pair, found: dict[str, FileHash]) -> Man
     return make_manifest(kept, version.name, found)
 
 
-def _load_back(directory: Path, job: Job, pair: Pair, config: Config) -> Pair:
+def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> Pair:
     """The pair with what was written as its draft, as anybody's mlx-lm loads it."""
     draft_path = directory if job.fuse else find_model(config.models.draft)
     trust, adapter = (False, None) if job.fuse else (config.models.trust_remote_code, directory)
@@ -291,7 +295,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _describe(written: Written | None, adapter: Path) -> str:
+def _describe(written: FusedDraft | None, adapter: Path) -> str:
     if written is None:
         shape = read_config(adapter)
         return f"LoRA, rank {shape.rank}, scale {shape.scale:g}"
@@ -301,7 +305,7 @@ def _describe(written: Written | None, adapter: Path) -> str:
     return f"{written.quantization['bits']} bits in groups of {written.quantization['group_size']}, {bits} in all"
 
 
-def _card(made: Exported, job: Job, pair: Pair, config: Config) -> Card:
+def _card(made: Exported, job: ExportPlan, pair: Pair, config: Config) -> Card:
     manifest = job.version.manifest
     this = {"this model": made.fingerprint} if made.fingerprint else {}
     return Card(

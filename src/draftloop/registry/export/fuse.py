@@ -69,7 +69,7 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class Written:
+class FusedDraft:
     """The quantization that `config.json` tells of, None for float; and bits a weight, scales included."""
 
     quantization: dict[str, Any] | None
@@ -84,7 +84,7 @@ def write_fused(
     *,
     trust_remote_code: bool = False,
     files: Files = FILES,
-) -> Written:
+) -> FusedDraft:
     """Write the draft with the adapter in its weights: config, weights, tokenizer, generation config, chat template.
 
     Args:
@@ -116,7 +116,7 @@ def write_fused(
     _save(model, {key: value for key, value in fused_config.items() if key != _CODE}, directory, files)
     for path in beside:
         files.produce(directory / path.name, partial(_copy, path))
-    return Written(fused_config.get("quantization"), float(compute_bits_per_weight(model)))
+    return FusedDraft(fused_config.get("quantization"), float(compute_bits_per_weight(model)))
 
 
 def fuse(model: nn.Module, config: Mapping[str, Any], quantization: Quantization) -> dict[str, Any]:

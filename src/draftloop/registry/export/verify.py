@@ -14,8 +14,8 @@ from typing import Any
 from ...decoding.rule_names import Rule
 from ...evaluation.benchmark import (
     BASE,
+    AcceptanceRow,
     Difference,
-    Row,
     Sample,
     accepted,
     conditions_of,
@@ -34,7 +34,7 @@ WORTH_SAYING = 0.01  # tokens a round
 
 
 @dataclass(frozen=True)
-class Comparison(Difference):
+class ExportDifference(Difference):
     """`of` minus `against`, paired by prompt group."""
 
     of: str
@@ -45,11 +45,11 @@ class Comparison(Difference):
 class Measured:
     """Acceptance of the bare draft, of draft + adapter and of what is shipped, on the same texts."""
 
-    results: list[Row]
-    comparison: list[Comparison]
+    results: list[AcceptanceRow]
+    comparison: list[ExportDifference]
     conditions: dict[str, Any]
 
-    def lost(self) -> list[Comparison]:
+    def lost(self) -> list[ExportDifference]:
         """Where what is shipped is accepted less than draft + adapter: beyond chance, and by enough to say so."""
         against_adapter = self._against(self.conditions["adapter"])
         return [
@@ -58,15 +58,15 @@ class Measured:
             if change.delta_acceptance_length < -WORTH_SAYING and change.ci_high is not None and change.ci_high < 0
         ]
 
-    def below_bare_draft(self) -> list[Comparison]:
+    def below_bare_draft(self) -> list[ExportDifference]:
         """Where what is shipped is accepted less than the draft without any adapter, by however little."""
         return [change for change in self._against(BASE) if change.delta_acceptance_length < 0]
 
-    def _against(self, other: str) -> list[Comparison]:
+    def _against(self, other: str) -> list[ExportDifference]:
         return [change for change in self.comparison if (change.of, change.against) == (SHIPPED, other)]
 
 
-def below_in_words(change: Comparison) -> str:
+def below_in_words(change: ExportDifference) -> str:
     """One of `Measured.below_bare_draft` as a sentence."""
     doubt = change.ci_high is None or change.ci_high >= 0
     interval = "" if change.ci_low is None else f", {LEVEL:.0%} interval [{change.ci_low:+.3f}, {change.ci_high:+.3f}]"
@@ -77,7 +77,7 @@ def below_in_words(change: Comparison) -> str:
     )
 
 
-def measure(
+def measure_export(
     pair: Pair,
     shipped: Pair,
     adapter: tuple[str, Path],
@@ -96,8 +96,8 @@ def measure(
         num_draft_tokens: K >= 1.
         seed: of the bootstrap.
     """
-    rows: list[Row] = []
-    comparison: list[Comparison] = []
+    rows: list[AcceptanceRow] = []
+    comparison: list[ExportDifference] = []
     rules = rules_that_fit(samples, "auto")
     for rule in rules:
         fitting = samples_of(rule, samples)
@@ -106,7 +106,7 @@ def measure(
         rows += [row_of(name, rule, num_draft_tokens, column, groups, seed) for name, column in outputs.items()]
         for against, of in combinations(outputs, 2):
             change = difference_of(rule, num_draft_tokens, outputs[against], outputs[of], groups, seed)
-            comparison.append(Comparison(**asdict(change), of=of, against=against))
+            comparison.append(ExportDifference(**asdict(change), of=of, against=against))
     conditions = conditions_of(pair, samples, seed) | {
         "rules": rules,
         "num_draft_tokens": num_draft_tokens,

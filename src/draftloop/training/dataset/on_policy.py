@@ -17,7 +17,7 @@ from typing import Any
 from mlx import nn
 
 from ...data.records import Sampler
-from ...decoding.batched_generation import Wanted, write
+from ...decoding.batched_generation import OutputRequest, generate_batched
 from ...errors import RunError
 from .examples import Example
 
@@ -74,7 +74,7 @@ def roll_out(
     drafts = [(example, number) for number in range(times) for example in failures if _longest(example, limits)]
     longest = max((len(example.labels) for example in failures), default=0)
     wanted = [
-        Wanted(
+        OutputRequest(
             example.ids[: example.prompt_length],
             replace(example.sampler, seed=_seed(seed, example, number, own)),
             int(min(longest, _longest(example, limits))),
@@ -82,7 +82,7 @@ def roll_out(
         for example, number in drafts
     ]
     found: dict[int, Example] = {}
-    for text in write(
+    for text in generate_batched(
         model,
         wanted,
         width=limits.width,
