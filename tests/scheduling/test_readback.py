@@ -9,9 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from draftloop.scheduling.cron import cron_block, read_cron
 from draftloop.scheduling.job import Daily, Every, ScheduledJob
-from draftloop.scheduling.readback import Unit, differences, read_cron, read_launchd, read_systemd
-from draftloop.scheduling.units import clock_fields, cron_block, launchd_plist, systemd_units
+from draftloop.scheduling.launchd import launchd_plist, read_launchd
+from draftloop.scheduling.scheduler import Unit, clock_fields
+from draftloop.scheduling.schedulers import differences
+from draftloop.scheduling.systemd import read_systemd, systemd_units
 
 from .conftest import MakeJob
 

@@ -11,7 +11,7 @@ from draftloop.errors import ScheduleError
 from draftloop.scheduling.job import Daily
 from draftloop.scheduling.schedulers import (
     KINDS,
-    State,
+    ScheduleState,
     check_start,
     install_job,
     kinds_in_place,
@@ -53,10 +53,12 @@ def test_cron_is_taken_only_where_there_is_a_crontab(tmp_path: Path, monkeypatch
 def test_what_is_in_place_is_told_from_what_would_be(kind: str, make_job: MakeJob, tools: Path) -> None:
     job, place = make_job(), scheduler(kind)
     assert place.kind == kind
-    assert schedule_state(place, job) == State(installed=False, current=False, stray=False)
+    assert schedule_state(place, job) == ScheduleState(installed=False, current=False, stray=False)
     place.install(job)
-    assert schedule_state(place, job) == State(installed=True, current=True, stray=False, rhythm="every 60 minutes")
-    other = State(True, False, False, "every 60 minutes", {"rhythm": "every 60 minutes"})
+    assert schedule_state(place, job) == ScheduleState(
+        installed=True, current=True, stray=False, rhythm="every 60 minutes"
+    )
+    other = ScheduleState(True, False, False, "every 60 minutes", {"rhythm": "every 60 minutes"})
     assert schedule_state(place, make_job(when=Daily(3, 5))) == other
     assert kinds_in_place(job.id) == [kind]
     place.remove(job.id)
@@ -68,12 +70,14 @@ def test_files_that_no_manager_knows_are_strays(make_job: MakeJob, tools: Path) 
     place.install(job)
     for state in tools.glob("*.enabled"):
         state.unlink()
-    assert schedule_state(place, job) == State(installed=False, current=False, stray=True, rhythm="every 60 minutes")
+    assert schedule_state(place, job) == ScheduleState(
+        installed=False, current=False, stray=True, rhythm="every 60 minutes"
+    )
 
 
 def test_looking_needs_no_cron(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert schedule_state(scheduler("cron"), make_job()) == State(installed=False, current=False, stray=False)
+    assert schedule_state(scheduler("cron"), make_job()) == ScheduleState(installed=False, current=False, stray=False)
 
 
 def test_installing_makes_a_private_directory_for_the_log(make_job: MakeJob, tools: Path) -> None:

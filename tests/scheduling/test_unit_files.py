@@ -9,8 +9,8 @@ from stand_ins import write_tool
 
 from draftloop.errors import ScheduleError
 from draftloop.scheduling.job import Daily
-from draftloop.scheduling.unit_files import Launchd, Systemd
-from draftloop.scheduling.units import launchd_plist, systemd_units
+from draftloop.scheduling.launchd import Launchd, launchd_plist
+from draftloop.scheduling.systemd import Systemd, systemd_units
 
 from .conftest import MakeJob
 

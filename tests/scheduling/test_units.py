@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from mortal import HANGS
 
 from draftloop.errors import ConfigError, ScheduleError
+from draftloop.scheduling.cron import cron_block, cron_line
 from draftloop.scheduling.job import Daily, Every, ScheduledJob
-from draftloop.scheduling.units import cron_block, cron_line, launchd_plist, systemd_units
+from draftloop.scheduling.launchd import launchd_plist
+from draftloop.scheduling.systemd import systemd_units
 
 from .conftest import MakeJob
 

@@ -18,14 +18,14 @@ from .output import Doing
 
 if TYPE_CHECKING:
     from ..scheduling.job import Daily, Every, ScheduledJob
-    from ..scheduling.schedulers import Scheduler, State
+    from ..scheduling.scheduler import Scheduler
 
-_EVERY = 60
+_DEFAULT_MINUTES = 60
 
 
 @click.group()
 def schedule_group() -> None:
-    """Retrain at regular times: cron, launchd or systemd."""
+    """Retrain at regular times: cron, launchd, systemd."""
 
 
 def _time_of_day(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -48,7 +48,7 @@ def _job_options(command: Command) -> Command:
             "--every",
             type=click.IntRange(1, 7 * 24 * 60),
             metavar="MINUTES",
-            help=f"How often.  [default: as it is installed now, else {_EVERY}]",
+            help=f"Minutes between two runs.  [default: as installed now, else {_DEFAULT_MINUTES}]",
         ),
         _kind_option("Scheduler.  [default: launchd on macOS, systemd where it runs for you, cron where `crontab` is]"),
     ):
@@ -64,17 +64,12 @@ def _yes_option(command: Command) -> Command:
 @_job_options
 @json_option
 @click.pass_obj
-def show_schedule(app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, as_json: bool) -> None:
-    """Print what `install` would put in place, and in what that differs from what is there. Changes nothing."""
-    from ..scheduling.schedulers import schedule_state
+def show_schedule(app: App, /, as_json: bool, **asked: Any) -> None:
+    """Show the schedule, and how it differs from the installed one.
 
-    place = _scheduler(kind)
-    job = _job(app, _when(app, place, every, at))
-    state = schedule_state(place, job)
-    if as_json:
-        _print_json(app, place, job, state)
-    else:
-        _print_text(app, place, job, state)
+    Prints what `install` would put in place. Changes nothing.
+    """
+    _print(app, *_scheduler_and_job(app, **asked), as_json)
 
 
 @schedule_group.command("install", cls=Doing)
@@ -82,28 +77,21 @@ def show_schedule(app: App, kind: str | None, every: int | None, at: tuple[int, 
 @_yes_option
 @json_option
 @click.pass_obj
-def install_schedule(
-    app: App, kind: str | None, every: int | None, at: tuple[int, int] | None, yes: bool, as_json: bool
-) -> None:
-    """Have `retrain` started at regular times, with this configuration and this data directory.
+def install_schedule(app: App, /, yes: bool, as_json: bool, **asked: Any) -> None:
+    """Start `retrain` at regular times.
 
-    Run again, it brings what is installed up to date (another Python, another directory) and keeps its rhythm, unless
-    --every or --at says another one.
+    It runs with this configuration and this data directory. Run `install` again to bring the schedule up to date
+    (another Python, another directory): the rhythm stays, unless --every or --at gives another one.
     """
-    from ..scheduling import schedulers
+    from ..scheduling.schedulers import install_job, kinds_in_place
 
-    place = _scheduler(kind)
-    job = _job(app, _when(app, place, every, at))
+    scheduler, job = _scheduler_and_job(app, **asked)
     if yes:
-        schedulers.install_job(place, job)
-    state = schedulers.schedule_state(place, job)
-    if as_json:
-        _print_json(app, place, job, state, changed=yes)
-    else:
-        _print_text(app, place, job, state)
-    for warning in _warnings(place, job):
+        install_job(scheduler, job)
+    _print(app, scheduler, job, as_json, changed=yes)
+    for warning in _warnings(scheduler):
         note(f"note: {warning}")
-    others = [kind for kind in schedulers.kinds_in_place(job.id) if kind != place.kind]
+    others = [kind for kind in kinds_in_place(job.id) if kind != scheduler.kind]
     if others:
         note(f"note: {' and '.join(others)} has it too: `schedule remove --kind {others[0]}`")
     note(f"installed: {job.when}" if yes else "nothing was installed; add --yes")
@@ -115,7 +103,10 @@ def install_schedule(
 @json_option
 @click.pass_obj
 def remove_schedule(app: App, kind: str | None, yes: bool, as_json: bool) -> None:
-    """Take the schedule of this data directory away. What was trained stays."""
+    """Remove the schedule of this data directory.
+
+    What was trained stays.
+    """
     from ..scheduling.job import identity_of
     from ..scheduling.schedulers import kinds_in_place, scheduler
 
@@ -123,14 +114,14 @@ def remove_schedule(app: App, kind: str | None, yes: bool, as_json: bool) -> Non
     kinds = [name for name in kinds_in_place(identity) if kind in (None, name)]
     if not kinds:
         raise NothingToDo(f"nothing is scheduled for {app.data_dir.absolute()}" + (f" by {kind}" if kind else ""))
-    places = {name: scheduler(name).found(identity) for name in kinds}
+    found = {name: scheduler(name).found(identity) for name in kinds}
     for name in kinds if yes else ():
         scheduler(name).remove(identity)
     if as_json:
-        print_json({"status": "ok", "id": identity, "kinds": kinds, "found": places, "removed": yes})
+        print_json({"status": "ok", "id": identity, "kinds": kinds, "found": found, "removed": yes})
     else:
-        for texts in places.values():
-            _print_units(texts)
+        for units in found.values():
+            _print_units(units)
     note(f"removed from {' and '.join(kinds)}" if yes else "nothing was removed; add --yes")
 
 
@@ -139,127 +130,114 @@ def remove_schedule(app: App, kind: str | None, yes: bool, as_json: bool) -> Non
 @json_option
 @click.pass_obj
 def run_scheduled(app: App, arguments: tuple[str, ...], as_json: bool) -> int:
-    """What the scheduler starts: `retrain`, or the ARGUMENTS after --, logged in runs/schedule.log."""
+    """Run `retrain`, or the ARGUMENTS after --, as the scheduler does: logged in runs/schedule.log."""
     from ..scheduling.job import RETRAIN, draftloop_command, entry_point, interpreter, log_of
     from ..scheduling.run import run_logged
 
-    python, data_dir, config_file = interpreter(), app.data_dir.absolute(), _absolute(app.config_file)
+    python, data_dir = interpreter(), app.data_dir.absolute()
     entry = ("-X", "faulthandler", *entry_point(python))  # a crash in C says where it was
-    command = draftloop_command(python, entry, data_dir, config_file, arguments or RETRAIN)
+    command = draftloop_command(python, entry, data_dir, _absolute(app.config_file), arguments or RETRAIN)
     code = run_logged(command, log_of(data_dir))
     if as_json:
         print_json({"status": "ok", "log": str(log_of(data_dir)), "command": command, "exit_code": code})
     return code
 
 
-def _scheduler(kind: str | None) -> Scheduler:
+def _scheduler_and_job(
+    app: App, kind: str | None, every: int | None, at: tuple[int, int] | None
+) -> tuple[Scheduler, ScheduledJob]:
+    """The scheduler that is asked for or usual here, and the job with the rhythm that is asked for, else installed."""
+    from ..scheduling.job import Daily, Every, ScheduledJob, carried, entry_point, identity_of, interpreter
+    from ..scheduling.scheduler import RHYTHM
     from ..scheduling.schedulers import scheduler, usual_kind
 
-    return scheduler(kind or usual_kind())
-
-
-def _job(app: App, when: Every | Daily) -> ScheduledJob:
-    from ..scheduling.job import ScheduledJob, carried, entry_point, interpreter
-
-    return ScheduledJob(
-        python=interpreter(),
-        entry=entry_point(interpreter()),
+    place = scheduler(kind or usual_kind())
+    if every is not None and at is not None:
+        raise click.UsageError("--every and --at say two different things; give one of them")
+    when: Daily | Every | None = Daily(*at) if at is not None else Every(every) if every is not None else None
+    if when is None and (found := place.found(identity_of(app.data_dir))):
+        unit = place.read(found)
+        when = unit.when
+        if when is None:
+            note(
+                f"note: the installed rhythm ({unit.parts[RHYTHM]}) is none that --every or --at writes; "
+                f"{Every(_DEFAULT_MINUTES)} is taken"
+            )
+    python = interpreter()
+    return place, ScheduledJob(
+        python=python,
+        entry=entry_point(python),
         directory=Path.cwd(),
         data_dir=app.data_dir.absolute(),
         config_file=_absolute(app.config_file),
-        when=when,
-        environment=carried(os.environ, interpreter()),
+        when=when or Every(_DEFAULT_MINUTES),
+        environment=carried(os.environ, python),
         niceness=app.config.retrain.niceness,
     )
-
-
-def _when(app: App, place: Scheduler, every: int | None, at: tuple[int, int] | None) -> Every | Daily:
-    """The rhythm that is asked for, else the one in place, else the default."""
-    from ..scheduling.job import Daily, Every, identity_of
-    from ..scheduling.readback import RHYTHM
-    from ..scheduling.schedulers import unit_in_place
-
-    if every is not None and at is not None:
-        raise click.UsageError("--every and --at say two different things; give one of them")
-    if at is not None:
-        return Daily(*at)
-    if every is not None:
-        return Every(every)
-    unit = unit_in_place(place, identity_of(app.data_dir))
-    if unit is None or unit.when is None:
-        if unit is not None:
-            told = unit.parts[RHYTHM]
-            note(f"note: the installed rhythm ({told}) is none that --every or --at writes; {Every(_EVERY)} is taken")
-        return Every(_EVERY)
-    return unit.when
 
 
 def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def _warnings(place: Scheduler, job: ScheduledJob) -> list[str]:
+def _warnings(scheduler: Scheduler) -> list[str]:
     from ..scheduling.job import SECRET
 
-    found = place.warnings(job)
+    found = scheduler.warnings()
     if os.environ.get(SECRET):
         found.append(f"{SECRET} is a secret and goes into no unit; `hf auth login` keeps it where the job finds it")
     return found
 
 
-def _print_json(app: App, place: Scheduler, job: ScheduledJob, state: State, **more: Any) -> None:
-    texts = place.render(job)
-    print_json(
-        {
-            "status": "ok",
-            **places(app.resolved, app.data_dir),
-            "kind": place.kind,
-            "id": job.id,
-            "when": str(job.when),
-            "command": job.command,
-            "log": str(job.log),
-            "files": {} if place.kind == "cron" else texts,
-            "lines": "".join(texts.values()).splitlines() if place.kind == "cron" else [],
-            "installed": state.installed,
-            "installed_when": state.rhythm,
-            "current": state.current,
-            "differs": state.differs,
-            "warnings": _warnings(place, job),
-            **more,
-        }
-    )
-
-
-def _print_text(app: App, place: Scheduler, job: ScheduledJob, state: State) -> None:
+def _print(app: App, scheduler: Scheduler, job: ScheduledJob, as_json: bool, **more: Any) -> None:
+    """The job, and how what is installed compares with it."""
+    from ..scheduling.schedulers import schedule_state
     from .tables import print_pairs
 
-    texts = place.render(job)
+    state, units = schedule_state(scheduler, job), scheduler.render(job)
+    if as_json:
+        lines = "".join(units.values()).splitlines()
+        print_json(
+            {
+                "status": "ok",
+                **places(app.resolved, app.data_dir),
+                "kind": scheduler.kind,
+                "id": job.id,
+                "when": str(job.when),
+                "command": job.command,
+                "log": str(job.log),
+                "files": {} if scheduler.kind == "cron" else units,
+                "lines": lines if scheduler.kind == "cron" else [],
+                "installed": state.installed,
+                "installed_when": state.rhythm,
+                "current": state.current,
+                "differs": state.differs,
+                "warnings": _warnings(scheduler),
+                **more,
+            }
+        )
+        return
+    installed = "yes" if state.installed else "no"
+    if state.stray:
+        installed = f"no: files of it lie there, but {scheduler.kind} does not run them"
+    elif state.installed and not state.current:
+        parts = [f"no {name}" if had is None else f"another {name} ({had})" for name, had in state.differs.items()]
+        how = "`schedule install --yes` with the same options changes it"
+        installed = f"yes, but with {', '.join(parts) or 'other details'}: {how}"
     print_pairs(
         {
-            "scheduler": place.kind,
+            "scheduler": scheduler.kind,
             "id": job.id,
             "when": str(job.when),
             **in_rows(app.resolved, app.data_dir),
             "command": shlex.join(job.command),
             "log": str(job.log),
-            "installed": _said(state, place.kind),
+            "installed": installed,
         }
     )
-    _print_units(texts)
+    _print_units(units)
 
 
-def _said(state: State, kind: str) -> str:
-    if state.stray:
-        return f"no: files of it lie there, but {kind} does not run them"
-    if not state.installed:
-        return "no"
-    if state.current:
-        return "yes"
-    parts = [f"no {name}" if told is None else f"another {name} ({told})" for name, told in state.differs.items()]
-    how = "`schedule install --yes` with the same options changes it"
-    return f"yes, but with {', '.join(parts) or 'other details'}: {how}"
-
-
-def _print_units(texts: dict[str, str]) -> None:
-    for place, text in texts.items():
+def _print_units(units: dict[str, str]) -> None:
+    for place, text in units.items():
         click.echo(f"\n# {place}\n{text}", nl=False)

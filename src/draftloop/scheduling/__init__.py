@@ -1,5 +1,6 @@
-"""`retrain` without a person: a job, the units that three schedulers take, and the log of what came of it (no mlx).
+"""`retrain` without a person, by cron, launchd or systemd.
 
-job says what runs; units writes it for cron, launchd and systemd; crontab and unit_files put it in place; run is what
-the unit starts. Knows nothing of what retraining is.
+In: a job, that is a command of draftloop, when it runs, where, and with which variables.
+Out: a unit in the user's scheduler, the comparison of what is installed with what should be, and a log of every run.
+Knows nothing of what retraining is. Imports no MLX.
 """

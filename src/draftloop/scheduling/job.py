@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..config import ENV_PREFIX, leaves
 from ..errors import ScheduleError
@@ -32,6 +33,7 @@ CARRIED = (  # what loading a model may need; nothing that could be a secret
 )
 PROGRAMS = ("git", "g++")  # what a run calls: for the commit in run.yaml, and MLX to compile for a CPU
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+STOP_SECONDS = 300  # a training ends its step and writes a checkpoint when it is asked to stop
 _FIND = "import importlib.util as u; found = u.find_spec('draftloop'); print(found.origin if found else '')"
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -61,6 +63,7 @@ class Daily:
 
     hour: int
     minute: int
+    minutes: ClassVar[int] = 24 * 60  # between two starts
 
     def __str__(self) -> str:
         return f"daily at {self.hour:02}:{self.minute:02}"
@@ -97,7 +100,12 @@ class ScheduledJob:
 
     def __post_init__(self) -> None:
         for text in (*self.command, str(self.directory), *self.environment.values()):
-            _refuse_unwritable(text)
+            for character in text:
+                if unicodedata.category(character) in ("Cc", "Cs") or ord(character) & 0xFFFE == 0xFFFE:
+                    raise ScheduleError(
+                        f"{text!r} holds {character!r}, which no scheduler's file can hold. Rename it, or change the "
+                        "variable, to readable characters."
+                    )
 
     @property
     def id(self) -> str:
@@ -142,7 +150,10 @@ def entry_point(python: Path, package: Path = _PACKAGE) -> tuple[str, ...]:
     Raises:
         ScheduleError: neither of the two; a scheduler could not start it.
     """
-    if _installed(python) == package / "__init__.py":
+    # ask `python` itself which draftloop it would import: this process may have found another way
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, "-P", "-c", _FIND], cwd="/", env=bare, capture_output=True, text=True, check=False)
+    if (found := done.stdout.strip()) and Path(found).resolve() == package / "__init__.py":
         return ("-m", "draftloop")
     main = package.parent / "main.py"
     if main.is_file():
@@ -183,20 +194,3 @@ def search_path(path: str, python: Path) -> str:
     programs = [found for name in PROGRAMS if (found := shutil.which(name, path=absolute))]
     special = (folder for program in programs if (folder := str(Path(program).parent)) not in usual)
     return os.pathsep.join(dict.fromkeys((*special, *usual)))
-
-
-def _installed(python: Path) -> Path | None:
-    """The `__init__.py` that `python` would import, asked of it: this process may have found another way."""
-    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([python, "-P", "-c", _FIND], cwd="/", env=bare, capture_output=True, text=True, check=False)
-    return Path(found).resolve() if (found := done.stdout.strip()) else None
-
-
-def _refuse_unwritable(text: str) -> None:
-    for character in text:
-        code = ord(character)
-        if unicodedata.category(character) in ("Cc", "Cs") or code & 0xFFFE == 0xFFFE:
-            raise ScheduleError(
-                f"{text!r} holds {character!r}, which no scheduler's file can hold. Rename it, or change the variable, "
-                "to readable characters."
-            )

@@ -41,9 +41,14 @@ def run_logged(command: Sequence[str], log: Path, limit: int = LIMIT_BYTES, kept
         began = time.monotonic()
         receiver = _Receiver()
         with handling(receiver.handle, "told the run to stop"):
-            receiver.take(_start(command, descriptor))
+            # a process group of its own: Ctrl-C at a terminal would reach it twice, and the second one cuts it off
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=subprocess.STDOUT, process_group=0
+            )
+            receiver.take(child)
             code = receiver.wait()
-        _say(descriptor, f"{_ending(code)} after {time.monotonic() - began:.1f} s")
+        ending = f"exit {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        _say(descriptor, f"{ending} after {time.monotonic() - began:.1f} s")
     finally:
         os.close(descriptor)
     return code if code >= 0 else 128 - code
@@ -61,7 +66,7 @@ def open_rotated(log: Path, limit: int = LIMIT_BYTES, kept: int = KEPT, files: F
         StoreError: what the system refused.
     """
     with Lock(log.with_name(f".{log.name}.lock")), storing(log):
-        if _size(log) >= limit:
+        if log.exists() and log.stat().st_size >= limit:
             there = [n for n in range(1, kept + 1) if _numbered(log, n).exists()]
             for old, new in shifts(there, kept):
                 files.rename(_numbered(log, old), _numbered(log, new))
@@ -83,25 +88,9 @@ def _numbered(log: Path, number: int) -> Path:
     return log.with_name(f"{log.name}.{number}") if number else log
 
 
-def _size(log: Path) -> int:
-    try:
-        return log.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _say(descriptor: int, what: str) -> None:
     line = f"=== {time.strftime('%Y-%m-%dT%H:%M:%S%z')} process {os.getpid()}: {what}\n"
     FILES.write_all(descriptor, line.encode(errors="surrogateescape"))
-
-
-def _ending(code: int) -> str:
-    return f"exit {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-
-def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
-    """In a process group of its own: Ctrl-C at a terminal would reach it twice, and the second one cuts it off."""
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, process_group=0)
 
 
 class _Receiver:

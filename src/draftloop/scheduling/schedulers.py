@@ -1,4 +1,4 @@
-"""Which scheduler a machine has, and what it has of ours. Knows none of them from the inside."""
+"""Which scheduler this machine has, and how what is installed there compares with a job."""
 
 from __future__ import annotations
 
@@ -9,49 +9,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import ScheduleError
 from ..store.files import FILES, storing
-from .crontab import Crontab
+from .cron import Cron
 from .job import ScheduledJob
-from .readback import RHYTHM, Unit, differences
-from .unit_files import Launchd, Systemd
+from .launchd import Launchd
+from .scheduler import RHYTHM, Scheduler, Unit
+from .systemd import Systemd
 
-KINDS = ("cron", "launchd", "systemd")
-
-
-class Scheduler(Protocol):
-    """What can put a job in place and take it away again."""
-
-    @property
-    def kind(self) -> str:
-        """One of KINDS."""
-
-    def render(self, job: ScheduledJob) -> dict[str, str]:
-        """What would be put in place: where to text."""
-
-    def found(self, identity: str) -> dict[str, str]:
-        """What is in place now; nothing where there is nothing."""
-
-    def read(self, texts: Mapping[str, str]) -> Unit:
-        """What such texts say."""
-
-    def is_active(self, identity: str) -> bool:
-        """Whether the scheduler knows of what is in place."""
-
-    def install(self, job: ScheduledJob) -> None:
-        """Put it in place, instead of an earlier one."""
-
-    def remove(self, identity: str) -> None:
-        """Take it away."""
-
-    def warnings(self, job: ScheduledJob) -> list[str]:
-        """What may keep it from running, each with what to do."""
+_KINDS: Mapping[str, type[Scheduler]] = {found.kind: found for found in (Cron, Launchd, Systemd)}
+KINDS = tuple(_KINDS)
 
 
 @dataclass(frozen=True)
-class State:
+class ScheduleState:
     """How a job and what is in place compare.
 
     Attributes:
@@ -72,8 +44,7 @@ class State:
 
 def scheduler(kind: str) -> Scheduler:
     """The scheduler of one of KINDS, for the user and the environment of this process."""
-    known: dict[str, Scheduler] = {"cron": Crontab(), "launchd": Launchd(), "systemd": Systemd()}
-    return known[kind]
+    return _KINDS[kind]()
 
 
 def usual_kind(
@@ -98,25 +69,30 @@ def usual_kind(
     )
 
 
-def schedule_state(place: Scheduler, job: ScheduledJob) -> State:
+def schedule_state(place: Scheduler, job: ScheduledJob) -> ScheduleState:
     """Compare what would be installed with what is."""
-    found, wanted = _found(place, job.id), place.render(job)
+    found, wanted = place.found(job.id), place.render(job)
     if not found:
-        return State(installed=False, current=False, stray=False)
+        return ScheduleState(installed=False, current=False, stray=False)
     active, unit = place.is_active(job.id), place.read(found)
-    differs = differences(unit, place.read(wanted))
-    return State(active, active and found == wanted, not active, unit.parts[RHYTHM], differs)
+    return ScheduleState(
+        installed=active,
+        current=active and found == wanted,
+        stray=not active,
+        rhythm=unit.parts[RHYTHM],
+        differs=differences(unit, place.read(wanted)),
+    )
 
 
-def unit_in_place(place: Scheduler, identity: str) -> Unit | None:
-    """What is in place of the job `identity`, read; None where nothing is."""
-    found = _found(place, identity)
-    return place.read(found) if found else None
+def differences(found: Unit, wanted: Unit) -> dict[str, str | None]:
+    """The parts in which two units differ, variables last, each with its value in `found`; None where it has none."""
+    names = sorted(dict.fromkeys((*wanted.parts, *found.parts)), key=str.isupper)
+    return {name: found.parts.get(name) for name in names if found.parts.get(name) != wanted.parts.get(name)}
 
 
 def kinds_in_place(identity: str) -> list[str]:
     """The kinds that have something of the job `identity` now."""
-    return [kind for kind in KINDS if _found(scheduler(kind), identity)]
+    return [kind for kind in KINDS if scheduler(kind).found(identity)]
 
 
 def install_job(place: Scheduler, job: ScheduledJob) -> None:
@@ -144,14 +120,8 @@ def check_start(job: ScheduledJob) -> None:
         command, cwd=job.directory, env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+        said = (done.stderr.strip().splitlines() or ["without a message"])[-1]
         raise ScheduleError(
             f"`{' '.join(command)}` ended with {done.returncode} when it was tried with the variables that a scheduled "
             f"run has ({', '.join(job.environment) or 'none'}): {said}. Nothing was installed."
         )
-
-
-def _found(place: Scheduler, identity: str) -> dict[str, str]:
-    if place.kind == "cron" and shutil.which("crontab") is None:
-        return {}  # without the program there is no crontab; to install one is refused
-    return place.found(identity)

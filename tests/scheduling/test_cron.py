@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from stand_ins import write_tool
 
 from draftloop.errors import ScheduleError
-from draftloop.scheduling.crontab import PLACE, Crontab, block_in, with_block
+from draftloop.scheduling.cron import PLACE, Cron, block_in, cron_block, with_block
 from draftloop.scheduling.job import Daily
-from draftloop.scheduling.units import cron_block
 
 from .conftest import MakeJob
 
@@ -36,7 +35,7 @@ def test_putting_a_block_in_and_taking_it_out_again_gives_the_same_bytes(before:
 def test_a_line_with_undecodable_bytes_is_read_into_what_can_be_printed(make_job: MakeJob, tools: Path) -> None:
     job = make_job(config_file=Path("/x/y.yaml"))
     (tools / "crontab").write_bytes(cron_block(job).encode().replace(b"/y", b"/\xe4"))
-    command = Crontab().read(Crontab().found(job.id)).parts["command"]
+    command = Cron().read(Cron().found(job.id)).parts["command"]
     assert "/x/\ufffd.yaml" in command
 
 
@@ -68,7 +67,7 @@ def test_marks_that_someone_edited_are_reported_and_nothing_is_guessed(text: byt
 
 
 def test_where_there_is_no_crontab_one_is_made_and_taken_away_again(make_job: MakeJob, tools: Path) -> None:
-    job, cron = make_job(), Crontab()
+    job, cron = make_job(), Cron()
     assert cron.found(job.id) == {}
     cron.install(job)
     assert (tools / "crontab").read_text() == cron_block(job)
@@ -81,12 +80,12 @@ def test_everything_else_in_it_is_kept_byte_for_byte(make_job: MakeJob, tools: P
     (tools / "crontab").write_bytes(THEIRS)
     job, other = make_job(), make_job(data_dir=Path("/elsewhere"))
     for one in (job, other, job):
-        Crontab().install(one)
+        Cron().install(one)
     assert (tools / "crontab").read_bytes() == THEIRS + (cron_block(job) + cron_block(other)).encode()
-    Crontab().install(changed := make_job(when=Daily(3, 5)))
+    Cron().install(changed := make_job(when=Daily(3, 5)))
     assert (tools / "crontab").read_bytes() == THEIRS + (cron_block(changed) + cron_block(other)).encode()
-    Crontab().remove(job.id)
-    Crontab().remove(other.id)
+    Cron().remove(job.id)
+    Cron().remove(other.id)
     assert (tools / "crontab").read_bytes() == THEIRS
 
 
@@ -94,7 +93,7 @@ def test_everything_else_in_it_is_kept_byte_for_byte(make_job: MakeJob, tools: P
 def test_a_crontab_that_cannot_be_read_is_never_written(said: str, make_job: MakeJob, tools: Path) -> None:
     script = f'#!/bin/sh\n[ "$1" = -l ] || touch "{tools}/written"\necho "{said}" >&2\nexit 1\n'
     write_tool(tools.parent / "bin", "crontab", script)
-    for attempt in (lambda: Crontab().install(make_job()), lambda: Crontab().remove(make_job().id)):
+    for attempt in (lambda: Cron().install(make_job()), lambda: Cron().remove(make_job().id)):
         with pytest.raises(ScheduleError, match="cannot be read, so it is left as it is") as caught:
             attempt()
         assert said in str(caught.value)
@@ -107,26 +106,26 @@ def test_a_crontab_that_cannot_be_read_is_never_written(said: str, make_job: Mak
 )
 def test_every_crons_way_of_saying_that_there_is_none_is_known(said: str, tools: Path) -> None:
     write_tool(tools.parent / "bin", "crontab", f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
-    assert Crontab().found("0000abcd") == {}
+    assert Cron().found("0000abcd") == {}
 
 
 def test_a_refusal_is_told_in_crontabs_own_words(make_job: MakeJob, tools: Path) -> None:
     script = '#!/bin/sh\n[ "$1" = -l ] && exit 0\necho "errors in crontab file, can\'t install." >&2\nexit 1\n'
     write_tool(tools.parent / "bin", "crontab", script)
     with pytest.raises(ScheduleError, match=r"the crontab is as it was: `crontab -` ended with 1: errors in crontab"):
-        Crontab().install(make_job())
+        Cron().install(make_job())
 
 
 def test_a_line_that_is_taken_but_not_shown_is_no_success(make_job: MakeJob, tools: Path) -> None:
     write_tool(tools.parent / "bin", "crontab", "#!/bin/sh\ncat > /dev/null\n")
     with pytest.raises(ScheduleError, match="took the new line but does not show it"):
-        Crontab().install(make_job())
+        Cron().install(make_job())
 
 
 def test_where_there_is_no_cron_it_is_said_how_to_get_one(make_job: MakeJob, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ScheduleError, match=r"no `crontab` was found on PATH \(.*\); install cron .*or choose --kind"):
-        Crontab().install(make_job())
+        Cron().install(make_job())
 
 
 def read_real() -> bytes | None:
@@ -143,8 +142,8 @@ def test_the_real_crontab_takes_the_block_and_is_as_before_afterwards(make_job: 
         pytest.skip("this user may have no crontab")
     job = make_job(when=Daily(4, 44), environment={}, directory=Path("/x/a b%c'd\\e"), python=Path("/bin/true"))
     try:
-        Crontab().install(job)
+        Cron().install(job)
         assert read_real() == before + cron_block(job).encode()
     finally:
-        Crontab().remove(job.id)
+        Cron().remove(job.id)
     assert read_real() == before
