@@ -23,7 +23,7 @@ from draftloop.decoding.generate import decoding_settings
 from draftloop.demo import LoopResult, LoopSettings, loop_config, run_loop
 from draftloop.evaluation.benchmark import accepted
 from draftloop.evaluation.estimator import total
-from draftloop.evaluation.live import decode_all, usable_prompts
+from draftloop.evaluation.live_decoding import decode_all, usable_prompts
 from draftloop.evaluation.scoring import score
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts

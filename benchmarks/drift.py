@@ -135,9 +135,9 @@ def unchanged(kind: str, draw: Draw, watches: int, seed: int, steps: Steps) -> I
         }
 
 
-def watched(usual: FloatArray, stream: FloatArray, settings: Drift, seed: int) -> drift.Watch:
+def watched(usual: FloatArray, stream: FloatArray, settings: Drift, seed: int) -> drift.StreamCheck:
     """The package's own watch."""
-    return drift.watch(usual, stream, source="", kind="drift", settings=settings, seed=seed)
+    return drift.check_stream(usual, stream, source="", kind="drift", settings=settings, seed=seed)
 
 
 def plain_thresholds(usual: FloatArray, settings: Drift, random: np.random.Generator) -> FloatArray:

@@ -20,9 +20,8 @@ from gate_candidates import FIRST, SECOND, drawn, with_noise
 from gate_rates import SETTINGS, rate, texts_of
 from gate_worlds import SPREAD, Attempt, K, Pool, labelled, room, shifted
 
-from draftloop.evaluation.look_test import compare_with_previous
-from draftloop.evaluation.looks import Kind, NewOutput, Watching, due
-from draftloop.evaluation.paired_rounds import ScoredText
+from draftloop.evaluation.looks import Kind, NewOutput, Watching, compare_with_previous, due_looks
+from draftloop.evaluation.paired_rounds import ScoredOutput
 
 AT_A_TIME = (1, 5)  # new prompts of a source
 MOST, SOON = 400, 200  # new prompts of a source that false rollbacks are counted over, and that a loss may take
@@ -73,7 +72,7 @@ NO_WORSE: dict[str, Draft] = {
 
 
 def life(
-    outputs: list[list[ScoredText]], rng: np.random.Generator, *, alarm: bool, most: int, seed: int
+    outputs: list[list[ScoredOutput]], rng: np.random.Generator, *, alarm: bool, most: int, seed: int
 ) -> Rollback | None:
     """The looks at one promotion until it is rolled back, or until some source has more than `most` new prompts.
 
@@ -95,7 +94,7 @@ def life(
         looks=SETTINGS.looks,
         alpha=SETTINGS.rollback_alpha,
     )
-    counts, new, texts = [0] * len(outputs), list[NewOutput](), dict[str, ScoredText]()
+    counts, new, texts = [0] * len(outputs), list[NewOutput](), dict[str, ScoredOutput]()
     while True:
         for source, name in enumerate(names):
             before, counts[source] = counts[source], counts[source] + int(rng.integers(*AT_A_TIME, endpoint=True))
@@ -106,7 +105,7 @@ def life(
             return None
         if not may_be_due(watching, counts):
             continue
-        for look in due(watching, new, alarm=alarm):
+        for look in due_looks(watching, new, alarm=alarm):
             scored = [texts[one] for one in look.record_ids]
             if len(scored) > SETTINGS.max_heldout_generations:
                 rows = rng.choice(len(scored), SETTINGS.max_heldout_generations, replace=False)
@@ -124,7 +123,7 @@ def may_be_due(watching: Watching, counts: list[int]) -> bool:
     return enough or sum(counts) >= watching.least * 2 ** made["check of all", None]
 
 
-def seen_to_lose(texts: list[ScoredText]) -> bool:
+def seen_to_lose(texts: list[ScoredOutput]) -> bool:
     """Whether more is lost on these outputs, proven or not, than the share that is tolerated."""
     ours, before = (
         sum(text.champion_rounds[K - 1] for text in texts),

@@ -20,7 +20,7 @@ from draftloop.config import Gate, Training
 from draftloop.decoding.generate import decoding_settings
 from draftloop.demo import LoopSettings, loop_config, run_loop
 from draftloop.evaluation.benchmark import Sample, accepted
-from draftloop.evaluation.live import samples_from_prompts
+from draftloop.evaluation.live_decoding import samples_from_prompts
 from draftloop.evaluation.scoring import score
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts

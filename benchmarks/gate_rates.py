@@ -18,14 +18,14 @@ from gate_worlds import ATTEMPTS, BEYOND, NULLS, Attempt, K, Pool
 from scipy.stats import binomtest
 
 from draftloop.config import Gate
+from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.evaluation import gate
-from draftloop.evaluation.alpha_spending import alpha_of_attempt
-from draftloop.evaluation.paired_rounds import Columns, LengthComparison, ScoredText
+from draftloop.evaluation.paired_rounds import Columns, LengthComparison, ScoredOutput
 from draftloop.evaluation.sign_flip import sign_flip_test
-from draftloop.evaluation.timings import Costs
+from draftloop.evaluation.units_and_levels import alpha_of_attempt
 
 SETTINGS = Gate(max_attempts=ATTEMPTS)
-COSTS = Costs(t_draft=0.003, t_target=tuple(0.030 + 0.001 * k for k in range(SETTINGS.max_draft_tokens + 1)))
+COSTS = LatencyProfile(t_draft=0.003, t_target=tuple(0.030 + 0.001 * k for k in range(SETTINGS.max_draft_tokens + 1)))
 LOSSES = {"evenly": loses_evenly, "on a few": loses_on_a_few}
 
 
@@ -53,11 +53,11 @@ def p_value(attempt: Attempt, seed: int) -> float:
     return sign_flip_test(differences, range(len(differences)), alpha=alpha, seed=seed).p_value
 
 
-def texts_of(attempt: Attempt) -> list[ScoredText]:
+def texts_of(attempt: Attempt) -> list[ScoredOutput]:
     """What the gate reads, every prompt a group of its own."""
     columns = (attempt.source, attempt.tokens, attempt.champion, attempt.candidate)
     return [
-        ScoredText(str(i), str(source), int(tokens), tuple(champion.tolist()), tuple(candidate.tolist()))
+        ScoredOutput(str(i), str(source), int(tokens), tuple(champion.tolist()), tuple(candidate.tolist()))
         for i, (source, tokens, champion, candidate) in enumerate(zip(*columns, strict=True))
     ]
 

@@ -33,7 +33,7 @@ from draftloop.config import Training
 from draftloop.data.teacher_blobs import BlobFile
 from draftloop.evaluation.estimator import position_weights
 from draftloop.evaluation.scoring import score_carried
-from draftloop.evaluation.teacher_forced import Text
+from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair
 from draftloop.runtime.signals import StopRequest
@@ -397,8 +397,8 @@ def _turns(w: NDArray[np.float64]) -> NDArray[np.float64]:
     return turns
 
 
-def _text(example: Example) -> Text:
-    return Text(example.ids[: example.prompt_length], example.labels, example.sampler)
+def _text(example: Example) -> TargetOutput:
+    return TargetOutput(example.ids[: example.prompt_length], example.labels, example.sampler)
 
 
 def mean_acceptance(pair: Pair, examples: Sequence[Example]) -> float:

@@ -29,9 +29,9 @@ from draftloop.decoding.decoder import Settings
 from draftloop.decoding.generate import decoding_settings
 from draftloop.evaluation.benchmark import accepted
 from draftloop.evaluation.estimator import total
-from draftloop.evaluation.live import decode_all
+from draftloop.evaluation.live_decoding import decode_all
 from draftloop.evaluation.scoring import score_carried
-from draftloop.evaluation.teacher_forced import Text
+from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts
@@ -128,7 +128,7 @@ def collect(pair: Pair, domain: str, settings: Settings, count: int, *, live: bo
         return report.acceptance.tokens / (time.perf_counter() - began)
 
 
-def decode_at_each(pair: Pair, texts: Sequence[Text], settings: Settings) -> float:
+def decode_at_each(pair: Pair, texts: Sequence[TargetOutput], settings: Settings) -> float:
     """Texts a second, each decoded once at every K."""
     prompts = [text.prompt_tokens for text in texts]
     began = time.perf_counter()
@@ -137,7 +137,7 @@ def decode_at_each(pair: Pair, texts: Sequence[Text], settings: Settings) -> flo
     return len(prompts) / (time.perf_counter() - began)
 
 
-def estimate(pair: Pair, texts: Sequence[Text], settings: Settings) -> float:
+def estimate(pair: Pair, texts: Sequence[TargetOutput], settings: Settings) -> float:
     """Texts a second, each estimated at every K."""
     began = time.perf_counter()
     scores = score_carried(pair, texts, settings.rule)

@@ -15,7 +15,7 @@ from draftloop.config import Models
 from draftloop.demo import LoopSettings, loop_config, run_loop
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
-from draftloop.prompts.prompt import encode
+from draftloop.prompts.prompt import encode_prompt
 from draftloop.registry import manifest
 
 FAILURES = LoopSettings(weak_prompts=300, own_prompts=300, benchmark_prompts=4, max_tokens=64)
@@ -80,7 +80,7 @@ def described(adapter: Path | None) -> str:
 def prompt_ids(pair: Pair, domain: str, count: int) -> list[tuple[int, ...]]:
     """The first benchmark prompts of a domain."""
     prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[:count]
-    found = [encode(prompt, pair.tokenizer, chat_template=True, max_length=1 << 20) for prompt in prompts]
+    found = [encode_prompt(prompt, pair.tokenizer, chat_template=True, max_length=1 << 20) for prompt in prompts]
     return [tuple(ids) for ids in found if isinstance(ids, list)]
 
 

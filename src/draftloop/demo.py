@@ -20,7 +20,7 @@ from .data.log import FailureLog
 from .decoding.decoder import Settings
 from .decoding.generate import decoding_settings
 from .evaluation.benchmark import AcceptanceReport, AcceptanceRow, Difference, compare_drafts
-from .evaluation.live import samples_from_prompts
+from .evaluation.live_decoding import samples_from_prompts
 from .models.pair import Pair, load_pair
 from .prompts.files import read_prompts
 from .training.result import TrainResult

@@ -12,10 +12,9 @@ import pytest
 from model_dirs import write_lora
 
 from draftloop.decoding import generate as text
-from draftloop.decoding.draft_length import Experience
+from draftloop.decoding.draft_length import Experience, LatencyProfile
 from draftloop.evaluation import latency as costs
-from draftloop.evaluation.known_latency import Advice, Known, KnownCosts
-from draftloop.evaluation.timings import Costs
+from draftloop.evaluation.latency_profiles import Advice, LatencyProfiles, StoredProfile
 from draftloop.models.pair import Pair
 
 SUCCESS = {
@@ -133,7 +132,9 @@ def test_without_a_fixed_length_it_measures_what_pays_once_and_remembers(call_wi
 @pytest.fixture
 def _drafting_pays(monkeypatch: pytest.MonkeyPatch, _data: None) -> None:
     """By costs that are not of this machine, where it may or may not."""
-    monkeypatch.setattr(costs, "measure_latency", lambda *_: Costs(0.001, tuple(0.1 + 0.001 * k for k in range(9))))
+    monkeypatch.setattr(
+        costs, "measure_latency", lambda *_: LatencyProfile(0.001, tuple(0.1 + 0.001 * k for k in range(9)))
+    )
 
 
 @pytest.mark.usefixtures("_drafting_pays")
@@ -175,12 +176,14 @@ def test_the_text_of_a_seed_neither_goes_by_other_texts_nor_adds_to_them(
 def test_what_is_found_out_while_a_text_is_written_is_not_undone_by_it(call_with_pair, monkeypatch) -> None:
     call_with_pair("generate", "the target", "--max-tokens", "4")
     ((key, _),) = json.loads(Path("data/costs.json").read_bytes()).items()
-    found = Known(Costs(0.002, (0.2,) * 9), Advice(3, "block", 1.5), {"block": Experience((4.0,), (3.0,))})
+    found = StoredProfile(
+        LatencyProfile(0.002, (0.2,) * 9), Advice(3, "block", 1.5), {"block": Experience((4.0,), (3.0,))}
+    )
 
     write = text.Decoding.__iter__
 
     def rounds(decoding):
-        KnownCosts(Path("data/costs.json")).keep(key, found)
+        LatencyProfiles(Path("data/costs.json")).keep(key, found)
         return write(decoding)
 
     monkeypatch.setattr(text.Decoding, "__iter__", rounds)

@@ -14,9 +14,9 @@ from draftloop import reference
 from draftloop.config import Gate
 from draftloop.data.directory import DataDirectory
 from draftloop.data.records import BlobRef, PairId
+from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.errors import AccessDenied
-from draftloop.evaluation.known_latency import Known, KnownCosts
-from draftloop.evaluation.timings import Costs
+from draftloop.evaluation.latency_profiles import LatencyProfiles, StoredProfile
 from draftloop.models.fingerprints import fingerprints
 from draftloop.training.run import RunDirectory
 
@@ -38,7 +38,7 @@ def data(_place: None) -> Iterator[DataDirectory]:
     found.promotion_watch.begin(found.registry.pointer(), [], Gate())
     found.names.keep(fingerprints(reference.TARGET))
     found.audit.append({"when": 0.0, "outcome": "nothing", "why": "x"})
-    found.costs.keep("key", Known(Costs(1.0, (1.0, 1.0))))
+    found.costs.keep("key", StoredProfile(LatencyProfile(1.0, (1.0, 1.0))))
     run = RunDirectory.create(found.runs)
     run.describe({"purpose": "retrain", "config": {"models": {}}}, {})
     run.keep_texts(0, [])
@@ -140,11 +140,11 @@ def test_costs_that_may_not_be_read_are_not_written_over(data: DataDirectory) ->
     path = data.root / "costs.json"
     before = path.read_bytes()
     path.chmod(0)
-    costs = KnownCosts(path)
+    costs = LatencyProfiles(path)
     with of_an_ordinary_user():
         assert costs.of("key") is None
         with pytest.raises(PermissionError):
-            costs.keep("another", Known(Costs(1.0, (1.0, 1.0))))
+            costs.keep("another", StoredProfile(LatencyProfile(1.0, (1.0, 1.0))))
     path.chmod(0o600)
     assert path.read_bytes() == before
 

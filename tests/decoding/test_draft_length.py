@@ -8,15 +8,14 @@ from itertools import islice
 
 import pytest
 
-from draftloop.decoding.draft_length import MEMORY, PROBING, Experience, PayingDraftLength
-from draftloop.evaluation.timings import Costs
+from draftloop.decoding.draft_length import MEMORY, PROBING, AdaptiveDraftLength, Experience, LatencyProfile
 
 MOST = 8
 MACHINES = {
-    "cheap draft, dear positions": Costs(0.47, (4.9, 6.2, 6.7, 7.1, 7.5, 7.9, 8.3, 8.7, 9.1)),
-    "cheap positions": Costs(4.0, (30, 31, 32, 33, 34, 36, 38, 40, 42)),
-    "dear draft": Costs(15.0, (30, 31, 32, 33, 34, 36, 38, 40, 42)),
-    "draft as dear as its target": Costs(30.0, (30, 31, 32, 33, 34, 36, 38, 40, 42)),
+    "cheap draft, dear positions": LatencyProfile(0.47, (4.9, 6.2, 6.7, 7.1, 7.5, 7.9, 8.3, 8.7, 9.1)),
+    "cheap positions": LatencyProfile(4.0, (30, 31, 32, 33, 34, 36, 38, 40, 42)),
+    "dear draft": LatencyProfile(15.0, (30, 31, 32, 33, 34, 36, 38, 40, 42)),
+    "draft as dear as its target": LatencyProfile(30.0, (30, 31, 32, 33, 34, 36, 38, 40, 42)),
 }
 
 Acceptance = Callable[[int], float]  # of each proposal, by tokens emitted before
@@ -39,7 +38,7 @@ class Fixed:
 
 
 def rounds(
-    costs: Costs, policy: PayingDraftLength | Fixed, acceptance: Acceptance, seed: int
+    costs: LatencyProfile, policy: AdaptiveDraftLength | Fixed, acceptance: Acceptance, seed: int
 ) -> Iterator[tuple[int, int, float]]:
     """(K, tokens, seconds) of each round of a stream; a draft that sat out plain steps costs a step more."""
     chance, emitted, behind = random.Random(seed), 0, False
@@ -55,7 +54,7 @@ def rounds(
             behind = k == 0
 
 
-def speed(costs: Costs, make: Callable[[], PayingDraftLength | Fixed], acceptance: Acceptance) -> float:
+def speed(costs: LatencyProfile, make: Callable[[], AdaptiveDraftLength | Fixed], acceptance: Acceptance) -> float:
     tokens = seconds = 0.0
     for seed in range(3):
         for _, more, took in islice(rounds(costs, make(), acceptance, seed), 8_000):
@@ -70,13 +69,13 @@ def test_it_loses_no_more_than_3_percent_against_the_best_fixed_length_and_plain
 ) -> None:
     costs = MACHINES[machine]
     fixed = [speed(costs, lambda k=k: Fixed(k), lambda _: accepted) for k in range(MOST + 1)]  # type: ignore[misc]
-    found = speed(costs, lambda: PayingDraftLength(costs, MOST), lambda _: accepted)
+    found = speed(costs, lambda: AdaptiveDraftLength(costs, MOST), lambda _: accepted)
     assert found > 0.97 * max(fixed)
 
 
 def test_a_draft_that_is_never_right_is_left_off_but_for_the_stated_share_of_time() -> None:
     costs = MACHINES["cheap positions"]
-    made = list(islice(rounds(costs, PayingDraftLength(costs, MOST), lambda _: 0.0, 0), 4_000))[1_000:]
+    made = list(islice(rounds(costs, AdaptiveDraftLength(costs, MOST), lambda _: 0.0, 0), 4_000))[1_000:]
     lost = sum(took - tokens * costs.t_target[0] for _, tokens, took in made)
     assert 0 < lost / sum(took for _, _, took in made) <= 1.2 * PROBING  # what is expected leans on better times
     assert {k for k, _, _ in made} == {0, 1}
@@ -88,7 +87,7 @@ def test_a_jump_of_acceptance_is_found_out(before: float, after: float, least: i
     costs, jump = MACHINES["cheap positions"], 3_000
     for seed in range(5):
         emitted, wrong = 0, 0
-        stream = rounds(costs, PayingDraftLength(costs, MOST), lambda n: before if n < jump else after, seed)
+        stream = rounds(costs, AdaptiveDraftLength(costs, MOST), lambda n: before if n < jump else after, seed)
         for k, tokens, _ in stream:
             emitted += tokens
             if emitted > jump and (k < least if least else k > 1):
@@ -107,7 +106,7 @@ def test_in_short_texts_it_loses_no_more_for_it_goes_on_from_the_one_before(mach
     tokens = seconds = 0.0
     known = Experience()
     for seed in range(200):
-        policy = PayingDraftLength(costs, MOST, known)
+        policy = AdaptiveDraftLength(costs, MOST, known)
         for _, more, took in islice(rounds(costs, policy, lambda _: accepted, seed), 30):
             tokens, seconds = tokens + more, seconds + took
         known = policy.experience
@@ -116,14 +115,14 @@ def test_in_short_texts_it_loses_no_more_for_it_goes_on_from_the_one_before(mach
 
 def test_a_policy_that_is_given_experience_goes_on_as_the_one_that_made_it() -> None:
     costs = MACHINES["cheap positions"]
-    one = PayingDraftLength(costs, MOST)
+    one = AdaptiveDraftLength(costs, MOST)
     for _ in islice(rounds(costs, one, lambda _: 0.7, 0), 50):
         pass
-    other = PayingDraftLength(costs, MOST, one.experience)
+    other = AdaptiveDraftLength(costs, MOST, one.experience)
     assert (other.speeds(), other.experience) == (one.speeds(), one.experience)
-    assert PayingDraftLength(costs, 3, one.experience).speeds() == one.speeds()[:4]
-    assert PayingDraftLength(costs, 3, one.experience).experience == one.experience  # what is deeper is not forgotten
-    deeper = PayingDraftLength(costs, MOST, PayingDraftLength(costs, 3, one.experience).experience)
+    assert AdaptiveDraftLength(costs, 3, one.experience).speeds() == one.speeds()[:4]
+    assert AdaptiveDraftLength(costs, 3, one.experience).experience == one.experience  # what is deeper is not forgotten
+    deeper = AdaptiveDraftLength(costs, MOST, AdaptiveDraftLength(costs, 3, one.experience).experience)
     assert deeper.speeds()[:4] == one.speeds()[:4]
 
 
@@ -140,8 +139,8 @@ def test_experience_of_no_rounds_that_can_have_been_is_refused(
 
 def test_it_asks_for_costs_of_every_length() -> None:
     with pytest.raises(ValueError, match="costs reach K = 8: expected 9"):
-        PayingDraftLength(MACHINES["cheap positions"], 9)
+        AdaptiveDraftLength(MACHINES["cheap positions"], 9)
 
 
 def test_before_anything_is_known_it_drafts() -> None:
-    assert PayingDraftLength(MACHINES["cheap positions"], MOST).choose() > 0
+    assert AdaptiveDraftLength(MACHINES["cheap positions"], MOST).choose() > 0

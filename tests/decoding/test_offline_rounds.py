@@ -17,9 +17,9 @@ from draftloop.collection.collect import generation_seed
 from draftloop.collection.generation import Generation
 from draftloop.decoding.batched_generation import OutputRequest, generate_batched
 from draftloop.decoding.decoder import Decoding, Settings
-from draftloop.decoding.offline_rounds import look_back
+from draftloop.decoding.offline_rounds import simulate_rounds
 from draftloop.decoding.rule_names import SAMPLING
-from draftloop.evaluation.teacher_forced import Text
+from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair
 
 PROMPT = (0, 1, 2)
@@ -42,10 +42,10 @@ def afterwards(pair: Pair, made: list[Generation], how: Settings, prompts: list[
     """The same texts looked back on, each with a seed of its own."""
     seeds = [generation_seed(99, (i,)) for i in range(len(made))]
     texts = [
-        Text(ids, found.output, replace(how.sampler, seed=seed))
+        TargetOutput(ids, found.output, replace(how.sampler, seed=seed))
         for ids, found, seed in zip(prompts, made, seeds, strict=True)
     ]
-    found = dict(look_back(pair, texts, how))
+    found = dict(simulate_rounds(pair, texts, how))
     return [found[i] for i in range(len(texts))]
 
 
@@ -79,8 +79,8 @@ def drawn_ones(rule: str, count: int) -> list[Generation]:
     wanted = [OutputRequest(PROMPT, sampler(1.0, seed=generation_seed(2, (i,))), LENGTH) for i in range(DRAWN)]
     found = generate_batched(SMALL.target, wanted, width=SMALL.width, stop_tokens=SMALL.stop_tokens, p_bytes=math.inf)
     written = sorted(found, key=lambda text: text.place)
-    texts = [Text(PROMPT, text.tokens, wanted[text.place].sampler) for text in written]
-    return [made for _, made in look_back(SMALL, texts, settings(rule, 1.0, count), [text.p for text in written])]
+    texts = [TargetOutput(PROMPT, text.tokens, wanted[text.place].sampler) for text in written]
+    return [made for _, made in simulate_rounds(SMALL, texts, settings(rule, 1.0, count), [text.p for text in written])]
 
 
 @pytest.mark.parametrize(("rule", "count"), CASES)
@@ -131,9 +131,10 @@ def test_a_text_is_told_the_same_whatever_texts_it_is_told_beside() -> None:
     prompts = [(start, 5, 6) for start in range(8)]
     made = [live(pair, ids, how) for ids in prompts]
     texts = [
-        Text(ids, found.output, sampler(0.8, seed=i)) for i, (ids, found) in enumerate(zip(prompts, made, strict=True))
+        TargetOutput(ids, found.output, sampler(0.8, seed=i))
+        for i, (ids, found) in enumerate(zip(prompts, made, strict=True))
     ]
-    together = dict(look_back(pair, texts, how))
+    together = dict(simulate_rounds(pair, texts, how))
     for i, text in enumerate(texts):
-        ((_, alone),) = look_back(pair, [text], how)
+        ((_, alone),) = simulate_rounds(pair, [text], how)
         assert (alone.rounds, alone.draft_output) == (together[i].rounds, together[i].draft_output)

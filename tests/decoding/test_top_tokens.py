@@ -9,7 +9,7 @@ from tiny import sampler
 
 from draftloop.data.teacher_top_k import TopK, check
 from draftloop.decoding.sampling_filters import sampling_log_probs
-from draftloop.decoding.top_tokens import likeliest, to_numpy
+from draftloop.decoding.top_k import to_numpy, top_k_tokens
 
 WIDTH = 50
 
@@ -20,7 +20,7 @@ def rows_of(count: int = 7, width: int = WIDTH, **filters: float) -> mx.array:
 
 
 def found_in(log_probs: mx.array, k: int) -> TopK:
-    return to_numpy(likeliest(mx.exp(log_probs), k))
+    return to_numpy(top_k_tokens(mx.exp(log_probs), k))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_tail_far_below_the_rounding_of_one_is_kept() -> None:
 @pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.05}, {"min_p": 0.5}])
 def test_ids_without_mass_are_0_and_leave_no_tail(filters: dict[str, float], width: int) -> None:
     log_probs = rows_of(width=width, **filters)
-    assert mx.max(likeliest(mx.exp(log_probs), 20)[0]).item() < width  # before they are told as 0
+    assert mx.max(top_k_tokens(mx.exp(log_probs), 20)[0]).item() < width  # before they are told as 0
     found = found_in(log_probs, 20)
     without = ~np.isfinite(found.log_probs)
     assert without.any()

@@ -27,9 +27,9 @@ from draftloop.evaluation.benchmark import (
     samples_of,
 )
 from draftloop.evaluation.estimator import total
-from draftloop.evaluation.live import decode_all
+from draftloop.evaluation.live_decoding import decode_all
 from draftloop.evaluation.scoring import score
-from draftloop.evaluation.teacher_forced import Text
+from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair, load_pair
 
 ROW = [
@@ -56,7 +56,7 @@ def samples(temperature: float = 0.8, groups: int = 4, count: int = 6, seed: int
     found = []
     for i in range(count):
         prompt, output = (tuple(int(token) for token in rng.integers(1, 300, size)) for size in (3, 5 + i))
-        found.append(Sample(Text(prompt, output, sampler(temperature)), f"group {i % groups}"))
+        found.append(Sample(TargetOutput(prompt, output, sampler(temperature)), f"group {i % groups}"))
     return found
 
 
@@ -240,7 +240,7 @@ def test_a_generation_without_output_or_beyond_the_narrower_model_is_left_out_an
         )
     ]
     kept = logged_samples(records, small_pair)
-    assert [sample.text for sample in kept] == [Text.of(records[0]), Text.of(records[6])]
+    assert [sample.text for sample in kept] == [TargetOutput.of(records[0]), TargetOutput.of(records[6])]
     counts = left_out(records, small_pair)
     assert counts == {NO_OUTPUT: 1, NO_PROMPT: 1, FOREIGN_ID: 3}
     assert said(counts) == f"1 ({NO_OUTPUT}), 1 ({NO_PROMPT}), 3 ({FOREIGN_ID})"
@@ -253,7 +253,7 @@ def test_logged_generations_of_another_target_or_tokenizer_are_left_out(small_pa
     records = [make_record(prompt_tokens=(i, 5), pair=identity) for i, identity in enumerate(identities)]
     kept = logged_samples(records, small_pair)
     assert [sample.text.prompt_tokens for sample in kept] == [(0, 5), (3, 5)]
-    assert kept[0].text == Text.of(records[0])
+    assert kept[0].text == TargetOutput.of(records[0])
     unusable = r"none of 2 held-out generations can be used: 2 \(another target or tokenizer\); collect with this"
     with pytest.raises(PromptError, match=unusable):
         logged_samples(records[1:3], small_pair)

@@ -16,14 +16,14 @@ from scipy.stats import binomtest
 from draftloop.config import Drift
 from draftloop.data.replay import generation_acceptance
 from draftloop.evaluation.drift import (
-    Key,
     LoggedGeneration,
-    Watch,
+    StreamCheck,
+    StreamKey,
+    check_stream,
+    check_streams,
     generation_of,
     page_hinkley,
     threshold,
-    watch,
-    watches,
 )
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,12 +42,12 @@ def changed(config: Drift = DEFAULTS, **changes: float) -> Drift:
     return Drift(**{**config.model_dump(), **changes})
 
 
-def watched(reference: FloatArray, stream: FloatArray, config: Drift = DEFAULTS, seed: int = 0) -> Watch:
-    return watch(reference, stream, source="code", kind="drift", settings=config, seed=seed)
+def watched(reference: FloatArray, stream: FloatArray, config: Drift = DEFAULTS, seed: int = 0) -> StreamCheck:
+    return check_stream(reference, stream, source="code", kind="drift", settings=config, seed=seed)
 
 
-def key_of(source: str, temperature: float = 0.8) -> Key:
-    return Key("a" * 64, "b" * 64, source, "rejection", temperature, 1.0, 0.0, 0)
+def key_of(source: str, temperature: float = 0.8) -> StreamKey:
+    return StreamKey("a" * 64, "b" * 64, source, "rejection", temperature, 1.0, 0.0, 0)
 
 
 def generations(values: FloatArray, adapter: str | None = "v0002", temperature: float = 0.8) -> list[LoggedGeneration]:
@@ -288,40 +288,40 @@ def test_another_temperature_source_rule_or_pair_is_another_stream_and_another_s
 
 def test_another_temperature_is_no_drift() -> None:
     log = generations(steady(0, 60)) + generations(steady(1, 120, mean=0.3), temperature=1.2)
-    found = watches(log, "v0002", [], DEFAULTS, 0)
+    found = check_streams(log, "v0002", [], DEFAULTS, 0)
     assert [(w.alarm, w.generations) for w in found] == [(False, 30), (False, 90)]
     assert [w.source for w in found] == ["code (temperature 0.8)", "code (temperature 1.2)"]
     together = generations(np.concatenate([steady(0, 60), steady(1, 120, mean=0.3)]))
-    assert [w.alarm for w in watches(together, "v0002", [], DEFAULTS, 0)] == [True]
+    assert [w.alarm for w in check_streams(together, "v0002", [], DEFAULTS, 0)] == [True]
 
 
 def test_only_the_champion_s_generations_count() -> None:
     own, other = generations(steady(0, 80)), generations(np.zeros(200), adapter="v0001")
     mixed = [*other[:100], *own[:40], *other[100:], *own[40:]]
-    assert watches(mixed, "v0002", [], DEFAULTS, 0) == watches(own, "v0002", [], DEFAULTS, 0)
-    assert watches(mixed, None, [], DEFAULTS, 0) == []
+    assert check_streams(mixed, "v0002", [], DEFAULTS, 0) == check_streams(own, "v0002", [], DEFAULTS, 0)
+    assert check_streams(mixed, None, [], DEFAULTS, 0) == []
 
 
 def test_the_bare_draft_is_a_champion_too() -> None:
-    assert len(watches(generations(steady(0, 40), adapter=None), None, [], DEFAULTS, 0)) == 1
+    assert len(check_streams(generations(steady(0, 40), adapter=None), None, [], DEFAULTS, 0)) == 1
 
 
 def test_there_is_nothing_to_say_before_the_first_generation_beyond_the_reference() -> None:
-    assert watches(generations(steady(0, 30)), "v0002", [], DEFAULTS, 0) == []
-    (found,) = watches(generations(steady(0, 31)), "v0002", [], DEFAULTS, 0)
+    assert check_streams(generations(steady(0, 30)), "v0002", [], DEFAULTS, 0) == []
+    (found,) = check_streams(generations(steady(0, 31)), "v0002", [], DEFAULTS, 0)
     assert (found.kind, found.generations, found.reference) == ("drift", 1, steady(0, 31)[:30].mean())
 
 
 def test_a_champion_that_does_worse_than_the_draft_before_it_is_a_fall() -> None:
     before = generations(np.concatenate([np.zeros(50), steady(0, 100)]), adapter="v0001")
-    found = watches(generations(steady(1, 100, mean=0.4)), "v0002", before, DEFAULTS, 0)
+    found = check_streams(generations(steady(1, 100, mean=0.4)), "v0002", before, DEFAULTS, 0)
     assert [(w.kind, w.alarm, w.generations) for w in found] == [("fall", True, 100), ("drift", False, 70)]
     assert found[0].reference == steady(0, 100).mean()
 
 
 def test_a_fall_is_seen_from_the_first_generation_of_the_champion_on() -> None:
     before = generations(steady(0, 30), adapter="v0001")
-    (found,) = watches(generations(steady(1, 1)), "v0002", before, DEFAULTS, 0)
+    (found,) = check_streams(generations(steady(1, 1)), "v0002", before, DEFAULTS, 0)
     assert (found.kind, found.generations) == ("fall", 1)
 
 
@@ -329,7 +329,7 @@ def test_too_little_of_the_draft_before_or_of_another_stream_says_nothing_of_a_f
     own = generations(steady(1, 100))
     short = generations(steady(0, 29), adapter="v0001")
     warmer = generations(steady(0, 100), adapter="v0001", temperature=1.2)
-    assert [w.kind for w in watches(own, "v0002", short + warmer, DEFAULTS, 0)] == ["drift"]
+    assert [w.kind for w in check_streams(own, "v0002", short + warmer, DEFAULTS, 0)] == ["drift"]
 
 
 def test_alarms_come_first_then_sources_by_name() -> None:
@@ -338,6 +338,6 @@ def test_alarms_come_first_then_sources_by_name() -> None:
         return [LoggedGeneration("i", key_of(source), "g", None, float(value), "train") for value in values]
 
     log = stream("c", 0.6) + stream("b", 0.3) + stream("a", 0.6)
-    found = watches(log, None, [], DEFAULTS, 0)
+    found = check_streams(log, None, [], DEFAULTS, 0)
     assert [(w.source, w.alarm) for w in found] == [("b", True), ("a", False), ("c", False)]
-    assert found == watches(log, None, [], DEFAULTS, 0)
+    assert found == check_streams(log, None, [], DEFAULTS, 0)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from draftloop.config import Gate
-from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.evaluation.gate import Decision, Forecast, SourceCheck, decide
-from draftloop.evaluation.paired_rounds import ScoredText
-from draftloop.evaluation.timings import Costs
+from draftloop.evaluation.paired_rounds import ScoredOutput
+from draftloop.evaluation.units_and_levels import alpha_of_attempt
 
 TOKENS = 60
 K_MAX = 8
-FAST = Costs(t_draft=0.05, t_target=tuple(1.0 + 0.05 * k for k in range(K_MAX + 1)))
-SLOW = Costs(t_draft=5.0, t_target=tuple(1.0 + k for k in range(K_MAX + 1)))
+FAST = LatencyProfile(t_draft=0.05, t_target=tuple(1.0 + 0.05 * k for k in range(K_MAX + 1)))
+SLOW = LatencyProfile(t_draft=5.0, t_target=tuple(1.0 + k for k in range(K_MAX + 1)))
 
 
 def rounds_at(weight: float) -> tuple[float, ...]:
@@ -27,18 +27,20 @@ def rounds_at(weight: float) -> tuple[float, ...]:
     return tuple(TOKENS / sum(weight**a for a in range(k + 1)) for k in range(1, K_MAX + 1))
 
 
-def texts(prompts: int, gain: float, *, source: str = "prose", seed: int = 0, spread: float = 0.01) -> list[ScoredText]:
+def texts(
+    prompts: int, gain: float, *, source: str = "prose", seed: int = 0, spread: float = 0.01
+) -> list[ScoredOutput]:
     """One text a prompt; the candidate keeps `gain` more of its proposals, give or take `spread`."""
     rng = np.random.default_rng(seed)
     weights = rng.uniform(0.4, 0.7, prompts)
     gains = rng.normal(gain, spread, prompts)
     return [
-        ScoredText(f"{source} {i}", source, TOKENS, rounds_at(weight), rounds_at(weight + more))
+        ScoredOutput(f"{source} {i}", source, TOKENS, rounds_at(weight), rounds_at(weight + more))
         for i, (weight, more) in enumerate(zip(weights, gains, strict=True))
     ]
 
 
-def judged(scored: Sequence[ScoredText], **options: Any) -> Decision:
+def judged(scored: Sequence[ScoredOutput], **options: Any) -> Decision:
     usual = {"num_draft_tokens": 4, "attempt": 1, "settings": Gate(), "seed": 0}
     return decide(scored, **(usual | {"costs": FAST} | options))
 
@@ -218,11 +220,11 @@ def test_the_bound_that_is_shown_of_a_source_is_one_sided_at_95_percent() -> Non
     assert checked.drop < checked.drop_upper < -overall.ci_low
 
 
-ONE_PAYS = Costs(t_draft=0.05, t_target=(1.0, 1.05, *(3.0 + k for k in range(K_MAX - 1))))
+ONE_PAYS = LatencyProfile(t_draft=0.05, t_target=(1.0, 1.05, *(3.0 + k for k in range(K_MAX - 1))))
 """Costs of a machine on which no draft length but 1 is worth its while."""
 
 
-def better_but_at_one(scored: Sequence[ScoredText]) -> list[ScoredText]:
+def better_but_at_one(scored: Sequence[ScoredOutput]) -> list[ScoredOutput]:
     """The same texts with a candidate that is a little worse than the champion at K = 1."""
     return [
         replace(text, candidate_rounds=(text.champion_rounds[0] * 1.05, *text.candidate_rounds[1:])) for text in scored
@@ -267,7 +269,7 @@ def test_where_speculation_never_pays_the_best_draft_length_is_zero_and_the_spee
 
 
 def test_the_forecast_looks_no_further_than_the_costs() -> None:
-    short = Costs(FAST.t_draft, FAST.t_target[:3])
+    short = LatencyProfile(FAST.t_draft, FAST.t_target[:3])
     found = judged(texts(20, 0.2), costs=short)
     assert found.candidate_forecast is not None
     assert found.candidate_forecast.best_k == 2
@@ -291,7 +293,7 @@ def test_with_too_few_prompts_there_is_no_verdict_and_nothing_is_spent(prompts: 
 
 
 def test_texts_without_a_verdict_need_no_scores() -> None:
-    unscored = [ScoredText(f"{i}", "prose", TOKENS, (), ()) for i in range(11)]
+    unscored = [ScoredOutput(f"{i}", "prose", TOKENS, (), ()) for i in range(11)]
     assert judged(unscored).outcome == "inconclusive"
 
 
@@ -345,7 +347,7 @@ def test_the_check_of_plain_values_catches_a_numpy_float() -> None:
         ({"attempt": 0}, "attempt 0: expected 1 or more"),
         ({"num_draft_tokens": 0}, "K 0, attempt 1: expected 1 or more"),
         ({"num_draft_tokens": 9}, "rounds go up to K = 8: expected 9"),
-        ({"costs": Costs(0.1, (1.0,))}, "costs for 1 target width"),
+        ({"costs": LatencyProfile(0.1, (1.0,))}, "costs for 1 target width"),
         ({"costs": replace(FAST, t_draft=-1.0)}, "expected positive seconds"),
     ],
 )

@@ -6,26 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from draftloop.decoding.draft_length import Experience
-from draftloop.evaluation.known_latency import Advice, Known, KnownCosts
-from draftloop.evaluation.timings import Costs
+from draftloop.decoding.draft_length import Experience, LatencyProfile
+from draftloop.evaluation.latency_profiles import Advice, LatencyProfiles, StoredProfile
 
-ONE = Known(Costs(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4), {"block": Experience((9.0, 5.5), (6.0, 0.5))})
-OTHER = Known(Costs(0.002, (0.02, 0.021)))
+ONE = StoredProfile(
+    LatencyProfile(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4), {"block": Experience((9.0, 5.5), (6.0, 0.5))}
+)
+OTHER = StoredProfile(LatencyProfile(0.002, (0.02, 0.021)))
 
 
 def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
-    assert KnownCosts(path).of("a") is None
-    assert KnownCosts(path).keep("a", ONE)
-    KnownCosts(path).keep("b", OTHER)
-    assert (KnownCosts(path).of("a"), KnownCosts(path).of("b"), KnownCosts(path).of("c")) == (ONE, OTHER, None)
-    KnownCosts(path).keep("a", OTHER)
-    assert KnownCosts(path).of("a") == OTHER
+    assert LatencyProfiles(path).of("a") is None
+    assert LatencyProfiles(path).keep("a", ONE)
+    LatencyProfiles(path).keep("b", OTHER)
+    assert (LatencyProfiles(path).of("a"), LatencyProfiles(path).of("b"), LatencyProfiles(path).of("c")) == (
+        ONE,
+        OTHER,
+        None,
+    )
+    LatencyProfiles(path).keep("a", OTHER)
+    assert LatencyProfiles(path).of("a") == OTHER
 
 
 def test_a_cache_makes_no_data_directory(tmp_path: Path) -> None:
-    costs = KnownCosts(tmp_path / "new" / "costs.json")
+    costs = LatencyProfiles(tmp_path / "new" / "costs.json")
     assert not costs.keep("a", ONE)
     assert costs.of("a") is None
     assert list(tmp_path.iterdir()) == []
@@ -47,6 +52,6 @@ COSTS = '"costs": {"t_draft": 1, "t_target": [1, 1]}'
 def test_a_file_that_cannot_be_read_is_measured_over(text: str, tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
-    assert KnownCosts(path).of("a") is None
-    KnownCosts(path).keep("a", ONE)
-    assert KnownCosts(path).of("a") == ONE
+    assert LatencyProfiles(path).of("a") is None
+    LatencyProfiles(path).keep("a", ONE)
+    assert LatencyProfiles(path).of("a") == ONE

@@ -14,7 +14,7 @@ from draftloop.config import Models
 from draftloop.data.prompt_groups import prompt_group
 from draftloop.decoding.decoder import Settings
 from draftloop.errors import PromptError
-from draftloop.evaluation.live import decode_all, decode_live, plain_speed, samples_from_prompts
+from draftloop.evaluation.live_decoding import decode_all, decode_live, plain_speed, samples_from_prompts
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
 

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 
 from draftloop.config import Gate
-from draftloop.evaluation.look_test import compare_with_previous, describe_look
-from draftloop.evaluation.looks import Look
-from draftloop.evaluation.paired_rounds import ScoredText
+from draftloop.evaluation.looks import Look, compare_with_previous, describe_look
+from draftloop.evaluation.paired_rounds import ScoredOutput
 
 LOOK = Look("look", "chat", 12, (), 0.005)
 SETTINGS = Gate()
 
 
-def texts(prompts: int, worse: float, spread: float = 0.01, seed: int = 0) -> list[ScoredText]:
+def texts(prompts: int, worse: float, spread: float = 0.01, seed: int = 0) -> list[ScoredOutput]:
     """The draft in use takes this share more rounds than the one before, give or take the spread."""
     rng = np.random.default_rng(seed)
     before = rng.uniform(20.0, 30.0, prompts)
     now = before * (1.0 + rng.normal(worse, spread, prompts))
-    return [ScoredText(f"{i}", "chat", 60, (n,), (b,)) for i, (n, b) in enumerate(zip(now, before, strict=True))]
+    return [ScoredOutput(f"{i}", "chat", 60, (n,), (b,)) for i, (n, b) in enumerate(zip(now, before, strict=True))]
 
 
 @pytest.mark.parametrize(("worse", "rolls_back"), [(-0.1, False), (0.0, False), (0.015, False), (0.06, True)])
@@ -39,7 +38,7 @@ def test_equal_drafts_are_never_rolled_back() -> None:
 
 
 def test_outputs_of_one_group_are_one_piece_of_evidence() -> None:
-    copies = [ScoredText("the same", "chat", 60, (30.0,), (20.0,)) for _ in range(20)]
+    copies = [ScoredOutput("the same", "chat", 60, (30.0,), (20.0,)) for _ in range(20)]
     assert compare_with_previous(copies, 1, LOOK, SETTINGS, seed=0).p_value == 0.5
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from draftloop.evaluation import sign_flip
-from draftloop.evaluation.alpha_spending import alpha_of_attempt
 from draftloop.evaluation.sign_flip import SignFlip, sign_flip_test
+from draftloop.evaluation.units_and_levels import alpha_of_attempt
 
 FloatArray = npt.NDArray[np.float64]
 PValue = Callable[[list[float]], float]

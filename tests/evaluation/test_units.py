@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draftloop.evaluation.units import large_sources, unit_members, unit_name
+from draftloop.evaluation.units_and_levels import large_sources, unit_members, unit_name
 
 
 def test_a_source_is_large_by_its_prompt_groups_and_not_by_its_outputs() -> None:

@@ -9,14 +9,14 @@ import pytest
 from fault_table import Row
 
 from draftloop.config import Gate
+from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.evaluation.gate import decide
-from draftloop.evaluation.paired_rounds import ScoredText
-from draftloop.evaluation.timings import Costs
+from draftloop.evaluation.paired_rounds import ScoredOutput
 
 pytestmark = pytest.mark.row("a harmful source cut into many names")
 
 K, TOKENS = 4, 60
-COSTS = Costs(t_draft=0.05, t_target=tuple(1.0 + 0.05 * k for k in range(9)))
+COSTS = LatencyProfile(t_draft=0.05, t_target=tuple(1.0 + 0.05 * k for k in range(9)))
 BELOW_THE_MINIMUM = 11
 
 
@@ -25,7 +25,7 @@ def rounds_at(weight: float) -> tuple[float, ...]:
     return tuple(TOKENS / sum(weight**a for a in range(k + 1)) for k in range(1, 9))
 
 
-def texts(random: np.random.Generator, source: str, prompts: int, change: float) -> list[ScoredText]:
+def texts(random: np.random.Generator, source: str, prompts: int, change: float) -> list[ScoredOutput]:
     """The candidate changes the acceptance length of each prompt by about so many tokens a round."""
     found = []
     for i in range(prompts):
@@ -33,7 +33,7 @@ def texts(random: np.random.Generator, source: str, prompts: int, change: float)
         length = TOKENS / champion[K - 1]
         share = length / max(1.05, length + change + float(random.normal(0.0, 0.1)))
         candidate = tuple(min(float(TOKENS), rounds * share) for rounds in champion)
-        found.append(ScoredText(f"{source} {i}", source, TOKENS, champion, candidate))
+        found.append(ScoredOutput(f"{source} {i}", source, TOKENS, champion, candidate))
     return found
 
 

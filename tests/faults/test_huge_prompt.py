@@ -22,7 +22,7 @@ from draftloop.data.log import FailureLog
 from draftloop.decoding.decoder import Settings
 from draftloop.errors import PromptError
 from draftloop.models.pair import Pair
-from draftloop.prompts.prompt import Prompt, Unusable, encode
+from draftloop.prompts.prompt import Prompt, Unusable, encode_prompt
 
 pytestmark = pytest.mark.row("huge prompt")
 
@@ -57,9 +57,11 @@ def test_it_is_skipped_before_it_is_tokenized_and_takes_no_memory(
     text = TEXTS[name](HUGE)
     prompt = Prompt(text, ({"role": "user", "content": text},) if chat else None)
     tokenizer = NeverTokenizes(small_pair.tokenizer)
-    encode(Prompt("x" * 9999), tokenizer, chat_template=chat, max_length=1)  # what is counted once is counted here
+    encode_prompt(
+        Prompt("x" * 9999), tokenizer, chat_template=chat, max_length=1
+    )  # what is counted once is counted here
     tracemalloc.start()
-    found = encode(prompt, tokenizer, chat_template=chat, max_length=2048)
+    found = encode_prompt(prompt, tokenizer, chat_template=chat, max_length=2048)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert isinstance(found, Unusable)

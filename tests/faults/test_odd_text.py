@@ -21,7 +21,7 @@ from draftloop.data.log import FailureLog
 from draftloop.errors import PromptError
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import PromptFile, survey_files
-from draftloop.prompts.prompt import Prompt, Unusable, encode
+from draftloop.prompts.prompt import Prompt, Unusable, encode_prompt
 from draftloop.prompts.text_lines import encoding
 
 pytestmark = pytest.mark.row("odd text")
@@ -100,10 +100,10 @@ def test_the_ids_and_the_record_of_any_text_come_back(tmp_path: Path, embedded_p
         assert [prompt.text for prompt in prompts] == expected
         appended = []
         for prompt in prompts:
-            ids = encode(prompt, tokenizer, chat_template=True, max_length=2000)
+            ids = encode_prompt(prompt, tokenizer, chat_template=True, max_length=2000)
             assert not isinstance(ids, Unusable)
             assert tokenizer.decode(ids) == SURROGATES.sub("\ufffd", prompt.text)
-            assert encode(Prompt(tokenizer.decode(ids)), tokenizer, chat_template=True, max_length=2000) == ids
+            assert encode_prompt(Prompt(tokenizer.decode(ids)), tokenizer, chat_template=True, max_length=2000) == ids
             appended.append(log.append(make_record(prompt=prompt.text, prompt_tokens=tuple(ids), source=path.name)))
         assert list(log.records()) == appended
         assert log.damage == []

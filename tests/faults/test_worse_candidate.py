@@ -16,11 +16,11 @@ from shop import Shop
 from draftloop.config import Gate
 from draftloop.data.directory import DataDirectory
 from draftloop.data.records import Record, to_line
-from draftloop.evaluation.alpha_spending import alpha_of_attempt
+from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.evaluation.gate import decide
-from draftloop.evaluation.paired_rounds import ScoredText
+from draftloop.evaluation.paired_rounds import ScoredOutput
 from draftloop.evaluation.sign_flip import sign_flip_test
-from draftloop.evaluation.timings import Costs
+from draftloop.evaluation.units_and_levels import alpha_of_attempt
 from draftloop.registry.registry import Pointer, Registry
 
 pytestmark = pytest.mark.row("a worse candidate")
@@ -74,7 +74,7 @@ def test_what_was_trained_on_noise_is_never_promoted(
 # -- no better ---------------------------------------------------------------------------------------------------------
 
 TOKENS, ATTEMPTS = 60, 5
-COSTS = Costs(t_draft=0.05, t_target=tuple(1.0 + 0.05 * k for k in range(9)))
+COSTS = LatencyProfile(t_draft=0.05, t_target=tuple(1.0 + 0.05 * k for k in range(9)))
 
 
 def rounds_at(weight: float) -> tuple[float, ...]:
@@ -82,12 +82,12 @@ def rounds_at(weight: float) -> tuple[float, ...]:
     return tuple(TOKENS / sum(weight**a for a in range(k + 1)) for k in range(1, 9))
 
 
-def null_texts(random: np.random.Generator, champion: np.ndarray, spread: float) -> list[ScoredText]:
+def null_texts(random: np.random.Generator, champion: np.ndarray, spread: float) -> list[ScoredOutput]:
     """A candidate that differs from the champion on every prompt and is no better: each is as likely to be ahead."""
     kept = np.clip(champion + random.normal(0.0, spread, len(champion)), 0.05, 0.95)
     swapped = random.random(len(champion)) < 0.5
     pairs = [(b, a) if swap else (a, b) for a, b, swap in zip(champion, kept, swapped, strict=True)]
-    return [ScoredText(str(i), "prose", TOKENS, rounds_at(a), rounds_at(b)) for i, (a, b) in enumerate(pairs)]
+    return [ScoredOutput(str(i), "prose", TOKENS, rounds_at(a), rounds_at(b)) for i, (a, b) in enumerate(pairs)]
 
 
 def promotes_anything(seed: int, settings: Gate) -> bool:

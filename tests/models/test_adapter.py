@@ -91,7 +91,7 @@ def test_attaching_again_replaces_instead_of_nesting():
     model = with_random_adapter()
     lora.attach_fresh(model, AdapterConfig(rank=2, scale=2.0), seed=0)
     assert not [name for name, _ in model.named_modules() if name.endswith("linear.linear")]
-    assert lora.describe(model).rank == 2
+    assert lora.carried_shape(model).rank == 2
     assert mx.array_equal(model(IDS), tiny_llama()(IDS))
 
 
@@ -115,7 +115,7 @@ def test_new_layers_take_over_the_model_s_mode_so_dropout_sleeps_while_generatin
 )
 def test_a_saved_adapter_comes_back_the_same_here_and_through_mlx_lm(tmp_path, shape):
     model, directory = saved(tmp_path, shape)
-    assert lora.describe(model) == read_config(directory) == shape
+    assert lora.carried_shape(model) == read_config(directory) == shape
     ours, theirs = tiny_llama(), tiny_llama()
     assert lora.attach_directory(ours, directory) == shape
     load_adapters(theirs, str(directory)).eval()
@@ -155,7 +155,7 @@ def test_16_bit_weights_are_taken_and_trained_on_in_32(tmp_path):
 
 def test_describing_a_bare_draft_is_refused():
     with pytest.raises(AdapterError, match="carries no adapter"):
-        lora.describe(tiny_llama())
+        lora.carried_shape(tiny_llama())
 
 
 LEAF = "model.layers.0.self_attn.q_proj.lora_a"
@@ -258,7 +258,7 @@ def test_all_matrices_are_those_of_the_layers_the_embedding_and_the_head(tied: b
     lora.attach_fresh(model, shape, seed=0)
     outside = {name.rpartition(".")[0] for name in lora.adapter_parameters(model) if ".layers." not in name}
     assert outside == ({"model.embed_tokens"} if tied else {"model.embed_tokens", "lm_head"})
-    assert lora.describe(model) == shape
+    assert lora.carried_shape(model) == shape
     lora.save_adapter(model, tmp_path)
     assert lora.attach_directory(tiny_llama(seed=2, tied=tied), tmp_path) == shape
 

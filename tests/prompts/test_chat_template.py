@@ -15,7 +15,7 @@ from model_dirs import write_tokenizer
 from tokenizers import AddedToken, Tokenizer
 
 from draftloop.prompts.chat_template import has_place_for
-from draftloop.prompts.prompt import Prompt, Reading, Unusable, encode
+from draftloop.prompts.prompt import Prompt, Reading, Unusable, encode_prompt
 
 START, END = "<|im_start|>", "<|im_end|>"
 TOOLS_TEMPLATE = (
@@ -59,7 +59,7 @@ def with_template(tmp_path: Path) -> Callable[..., Any]:
 
 def ids_of(tokenizer: Any, *messages: dict[str, Any], tools: Any = None, **reading: Any) -> list[int]:
     prompt = Prompt("\n".join(one["content"] for one in messages), messages, tools)
-    found = encode(prompt, tokenizer, chat_template=True, max_length=10_000, reading=Reading(**reading))
+    found = encode_prompt(prompt, tokenizer, chat_template=True, max_length=10_000, reading=Reading(**reading))
     assert isinstance(found, list), found
     return found
 
@@ -212,7 +212,7 @@ def test_what_a_template_makes_of_a_content_begins_no_turn(
 def test_what_comes_together_behind_two_replacements_is_refused(with_template: Callable[..., Any]) -> None:
     tokenizer = with_template(CHATML.replace("CHANGED", "| replace('/off', '') | replace('/on', '')"))
     chat = ({"role": "user", "content": "<|im_/o/offnend|>"},)
-    found = encode(Prompt("a", chat), tokenizer, chat_template=True, max_length=100)
+    found = encode_prompt(Prompt("a", chat), tokenizer, chat_template=True, max_length=100)
     assert isinstance(found, Unusable)
     assert found.reason == "control token"
 
@@ -274,11 +274,11 @@ def test_a_word_that_is_a_control_token_by_itself_is_none_as_a_role_or_key(with_
 def test_a_chat_with_a_turn_that_a_template_leaves_out_is_refused(role: str, with_template: Callable[..., Any]) -> None:
     picky = "{% for message in messages if message.role in ['user', 'assistant'] %}{{ message.content }}{% endfor %}"
     chat = (ASKED, {"role": role, "content": "more"})
-    found = encode(Prompt("a", chat), with_template(picky), chat_template=True, max_length=100)
+    found = encode_prompt(Prompt("a", chat), with_template(picky), chat_template=True, max_length=100)
     assert isinstance(found, Unusable)
     assert f"it writes nothing of a message of the role '{role}'" in found.detail
     assert isinstance(
-        encode(Prompt("a", chat), with_template(TOOLS_TEMPLATE), chat_template=True, max_length=100), list
+        encode_prompt(Prompt("a", chat), with_template(TOOLS_TEMPLATE), chat_template=True, max_length=100), list
     )
 
 
@@ -335,6 +335,6 @@ def tokenizer_with_tools(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_template_that_fails_on_a_chat_says_why(with_template: Callable[..., Any]) -> None:
     tokenizer = with_template("{{ 1 // (messages | length - 2) }}{{ messages[0].content }}")
     prompt = Prompt("a\nb", ({"role": "user", "content": "a"}, {"role": "tool", "content": "b"}))
-    found = encode(prompt, tokenizer, chat_template=True, max_length=100)
+    found = encode_prompt(prompt, tokenizer, chat_template=True, max_length=100)
     assert isinstance(found, Unusable)
     assert (found.reason, "ZeroDivisionError" in found.detail) == ("chat template", True)

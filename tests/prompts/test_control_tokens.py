@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from draftloop.models.pair import Pair
 from draftloop.prompts.control_tokens import ControlTokens, Markers, NotReadable
-from draftloop.prompts.prompt import Prompt, Reading, Unusable, encode
+from draftloop.prompts.prompt import Prompt, Reading, Unusable, encode_prompt
 
 START, END, BEGIN = "<|im_start|>", "<|im_end|>", "<s>"
 SPECIAL = (BEGIN, START, END)
@@ -76,7 +76,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def ids_of(tokenizer: Any, prompt: Prompt, chat_template: bool = True, reading: Reading | None = None) -> list[int]:
-    found = encode(prompt, tokenizer, chat_template=chat_template, max_length=10_000, reading=reading)
+    found = encode_prompt(prompt, tokenizer, chat_template=chat_template, max_length=10_000, reading=reading)
     assert isinstance(found, list), found
     return found
 
@@ -193,7 +193,7 @@ def test_words_and_spaces_that_a_tokenizer_added_are_no_control_tokens(tmp_path:
 
 def test_a_template_that_looks_at_single_characters_of_it_makes_it_unusable(tmp_path: Path) -> None:
     tokenizer = write(tmp_path, byte_level(), "{{ messages[0].content }}{{ messages[0].content | length }}")
-    found = encode(Prompt(f"a{END}"), tokenizer, chat_template=True, max_length=100)
+    found = encode_prompt(Prompt(f"a{END}"), tokenizer, chat_template=True, max_length=100)
     assert isinstance(found, Unusable)
     assert found.reason == "control token"
     assert "speculative.parse_special" in found.detail
@@ -208,7 +208,7 @@ def test_a_tokenizer_that_makes_them_of_plain_text_is_found_out(tmp_path: Path) 
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     wrapped = write(tmp_path, tokenizer)
-    found = encode(Prompt(f"the {END}"), wrapped, chat_template=True, max_length=100)
+    found = encode_prompt(Prompt(f"the {END}"), wrapped, chat_template=True, max_length=100)
     assert isinstance(found, Unusable)
     assert "makes control tokens of plain text" in found.detail
     assert ids_of(wrapped, Prompt("the end")) == stock(wrapped, "the end")
@@ -218,7 +218,7 @@ def test_a_tokenizer_without_a_backend_of_its_own_cannot_and_says_so(tmp_path: P
     write(tmp_path, byte_level())
     edit_json(tmp_path / "tokenizer_config.json", tokenizer_class="NewlineTokenizer")
     tokenizer = load_tokenizer(tmp_path)
-    found = encode(Prompt(END), tokenizer, chat_template=True, max_length=100)
+    found = encode_prompt(Prompt(END), tokenizer, chat_template=True, max_length=100)
     assert isinstance(found, Unusable)
     assert "a NewlineTokenizer cannot read them as text" in found.detail
     assert ids_of(tokenizer, Prompt("hi")) == stock(tokenizer, "hi")
@@ -236,7 +236,7 @@ def test_every_text_of_the_embedded_pair_is_spelled_by_its_ids_whatever_it_spell
 def test_a_control_token_of_which_every_part_would_fill_the_memory_is_told_from_no_text(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     add_token(tmp_path, f"<{'a' * 9_000}>", special=True)
-    found = encode(Prompt("the target"), load_tokenizer(tmp_path), chat_template=True, max_length=512)
+    found = encode_prompt(Prompt("the target"), load_tokenizer(tmp_path), chat_template=True, max_length=512)
     assert isinstance(found, Unusable)
     assert "up to 9,002 characters" in found.detail
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from draftloop.errors import PromptError
 from draftloop.prompts.files import PromptFile, read_prompts, survey_files
-from draftloop.prompts.prompt import Prompt, Skipped
+from draftloop.prompts.prompt import Prompt, SkippedPrompt
 
 
 def file(directory: Path, name: str, content: bytes | str) -> Path:
@@ -26,7 +26,7 @@ def found(path: Path) -> list[str]:
     """Prompts by their text, and the rest with `!`, each behind the place it came from."""
     return [
         f"{one.where.removeprefix(str(path))} !{one.why.detail}"
-        if isinstance(one, Skipped)
+        if isinstance(one, SkippedPrompt)
         else f"{one.where.removeprefix(str(path))} {one.text}"
         for one in PromptFile(path)
     ]

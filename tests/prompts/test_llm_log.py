@@ -13,7 +13,7 @@ import pytest
 
 from draftloop.errors import PromptError
 from draftloop.prompts.files import PromptFile, survey_files
-from draftloop.prompts.prompt import Prompt, Skipped
+from draftloop.prompts.prompt import Prompt, SkippedPrompt
 
 OLDER = """
 create table conversations (id text primary key, name text, model text);
@@ -134,8 +134,8 @@ def test_a_turn_with_an_attachment_is_skipped_and_so_is_what_came_after_it(datab
         prompt_attachments=[{"response_id": "1", "attachment_id": "z", "order": 0}],
     )
     found = list(PromptFile(path, is_log=True))
-    assert [isinstance(one, Skipped) for one in found] == [True, True, False]
-    assert [one.why.reason for one in found if isinstance(one, Skipped)] == ["not text", "not text"]
+    assert [isinstance(one, SkippedPrompt) for one in found] == [True, True, False]
+    assert [one.why.reason for one in found if isinstance(one, SkippedPrompt)] == ["not text", "not text"]
 
 
 def test_a_log_of_llm_before_it_had_conversations_and_tools_is_read(database: Callable[..., Path]) -> None:
@@ -202,8 +202,8 @@ def test_the_newer_layout_is_read_along_its_chains(database: Callable[..., Path]
         {"role": "tool", "tool_call_id": "c", "name": "temperature", "content": "19"},
         {"role": "tool", "tool_call_id": "d", "name": "temperature", "content": "no such city"},
     )
-    assert isinstance(image, Skipped)
-    assert isinstance(gone, Skipped)
+    assert isinstance(image, SkippedPrompt)
+    assert isinstance(gone, SkippedPrompt)
     assert (image.why.reason, gone.why.detail) == ("not text", "a message of its conversation is missing")
 
 
@@ -283,7 +283,7 @@ def test_a_turn_with_a_damaged_part_is_skipped_alone(payload: str, reason: str, 
         turns=[{"id": "1", "parent_message_hash": "m"}, {"id": "2", "parent_message_hash": "n"}],
     )
     bad, good = PromptFile(path, is_log=True)
-    assert isinstance(bad, Skipped)
+    assert isinstance(bad, SkippedPrompt)
     assert isinstance(good, Prompt)
     assert (reason in bad.why.detail, good.text) == (True, "hi")
 
@@ -295,5 +295,5 @@ def test_a_conversation_that_goes_round_in_a_circle_ends(database: Callable[...,
         turns=[{"id": "1", "parent_message_hash": "m"}],
     )
     (found,) = PromptFile(path, is_log=True)
-    assert isinstance(found, Skipped)
+    assert isinstance(found, SkippedPrompt)
     assert "circle" in found.why.detail

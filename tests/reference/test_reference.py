@@ -12,7 +12,7 @@ from draftloop.config import Models, Speculative
 from draftloop.data.prompt_groups import prompt_group
 from draftloop.decoding.generate import decoding_settings
 from draftloop.evaluation.benchmark import compare_drafts
-from draftloop.evaluation.live import samples_from_prompts
+from draftloop.evaluation.live_decoding import samples_from_prompts
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
 from scripts.reference_pair.build import card

@@ -8,7 +8,7 @@ import pytest
 
 from draftloop.config import Gate
 from draftloop.errors import StoreError
-from draftloop.evaluation.drift import Key, LoggedGeneration
+from draftloop.evaluation.drift import LoggedGeneration, StreamKey
 from draftloop.evaluation.looks import Look
 from draftloop.registry.promotion_watch import FOLDER, PromotionWatch
 from draftloop.registry.registry import Pointer
@@ -18,7 +18,7 @@ POINTER = Pointer("v0002", "v0001", 2)
 
 
 def stream(count: int, source: str = "chat") -> list[LoggedGeneration]:
-    key = Key("t", "d", source, "rejection", 0.8, 1.0, 0.0, 0)
+    key = StreamKey("t", "d", source, "rejection", 0.8, 1.0, 0.0, 0)
     return [LoggedGeneration(f"{source} {i}", key, f"{source} {i}", None, 0.5, "heldout") for i in range(count)]
 
 
@@ -46,7 +46,7 @@ def test_settings_that_change_later_change_no_watch_in_work(watch: PromotionWatc
 
 
 def test_training_prompts_make_no_unit(watch: PromotionWatch) -> None:
-    key = Key("t", "d", "chat", "rejection", 0.8, 1.0, 0.0, 0)
+    key = StreamKey("t", "d", "chat", "rejection", 0.8, 1.0, 0.0, 0)
     trained = [LoggedGeneration(f"{i}", key, f"{i}", None, 0.5, "train") for i in range(40)]
     found = watch.begin(POINTER, trained, SETTINGS)
     assert found is not None

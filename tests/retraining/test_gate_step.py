@@ -18,8 +18,8 @@ from draftloop.data.directory import DataDirectory
 from draftloop.data.log import FailureLog
 from draftloop.data.records import Record, to_line
 from draftloop.errors import AdapterDamaged
-from draftloop.evaluation.alpha_spending import alpha_of_attempt
-from draftloop.evaluation.trial import score_texts
+from draftloop.evaluation.gate_evaluation import score_outputs
+from draftloop.evaluation.units_and_levels import alpha_of_attempt
 from draftloop.models.pair import Pair, load_pair
 from draftloop.registry.registry import Pointer
 from draftloop.registry.verdicts import Verdict
@@ -295,9 +295,9 @@ def test_only_held_out_prompts_that_are_new_are_looked_at(shop: Shop, monkeypatc
 
     def scored_texts(pair: Any, records: list[Record], *args: Any, **options: Any) -> Any:
         scored.extend(records)
-        return score_texts(pair, records, *args, **options)
+        return score_outputs(pair, records, *args, **options)
 
-    monkeypatch.setattr("draftloop.evaluation.trial.score_texts", scored_texts)
+    monkeypatch.setattr("draftloop.evaluation.gate_evaluation.score_outputs", scored_texts)
     assert shop.retrain().outcome == "rolled back"
     assert {record.split for record in scored} == {"heldout"}
     assert not {record.group for record in scored} & before
@@ -324,7 +324,7 @@ def test_a_look_that_was_cut_off_is_made_again_on_the_same_records(shop: Shop, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("draftloop.evaluation.trial.score_texts", cut_off)
+        patched.setattr("draftloop.evaluation.gate_evaluation.score_outputs", cut_off)
         with pytest.raises(KeyboardInterrupt):
             shop.retrain()
     (begun, *_) = read_facts(shop.data, shop.config, 0.0).looks

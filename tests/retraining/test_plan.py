@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from draftloop.config import Config
-from draftloop.evaluation.drift import Watch
+from draftloop.evaluation.drift import StreamCheck
 from draftloop.evaluation.looks import Look
 from draftloop.registry.registry import Pointer
 from draftloop.retraining.plan import Facts, Failed, History, next_action, recipe
 from draftloop.status import Overview
 
 CONFIG = Config()
-ALARM = Watch("chat", "drift", 0.6, 0.4, 40, 3.0, 1.5, 12)
+ALARM = StreamCheck("chat", "drift", 0.6, 0.4, 40, 3.0, 1.5, 12)
 FAILED = Failed(60, "as before")
 CALM = replace(ALARM, alarm_at=None, statistic=0.2)
 

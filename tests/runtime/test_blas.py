@@ -136,7 +136,7 @@ def test_none_is_loaded_where_none_is_wanted(machine: Machine, root: Path) -> No
         "evaluation.benchmark",
         "collection.collect",
         "demo",
-        "evaluation.live",
+        "evaluation.live_decoding",
         "models.pair",
         "decoding.acceptance_rules",
         "training.train",

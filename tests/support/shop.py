@@ -13,8 +13,8 @@ import mlx.core as mx
 from draftloop.collection.collect import CollectReport, CollectSettings, collect_data
 from draftloop.config import Config, Models
 from draftloop.data.directory import DataDirectory
+from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.decoding.generate import decoding_settings
-from draftloop.evaluation.timings import Costs
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.models.pair import Pair, load_pair
@@ -53,9 +53,9 @@ def config_of(models: Models, **sections: Mapping[str, Any]) -> Config:
     return Config.model_validate(values)
 
 
-def fixed_costs(_pair: Pair, most: int) -> Costs:
+def fixed_costs(_pair: Pair, most: int) -> LatencyProfile:
     """A machine that always takes the same time."""
-    return Costs(0.001, tuple(0.01 + 0.0001 * k for k in range(most + 1)))
+    return LatencyProfile(0.001, tuple(0.01 + 0.0001 * k for k in range(most + 1)))
 
 
 @dataclass

@@ -167,7 +167,7 @@ def test_a_candidate_goes_on_from_the_adapter_that_the_draft_carries(tmp_path):
     second = shop.train()
     assert (second.version, second.parent) == ("v0002", "v0001")
     assert shop.registry.verify(Path(second.path)).parent == "v0001"
-    assert lora.describe(shop.pair.draft) == AdapterConfig(rank=3, scale=1.0)
+    assert lora.carried_shape(shop.pair.draft) == AdapterConfig(rank=3, scale=1.0)
     assert second.val_loss_before == pytest.approx(first.val_loss_after, rel=1e-5)
     assert "v0001 is trained on as it is: rank 3, scale 1" in (Path(second.run_path) / "train.log").read_text()
     assert {p.name for p in directory.iterdir()} == {"adapter_config.json", "adapters.safetensors", "manifest.json"}
@@ -206,7 +206,7 @@ def test_dropout_of_the_configuration_applies_to_a_parent_too(tmp_path):
     lora.attach_fresh(shop.pair.draft, AdapterConfig(rank=2, scale=2.0), seed=0)
     shop.pair = replace(shop.pair, adapter="elsewhere")
     result = shop.train()
-    assert lora.describe(shop.pair.draft).dropout == 0.5
+    assert lora.carried_shape(shop.pair.draft).dropout == 0.5
     assert result.parent == "elsewhere"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import AdapterError, DraftloopError, StoreError
-from ..evaluation.units import unit_name
+from ..evaluation.units_and_levels import unit_name
 from .app import App, json_option, note, print_json
 from .export import export_command
 from .output import Doing

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..data.log import FailureLog
     from ..data.records import Record
     from ..evaluation.benchmark import AcceptanceReport
-    from ..evaluation.live import LiveRow
+    from ..evaluation.live_decoding import LiveRow
     from ..models.pair import Pair
     from ..prompts.prompt import Prompt
 
@@ -179,7 +179,7 @@ def _measure(
     from ..data.usable import said, why_unusable
     from ..decoding.generate import decoding_settings
     from ..evaluation.benchmark import compare_drafts, logged_samples, rules_that_fit
-    from ..evaluation.live import decode_live, samples_from_prompts
+    from ..evaluation.live_decoding import decode_live, samples_from_prompts
     from ..prompts.prompt import Reading
     from .progress import ProgressBar, Steps
 

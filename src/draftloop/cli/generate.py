@@ -13,9 +13,9 @@ from .app import App, adapter_option, json_option, model_options, note, on_error
 from .output import is_lost
 
 if TYPE_CHECKING:
-    from ..decoding.draft_length import PayingDraftLength
+    from ..decoding.draft_length import AdaptiveDraftLength
     from ..decoding.rule_names import Rule
-    from ..evaluation.known_latency import Known
+    from ..evaluation.latency_profiles import StoredProfile
     from ..models.pair import Pair
 
 
@@ -90,22 +90,22 @@ class _Paying:
 
         self._app, self._pair, self._alone, self._key = app, pair, alone, machine_fingerprint(pair)
         self._known = app.data.costs.of(self._key)
-        self._length: PayingDraftLength | None = None
+        self._length: AdaptiveDraftLength | None = None
 
     def fastest_rule(self) -> Rule | None:
         """Above temperature 0, where it was measured."""
         return None if self._known is None or self._known.advice is None else self._known.advice.rule
 
-    def draft_length(self, rule: Rule) -> PayingDraftLength:
+    def draft_length(self, rule: Rule) -> AdaptiveDraftLength:
         """By costs as they were measured once, or are now."""
-        from ..decoding.draft_length import Experience, PayingDraftLength
+        from ..decoding.draft_length import AdaptiveDraftLength, Experience
 
         self._app.say_where()
         most = self._app.config.speculative.max_draft_tokens
         if self._known is None or len(self._known.costs.t_target) <= most:
             self._known = self._measured(most)
         before = Experience() if self._alone else self._known.experience.get(rule, Experience())
-        self._length = PayingDraftLength(self._known.costs, most, before)
+        self._length = AdaptiveDraftLength(self._known.costs, most, before)
         return self._length
 
     def remember(self, rule: Rule) -> None:
@@ -114,19 +114,19 @@ class _Paying:
         if not self._alone and known is not None and self._length is not None:
             self._keep(replace(known, experience=known.experience | {rule: self._length.experience}))
 
-    def _measured(self, most: int) -> Known:
-        from ..evaluation.known_latency import Known
+    def _measured(self, most: int) -> StoredProfile:
         from ..evaluation.latency import QUICK, measure_latency
+        from ..evaluation.latency_profiles import StoredProfile
         from .progress import Steps
 
         note("measuring once what decoding costs here, so that rounds are as long as it pays")
         with Steps(last_line=False) as steps:
             costs = measure_latency(self._pair, most, QUICK, partial(steps.at, "measuring"))
-        known = Known(costs) if self._known is None else replace(self._known, costs=costs)
+        known = StoredProfile(costs) if self._known is None else replace(self._known, costs=costs)
         self._keep(known)
         return known
 
-    def _keep(self, known: Known) -> None:
+    def _keep(self, known: StoredProfile) -> None:
         try:
             self._app.data.costs.keep(self._key, known)
         except OSError as error:

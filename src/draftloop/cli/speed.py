@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..data.held_out import HeldOut
     from ..data.records import Record
     from ..decoding.decoder import Settings
-    from ..evaluation.known_latency import KnownCosts
+    from ..evaluation.latency_profiles import LatencyProfiles
     from ..evaluation.throughput import SpeedReport
     from ..models.pair import Pair
     from ..prompts.prompt import Prompt
@@ -134,7 +134,7 @@ def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Setting
     from ..data.prompt_groups import opening
     from ..data.usable import FOREIGN_ID, NO_PROMPT
     from ..decoding.decoder import fits
-    from ..evaluation.live import usable_prompts
+    from ..evaluation.live_decoding import usable_prompts
     from ..prompts.prompt import Reading
 
     if prompts is not None:
@@ -163,16 +163,16 @@ def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Setting
     return [(list(ids), said) for ids, said in own.items()]
 
 
-def _keep(costs: KnownCosts, key: str, report: SpeedReport, *, whole: bool) -> bool:
+def _keep(costs: LatencyProfiles, key: str, report: SpeedReport, *, whole: bool) -> bool:
     """Remember, if that can be; a run that did not compare the rules, as at temperature 0, leaves what is known of
     them."""
-    from ..evaluation.known_latency import Known
+    from ..evaluation.latency_profiles import StoredProfile
 
     known, advice = costs.of(key), report.advice
     if not whole or advice.rule is None:
         advice = replace(advice, rule=known.advice.rule if known is not None and known.advice is not None else None)
     experience = ({} if known is None else known.experience) | report.experience
-    return costs.keep(key, Known(report.costs, advice, experience))
+    return costs.keep(key, StoredProfile(report.costs, advice, experience))
 
 
 def _print(report: SpeedReport, conditions: str, held_out: HeldOut) -> None:

@@ -25,13 +25,13 @@ from ..data.teacher_blobs import BlobFile
 from ..data.teacher_top_k import encode as encode_distributions
 from ..decoding.batched_generation import FinishedOutput, OutputRequest, generate_batched
 from ..decoding.decoder import Decoding, Round, Settings, check_length
-from ..decoding.offline_rounds import look_back
+from ..decoding.offline_rounds import simulate_rounds
 from ..errors import ConfigError, PromptError
 from ..evaluation.estimator import Acceptance, realised
-from ..evaluation.teacher_forced import Text
+from ..evaluation.teacher_forced import TargetOutput
 from ..models import adapter as lora
 from ..models.pair import Pair
-from ..prompts.prompt import Prompt, Reading, Skipped, Unusable, encode
+from ..prompts.prompt import Prompt, Reading, SkippedPrompt, Unusable, encode_prompt
 from ..runtime.memory import budget, read_device, room_left
 from ..runtime.signals import StopRequest
 from .generation import Generation, record_of
@@ -114,7 +114,7 @@ def generation_seed(run_seed: int, prompt_tokens: Iterable[int]) -> int:
 
 def collect_data(
     pair: Pair,
-    prompts: Iterable[Prompt | Skipped],
+    prompts: Iterable[Prompt | SkippedPrompt],
     log: FailureLog,
     settings: CollectSettings,
     stop: StopRequest | None = None,
@@ -174,7 +174,7 @@ class _Asked:
 
 def _asked(
     pair: Pair,
-    prompts: Iterable[Prompt | Skipped],
+    prompts: Iterable[Prompt | SkippedPrompt],
     log: FailureLog,
     settings: CollectSettings,
     report: CollectReport,
@@ -188,7 +188,7 @@ def _asked(
         if stop or (settings.limit is not None and found >= settings.limit):
             return  # reading takes long where a chat template does
         report.prompts += 1
-        if isinstance(prompt, Skipped):
+        if isinstance(prompt, SkippedPrompt):
             _skip(report, prompt.why, prompt.where)
             continue
         ids = usable_ids(
@@ -302,8 +302,8 @@ def _looked_back(
     """The records of texts that are finished, in the order of their prompts."""
     done.sort(key=lambda written: written.place)
     asked = [members[written.place] for written in done]
-    texts = [Text(a.ids, w.tokens, _of_text(settings, a.ids).sampler) for a, w in zip(asked, done, strict=True)]
-    found = dict(look_back(pair, texts, settings.decoding, [written.p for written in done]))
+    texts = [TargetOutput(a.ids, w.tokens, _of_text(settings, a.ids).sampler) for a, w in zip(asked, done, strict=True)]
+    found = dict(simulate_rounds(pair, texts, settings.decoding, [written.p for written in done]))
     return _stored(pair, [(one, found[i]) for i, one in enumerate(asked)], settings, blobs)
 
 
@@ -361,7 +361,7 @@ def usable_ids(
     reading: Reading | None = None,
 ) -> list[int] | Unusable:
     """The ids of a prompt that fits the pair, or why it does not."""
-    ids = encode(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
+    ids = encode_prompt(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
     if isinstance(ids, list):
         beyond = next((i for i in ids if i >= pair.width), None)
         if beyond is not None:  # a token that the tokenizer has and a model has no row for

@@ -13,7 +13,7 @@ from ..data.json_values import without_surrogates
 from ..data.records import Disagreement, Record
 from ..data.teacher_top_k import TopK, joined
 from ..decoding.decoder import Finish, Round, Settings, count_rounds
-from ..decoding.draws import BonusDraw
+from ..decoding.round_sampler import BonusDraw
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config import Data
 from ..errors import AccessDenied, DraftloopError
-from ..evaluation.known_latency import KnownCosts
+from ..evaluation.latency_profiles import LatencyProfiles
 from ..models.names import ModelNames
 from ..registry.promotion_watch import PromotionWatch
 from ..registry.registry import Registry
@@ -82,9 +82,9 @@ class DataDirectory:
         return Registry(self.root / "adapters", self.files)
 
     @cached_property
-    def costs(self) -> KnownCosts:
+    def costs(self) -> LatencyProfiles:
         """What decoding takes here, by pair and machine."""
-        return KnownCosts(self.root / "costs.json", self.files)
+        return LatencyProfiles(self.root / "costs.json", self.files)
 
     @cached_property
     def names(self) -> ModelNames:

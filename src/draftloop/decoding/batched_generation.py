@@ -35,7 +35,7 @@ from ..errors import DraftloopError
 from ..runtime.memory import REFUSALS, is_out_of_memory
 from . import prompt_caches
 from .acceptance_rules import draw_tokens
-from .draws import Uniforms
+from .round_sampler import Uniforms
 from .sampling_filters import sampling_probs
 
 MOST_ROWS = 128

@@ -28,7 +28,7 @@ from ..data.teacher_top_k import TopK
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .acceptance_rules import rule_for
-from .draws import BonusDraw, Verified, chooser_of
+from .round_sampler import BonusDraw, VerifiedRound, round_sampler_for
 from .rule_names import Rule
 
 Finish = Literal["stop", "length"]
@@ -152,7 +152,7 @@ class Decoding:
         self._pending = int(prompt[-1])  # the last kept token: neither cache has it
         self._draft_lacks: list[int] = [self._pending]
         self._unsettled: tuple[int, int] | None = None  # position and id of a bonus token
-        self._chooser = chooser_of(settings.sampler, pair.width, settings.rule, settings.kept_ids(pair.width))
+        self._chooser = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.kept_ids(pair.width))
 
     @property
     def cache_offsets(self) -> tuple[int, int]:
@@ -259,7 +259,7 @@ class Decoding:
         mx.async_eval(following)
         return following
 
-    def _cut(self, found: Verified) -> Round:
+    def _cut(self, found: VerifiedRound) -> Round:
         """The round up to a stop token or `max_tokens`; sets `finish` where the text ends."""
         proposals, count = found.proposals, len(found.proposals)
         tokens = [*proposals[: found.accepted], found.following][: self.settings.max_tokens - self.emitted]

@@ -19,13 +19,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..evaluation.timings import Costs
-
 MEMORY = 96  # rounds
 PRIOR = 4.0  # rounds
 FIRST_GUESS = 0.7  # of α_1, before anything is known
 MARGIN = 0.01  # by which plain steps must look better, or noise at the break-even point would end what teaches
 PROBING = 0.01  # of the time at K = 0 may go to finding out
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyProfile:
+    """Seconds on this machine: of one draft step, and of a target forward over k + 1 positions in `t_target[k]`."""
+
+    t_draft: float
+    t_target: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Experience:
             raise ValueError(f"found {self}: expected 0 <= kept <= judged <= {MEMORY} at every depth, 0 <= plain_steps")
 
 
-class PayingDraftLength:
+class AdaptiveDraftLength:
     """Chooses K round by round.
 
     Args:
@@ -63,7 +69,7 @@ class PayingDraftLength:
         ValueError: `costs` have no time for `most` + 1 positions.
     """
 
-    def __init__(self, costs: Costs, most: int, experience: Experience = Experience()) -> None:
+    def __init__(self, costs: LatencyProfile, most: int, experience: Experience = Experience()) -> None:
         if len(costs.t_target) <= most:
             raise ValueError(f"costs reach K = {len(costs.t_target) - 1}: expected {most}")
         self._seconds = [costs.t_target[0], *(k * costs.t_draft + costs.t_target[k] for k in range(1, most + 1))]

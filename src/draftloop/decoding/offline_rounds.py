@@ -29,14 +29,14 @@ from numpy.typing import NDArray
 from ..collection.generation import Generation, Refused
 from ..data.teacher_top_k import TopK, joined
 from ..evaluation.estimator import survival
-from ..evaluation.teacher_forced import Text, blocks, distributions
+from ..evaluation.teacher_forced import TargetOutput, blocks, distributions
 from ..models.pair import Pair
 from .acceptance_rules import NEXT_TO_NOTHING, draw_tokens
 from .decoder import Finish, Settings
-from .draws import Uniforms
+from .round_sampler import Uniforms
 from .rule_names import Rule
 from .sampling_filters import sampling_probs
-from .top_tokens import likeliest, to_numpy
+from .top_k import to_numpy, top_k_tokens
 
 BLOCK_BYTES = 128 << 20  # of distributions of each model held at once, where a text alone has no more
 _SLICE_BYTES = 32 << 20  # of copies of them that are worked on
@@ -57,8 +57,8 @@ class _Turns:
     shares: list[float | None]
 
 
-def look_back(
-    pair: Pair, texts: Sequence[Text], settings: Settings, known_p: Sequence[mx.array | None] | None = None
+def simulate_rounds(
+    pair: Pair, texts: Sequence[TargetOutput], settings: Settings, known_p: Sequence[mx.array | None] | None = None
 ) -> Iterator[tuple[int, Generation]]:
     """Draw how speculation would have gone.
 
@@ -81,7 +81,7 @@ def look_back(
         yield from _block(pair, [(i, texts[i]) for i in members], whole_p, whole_q, settings)
 
 
-def _known(text: Text, width: int, kept: mx.array | None) -> mx.array | None:
+def _known(text: TargetOutput, width: int, kept: mx.array | None) -> mx.array | None:
     """What a text was drawn from, (N, width), where no pass is needed for that: at temperature 0 it says so itself."""
     if text.sampler.temperature > 0:
         return kept
@@ -89,7 +89,7 @@ def _known(text: Text, width: int, kept: mx.array | None) -> mx.array | None:
 
 
 def _block(
-    pair: Pair, members: list[tuple[int, Text]], p: mx.array, q: mx.array, settings: Settings
+    pair: Pair, members: list[tuple[int, TargetOutput]], p: mx.array, q: mx.array, settings: Settings
 ) -> Iterator[tuple[int, Generation]]:
     emitted = mx.array([token for _, text in members for token in text.output])
     kept = settings.kept_ids(pair.width)
@@ -109,7 +109,7 @@ def _likeliest(p: mx.array, count: int) -> TopK:
     """The likeliest ids of each row of (N, V)."""
     parts = []
     for some in _slices(len(p), p.shape[-1]):
-        rows = likeliest(p[some], count)
+        rows = top_k_tokens(p[some], count)
         mx.eval(rows)
         parts.append(to_numpy(rows))
     return joined(parts)
@@ -152,7 +152,7 @@ def _draw(
     p: mx.array,
     q: mx.array,
     emitted: mx.array,
-    members: list[tuple[int, Text]],
+    members: list[tuple[int, TargetOutput]],
     starts: list[int],
     turns: list[_Turns],
     rule: Rule,
@@ -191,7 +191,7 @@ def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, ru
 
 def _generation(
     pair: Pair,
-    text: Text,
+    text: TargetOutput,
     log_p: FloatArray,
     log_q: FloatArray,
     along: _Turns,

@@ -22,8 +22,8 @@ from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .estimator import Acceptance, expected_rounds, total
 from .intervals import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
-from .scoring import Scores, score
-from .teacher_forced import Text
+from .scoring import OutputScores, score
+from .teacher_forced import TargetOutput
 
 BASE = "none"  # how tables and JSON name the bare draft
 
@@ -32,7 +32,7 @@ BASE = "none"  # how tables and JSON name the bare draft
 class Sample:
     """A text to score, the prompt group that it counts for, and what of its prompt decides that, where it is known."""
 
-    text: Text
+    text: TargetOutput
     group: str
     opening: str = ""
 
@@ -114,7 +114,7 @@ def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = ow
             f"none of {len(found)} held-out generations can be used: {said(left_out(found, pair))}; collect with this "
             "target, or give --prompts-file"
         )
-    return [Sample(Text.of(record), group_of(record), record.opening) for record in kept]
+    return [Sample(TargetOutput.of(record), group_of(record), record.opening) for record in kept]
 
 
 def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
@@ -223,7 +223,7 @@ def estimate(
     return rows, differences
 
 
-def accepted(scores: Scores, rule: Rule, num_draft_tokens: int) -> Acceptance:
+def accepted(scores: OutputScores, rule: Rule, num_draft_tokens: int) -> Acceptance:
     """The expected counts of one scored text."""
     return expected_rounds(scores.log_p, scores.log_q, rule, num_draft_tokens, scores.position)
 

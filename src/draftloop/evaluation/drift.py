@@ -49,7 +49,7 @@ FALL_REFERENCE = 100  # latest generations of the draft before that say what it 
 _CELLS = 1 << 19  # values drawn at a time
 
 
-class Key(NamedTuple):
+class StreamKey(NamedTuple):
     """What makes a stream of its own; another temperature is no drift."""
 
     target: str
@@ -77,7 +77,7 @@ class LoggedGeneration:
     """
 
     id: str
-    key: Key
+    key: StreamKey
     group: str
     adapter: str | None
     acceptance: float
@@ -86,7 +86,7 @@ class LoggedGeneration:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class StreamCheck:
     """What is known about one stream.
 
     Attributes:
@@ -123,19 +123,19 @@ def generation_of(record: Record, group_of: GroupOf = own_group) -> LoggedGenera
     """What drift looks at in a record. Raises ValueError where it has no output."""
     s, pair = record.sampler, record.pair
     transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
-    key = Key(pair.target, pair.draft, record.source, record.rule, *transforms)
+    key = StreamKey(pair.target, pair.draft, record.source, record.rule, *transforms)
     return LoggedGeneration(
         record.id, key, group_of(record), record.adapter, generation_acceptance(record), record.split
     )
 
 
-def watches(
+def check_streams(
     generations: Sequence[LoggedGeneration],
     champion: str | None,
     before: Sequence[LoggedGeneration],
     settings: config.Drift,
     seed: int,
-) -> list[Watch]:
+) -> list[StreamCheck]:
     """Every stream of the champion, held against its own beginning and against the draft before it.
 
     Args:
@@ -157,16 +157,16 @@ def watches(
         source = _name(key, streams)
         first, rest = _values(own[: settings.reference]), _values(own[settings.reference :])
         if len(rest):
-            found.append(watch(first, rest, source=source, kind="drift", settings=settings, seed=seed))
+            found.append(check_stream(first, rest, source=source, kind="drift", settings=settings, seed=seed))
         usual = _values(former.get(key, [])[-FALL_REFERENCE:])
         if len(usual) >= settings.reference:
-            found.append(watch(usual, _values(own), source=source, kind="fall", settings=settings, seed=seed))
+            found.append(check_stream(usual, _values(own), source=source, kind="fall", settings=settings, seed=seed))
     return sorted(found, key=lambda w: (not w.alarm, w.source, w.kind))
 
 
-def watch(
+def check_stream(
     reference: FloatArray, stream: FloatArray, *, source: str, kind: Kind, settings: config.Drift, seed: int
-) -> Watch:
+) -> StreamCheck:
     """Hold one stream against what was usual.
 
     Args:
@@ -191,7 +191,7 @@ def watch(
     alarm_at = int(above[0]) if len(above) else None
     change_at = None if alarm_at is None else _change(statistic, alarm_at, settings.horizon)
     recent = stream[-settings.reference :] if change_at is None else stream[change_at:]
-    return Watch(
+    return StreamCheck(
         source=source,
         kind=kind,
         reference=mean,
@@ -273,17 +273,17 @@ def _change(statistic: FloatArray, alarm_at: int, horizon: int) -> int:
     return begin + int(lowest[-1]) + 1 if len(lowest) else begin
 
 
-def _streams(generations: Iterable[LoggedGeneration]) -> dict[Key, list[LoggedGeneration]]:
-    streams: dict[Key, list[LoggedGeneration]] = {}
+def _streams(generations: Iterable[LoggedGeneration]) -> dict[StreamKey, list[LoggedGeneration]]:
+    streams: dict[StreamKey, list[LoggedGeneration]] = {}
     for generation in generations:
         streams.setdefault(generation.key, []).append(generation)
     return streams
 
 
-def _name(key: Key, keys: Iterable[Key]) -> str:
+def _name(key: StreamKey, keys: Iterable[StreamKey]) -> str:
     """The source of a stream, with what tells it from the other streams of that source."""
     same = [other for other in keys if other.source == key.source]
-    differing = [name for name in Key._fields if len({getattr(other, name) for other in same}) > 1]
+    differing = [name for name in StreamKey._fields if len({getattr(other, name) for other in same}) > 1]
     said = [f"{name} {str(getattr(key, name))[:12]}" for name in differing]
     return f"{key.source} ({', '.join(said)})" if said else key.source
 

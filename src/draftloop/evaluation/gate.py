@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .. import config
-from .alpha_spending import alpha_of_attempt
+from ..decoding.draft_length import LatencyProfile
 from .estimator import best_k, forecast
 from .intervals import LEVEL, FloatArray
-from .paired_rounds import Columns, LengthComparison, ScoredText, columns_of, compare_lengths, only, spread, take
+from .paired_rounds import Columns, LengthComparison, ScoredOutput, columns_of, compare_lengths, only, spread, take
 from .sign_flip import SignFlip, sign_flip_test
-from .timings import Costs
-from .units import large_sources, unit_members, unit_name
+from .units_and_levels import alpha_of_attempt, large_sources, unit_members, unit_name
 
 Outcome = Literal["promote", "refuse", "inconclusive"]
 
@@ -147,12 +146,12 @@ class _Condition:
 
 
 def decide(
-    texts: Sequence[ScoredText],
+    texts: Sequence[ScoredOutput],
     *,
     num_draft_tokens: int,
     attempt: int,
     settings: config.Gate,
-    costs: Costs,
+    costs: LatencyProfile,
     seed: int,
 ) -> Decision:
     """Judge a candidate against the champion.
@@ -283,7 +282,7 @@ def _check_source(source: str, columns: Columns, k: int, unit: UnitCheck, seed: 
     )
 
 
-def _forecast(tokens: FloatArray, rounds: FloatArray, costs: Costs) -> Forecast:
+def _forecast(tokens: FloatArray, rounds: FloatArray, costs: LatencyProfile) -> Forecast:
     """The best K by the acceptance lengths over all texts, and the speed-up there."""
     lengths = {k: float(tokens.sum() / rounds[:, k - 1].sum()) for k in range(1, len(costs.t_target))}
     t_plain = costs.t_target[0]

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, stdtrit
 
 FloatArray = npt.NDArray[np.float64]
 Numbers = Sequence[float] | FloatArray
@@ -152,6 +151,8 @@ def _require_positive(denominators: FloatArray) -> None:
 
 def _interval(columns: Sequence[FloatArray], *, level: float, draws: int, seed: int) -> Interval:
     """Expanded percentile interval (Hesterberg, arXiv 1411.5279) of `_statistic` over the groups."""
+    from scipy.special import ndtr, stdtrit  # slow to import, and commands that compute no interval need none of it
+
     if not 0.0 < level < 1.0 or draws < 1:
         raise ValueError(f"level {level} and draws {draws}: expected a level between 0 and 1 and 1 draw or more")
     groups = len(columns[0])

@@ -23,11 +23,11 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from ..data.records import Sampler
-from ..decoding.draws import Sampled
+from ..decoding.draft_length import LatencyProfile
+from ..decoding.round_sampler import StochasticSampler
 from ..models import adapter as lora
 from ..models.pair import Pair
 from ..runtime import blas
-from .timings import Costs
 
 TIMED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # draft lengths
 CHAIN = 8  # steps
@@ -52,7 +52,7 @@ def measure_latency(
     max_draft_tokens: int,
     care: Care = CAREFUL,
     on_timed: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Costs:
+) -> LatencyProfile:
     """Medians in seconds.
 
     Args:
@@ -68,7 +68,7 @@ def measure_latency(
     plain, draft = seconds[0] / CHAIN, seconds[1] / CHAIN
     rounds = np.interp(range(1, max_draft_tokens + 1), lengths, seconds[2:])
     verified = (max(float(whole) - k * draft, plain) for k, whole in enumerate(rounds, 1))
-    return Costs(t_draft=draft, t_target=(plain, *verified))
+    return LatencyProfile(t_draft=draft, t_target=(plain, *verified))
 
 
 def machine_fingerprint(pair: Pair) -> str:
@@ -92,7 +92,7 @@ class _Timed:
         room = (pair.context or PREFIX + most + CHAIN + 2) - max(most, CHAIN) - 2
         self._pair, prefix = pair, max(1, min(PREFIX, room))
         self._target_cache, self._draft_cache = (_filled(model, prefix) for model in (pair.target, pair.draft))
-        self._choose = Sampled(Sampler(1.0, 1.0, 0.0, 0, 0), "rejection", pair.width)
+        self._choose = StochasticSampler(Sampler(1.0, 1.0, 0.0, 0, 0), "rejection", pair.width)
 
     def plain(self) -> None:
         """CHAIN plain steps, each enqueued before the one before it is read."""

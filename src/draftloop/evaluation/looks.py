@@ -8,7 +8,7 @@ for what they must not miss shows at the later ones. An alarm of drift calls for
 groups together; how many alarms there will be nobody knows, so the t-th check of each spends 6/(π²t²) of its share of
 `rollback_alpha`. So a draft that is no worse is rolled back with a chance of 2·`rollback_alpha` at most.
 
-`look_test` decides. Knows groups and sources; no rounds, models, files or records, and nothing of mlx.
+`compare_with_previous` decides a look. Nothing here knows models, files or records, nor mlx.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from .. import config
 from ..data.log_position import is_gone, position_after
-from .alpha_spending import alpha_of_attempt
 from .drift import LoggedGeneration
-from .units import unit_members
+from .paired_rounds import ScoredOutput, columns_of
+from .sign_flip import sign_flip_test
+from .units_and_levels import alpha_of_attempt, unit_members, unit_name
 
 Kind = Literal["look", "check", "check of all"]
 
@@ -90,7 +92,7 @@ class NewOutput:
     source: str
 
 
-def due(watching: Watching, new: Sequence[NewOutput], *, alarm: bool) -> list[Look]:
+def due_looks(watching: Watching, new: Sequence[NewOutput], *, alarm: bool) -> list[Look]:
     """The looks to make now, not done yet.
 
     Args:
@@ -150,3 +152,47 @@ def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list
         for one in stream[start:]
         if one.split == "heldout" and one.group not in known
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class LookResult:
+    """What a look found: prompt groups scored, p, acceptance lengths in tokens a round, and whether to roll back."""
+
+    prompts: int
+    p_value: float
+    length: float
+    previous_length: float
+    rolls_back: bool
+
+
+def compare_with_previous(
+    texts: Sequence[ScoredOutput], num_draft_tokens: int, look: Look, settings: config.Gate, seed: int
+) -> LookResult:
+    """Decide a look.
+
+    Args:
+        texts: the outputs under the promoted draft (as champion) and the one before it (as candidate), one or more.
+        num_draft_tokens: K ≥ 1.
+        look: whose alpha counts.
+        settings: the thresholds.
+        seed: of the test where it draws.
+
+    Raises:
+        ValueError: as `paired_rounds.columns_of`.
+    """
+    columns = columns_of(texts, num_draft_tokens)
+    ours, before = columns.champion[:, num_draft_tokens - 1], columns.candidate[:, num_draft_tokens - 1]
+    worse = ours - before / (1.0 - settings.rollback_drop_share)
+    test = sign_flip_test(worse, columns.groups.tolist(), alpha=look.alpha, seed=seed)
+    tokens = columns.tokens.sum()
+    length, previous_length = (float(tokens / rounds.sum()) for rounds in (ours, before))
+    return LookResult(test.groups, test.p_value, length, previous_length, test.p_value <= look.alpha)
+
+
+def describe_look(look: Look, found: LookResult, settings: config.Gate) -> str:
+    """What a look found, for a person."""
+    where = "all new held-out prompts" if look.kind == "check of all" else unit_name(look.unit)
+    share, sign = settings.rollback_drop_share, "<=" if found.rolls_back else ">"
+    verdict = f"more than {share:.0%} worse than the draft before it" if found.rolls_back else "no worse for sure"
+    lengths = f"{found.length:.3f} against {found.previous_length:.3f} tokens a round over {found.prompts} prompts"
+    return f"on {where} {verdict}: {lengths}, p = {found.p_value:.3g} {sign} {look.alpha:.3g}"

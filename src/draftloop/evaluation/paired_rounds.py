@@ -15,7 +15,7 @@ from .intervals import FloatArray, group_sums, paired_ratio_difference_interval
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredText:
+class ScoredOutput:
     """One held-out output under both drafts.
 
     Attributes:
@@ -56,7 +56,7 @@ class LengthComparison:
     high: float | None
 
 
-def columns_of(texts: Sequence[ScoredText], least: int) -> Columns:
+def columns_of(texts: Sequence[ScoredOutput], least: int) -> Columns:
     """The texts as arrays, with rounds for K = 1 to `least` or further."""
     if len({len(rounds) for text in texts for rounds in (text.champion_rounds, text.candidate_rounds)}) != 1:
         raise ValueError("rounds go up to different K: expected the same for every text and both drafts")

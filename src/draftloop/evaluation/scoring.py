@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from ..decoding.rule_names import Rule
 from ..decoding.sampling_filters import sampling_log_probs
 from ..models.pair import Pair
-from .teacher_forced import Text, blocks, distributions
+from .teacher_forced import TargetOutput, blocks, distributions
 
 BLOCK_BYTES = 512 << 20  # of target distributions held at once
 
 
 @dataclass(frozen=True)
-class Scores:
+class OutputScores:
     """Of one text under one draft; all (N,) float64, -inf where there is no mass.
 
     `position` is the acceptance of each position from full distributions, in [0, 1].
@@ -40,18 +40,18 @@ class Scores:
     position: NDArray[np.float64]
 
 
-def score_carried(pair: Pair, texts: Sequence[Text], rule: Rule) -> list[Scores]:
+def score_carried(pair: Pair, texts: Sequence[TargetOutput], rule: Rule) -> list[OutputScores]:
     """The scores of `texts` under the draft with whatever adapter it carries. Args as `score`."""
     return _score(pair, texts, rule, {"": lambda: pair.draft})[""]
 
 
 def score(
     pair: Pair,
-    texts: Sequence[Text],
+    texts: Sequence[TargetOutput],
     rule: Rule,
     drafts: Mapping[str, Path | None],
     on_text: Callable[[], None] = lambda: None,
-) -> dict[str, list[Scores]]:
+) -> dict[str, list[OutputScores]]:
     """Score every text under every draft.
 
     Args:
@@ -74,13 +74,13 @@ def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
 
 def _score(
     pair: Pair,
-    texts: Sequence[Text],
+    texts: Sequence[TargetOutput],
     rule: Rule,
     drafts: Mapping[str, Callable[[], nn.Module]],
     on_text: Callable[[], None] = lambda: None,
-) -> dict[str, list[Scores]]:
+) -> dict[str, list[OutputScores]]:
     """The scores of every text under what each of `drafts` gives, asked once a block."""
-    found: dict[str, dict[int, Scores]] = {name: {} for name in drafts}
+    found: dict[str, dict[int, OutputScores]] = {name: {} for name in drafts}
     for block in blocks(texts, pair.width, BLOCK_BYTES):
         log_p = dict(distributions(pair.target, texts, block, pair.width, sampling_log_probs))
         for name, carried in drafts.items():
@@ -90,9 +90,9 @@ def _score(
     return {name: [scores[i] for i in range(len(texts))] for name, scores in found.items()}
 
 
-def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> Scores:
+def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> OutputScores:
     chosen = mx.array(output)[:, None]
     p, q = mx.exp(log_p), mx.exp(log_q)
     position = mx.sum(p * q if rule == "match" else mx.minimum(p, q), axis=-1)
     columns = [mx.take_along_axis(rows, chosen, axis=-1).squeeze(-1) for rows in (log_p, log_q)]
-    return Scores(*(np.array(column, dtype=np.float64) for column in (*columns, position)))
+    return OutputScores(*(np.array(column, dtype=np.float64) for column in (*columns, position)))

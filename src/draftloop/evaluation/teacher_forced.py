@@ -22,7 +22,7 @@ Transform = Callable[[mx.array, Sampler, int], mx.array]  # logits (N, V), sampl
 
 
 @dataclass(frozen=True)
-class Text:
+class TargetOutput:
     """A prompt, what the target made of it, and the sampler it did so under."""
 
     prompt_tokens: tuple[int, ...]
@@ -30,7 +30,7 @@ class Text:
     sampler: Sampler
 
     @classmethod
-    def of(cls, record: Record) -> Text:
+    def of(cls, record: Record) -> TargetOutput:
         """The text of a record."""
         return cls(record.prompt_tokens, record.target_output, record.sampler)
 
@@ -40,7 +40,7 @@ class Text:
         return self.prompt_tokens + self.output[:-1]
 
 
-def blocks(texts: Sequence[Text], width: int, most_bytes: int) -> Iterator[list[int]]:
+def blocks(texts: Sequence[TargetOutput], width: int, most_bytes: int) -> Iterator[list[int]]:
     """Indices of texts, shortest first so that neighbours pad little, in blocks of bounded memory.
 
     Args:
@@ -53,7 +53,7 @@ def blocks(texts: Sequence[Text], width: int, most_bytes: int) -> Iterator[list[
 
 
 def distributions(
-    model: Any, texts: Sequence[Text], block: Sequence[int], width: int, transform: Transform
+    model: Any, texts: Sequence[TargetOutput], block: Sequence[int], width: int, transform: Transform
 ) -> Iterator[tuple[int, mx.array]]:
     """What a model says at the output positions of texts.
 
@@ -88,7 +88,7 @@ def distributions(
         yield from zip(batch, rows, strict=True)
 
 
-def _alone(model: Any, text: Text, width: int, transform: Transform) -> mx.array:
+def _alone(model: Any, text: TargetOutput, width: int, transform: Transform) -> mx.array:
     """Of a long text: the logits of its prompt, of which only the last ones are wanted, are never made."""
     read = len(text.prompt_tokens) - 1
     cache = make_prompt_cache(model)

@@ -20,17 +20,16 @@ from mlx_lm.sample_utils import make_sampler
 
 from ..collection.collect import generation_seed
 from ..decoding.decoder import Decoding, Settings
-from ..decoding.draft_length import Experience, PayingDraftLength
+from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProfile
 from ..decoding.rule_names import SAMPLING, Rule
 from ..models import adapter as lora
 from ..models.pair import Pair
 from . import latency as costs
 from .benchmark import accepted
 from .estimator import forecast, total
-from .known_latency import Advice
-from .scoring import Scores, score_carried
-from .teacher_forced import Text
-from .timings import Costs
+from .latency_profiles import Advice
+from .scoring import OutputScores, score_carried
+from .teacher_forced import TargetOutput
 
 PLAIN, STOCK, OURS = "plain", "mlx-lm", "draftloop"
 
@@ -74,7 +73,7 @@ class SpeedReport:
     """What was measured, and what follows; `experience` of each rule is of the rows that drafted what pays."""
 
     rows: list[SpeedRow]
-    costs: Costs
+    costs: LatencyProfile
     advice: Advice
     experience: dict[Rule, Experience]
 
@@ -112,7 +111,7 @@ def measure_speed(
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]
         # One for all texts of a rule: what a text taught, the next one goes on from, as in `generate`.
-        policies = {rule: PayingDraftLength(measured, settings.num_draft_tokens) for rule in rules}
+        policies = {rule: AdaptiveDraftLength(measured, settings.num_draft_tokens) for rule in rules}
         passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
         for number in range(repeats + 1):
             turn = [_Pass(way, policies, settings.sampler.seed + number) for way in ways]
@@ -139,10 +138,10 @@ class _Pass:
         texts: ours.
     """
 
-    def __init__(self, way: Way, policies: Mapping[Rule, PayingDraftLength], seed: int) -> None:
+    def __init__(self, way: Way, policies: Mapping[Rule, AdaptiveDraftLength], seed: int) -> None:
         self.tokens = self.rounds = 0
         self.seconds = 0.0
-        self.texts: list[Text] = []
+        self.texts: list[TargetOutput] = []
         self.way, self._policies, self._seed = way, policies, seed
 
     def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
@@ -160,7 +159,7 @@ class _Pass:
         self.seconds += time.perf_counter() - began
         output = tuple(token for one in found for token in one.tokens)
         self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(found)
-        self.texts.append(Text(tuple(ids), output, how.sampler))
+        self.texts.append(TargetOutput(tuple(ids), output, how.sampler))
 
     def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
         """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
@@ -196,7 +195,7 @@ def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: 
     )
 
 
-def _forecast(way: Way, scores: dict[Rule, list[Scores]], measured: Costs) -> float | None:
+def _forecast(way: Way, scores: dict[Rule, list[OutputScores]], measured: LatencyProfile) -> float | None:
     """The speed-up that costs and estimated acceptance promise."""
     if way.by != OURS or way.rule is None or way.num_draft_tokens is None:
         return None

@@ -142,7 +142,7 @@ def set_dropout(model: nn.Module, dropout: float) -> None:
         module.train(module.training)
 
 
-def describe(model: nn.Module) -> AdapterConfig:
+def carried_shape(model: nn.Module) -> AdapterConfig:
     """The shape of the adapter that the model carries, read off its layers.
 
     Raises:
@@ -174,7 +174,7 @@ def save_adapter(model: nn.Module, directory: Path, files: Files = FILES) -> Non
         AdapterError: the model carries none.
         OSError: the disk refused.
     """
-    config, weights = describe(model), adapter_parameters(model)
+    config, weights = carried_shape(model), adapter_parameters(model)
     files.produce(directory / WEIGHTS, lambda path: mx.save_safetensors(path, weights, metadata={"format": "mlx"}))
     write_new(directory / CONFIG, (json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n").encode(), files)
 

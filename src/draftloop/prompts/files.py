@@ -18,7 +18,7 @@ from ..errors import PromptError
 from .chat_messages import NoPrompt
 from .formats import Converted, prompt_of
 from .llm_log import is_database, logged_prompts
-from .prompt import Prompt, Skipped
+from .prompt import Prompt, SkippedPrompt
 from .text_lines import NoText, numbered_lines
 
 LINES = (".jsonl", ".ndjson")
@@ -40,7 +40,7 @@ class FileSurvey:
     """
 
     prompts: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedPrompt] = field(default_factory=list)
     converted: Counter[str] = field(default_factory=Counter)
     answers: int = 0
     with_turns: int = 0
@@ -72,19 +72,19 @@ class PromptFile:
     path: Path
     is_log: bool = False
 
-    def __iter__(self) -> Iterator[Prompt | Skipped]:
+    def __iter__(self) -> Iterator[Prompt | SkippedPrompt]:
         """Its prompts in order, and in their places what is none. Raises PromptError: it cannot be read."""
         for found in self.entries():
-            yield found if isinstance(found, Skipped) else found.prompt
+            yield found if isinstance(found, SkippedPrompt) else found.prompt
 
-    def entries(self) -> Iterator[Converted | Skipped]:
+    def entries(self) -> Iterator[Converted | SkippedPrompt]:
         """The same, with what was done to each."""
         try:
             yield from self._reader()
         except OSError as error:
             raise PromptError(f"{self.path}: cannot be read: {error.strerror or error}") from None
 
-    def _reader(self) -> Iterator[Converted | Skipped]:
+    def _reader(self) -> Iterator[Converted | SkippedPrompt]:
         ending = self.path.suffix.lower()
         if not self.is_log and ending not in ENDINGS:
             known = ", ".join(ENDINGS)
@@ -115,7 +115,7 @@ def survey_files(files: Iterable[PromptFile], *, strict: bool = False) -> FileSu
     for file in files:
         before = found.prompts + len(found.skipped)
         for one in file.entries():
-            if isinstance(one, Skipped):
+            if isinstance(one, SkippedPrompt):
                 if strict:
                     raise PromptError(f"{one.where}: {one.why.detail}")
                 found.skipped.append(one)
@@ -152,7 +152,7 @@ def _texts(path: Path) -> Iterator[Converted]:
             yield Converted(Prompt(line, where=f"{path}, line {number}"))
 
 
-def _json_lines(path: Path) -> Iterator[Converted | Skipped]:
+def _json_lines(path: Path) -> Iterator[Converted | SkippedPrompt]:
     """An object a line; each stands for itself."""
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
@@ -162,14 +162,14 @@ def _json_lines(path: Path) -> Iterator[Converted | Skipped]:
             yield _one(where, line)
 
 
-def _one(where: str, line: str) -> Converted | Skipped:
+def _one(where: str, line: str) -> Converted | SkippedPrompt:
     try:
         return _placed(where, prompt_of(_loads(line)))
     except NoPrompt as error:
         return _skipped(where, error)
 
 
-def _objects(path: Path) -> Iterator[Converted | Skipped]:
+def _objects(path: Path) -> Iterator[Converted | SkippedPrompt]:
     """A list of objects, or objects one after the other. The text is held whole, its values one at a time."""
     lines = []
     for number, line in numbered_lines(path):
@@ -221,8 +221,8 @@ def _placed(where: str, found: Converted) -> Converted:
     return Converted(found.prompt.at(where), found.format, found.answers)
 
 
-def _skipped(where: str, error: NoPrompt) -> Skipped:
-    return Skipped(where, error.why)
+def _skipped(where: str, error: NoPrompt) -> SkippedPrompt:
+    return SkippedPrompt(where, error.why)
 
 
 _DECODER = json.JSONDecoder()

@@ -18,7 +18,7 @@ from ..data.json_values import why_not_kept
 from ..errors import PromptError
 from .chat_messages import NoPrompt, chat_prompt
 from .formats import Converted
-from .prompt import Skipped
+from .prompt import SkippedPrompt
 
 FORMAT = "llm's log"
 _MAGIC = b"SQLite format 3\x00"
@@ -31,7 +31,7 @@ def is_database(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def logged_prompts(path: Path) -> Iterator[Converted | Skipped]:
+def logged_prompts(path: Path) -> Iterator[Converted | SkippedPrompt]:
     """What was asked; every turn of a conversation by itself, and they stand together in their order.
 
     Raises:
@@ -78,7 +78,9 @@ class _Layout:
         """Of a query; none where this database is older than its tables."""
         return list(self._database.execute(query, values)) if set(tables.split()) <= self._tables else []
 
-    def _asked(self, row_id: str, messages: list[dict[str, Any]], tools: list[sqlite3.Row]) -> Converted | Skipped:
+    def _asked(
+        self, row_id: str, messages: list[dict[str, Any]], tools: list[sqlite3.Row]
+    ) -> Converted | SkippedPrompt:
         where = f"{self._path}, answer {row_id}"
         try:
             described = [_tool(row) for row in tools]
@@ -87,14 +89,14 @@ class _Layout:
                 raise NoPrompt(why)
             prompt, _ = chat_prompt(messages, described)
         except NoPrompt as error:
-            return Skipped(where, error.why)
+            return SkippedPrompt(where, error.why)
         return Converted(prompt.at(where), FORMAT, answers=1)
 
 
 class _Responses(_Layout):
     """The older layout."""
 
-    def prompts(self) -> Iterator[Converted | Skipped]:
+    def prompts(self) -> Iterator[Converted | SkippedPrompt]:
         """A conversation's rows stand together, and its messages grow with each."""
         columns = {row["name"] for row in self._database.execute("pragma table_info(responses)")}
         talk = "conversation_id" if "conversation_id" in columns else "null"
@@ -145,14 +147,14 @@ class _Responses(_Layout):
 class _Turns(_Layout):
     """The newer layout."""
 
-    def prompts(self) -> Iterator[Converted | Skipped]:
+    def prompts(self) -> Iterator[Converted | SkippedPrompt]:
         """Of each turn the chain of messages that it was asked with."""
         query = "select t.* from tools t join turn_tools u on u.tool_id = t.id where u.turn_id = ? order by t.id"
         for turn in self._database.execute("select id, parent_message_hash from turns order by id"):
             try:
                 messages = self._chain(turn["parent_message_hash"])
             except NoPrompt as error:
-                yield Skipped(f"{self._path}, answer {turn['id']}", error.why)
+                yield SkippedPrompt(f"{self._path}, answer {turn['id']}", error.why)
                 continue
             yield self._asked(turn["id"], messages, self._rows("tools turn_tools", query, turn["id"]))
 

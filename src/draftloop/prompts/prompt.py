@@ -51,7 +51,7 @@ class Unusable:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedPrompt:
     """Something in the place of a prompt, and why it is none."""
 
     where: str
@@ -78,7 +78,7 @@ class Reading:
         return cls(speculative.parse_special, speculative.template_seconds, speculative.chat_template_args)
 
 
-def encode(
+def encode_prompt(
     prompt: Prompt, tokenizer: Any, *, chat_template: bool, max_length: int, reading: Reading | None = None
 ) -> list[int] | Unusable:
     """Token ids of a prompt, through the chat template where there is one and it is wanted.

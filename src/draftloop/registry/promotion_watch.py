@@ -16,7 +16,7 @@ from .. import config
 from ..data.log_position import mark_of
 from ..evaluation.drift import LoggedGeneration
 from ..evaluation.looks import Look, Watching
-from ..evaluation.units import large_sources
+from ..evaluation.units_and_levels import large_sources
 from ..store.files import FILES, Files
 from ..store.sealed import read_sealed, write_sealed
 from .registry import Pointer

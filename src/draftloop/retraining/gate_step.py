@@ -15,15 +15,14 @@ from ..config import Config
 from ..data.records import GroupOf, PairId, Record, own_group
 from ..data.replay import reservoir
 from ..errors import AdapterError, ChampionMoved
-from ..evaluation.look_test import LookResult, compare_with_previous, describe_look
-from ..evaluation.looks import Look
+from ..evaluation.looks import Look, LookResult, compare_with_previous, describe_look
 from ..models.adapter_format import CONFIG, WEIGHTS
 from ..registry.registry import Pointer, Registry
 from ..registry.verdicts import Attempt, Epoch, Verdict
 from .work import Work
 
 if TYPE_CHECKING:
-    from ..evaluation.trial import Trial
+    from ..evaluation.gate_evaluation import GateEvaluation
 
 Judgement = Literal["promoted", "refused"]
 Unscored = Literal["refused", "discarded"]
@@ -100,7 +99,7 @@ def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]
 
 def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
     """Score what a look is to be made on, under both drafts; None where nothing of it is left."""
-    from ..evaluation.trial import nobody, score_texts
+    from ..evaluation.gate_evaluation import ignore_work, score_outputs
 
     pair, wanted = work.pair(pointer), set(look.record_ids)
     records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in wanted}
@@ -109,7 +108,7 @@ def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
     if not sample:
         return None
     k = work.config.speculative.num_draft_tokens
-    texts = score_texts(
+    texts = score_outputs(
         pair,
         [records[record_id] for record_id in sample],
         work.directory(pointer.champion),
@@ -117,7 +116,7 @@ def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
         config=work.config,
         most=k,
         group_of=group_of,
-        on_work=work.on_work or nobody,
+        on_work=work.on_work or ignore_work,
     )
     return compare_with_previous(texts, k, look, work.config.gate, work.config.training.seed)
 
@@ -178,12 +177,12 @@ def _hold_trial(
     versions: tuple[str | None, str | None],
     attempt: int,
     fixed: Mapping[str, Any],
-) -> Trial:
+) -> GateEvaluation:
     """Compare two versions, first the one in place, on texts of the target, with some of the gate's settings fixed."""
-    from ..evaluation.trial import hold_trial, nobody
+    from ..evaluation.gate_evaluation import evaluate_gate, ignore_work
 
     gate = work.config.gate.model_copy(update=fixed)
-    return hold_trial(
+    return evaluate_gate(
         work.pair(pointer),
         records,
         *map(work.directory, versions),
@@ -192,11 +191,11 @@ def _hold_trial(
         seed=work.config.training.seed + attempt,
         timing=work.timing,
         group_of=work.data.log.groups().group_of,
-        on_work=work.on_work or nobody,
+        on_work=work.on_work or ignore_work,
     )
 
 
-def _settle(work: Work, trial: Trial, version: str, pointer: Pointer, epoch: Epoch, attempt: int) -> None:
+def _settle(work: Work, trial: GateEvaluation, version: str, pointer: Pointer, epoch: Epoch, attempt: int) -> None:
     """Write the verdict down, then act on it, if the champion is still the one that was compared with."""
     decision, reasons = trial.decision, "; ".join(trial.decision.reasons)
     work.outcome.numbers = trial.to_json()

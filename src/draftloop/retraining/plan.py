@@ -18,9 +18,9 @@ from ..data.directory import DataDirectory
 from ..data.log_position import position_after
 from ..data.splits import FIRST_TRAIN_GROUPS, HELDOUT_SHARE
 from ..errors import RunError, StoreError
-from ..evaluation.drift import LoggedGeneration, Watch, watches
-from ..evaluation.looks import Look, due, new_outputs
-from ..evaluation.units import unit_name
+from ..evaluation.drift import LoggedGeneration, StreamCheck, check_streams
+from ..evaluation.looks import Look, due_looks, new_outputs
+from ..evaluation.units_and_levels import unit_name
 from ..models.hub import local_fingerprints
 from ..registry.promotion_watch import watching_from
 from ..registry.registry import Pointer
@@ -81,7 +81,7 @@ class Facts:
     pointer: Pointer
     pending: str | None
     run: str | None
-    watches: tuple[Watch, ...]
+    watches: tuple[StreamCheck, ...]
     looks: tuple[Look, ...]
     watched: tuple[int, int]
     minutes: float | None
@@ -91,7 +91,7 @@ class Facts:
     template: str | None = None
 
     @property
-    def alarms(self) -> list[Watch]:
+    def alarms(self) -> list[StreamCheck]:
         """The streams that fell."""
         return [found for found in self.watches if found.alarm]
 
@@ -113,7 +113,7 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
     pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
     since = overview.stream[history.settled(overview.ids) :]
     before = [one for one in overview.stream if one.adapter == pointer.previous] if pointer.sequence else []
-    seen = tuple(watches(since, pointer.champion, before, config.drift, config.training.seed))
+    seen = tuple(check_streams(since, pointer.champion, before, config.drift, config.training.seed))
     own = [one for one in since if one.adapter == pointer.champion]
     return Facts(
         overview=overview,
@@ -239,7 +239,7 @@ def _looks(
     if watching is None:
         before = history.before(pointer.champion, overview.stream)
         watching = watching_from(pointer, pointer.champion, before, config.gate)
-    return tuple(due(watching, new_outputs(overview.stream, watching.mark), alarm=alarm))
+    return tuple(due_looks(watching, new_outputs(overview.stream, watching.mark), alarm=alarm))
 
 
 def _gate(overview: Overview, config: Config) -> NextAction:
@@ -290,7 +290,7 @@ def _too_soon(minutes: float, config: Config) -> str:
     return f"the last training was {minutes:.0f} minutes ago; {least}"
 
 
-def _said(alarm: Watch) -> str:
+def _said(alarm: StreamCheck) -> str:
     what = "what it was" if alarm.kind == "drift" else "what the draft before it reached"
     return f"acceptance of {alarm.source} fell from {alarm.reference:.3f} to {alarm.recent:.3f} ({what})"
 

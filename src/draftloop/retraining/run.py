@@ -26,7 +26,7 @@ from .watch_step import watch_champion
 from .work import Load, Outcome, Say, Work, loader
 
 if TYPE_CHECKING:
-    from ..evaluation.trial import OnWork, Timing
+    from ..evaluation.gate_evaluation import OnWork, Timing
     from ..training.train import OnStep
 
 

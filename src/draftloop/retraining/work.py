@@ -17,7 +17,7 @@ from ..registry.registry import Pointer
 from ..runtime.signals import StopRequest
 
 if TYPE_CHECKING:
-    from ..evaluation.trial import OnWork, Timing
+    from ..evaluation.gate_evaluation import OnWork, Timing
     from ..models.pair import Pair
     from ..training.train import OnStep
 

@@ -22,7 +22,7 @@ import numpy as np
 from ..data.records import Sampler
 from ..data.teacher_top_k import TopK
 from ..decoding.sampling_filters import sampling_log_probs
-from ..decoding.top_tokens import likeliest
+from ..decoding.top_k import top_k_tokens
 from ..runtime.memory import MEGABYTE
 from .batches import Batch
 from .dataset.examples import Example
@@ -168,7 +168,7 @@ class LiveTeacher:
         if self._k is None:
             told = Told.of(log_p)
             return told._replace(p=told.p.astype(self._type))
-        ids, named, tail = likeliest(mx.exp(log_p), self._k)
+        ids, named, tail = top_k_tokens(mx.exp(log_p), self._k)
         rest = mx.where(tail > _NOISE, mx.log(mx.maximum(tail, _NOISE)), -mx.inf)
         ids = mx.where(named == -mx.inf, -1, ids.astype(mx.int32))
         return Told.of(mx.concatenate([named, rest[:, None]], axis=-1), ids)

@@ -325,7 +325,7 @@ def _reading(quiet: bool) -> Iterator[None]:
 
 def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
     """Says that an adapter which is trained on keeps its rank, scale and matrices."""
-    shape, wanted = lora.describe(pair.draft), lora.shape_for(pair.draft, config.training.lora)
+    shape, wanted = lora.carried_shape(pair.draft), lora.shape_for(pair.draft, config.training.lora)
     if parent is None or (shape.rank, shape.scale, shape.keys) == (wanted.rank, wanted.scale, wanted.keys):
         return []
     kept = f"rank {shape.rank}, scale {shape.scale:g}, {len(lora.adapter_parameters(pair.draft)) // 2} matrices"
@@ -343,7 +343,7 @@ def _description(
         "seed": config.training.seed,
         "pair": asdict(pair.identity),
         "parent": parent,
-        "adapter": lora.describe(pair.draft).to_json(),
+        "adapter": lora.carried_shape(pair.draft).to_json(),
         "data": material.summary(),
         "config": config.model_dump(mode="json"),
         "limits": [] if config.training.max_minutes is None else [TimeLimit.of(config.training.max_minutes).to_json()],

@@ -14,7 +14,7 @@ from tiny import sampler
 
 from draftloop.config import Models
 from draftloop.evaluation.benchmark import Sample, compare_drafts
-from draftloop.evaluation.teacher_forced import Text
+from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair, load_pair
 from draftloop.registry.export.verify import Measured, below_in_words, measure_export
 
@@ -32,7 +32,7 @@ def adapter(pair: Pair, tmp_path: Path) -> tuple[str, Path]:
 def samples(count: int = 8, temperature: float = 0.8) -> list[Sample]:
     rng = np.random.default_rng(0)
     texts = (tuple(int(i) for i in rng.integers(1, 300, 12)) for _ in range(count))
-    return [Sample(Text(ids[:3], ids[3:], sampler(temperature)), f"group {ids}") for ids in texts]
+    return [Sample(TargetOutput(ids[:3], ids[3:], sampler(temperature)), f"group {ids}") for ids in texts]
 
 
 def shipped(pair: Pair, small_models: Models, adapter: Path | None, noise: float = 0.0) -> Pair:

@@ -38,7 +38,7 @@ from ..manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
 from ..registry import Registry, Version
 from .fuse import FusedDraft, Quantization, write_fused
 from .model_card import Card, write_card
-from .verify import SHIPPED, Measured, below_in_words, measure_export
+from .verify import EXPORTED, Measured, below_in_words, measure_export
 
 CARD = "README.md"
 
@@ -323,6 +323,6 @@ def _card(made: Exported, job: ExportPlan, pair: Pair, config: Config) -> Card:
         versions=made.versions,
         measured=made.measured,
         not_measured=made.not_measured,
-        names={BASE: "bare draft", job.version.name: "draft + adapter", SHIPPED: "this export, from its files"},
+        names={BASE: "bare draft", job.version.name: "draft + adapter", EXPORTED: "this export, from its files"},
         below=[below_in_words(change) for change in made.measured.below_bare_draft()] if made.measured else (),
     )

@@ -29,7 +29,7 @@ from ...evaluation.intervals import LEVEL
 from ...evaluation.scoring import score, score_carried
 from ...models.pair import Pair
 
-SHIPPED = "exported"  # how tables and JSON name what was written, as loaded back from its files
+EXPORTED = "exported"  # how tables and JSON name what was written, as loaded back from its files
 WORTH_SAYING = 0.01  # tokens a round
 
 
@@ -63,7 +63,7 @@ class Measured:
         return [change for change in self._against(BASE) if change.delta_acceptance_length < 0]
 
     def _against(self, other: str) -> list[ExportDifference]:
-        return [change for change in self.comparison if (change.of, change.against) == (SHIPPED, other)]
+        return [change for change in self.comparison if (change.of, change.against) == (EXPORTED, other)]
 
 
 def below_in_words(change: ExportDifference) -> str:
@@ -120,5 +120,5 @@ def _outputs(
 ) -> dict[str, list[Acceptance]]:
     texts = [sample.text for sample in samples]
     scores = score(pair, texts, rule, {BASE: None, adapter[0]: adapter[1]})
-    scores[SHIPPED] = score_carried(shipped, texts, rule)
+    scores[EXPORTED] = score_carried(shipped, texts, rule)
     return {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}

@@ -20,7 +20,7 @@ from ..data.teacher_top_k import TopK
 from .acceptance_rules import UNIFORM_BITS, draw_tokens, verify_proposals
 from .rule_names import Rule
 from .sampling_filters import sampling_probs
-from .top_tokens import likeliest, to_numpy
+from .top_k import to_numpy, top_k_tokens
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class BonusDraw:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedRound:
     """What was read of a round; -inf where a distribution has no mass.
 
     Attributes:
@@ -58,7 +58,7 @@ class Verified:
     bonus: BonusDraw | None
 
 
-class Chooser(Protocol):
+class RoundSampler(Protocol):
     """One text's choices, round by round: `begin`, `propose` K times, `verify`; or `following` for a plain step."""
 
     def begin(self, count: int, /) -> None:
@@ -70,7 +70,7 @@ class Chooser(Protocol):
         Where a bonus token was emitted, the row before the last is the draft's turn at it.
         """
 
-    def verify(self, logits: mx.array) -> Verified:
+    def verify(self, logits: mx.array) -> VerifiedRound:
         """Hold the proposals against the target's `logits` (K + 1, V); waits for the device."""
 
     def following(self, logits: mx.array) -> mx.array:
@@ -80,7 +80,7 @@ class Chooser(Protocol):
         """The draft's turn at a bonus position, after its row of `logits` (V,); waits for the device."""
 
 
-class Greedy:
+class GreedySampler:
     """Temperature 0. Where nothing has mass but the likeliest id, an equal id says all of a log-probability."""
 
     def __init__(self, width: int, kept_ids: int = 0) -> None:
@@ -99,7 +99,7 @@ class Greedy:
         self._proposals.append(self._best(logits[-1:]))
         return self._proposals[-1]
 
-    def verify(self, logits: mx.array) -> Verified:
+    def verify(self, logits: mx.array) -> VerifiedRound:
         """Likeliest against likeliest; `Chooser.verify`."""
         best, bonus = self._best(logits), self._bonus
         mx.eval(best, *self._proposals, *(bonus or ())[:1])
@@ -107,7 +107,7 @@ class Greedy:
         proposals = [int(one.item()) for one in self._proposals]
         agree = [ours == theirs for ours, theirs in zip(proposals, own, strict=False)]
         accepted = agree.index(False) if False in agree else len(agree)
-        return Verified(
+        return VerifiedRound(
             proposals=proposals,
             accepted=accepted,
             following=own[accepted],
@@ -131,7 +131,7 @@ class Greedy:
         return mx.argmax(logits[..., : self._width], axis=-1).astype(mx.uint32)
 
 
-class Sampled:
+class StochasticSampler:
     """Above temperature 0. All of its randomness are uniforms of a stream of its own: `sampler.seed` is its key."""
 
     def __init__(self, sampler: Sampler, rule: Rule, width: int, kept_ids: int = 0) -> None:
@@ -158,19 +158,19 @@ class Sampled:
         self._q.append(q)
         return proposal
 
-    def verify(self, logits: mx.array) -> Verified:
+    def verify(self, logits: mx.array) -> VerifiedRound:
         """By the rule in use; `Chooser.verify`."""
         count = self._count
         proposals, q, p = mx.concatenate(self._proposals), mx.concatenate(self._q), self._probs(logits)
         verdict = verify_proposals(p, q, proposals, self._uniforms[count:], self._rule)
-        kept = likeliest(p, self._kept_ids) if self._kept_ids else None
+        kept = top_k_tokens(p, self._kept_ids) if self._kept_ids else None
         ids = mx.concatenate([proposals, verdict.accepted[None].astype(mx.uint32), verdict.following[None]])
         probabilities = mx.concatenate([verdict.p, verdict.q])
         bonus = self._bonus
         mx.eval(ids, probabilities, kept, bonus)
         *drafted, accepted, following = (int(i) for i in ids.tolist())
         log_probs = [_log(value) for value in probabilities.tolist()]
-        return Verified(
+        return VerifiedRound(
             proposals=drafted,
             accepted=accepted,
             following=following,
@@ -199,7 +199,7 @@ class Sampled:
         return draw_tokens(q, self._beside.draw(1)[0]), q[token]
 
 
-def chooser_of(sampler: Sampler, width: int, rule: Rule | None = None, kept_ids: int = 0) -> Chooser:
+def round_sampler_for(sampler: Sampler, width: int, rule: Rule | None = None, kept_ids: int = 0) -> RoundSampler:
     """The one for a sampler.
 
     Args:
@@ -209,8 +209,8 @@ def chooser_of(sampler: Sampler, width: int, rule: Rule | None = None, kept_ids:
         kept_ids: the likeliest ids that are told of every row of the target's.
     """
     if sampler.temperature == 0:
-        return Greedy(width, kept_ids)
-    return Sampled(sampler, rule or "rejection", width, kept_ids)
+        return GreedySampler(width, kept_ids)
+    return StochasticSampler(sampler, rule or "rejection", width, kept_ids)
 
 
 class Uniforms:

@@ -14,10 +14,10 @@ from ..data.teacher_top_k import TopK
 
 _SMALLEST_BLOCK = 4  # ids; below, selecting twice saves nothing
 
-Likeliest = tuple[mx.array, mx.array, mx.array]
+TopKArrays = tuple[mx.array, mx.array, mx.array]
 
 
-def likeliest(probs: mx.array, k: int) -> Likeliest:
+def top_k_tokens(probs: mx.array, k: int) -> TopKArrays:
     """The `k` likeliest ids of each row.
 
     Args:
@@ -61,7 +61,7 @@ def _greatest(values: mx.array, k: int) -> mx.array:
     return mx.argpartition(values, kth=count - k, axis=-1)[..., count - k :]
 
 
-def to_numpy(found: Likeliest) -> TopK:
+def to_numpy(found: TopKArrays) -> TopK:
     """What was evaluated, as plain arrays; ids without mass are 0."""
     ids, log_probs = np.array(found[0]).astype(np.int32), np.array(found[1])
     ids[log_probs == -np.inf] = 0

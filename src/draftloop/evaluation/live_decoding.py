@@ -25,7 +25,7 @@ from ..prompts.prompt import Prompt, Reading, Unusable
 from .benchmark import BASE, Sample, accepted, samples_of
 from .estimator import Acceptance, realised, total
 from .scoring import score
-from .teacher_forced import Text
+from .teacher_forced import TargetOutput
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LiveRow:
 class Decoded:
     """Texts that were really decoded, what was accepted, and the seconds of decoding."""
 
-    texts: list[Text]
+    texts: list[TargetOutput]
     outputs: list[Acceptance]
     seconds: float
 
@@ -75,7 +75,7 @@ def decode_all(
             rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, bonus_draws=False)))
             seconds += time.perf_counter() - began
             output = tuple(token for found in rounds for token in found.tokens)
-            texts.append(Text(tuple(ids), output, sampler))
+            texts.append(TargetOutput(tuple(ids), output, sampler))
             outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
             if on_text is not None:
                 on_text(len(output))

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..decoding.draft_length import Experience
+from ..decoding.draft_length import Experience, LatencyProfile
 from ..decoding.rule_names import Rule
 from ..store.atomic import write_atomically
 from ..store.files import FILES, Files
-from .timings import Costs
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,15 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Known:
+class StoredProfile:
     """Of one pair on one machine; `experience` is of the last texts under each rule, whatever their adapter."""
 
-    costs: Costs
+    costs: LatencyProfile
     advice: Advice | None = None
     experience: dict[Rule, Experience] = field(default_factory=dict)
 
 
-class KnownCosts:
+class LatencyProfiles:
     """The file.
 
     Args:
@@ -55,13 +54,13 @@ class KnownCosts:
     def __init__(self, path: Path, files: Files = FILES) -> None:
         self._path, self._files = path, files
 
-    def of(self, key: str) -> Known | None:
+    def of(self, key: str) -> StoredProfile | None:
         """What is known under `key`, the fingerprint of a pair and a machine; None is nothing, or nothing readable."""
         with suppress(PermissionError):  # and `keep` says so
             return self._all().get(key)
         return None
 
-    def keep(self, key: str, known: Known) -> bool:
+    def keep(self, key: str, known: StoredProfile) -> bool:
         """Remember, over what was known, and say whether it is kept. Raises OSError: what the system said."""
         if not self._path.parent.is_dir():
             return False
@@ -70,7 +69,7 @@ class KnownCosts:
         write_atomically(self._path, text.encode(), self._files)
         return True
 
-    def _all(self) -> dict[str, Known]:
+    def _all(self) -> dict[str, StoredProfile]:
         try:
             return _FORMAT.validate_json(self._path.read_bytes())
         except PermissionError:  # others' costs may be in it
@@ -79,4 +78,4 @@ class KnownCosts:
             return {}
 
 
-_FORMAT = TypeAdapter(dict[str, Known])
+_FORMAT = TypeAdapter(dict[str, StoredProfile])

@@ -17,28 +17,28 @@ from typing import Any
 from ..config import Config
 from ..data.records import GroupOf, Record, own_group
 from ..decoding.decoder import Settings, fits
+from ..decoding.draft_length import LatencyProfile
 from ..decoding.rule_names import SAMPLING, Rule
 from ..models.pair import Pair
 from .estimator import expected_rounds, rounds_moments
 from .gate import Decision, decide
 from .latency import measure_latency
-from .live import decode_all
-from .paired_rounds import ScoredText
-from .scoring import Scores, score, score_carried
-from .teacher_forced import Text
-from .timings import Costs
+from .live_decoding import decode_all
+from .paired_rounds import ScoredOutput
+from .scoring import OutputScores, score, score_carried
+from .teacher_forced import TargetOutput
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 MOST_STANDARD_ERRORS = 4.0  # one honest candidate in 16,000 is above by chance
 MOST_RELATIVE = 0.02  # in 16 bits a cached pass and a teacher-forced one round differently
 
 
-Timing = Callable[[Pair, int], Costs]
+Timing = Callable[[Pair, int], LatencyProfile]
 OnWork = Callable[[str, int, int], None]
 """Told what is being done, how many pieces of it are done, and of how many; 0 where nobody knows."""
 
 
-def nobody(_what: str, _done: int, _of: int) -> None:
+def ignore_work(_what: str, _done: int, _of: int) -> None:
     """Nobody wants to know how far it is."""
 
 
@@ -60,12 +60,12 @@ class LiveCheck:
 
 
 @dataclass(frozen=True)
-class Trial:
+class GateEvaluation:
     """What the gate decided and everything that it rests on."""
 
     decision: Decision
     positions: dict[str, dict[str, float]]  # acceptance per position of both drafts by source, and over all
-    costs: Costs
+    costs: LatencyProfile
     live: LiveCheck | None
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Trial:
         return {**asdict(self.decision), **found}
 
 
-def hold_trial(
+def evaluate_gate(
     pair: Pair,
     records: Sequence[Record],
     champion: Path | None,
@@ -86,8 +86,8 @@ def hold_trial(
     seed: int,
     timing: Timing | None = None,
     group_of: GroupOf = own_group,
-    on_work: OnWork = nobody,
-) -> Trial:
+    on_work: OnWork = ignore_work,
+) -> GateEvaluation:
     """Compare two drafts on the target's texts.
 
     Args:
@@ -119,10 +119,10 @@ def hold_trial(
     if decision.outcome == "promote" and config.gate.live_prompts:
         live = _decode(pair.with_adapter(candidate), _one_a_group(records, group_of), config, seed, on_work)
         decision = _held_against(live, decision)
-    return Trial(decision, _positions(scored), costs, live)
+    return GateEvaluation(decision, _positions(scored), costs, live)
 
 
-def score_texts(
+def score_outputs(
     pair: Pair,
     records: Sequence[Record],
     champion: Path | None,
@@ -131,8 +131,8 @@ def score_texts(
     config: Config,
     most: int,
     group_of: GroupOf = own_group,
-    on_work: OnWork = nobody,
-) -> list[ScoredText]:
+    on_work: OnWork = ignore_work,
+) -> list[ScoredOutput]:
     """The expected rounds of both drafts on the target's texts.
 
     Args:
@@ -159,7 +159,7 @@ def _score(
     most: int,
     group_of: GroupOf,
     on_work: OnWork,
-) -> list[tuple[ScoredText, _Positions]]:
+) -> list[tuple[ScoredOutput, _Positions]]:
     """Every text under both drafts, each under its own sampler and the rule that goes with it."""
     found, of, done = [], len(drafts) * len(records), count(1)
     on_work("scoring", 0, of)
@@ -167,12 +167,12 @@ def _score(
     for record in records:
         by_rule.setdefault(_rule(record, config), []).append(record)
     for rule, members in by_rule.items():
-        texts = [Text.of(record) for record in members]
+        texts = [TargetOutput.of(record) for record in members]
         scores = score(pair, texts, rule, drafts, lambda: on_work("scoring", next(done), of))
         for i, record in enumerate(members):
             own = {name: scores[name][i] for name in drafts}
             rounds = {name: _rounds(one, rule, most) for name, one in own.items()}
-            text = ScoredText(
+            text = ScoredOutput(
                 group=group_of(record),
                 source=record.source,
                 tokens=len(record.target_output),
@@ -191,11 +191,11 @@ def _rule(record: Record, config: Config) -> Rule:
     return wanted if wanted in SAMPLING else "rejection"
 
 
-def _rounds(scores: Scores, rule: Rule, most: int) -> tuple[float, ...]:
+def _rounds(scores: OutputScores, rule: Rule, most: int) -> tuple[float, ...]:
     return tuple(expected_rounds(scores.log_p, scores.log_q, rule, k).rounds for k in range(1, most + 1))
 
 
-def _positions(scored: Sequence[tuple[ScoredText, _Positions]]) -> dict[str, dict[str, float]]:
+def _positions(scored: Sequence[tuple[ScoredOutput, _Positions]]) -> dict[str, dict[str, float]]:
     sources = sorted({text.source for text, _ in scored})
     found = {}
     for source in ["all", *sources]:
