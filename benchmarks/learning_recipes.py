@@ -39,20 +39,20 @@ from draftloop.models.pair import Pair
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import step
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.batch_plan import make_batch_plan
+from draftloop.training.dataset.curriculum import Curriculum
 from draftloop.training.dataset.examples import Example, Selection
-from draftloop.training.dataset.mixture import make_plan
-from draftloop.training.dataset.on_policy import Limits, roll_out
-from draftloop.training.dataset.schedule import Course
-from draftloop.training.dataset.sources import Material
+from draftloop.training.dataset.mixture import TrainingMixture
+from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
 from draftloop.training.forward import make_forward
 from draftloop.training.loop import Loop, Progress
-from draftloop.training.memory.within_memory import WithinMemory
+from draftloop.training.memory.out_of_memory import OutOfMemoryFallback
 from draftloop.training.padding import round_up
 from draftloop.training.report import Reporter
 from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.teacher_setup import tuition
+from draftloop.training.teacher_setup import set_up_teacher
 from draftloop.training.validation import validation_batches
 
 K = 4
@@ -121,8 +121,8 @@ def mlx_lm_lora(pair: Pair, task: Task, answers: int = 0, share: float = 1.0) ->
     began = time.perf_counter()
     texts = [*task.failures, *_answers(pair, task, answers)]
     _attach(pair, task.settings)
-    steps = round(share * len(make_plan(task.failures, task.pool, task.settings).windows))
-    plan = make_plan(texts, task.pool, task.settings, steps)
+    steps = round(share * len(make_batch_plan(task.failures, task.pool, task.settings).windows))
+    plan = make_batch_plan(texts, task.pool, task.settings, steps)
     schedule = build_schedule(
         {"name": "linear_schedule", "warmup": 10, "arguments": [task.learning_rate, 0.0, steps - 10]}
     )
@@ -174,8 +174,8 @@ def _compiled() -> Iterator[None]:
 
 
 def _answers(pair: Pair, task: Task, times: int) -> list[Example]:
-    limits = Limits(pair.width, pair.stop_tokens, pair.context)
-    return roll_out(
+    limits = OutputLimits(pair.width, pair.stop_tokens, pair.context)
+    return sample_outputs(
         pair.target,
         task.failures,
         times,
@@ -217,7 +217,7 @@ def all_weights(pair: Pair, task: Task, texts: Sequence[Example], steps: int) ->
     lora.detach(pair.draft)
     settings = task.settings.model_copy(update={"answers": 0})
     pair.draft.unfreeze()
-    plan = make_plan(texts, task.pool, settings, steps)
+    plan = make_batch_plan(texts, task.pool, settings, steps)
     everything, forward = [*texts, *task.replay], make_forward(pair.target, "target", _silent)
     teacher = LiveTeacher(forward, pair.width, everything, CEILING_MEMORY_MB, _silent)
     learner = Learner(pair.draft, make_forward(pair.draft, "draft", _silent), teacher, pair.width, settings, steps)
@@ -241,14 +241,14 @@ def _run(pair: Pair, task: Task, folder: Path) -> tuple[Progress, list[tuple[flo
     run = RunDirectory.create(folder)
     reporter = Reporter(run.path, quiet=True)
     failures, pool, held_out = (Selection(list(part)) for part in (task.failures, task.replay, task.validation))
-    material = Material(failures, pool, held_out, failure_records=[], validation_records=[])
-    plan = make_plan(task.failures, task.pool, settings)
-    taught = tuition(pair, material, BlobFile(folder / "none"), run, settings, reporter, plan.passes)
-    course = Course(plan, task.failures, task.pool, settings, taught.stages, taught.more)
+    material = TrainingMixture(failures, pool, held_out, failure_records=[], validation_records=[])
+    plan = make_batch_plan(task.failures, task.pool, settings)
+    taught = set_up_teacher(pair, material, BlobFile(folder / "none"), run, settings, reporter, plan.passes)
+    course = Curriculum(plan, task.failures, task.pool, settings, taught.stages, taught.more)
     forward = make_forward(pair.draft, "draft", _silent)
     learner = Learner(pair.draft, forward, taught.teacher, pair.width, settings, course.steps)
     batches = validation_batches(task.validation, settings.batch_size, settings.val_batches)
-    within = WithinMemory(learner, course.plan.micro_batches, None, _silent)
+    within = OutOfMemoryFallback(learner, course.plan.micro_batches, None, _silent)
     progress, curve = Progress(), _Curve()
     loop = Loop(run, learner, course, batches, settings, reporter, StopRequest(), progress, {}, within)
     curve.follow(loop)

@@ -24,7 +24,7 @@ from draftloop.prompts.files import read_prompts
 from draftloop.reference import Domain
 from draftloop.store.atomic import write_atomically
 from draftloop.training.dataset.examples import Example
-from draftloop.training.dataset.on_policy import Limits, from_json, roll_out, to_json
+from draftloop.training.dataset.on_policy import OutputLimits, from_json, sample_outputs, to_json
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the pair's own texts are no part of the package
 from scripts.reference_pair.corpus import documents
@@ -103,13 +103,13 @@ def _asked(pair: Pair, texts: list[str], name: str, temperature: float) -> list[
 
 
 def _answered(pair: Pair, asked: list[Example], times: int, seed: int = 1) -> list[Example]:
-    return roll_out(
+    return sample_outputs(
         pair.target,
         asked,
         times,
         own=False,
         seed=seed,
-        limits=Limits(pair.width, pair.stop_tokens, pair.context),
+        limits=OutputLimits(pair.width, pair.stop_tokens, pair.context),
         enough=lambda: False,
         on_text=lambda *_: None,
     )

@@ -36,9 +36,9 @@ from draftloop.data.records import Sampler
 from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair, load_pair
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.batch_plan import BatchPlan, make_batch_plan
 from draftloop.training.dataset.examples import Example
-from draftloop.training.dataset.mixture import Plan, make_plan
-from draftloop.training.dataset.on_policy import Limits, roll_out
+from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
 from draftloop.training.forward import make_forward
 from draftloop.training.padding import round_up
 from draftloop.training.step import Learner
@@ -66,7 +66,7 @@ def main() -> None:
         ours, other = load_pair(Models()), speed_world.load_stock(None)
         texts = target_texts(ours, domain, prompts)
         settings = Training()
-        plan = make_plan(texts, {}, settings, steps)
+        plan = make_batch_plan(texts, {}, settings, steps)
         for pair in (ours, other):
             lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, settings.lora), settings.seed)
         learner, seconds = make_learner(ours, texts, plan, settings)
@@ -105,13 +105,13 @@ def target_texts(pair: Pair, domain: str, count: int) -> list[Example]:
         Example(str(i), domain, ids + (0,) * TOKENS, len(ids), sampler)
         for i, ids in enumerate(speed_world.prompt_ids(pair, domain, count))
     ]
-    limits = Limits(pair.width, pair.stop_tokens, pair.context)
-    return roll_out(
+    limits = OutputLimits(pair.width, pair.stop_tokens, pair.context)
+    return sample_outputs(
         pair.target, asked, 1, own=False, seed=0, limits=limits, enough=lambda: False, on_text=lambda *_: None
     )
 
 
-def make_learner(pair: Pair, texts: list[Example], plan: Plan, settings: Training) -> tuple[Learner, float]:
+def make_learner(pair: Pair, texts: list[Example], plan: BatchPlan, settings: Training) -> tuple[Learner, float]:
     """draftloop's, whose teacher has read every text; and the seconds that took, once a training."""
     teacher = LiveTeacher(make_forward(pair.target, "target", print), pair.width, texts, MEMORY_MB, print)
     began = time.perf_counter()
@@ -123,7 +123,7 @@ def make_learner(pair: Pair, texts: list[Example], plan: Plan, settings: Trainin
     ), seconds
 
 
-def train_in_turns(pair: Pair, learner: Learner, plan: Plan, settings: Training, turns: Turns) -> None:
+def train_in_turns(pair: Pair, learner: Learner, plan: BatchPlan, settings: Training, turns: Turns) -> None:
     """mlx-lm's trainer on `pair`, and the learner's steps in between."""
     windows = plan.windows
 

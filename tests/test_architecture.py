@@ -56,7 +56,7 @@ PURE = (
     "draftloop.training.dataset.examples",
     "draftloop.training.memory.fitting",
     "draftloop.training.token_report",
-    "draftloop.training.dataset.mixture",
+    "draftloop.training.dataset.batch_plan",
     "draftloop.retraining.gate_step",
     "draftloop.retraining.train_step",
     "draftloop.retraining.work",

@@ -17,7 +17,7 @@ from mortal import HANGS
 
 from draftloop.data.directory import DataDirectory
 from draftloop.data.log import FailureLog
-from draftloop.data.teacher_top_k import decode
+from draftloop.data.teacher_top_k import decode_top_k
 
 LOG = Path("data/failures/failures.jsonl")
 SHORT = ["--max-tokens", "8"]
@@ -84,7 +84,7 @@ def test_the_targets_distributions_are_kept_beside_the_log_unless_told_not_to(ca
     for flags in ([], ["--teacher-top-k", "3"], ["--teacher-top-k", "0"]):
         assert call_with_pair("collect-data", "-p", "a", "--fresh", *flags, *SHORT).code == 0
         *_, record = data.log.records()
-        widths.append(record.teacher and decode(data.blobs.read(record.teacher)).k)
+        widths.append(record.teacher and decode_top_k(data.blobs.read(record.teacher)).k)
     assert widths == [32, 3, None]
     assert data.blobs.path == LOG.with_name("teacher.bin")
     assert data.blobs.path.stat().st_mode & 0o777 == 0o600

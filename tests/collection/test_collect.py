@@ -23,7 +23,7 @@ from draftloop.collection.collect import (
     collect_data,
     generate_record,
     generation_seed,
-    usable_ids,
+    usable_tokens,
 )
 from draftloop.collection.generation import _content_id
 from draftloop.config import Models
@@ -31,7 +31,7 @@ from draftloop.data.log import FailureLog
 from draftloop.data.records import PairId, Record
 from draftloop.data.replay import ReplayBuffer
 from draftloop.data.teacher_blobs import BlobFile
-from draftloop.data.teacher_top_k import TopK, decode
+from draftloop.data.teacher_top_k import TopK, decode_top_k
 from draftloop.decoding import batched_generation as side_by_side
 from draftloop.decoding.decoder import Decoding, Draw, Round, Settings, count_rounds
 from draftloop.decoding.sampling_filters import sampling_log_probs
@@ -182,7 +182,7 @@ def kept_of(pair: Pair, settings: Settings, blobs: BlobFile, ids: list[int]) -> 
     record = generate_record(pair, Prompt("x"), ids, CollectSettings(settings), blobs=blobs)
     assert record is not None
     assert record.teacher is not None
-    return record, decode(blobs.read(record.teacher))
+    return record, decode_top_k(blobs.read(record.teacher))
 
 
 def assert_said(pair: Pair, record: Record, ids: list[int], rows: TopK) -> None:
@@ -311,7 +311,7 @@ def test_the_replay_buffer_points_at_the_same_blobs(
     assert len(kept) == 5
     for record in kept:
         assert record.teacher is not None
-        check_against_truth(small_pair, record, decode(blobs.read(record.teacher)))
+        check_against_truth(small_pair, record, decode_top_k(blobs.read(record.teacher)))
 
 
 def test_without_a_file_for_them_distributions_are_refused(small_pair: Pair, log: FailureLog) -> None:
@@ -626,9 +626,9 @@ def test_a_prompt_with_a_token_that_a_model_has_no_row_for_is_skipped(tmp_path: 
         write_llama(tmp_path / name, model=tiny_llama(VOCABULARY, seed=seed))
         add_token(tmp_path / name, "<tool>")
     pair = load_pair(Models(target=str(tmp_path / "target"), draft=str(tmp_path / "draft")))
-    found = usable_ids(pair, Prompt("use <tool>"), SHORT, chat_template=False, max_length=99)
+    found = usable_tokens(pair, Prompt("use <tool>"), SHORT, chat_template=False, max_length=99)
     assert found == Unusable("unknown token", f"target and draft share ids up to {VOCABULARY - 1}, found {VOCABULARY}")
-    assert isinstance(usable_ids(pair, Prompt("use"), SHORT, chat_template=False, max_length=99), list)
+    assert isinstance(usable_tokens(pair, Prompt("use"), SHORT, chat_template=False, max_length=99), list)
 
 
 def test_a_run_without_one_usable_prompt_is_refused_and_writes_nothing(small_pair: Pair, log: FailureLog) -> None:

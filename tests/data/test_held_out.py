@@ -9,7 +9,16 @@ import pytest
 from builders import make_record, write_adapter
 
 from draftloop.data.directory import DataDirectory
-from draftloop.data.held_out import NOT_HELD_OUT, SEEN, UNKNOWN, Asked, HeldOut, check_logged, examine, to_measure_on
+from draftloop.data.held_out import (
+    NOT_HELD_OUT,
+    SEEN,
+    UNKNOWN,
+    HeldOut,
+    MeasuredPrompt,
+    check_held_out,
+    check_logged,
+    generations_to_measure,
+)
 from draftloop.data.records import Record, own_group
 from draftloop.errors import PromptError
 
@@ -32,7 +41,7 @@ def train_on(data: DataDirectory, *prompts: str, **fields: object) -> Path:
 def examined(data: DataDirectory, prompts: list[str], adapter: Path | None) -> HeldOut:
     """As a process that has just begun sees it."""
     chosen = None if adapter is None else (adapter.name, adapter)
-    return examine([Asked(prompt, prompt) for prompt in prompts], DataDirectory(data.root), chosen)
+    return check_held_out([MeasuredPrompt(prompt, prompt) for prompt in prompts], DataDirectory(data.root), chosen)
 
 
 def test_prompts_that_nobody_knows_are_held_out(data: DataDirectory) -> None:
@@ -147,7 +156,7 @@ def usable(_record: Record) -> None:
 
 def test_held_out_generations_are_taken_alone_where_there_are_any(data: DataDirectory) -> None:
     records = [data.log.append(make_record(prompt=chr(0x4E00 + i))) for i in range(60)]
-    found = to_measure_on(data.log, usable)
+    found = generations_to_measure(data.log, usable)
     assert {record.split for record in found.records} == {"heldout"}
     assert len(found.records) == sum(record.split == "heldout" for record in records)
 
@@ -158,15 +167,15 @@ def test_without_any_the_others_are_and_without_those_it_is_refused(data: DataDi
     for prompt in (LION, SHARK):
         data.log.append(make_record(prompt=prompt))
     check_logged(data.log)
-    assert [record.prompt for record in to_measure_on(data.log, usable).records] == [LION, SHARK]
+    assert [record.prompt for record in generations_to_measure(data.log, usable).records] == [LION, SHARK]
     with pytest.raises(PromptError, match=r"none of 2 logged generations can be used: 2 \(odd\); collect more with"):
-        to_measure_on(data.log, lambda _: "odd")
+        generations_to_measure(data.log, lambda _: "odd")
 
 
 def test_held_out_generations_that_cannot_be_used_are_counted_and_the_others_are_taken(data: DataDirectory) -> None:
     for i in range(60):
         data.log.append(make_record(prompt=chr(0x4E00 + i)))
-    found = to_measure_on(data.log, lambda record: "odd" if record.split == "heldout" else None)
+    found = generations_to_measure(data.log, lambda record: "odd" if record.split == "heldout" else None)
     assert {record.split for record in found.records} == {"train", "validation"}
     assert list(found.left_out) == ["odd"]
 
@@ -178,7 +187,7 @@ def test_what_is_near_two_splits_is_measured_on_neither_way(data: DataDirectory)
     lines = [to_line(make_record(prompt=LION)), to_line(make_record(prompt=NEAR_LION, split="heldout"))]
     data.log.path.write_bytes(b"".join(lines))
     with pytest.raises(PromptError, match=r"2 \(near a prompt of another split\)"):
-        to_measure_on(data.log, usable)
+        generations_to_measure(data.log, usable)
     data.log.append(make_record(prompt=SHARK))
-    found = to_measure_on(data.log, usable)
+    found = generations_to_measure(data.log, usable)
     assert ([record.prompt for record in found.records], found.near_two_splits) == ([SHARK], 2)

@@ -13,9 +13,9 @@ from builders import CountingFiles, failing_files, make_record
 
 from draftloop.data.records import PairId, Record, to_line
 from draftloop.data.replay import (
-    Drawn,
+    DrawnReplay,
     ReplayBuffer,
-    draw,
+    draw_replay,
     drawable,
     generation_acceptance,
     replay_tokens,
@@ -209,32 +209,32 @@ def test_a_single_source_is_replayed_from_its_better_half():
 def test_the_share_of_replayed_tokens_is_exact(ratio):
     fresh = 9_000
     wanted = replay_tokens(fresh, ratio)
-    drawn = draw({f"r{i}": 5 + i % 7 for i in range(40)}, wanted, seed=0, epoch=0)
+    drawn = draw_replay({f"r{i}": 5 + i % 7 for i in range(40)}, wanted, seed=0, epoch=0)
     assert sum(one.tokens for one in drawn) == wanted
     assert wanted / (fresh + wanted) == pytest.approx(ratio, abs=1e-4)
 
 
 def test_only_the_last_draw_is_cut():
     lengths = {f"r{i}": 10 for i in range(5)}
-    drawn = draw(lengths, 37, seed=0, epoch=0)
+    drawn = draw_replay(lengths, 37, seed=0, epoch=0)
     assert [one.tokens for one in drawn] == [10, 10, 10, 7]
 
 
 def test_no_record_is_drawn_twice_more_often_than_another():
-    counts = Counter(one.record_id for one in draw({f"r{i}": 10 for i in range(7)}, 10 * 17, seed=0, epoch=0))
+    counts = Counter(one.record_id for one in draw_replay({f"r{i}": 10 for i in range(7)}, 10 * 17, seed=0, epoch=0))
     assert set(counts.values()) == {2, 3}
 
 
 def test_every_epoch_draws_anew_and_the_same_epoch_the_same():
     lengths = {f"r{i}": 10 for i in range(50)}
-    draws = [draw(lengths, 100, seed=3, epoch=epoch) for epoch in (0, 1, 0)]
+    draws = [draw_replay(lengths, 100, seed=3, epoch=epoch) for epoch in (0, 1, 0)]
     assert draws[0] == draws[2] != draws[1]
-    assert draws[0] != draw(lengths, 100, seed=4, epoch=0)
-    assert draws[0] == draw(dict(reversed(lengths.items())), 100, seed=3, epoch=0)
+    assert draws[0] != draw_replay(lengths, 100, seed=4, epoch=0)
+    assert draws[0] == draw_replay(dict(reversed(lengths.items())), 100, seed=3, epoch=0)
 
 
 def test_an_empty_pool_draws_nothing():
-    assert draw({}, 100, seed=0, epoch=0) == []
-    assert draw({"empty": 0}, 100, seed=0, epoch=0) == []
-    assert draw({"a": 3}, 0, seed=0, epoch=0) == []
-    assert draw({"a": 3}, 2, seed=0, epoch=0) == [Drawn("a", 2)]
+    assert draw_replay({}, 100, seed=0, epoch=0) == []
+    assert draw_replay({"empty": 0}, 100, seed=0, epoch=0) == []
+    assert draw_replay({"a": 3}, 0, seed=0, epoch=0) == []
+    assert draw_replay({"a": 3}, 2, seed=0, epoch=0) == [DrawnReplay("a", 2)]

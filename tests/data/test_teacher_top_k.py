@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftloop.data.teacher_top_k import MAGIC, DistributionsError, TopK, check, decode, encode, joined, within
+from draftloop.data.teacher_top_k import (
+    MAGIC,
+    DistributionsError,
+    TopK,
+    check_top_k,
+    concatenate_top_k,
+    decode_top_k,
+    encode_top_k,
+    within_width,
+)
 from draftloop.errors import StoreError
 
 
@@ -43,35 +52,35 @@ def assert_same(found: TopK, expected: TopK) -> None:
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 40), st.booleans())
 def test_what_is_encoded_comes_back(seed: int, positions: int, k: int, narrow: bool) -> None:
     before = top_k(positions, k, seed, narrow=narrow)
-    after = decode(encode(before))
+    after = decode_top_k(encode_top_k(before))
     assert_same(after, before)
-    assert encode(after) == encode(before)
+    assert encode_top_k(after) == encode_top_k(before)
 
 
 def test_what_comes_back_may_be_changed() -> None:
-    decode(encode(top_k(9, 4))).log_probs[0, 0] = -1.0
+    decode_top_k(encode_top_k(top_k(9, 4))).log_probs[0, 0] = -1.0
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_bytes_cut_anywhere_or_grown_are_refused(seed: int, narrow: bool) -> None:
-    data = encode(top_k(3, 2, seed, narrow=narrow))
+    data = encode_top_k(top_k(3, 2, seed, narrow=narrow))
     for cut in range(len(data)):
         with pytest.raises(DistributionsError):
-            decode(data[:cut])
+            decode_top_k(data[:cut])
     with pytest.raises(DistributionsError, match=f"expected {len(data)} by the counts"):
-        decode(data + b"\0")
+        decode_top_k(data + b"\0")
 
 
 def test_thousands_of_changed_bytes_are_refused_or_give_something_valid() -> None:
     """Not every change can be seen here; the checksum is the business of the file."""
     choose, refused, changes = random.Random(0), 0, 4000
     for number in range(changes):
-        data = bytearray(encode(top_k(9, 4, number % 50, narrow=number % 2 == 0)))
+        data = bytearray(encode_top_k(top_k(9, 4, number % 50, narrow=number % 2 == 0)))
         for _ in range(choose.choice([1, 1, 2, 8])):
             data[choose.randrange(len(data))] ^= choose.randrange(1, 256)
         try:
-            found = decode(bytes(data))
+            found = decode_top_k(bytes(data))
         except DistributionsError:
             refused += 1
         else:
@@ -83,7 +92,7 @@ def test_thousands_of_changed_bytes_are_refused_or_give_something_valid() -> Non
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_at_all_are_refused_with_the_one_error(data: bytes, headed: bool) -> None:
     with pytest.raises(DistributionsError):
-        decode(MAGIC + b"\1\0\0\0" + b"\2\0\0\0" + data if headed else data)
+        decode_top_k(MAGIC + b"\1\0\0\0" + b"\2\0\0\0" + data if headed else data)
     assert issubclass(DistributionsError, StoreError)
 
 
@@ -97,10 +106,10 @@ def assert_valid(found: TopK) -> None:
 
 
 def test_a_newer_version_is_refused_with_advice() -> None:
-    data = bytearray(encode(top_k(9, 4)))
+    data = bytearray(encode_top_k(top_k(9, 4)))
     data[4] = 2
     with pytest.raises(DistributionsError, match="found version 2, this draftloop reads version 1; update it"):
-        decode(bytes(data))
+        decode_top_k(bytes(data))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +129,7 @@ def test_a_newer_version_is_refused_with_advice() -> None:
 def test_rows_that_contradict_themselves_are_refused(change: object, problem: str) -> None:
     rows = top_k(9, 4)
     change(rows)  # type: ignore[operator]
-    for look in (check, encode):
+    for look in (check_top_k, encode_top_k):
         with pytest.raises(DistributionsError, match=problem):
             look(rows)
 
@@ -129,7 +138,7 @@ def test_arrays_that_do_not_fit_together_are_refused() -> None:
     rows = top_k(9, 4)
     for wrong in (TopK(rows.ids[:8], rows.log_probs, rows.tail), TopK(rows.ids, rows.log_probs, rows.tail[:8])):
         with pytest.raises(DistributionsError, match="found shapes"):
-            check(wrong)
+            check_top_k(wrong)
 
 
 def test_a_one_hot_row_costs_sixteen_bytes() -> None:
@@ -137,21 +146,21 @@ def test_a_one_hot_row_costs_sixteen_bytes() -> None:
         ids, zeros = np.arange(count, dtype=np.int32)[:, None], np.zeros((count, 1), np.float32)
         return TopK(ids, zeros, np.zeros(count, np.float32))
 
-    assert len(encode(one_hot(11))) - len(encode(one_hot(1))) == 160
+    assert len(encode_top_k(one_hot(11))) - len(encode_top_k(one_hot(1))) == 160
 
 
 def test_rows_are_cut_and_joined_as_lists_are() -> None:
     rows = top_k(9, 4)
     assert len(rows[2:5]) == 3
-    assert_same(joined([rows[:2], rows[2:2], rows[2:]]), rows)
+    assert_same(concatenate_top_k([rows[:2], rows[2:2], rows[2:]]), rows)
 
 
 def test_ids_that_a_narrower_draft_does_not_know_go_to_the_tail():
     rows = top_k(9, 6, narrow=True)
-    found = within(rows, 50)
+    found = within_width(rows, 50)
     assert found.ids.max() < 50
     np.testing.assert_allclose(np.exp(found.log_probs).sum(axis=1) + found.tail, 1.0, atol=1e-5)
     known = (rows.ids < 50) & np.isfinite(rows.log_probs)
     np.testing.assert_array_equal(found.log_probs[known], rows.log_probs[known])
     assert not np.isfinite(found.log_probs[~known]).any()
-    assert within(rows, 100) is rows
+    assert within_width(rows, 100) is rows

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import sampler
 
-from draftloop.data.teacher_top_k import TopK, check
+from draftloop.data.teacher_top_k import TopK, check_top_k
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.decoding.top_k import to_numpy, top_k_tokens
 
@@ -36,7 +36,7 @@ def test_they_are_the_first_of_a_full_sort(width: int, k: int) -> None:
     np.testing.assert_allclose(found.log_probs, np.take_along_axis(everything, order, axis=1)[:, :k], atol=1e-5)
     rest = np.exp(np.take_along_axis(everything.astype(np.float64), order, axis=1)[:, k:]).sum(axis=1)
     np.testing.assert_allclose(found.tail, rest, rtol=1e-4)
-    check(found)
+    check_top_k(found)
 
 
 def test_a_tail_far_below_the_rounding_of_one_is_kept() -> None:

@@ -13,7 +13,7 @@ from model_dirs import write_lora
 from tiny import sampler, tiny_pair
 
 from draftloop.config import Models
-from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, said
+from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, describe_counts
 from draftloop.decoding.decoder import Settings
 from draftloop.decoding.rule_names import Rule
 from draftloop.errors import ConfigError, PromptError
@@ -243,7 +243,7 @@ def test_a_generation_without_output_or_beyond_the_narrower_model_is_left_out_an
     assert [sample.text for sample in kept] == [TargetOutput.of(records[0]), TargetOutput.of(records[6])]
     counts = left_out(records, small_pair)
     assert counts == {NO_OUTPUT: 1, NO_PROMPT: 1, FOREIGN_ID: 3}
-    assert said(counts) == f"1 ({NO_OUTPUT}), 1 ({NO_PROMPT}), 3 ({FOREIGN_ID})"
+    assert describe_counts(counts) == f"1 ({NO_OUTPUT}), 1 ({NO_PROMPT}), 3 ({FOREIGN_ID})"
     compare_drafts(small_pair, kept, "rejection", [2], None, seed=0)
 
 

@@ -25,7 +25,7 @@ from draftloop.config import Config, Models
 from draftloop.data.log import FailureLog
 from draftloop.data.records import Record
 from draftloop.data.replay import ReplayBuffer
-from draftloop.training.dataset.sources import gather
+from draftloop.training.dataset.mixture import gather
 
 pytestmark = pytest.mark.row("collect while training")
 

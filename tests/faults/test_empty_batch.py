@@ -18,8 +18,8 @@ from draftloop.data.usable import NO_OUTPUT
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training.batches import make_batch
+from draftloop.training.dataset.batch_plan import Window
 from draftloop.training.dataset.examples import Example
-from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import make_forward
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher

@@ -15,7 +15,7 @@ from workshop import Workshop, records_of
 
 from draftloop.data.log import FailureLog
 from draftloop.data.records import Record, to_line
-from draftloop.training.dataset.sources import gather
+from draftloop.training.dataset.mixture import gather
 
 pytestmark = pytest.mark.row("leakage")
 

@@ -21,7 +21,7 @@ from draftloop.models.adapter_format import WEIGHTS, AdapterConfig
 from draftloop.registry import manifest
 from draftloop.registry.registry import Pointer, Registry
 from draftloop.training import train as train_module
-from draftloop.training.dataset.mixture import Window
+from draftloop.training.dataset.batch_plan import Window
 from draftloop.training.forward import Forward, make_forward
 from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner
@@ -166,7 +166,7 @@ def poisoned_draft(monkeypatch: pytest.MonkeyPatch, when: Callable[[int], bool])
         return Poison(forward, "nan", when) if name == "draft" else forward
 
     monkeypatch.setattr(train_module, "make_forward", make)
-    monkeypatch.setattr(train_module, "fit_to", lambda *_: Fit())  # its passes would be counted too
+    monkeypatch.setattr(train_module, "estimate_fit", lambda *_: Fit())  # its passes would be counted too
 
 
 def test_a_training_names_the_batch_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row) -> None:

@@ -19,7 +19,7 @@ from draftloop.data.prompt_groups import prompt_group
 from draftloop.data.records import Record, Split, to_line
 from draftloop.evaluation.looks import new_outputs
 from draftloop.status import read_overview
-from draftloop.training.dataset.sources import NEAR, gather
+from draftloop.training.dataset.mixture import NEAR, gather
 
 pytestmark = pytest.mark.row("the same prompt in other words")
 

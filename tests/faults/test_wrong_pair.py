@@ -14,7 +14,7 @@ from fault_table import Row
 from model_dirs import VOCABULARY, add_token, edit_json, swap_tokens, write_llama, write_mamba
 from tiny import sampler
 
-from draftloop.collection.collect import CollectSettings, generate_record, usable_ids
+from draftloop.collection.collect import CollectSettings, generate_record, usable_tokens
 from draftloop.config import Models
 from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.errors import PairError, PromptError
@@ -156,7 +156,7 @@ def test_what_is_never_used_may_differ_and_never_comes_out(models: Models, name:
         assert record is not None
         ids = {*record.draft_output, *record.target_output, *(d.draft_token for d in record.disagreements)}
         assert max(ids) < pair.width
-    found = usable_ids(pair, Prompt("<unused>"), settings, chat_template=False, max_length=99)
+    found = usable_tokens(pair, Prompt("<unused>"), settings, chat_template=False, max_length=99)
     is_one = isinstance(found, Unusable)
     assert is_one == (name == "a token of the target's beyond the common width") or max(found) < pair.width
     row.did(generations, "generations of pairs that differ in what is never used")

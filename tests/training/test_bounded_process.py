@@ -23,10 +23,10 @@ from draftloop.runtime import memory
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.config import Training
 from draftloop.training.forward import make_forward
-from draftloop.training.dataset.mixture import Window
+from draftloop.training.dataset.batch_plan import Window
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
-from draftloop.training.memory.within_memory import fit_to
+from draftloop.training.memory.out_of_memory import estimate_fit
 
 mx.set_default_device(mx.cpu)
 pair, draft = tiny_pair(64), tiny_llama(width=256, layers=6, seed=2, sharpness=1.0)
@@ -38,7 +38,7 @@ learner.probe(32, 32, 1 << 30)  # threads and libraries are there
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + (400 << 20),) * 2)
 if sys.argv[1] == "auto":
-    learner.fit = fit_to(learner, [greedy], memory.budget("auto", memory.read_device()), 0, 0)
+    learner.fit = estimate_fit(learner, [greedy], memory.budget("auto", memory.read_device()), 0, 0)
 result = learner.train(Window(0, (tuple(greedy),)), 0, 0, lambda: None)
 print(len(learner.fit.parts(greedy)[0]), len(result.skipped), result.tokens)
 """

@@ -16,11 +16,11 @@ from draftloop.errors import Interrupted, TrainingFailed
 from draftloop.models import adapter as lora
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
-from draftloop.training.dataset.mixture import Window
-from draftloop.training.dataset.schedule import Course
+from draftloop.training.dataset.batch_plan import Window
+from draftloop.training.dataset.curriculum import Curriculum
 from draftloop.training.run import RunDirectory
-from draftloop.training.step import Learner, Skipped, learning_rate
-from draftloop.training.validation import Scores
+from draftloop.training.step import Learner, SkippedBatch, learning_rate
+from draftloop.training.validation import ValidationScores
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits
 
@@ -198,7 +198,7 @@ def scripted(monkeypatch, acceptances: list[float]) -> list[dict[str, bytes]]:
     def validate(_batches, evaluate):
         learner = evaluate.__self__._learner
         seen.append({n: bytes(memoryview(a)) for n, a in lora.adapter_parameters(learner.draft).items()})
-        return Scores(1.0, acceptances[min(len(seen), len(acceptances)) - 1], 10, {})
+        return ValidationScores(1.0, acceptances[min(len(seen), len(acceptances)) - 1], 10, {})
 
     monkeypatch.setattr(loop_module, "validate", validate)
     return seen
@@ -280,10 +280,10 @@ def test_a_time_limit_ends_the_training_with_a_validation(tmp_path, monkeypatch)
 
 
 def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path, monkeypatch):
-    clock, window = Ticking(), Course.window
+    clock, window = Ticking(), Curriculum.window
     waited = []
 
-    def slow(self: Course, step: int, enough) -> Window:
+    def slow(self: Curriculum, step: int, enough) -> Window:
         if step == 3:
             start = clock.seconds
             while not enough():
@@ -293,7 +293,7 @@ def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path,
         return window(self, step, enough)
 
     monkeypatch.setattr(loop_module, "WorkingTime", lambda: clock)
-    monkeypatch.setattr(Course, "window", slow)
+    monkeypatch.setattr(Curriculum, "window", slow)
     result = workshop(tmp_path, max_minutes=30.0).train()
     assert waited[0] == pytest.approx(30 * 60 / 3, abs=120)
     assert (result.ended, result.steps) == ("time limit", 4)
@@ -302,15 +302,15 @@ def test_texts_get_a_share_of_the_time_limit_and_what_they_took_counts(tmp_path,
 @pytest.mark.parametrize("computing", [False, True])
 def test_a_pause_uses_up_no_time_limit_and_work_does(tmp_path, monkeypatch, computing):
     """A SIGSTOP or a lid that is closed for ten minutes, before the first step and in the third."""
-    clock, window = Ticking(), Course.window
+    clock, window = Ticking(), Curriculum.window
 
-    def paused(self: Course, step: int, enough) -> Window:
+    def paused(self: Curriculum, step: int, enough) -> Window:
         if step in (0, 3):
             clock.take(600.0, computing=computing)
         return window(self, step, enough)
 
     monkeypatch.setattr(loop_module, "WorkingTime", lambda: clock)
-    monkeypatch.setattr(Course, "window", paused)
+    monkeypatch.setattr(Curriculum, "window", paused)
     result = workshop(tmp_path, max_minutes=9.0).train()
     assert (result.ended, result.steps) == (("time limit", 1) if computing else ("finished", STEPS))
     assert (result.seconds > 600) == computing
@@ -344,7 +344,7 @@ def test_records_that_were_only_ever_skipped_are_not_said_to_be_learned_from(tmp
 
     def unusable(self, examples, sums, norm):
         ids = tuple(example.record_id for example in examples)
-        return Skipped(ids, "of the test") if never in ids else work(self, examples, sums, norm)
+        return SkippedBatch(ids, "of the test") if never in ids else work(self, examples, sums, norm)
 
     monkeypatch.setattr(Learner, "_unusable", unusable)
     result = shop.train()

@@ -13,7 +13,7 @@ from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training import losses
 from draftloop.training.forward import make_forward
-from draftloop.training.losses import LK_ETA, Asked, Student, Sums, Told, student
+from draftloop.training.losses import LK_ETA, DraftLogits, Labels, Sums, TeacherProbs, draft_logits
 
 M, V, WIDTH = 5, 9, 7
 KINDS = ("ce", "kl", "tv", "nla", "lk")
@@ -36,29 +36,29 @@ LOG_P = teacher()
 
 
 LOG_P_ARRAY = mx.array(LOG_P.astype(np.float32))
-TOLD = Told.of(LOG_P_ARRAY)
+TOLD = TeacherProbs.of(LOG_P_ARRAY)
 
 
-def asked(match: mx.array | None = None, greedy: mx.array | None = None, weights: np.ndarray = WEIGHTS) -> Asked:
+def asked(match: mx.array | None = None, greedy: mx.array | None = None, weights: np.ndarray = WEIGHTS) -> Labels:
     numbers = [mx.array(a.astype(np.float32)) for a in (TEMPERATURE, weights)]
-    return Asked(mx.array(LABELS.astype(np.int32)), *numbers, greedy, match)
+    return Labels(mx.array(LABELS.astype(np.int32)), *numbers, greedy, match)
 
 
 def logits32() -> mx.array:
     return mx.array(LOGITS.astype(np.float32))
 
 
-def log_q_of(found: Student) -> mx.array:
+def log_q_of(found: DraftLogits) -> mx.array:
     return found.scaled - mx.logsumexp(found.scaled, axis=-1, keepdims=True)
 
 
-def loss_sums(kind: str, found: Student, told: Told, here: Asked) -> Sums:
+def loss_sums(kind: str, found: DraftLogits, told: TeacherProbs, here: Labels) -> Sums:
     """Of all positions at once."""
     return losses.combine(kind, losses.terms(kind, found, told, here))
 
 
 def value(kind: str, logits: mx.array, sums=loss_sums) -> mx.array:
-    return sums(kind, student(logits, asked(), WIDTH), TOLD, asked()).loss
+    return sums(kind, draft_logits(logits, asked(), WIDTH), TOLD, asked()).loss
 
 
 def definition(kind: str, logits: np.ndarray, share: float | None = None) -> tuple[float, float]:
@@ -101,7 +101,7 @@ def trains(kind: str, sums=loss_sums) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_is_what_the_design_says(kind):
-    sums = loss_sums(kind, student(logits32(), asked(), WIDTH), TOLD, asked())
+    sums = loss_sums(kind, draft_logits(logits32(), asked(), WIDTH), TOLD, asked())
     loss, accepted = definition(kind, LOGITS)
     assert sums.loss.item() == pytest.approx(loss, rel=1e-5)
     assert sums.acceptance.item() == pytest.approx(accepted, rel=1e-5)
@@ -117,7 +117,7 @@ def test_the_gradient_is_not_zero_and_agrees_with_finite_differences(kind):
 def test_the_same_check_catches_a_loss_whose_gradient_is_cut_off(kind):
     """The bug of a known implementation: finite, falling in no log, training nothing."""
 
-    def cut(kind: str, found: Student, *rest: mx.array) -> Sums:
+    def cut(kind: str, found: DraftLogits, *rest: mx.array) -> Sums:
         return loss_sums(
             kind, found._replace(scaled=mx.stop_gradient(found.scaled), label=mx.stop_gradient(found.label)), *rest
         )
@@ -127,7 +127,7 @@ def test_the_same_check_catches_a_loss_whose_gradient_is_cut_off(kind):
 
 
 def test_the_same_check_catches_one_that_scales_with_the_wrong_temperature():
-    def tepid(kind: str, found: Student, *rest: mx.array) -> Sums:
+    def tepid(kind: str, found: DraftLogits, *rest: mx.array) -> Sums:
         return loss_sums(kind, found._replace(scaled=found.scaled * 1.1), *rest)
 
     assert not trains("kl", tepid)
@@ -146,12 +146,12 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
     lora.load_parameters(model, noise)
     forward = make_forward(model, "draft", print)
     inputs, positions, labels = mx.array([[1, 2, 3, 4, 5, 6]]), mx.array([2, 3, 4, 5]), mx.array([1, 2, 3, 4])
-    there = Asked(labels, mx.full((4, 1), 0.8), mx.ones(4))
+    there = Labels(labels, mx.full((4, 1), 0.8), mx.ones(4))
     drawn = mx.random.normal((4, 16), key=mx.random.key(1)) * 2
     log_p = drawn - mx.logsumexp(drawn, axis=-1, keepdims=True)
 
-    def said() -> Student:
-        return student(forward(inputs, positions), there, 16)
+    def said() -> DraftLogits:
+        return draft_logits(forward(inputs, positions), there, 16)
 
     def log_q() -> mx.array:
         return log_q_of(said())
@@ -164,9 +164,9 @@ def test_through_a_model_the_adapter_gets_the_gradient_of_finite_differences(kin
         if kind == "lk":
             refused = 1 - mx.exp(losses.log_acceptance(log_q(), log_p))
             return (share * (p * (log_p - log_q())).sum(-1) + (1 - share) * refused).sum().item()
-        return loss_sums(kind, said(), Told.of(log_p), there).loss.item()
+        return loss_sums(kind, said(), TeacherProbs.of(log_p), there).loss.item()
 
-    _, gradient = nn.value_and_grad(model, lambda: loss_sums(kind, said(), Told.of(log_p), there).loss)()
+    _, gradient = nn.value_and_grad(model, lambda: loss_sums(kind, said(), TeacherProbs.of(log_p), there).loss)()
     norm = math.sqrt(sum(mx.sum(g * g).item() for _, g in tree_flatten(gradient)))
     start, step = model.trainable_parameters(), 3e-3
     ends = []
@@ -189,7 +189,7 @@ def test_extreme_logits_overflow_nothing(kind, size):
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_supervised_token_loss_and_gradient_are_zero_and_finite(kind):
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, student(logits, asked(), WIDTH), TOLD, asked(weights=np.zeros(M))).loss
+        return loss_sums(kind, draft_logits(logits, asked(), WIDTH), TOLD, asked(weights=np.zeros(M))).loss
 
     loss_value, gradient = mx.value_and_grad(loss)(logits32())
     assert loss_value.item() == 0
@@ -211,32 +211,32 @@ def test_ids_beyond_the_shared_width_have_no_part_in_it(kind):
 
 
 def test_a_greedy_teacher_makes_kl_the_cross_entropy_and_a_the_probability_of_y():
-    found, here = student(logits32(), asked(), WIDTH), asked()
+    found, here = draft_logits(logits32(), asked(), WIDTH), asked()
     one_hot = mx.where(mx.arange(WIDTH) == here.labels[:, None], 0.0, -mx.inf)
-    of_kl, of_ce, of_nla = (loss_sums(kind, found, Told.of(one_hot), here) for kind in ("kl", "ce", "nla"))
+    of_kl, of_ce, of_nla = (loss_sums(kind, found, TeacherProbs.of(one_hot), here) for kind in ("kl", "ce", "nla"))
     assert of_kl.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-5)
     assert of_nla.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-5)
     assert of_kl.loss.item() > 0
 
 
 def test_q_keeps_full_support_where_the_teacher_is_truncated():
-    log_q = log_q_of(student(logits32(), asked(), WIDTH))
+    log_q = log_q_of(draft_logits(logits32(), asked(), WIDTH))
     assert mx.all(mx.isfinite(log_q)).item()
     assert not mx.all(mx.isfinite(LOG_P_ARRAY)).item()
 
 
 def test_equal_distributions_are_accepted_whole_at_no_loss():
-    found = student(logits32(), asked(), WIDTH)
+    found = draft_logits(logits32(), asked(), WIDTH)
     log_q = log_q_of(found)
     assert mx.allclose(losses.log_acceptance(log_q, log_q), mx.zeros(M), atol=1e-5)
     for kind in ("kl", "tv", "nla", "lk"):
-        sums = loss_sums(kind, found, Told.of(log_q), asked())
+        sums = loss_sums(kind, found, TeacherProbs.of(log_q), asked())
         assert sums.loss.item() == pytest.approx(0, abs=1e-5)
         assert sums.acceptance.item() == pytest.approx(4, rel=1e-5)
 
 
 def test_where_both_meet_q_is_the_draft_s_distribution_and_the_rest_is_what_it_says():
-    found, p = student(logits32(), asked(), WIDTH), mx.exp(LOG_P_ARRAY)
+    found, p = draft_logits(logits32(), asked(), WIDTH), mx.exp(LOG_P_ARRAY)
     met, q = losses.meet(found, p), mx.exp(log_q_of(found))
     assert mx.allclose(met.q, q, atol=1e-5)
     assert mx.allclose(met.log_z, mx.logsumexp(found.scaled, axis=-1), atol=1e-5)
@@ -245,16 +245,16 @@ def test_where_both_meet_q_is_the_draft_s_distribution_and_the_rest_is_what_it_s
 
 
 def test_16_bit_logits_are_computed_in_32():
-    assert student(logits32().astype(mx.bfloat16), asked(), WIDTH).scaled.dtype == mx.float32
+    assert draft_logits(logits32().astype(mx.bfloat16), asked(), WIDTH).scaled.dtype == mx.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_terms_of_pieces_add_up_to_those_of_the_whole(kind):
-    found, here = student(logits32(), asked(), WIDTH), asked()
+    found, here = draft_logits(logits32(), asked(), WIDTH), asked()
 
     def of(piece: slice) -> losses.Terms:
         return losses.terms(
-            kind, Student(found.scaled[piece], found.label[piece], None), TOLD.piece(piece), here.piece(piece)
+            kind, DraftLogits(found.scaled[piece], found.label[piece], None), TOLD.piece(piece), here.piece(piece)
         )
 
     pieces = [of(slice(i, i + 2)) for i in range(0, M, 2)]
@@ -273,7 +273,7 @@ def rows(seed: int, m: int, width: int, spread: float) -> np.ndarray:
 
 
 def test_under_match_what_is_accepted_is_the_sum_of_p_times_q():
-    found, here = student(logits32(), asked(), WIDTH), asked(match=mx.array([True] * M))
+    found, here = draft_logits(logits32(), asked(), WIDTH), asked(match=mx.array([True] * M))
     expected = (np.exp(LOG_P) * np.exp(np.array(log_q_of(found)))).sum(-1)
     assert np.allclose(np.exp(np.array(losses.log_acceptance(log_q_of(found), LOG_P_ARRAY, here.match))), expected)
     sums = loss_sums("tv", found, TOLD, here)
@@ -286,10 +286,10 @@ def test_under_match_the_gradient_is_that_of_the_sum_of_p_times_q(kind):
     here = asked(match=mx.array([True] * M))
 
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, student(logits, here, WIDTH), TOLD, here).loss
+        return loss_sums(kind, draft_logits(logits, here, WIDTH), TOLD, here).loss
 
     gradient = np.array(mx.grad(loss)(logits32()))
-    q = np.exp(np.array(log_q_of(student(logits32(), here, WIDTH)), np.float64))
+    q = np.exp(np.array(log_q_of(draft_logits(logits32(), here, WIDTH)), np.float64))
     p = np.exp(LOG_P)
     a = (p * q).sum(-1, keepdims=True)
     of_a = q * (p - a) / TEMPERATURE  # d a / d logits
@@ -304,8 +304,8 @@ def test_under_match_the_gradient_is_that_of_the_sum_of_p_times_q(kind):
 
 def test_at_temperature_0_a_token_is_accepted_where_it_is_the_draft_s_likeliest():
     greedy = asked(greedy=mx.array([True] * M))
-    found = student(logits32(), greedy, WIDTH)
-    one_hot = Told.of(mx.where(mx.arange(WIDTH) == asked().labels[:, None], 0.0, -mx.inf))
+    found = draft_logits(logits32(), greedy, WIDTH)
+    one_hot = TeacherProbs.of(mx.where(mx.arange(WIDTH) == asked().labels[:, None], 0.0, -mx.inf))
     hits = [float(LOGITS[i, :WIDTH].argmax() == LABELS[i]) for i in range(M)]
     sums = loss_sums("lk", found, one_hot, greedy)
     assert 0 < sum(hits) < M
@@ -327,7 +327,7 @@ def named(k: int, log_p: np.ndarray) -> tuple[mx.array, mx.array]:
 
 
 TRUTH = rows(1, 64, 512, 3.0)
-MANY = Asked(mx.array(TRUTH.argmax(-1).astype(np.int32)), mx.full((64, 1), 0.8), mx.ones(64))
+MANY = Labels(mx.array(TRUTH.argmax(-1).astype(np.int32)), mx.full((64, 1), 0.8), mx.ones(64))
 DRAFT = mx.array((TRUTH * 0.7 + rows(2, 64, 512, 1.0)).astype(np.float32))
 
 
@@ -336,9 +336,9 @@ def of_the_likeliest(kind: str, k: int | None) -> tuple[float, float, np.ndarray
     log_p, ids = (mx.array(TRUTH.astype(np.float32)), None) if k is None else named(k, TRUTH)
 
     def loss(logits: mx.array) -> mx.array:
-        return loss_sums(kind, student(logits, MANY, 512, ids), Told.of(log_p, ids), MANY).loss
+        return loss_sums(kind, draft_logits(logits, MANY, 512, ids), TeacherProbs.of(log_p, ids), MANY).loss
 
-    sums = loss_sums(kind, student(DRAFT, MANY, 512, ids), Told.of(log_p, ids), MANY)
+    sums = loss_sums(kind, draft_logits(DRAFT, MANY, 512, ids), TeacherProbs.of(log_p, ids), MANY)
     return sums.loss.item(), sums.acceptance.item(), np.array(mx.grad(loss)(DRAFT))
 
 
@@ -374,7 +374,7 @@ def test_naming_every_id_is_the_exact_loss(kind):
 def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
     log_p, ids = named(8, TRUTH)
     loss, gradient = mx.value_and_grad(
-        lambda x: loss_sums(kind, student(x, MANY, 512, ids), Told.of(log_p, ids), MANY).loss
+        lambda x: loss_sums(kind, draft_logits(x, MANY, 512, ids), TeacherProbs.of(log_p, ids), MANY).loss
     )(DRAFT * size)
     assert math.isfinite(loss.item())
     assert mx.all(mx.isfinite(gradient)).item()
@@ -383,7 +383,7 @@ def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
 def test_hard_labels_are_one_named_id_and_give_the_cross_entropy():
     here = asked()
     log_p, ids = mx.array([[0.0, -mx.inf]] * M), here.labels[:, None]
-    hard = loss_sums("kl", student(logits32(), here, WIDTH, ids), Told.of(log_p, ids), here).loss
+    hard = loss_sums("kl", draft_logits(logits32(), here, WIDTH, ids), TeacherProbs.of(log_p, ids), here).loss
     assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-5)
 
 
@@ -391,10 +391,10 @@ def test_a_column_that_names_no_id_changes_nothing():
     log_p, ids = named(8, TRUTH)
     wider = mx.concatenate([log_p[:, :8], mx.full((64, 3), -mx.inf), log_p[:, 8:]], axis=1)
     more = mx.concatenate([ids, mx.full((64, 3), -1, mx.int32)], axis=1)
-    plain = loss_sums("lk", student(DRAFT, MANY, 512, ids), Told.of(log_p, ids), MANY)
-    assert loss_sums("lk", student(DRAFT, MANY, 512, more), Told.of(wider, more), MANY).loss.item() == pytest.approx(
-        plain.loss.item()
-    )
+    plain = loss_sums("lk", draft_logits(DRAFT, MANY, 512, ids), TeacherProbs.of(log_p, ids), MANY)
+    assert loss_sums(
+        "lk", draft_logits(DRAFT, MANY, 512, more), TeacherProbs.of(wider, more), MANY
+    ).loss.item() == pytest.approx(plain.loss.item())
 
 
 @pytest.mark.parametrize("place", [0, 4, 8])
@@ -406,20 +406,20 @@ def test_a_column_that_names_no_id_takes_none_out_of_the_bucket_wherever_it_stan
     more = mx.concatenate([ids[:, :place], none, ids[:, place:]], axis=1)
     draft = mx.where(mx.arange(512) == 511, 3.0, DRAFT)  # the last id would be missed, which -1 is taken for
     for kind in KINDS:
-        plain = loss_sums(kind, student(draft, MANY, 512, ids), Told.of(log_p, ids), MANY)
-        found = loss_sums(kind, student(draft, MANY, 512, more), Told.of(wider, more), MANY)
+        plain = loss_sums(kind, draft_logits(draft, MANY, 512, ids), TeacherProbs.of(log_p, ids), MANY)
+        found = loss_sums(kind, draft_logits(draft, MANY, 512, more), TeacherProbs.of(wider, more), MANY)
         assert [one.item() for one in found] == pytest.approx([one.item() for one in plain], rel=1e-5)
 
 
 def test_weights_count_each_position_so_often():
-    twice = loss_sums("kl", student(logits32(), asked(), WIDTH), TOLD, asked(weights=2 * WEIGHTS))
-    once = loss_sums("kl", student(logits32(), asked(), WIDTH), TOLD, asked())
+    twice = loss_sums("kl", draft_logits(logits32(), asked(), WIDTH), TOLD, asked(weights=2 * WEIGHTS))
+    once = loss_sums("kl", draft_logits(logits32(), asked(), WIDTH), TOLD, asked())
     assert [2 * one.item() for one in once] == pytest.approx([one.item() for one in twice], rel=1e-5)
 
 
 def test_some_positions_of_a_batch_may_be_under_match():
     here = asked(match=mx.array([True, False, True, False, False]))
-    found = student(logits32(), here, WIDTH)
+    found = draft_logits(logits32(), here, WIDTH)
     p, q = np.exp(LOG_P), np.exp(np.array(log_q_of(found)))
     expected = np.where([True, False, True, False, False], (p * q).sum(-1), np.minimum(p, q).sum(-1))
     assert np.allclose(
@@ -435,7 +435,7 @@ def test_on_the_draft_s_own_greedy_text_a_hit_is_the_target_s_choice_and_not_the
     ids = target[:, None] if named_ids else None
     whole = mx.where(mx.arange(WIDTH) == target[:, None], 0.0, -mx.inf)
     log_p = mx.array([[0.0, -mx.inf]] * M) if named_ids else whole
-    sums = loss_sums("lk", student(logits32(), here, WIDTH, ids), Told.of(log_p, ids), here)
+    sums = loss_sums("lk", draft_logits(logits32(), here, WIDTH, ids), TeacherProbs.of(log_p, ids), here)
     assert sums.acceptance.item() == 1.0
 
 
@@ -447,7 +447,7 @@ def test_at_temperature_0_a_soft_teacher_s_likeliest_id_is_the_one_to_hit(k):
         flat[row, [flat[row].argmax(), best[row]]] = flat[row, [best[row], flat[row].argmax()]]
     log_p, ids = (mx.array(flat), None) if k is None else named(k, flat)
     here = MANY._replace(greedy=mx.ones(64, mx.bool_))
-    sums = loss_sums("lk", student(DRAFT, here, 512, ids), Told.of(log_p, ids), here)
+    sums = loss_sums("lk", draft_logits(DRAFT, here, 512, ids), TeacherProbs.of(log_p, ids), here)
     assert sums.acceptance.item() == len(range(0, 64, 3))
 
 
@@ -456,15 +456,15 @@ def test_under_match_two_draws_from_the_bucket_are_not_one_id():
     flat = np.log(np.random.default_rng(3).dirichlet(np.full(512, 5.0), 64))
     log_p, ids = named(8, flat)
     here = MANY._replace(match=mx.ones(64, mx.bool_))
-    q = np.exp(np.array(log_q_of(student(DRAFT, here, 512)), np.float64))
+    q = np.exp(np.array(log_q_of(draft_logits(DRAFT, here, 512)), np.float64))
     truth = (np.exp(flat) * q).sum(-1)
-    sums = loss_sums("tv", student(DRAFT, here, 512, ids), Told.of(log_p, ids), here)
+    sums = loss_sums("tv", draft_logits(DRAFT, here, 512, ids), TeacherProbs.of(log_p, ids), here)
     assert 0 < sums.acceptance.item() < truth.sum()
 
     for kind in ("tv", "nla"):
 
         def loss(logits: mx.array, kind: str = kind) -> mx.array:
-            return loss_sums(kind, student(logits, here, 512, ids), Told.of(log_p, ids), here).loss
+            return loss_sums(kind, draft_logits(logits, here, 512, ids), TeacherProbs.of(log_p, ids), here).loss
 
         gradient = np.array(mx.grad(loss)(mx.zeros((64, 512))))
         assert (np.take_along_axis(gradient, np.array(ids), axis=-1) < 0).all()

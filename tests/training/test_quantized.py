@@ -13,7 +13,7 @@ from draftloop.config import Training
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training.batches import make_batch
-from draftloop.training.dataset.mixture import Window
+from draftloop.training.dataset.batch_plan import Window
 from draftloop.training.forward import make_forward
 from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner

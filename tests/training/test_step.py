@@ -18,13 +18,13 @@ from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.training import step as step_module
 from draftloop.training.batches import Batch, make_batch
+from draftloop.training.dataset.batch_plan import Window
 from draftloop.training.dataset.examples import Example
-from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import LEAST_PIECE, PIECE_BYTES, Forward, make_forward
-from draftloop.training.losses import Asked, Told
+from draftloop.training.losses import Labels, TeacherProbs
 from draftloop.training.memory.fitting import Fit
-from draftloop.training.step import Learner, Skipped, learning_rate, problem
-from draftloop.training.teacher import LiveTeacher, Taught
+from draftloop.training.step import Learner, SkippedBatch, learning_rate, problem
+from draftloop.training.teacher import LiveTeacher, TeacherParts
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 12)
@@ -149,11 +149,11 @@ def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
     forward = Forward(lambda inputs, _: draft(inputs), lambda rows: rows @ head.T)
     rows = mx.random.normal((positions, 8), key=mx.random.key(2))
     log_p = mx.random.normal((positions, vocabulary), key=mx.random.key(3))
-    told = Told.of(log_p - mx.logsumexp(log_p, axis=-1, keepdims=True))
-    asked = Asked(mx.zeros(positions, mx.int32), mx.ones((positions, 1)), mx.ones(positions))
+    told = TeacherProbs.of(log_p - mx.logsumexp(log_p, axis=-1, keepdims=True))
+    asked = Labels(mx.zeros(positions, mx.int32), mx.ones((positions, 1)), mx.ones(positions))
     batch = Batch((), rows, mx.arange(positions), asked, positions)
-    taught = Taught((told,), positions)
-    mx.eval(head, rows, told.p, told.certainty, draft.parameters())
+    taught = TeacherParts((told,), positions)
+    mx.eval(head, rows, told.p, told.negative_entropy, draft.parameters())
     del log_p
 
     def peak(piece_bytes: int) -> int:
@@ -226,7 +226,7 @@ def test_a_batch_without_a_label_is_skipped_and_named():
     before = state(found)
     result = found.train(window([EXAMPLES[0].shortened(0)]), 0, 0, nothing)
     assert state(found) == before
-    assert result.skipped == (Skipped((EXAMPLES[0].record_id,), "it has no supervised token"),)
+    assert result.skipped == (SkippedBatch((EXAMPLES[0].record_id,), "it has no supervised token"),)
     assert result.tokens == 0
 
 

@@ -12,8 +12,8 @@ from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.training.batches import make_batch
 from draftloop.training.dataset.examples import Example
 from draftloop.training.forward import make_forward
-from draftloop.training.losses import Told
-from draftloop.training.teacher import LIKELIEST, LiveTeacher, LoggedTeacher, Taught
+from draftloop.training.losses import TeacherProbs
+from draftloop.training.teacher import LIKELIEST, LiveTeacher, LoggedTeacher, TeacherParts
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)
@@ -42,7 +42,7 @@ def teacher(
     return LiveTeacher(forward, width, examples, memory_mb, said.append), forward, said
 
 
-def everything(taught: Taught) -> mx.array:
+def everything(taught: TeacherParts) -> mx.array:
     """log p."""
     return mx.log(taught.piece(slice(None)).p)
 
@@ -175,7 +175,7 @@ def test_what_has_less_than_so_many_ids_with_mass_has_no_id_in_their_place():
 
 
 def test_greedy_and_sampled_records_go_together_when_only_the_likeliest_are_kept():
-    def taught(temperature: float) -> Told:
+    def taught(temperature: float) -> TeacherProbs:
         one = with_sampler(Example("one", "s", (1, *([9] * 5)), 1, EXAMPLES[0].sampler), temperature=temperature)
         found, _, _ = teacher(0.5, [*large(6), one], 2048, LARGE)
         batch = make_batch([large(6)[0], one.shortened(4), large(6)[1].shortened(7)])

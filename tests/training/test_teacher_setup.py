@@ -14,7 +14,7 @@ from tiny import tiny_pair
 from workshop import VOCABULARY, Workshop, records_of
 
 from draftloop.data.records import Record
-from draftloop.data.teacher_top_k import TopK, encode
+from draftloop.data.teacher_top_k import TopK, encode_top_k
 from draftloop.decoding import batched_generation as side_by_side
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import Interrupted, RunError
@@ -41,7 +41,7 @@ def with_kept(shop: Workshop, record: Record, k: int = 8) -> Record:
     order = np.argsort(-log_p, axis=-1)[:, :k]
     kept = np.take_along_axis(log_p, order, axis=-1)
     rows = TopK(order.astype(np.int32), kept, np.clip(1 - np.exp(kept).sum(-1), 0, 1).astype(np.float32))
-    place = shop.data.blobs.append(encode(rows))
+    place = shop.data.blobs.append(encode_top_k(rows))
     return replace(record, teacher=place)
 
 
@@ -236,7 +236,7 @@ def test_new_texts_that_memory_refuses_are_done_without(tmp_path, monkeypatch, c
     def refuse(*_, **__):
         raise side_by_side.NoRoom("a text alone does not fit into memory")
 
-    monkeypatch.setattr(tuition, "roll_out", refuse)
+    monkeypatch.setattr(tuition, "sample_outputs", refuse)
     shop = shop_at(tmp_path, answers=1, proposals=2)
     result = shop.train(quiet=False)
     assert result.steps == result.planned_steps > 0

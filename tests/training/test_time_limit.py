@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draftloop.training.time_limit import CALM, RECENT, WRITING, Pace, TimeLimit, Timetable, refitted, sentence
+from draftloop.training.time_limit import CALM, RECENT, WRITING, Pace, TimeLimit, Timetable, describe_schedule, refitted
 
 PLANNED = 505
 STEPS_ALONE = Timetable(PLANNED, None, 10_000)
@@ -136,11 +136,11 @@ def test_in_the_last_twenty_steps_it_is_followed_exactly():
 
 def test_what_fits_is_said_in_one_line():
     limit = TimeLimit.of(3.0)
-    assert sentence(3.1234, 58, 505, limit) == (
+    assert describe_schedule(3.1234, 58, 505, limit) == (
         "3.1 s a step: 58 of 505 planned steps fit into 3 minutes; the schedule ends there"
     )
-    assert sentence(0.01234, 505, 505, limit) == "0.012 s a step: all 505 planned steps fit into 3 minutes"
-    assert sentence(3.0, 78, 505, TimeLimit.more(1.0, 58, 200.0)) == (
+    assert describe_schedule(0.01234, 505, 505, limit) == "0.012 s a step: all 505 planned steps fit into 3 minutes"
+    assert describe_schedule(3.0, 78, 505, TimeLimit.more(1.0, 58, 200.0)) == (
         "3 s a step: 20 more, 78 of 505 planned steps in all, fit into 1 more minute; the schedule ends there"
     )
 

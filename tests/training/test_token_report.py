@@ -7,7 +7,7 @@ import pytest
 from builders import make_record
 
 from draftloop.training.dataset.examples import to_example
-from draftloop.training.token_report import Counts, KindLesson, by_kind, count, rejected, study, tally
+from draftloop.training.token_report import Counts, TokenKindRow, by_kind, count, rejected, study, tally
 
 
 def array(*values: float) -> np.ndarray:
@@ -21,8 +21,8 @@ AFTER = array(0.5, 0.75, 1.0, 0.75)  # refused: word 0.75 of 3, mark 0.25 of 1
 def test_a_case_by_hand() -> None:
     found = by_kind(KINDS, array(1, 0, 0, 1), {"word": 1.5, "mark": 0.25}, AFTER)
     assert found == (
-        KindLesson("word", 3, 0.75, 2, 0.5, 0.75, 0.75),
-        KindLesson("mark", 1, 0.25, 0, 0.25, 0.75, 0.25),
+        TokenKindRow("word", 3, 0.75, 2, 0.5, 0.75, 0.75),
+        TokenKindRow("mark", 1, 0.25, 0, 0.25, 0.75, 0.25),
     )
 
 
@@ -38,7 +38,7 @@ def test_rows_beyond_the_limit_are_one_row_of_summed_counts_at_the_end() -> None
     after = array(0.0, 0.25, 0.5, 0.75, 0.5)
     found = by_kind(kinds, array(0, 0, 1, 1, 0), tally(kinds, array(0, 0, 0, 0.5, 1)), after, most=2)
     assert [row.kind for row in found] == ["a", "b", "other"]  # d has refused as much as b; names break the tie
-    assert found[-1] == KindLesson("other", 3, 0.6, 2, 0.5, pytest.approx(1.75 / 3), pytest.approx(1.25 / 3))
+    assert found[-1] == TokenKindRow("other", 3, 0.6, 2, 0.5, pytest.approx(1.75 / 3), pytest.approx(1.25 / 3))
     assert sum(row.remaining or 0 for row in found) == pytest.approx(1)
     assert sum(row.positions for row in found) == 5
 

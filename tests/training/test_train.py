@@ -20,9 +20,9 @@ from draftloop.models.adapter_format import AdapterConfig
 from draftloop.registry.registry import Registry
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import train as train_module
-from draftloop.training.dataset import mixture as plan_module
-from draftloop.training.dataset.mixture import order
-from draftloop.training.memory.within_memory import fit_to
+from draftloop.training.dataset import batch_plan as plan_module
+from draftloop.training.dataset.batch_plan import order
+from draftloop.training.memory.out_of_memory import estimate_fit
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7]])
 
@@ -375,9 +375,9 @@ def test_what_is_fitted_into_memory_is_as_long_as_the_texts_that_will_be_written
 
     def watched(learner, batches, *rest):
         lengths.append(max(len(one.ids) for batch in batches for one in batch))
-        return fit_to(learner, batches, *rest)
+        return estimate_fit(learner, batches, *rest)
 
-    monkeypatch.setattr(train_module, "fit_to", watched)
+    monkeypatch.setattr(train_module, "estimate_fit", watched)
     shop = workshop(tmp_path, epochs=4, proposals=proposals)
     shop.train()
     records = list(shop.log.records(splits={"train"}))

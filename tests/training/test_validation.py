@@ -7,7 +7,7 @@ from tiny import sampler
 
 from draftloop.training.dataset.examples import Example
 from draftloop.training.losses import Sums
-from draftloop.training.validation import Scores, validate, validation_batches
+from draftloop.training.validation import ValidationScores, validate, validation_batches
 
 
 def example(number: int, source: str, labels: int = 3) -> Example:
@@ -39,27 +39,27 @@ def test_what_a_limit_takes_lies_all_over_the_lengths():
 def test_scores_are_ratios_of_sums_over_all_and_by_source():
     sums = {"code": Sums(8.0, 4.0, 3.0), "prose": Sums(2.0, 1.0, 0.2)}
     scores = validate([(EXAMPLES[0],), (EXAMPLES[5],)], lambda batch: sums[batch[0].source])
-    assert scores == Scores(2.0, pytest.approx(3.2 / 5), 5, {"code": 0.75, "prose": pytest.approx(0.2)})
+    assert scores == ValidationScores(2.0, pytest.approx(3.2 / 5), 5, {"code": 0.75, "prose": pytest.approx(0.2)})
 
 
 def test_acceptance_decides_and_the_loss_breaks_ties():
-    base = Scores(2.0, 0.5, 10, {})
+    base = ValidationScores(2.0, 0.5, 10, {})
     assert base.better_than(None)
-    assert Scores(3.0, 0.6, 10, {}).better_than(base)
-    assert not Scores(1.0, 0.4, 10, {}).better_than(base)
-    assert Scores(1.9, 0.5, 10, {}).better_than(base)
+    assert ValidationScores(3.0, 0.6, 10, {}).better_than(base)
+    assert not ValidationScores(1.0, 0.4, 10, {}).better_than(base)
+    assert ValidationScores(1.9, 0.5, 10, {}).better_than(base)
     assert not base.better_than(base)
 
 
 def test_scores_come_back_from_json():
-    scores = Scores(2.0, 0.5, 10, {"a": 0.5})
-    assert Scores.from_json({"loss": 2.0, "acceptance": 0.5, "tokens": 10, "by_source": {"a": 0.5}}) == scores
-    assert Scores.from_json(None) is None
+    scores = ValidationScores(2.0, 0.5, 10, {"a": 0.5})
+    assert ValidationScores.from_json({"loss": 2.0, "acceptance": 0.5, "tokens": 10, "by_source": {"a": 0.5}}) == scores
+    assert ValidationScores.from_json(None) is None
 
 
 @pytest.mark.parametrize(("loss", "acceptance"), [(math.nan, 0.9), (1.0, math.nan), (math.inf, 0.9), (1.0, math.inf)])
 def test_what_is_not_finite_is_never_better(loss, acceptance):
-    usual = Scores(1.0, 0.5, 10, {})
+    usual = ValidationScores(1.0, 0.5, 10, {})
     for other in (None, usual):
-        assert not Scores(loss, acceptance, 10, {}).better_than(other)
+        assert not ValidationScores(loss, acceptance, 10, {}).better_than(other)
     assert usual.better_than(None)

@@ -16,7 +16,7 @@ from draftloop.errors import Interrupted, RunError
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
 from draftloop.training.checkpoints import Checkpoints
-from draftloop.training.dataset.schedule import Course
+from draftloop.training.dataset.curriculum import Curriculum
 from draftloop.training.result import TrainResult
 from draftloop.training.step import Learner, learning_rate
 
@@ -44,7 +44,7 @@ def constant(_step: int) -> float:
 @pytest.fixture
 def drive(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes steps, validations, checkpoints and texts take as long as it is told."""
-    train, validate, save, window = Learner.train, loop_module.validate, Checkpoints.save, Course.window
+    train, validate, save, window = Learner.train, loop_module.validate, Checkpoints.save, Curriculum.window
 
     def driven(step: Callable[[int], float] = constant, saving: float = 0.0, writing: float = 0.0) -> None:
         clock = Driven()
@@ -64,7 +64,7 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             clock.take(saving)
             return save(self, *arguments)
 
-        def written(self: Course, number: int, enough: Any) -> Any:
+        def written(self: Curriculum, number: int, enough: Any) -> Any:
             if number in self.begins:
                 clock.take(writing)
             return window(self, number, enough)
@@ -72,7 +72,7 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(Learner, "train", trained)
         monkeypatch.setattr(loop_module, "validate", validated)
         monkeypatch.setattr(Checkpoints, "save", saved)
-        monkeypatch.setattr(Course, "window", written)
+        monkeypatch.setattr(Curriculum, "window", written)
 
     return driven
 

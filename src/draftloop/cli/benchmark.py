@@ -18,7 +18,7 @@ from .app import App, Command, adapter_option, json_option, model_options, note,
 from .prompt_input import prompts_file_option, prompts_of
 
 if TYPE_CHECKING:
-    from ..data.held_out import HeldOut, Logged
+    from ..data.held_out import HeldOut, LoggedGenerations
     from ..data.log import FailureLog
     from ..data.records import Record
     from ..evaluation.benchmark import AcceptanceReport
@@ -128,13 +128,13 @@ def refuse_empty_log(app: App) -> None:
         raise
 
 
-def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> Logged:
+def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> LoggedGenerations:
     """Logged generations, held-out ones where there are any; says what is damaged, left out, or not held out."""
-    from ..data.held_out import to_measure_on
+    from ..data.held_out import generations_to_measure
 
     log = app.data.log
     try:
-        found = to_measure_on(log, why_not)
+        found = generations_to_measure(log, why_not)
     finally:
         note_damage(log)
     note_near_two_splits(found.near_two_splits)
@@ -175,8 +175,8 @@ def _measure(
         rule_for(rule, speculative.temperature)  # a mismatch is told before anything is generated
     forget_peak()
     pair = app.load_pair("none")
-    from ..data.held_out import Asked, examine
-    from ..data.usable import said, why_unusable
+    from ..data.held_out import MeasuredPrompt, check_held_out
+    from ..data.usable import describe_counts, why_unusable
     from ..decoding.generate import decoding_settings
     from ..evaluation.benchmark import compare_drafts, logged_samples, rules_that_fit
     from ..evaluation.live_decoding import decode_live, samples_from_prompts
@@ -191,7 +191,7 @@ def _measure(
         logged = logged_to_measure_on(app, lambda record: why_unusable(record, pair.identity, pair.width))
         samples = logged_samples(logged.records, pair, app.data.log.groups().group_of)[:limit]
         if logged.left_out:
-            note(f"left out: {said(logged.left_out)}")
+            note(f"left out: {describe_counts(logged.left_out)}")
     else:
         with ProgressBar("generating", len(prompts)) as progress:
             samples, skipped = samples_from_prompts(
@@ -211,7 +211,7 @@ def _measure(
     with Steps() as steps:
         watch = partial(steps.at, "scoring")
         report = compare_drafts(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
-    found = examine((Asked(sample.group, sample.opening) for sample in samples), app.data, chosen)
+    found = check_held_out((MeasuredPrompt(sample.group, sample.opening) for sample in samples), app.data, chosen)
     conditions = report.conditions | found.to_json()
     if prompts is None:
         conditions |= {"left_out": dict(logged.left_out)}

@@ -65,7 +65,7 @@ def speed_command(
         refuse_empty_log(app)
     path = app.data.registry.resolve(adapter)
     pair, stock = _load_pairs(app, path)
-    from ..data.held_out import Asked, examine
+    from ..data.held_out import MeasuredPrompt, check_held_out
     from ..decoding.generate import decoding_settings
     from ..evaluation.latency import machine_fingerprint
     from ..evaluation.throughput import measure_speed
@@ -75,8 +75,8 @@ def speed_command(
     settings = replace(decoding_settings(config.model_copy(update={"rule": rules[0]})), num_draft_tokens=most)
     asked = _asked(app, pair, prompts, settings)[:limit]
     ids = [tokens for tokens, _ in asked]
-    held_out = examine(
-        (Asked(str(number), said) for number, (_, said) in enumerate(asked)),
+    held_out = check_held_out(
+        (MeasuredPrompt(str(number), said) for number, (_, said) in enumerate(asked)),
         app.data,
         None if path is None else (app.adapter_name(path), path),
     )

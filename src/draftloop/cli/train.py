@@ -14,7 +14,7 @@ from .output import Doing
 
 if TYPE_CHECKING:
     from ..training.result import TrainResult
-    from ..training.token_report import Lessons
+    from ..training.token_report import TokenReport
 
 _MAX_MINUTES = "training.max_minutes"
 _OPTIONS = [
@@ -143,7 +143,7 @@ def _print(result: TrainResult) -> None:
         print_text("\nNothing was gained: no later weights did better on validation than those it started from.")
 
 
-def _print_lessons(lessons: Lessons) -> None:
+def _print_lessons(lessons: TokenReport) -> None:
     from .tables import percent, print_table, print_text
 
     learned, measured = lessons.learned_from, lessons.measured_on

@@ -22,7 +22,7 @@ from ..data.json_values import without_surrogates
 from ..data.log import FailureLog
 from ..data.records import Record, RunConditions
 from ..data.teacher_blobs import BlobFile
-from ..data.teacher_top_k import encode as encode_distributions
+from ..data.teacher_top_k import encode_top_k
 from ..decoding.batched_generation import FinishedOutput, OutputRequest, generate_batched
 from ..decoding.decoder import Decoding, Round, Settings, check_length
 from ..decoding.offline_rounds import simulate_rounds
@@ -34,7 +34,7 @@ from ..models.pair import Pair
 from ..prompts.prompt import Prompt, Reading, SkippedPrompt, Unusable, encode_prompt
 from ..runtime.memory import budget, read_device, room_left
 from ..runtime.signals import StopRequest
-from .generation import Generation, record_of
+from .generation import Generation, make_record
 
 _Item = TypeVar("_Item")
 
@@ -191,7 +191,7 @@ def _asked(
         if isinstance(prompt, SkippedPrompt):
             _skip(report, prompt.why, prompt.where)
             continue
-        ids = usable_ids(
+        ids = usable_tokens(
             pair,
             prompt,
             settings.decoding,
@@ -319,7 +319,7 @@ def _stored(
     """The records of generations, once what they point to is on disk."""
     run_seed = settings.decoding.sampler.seed
     records = [
-        record_of(
+        make_record(
             pair,
             asked.prompt,
             asked.ids,
@@ -334,7 +334,7 @@ def _stored(
     kept = [made.rows for _, made in texts if made.rows is not None]
     if blobs is None or not kept:
         return records
-    places = blobs.extend(encode_distributions(rows) for rows in kept)
+    places = blobs.extend(encode_top_k(rows) for rows in kept)
     return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]
 
 
@@ -351,7 +351,7 @@ def _conditions(pair: Pair, settings: CollectSettings) -> RunConditions:
     )
 
 
-def usable_ids(
+def usable_tokens(
     pair: Pair,
     prompt: Prompt,
     decoding: Settings,

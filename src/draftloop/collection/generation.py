@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.json_values import without_surrogates
 from ..data.records import Disagreement, Record
-from ..data.teacher_top_k import TopK, joined
+from ..data.teacher_top_k import TopK, concatenate_top_k
 from ..decoding.decoder import Finish, Round, Settings, count_rounds
 from ..decoding.round_sampler import BonusDraw
 from ..models.pair import Pair
@@ -19,7 +19,7 @@ from ..prompts.prompt import Prompt
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedToken:
     """A proposal that was not kept, with log p and log q of it; -inf where there is no mass."""
 
     position: int
@@ -48,7 +48,7 @@ class Generation:
     log_p: tuple[float, ...]
     log_q: tuple[float, ...]
     rounds: tuple[tuple[int, int], ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RejectedToken, ...]
     finish: Finish
     rows: TopK | None = None
 
@@ -58,7 +58,7 @@ class Generation:
         drafted: list[int] = []
         log_p: list[float] = []
         log_q: list[float] = []
-        refused: list[Refused] = []
+        refused: list[RejectedToken] = []
         for found in rounds:
             for offset, draw in enumerate(found.draws):
                 drafted.append(draw.draft_token)
@@ -66,7 +66,7 @@ class Generation:
                 log_q.append(draw.token_log_q)
                 if offset >= found.accepted:
                     where = found.start + offset
-                    refused.append(Refused(where, draw.draft_token, draw.draft_log_p, draw.draft_log_q))
+                    refused.append(RejectedToken(where, draw.draft_token, draw.draft_log_p, draw.draft_log_q))
             if found.bonus_log_p is not None:
                 bonus = bonus_draws[found.start + len(found.draws)]
                 drafted.append(bonus.draft_token)
@@ -83,11 +83,11 @@ class Generation:
             rounds=count_rounds(rounds, len(output)),
             refused=tuple(refused),
             finish=finish,
-            rows=joined(rows) if rows else None,
+            rows=concatenate_top_k(rows) if rows else None,
         )
 
 
-def record_of(
+def make_record(
     pair: Pair,
     prompt: Prompt,
     ids: Sequence[int],
@@ -135,7 +135,7 @@ def record_of(
     )
 
 
-def _disagreement(found: Generation, refused: Refused) -> Disagreement:
+def _disagreement(found: Generation, refused: RejectedToken) -> Disagreement:
     return Disagreement(
         position=refused.position,
         draft_token=refused.draft_token,

@@ -21,7 +21,7 @@ from .directory import DataDirectory
 from .log import FailureLog
 from .records import Record
 from .unseen import SeenPrompts, Trained
-from .usable import said
+from .usable import describe_counts
 
 SEEN = "seen in training: flattering"
 NOT_HELD_OUT = "not held out"
@@ -31,7 +31,7 @@ NEAR = "near a prompt of another split"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class MeasuredPrompt:
     """A prompt that is measured on.
 
     Attributes:
@@ -110,7 +110,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Logged:
+class LoggedGenerations:
     """Logged generations to measure on.
 
     Attributes:
@@ -130,7 +130,7 @@ def check_logged(log: FailureLog) -> None:
         raise PromptError(f"no generations in {log.path} yet: `collect-data` logs them; or give --prompts-file")
 
 
-def to_measure_on(log: FailureLog, why_not: Callable[[Record], str | None]) -> Logged:
+def generations_to_measure(log: FailureLog, why_not: Callable[[Record], str | None]) -> LoggedGenerations:
     """What of the log there is to measure on. The log's `damage` is that of this reading.
 
     Args:
@@ -148,15 +148,15 @@ def to_measure_on(log: FailureLog, why_not: Callable[[Record], str | None]) -> L
         read, near, what = read + len(found), near + log.near_two_splits, kind if found else what
         kept = [record for record, why in found if why is None]
         if kept:
-            return Logged(kept, left_out, near)
+            return LoggedGenerations(kept, left_out, near)
     reasons = left_out + Counter({NEAR: near})
     raise PromptError(
-        f"none of {read + near} {what} generations can be used: {said(reasons)}; collect more with this target, or "
-        "give --prompts-file"
+        f"none of {read + near} {what} generations can be used: {describe_counts(reasons)}; collect more with this "
+        "target, or give --prompts-file"
     )
 
 
-def examine(asked: Iterable[Asked], data: DataDirectory, adapter: tuple[str, Path] | None) -> HeldOut:
+def check_held_out(asked: Iterable[MeasuredPrompt], data: DataDirectory, adapter: tuple[str, Path] | None) -> HeldOut:
     """Look up what part prompts had in training.
 
     Args:

@@ -183,7 +183,7 @@ def well_accepted_sources(generations: Iterable[Record]) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnReplay:
     """One draw: train on the first `tokens` output tokens of a record."""
 
     record_id: str
@@ -195,7 +195,7 @@ def replay_tokens(fresh_tokens: int, replay_ratio: float) -> int:
     return round(fresh_tokens * replay_ratio / (1.0 - replay_ratio))
 
 
-def draw(lengths: Mapping[str, int], tokens: int, seed: int, epoch: int) -> list[Drawn]:
+def draw_replay(lengths: Mapping[str, int], tokens: int, seed: int, epoch: int) -> list[DrawnReplay]:
     """Exactly `tokens` supervised tokens from a pool, anew for every epoch.
 
     The pool is gone through in a random order, as often as needed, so no record comes twice more than another. The last
@@ -212,13 +212,13 @@ def draw(lengths: Mapping[str, int], tokens: int, seed: int, epoch: int) -> list
     """
     pool = sorted(record_id for record_id, length in lengths.items() if length > 0)
     random = np.random.default_rng([seed, epoch, _DRAW])
-    drawn: list[Drawn] = []
+    drawn: list[DrawnReplay] = []
     while pool and tokens > 0:
         for index in random.permutation(len(pool)):
             if tokens <= 0:
                 break
             taken = min(lengths[pool[index]], tokens)
-            drawn.append(Drawn(pool[index], taken))
+            drawn.append(DrawnReplay(pool[index], taken))
             tokens -= taken
     return drawn
 

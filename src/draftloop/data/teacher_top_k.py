@@ -58,7 +58,7 @@ class TopK:
         return int(self.ids.shape[1])
 
 
-def joined(parts: Sequence[TopK]) -> TopK:
+def concatenate_top_k(parts: Sequence[TopK]) -> TopK:
     """Rows one after another, in the order of `parts`, which are at least one and of one k."""
     return TopK(
         np.concatenate([part.ids for part in parts]),
@@ -67,13 +67,13 @@ def joined(parts: Sequence[TopK]) -> TopK:
     )
 
 
-def encode(rows: TopK) -> bytes:
+def encode_top_k(rows: TopK) -> bytes:
     """The bytes of `rows`, one for every position of an output; ids without mass are not among them.
 
     Raises:
         DistributionsError: they contradict themselves, or a number is not finite.
     """
-    check(rows)
+    check_top_k(rows)
     kept = rows.log_probs > -np.inf  # (N, k)
     sections = [
         _integers(kept.sum(axis=1)),
@@ -84,8 +84,8 @@ def encode(rows: TopK) -> bytes:
     return _HEADER.pack(MAGIC, VERSION, len(rows)) + b"".join(sections)
 
 
-def decode(data: bytes) -> TopK:
-    """The rows of `encode`d bytes; k becomes the most ids with mass that any of them has.
+def decode_top_k(data: bytes) -> TopK:
+    """The rows of `encode_top_k`d bytes; k becomes the most ids with mass that any of them has.
 
     Raises:
         DistributionsError: the bytes are cut short, too long, of a newer draftloop, or contradict themselves.
@@ -97,11 +97,11 @@ def decode(data: bytes) -> TopK:
     ids, log_probs = reader.integers(entries), reader.reals(entries)
     rows = _dense(counts, ids, log_probs, reader.reals(length))
     reader.end()
-    check(rows)
+    check_top_k(rows)
     return rows
 
 
-def check(rows: TopK) -> None:
+def check_top_k(rows: TopK) -> None:
     """Refuse rows that cannot be distributions.
 
     Raises:
@@ -115,7 +115,7 @@ def check(rows: TopK) -> None:
             raise DistributionsError(f"row {int(wrong.argmax())} of {len(rows)} has {problem}")
 
 
-def within(rows: TopK, width: int) -> TopK:
+def within_width(rows: TopK, width: int) -> TopK:
     """The same distributions where ids from `width` on are none: their mass is in the tail."""
     beyond = (rows.ids >= width) & (rows.log_probs > -np.inf)
     if not beyond.any():

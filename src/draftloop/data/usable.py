@@ -40,6 +40,6 @@ def why_unusable(record: Record, pair: PairId, width: int) -> str | None:
     return None
 
 
-def said(counts: Mapping[str, int]) -> str:
+def describe_counts(counts: Mapping[str, int]) -> str:
     """Counts by reason, for a person."""
     return ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.items())) or "none"

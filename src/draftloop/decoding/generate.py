@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..collection.collect import usable_ids
+from ..collection.collect import usable_tokens
 from ..config import Speculative
 from ..data.records import Sampler
 from ..errors import PromptError
@@ -81,7 +81,7 @@ def generate(
     Raises:
         PromptError: the prompt is empty or too long, or the chat template gives nothing for it.
     """
-    ids = usable_ids(
+    ids = usable_tokens(
         pair, Prompt(prompt), settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
     )
     if isinstance(ids, Unusable):

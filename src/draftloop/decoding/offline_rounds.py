@@ -26,8 +26,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..collection.generation import Generation, Refused
-from ..data.teacher_top_k import TopK, joined
+from ..collection.generation import Generation, RejectedToken
+from ..data.teacher_top_k import TopK, concatenate_top_k
 from ..evaluation.estimator import survival
 from ..evaluation.teacher_forced import TargetOutput, blocks, distributions
 from ..models.pair import Pair
@@ -112,7 +112,7 @@ def _likeliest(p: mx.array, count: int) -> TopK:
         rows = top_k_tokens(p[some], count)
         mx.eval(rows)
         parts.append(to_numpy(rows))
-    return joined(parts)
+    return concatenate_top_k(parts)
 
 
 def _slices(count: int, width: int) -> list[slice]:
@@ -204,7 +204,7 @@ def _generation(
     for at, share in zip(along.positions, along.shares, strict=True):
         proposed[at] = drawn[start + at][0]
         if share is not None:
-            refused.append(Refused(at, *drawn[start + at]))
+            refused.append(RejectedToken(at, *drawn[start + at]))
     finish: Finish = "stop" if text.output[-1] in pair.stop_tokens else "length"
     return Generation(
         output=text.output,

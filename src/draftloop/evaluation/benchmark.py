@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..data.records import GroupOf, Record, own_group
-from ..data.usable import said, why_unusable
+from ..data.usable import describe_counts, why_unusable
 from ..decoding.rule_names import SAMPLING, Rule, one_of
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
@@ -111,8 +111,8 @@ def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = ow
     kept = [record for record in found if why_unusable(record, pair.identity, pair.width) is None]
     if not kept:
         raise PromptError(
-            f"none of {len(found)} held-out generations can be used: {said(left_out(found, pair))}; collect with this "
-            "target, or give --prompts-file"
+            f"none of {len(found)} held-out generations can be used: {describe_counts(left_out(found, pair))}; "
+            "collect with this target, or give --prompts-file"
         )
     return [Sample(TargetOutput.of(record), group_of(record), record.opening) for record in kept]
 

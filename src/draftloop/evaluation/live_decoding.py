@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
-from ..collection.collect import generation_seed, usable_ids
+from ..collection.collect import generation_seed, usable_tokens
 from ..data.joined_groups import joined_groups
 from ..data.prompt_groups import opening
 from ..data.records import Sampler
@@ -122,7 +122,7 @@ def usable_prompts(
     """
     usable, skipped = [], []
     for number, prompt in enumerate(prompts, 1):
-        ids = usable_ids(pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading)
+        ids = usable_tokens(pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading)
         if isinstance(ids, Unusable):
             skipped.append(f"{prompt.where or f'prompt {number}'}: {ids.reason}, {ids.detail}")
         else:

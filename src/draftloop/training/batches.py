@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from .dataset.examples import Example
-from .losses import Asked
+from .losses import Labels
 from .padding import LENGTH_STEP, POSITION_STEP, round_up
 
 
@@ -34,7 +34,7 @@ class Batch:
     examples: tuple[Example, ...]
     inputs: mx.array
     positions: mx.array
-    asked: Asked
+    asked: Labels
     tokens: int
 
     @property
@@ -66,7 +66,7 @@ def make_batch(examples: Sequence[Example]) -> Batch:
         examples=tuple(examples),
         inputs=mx.array(inputs),
         positions=mx.array(positions),
-        asked=Asked(
+        asked=Labels(
             labels=mx.array(labels),
             temperature=mx.array(temperature),
             weights=mx.array(weights),

@@ -19,17 +19,17 @@ from ..errors import Interrupted, TrainingFailed
 from ..models import adapter as lora
 from ..runtime.memory import GIGABYTE
 from ..runtime.signals import StopRequest
+from .dataset.batch_plan import Window
+from .dataset.curriculum import Curriculum
 from .dataset.examples import Example
-from .dataset.mixture import Window
-from .dataset.schedule import Course
 from .losses import Sums
 from .memory.fitting import Fit
-from .memory.within_memory import WithinMemory
+from .memory.out_of_memory import OutOfMemoryFallback
 from .report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 from .run import RunDirectory
 from .step import Learner, StepResult, under
-from .time_limit import WRITING, Pace, TimeLimit, Timetable, refitted, sentence
-from .validation import Scores, validate
+from .time_limit import WRITING, Pace, TimeLimit, Timetable, describe_schedule, refitted
+from .validation import ValidationScores, validate
 from .working_time import WorkingTime
 
 CHANGED = 1 / 4  # of the steps that fit, as was said last: where it is so many fewer, it is said again
@@ -74,8 +74,8 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_tokens: int = 0
     validated_step: int | None = None
-    before: Scores | None = None
-    best: Scores | None = None
+    before: ValidationScores | None = None
+    best: ValidationScores | None = None
     best_step: int | None = None
     stale: int = 0
     slowed: int = 0
@@ -85,7 +85,7 @@ class Progress:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Progress:
         """The progress that `asdict` made an object of."""
-        scores = {name: Scores.from_json(values[name]) for name in ("before", "best")}
+        scores = {name: ValidationScores.from_json(values[name]) for name in ("before", "best")}
         parts = {"fit": Fit.from_json(values["fit"]), "pace": Pace.from_json(values.get("pace"))}
         return cls(**{**values, **scores, **parts})
 
@@ -126,14 +126,14 @@ class Loop:
         self,
         run: RunDirectory,
         learner: Learner,
-        course: Course,
+        course: Curriculum,
         validation: Sequence[tuple[Example, ...]],
         settings: Training,
         reporter: Reporter,
         stop: StopRequest,
         progress: Progress,
         best: dict[str, mx.array],
-        within: WithinMemory,
+        within: OutOfMemoryFallback,
         limit: TimeLimit | None = None,
     ) -> None:
         self.progress = progress
@@ -233,7 +233,7 @@ class Loop:
         if self._said is None or self._said - fitted > max(CHANGED * self._said, 2):
             self._said = fitted
             pace = self.progress.pace.step or 0.0
-            self._reporter.say(sentence(pace, fitted, self._timetable.planned, self._limit))
+            self._reporter.say(describe_schedule(pace, fitted, self._timetable.planned, self._limit))
 
     def _seconds_left(self) -> float | None:
         """At most, at the pace of the latest steps, and within the time limit; None as long as nobody knows."""
@@ -330,7 +330,7 @@ class Loop:
             f"accepted per position {scores.acceptance:.4f}{mark}",
         )
 
-    def _slow_down(self, scores: Scores) -> None:
+    def _slow_down(self, scores: ValidationScores) -> None:
         """Back to the best weights with half the rate, and without the moments that led away from them."""
         progress = self.progress
         assert progress.before is not None

@@ -33,7 +33,7 @@ class Sums(NamedTuple):
     acceptance: mx.array
 
 
-class Asked(NamedTuple):
+class Labels(NamedTuple):
     """What is asked at M positions.
 
     Attributes:
@@ -50,12 +50,12 @@ class Asked(NamedTuple):
     greedy: mx.array | None = None
     match: mx.array | None = None
 
-    def piece(self, piece: slice) -> Asked:
+    def piece(self, piece: slice) -> Labels:
         """Some of the positions."""
-        return Asked(*(None if values is None else values[piece] for values in self))
+        return Labels(*(None if values is None else values[piece] for values in self))
 
 
-class Told(NamedTuple):
+class TeacherProbs(NamedTuple):
     """What a teacher says at M positions.
 
     Attributes:
@@ -66,21 +66,21 @@ class Told(NamedTuple):
     """
 
     p: mx.array
-    certainty: mx.array
+    negative_entropy: mx.array
     ids: mx.array | None = None
 
     @classmethod
-    def of(cls, log_p: mx.array, ids: mx.array | None = None) -> Told:
+    def of(cls, log_p: mx.array, ids: mx.array | None = None) -> TeacherProbs:
         """What is said with these log-probabilities, -inf where there is no mass."""
         p = mx.exp(log_p)
         return cls(p, mx.sum(p * mx.maximum(log_p, _LEAST), axis=-1), ids)
 
-    def piece(self, piece: slice) -> Told:
+    def piece(self, piece: slice) -> TeacherProbs:
         """Some of the positions."""
-        return Told(self.p[piece], self.certainty[piece], None if self.ids is None else self.ids[piece])
+        return TeacherProbs(self.p[piece], self.negative_entropy[piece], None if self.ids is None else self.ids[piece])
 
 
-class Student(NamedTuple):
+class DraftLogits(NamedTuple):
     """What the draft says at M positions, with the likeliest id's logit at 0.
 
     Attributes:
@@ -94,7 +94,7 @@ class Student(NamedTuple):
     likeliest: mx.array | None
 
 
-def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = None) -> Student:
+def draft_logits(logits: mx.array, asked: Labels, width: int, ids: mx.array | None = None) -> DraftLogits:
     """The draft's part of a loss.
 
     Args:
@@ -109,14 +109,14 @@ def student(logits: mx.array, asked: Asked, width: int, ids: mx.array | None = N
     label = mx.take_along_axis(scaled, asked.labels[:, None], axis=-1).squeeze(-1)
     likeliest = None if asked.greedy is None else mx.argmax(scaled, axis=-1).astype(mx.int32)
     if ids is None:
-        return Student(scaled, label, likeliest)
+        return DraftLogits(scaled, label, likeliest)
     some = mx.where(ids < 0, mx.max(ids, axis=-1, keepdims=True), ids)  # out of the bucket anyway
     rest = mx.logsumexp(mx.put_along_axis(scaled, some, mx.array(_LOWEST), axis=-1), axis=-1, keepdims=True)
     named = mx.where(ids < 0, _LOWEST, mx.take_along_axis(scaled, some, axis=-1))
-    return Student(mx.concatenate([named, rest], axis=-1), label, likeliest)
+    return DraftLogits(mx.concatenate([named, rest], axis=-1), label, likeliest)
 
 
-class Meeting(NamedTuple):
+class Overlap(NamedTuple):
     """Where q meets p, at M positions; q itself has no gradient of its own.
 
     Attributes:
@@ -155,9 +155,9 @@ def _meet_gradient(
     return q * inside + of_overlap * below + of_cross * p, mx.zeros_like(p)
 
 
-def meet(found: Student, p: mx.array) -> Meeting:
+def meet(found: DraftLogits, p: mx.array) -> Overlap:
     """What the losses need of p and q together, with a gradient through the student's logits."""
-    return Meeting(*_meet(found.scaled, p))
+    return Overlap(*_meet(found.scaled, p))
 
 
 def log_acceptance(
@@ -189,15 +189,15 @@ class Terms(NamedTuple):
         tokens: their number.
     """
 
-    surprise: mx.array
+    negative_log_likelihood: mx.array
     divergence: mx.array
     overlap: mx.array
-    refusal: mx.array
+    negative_log_acceptance: mx.array
     acceptance: mx.array
     tokens: mx.array
 
 
-def terms(kind: Loss, found: Student, told: Told, asked: Asked) -> Terms:
+def terms(kind: Loss, found: DraftLogits, told: TeacherProbs, asked: Labels) -> Terms:
     """The terms of some positions; those that a loss does not need are 0.
 
     Args:
@@ -210,16 +210,16 @@ def terms(kind: Loss, found: Student, told: Told, asked: Asked) -> Terms:
     at = _by_logs(found, told, asked.match) if by_logs else _by_meeting(found, told)
     nothing = mx.zeros_like(asked.weights)
     return Terms(
-        surprise=_masked_sum(at.log_z - found.label if kind == "ce" else nothing, asked.weights),
+        negative_log_likelihood=_masked_sum(at.log_z - found.label if kind == "ce" else nothing, asked.weights),
         divergence=_masked_sum(at.divergence if kind in ("kl", "lk") else nothing, asked.weights),
         overlap=_masked_sum(at.overlap, asked.weights),
-        refusal=_masked_sum(at.refusal if kind == "nla" else nothing, asked.weights),
+        negative_log_acceptance=_masked_sum(at.negative_log_acceptance if kind == "nla" else nothing, asked.weights),
         acceptance=_masked_sum(_accepted(found, told, asked, at.overlap), asked.weights),
         tokens=mx.sum(asked.weights),
     )
 
 
-def _accepted(found: Student, told: Told, asked: Asked, overlap: mx.array) -> mx.array:
+def _accepted(found: DraftLogits, told: TeacherProbs, asked: Labels, overlap: mx.array) -> mx.array:
     """a of the rule, (M,): at temperature 0 whether the draft's likeliest id is the target's.
 
     The label would not do: where the text is the draft's own, it is always the draft's likeliest id.
@@ -241,20 +241,20 @@ class _At(NamedTuple):
     log_z: mx.array
     divergence: mx.array
     overlap: mx.array
-    refusal: mx.array
+    negative_log_acceptance: mx.array
 
 
-def _by_meeting(found: Student, told: Told) -> _At:
+def _by_meeting(found: DraftLogits, told: TeacherProbs) -> _At:
     met = meet(found, told.p)
-    return _At(met.log_z, told.certainty + met.log_z - met.cross, met.overlap, mx.zeros_like(met.overlap))
+    return _At(met.log_z, told.negative_entropy + met.log_z - met.cross, met.overlap, mx.zeros_like(met.overlap))
 
 
-def _by_logs(found: Student, told: Told, match: mx.array | None) -> _At:
+def _by_logs(found: DraftLogits, told: TeacherProbs, match: mx.array | None) -> _At:
     """Slower; for a that may be too small for a float32, and for Σ p·q."""
     log_z = mx.logsumexp(found.scaled, axis=-1)
     log_q = found.scaled - log_z[:, None]
     log_a = log_acceptance(log_q, mx.log(told.p), match, bucket=told.ids is not None)
-    return _At(log_z, told.certainty - mx.sum(told.p * log_q, axis=-1), mx.exp(log_a), -log_a)
+    return _At(log_z, told.negative_entropy - mx.sum(told.p * log_q, axis=-1), mx.exp(log_a), -log_a)
 
 
 def lk_share(overlap: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
@@ -275,13 +275,13 @@ def combine(kind: Loss, found: Terms, share: mx.array | None = None) -> Sums:
     """
     refused = found.tokens - found.overlap
     if kind == "ce":
-        loss = found.surprise
+        loss = found.negative_log_likelihood
     elif kind == "kl":
         loss = found.divergence
     elif kind == "tv":
         loss = refused
     elif kind == "nla":
-        loss = found.refusal
+        loss = found.negative_log_acceptance
     else:
         share = lk_share(found.overlap, found.tokens) if share is None else share
         loss = share * found.divergence + (1.0 - share) * refused

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from ..config import Loss
 from ..registry.registry import Version
 from ..runtime.memory import GIGABYTE
-from .dataset.sources import Material
+from .dataset.mixture import TrainingMixture
 from .loop import Progress
 from .run import RunDirectory
-from .token_report import Lessons
+from .token_report import TokenReport
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TrainResult:
     skipped_batches: int
     cut_labels: int
     left_out: dict[str, int]
-    lessons: Lessons
+    lessons: TokenReport
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Ending:
     planned_steps: int
     replay_share: float
     peak: int
-    lessons: Lessons
+    lessons: TokenReport
 
 
 def result_of(
@@ -88,7 +88,7 @@ def result_of(
     version: Version,
     parent: str | None,
     loss: Loss,
-    material: Material,
+    material: TrainingMixture,
     progress: Progress,
     ending: Ending,
 ) -> TrainResult:

@@ -26,14 +26,14 @@ from ..errors import TrainingFailed
 from ..models import adapter as lora
 from ..runtime.rng import get_state, set_state, unchanged
 from .batches import Batch, make_batch
+from .chunked_loss import ChunkedLoss
+from .dataset.batch_plan import Window
 from .dataset.examples import Example
-from .dataset.mixture import Window
 from .forward import PIECE_BYTES, Forward, positions_at_a_time
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.recompute import is_recomputed, set_recompute
-from .pieces import HeadLoss
-from .teacher import Taught, Teacher
+from .teacher import Teacher, TeacherParts
 
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
 State = dict[str, mx.array]
@@ -41,7 +41,7 @@ MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks 
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedBatch:
     """A micro-batch that was not trained on: the ids of its records, and why."""
 
     record_ids: tuple[str, ...]
@@ -60,7 +60,7 @@ class StepResult:
     tokens: int
     gradient_norm: float
     learning_rate: float
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedBatch, ...]
     skipped_in_row: int
 
 
@@ -156,7 +156,7 @@ class Learner:
         rate = self.slower * learning_rate(step, self.steps, self._settings)
         gradients: Any = None
         loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
-        skipped: list[Skipped] = []
+        skipped: list[SkippedBatch] = []
         for number, examples in enumerate(window.micro_batches):
             check()
             mx.random.seed(_mixed(self._settings.seed, step, number))
@@ -166,7 +166,7 @@ class Learner:
                 continue
             at_once = len(window.micro_batches) == len(parts) == 1
             found = self._at_once(parts[0], rate, following, before) if at_once else self._micro_batch(parts)
-            if isinstance(found, Skipped):
+            if isinstance(found, SkippedBatch):
                 skipped_in_row += 1
                 skipped.append(found)
                 self._give_up_after(skipped_in_row, found, step)
@@ -234,16 +234,16 @@ class Learner:
         self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
         set_state(state["random"])
 
-    def _sums(self, batch: Batch, taught: Taught) -> Sums:
+    def _sums(self, batch: Batch, taught: TeacherParts) -> Sums:
         loss, rows = self._loss(batch, taught)
         return loss.sums(rows, self._piece)
 
-    def _loss(self, batch: Batch, taught: Taught) -> tuple[HeadLoss, mx.array]:
+    def _loss(self, batch: Batch, taught: TeacherParts) -> tuple[ChunkedLoss, mx.array]:
         rows = self._forward.hidden(batch.inputs, batch.positions)
         forward = self._forward
-        return HeadLoss(self._settings.loss, forward.head, batch, taught, self._width, forward.module), rows
+        return ChunkedLoss(self._settings.loss, forward.head, batch, taught, self._width, forward.module), rows
 
-    def _micro_batch(self, parts: Sequence[Sequence[Example]]) -> tuple[Sums, Any] | Skipped:
+    def _micro_batch(self, parts: Sequence[Sequence[Example]]) -> tuple[Sums, Any] | SkippedBatch:
         """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used.
 
         Sums of parts are those of the whole, but for two things: dropout is drawn part by part, and each part weighs
@@ -261,7 +261,7 @@ class Learner:
 
     def _at_once(
         self, examples: Sequence[Example], rate: float, following: Window | None, before: State
-    ) -> tuple[Sums, float] | Skipped:
+    ) -> tuple[Sums, float] | SkippedBatch:
         """A whole step in one evaluation: its sums as numbers and the mean gradient's norm, or why there is none."""
         arrays, gradients = self._enqueued(examples)
         norm = self._updated(gradients, mx.maximum(arrays.tokens, 1.0), rate)
@@ -276,11 +276,11 @@ class Learner:
             self.restore(before)
         return skipped or (sums, norm.item())
 
-    def _unusable(self, examples: Sequence[Example], sums: Sums, norm: float) -> Skipped | None:
+    def _unusable(self, examples: Sequence[Example], sums: Sums, norm: float) -> SkippedBatch | None:
         """Why a micro-batch with these sums, and this norm of a gradient, must not be trained on; None where it may."""
         coldest = min(example.sampler.temperature or 1.0 for example in examples)
         reason = problem(sums, norm, self._settings.max_loss / min(1.0, coldest))
-        return None if reason is None else Skipped(tuple(example.record_id for example in examples), reason)
+        return None if reason is None else SkippedBatch(tuple(example.record_id for example in examples), reason)
 
     def _part(self, examples: Sequence[Example]) -> tuple[Sums, Any]:
         """Evaluated, so that nothing of a part is left when the next one begins."""
@@ -320,7 +320,7 @@ class Learner:
         self.optimizer.update(self.draft, clipped)
         return norm
 
-    def _give_up_after(self, in_row: int, last: Skipped, step: int) -> None:
+    def _give_up_after(self, in_row: int, last: SkippedBatch, step: int) -> None:
         if in_row >= self._settings.max_skipped_batches:
             raise TrainingFailed(
                 f"training stopped at step {step}: {in_row} micro-batches in a row could not be used; of the last one, "
@@ -372,12 +372,12 @@ def under(prefix: str, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
-def _too_long(example: Example) -> Skipped:
+def _too_long(example: Example) -> SkippedBatch:
     reason = (
         f"its prompt of {example.prompt_length:,} tokens does not fit into memory, even with activations computed "
         "again; lower data.max_prompt_length, or allow more with training.memory"
     )
-    return Skipped((example.record_id,), reason)
+    return SkippedBatch((example.record_id,), reason)
 
 
 def _added(sums: Sequence[Sums]) -> Sums:

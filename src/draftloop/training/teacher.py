@@ -27,7 +27,7 @@ from ..runtime.memory import MEGABYTE
 from .batches import Batch
 from .dataset.examples import Example
 from .forward import Forward, positions_at_a_time
-from .losses import Told
+from .losses import TeacherProbs
 
 LIKELIEST = 128  # ids kept of a distribution where whole ones do not fit
 SOFT = Sampler(temperature=1.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
@@ -36,7 +36,7 @@ _NOISE = 1e-6  # of a sum in float32: a smaller tail is none, or it would weigh 
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherParts:
     """What a teacher says at M positions, in parts one after the other: a large vocabulary is never put together.
 
     Attributes:
@@ -44,16 +44,16 @@ class Taught:
         size: M; positions beyond those of the parts only fill up and have no mass.
     """
 
-    parts: tuple[Told, ...]
+    parts: tuple[TeacherProbs, ...]
     size: int
 
-    def piece(self, piece: slice) -> Told:
+    def piece(self, piece: slice) -> TeacherProbs:
         """Some positions, p in float32."""
         start, stop, _ = piece.indices(self.size)
         ids = [part.ids for part in self.parts if part.ids is not None]
-        return Told(
+        return TeacherProbs(
             _cut([part.p for part in self.parts], start, stop, 0.0).astype(mx.float32),
-            _cut([part.certainty for part in self.parts], start, stop, 0.0),
+            _cut([part.negative_entropy for part in self.parts], start, stop, 0.0),
             _cut(ids, start, stop, -1) if ids else None,
         )
 
@@ -65,7 +65,7 @@ class Teacher(Protocol):
     def takes(self) -> tuple[int, int]:
         """Bytes that it will keep at most, and those of a position beside them where it cannot keep everything."""
 
-    def teach(self, batch: Batch) -> Taught:
+    def teach(self, batch: Batch) -> TeacherParts:
         """What the target says at the batch's positions."""
 
 
@@ -93,7 +93,7 @@ class LiveTeacher:
         self._forward = forward
         self._width = width
         self._examples = {example.record_id: example for example in examples}
-        self._kept: dict[str, list[Told]] = {}
+        self._kept: dict[str, list[TeacherProbs]] = {}
         self._room = allowed = int(memory_mb * MEGABYTE)
         positions = later + sum(len(e.labels) for e in self._examples.values())
         self._type = mx.float32 if (4 * width + 4) * positions <= allowed else mx.float16
@@ -124,21 +124,21 @@ class LiveTeacher:
             self._examples.pop(example.record_id, None)
             self._room += _bytes(self._kept.pop(example.record_id, []))
 
-    def teach(self, batch: Batch) -> Taught:
+    def teach(self, batch: Batch) -> TeacherParts:
         """p of all ids (M, W), or of the k likeliest and of the rest (M, k + 1)."""
         found = [part for example in batch.examples if example.labels for part in self._of(example)]
-        return Taught(tuple(found or [self._nothing()]), batch.size)
+        return TeacherParts(tuple(found or [self._nothing()]), batch.size)
 
-    def _of(self, example: Example) -> list[Told]:
+    def _of(self, example: Example) -> list[TeacherProbs]:
         """Rows one after the other for the labels of `example`, which may be a shortened one."""
         n = len(example.labels)
         if not example.record_id:  # no record: it only measures what a pass takes
             labels, certain = mx.array(example.labels)[:, None], mx.zeros(n)
             if self._k is None:
-                return [Told((mx.arange(self._width) == labels).astype(mx.float32), certain)]
+                return [TeacherProbs((mx.arange(self._width) == labels).astype(mx.float32), certain)]
             first = mx.arange(self._k + 1) == 0
             one_hot = mx.broadcast_to(first.astype(mx.float32), (n, self._k + 1))
-            return [Told(one_hot, certain, mx.where(first[:-1], labels, -1))]
+            return [TeacherProbs(one_hot, certain, mx.where(first[:-1], labels, -1))]
         parts = self._kept.get(example.record_id)
         if parts is None:
             parts = self._computed(self._examples[example.record_id])
@@ -149,7 +149,7 @@ class LiveTeacher:
             left -= part.p.shape[0]
         return found
 
-    def _computed(self, example: Example) -> list[Told]:
+    def _computed(self, example: Example) -> list[TeacherProbs]:
         """Evaluated a piece of the positions at a time, for a large vocabulary's logits are many; kept if they fit."""
         hidden = self._forward.hidden(mx.array([example.inputs]), mx.array(list(example.positions)))
         sampler = SOFT if example.sampler.temperature == 0 else example.sampler
@@ -163,24 +163,24 @@ class LiveTeacher:
             self._room -= _bytes(found)
         return found
 
-    def _told(self, log_p: mx.array) -> Told:
+    def _told(self, log_p: mx.array) -> TeacherProbs:
         """What is kept of (m, W)."""
         if self._k is None:
-            told = Told.of(log_p)
+            told = TeacherProbs.of(log_p)
             return told._replace(p=told.p.astype(self._type))
         ids, named, tail = top_k_tokens(mx.exp(log_p), self._k)
         rest = mx.where(tail > _NOISE, mx.log(mx.maximum(tail, _NOISE)), -mx.inf)
         ids = mx.where(named == -mx.inf, -1, ids.astype(mx.int32))
-        return Told.of(mx.concatenate([named, rest[:, None]], axis=-1), ids)
+        return TeacherProbs.of(mx.concatenate([named, rest[:, None]], axis=-1), ids)
 
-    def _nothing(self) -> Told:
+    def _nothing(self) -> TeacherProbs:
         """Of no position at all."""
         if self._k is None:
-            return Told(mx.zeros((0, self._width)), mx.zeros(0))
-        return Told(mx.zeros((0, self._k + 1)), mx.zeros(0), mx.zeros((0, self._k), mx.int32))
+            return TeacherProbs(mx.zeros((0, self._width)), mx.zeros(0))
+        return TeacherProbs(mx.zeros((0, self._k + 1)), mx.zeros(0), mx.zeros((0, self._k), mx.int32))
 
 
-def _bytes(parts: Iterable[Told]) -> int:
+def _bytes(parts: Iterable[TeacherProbs]) -> int:
     return sum(values.nbytes for part in parts for values in part if values is not None)
 
 
@@ -197,7 +197,7 @@ class LoggedTeacher:
         self._kept = kept
         self._k = max((rows.k for rows in kept.values()), default=1)
 
-    def teach(self, batch: Batch) -> Taught:
+    def teach(self, batch: Batch) -> TeacherParts:
         """p of the k likeliest ids and of the rest: (M, k + 1)."""
         log_p = np.full((batch.tokens, self._k + 1), -np.inf, np.float32)
         ids = np.full((batch.tokens, self._k), -1, np.int32)
@@ -206,7 +206,7 @@ class LoggedTeacher:
             stop = start + len(example.labels)
             self._fill(example, log_p[start:stop], ids[start:stop])
             start = stop
-        return Taught((Told.of(mx.array(log_p), mx.array(ids)),), batch.size)
+        return TeacherParts((TeacherProbs.of(mx.array(log_p), mx.array(ids)),), batch.size)
 
     def _fill(self, example: Example, log_p: np.ndarray, ids: np.ndarray) -> None:
         """The rows of one example, in place."""

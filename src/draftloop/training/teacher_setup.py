@@ -16,15 +16,15 @@ from mlx import nn
 
 from ..config import Training
 from ..data.teacher_blobs import BlobFile
-from ..data.teacher_top_k import DistributionsError, TopK, decode, within
+from ..data.teacher_top_k import DistributionsError, TopK, decode_top_k, within_width
 from ..decoding.batched_generation import NoRoom
 from ..errors import AccessDenied, StoreError
 from ..models.pair import Pair
 from ..runtime.memory import Budget, room_left
+from .dataset.curriculum import Enough, More
 from .dataset.examples import Example
-from .dataset.on_policy import Limits, from_json, roll_out, to_json
-from .dataset.schedule import Enough, More
-from .dataset.sources import Material
+from .dataset.mixture import TrainingMixture
+from .dataset.on_policy import OutputLimits, from_json, sample_outputs, to_json
 from .forward import make_forward
 from .memory.fitting import SAFETY
 from .report import Reporter
@@ -35,7 +35,7 @@ LEAST_PASSES = 2  # over the failures themselves; with so many that there are no
 
 
 @dataclass(frozen=True)
-class Tuition:
+class TeacherSetup:
     """A teacher, how many stages have new texts, and what gives those of each."""
 
     teacher: Teacher
@@ -43,16 +43,16 @@ class Tuition:
     more: More
 
 
-def tuition(
+def set_up_teacher(
     pair: Pair,
-    material: Material,
+    material: TrainingMixture,
     blobs: BlobFile,
     run: RunDirectory,
     settings: Training,
     reporter: Reporter,
     passes: int,
     allowed: Budget | None = None,
-) -> Tuition:
+) -> TeacherSetup:
     """What `settings` ask for.
 
     Args:
@@ -68,7 +68,7 @@ def tuition(
     everything = [e for part in (material.failures, material.pool, material.validation) for e in part.examples]
     if settings.teacher != "live":
         kept = _kept(everything, blobs, pair.width, reporter) if settings.teacher == "logged" else {}
-        return Tuition(LoggedTeacher(kept), 0, lambda _stage, _enough: ())
+        return TeacherSetup(LoggedTeacher(kept), 0, lambda _stage, _enough: ())
     if settings.loss == "ce":  # which asks for tokens of the target, and the draft's are none
         settings = settings.model_copy(update={"proposals": 0})
     failures = material.failures.examples
@@ -78,7 +78,7 @@ def tuition(
     forward = make_forward(pair.target, "target", reporter.say)
     teacher = LiveTeacher(forward, pair.width, everything, settings.teacher_memory_mb, reporter.say, later)
     stages = max(settings.proposals, min(1, settings.answers))
-    return Tuition(teacher, stages, _Texts(pair, failures, settings, teacher, run, reporter, allowed).of)
+    return TeacherSetup(teacher, stages, _Texts(pair, failures, settings, teacher, run, reporter, allowed).of)
 
 
 class _Texts:
@@ -138,13 +138,13 @@ class _Texts:
 
         model.eval()
         try:
-            found = roll_out(
+            found = sample_outputs(
                 model,
                 asked,
                 times,
                 own=number > 0,
                 seed=self._settings.seed + (number << 40),
-                limits=Limits(self._pair.width, self._pair.stop_tokens, self._pair.context, self._room()),
+                limits=OutputLimits(self._pair.width, self._pair.stop_tokens, self._pair.context, self._room()),
                 enough=enough,
                 on_text=lambda _done, _of: count("texts", 1),
                 on_tokens=lambda more: count("tokens", more),
@@ -175,10 +175,10 @@ def _kept(examples: Sequence[Example], blobs: BlobFile, width: int, reporter: Re
         if example.blob is None:
             continue
         try:
-            rows = decode(blobs.read(example.blob))
+            rows = decode_top_k(blobs.read(example.blob))
             if len(rows) < len(example.labels):
                 raise DistributionsError(f"{record_id}: found {len(rows)} rows, expected {len(example.labels)} or more")
-            found[record_id] = within(rows, width)
+            found[record_id] = within_width(rows, width)
         except AccessDenied:  # not lost: learning from less would be for want of a right
             raise
         except StoreError as error:

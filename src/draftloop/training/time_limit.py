@@ -173,7 +173,7 @@ def refitted(fitted: int | None, found: int, step: int) -> int:
     return fitted
 
 
-def sentence(a_step: float, fitted: int, planned: int, limit: TimeLimit) -> str:
+def describe_schedule(a_step: float, fitted: int, planned: int, limit: TimeLimit) -> str:
     """What fits, for a person."""
     if fitted >= planned:
         return f"{a_step:.2g} s a step: all {planned} planned steps fit into {limit}"

@@ -34,7 +34,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class KindLesson:
+class TokenKindRow:
     """How the draft does on one kind of token.
 
     Attributes:
@@ -56,7 +56,7 @@ class KindLesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class TokenReport:
     """The table of a training.
 
     Attributes:
@@ -69,7 +69,7 @@ class Lessons:
     learned_from: Counts
     measured_on: Counts
     split: Split
-    kinds: tuple[KindLesson, ...]
+    kinds: tuple[TokenKindRow, ...]
 
 
 def study(examples: Iterable[Example], records: Iterable[Record]) -> list[Studied]:
@@ -109,7 +109,7 @@ def by_kind(
     before: Mapping[str, float] | None,
     after: NDArray[np.float64],
     most: int = MOST_KINDS,
-) -> tuple[KindLesson, ...]:
+) -> tuple[TokenKindRow, ...]:
     """The rows of the table.
 
     Args:
@@ -139,11 +139,11 @@ class _Sums:
     before: dict[str, float] | None
     after: dict[str, float]
 
-    def row(self, kind: str) -> KindLesson:
+    def row(self, kind: str) -> TokenKindRow:
         """The row of a kind."""
         number, total = self.positions[kind], sum(self.positions.values())
         refused = total - sum(self.after.values())
-        return KindLesson(
+        return TokenKindRow(
             kind=kind,
             positions=int(number),
             share=number / total,

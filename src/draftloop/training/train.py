@@ -28,21 +28,21 @@ from ..registry.registry import Version
 from ..runtime import memory
 from ..runtime.bars import Bar
 from ..runtime.signals import StopRequest, stop_request
-from .dataset.mixture import make_plan
-from .dataset.schedule import Course
-from .dataset.sources import Material, gather, regather
+from .dataset.batch_plan import make_batch_plan
+from .dataset.curriculum import Curriculum
+from .dataset.mixture import TrainingMixture, gather, regather
 from .forward import make_forward
 from .loop import Loop, Progress, split_checkpoint
 from .memory.fitting import Fit
-from .memory.within_memory import WithinMemory, fit_to
-from .probe import Probe
+from .memory.out_of_memory import OutOfMemoryFallback, estimate_fit
 from .report import WHAT, Reporter
 from .result import Ending, TrainResult, result_of
 from .run import RunDirectory, environment
 from .step import Learner
 from .teacher import Teacher
-from .teacher_setup import tuition
+from .teacher_setup import set_up_teacher
 from .time_limit import TimeLimit
+from .token_acceptance import TokenReporter
 from .token_report import Counts, count, study
 from .validation import validation_batches
 
@@ -165,7 +165,7 @@ class _Session:
     pair: Pair
     data: DataDirectory
     config: Config
-    material: Material
+    material: TrainingMixture
     parent: str | None
     reporter: Reporter
     limit: TimeLimit
@@ -181,11 +181,13 @@ class _Session:
         allowed = memory.budget(settings.memory, memory.read_device())
         failures, pool = material.failures.examples, {one.record_id: one for one in material.pool.examples}
         self.reporter.note("looking at what the teacher knows of the texts")
-        plan = make_plan(failures, pool, settings)
-        taught = tuition(self.pair, material, self.data.blobs, self.run, settings, self.reporter, plan.passes, allowed)
-        course = Course(plan, failures, pool, settings, taught.stages, taught.more)
+        plan = make_batch_plan(failures, pool, settings)
+        taught = set_up_teacher(
+            self.pair, material, self.data.blobs, self.run, settings, self.reporter, plan.passes, allowed
+        )
+        course = Curriculum(plan, failures, pool, settings, taught.stages, taught.more)
         learner = self._learner(taught.teacher, course.steps)
-        probe = Probe(self.pair, material)
+        probe = TokenReporter(self.pair, material)
         best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}
         batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
         if tensors is None:
@@ -227,23 +229,23 @@ class _Session:
         self,
         learner: Learner,
         teacher: Teacher,
-        course: Course,
+        course: Curriculum,
         progress: Progress,
         allowed: memory.Budget,
         stack: ExitStack,
-    ) -> WithinMemory:
+    ) -> OutOfMemoryFallback:
         """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
         setting, everything, foreseen = self.config.training.memory, course.plan.micro_batches, course.foreseen
         stack.enter_context(memory.limited(allowed))
         stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
-        fresh = fit_to(learner, foreseen, allowed, *teacher.takes)
+        fresh = estimate_fit(learner, foreseen, allowed, *teacher.takes)
         saved = progress.fit  # what it was stepped down to counts, unless there is less memory now
         learner.fit = saved if saved is not None and saved.is_within(fresh, foreseen) else fresh
         if learner.fit.changes(foreseen):
             self.reporter.say(
                 f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit.describe(everything)}"
             )
-        return WithinMemory(learner, everything, allowed, self.reporter.say)
+        return OutOfMemoryFallback(learner, everything, allowed, self.reporter.say)
 
     def _restore(
         self, learner: Learner, tensors: dict[str, mx.array], progress: Progress, steps: int
@@ -287,7 +289,7 @@ class _Session:
         records = chain(self.data.log.records({"train"}), self.data.replay.records())
         return sorted({own_group(record) for record in records if record.id in record_ids})
 
-    def _trained_ids(self, course: Course, progress: Progress) -> tuple[str, ...]:
+    def _trained_ids(self, course: Curriculum, progress: Progress) -> tuple[str, ...]:
         """Records of the steps made, but for those only ever skipped: in the log's order, then what was replayed."""
         given = course.times_given(progress.step)
         seen = {name for name, times in given.items() if times > progress.skipped_records.get(name, 0)}
@@ -333,7 +335,7 @@ def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
 
 
 def _description(
-    run: RunDirectory, pair: Pair, parent: str | None, material: Material, config: Config
+    run: RunDirectory, pair: Pair, parent: str | None, material: TrainingMixture, config: Config
 ) -> dict[str, Any]:
     """What `run.yaml` says."""
     return {

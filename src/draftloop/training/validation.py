@@ -18,7 +18,7 @@ from .losses import Sums
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ValidationScores:
     """Means over the supervised tokens of the validation examples, and the acceptance per position of each source."""
 
     loss: float
@@ -31,14 +31,14 @@ class Scores:
         """Whether both are numbers; if not, the weights are of no use."""
         return math.isfinite(self.loss) and math.isfinite(self.acceptance)
 
-    def better_than(self, other: Scores | None) -> bool:
+    def better_than(self, other: ValidationScores | None) -> bool:
         """Whether to keep these weights rather than the other's: never where these are not finite."""
         if not self.are_finite:
             return False
         return other is None or (self.acceptance, -self.loss) > (other.acceptance, -other.loss)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any] | None) -> Scores | None:
+    def from_json(cls, values: dict[str, Any] | None) -> ValidationScores | None:
         """The scores of a parsed JSON object, or none."""
         return None if values is None else cls(**values)
 
@@ -61,7 +61,9 @@ def validation_batches(examples: Iterable[Example], size: int, most: int) -> lis
     return taking_turns if most < 0 else taking_turns[:most]
 
 
-def validate(batches: Sequence[tuple[Example, ...]], evaluate: Callable[[tuple[Example, ...]], Sums]) -> Scores:
+def validate(
+    batches: Sequence[tuple[Example, ...]], evaluate: Callable[[tuple[Example, ...]], Sums]
+) -> ValidationScores:
     """The scores of micro-batches, at least one, each of one source."""
     total, tokens = 0.0, 0.0
     accepted: dict[str, float] = defaultdict(float)
@@ -71,7 +73,7 @@ def validate(batches: Sequence[tuple[Example, ...]], evaluate: Callable[[tuple[E
         total, tokens = total + float(sums.loss), tokens + float(sums.tokens)
         accepted[batch[0].source] += float(sums.acceptance)
         counted[batch[0].source] += float(sums.tokens)
-    return Scores(
+    return ValidationScores(
         loss=total / tokens,
         acceptance=sum(accepted.values()) / tokens,
         tokens=int(tokens),

@@ -8,7 +8,7 @@ from tiny import sampler
 from draftloop.config import Data
 from draftloop.data.records import BlobRef, PairId
 from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, OTHER_PAIR
-from draftloop.training.dataset.examples import LONG_PROMPT, fingerprint, select, to_example
+from draftloop.training.dataset.examples import LONG_PROMPT, examples_hash, select, to_example
 
 RECORD = make_record(prompt_tokens=(11, 12, 13), target_output=(21, 22, 23, 24), draft_output=(21, 99, 23, 24))
 
@@ -78,6 +78,6 @@ def test_the_fingerprint_tells_any_change_of_what_is_trained_on():
         replace(example, record_id="x"),
         replace(example, sampler=sampler(0.7)),
     ]
-    assert len({fingerprint([one]) for one in [example, *others]}) == 5
-    assert fingerprint([example]) == fingerprint([to_example(RECORD, max_output_length=10)])
-    assert fingerprint([example]) == fingerprint([replace(example, blob=BlobRef(3, 4, "ab" * 32))])
+    assert len({examples_hash([one]) for one in [example, *others]}) == 5
+    assert examples_hash([example]) == examples_hash([to_example(RECORD, max_output_length=10)])
+    assert examples_hash([example]) == examples_hash([replace(example, blob=BlobRef(3, 4, "ab" * 32))])

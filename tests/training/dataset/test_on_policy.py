@@ -13,19 +13,19 @@ from draftloop.decoding.batched_generation import NoRoom
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import RunError
 from draftloop.runtime.rng import get_state
-from draftloop.training.dataset.on_policy import Limits, from_json, roll_out, to_json
+from draftloop.training.dataset.on_policy import OutputLimits, from_json, sample_outputs, to_json
 
 PAIR = tiny_pair(64, stop_tokens=frozenset({7}))
 FAILURES = examples_of(PAIR, 9)
 
 
-LIMITS = Limits(60, PAIR.stop_tokens)
+LIMITS = OutputLimits(60, PAIR.stop_tokens)
 
 
 def rolled(times: int = 2, *, failures=FAILURES, own: bool = False, seed: int = 0, model=None, **how):
     model = model or (PAIR.draft if own else PAIR.target)
     defaults = {"limits": LIMITS, "enough": lambda: False, "on_text": lambda done, of: None}
-    return roll_out(model, failures, times, own=own, seed=seed, **{**defaults, **how})
+    return sample_outputs(model, failures, times, own=own, seed=seed, **{**defaults, **how})
 
 
 def test_each_prompt_is_continued_so_many_times_under_its_own_sampler():

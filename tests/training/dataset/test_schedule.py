@@ -7,9 +7,9 @@ import pytest
 from tiny import sampler
 
 from draftloop.config import Training
+from draftloop.training.dataset.batch_plan import make_batch_plan
+from draftloop.training.dataset.curriculum import Curriculum
 from draftloop.training.dataset.examples import Example
-from draftloop.training.dataset.mixture import make_plan
-from draftloop.training.dataset.schedule import Course
 
 
 def texts(count: int, name: str) -> list[Example]:
@@ -25,8 +25,8 @@ def nothing() -> bool:
     return False
 
 
-def course_of(settings: Training, *rest, failures=FAILURES) -> Course:
-    return Course(make_plan(failures, {}, settings), failures, {}, settings, *rest)
+def course_of(settings: Training, *rest, failures=FAILURES) -> Curriculum:
+    return Curriculum(make_batch_plan(failures, {}, settings), failures, {}, settings, *rest)
 
 
 class Asked:
@@ -47,13 +47,13 @@ def names(window) -> list[str]:
 
 def test_without_new_texts_a_course_is_the_plan_of_the_failures():
     course = course_of(SETTINGS)
-    plan = make_plan(FAILURES, {}, SETTINGS)
+    plan = make_batch_plan(FAILURES, {}, SETTINGS)
     assert tuple(course.window(step, nothing) for step in range(course.steps)) == plan.windows
 
 
 def test_new_texts_change_no_number_of_steps_and_no_step_before_they_come():
     asked = Asked()
-    course, plan = course_of(SETTINGS, 1, asked), make_plan(FAILURES, {}, SETTINGS)
+    course, plan = course_of(SETTINGS, 1, asked), make_batch_plan(FAILURES, {}, SETTINGS)
     assert course.steps == len(plan.windows)
     assert tuple(course.window(step, nothing) for step in range(course.begins[0])) == plan.windows[: course.begins[0]]
     assert asked.times == 0
@@ -113,7 +113,7 @@ def test_no_two_stages_draw_the_same_order():
 
 def test_an_epoch_is_a_pass_over_the_failures_as_if_they_were_alone():
     course = course_of(Training(batch_size=4, epochs=12), 3, Asked())
-    plan = make_plan(FAILURES, {}, Training(batch_size=4, epochs=12))
+    plan = make_batch_plan(FAILURES, {}, Training(batch_size=4, epochs=12))
     shown = [course.window(step, nothing).epoch for step in range(course.steps)]
     assert shown == [window.epoch for window in plan.windows]
 

@@ -11,9 +11,9 @@ from draftloop.config import Training
 from draftloop.data.records import BlobRef, PairId, Record
 from draftloop.data.usable import OTHER_PAIR
 from draftloop.errors import NothingToDo, RunError
-from draftloop.training.dataset import sources as material_module
+from draftloop.training.dataset import mixture as material_module
 from draftloop.training.dataset.examples import select
-from draftloop.training.dataset.sources import gather, regather
+from draftloop.training.dataset.mixture import gather, regather
 
 OTHER = PairId("another target", "draft", "tokenizer")
 

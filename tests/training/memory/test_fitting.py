@@ -70,11 +70,11 @@ def test_pieces_leave_nothing_out():
 
 
 def test_first_activations_are_computed_again_and_then_parts_are_halved():
-    first = Fit().stepped_down([MIXED])
+    first = Fit().fallback([MIXED])
     assert first == Fit(recompute=True)
-    second = first.stepped_down([MIXED])  # 6 rows of 208 tokens
+    second = first.fallback([MIXED])  # 6 rows of 208 tokens
     assert second.room == 3 * 208
-    third = second.stepped_down([MIXED])
+    third = second.fallback([MIXED])
     assert len(third.parts(MIXED)[0]) > len(second.parts(MIXED)[0]) > 1
 
 
@@ -82,14 +82,14 @@ def test_halving_ends_at_single_examples_and_leaves_none_out_however_large_the_c
     fit = Fit(Cost(Curve(fixed=1e9), Curve(fixed=1e9)), recompute=True)
     for _ in range(10):
         if not fit.is_smallest([MIXED]):
-            fit = fit.stepped_down([MIXED])
+            fit = fit.fallback([MIXED])
     parts, alone = fit.parts(MIXED)
     assert lengths(parts) == [[20], [30], [40], [60], [90], [200]]
     assert alone == ()
 
 
 def test_where_one_example_was_too_much_only_it_and_larger_ones_are_left_out():
-    found = Fit(recompute=True).stepped_down([[MIXED[-1]], [MIXED[0]]])
+    found = Fit(recompute=True).fallback([[MIXED[-1]], [MIXED[0]]])
     assert found.parts([MIXED[-1]]) == ([], (MIXED[-1],))
     assert found.takes([MIXED[-2]])
 
@@ -97,7 +97,7 @@ def test_where_one_example_was_too_much_only_it_and_larger_ones_are_left_out():
 def test_each_step_down_of_texts_alone_leaves_less_than_was_tried_until_nothing_is_left():
     texts = [[example(900, labels=600)], [example(500, labels=480)]]
     fit, sizes = Fit(recompute=True), []
-    while (fit := fit.stepped_down(texts, cut=True)) is not None:
+    while (fit := fit.fallback(texts, cut=True)) is not None:
         sizes.append(max((fit.cost.of(part) for batch in texts for part in fit.parts(batch)[0]), default=0.0))
     assert sizes[0] < Cost().of(texts[0])
     assert all(later < before for before, later in pairwise(sizes))

@@ -20,12 +20,12 @@ from draftloop.models.adapter_format import AdapterConfig
 from draftloop.runtime import memory
 from draftloop.runtime.memory import Budget
 from draftloop.runtime.signals import StopRequest
+from draftloop.training.dataset.batch_plan import Window
 from draftloop.training.dataset.examples import Example
-from draftloop.training.dataset.mixture import Window
 from draftloop.training.forward import make_forward
 from draftloop.training.memory.fitting import Fit
+from draftloop.training.memory.out_of_memory import OutOfMemoryFallback, estimate_fit
 from draftloop.training.memory.recompute import is_recomputed
-from draftloop.training.memory.within_memory import WithinMemory, fit_to
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
 
@@ -165,8 +165,8 @@ def test_a_text_whose_prompt_does_not_fit_is_left_out_by_name_and_the_rest_is_tr
     assert result.skipped_in_row == 0
 
 
-def within(found: Learner, allowed: Budget | None, lines: list[str]) -> WithinMemory:
-    return WithinMemory(found, [EXAMPLES], allowed, lines.append)
+def within(found: Learner, allowed: Budget | None, lines: list[str]) -> OutOfMemoryFallback:
+    return OutOfMemoryFallback(found, [EXAMPLES], allowed, lines.append)
 
 
 def test_another_error_is_not_tried_again():
@@ -230,7 +230,7 @@ def test_texts_alone_that_are_refused_whatever_is_left_of_them_end_the_training(
     def work() -> None:
         raise RuntimeError(METAL)
 
-    guard = WithinMemory(found, [[one] for one in texts], None, lambda _line: None)
+    guard = OutOfMemoryFallback(found, [[one] for one in texts], None, lambda _line: None)
     with pytest.raises(TrainingFailed, match="one example alone"):
         guard.do(work, [[one] for one in texts], droppable=True)
 
@@ -262,7 +262,7 @@ def test_an_estimate_holds_what_a_pass_then_takes(recompute):
     draft = tiny_llama(width=128, layers=4, seed=2, sharpness=1.0)
     found = learner(draft)
     long = [replace(one, ids=(one.ids * 40)[:257], prompt_length=200) for one in EXAMPLES]
-    fit = fit_to(found, [long], Budget(1 << 40, strict=False), 0, 0)
+    fit = estimate_fit(found, [long], Budget(1 << 40, strict=False), 0, 0)
     assert not fit.changes([long])
     found.fit = replace(fit, recompute=recompute)
     for batch in (long, long[:4], [replace(one, ids=one.ids[:129], prompt_length=100) for one in long]):
@@ -286,9 +286,9 @@ def test_a_budget_that_binds_is_kept_and_by_parts_first():
         replace(one, ids=(one.ids * 40)[:257], prompt_length=200, sampler=replace(one.sampler, temperature=0.0))
         for one in EXAMPLES
     ]
-    free = fit_to(found, [long], Budget(1 << 40, strict=False), 0, 0)
+    free = estimate_fit(found, [long], Budget(1 << 40, strict=False), 0, 0)
     allowed = Budget(mx.get_active_memory() + int(free.cost.of(long) / 3), strict=True)
-    found.fit = fit_to(found, [long], allowed, 0, 0)
+    found.fit = estimate_fit(found, [long], allowed, 0, 0)
     assert not found.fit.recompute
     assert 3 <= len(found.fit.parts(long)[0]) <= 6
     guard = within(found, allowed, [])

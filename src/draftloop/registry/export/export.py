@@ -23,7 +23,7 @@ import mlx_lm
 from ... import __version__
 from ...config import Config
 from ...data.records import GroupOf, Record, dump, own_group, seal
-from ...data.usable import said
+from ...data.usable import describe_counts
 from ...errors import AdapterError, ExportError, PairError, PromptError, StoreError
 from ...evaluation.benchmark import BASE, Sample, left_out, logged_samples
 from ...models.adapter_format import read_config
@@ -141,7 +141,7 @@ def export(
     place, records = job.destination, list(held_out)
     samples, without = _samples(records, pair, group_of), left_out(records, pair)
     if without:
-        say(f"left out of the measurement: {said(without)}")
+        say(f"left out of the measurement: {describe_counts(without)}")
     with storing(place):
         files.make_directory(place.parent)
         temporary = temporary_path(place.parent)

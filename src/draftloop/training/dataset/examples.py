@@ -121,7 +121,7 @@ def to_example(record: Record, max_output_length: int) -> Example:
     )
 
 
-def fingerprint(examples: Sequence[Example]) -> str:
+def examples_hash(examples: Sequence[Example]) -> str:
     """sha256 of what the examples say, in their order: two equal ones train alike, wherever their blobs lie."""
     digest = hashlib.sha256()
     for example in examples:

@@ -1,122 +1,223 @@
-"""The order of a whole training, as a function of examples, settings and seed alone. Knows no model and no mlx.
+"""What a training works on: failures to train on, a pool to replay from, and validation. Knows no model and no mlx.
 
-Epoch -> all examples once, and replay drawn anew -> shuffled micro-batches of similar length -> windows of
-`gradient_accumulation_steps` micro-batches, one optimizer step each. A window ends with its epoch, so the last one may
-be smaller; the last epoch ends with the steps. Step s of a training is window s of the plan: a resumed run needs
-nothing but s to go on in the same order.
+Only the splits `train` and `validation` are read; the log does not even decode the others, and what is near a prompt of
+another split is left out. Failures of the pair's
+target and tokenizer are trained on, used ones too; the rest of the split `train` comes in through the buffer alone.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from ...config import Config, Training
+from ...data.joined_groups import PromptGroups
+from ...data.log import FailureLog
+from ...data.records import PairId, Record
+from ...data.replay import ReplayBuffer, drawable
+from ...data.usable import is_of_pair
+from ...errors import NothingToDo, RunError
+from .examples import Selection, examples_hash, select
 
-from ...config import Training
-from ...data.replay import draw, replay_tokens
-from .examples import Example
+if TYPE_CHECKING:
+    from ...models.pair import Pair
 
-STEPS_AT_ONE_TOKEN = 5.8  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)
-_ORDER = 0x0D0E  # keeps this random stream apart from others of one seed
-_NEIGHBOURS = 8  # micro-batches whose examples are sorted by length together
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What one optimizer step is made of: micro-batches of examples, and the pass over the failures, from 0."""
-
-    epoch: int
-    micro_batches: tuple[tuple[Example, ...], ...]
+NEAR = "near a prompt of another split"  # why a record is left out
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All windows of a training, and the share of its supervised tokens that is replayed."""
+@dataclass(frozen=True)
+class TrainingMixture:
+    """Examples by what they are for.
 
-    windows: tuple[Window, ...]
-    replay_share: float
-
-    @property
-    def passes(self) -> int:
-        """Over what is trained on; the last one may not be to its end."""
-        return self.windows[-1].epoch + 1
-
-    @property
-    def micro_batches(self) -> list[tuple[Example, ...]]:
-        """Those of all windows."""
-        return [batch for window in self.windows for batch in window.micro_batches]
-
-
-def make_plan(
-    fresh: Sequence[Example],
-    pool: Mapping[str, Example],
-    settings: Training,
-    steps: int | None = None,
-    first_epoch: int = 0,
-) -> Plan:
-    """The windows of so many optimizer steps.
-
-    Args:
-        fresh: what is trained on, each once an epoch; at least one example with a label.
-        pool: what replay is drawn from, by record id; empty for no replay.
-        settings: epochs, batch sizes, accumulation, replay ratio and seed.
-        steps: windows in all; by default as many as `settings.epochs` epochs have, or `steps_for` where that is auto.
-        first_epoch: the number of the first epoch, from which order and replay are drawn.
+    Attributes:
+        failures: trained on once an epoch.
+        pool: replayed from; empty where the buffer is, or where nothing is to be replayed.
+        validation: never trained on.
+        failure_records: the records of `failures`, for the replay buffer to remember.
+        validation_records: the records of `validation`, and those that could not be used.
+        unusable: ids of the target's failures that are not among them: too long, or another tokenizer's.
+        left_out: failures and validation generations that could not be used, counted by reason; of both splits what is
+            near a prompt of another one.
+        damaged_lines: numbers of the log's lines that could not be read, and `damaged_replay` of the replay buffer's.
     """
-    lengths = {record_id: len(example.labels) for record_id, example in pool.items()}
-    tokens = sum(len(example.labels) for example in fresh)
-    if steps is None and settings.epochs == "auto":
-        steps = steps_for(tokens)
-    replayed = replay_tokens(tokens, settings.replay_ratio) if lengths else 0
-    windows: list[Window] = []
-    for epoch in count(first_epoch):
-        if steps is None and epoch - first_epoch == settings.epochs:
-            break
-        if steps is not None and len(windows) >= steps:
-            break
-        drawn = draw(lengths, replayed, settings.seed, epoch)
-        examples = [*fresh, *(pool[one.record_id].shortened(one.tokens) for one in drawn)]
-        micro_batches = order(examples, settings, np.random.default_rng([settings.seed, epoch, _ORDER]))
-        size = settings.gradient_accumulation_steps
-        windows += [Window(epoch, tuple(micro_batches[i : i + size])) for i in range(0, len(micro_batches), size)]
-    share = replayed / (tokens + replayed) if tokens + replayed else 0.0
-    return Plan(tuple(windows[:steps]), share)
+
+    failures: Selection
+    pool: Selection
+    validation: Selection
+    failure_records: list[Record]
+    validation_records: list[Record]
+    unusable: tuple[str, ...] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
+    damaged_lines: tuple[int, ...] = ()
+    damaged_replay: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What finds the same material again: record ids and a hash of each part, and what was left out."""
+        return {
+            **{name: part.ids for name, part in self._parts().items()},
+            "sha256": {name: examples_hash(part.examples) for name, part in self._parts().items()},
+            "unusable": self.unusable,
+            "left_out": dict(self.left_out),
+        }
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Records, supervised tokens and hash of each part."""
+        return {
+            name: {"records": len(part.examples), "tokens": part.tokens, "sha256": examples_hash(part.examples)}
+            for name, part in self._parts().items()
+        }
+
+    def notes(self, settings: Training) -> list[str]:
+        """What a person should know before the training starts, a line each."""
+        counts = f"{len(self.failures.examples)} failures, {self.failures.tokens:,} supervised tokens"
+        held_out = f"{len(self.validation.examples)} generations"
+        if settings.val_batches > 0:
+            held_out = f"{settings.val_batches} micro-batches of {held_out}"
+        found = [f"training on {counts}; validation on {held_out}"]
+        if self.left_out:
+            reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(self.left_out.items()))
+            found.append(f"left out: {reasons}")
+        if self.failures.cut_labels:
+            found.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
+        if self.damaged_lines:
+            found.append(f"damaged lines of the log, passed over: {', '.join(map(str, self.damaged_lines))}")
+        if self.damaged_replay:
+            lines = ", ".join(map(str, self.damaged_replay))
+            found.append(f"damaged lines of the replay buffer, moved to replay.jsonl.broken: {lines}")
+        if not self.validation.examples:
+            found.append("nothing could be held out for validation: no early stop, and the last weights are kept")
+        elif settings.val_batches == 0:
+            found.append("training.val_batches is 0: no early stop, and the last weights are kept")
+        if settings.replay_ratio > 0:
+            found.append(
+                f"replay draws from {len(self.pool.examples)} generations"
+                if self.pool.examples
+                else "the replay buffer has nothing to draw from: training on failures alone"
+            )
+        return found
+
+    def _parts(self) -> dict[str, Selection]:
+        return {"failures": self.failures, "replay_pool": self.pool, "validation": self.validation}
 
 
-def steps_for(tokens: int) -> int:
-    """Optimizer steps on failures of so many supervised tokens.
+def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) -> TrainingMixture:
+    """The material of a new training; the replay buffer is brought up to date first.
 
-    Twice the tokens get √2 times the steps: few failures are gone through often, for as long as the split `validation`
-    says that it helps; many need fewer passes, and no night is long enough for more.
+    The pair's own records are held, for almost every one is a failure, and those are needed to the end of the training.
+
+    Raises:
+        NothingToDo: no failure that could be trained on.
+        StoreError: the log or the buffer cannot be used.
     """
-    return max(1, round(STEPS_AT_ONE_TOKEN * math.sqrt(tokens)))
+    read = log.records(splits={"train", "validation"})
+    records = list({record.id: _needed(record, pair.identity) for record in read}.values())
+    damaged = tuple(found.line_number for found in log.damage)
+    left_out = Counter({NEAR: log.near_two_splits} if log.near_two_splits else {})
+    train = [record for record in records if record.split == "train"]
+    ours = [record for record in train if is_of_pair(record, pair.identity)]
+    latest = {record.id: record for record in train}
+    buffered = (latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed))
+    damaged_replay = tuple(found.line_number for found in replay.damage)
+    blind = partial(_is_blind, log.groups())
+    kept = [record for record in buffered if is_of_pair(record, pair.identity) and blind(record)]
+    wanted = [record for record in train if record.is_failure]
+    failures = select(wanted, pair.identity, pair.width, config.data)
+    left_out += failures.left_out
+    if not failures.examples:
+        raise NothingToDo(_nothing(log, train, left_out))
+    used = set(failures.ids)
+    failure_records = [record for record in wanted if record.id in used]
+    pool = drawable(kept, failure_records, ours) if config.training.replay_ratio > 0 else []
+    validation_records = [record for record in records if record.split == "validation"]
+    validation = select(validation_records, pair.identity, pair.width, config.data)
+    return TrainingMixture(
+        failures=failures,
+        pool=select(pool, pair.identity, pair.width, config.data),
+        validation=validation,
+        failure_records=failure_records,
+        validation_records=validation_records,
+        unusable=tuple(r.id for r in wanted if r.id not in used and r.pair.target == pair.identity.target),
+        left_out=left_out + validation.left_out,
+        damaged_lines=damaged,
+        damaged_replay=damaged_replay,
+    )
 
 
-def order(examples: Sequence[Example], settings: Training, random: np.random.Generator) -> list[tuple[Example, ...]]:
-    """Shuffled micro-batches in which lengths are similar, so that little is padded.
+def regather(
+    saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config
+) -> TrainingMixture:
+    """The material that `to_json` described, whatever was logged since.
 
-    Each holds at most `batch_size` examples and, if more than one, at most `batch_tokens` supervised tokens.
+    Raises:
+        RunError: a record is gone, or is not what it was.
     """
-    shuffled = [examples[i] for i in random.permutation(len(examples))]
-    micro_batches: list[tuple[Example, ...]] = []
-    for start in range(0, len(shuffled), settings.batch_size * _NEIGHBOURS):
-        near = sorted(shuffled[start : start + settings.batch_size * _NEIGHBOURS], key=lambda example: len(example.ids))
-        micro_batches += _filled(near, settings.batch_size, settings.batch_tokens)
-    return [micro_batches[i] for i in random.permutation(len(micro_batches))]
+    blind = partial(_is_blind, log.groups())
+    found = {record.id: record for record in replay.records() if blind(record)}
+    found.update((record.id, record) for record in log.records(splits={"train", "validation"}))
+    try:
+        parts = {name: list(saved[name]) for name in ("failures", "replay_pool", "validation")}
+        hashes, unusable, left_out = dict(saved["sha256"]), tuple(saved["unusable"]), Counter(saved["left_out"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"the run's list of records is damaged ({error}); start a new training") from None
+    records = {name: _look_up(ids, found) for name, ids in parts.items()}
+    selections = {name: select(part, pair.identity, pair.width, config.data) for name, part in records.items()}
+    for name, selection in selections.items():
+        if examples_hash(selection.examples) != hashes.get(name):
+            raise RunError(f"the records of {name} are not what they were when the run began; start a new training")
+    return TrainingMixture(
+        failures=selections["failures"],
+        pool=selections["replay_pool"],
+        validation=selections["validation"],
+        failure_records=records["failures"],
+        validation_records=records["validation"],
+        unusable=unusable,
+        left_out=left_out,
+    )
 
 
-def _filled(examples: Sequence[Example], most: int, tokens: int) -> Iterator[tuple[Example, ...]]:
-    """Neighbours together until either bound is met."""
-    batch: list[Example] = []
-    left = tokens
-    for example in examples:
-        if batch and (len(batch) == most or len(example.labels) > left):
-            yield tuple(batch)
-            batch, left = [], tokens
-        batch.append(example)
-        left -= len(example.labels)
-    if batch:
-        yield tuple(batch)
+def _is_blind(groups: PromptGroups, record: Record) -> bool:
+    """Whether what a record of the replay buffer is near to trains; the log may have lost the record itself."""
+    return groups.splits_near(record) <= {"train"}
+
+
+def _needed(record: Record, pair: PairId) -> Record:
+    """The record; without its text where it is another pair's, which is only counted."""
+    if is_of_pair(record, pair):
+        return record
+    return replace(
+        record,
+        prompt="",
+        messages=None,
+        prompt_tokens=(),
+        draft_output=(),
+        target_output=(),
+        disagreements=record.disagreements[:1],
+        rounds=(),
+        log_p=(),
+        log_q=(),
+    )
+
+
+def _look_up(ids: Iterable[str], found: Mapping[str, Record]) -> list[Record]:
+    ids = list(ids)
+    missing = [record_id for record_id in ids if record_id not in found]
+    if missing:
+        raise RunError(
+            f"{len(missing)} records of the run are no longer in the log, or near a prompt of another split by now; "
+            f"the first is {missing[0]}; "
+            "start a new training"
+        )
+    return [found[record_id] for record_id in ids]
+
+
+def _nothing(log: FailureLog, train: list[Record], left_out: Counter[str]) -> str:
+    if not train:
+        near = f" ({left_out[NEAR]} are near prompts of another split)" if left_out[NEAR] else ""
+        return f"{log.path} holds no generation to train on{near}; run collect-data first"
+    accepted = sum(not record.is_failure for record in train)
+    reasons = {**left_out, "every draft token accepted": accepted}
+    listed = ", ".join(f"{count} ({reason})" for reason, count in sorted(reasons.items()) if count)
+    return f"none of the {len(train)} generations to train on in {log.path} is a usable failure: {listed}"

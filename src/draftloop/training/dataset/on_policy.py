@@ -23,7 +23,7 @@ from .examples import Example
 
 
 @dataclass(frozen=True)
-class Limits:
+class OutputLimits:
     """What bounds a text.
 
     Attributes:
@@ -39,14 +39,14 @@ class Limits:
     room: float = math.inf
 
 
-def roll_out(
+def sample_outputs(
     model: nn.Module,
     failures: Sequence[Example],
     times: int,
     *,
     own: bool,
     seed: int,
-    limits: Limits,
+    limits: OutputLimits,
     enough: Callable[[], bool],
     on_text: Callable[[int, int], None],
     on_tokens: Callable[[int], None] = lambda _count: None,
@@ -109,7 +109,7 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Example]:
         raise RunError(f"the texts that this run was given are damaged ({error}); start a new training") from None
 
 
-def _longest(example: Example, limits: Limits) -> int | float:
+def _longest(example: Example, limits: OutputLimits) -> int | float:
     """The most tokens that may follow its prompt."""
     return math.inf if limits.context is None else max(0, limits.context - example.prompt_length)
 

@@ -150,7 +150,7 @@ class Fit:
         """Whether these micro-batches cannot be worked on in less memory without cutting a text."""
         return self.recompute and all(len(part) == 1 for batch in batches for part in self.pieces(batch))
 
-    def stepped_down(self, batches: Iterable[Sequence[Example]], *, cut: bool = False) -> Fit | None:
+    def fallback(self, batches: Iterable[Sequence[Example]], *, cut: bool = False) -> Fit | None:
         """What to try after these micro-batches took too much; None where there is nothing.
 
         Activations are computed again first; then parts are at most as large as half of the largest one was. Where all

@@ -20,12 +20,12 @@ from mlx.utils import tree_flatten, tree_map
 
 from ..config import Loss
 from .batches import Batch
-from .losses import Sums, Terms, combine, lk_share, student, terms
-from .teacher import Taught
+from .losses import Sums, Terms, combine, draft_logits, lk_share, terms
+from .teacher import TeacherParts
 
 
 @dataclass(frozen=True)
-class HeadLoss:
+class ChunkedLoss:
     """What a loss needs beside the rows (M, D) that go into the head.
 
     Attributes:
@@ -40,7 +40,7 @@ class HeadLoss:
     kind: Loss
     head: Callable[[mx.array], mx.array]
     batch: Batch
-    taught: Taught
+    taught: TeacherParts
     width: int
     module: nn.Module | None = None
 
@@ -83,7 +83,7 @@ class HeadLoss:
 
     def _terms(self, rows: mx.array, piece: slice) -> Terms:
         asked, told = self.batch.asked.piece(piece), self.taught.piece(piece)
-        return terms(self.kind, student(self.head(rows), asked, self.width, told.ids), told, asked)
+        return terms(self.kind, draft_logits(self.head(rows), asked, self.width, told.ids), told, asked)
 
     def _share(self, rows: mx.array, pieces: list[slice]) -> mx.array | None:
         """What `lk` weighs its parts by rests on all positions, so it takes a pass of its own; None for the others."""

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ...config import Training
+from .batch_plan import BatchPlan, Window, make_batch_plan
 from .examples import Example
-from .mixture import Plan, Window, make_plan
 
 FIRST = 0.15  # of the steps, at least an epoch's, are on the failures alone
 
@@ -25,7 +25,7 @@ More = Callable[[int, Enough], Sequence[Example]]
 """Gives the texts of a stage, counted from 0."""
 
 
-class Course:
+class Curriculum:
     """A training's steps in order.
 
     Args:
@@ -39,7 +39,7 @@ class Course:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BatchPlan,
         failures: Sequence[Example],
         pool: Mapping[str, Example],
         settings: Training,
@@ -50,7 +50,7 @@ class Course:
         self._failures, self._pool, self._settings, self._more = failures, pool, settings, more
         self.steps = len(plan.windows)
         self.begins = _begins(plan, stages)
-        self._latest: tuple[int, Plan] | None = None
+        self._latest: tuple[int, BatchPlan] | None = None
 
     @property
     def foreseen(self) -> list[tuple[Example, ...]]:
@@ -98,17 +98,17 @@ class Course:
             return planned
         return replace(self._plan(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
 
-    def _plan(self, stage: int, enough: Enough) -> Plan:
+    def _plan(self, stage: int, enough: Enough) -> BatchPlan:
         """The steps of one stage; the latest is kept."""
         if self._latest is None or self._latest[0] != stage:
             begin, end = [*self.begins, self.steps][stage : stage + 2]
             epoch = (stage + 1) * self.plan.passes  # orders and draws that no earlier stage has
             fresh = [*self._failures, *self._more(stage, enough)]
-            self._latest = stage, make_plan(fresh, self._pool, self._settings, end - begin, epoch)
+            self._latest = stage, make_batch_plan(fresh, self._pool, self._settings, end - begin, epoch)
         return self._latest[1]
 
 
-def _begins(plan: Plan, stages: int) -> list[int]:
+def _begins(plan: BatchPlan, stages: int) -> list[int]:
     """The step at which each stage begins; stages that would have none are left out."""
     steps = len(plan.windows)
     epoch = sum(window.epoch == 0 for window in plan.windows)

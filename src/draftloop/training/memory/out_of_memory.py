@@ -29,7 +29,7 @@ ADVICE = (
 )
 
 
-class WithinMemory:
+class OutOfMemoryFallback:
     """Does a learner's work, and changes its fit.
 
     Args:
@@ -82,7 +82,7 @@ class WithinMemory:
         self._peak = self.peak
         mx.reset_peak_memory()  # what was refused is not what the next try takes
         stuck = not droppable and self._learner.fit.is_smallest(batches)
-        fit = None if stuck else self._learner.fit.stepped_down(batches, cut=droppable)
+        fit = None if stuck else self._learner.fit.fallback(batches, cut=droppable)
         if fit is None or not any(fit.fitted(one) for batch in self._everything for one in batch):
             raise TrainingFailed(
                 f"one example alone, with activations computed again, does not fit into memory ({reason}); {ADVICE}"
@@ -95,7 +95,7 @@ class WithinMemory:
         if allowed is None or peak <= allowed.bytes:
             return
         found = f"{memory.gigabytes(peak)} GB were taken, and {allowed} are allowed"
-        fit = None if self._learner.fit.is_smallest(batches) else self._learner.fit.stepped_down(batches)
+        fit = None if self._learner.fit.is_smallest(batches) else self._learner.fit.fallback(batches)
         if fit is not None:
             self._learner.fit = fit
             self._say(f"{found}; from now on, {fit.describe(self._everything)}")
@@ -106,7 +106,7 @@ class WithinMemory:
             self._say(f"{found}, one example at a time; going on as long as it works")
 
 
-def fit_to(learner: Learner, batches: Batches, allowed: memory.Budget, kept: int, per_label: int) -> Fit:
+def estimate_fit(learner: Learner, batches: Batches, allowed: memory.Budget, kept: int, per_label: int) -> Fit:
     """How to work on micro-batches within a budget, by estimate: measured on the learner itself, in a second or so.
 
     Args:

@@ -7,9 +7,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.lora import LoRALinear
 
 from draftloop.training.batches import Batch
-from draftloop.training.losses import Asked, Told
-from draftloop.training.pieces import HeadLoss
-from draftloop.training.teacher import Taught
+from draftloop.training.chunked_loss import ChunkedLoss
+from draftloop.training.losses import Labels, TeacherProbs
+from draftloop.training.teacher import TeacherParts
 
 POSITIONS, WIDTH, RANK, VOCABULARY = 64, 32, 64, 16_384
 
@@ -30,14 +30,14 @@ def rows() -> mx.array:
     return mx.random.normal((POSITIONS, WIDTH), key=mx.random.key(1))
 
 
-def loss_of(head: nn.Module, kind: str = "kl") -> HeadLoss:
+def loss_of(head: nn.Module, kind: str = "kl") -> ChunkedLoss:
     """Under a teacher that names a few ids, so that next to nothing but the head is large."""
     ids = mx.random.randint(0, VOCABULARY, (POSITIONS, 4), key=mx.random.key(2))
-    told = Told.of(mx.log(mx.full((POSITIONS, 5), 0.2)), ids)
-    asked = Asked(mx.zeros(POSITIONS, mx.int32), mx.ones((POSITIONS, 1)), mx.ones(POSITIONS))
+    told = TeacherProbs.of(mx.log(mx.full((POSITIONS, 5), 0.2)), ids)
+    asked = Labels(mx.zeros(POSITIONS, mx.int32), mx.ones((POSITIONS, 1)), mx.ones(POSITIONS))
     batch = Batch((), mx.zeros((1, 1)), mx.arange(POSITIONS), asked, POSITIONS)
-    mx.eval(told.p, told.certainty, told.ids, asked.labels, asked.temperature, asked.weights)
-    return HeadLoss(kind, head, batch, Taught((told,), POSITIONS), VOCABULARY, head)
+    mx.eval(told.p, told.negative_entropy, told.ids, asked.labels, asked.temperature, asked.weights)
+    return ChunkedLoss(kind, head, batch, TeacherParts((told,), POSITIONS), VOCABULARY, head)
 
 
 def gradients(head: nn.Module, kind: str, size: int) -> dict[str, mx.array]:

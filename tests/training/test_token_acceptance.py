@@ -16,19 +16,19 @@ from draftloop.evaluation.scoring import score_carried
 from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair
 from draftloop.training.dataset.examples import select
-from draftloop.training.dataset.sources import Material
+from draftloop.training.dataset.mixture import TrainingMixture
 from draftloop.training.forward import make_forward
-from draftloop.training.probe import Probe, draft_log_q
+from draftloop.training.token_acceptance import TokenReporter, draft_log_q
 from draftloop.training.token_report import Counts
 
 PAIR = tiny_pair(64, likeness=0.9)
 
 
-def material(failures: list[Record], validation: list[Record], most: int = 100) -> Material:
+def material(failures: list[Record], validation: list[Record], most: int = 100) -> TrainingMixture:
     chosen = [
         select(part, PAIR.identity, PAIR.width, Data(max_output_length=most)) for part in (failures, [], validation)
     ]
-    return Material(*chosen, failure_records=failures, validation_records=validation)
+    return TrainingMixture(*chosen, failure_records=failures, validation_records=validation)
 
 
 def under_target(records: list[Record], pair: Pair = PAIR) -> list[Record]:
@@ -60,7 +60,7 @@ def test_the_mean_over_what_the_target_emits_is_the_acceptance() -> None:
     for token, score in enumerate(scores):
         log_p = float(score.log_p[0])
         records = records_of(PAIR, 1, target_output=(token,), log_p=(log_p,), **overrides)
-        expectation += np.exp(log_p) * sum(Probe(PAIR, material([], records)).tally().values())
+        expectation += np.exp(log_p) * sum(TokenReporter(PAIR, material([], records)).tally().values())
     assert expectation == pytest.approx(scores[0].position[0], abs=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_a_record_is_measured_under_its_own_rule() -> None:
         ("rejection", lambda s: np.minimum(1, np.exp(s.log_q - s.log_p))),
         ("match", lambda s: np.exp(s.log_q)),
     ):
-        probe = Probe(PAIR, material([], [replace(record, rule=rule) for record in records]))
+        probe = TokenReporter(PAIR, material([], [replace(record, rule=rule) for record in records]))
         expected = sum(weight(score).sum() for score in scores)
         assert sum(probe.tally().values()) == pytest.approx(expected, rel=1e-4)
 
@@ -79,8 +79,8 @@ def test_a_record_is_measured_under_its_own_rule() -> None:
 def test_validation_is_measured_where_there_is_one_and_the_failures_elsewhere() -> None:
     failures, validation = records_of(PAIR, 3), records_of(PAIR, 2, seed=1)
     learned = Counts(0, 0, 0)
-    held_out = Probe(PAIR, material(failures, validation)).lessons(learned, None)
-    on_failures = Probe(PAIR, material(failures, [])).lessons(learned, None)
+    held_out = TokenReporter(PAIR, material(failures, validation)).lessons(learned, None)
+    on_failures = TokenReporter(PAIR, material(failures, [])).lessons(learned, None)
     assert (held_out.split, held_out.measured_on.generations) == ("validation", 2)
     assert (on_failures.split, on_failures.measured_on.generations) == ("train", 3)
     assert sum(row.positions for row in held_out.kinds) == held_out.measured_on.positions
@@ -90,7 +90,7 @@ def test_validation_is_measured_where_there_is_one_and_the_failures_elsewhere() 
 def test_only_so_many_generations_are_measured_and_they_are_spread_over_the_log() -> None:
     records = [replace(r, source=source) for source in "ab" for r in records_of(PAIR, 6)]
     records = [replace(record, id=f"{i:032x}") for i, record in enumerate(records)]
-    probe = Probe(PAIR, material([], records), most=4)
+    probe = TokenReporter(PAIR, material([], records), most=4)
     assert [record.source for _, record in probe._studied] == ["a", "a", "b", "b"]
     assert probe.lessons(Counts(0, 0, 0), None).measured_on.generations == 4
 
@@ -98,7 +98,7 @@ def test_only_so_many_generations_are_measured_and_they_are_spread_over_the_log(
 def test_before_and_after_of_an_unchanged_draft_are_the_same_and_of_a_better_one_are_not() -> None:
     pair = tiny_pair(64, likeness=0.5)
     found = material([], under_target(records_of(pair, 4), pair))
-    probe = Probe(pair, found)
+    probe = TokenReporter(pair, found)
     start = probe.tally()
     for row in probe.lessons(Counts(0, 0, 0), start).kinds:
         assert row.acceptance_before == pytest.approx(row.acceptance_after)
@@ -110,10 +110,10 @@ def test_before_and_after_of_an_unchanged_draft_are_the_same_and_of_a_better_one
 
 
 def test_a_start_of_other_kinds_is_no_before() -> None:
-    probe = Probe(PAIR, material([], records_of(PAIR, 2)))
+    probe = TokenReporter(PAIR, material([], records_of(PAIR, 2)))
     assert {row.acceptance_before for row in probe.lessons(Counts(0, 0, 0), {"word": 1.0}).kinds} == {None}
 
 
 def test_outputs_are_measured_as_far_as_they_are_trained_on() -> None:
     records = records_of(PAIR, 3)
-    assert Probe(PAIR, material([], records, most=4)).lessons(Counts(0, 0, 0), None).measured_on.positions == 12
+    assert TokenReporter(PAIR, material([], records, most=4)).lessons(Counts(0, 0, 0), None).measured_on.positions == 12

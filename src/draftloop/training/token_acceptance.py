@@ -18,15 +18,15 @@ from ..decoding.sampling_filters import sampling_log_probs
 from ..evaluation.estimator import log_probs, position_weights
 from ..models.pair import Pair
 from .dataset.examples import Example
-from .dataset.sources import Material
+from .dataset.mixture import TrainingMixture
 from .forward import Forward, make_forward, positions_at_a_time
 from .token_kinds import TokenKinds
-from .token_report import Counts, Lessons, Studied, by_kind, count, rejected, study, tally
+from .token_report import Counts, Studied, TokenReport, by_kind, count, rejected, study, tally
 
 MOST_GENERATIONS = 50
 
 
-class Probe:
+class TokenReporter:
     """The generations that a training is measured on by kind of token.
 
     Args:
@@ -35,7 +35,7 @@ class Probe:
         most: how many generations.
     """
 
-    def __init__(self, pair: Pair, material: Material, most: int = MOST_GENERATIONS) -> None:
+    def __init__(self, pair: Pair, material: TrainingMixture, most: int = MOST_GENERATIONS) -> None:
         held_out = study(material.validation.examples, material.validation_records)
         self._split: Split = "validation" if held_out else "train"
         self._studied = _spread(held_out or study(material.failures.examples, material.failure_records), most)
@@ -48,12 +48,12 @@ class Probe:
         """The acceptance of the draft as it is now, summed by kind."""
         return tally(self._kinds, self._acceptance())
 
-    def lessons(self, learned_from: Counts, before: dict[str, float] | None) -> Lessons:
+    def lessons(self, learned_from: Counts, before: dict[str, float] | None) -> TokenReport:
         """The table for the draft as it is now; `before` is the `tally` of the start, None where it is not known."""
         rejections = np.concatenate([rejected(one) for one in self._studied])
         known = before if before is not None and before.keys() == set(self._kinds) else None
         kinds = by_kind(self._kinds, rejections, known, self._acceptance())
-        return Lessons(learned_from, count(self._studied), self._split, kinds)
+        return TokenReport(learned_from, count(self._studied), self._split, kinds)
 
     def _acceptance(self) -> NDArray[np.float64]:
         self._pair.draft.eval()
