@@ -1,135 +1,195 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from dataclasses import replace
 
 import pytest
-from tiny import sampler
+from builders import make_record
+from workshop import Workshop, records_of
 
 from draftloop.config import Training
-from draftloop.training.dataset.batch_plan import STEPS_AT_ONE_TOKEN, make_batch_plan, steps_for
-from draftloop.training.dataset.examples import Example
+from draftloop.data.records import BlobRef, PairId, Record
+from draftloop.data.usable import OTHER_PAIR
+from draftloop.errors import NothingToDo, RunError
+from draftloop.training.dataset import mixture as material_module
+from draftloop.training.dataset.examples import select
+from draftloop.training.dataset.mixture import gather, regather
+
+OTHER = PairId("another target", "draft", "tokenizer")
 
 
-def examples(count: int, source: str = "new") -> list[Example]:
-    return [Example(f"{source}{i}", source, (1, 2) + (3,) * (3 + i % 5), 2, sampler()) for i in range(count)]
+@pytest.fixture
+def shop(tmp_path):
+    return Workshop(tmp_path, {})
 
 
-FAILURES, POOL = examples(21), {example.record_id: example for example in examples(9, "old")}
+def gathered(shop):
+    return gather(shop.log, shop.replay, shop.pair, shop.config)
 
 
-def planned(**settings):
-    return make_batch_plan(FAILURES, POOL, Training(**{"batch_size": 4, "epochs": 3, **settings}))
+def test_failures_train_validation_validates_and_the_held_out_are_not_even_read(shop):
+    records = records_of(shop.pair, 12)
+    accepted = records_of(shop.pair, 1, draft_output=(1, 2), target_output=(1, 2), log_p=(0.0,) * 2, log_q=(0.0,) * 2)
+    validation = records_of(shop.pair, 3, split="validation", seed=1)
+    held_out = records_of(shop.pair, 5, split="heldout", seed=2)
+    shop.write([*records, *accepted, *validation, *held_out])
+    material = gathered(shop)
+    assert material.failures.ids == [record.id for record in records]
+    assert material.validation.ids == [record.id for record in validation]
+    assert accepted[0].id in material.pool.ids
+    used = {*material.failures.ids, *material.pool.ids, *material.validation.ids}
+    assert not used & {record.id for record in held_out}
+    assert not {record.id for record in shop.replay.records()} & {record.id for record in [*held_out, *validation]}
+    assert not material.left_out
 
 
-def by_epoch(plan, epoch):
-    return [e for w in plan.windows if w.epoch == epoch for batch in w.micro_batches for e in batch]
+def test_removing_the_held_out_records_changes_nothing(shop, tmp_path):
+    records, held_out = records_of(shop.pair, 12), records_of(shop.pair, 5, split="heldout", seed=2)
+    shop.write([*held_out, *records])
+    other = Workshop(tmp_path / "without", {})
+    other.write(records)
+    assert gathered(shop).to_json() == gathered(other).to_json()
 
 
-def test_every_epoch_has_each_failure_once_and_whole():
-    plan = planned()
-    for epoch in range(3):
-        fresh = [example for example in by_epoch(plan, epoch) if example.source == "new"]
-        assert sorted(fresh, key=lambda e: e.record_id) == sorted(FAILURES, key=lambda e: e.record_id)
+def test_records_of_other_pairs_are_left_out_and_counted(shop):
+    ours, theirs = records_of(shop.pair, 4), records_of(shop.pair, 3, pair=OTHER)
+    shop.write([*ours, *theirs, *records_of(shop.pair, 2, pair=OTHER, split="validation")])
+    material = gathered(shop)
+    assert material.failures.ids == [record.id for record in ours]
+    assert material.left_out == {OTHER_PAIR: 5}
+    assert any("left out: 5 (another target or tokenizer)" in line for line in material.notes(Training()))
+    assert {record.pair for record in shop.replay.records()} == {shop.pair.identity}
 
 
-@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.5])
-def test_the_replayed_share_of_the_supervised_tokens_of_each_epoch_is_the_configured_one(ratio):
-    plan = planned(replay_ratio=ratio)
-    for epoch in range(3):
-        tokens = Counter()
-        for example in by_epoch(plan, epoch):
-            tokens[example.source] += len(example.labels)
-        assert tokens["old"] / tokens.total() == pytest.approx(ratio, abs=0.5 / tokens.total() + 1e-9)
-    assert plan.replay_share == pytest.approx(ratio, abs=0.01)
+def test_no_validation_at_all_is_said_and_why(shop):
+    shop.write(records_of(shop.pair, 4))
+    assert any("nothing could be held out" in line for line in gathered(shop).notes(Training()))
+    shop.write(records_of(shop.pair, 3, split="validation", seed=1))
+    notes = gathered(shop).notes(Training(val_batches=0))
+    assert any("training.val_batches is 0: no early stop" in line for line in notes)
+    assert "validation on 2 micro-batches of 3 generations" in gathered(shop).notes(Training(val_batches=2))[0]
 
 
-def test_replay_is_drawn_anew_each_epoch():
-    plan = planned(replay_ratio=0.1)
-    drawn = [Counter(e.record_id for e in by_epoch(plan, epoch) if e.source == "old") for epoch in range(3)]
-    assert drawn[0] != drawn[1] or drawn[1] != drawn[2]
+def test_what_was_collected_again_is_what_is_replayed_and_a_run_goes_on_with_it(shop):
+    """Its words are the same; where the target's distributions lie may not be."""
+    records = records_of(shop.pair, 6)
+    shop.write(records)
+    first = gathered(shop)
+    assert first.pool.examples
+    shop.write([replace(record, teacher=BlobRef(7 * i, 7, "ab" * 32)) for i, record in enumerate(records)])
+    again = gathered(shop)
+    places = {e.record_id: e.blob for e in again.failures.examples}
+    assert all(e.blob is not None and e.blob == places[e.record_id] for e in again.pool.examples)
+    assert all(record.teacher is not None for record in shop.replay.records())
+    assert regather(first.to_json(), shop.log, shop.replay, shop.pair, shop.config).failures.ids == first.failures.ids
 
 
-def test_without_a_pool_the_failures_stay_alone():
-    plan = make_batch_plan(FAILURES, {}, Training(epochs=2, replay_ratio=0.5))
-    assert plan.replay_share == 0
-    assert sum(map(len, plan.micro_batches)) == 2 * len(FAILURES)
+def test_used_failures_stay_material(shop):
+    shop.write(records_of(shop.pair, 4))
+    assert gathered(shop).failures.ids == gathered(shop).failures.ids
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
-    assert planned() == planned()
-    assert planned() != planned(seed=1)
-    first, second = (by_epoch(planned(replay_ratio=0.0), epoch) for epoch in (0, 1))
-    assert first != second
+def test_what_a_person_should_know_is_said(shop):
+    shop.write(records_of(shop.pair, 2))
+    notes = "\n".join(gathered(shop).notes(Training()))
+    assert "training on 2 failures" in notes
+    assert "nothing could be held out" in notes
+    assert "replay draws from 1 generations" in notes
 
 
-def test_a_longer_training_begins_like_a_shorter_one():
-    assert planned(epochs=3).windows[: len(planned(epochs=2).windows)] == planned(epochs=2).windows
+def test_an_empty_replay_pool_is_said_and_no_ratio_means_no_replay(tmp_path):
+    shop = Workshop(tmp_path, {"replay_ratio": 0.0})
+    shop.write(records_of(shop.pair, 4))
+    material = gathered(shop)
+    assert not material.pool.examples
+    assert not any("replay" in line for line in material.notes(Training(replay_ratio=0.0)))
+    assert any("replay buffer has nothing" in line for line in material.notes(Training()))
 
 
-def test_windows_end_with_their_epoch_and_the_last_one_may_be_smaller():
-    plan = make_batch_plan(FAILURES, {}, Training(batch_size=4, epochs=2, gradient_accumulation_steps=4))
-    assert [(window.epoch, len(window.micro_batches)) for window in plan.windows] == [(0, 4), (0, 2), (1, 4), (1, 2)]
-    assert sorted(len(batch) for window in plan.windows for batch in window.micro_batches) == [1, 1] + [4] * 10
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "holds no generation to train on; run collect-data first"),
+        ([make_record(target_output=(1, 2))], r"1 \(another target or tokenizer\)|1 \(every draft token accepted\)"),
+        ([make_record(pair=OTHER)], r"none of the 1 generations .* 1 \(another target or tokenizer\)"),
+    ],
+)
+def test_nothing_to_train_on_is_said_with_its_reasons(shop, records, message):
+    shop.write(records)
+    with pytest.raises(NothingToDo, match=message):
+        gathered(shop)
 
 
-def test_micro_batches_hold_similar_lengths():
-    plan = make_batch_plan(FAILURES, {}, Training(batch_size=4, epochs=1))
-    spread = [
-        max(len(e.ids) for e in batch) - min(len(e.ids) for e in batch)
-        for window in plan.windows
-        for batch in window.micro_batches
-    ]
-    assert max(spread) <= 1
+def test_a_generation_that_was_logged_twice_is_trained_on_once(shop):
+    records, validation = records_of(shop.pair, 3), records_of(shop.pair, 1, split="validation", seed=1)
+    shop.write([*records, *validation, *records, *validation])
+    material = gathered(shop)
+    assert material.failures.ids == [record.id for record in records]
+    assert material.validation.ids == [validation[0].id]
 
 
-def test_a_micro_batch_of_several_examples_keeps_to_its_supervised_tokens():
-    plan = make_batch_plan(FAILURES, {}, Training(batch_size=8, batch_tokens=12, epochs=1))
-    tokens = [sum(len(e.labels) for e in batch) for batch in plan.micro_batches]
-    assert max(tokens) <= 12
-    assert max(map(len, plan.micro_batches)) > 1
-    assert sum(tokens) == sum(len(e.labels) for e in FAILURES)
+def test_a_damaged_line_is_said_by_its_number(shop):
+    shop.write(records_of(shop.pair, 4))
+    lines = shop.log.path.read_bytes().splitlines(keepends=True)
+    shop.log.path.write_bytes(b"".join([lines[0], b"damaged\n", *lines[1:]]))
+    material = gathered(shop)
+    assert len(material.failures.examples) == 4
+    assert any("passed over: 2" in line for line in material.notes(Training()))
 
 
-def test_an_example_longer_than_a_micro_batch_may_be_is_one_of_its_own():
-    plan = make_batch_plan(FAILURES, {}, Training(batch_tokens=1, epochs=1))
-    assert [len(batch) for batch in plan.micro_batches] == [1] * len(FAILURES)
+def test_a_damaged_line_of_the_replay_buffer_is_said_by_its_number_and_set_aside(shop):
+    shop.replay.remember(records_of(shop.pair, 4, source="old"), seed=0)
+    lines = shop.replay.path.read_bytes().splitlines(keepends=True)
+    shop.replay.path.write_bytes(b"".join([lines[0], lines[1].replace(b"old", b"0ld"), *lines[2:]]))
+    shop.write(records_of(shop.pair, 4, seed=1))
+    notes = "\n".join(gathered(shop).notes(Training()))
+    assert "damaged lines of the replay buffer, moved to replay.jsonl.broken: 2" in notes
+    assert "replay buffer" not in "\n".join(gathered(shop).notes(Training()))  # it is whole again
 
 
-@pytest.mark.parametrize("steps", [1, 5, 6, 7, 40])
-def test_a_plan_of_so_many_steps_begins_like_any_and_ends_there(steps):
-    plan = make_batch_plan(FAILURES, POOL, Training(batch_size=4), steps)
-    longer = make_batch_plan(FAILURES, POOL, Training(batch_size=4, epochs=50))
-    assert plan.windows == longer.windows[:steps]
+def test_of_another_pair_s_generations_no_text_is_held(shop, monkeypatch):
+    passed: list[Record] = []
+
+    def watched(records, *rest):
+        passed.extend(records := list(records))
+        return select(records, *rest)
+
+    monkeypatch.setattr(material_module, "select", watched)
+    shop.write([*records_of(shop.pair, 4), *records_of(shop.pair, 300, pair=OTHER)])
+    assert gathered(shop).left_out == {OTHER_PAIR: 300}
+    assert Counter(bool(record.target_output and record.log_p) for record in passed if record.pair == OTHER) == {
+        False: 300
+    }
 
 
-def test_a_plan_may_begin_with_a_later_epoch():
-    later = make_batch_plan(FAILURES, POOL, Training(batch_size=4, epochs=1), first_epoch=2)
-    assert later.windows == tuple(w for w in planned().windows if w.epoch == 2)
+def test_the_same_material_is_found_again_whatever_was_logged_since(shop):
+    shop.write([*records_of(shop.pair, 6), *records_of(shop.pair, 2, split="validation", seed=1)])
+    material = gathered(shop)
+    saved = material.to_json()
+    shop.write(records_of(shop.pair, 6, seed=3))
+    shop.replay.refresh(lambda: shop.log.records(), seed=0)
+    again = regather(saved, shop.log, shop.replay, shop.pair, shop.config)
+    assert again.to_json() == saved
+    assert again.failures.examples == material.failures.examples
 
 
-def failures_of(count: int, labels: int) -> list[Example]:
-    return [Example(f"f{i}", "s", (1, 2) + (3,) * labels, 2, sampler()) for i in range(count)]
+def test_a_replayed_record_that_only_the_buffer_still_has_is_found(shop):
+    old, new = records_of(shop.pair, 4, source="old"), records_of(shop.pair, 4, seed=1)
+    shop.replay.remember(old, seed=0)
+    shop.write(new)
+    saved = gathered(shop).to_json()
+    assert {record.id for record in old} <= set(saved["replay_pool"])
+    assert regather(saved, shop.log, shop.replay, shop.pair, shop.config).to_json() == saved
 
 
-@pytest.mark.parametrize(("count", "labels"), [(1, 1), (1, 64), (5, 8), (20, 64), (200, 8), (300, 64)])
-@pytest.mark.parametrize("accumulation", [1, 8])
-def test_auto_makes_steps_that_grow_like_the_root_of_the_tokens_however_they_lie(count, labels, accumulation):
-    settings = Training(gradient_accumulation_steps=accumulation)
-    plan = make_batch_plan(failures_of(count, labels), POOL, settings)
-    assert len(plan.windows) == max(1, round(STEPS_AT_ONE_TOKEN * (count * labels) ** 0.5))
-
-
-def test_more_failures_get_more_steps_and_fewer_passes():
-    plans = [make_batch_plan(failures_of(count, 64), {}, Training()) for count in (20, 80, 320)]
-    for fewer, more in pairwise(plans):
-        assert len(more.windows) == pytest.approx(2 * len(fewer.windows), abs=2)
-        assert more.passes < fewer.passes
-
-
-def test_any_training_makes_a_step():
-    assert steps_for(0) == 1
-
-
-def test_epochs_as_configured_are_so_many_passes():
-    assert make_batch_plan(FAILURES, POOL, Training(epochs=3)).passes == 3
+def test_a_record_that_is_gone_or_changed_is_refused(shop):
+    shop.write(records_of(shop.pair, 6))
+    saved = gathered(shop).to_json()
+    changed = {**saved, "sha256": {**saved["sha256"], "failures": "0"}}
+    with pytest.raises(RunError, match="records of failures are not what they were"):
+        regather(changed, shop.log, shop.replay, shop.pair, shop.config)
+    with pytest.raises(RunError, match="list of records is damaged"):
+        regather({}, shop.log, shop.replay, shop.pair, shop.config)
+    shop.log.path.unlink()
+    with pytest.raises(RunError, match="no longer in the log"):
+        regather(saved, shop.log, shop.replay, shop.pair, shop.config)
