@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from draftloop.config import Training
 from draftloop.data.teacher_blobs import BlobFile
+from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.evaluation.estimator import position_weights
 from draftloop.evaluation.scoring import score_carried
-from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair
 from draftloop.runtime.signals import StopRequest

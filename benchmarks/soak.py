@@ -24,9 +24,9 @@ from draftloop import reference
 from draftloop.cli.tables import print_table
 from draftloop.config import Config, Speculative
 from draftloop.decoding.generate import decoding_settings
+from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.evaluation.live_decoding import samples_from_prompts
 from draftloop.evaluation.scoring import score
-from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
 

@@ -24,14 +24,14 @@ from draftloop import reference
 from draftloop.cli.tables import print_table
 from draftloop.collection.collect import CollectSettings, collect_data
 from draftloop.config import Data, Speculative
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.decoding.decoder import Settings
 from draftloop.decoding.generate import decoding_settings
+from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.evaluation.benchmark import accepted
 from draftloop.evaluation.estimator import total
 from draftloop.evaluation.live_decoding import decode_all
 from draftloop.evaluation.scoring import score_carried
-from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts

@@ -13,10 +13,10 @@ from draftloop import reference
 from draftloop.cli.progress import Steps
 from draftloop.config import Models
 from draftloop.demo import LoopSettings, loop_config, run_loop
+from draftloop.models import manifest
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
 from draftloop.prompts.prompt import encode_prompt
-from draftloop.registry import manifest
 
 FAILURES = LoopSettings(weak_prompts=300, own_prompts=300, benchmark_prompts=4, max_tokens=64)
 

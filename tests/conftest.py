@@ -98,7 +98,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) ->
     """Generations of a hundred prompts; nobody changes it."""
     from shop import PROMPTS, Shop, config_of
 
-    from draftloop.data.directory import DataDirectory
+    from draftloop.data_directory import DataDirectory
 
     shop = Shop(DataDirectory(tmp_path_factory.mktemp("collected") / "data"), config_of(small_models))
     shop.collect(PROMPTS)

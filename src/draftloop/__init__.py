@@ -34,7 +34,7 @@ _HOMES = {
     "decoding_settings": "decoding.generate",
     "collect_data": "collection.collect",
     "CollectSettings": "collection.collect",
-    "DataDirectory": "data.directory",
+    "DataDirectory": "data_directory",
     "train": "training.train",
     "resume": "training.train",
     "logged_samples": "evaluation.benchmark",

@@ -27,10 +27,10 @@ from pydantic import (
     model_validator,
 )
 
-from .data.json_values import why_not_kept
 from .decoding.rule_names import Rule
 from .errors import ConfigError
 from .runtime import blas
+from .store.json_values import why_not_kept
 from .yaml_strict import quoted, read_yaml_lines
 
 ENV_PREFIX = "DRAFTLOOP_"

@@ -15,8 +15,8 @@ from typing import Any
 from . import reference
 from .collection.collect import CollectReport, CollectSettings, collect_data
 from .config import Config, Speculative, Training
-from .data.directory import DataDirectory
 from .data.log import FailureLog
+from .data_directory import DataDirectory
 from .decoding.decoder import Settings
 from .decoding.generate import decoding_settings
 from .evaluation.benchmark import AcceptanceReport, AcceptanceRow, Difference, compare_drafts

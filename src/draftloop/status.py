@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from .data.directory import DataDirectory
 from .data.joined_groups import PromptGroups
 from .data.records import Record
-from .data.unseen import SeenPrompts, Trained
+from .data_directory import DataDirectory
 from .errors import AccessDenied, AdapterError, DraftloopError
 from .evaluation.drift import LoggedGeneration, generation_of
+from .evaluation.unseen import SeenPrompts, Trained
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from builders import write_adapter
 
 from draftloop.evaluation.looks import Look
-from draftloop.registry.promotion_watch import PromotionWatch
+from draftloop.evaluation.promotion_watch import PromotionWatch
 from draftloop.registry.registry import Registry
 
 

@@ -15,9 +15,9 @@ import pytest
 from model_dirs import CHAT_TEMPLATE, edit_json
 from mortal import HANGS
 
-from draftloop.data.directory import DataDirectory
 from draftloop.data.log import FailureLog
 from draftloop.data.teacher_top_k import decode_top_k
+from draftloop.data_directory import DataDirectory
 
 LOG = Path("data/failures/failures.jsonl")
 SHORT = ["--max-tokens", "8"]

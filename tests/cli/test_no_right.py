@@ -12,8 +12,8 @@ from rights import of_an_ordinary_user
 
 from draftloop import reference
 from draftloop.config import Gate
-from draftloop.data.directory import DataDirectory
 from draftloop.data.records import BlobRef, PairId
+from draftloop.data_directory import DataDirectory
 from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.errors import AccessDenied
 from draftloop.evaluation.latency_profiles import LatencyProfiles, StoredProfile

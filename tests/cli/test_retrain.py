@@ -13,7 +13,7 @@ from mortal import HANGS
 from shop import PROMPTS
 
 from draftloop.config import Models
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """

@@ -9,9 +9,9 @@ import mlx.core as mx
 from builders import make_record, write_adapter
 
 from draftloop import reference
-from draftloop.data.directory import DataDirectory
 from draftloop.data.log import FailureLog
 from draftloop.data.records import PairId, Record
+from draftloop.data_directory import DataDirectory
 from draftloop.models.fingerprints import fingerprints
 from draftloop.registry.registry import Registry
 from draftloop.training.run import RunDirectory

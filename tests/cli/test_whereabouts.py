@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from draftloop.config import Models, resolve
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.errors import Interrupted
 from draftloop.models.pair import load_pair
 from draftloop.runtime.signals import StopRequest

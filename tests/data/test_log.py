@@ -15,10 +15,11 @@ import pytest
 from builders import RecordedSyncs, make_record
 
 from draftloop.data.log import FailureLog
-from draftloop.data.records import Record, RecordError, from_body, resume_key, seal, to_line, unseal
+from draftloop.data.records import Record, from_body, resume_key, to_line
 from draftloop.data.splits import hashed_split
 from draftloop.errors import LockedError, StoreError
 from draftloop.store.lock import Lock
+from draftloop.store.sealed_lines import RecordError, seal, unseal
 
 WRITE = """
 import sys

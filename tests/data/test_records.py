@@ -19,19 +19,17 @@ from draftloop.data.records import (
     BlobRef,
     Disagreement,
     Record,
-    RecordError,
     Sampler,
     from_body,
     from_line,
     opening_and_split_of,
     resume_key,
-    seal,
     split_of,
     to_line,
-    unseal,
     whole_records,
 )
 from draftloop.errors import StoreError
+from draftloop.store.sealed_lines import RecordError, seal, unseal
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -19,7 +19,7 @@ from draftloop.decoding.batched_generation import OutputRequest, generate_batche
 from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.decoding.offline_rounds import simulate_rounds
 from draftloop.decoding.rule_names import SAMPLING
-from draftloop.evaluation.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair
 
 PROMPT = (0, 1, 2)

@@ -17,7 +17,7 @@ from shop import PROMPTS, Shop, config_of, never
 from stops import StopAfter
 
 from draftloop.collection.collect import ALREADY_COLLECTED
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterError, Interrupted
 from draftloop.models.fingerprints import Fingerprints
 from draftloop.models.hub import local_fingerprints

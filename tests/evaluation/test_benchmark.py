@@ -16,6 +16,7 @@ from draftloop.config import Models
 from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, describe_counts
 from draftloop.decoding.decoder import Settings
 from draftloop.decoding.rule_names import Rule
+from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.errors import ConfigError, PromptError
 from draftloop.evaluation.benchmark import (
     Sample,
@@ -29,7 +30,6 @@ from draftloop.evaluation.benchmark import (
 from draftloop.evaluation.estimator import total
 from draftloop.evaluation.live_decoding import decode_all
 from draftloop.evaluation.scoring import score
-from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair, load_pair
 
 ROW = [

@@ -15,12 +15,13 @@ from tiny import sampler
 from draftloop.collection.collect import CollectSettings, generate_record
 from draftloop.config import Models
 from draftloop.data.records import Record
+from draftloop.decoding import teacher_forced
 from draftloop.decoding.decoder import Settings
 from draftloop.decoding.rule_names import Rule
-from draftloop.evaluation import scoring, teacher_forced
+from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.evaluation import scoring
 from draftloop.evaluation.estimator import log_probs
 from draftloop.evaluation.scoring import OutputScores, score
-from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
 

@@ -93,7 +93,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) ->
     from builders import NO_SYNC
     from shop import PROMPTS, Shop, config_of
 
-    from draftloop.data.directory import DataDirectory
+    from draftloop.data_directory import DataDirectory
 
     gate = {"min_heldout_prompts": 2, "live_prompts": 0}
     training = {"epochs": 1, "min_failure_cases": 5}

@@ -23,7 +23,7 @@ from tiny import tiny_llama
 from draftloop.errors import AdapterError
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import CONFIG, WEIGHTS, AdapterConfig
-from draftloop.registry.manifest import MANIFEST
+from draftloop.models.manifest import MANIFEST
 from draftloop.registry.registry import Registry
 
 pytestmark = pytest.mark.row("bad adapter bytes")
@@ -33,7 +33,7 @@ import json, sys
 from pathlib import Path
 from draftloop.models import adapter as lora
 from draftloop.errors import AdapterError
-from draftloop.registry.manifest import verify_adapter
+from draftloop.models.manifest import verify_adapter
 from tiny import tiny_llama
 import hashlib
 

@@ -13,8 +13,8 @@ from fault_table import Row
 from shop import PROMPTS, Shop
 
 from draftloop.config import Config
-from draftloop.data.directory import DataDirectory
 from draftloop.data.records import PairId
+from draftloop.data_directory import DataDirectory
 from draftloop.errors import TrainingFailed
 from draftloop.models.hub import local_fingerprints
 from draftloop.registry.registry import Pointer, Registry

@@ -17,8 +17,8 @@ from workshop import Workshop, examples_of, records_of
 from draftloop.config import Training
 from draftloop.errors import AdapterError, TrainingFailed
 from draftloop.models import adapter as lora
+from draftloop.models import manifest
 from draftloop.models.adapter_format import WEIGHTS, AdapterConfig
-from draftloop.registry import manifest
 from draftloop.registry.registry import Pointer, Registry
 from draftloop.training import train as train_module
 from draftloop.training.dataset.batch_plan import Window

@@ -15,23 +15,13 @@ from fault_table import Row
 
 from draftloop.data import records
 from draftloop.data.log import FailureLog
-from draftloop.data.records import (
-    BlobRef,
-    Disagreement,
-    PairId,
-    Record,
-    RecordError,
-    Sampler,
-    from_line,
-    seal,
-    to_line,
-    unseal,
-)
+from draftloop.data.records import BlobRef, Disagreement, PairId, Record, Sampler, from_line, to_line
 from draftloop.data.replay import ReplayBuffer
 from draftloop.errors import StoreError
-from draftloop.registry import manifest
-from draftloop.registry.manifest import FileHash, read_sealed_manifest
+from draftloop.models import manifest
+from draftloop.models.manifest import FileHash, read_sealed_manifest
 from draftloop.registry.registry import Registry
+from draftloop.store.sealed_lines import RecordError, seal, unseal
 
 pytestmark = pytest.mark.row("old records")
 

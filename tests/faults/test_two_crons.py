@@ -22,7 +22,7 @@ from mortal import HANGS, environment, has_ended, python
 from shop import Shop
 
 from draftloop.config import to_yaml
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.errors import LockedError
 from draftloop.retraining.running import is_stopped
 

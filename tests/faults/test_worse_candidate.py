@@ -14,8 +14,8 @@ from fault_table import Row
 from shop import Shop
 
 from draftloop.config import Gate
-from draftloop.data.directory import DataDirectory
 from draftloop.data.records import Record, to_line
+from draftloop.data_directory import DataDirectory
 from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.evaluation.gate import decide
 from draftloop.evaluation.paired_rounds import ScoredOutput

@@ -8,11 +8,12 @@ import orjson
 import pytest
 from builders import NO_SYNC, failing_files, make_record, write_adapter
 
-from draftloop.data.directory import DataDirectory
-from draftloop.data.records import PairId, seal, to_line, unseal
+from draftloop.data.records import PairId, to_line
+from draftloop.data_directory import DataDirectory
 from draftloop.errors import StoreError
 from draftloop.models.fingerprints import Fingerprints
 from draftloop.models.names import FILE, ModelNames
+from draftloop.store.sealed_lines import seal, unseal
 
 MODEL = Fingerprints(model="1" * 64, former="0" * 64, template="a" * 64)
 RENAMED = Fingerprints(model="1" * 64, former="f" * 64, template="b" * 64)  # the same with another chat template

@@ -468,7 +468,7 @@ def test_any_json_is_a_prompt_that_a_record_keeps_or_a_refusal(found: Any, recor
 def record_with() -> Any:
     from builders import make_record
 
-    from draftloop.data.json_values import without_surrogates
+    from draftloop.store.json_values import without_surrogates
 
     def record(prompt: Prompt) -> Any:
         kept = without_surrogates({"messages": prompt.messages, "tools": prompt.tools})

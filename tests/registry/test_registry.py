@@ -11,11 +11,12 @@ import orjson
 import pytest
 from builders import RecordedSyncs, write_adapter
 
-from draftloop.data.records import PairId, seal, unseal
+from draftloop.data.records import PairId
 from draftloop.errors import AdapterDamaged, AdapterError, ChampionMoved, StoreError
-from draftloop.registry.manifest import verify_adapter
+from draftloop.models.manifest import verify_adapter
 from draftloop.registry.registry import Pointer, Registry
 from draftloop.store.journal import Journal
+from draftloop.store.sealed_lines import seal, unseal
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 from builders import failing_files
 
 from draftloop.config import Gate
-from draftloop.data.records import PairId, dump, seal
+from draftloop.data.records import PairId
 from draftloop.errors import StoreError
 from draftloop.registry.verdicts import Attempt, Epoch, Verdict, Verdicts
+from draftloop.store.sealed_lines import dump, seal
 
 PAIR = PairId("target", "draft", "tokenizer")
 OTHER = PairId("other", "draft", "tokenizer")

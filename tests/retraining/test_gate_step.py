@@ -14,9 +14,9 @@ from shop import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_
 
 from draftloop.collection.collect import CollectReport
 from draftloop.config import Models
-from draftloop.data.directory import DataDirectory
 from draftloop.data.log import FailureLog
 from draftloop.data.records import Record, to_line
+from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterDamaged
 from draftloop.evaluation.gate_evaluation import score_outputs
 from draftloop.evaluation.units_and_levels import alpha_of_attempt

@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.retraining import running as running_module
 from draftloop.retraining.running import Running, in_minutes, is_stopped, running, unfinished
 from draftloop.training.run import RunDirectory
@@ -23,7 +23,7 @@ from draftloop.training.run import RunDirectory
 AT_WORK = """
 import sys
 from pathlib import Path
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.training.run import RunDirectory
 data = DataDirectory(Path(sys.argv[1]))
 with data.training_lock(), data.presence.shown("retrain"):

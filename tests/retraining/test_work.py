@@ -13,7 +13,7 @@ from builders import make_record
 from mlx.utils import tree_flatten
 
 from draftloop.config import Config, Models, Training
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.models.pair import Pair
 from draftloop.retraining.work import Work, loader
 

@@ -10,10 +10,10 @@ import pytest
 from pydantic import TypeAdapter
 from rights import of_an_ordinary_user
 
-from draftloop.data.records import dump, seal
 from draftloop.errors import AccessDenied, StoreError
 from draftloop.store.files import FILES
 from draftloop.store.sealed import DamagedFile, read_sealed, write_sealed
+from draftloop.store.sealed_lines import dump, seal
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from draftloop.collection.collect import CollectReport, CollectSettings, collect_data
 from draftloop.config import Config, Models
-from draftloop.data.directory import DataDirectory
+from draftloop.data_directory import DataDirectory
 from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.decoding.generate import decoding_settings
 from draftloop.models import adapter as lora

@@ -12,8 +12,8 @@ from workshop import records_of
 
 from draftloop.config import Data
 from draftloop.data.records import Record
+from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.evaluation.scoring import score_carried
-from draftloop.evaluation.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair
 from draftloop.training.dataset.examples import select
 from draftloop.training.dataset.mixture import TrainingMixture

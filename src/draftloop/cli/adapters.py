@@ -15,7 +15,7 @@ from .export import export_command
 from .output import Doing
 
 if TYPE_CHECKING:
-    from ..data.directory import DataDirectory
+    from ..data_directory import DataDirectory
     from ..evaluation.looks import Look
     from ..registry.registry import Pointer
     from ..registry.verdicts import Verdict

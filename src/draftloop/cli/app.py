@@ -19,7 +19,7 @@ from ..runtime.bars import stderr_columns, whole_words
 from ..whereabouts import in_a_line, of_run
 
 if TYPE_CHECKING:
-    from ..data.directory import DataDirectory
+    from ..data_directory import DataDirectory
     from ..models.pair import Pair
     from ..training.run import RunDirectory
 
@@ -59,7 +59,7 @@ class App:
     @cached_property
     def data(self) -> DataDirectory:
         """Where everything mutable lies."""
-        from ..data.directory import DataDirectory
+        from ..data_directory import DataDirectory
 
         return DataDirectory(self.data_dir, self.config.data)
 

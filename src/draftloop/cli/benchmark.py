@@ -18,10 +18,10 @@ from .app import App, Command, adapter_option, json_option, model_options, note,
 from .prompt_input import prompts_file_option, prompts_of
 
 if TYPE_CHECKING:
-    from ..data.held_out import HeldOut, LoggedGenerations
     from ..data.log import FailureLog
     from ..data.records import Record
     from ..evaluation.benchmark import AcceptanceReport
+    from ..evaluation.held_out import HeldOut, LoggedGenerations
     from ..evaluation.live_decoding import LiveRow
     from ..models.pair import Pair
     from ..prompts.prompt import Prompt
@@ -119,7 +119,7 @@ def _check_flags(app: App) -> None:
 
 def refuse_empty_log(app: App) -> None:
     """Raise PromptError where nothing is logged at all, before models are loaded; damage is told."""
-    from ..data.held_out import check_logged
+    from ..evaluation.held_out import check_logged
 
     try:
         check_logged(app.data.log)
@@ -130,7 +130,7 @@ def refuse_empty_log(app: App) -> None:
 
 def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> LoggedGenerations:
     """Logged generations, held-out ones where there are any; says what is damaged, left out, or not held out."""
-    from ..data.held_out import generations_to_measure
+    from ..evaluation.held_out import generations_to_measure
 
     log = app.data.log
     try:
@@ -175,10 +175,10 @@ def _measure(
         rule_for(rule, speculative.temperature)  # a mismatch is told before anything is generated
     forget_peak()
     pair = app.load_pair("none")
-    from ..data.held_out import MeasuredPrompt, check_held_out
     from ..data.usable import describe_counts, why_unusable
     from ..decoding.generate import decoding_settings
     from ..evaluation.benchmark import compare_drafts, logged_samples, rules_that_fit
+    from ..evaluation.held_out import MeasuredPrompt, check_held_out
     from ..evaluation.live_decoding import decode_live, samples_from_prompts
     from ..prompts.prompt import Reading
     from .progress import ProgressBar, Steps
@@ -211,7 +211,7 @@ def _measure(
     with Steps() as steps:
         watch = partial(steps.at, "scoring")
         report = compare_drafts(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
-    found = check_held_out((MeasuredPrompt(sample.group, sample.opening) for sample in samples), app.data, chosen)
+    found = check_held_out((MeasuredPrompt(sample.group, sample.opening) for sample in samples), app.data.log, chosen)
     conditions = report.conditions | found.to_json()
     if prompts is None:
         conditions |= {"left_out": dict(logged.left_out)}

@@ -13,8 +13,8 @@ from .output import Doing
 
 if TYPE_CHECKING:
     from ..data.records import Record
-    from ..registry.export.export import Exported
-    from ..registry.export.verify import Measured
+    from ..export.export import Exported
+    from ..export.verify import Measured
 
 
 @click.command(cls=Doing)
@@ -51,8 +51,8 @@ def export_command(
 
     What is written is loaded back, and its acceptance measured on the logged held-out generations.
     """
-    from ..registry.export.export import export, plan_export
-    from ..registry.export.fuse import Quantization
+    from ..export.export import export, plan_export
+    from ..export.fuse import Quantization
     from .progress import Steps
 
     quantization = Quantization(q_bits, q_group_size, dequantize)
@@ -130,7 +130,7 @@ def _print_measured(found: Measured) -> None:
         ],
         title="paired",
     )
-    from ..registry.export.verify import below_in_words
+    from ..export.verify import below_in_words
 
     for change in found.below_bare_draft():
         print_text(below_in_words(change))

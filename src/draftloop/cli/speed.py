@@ -16,9 +16,9 @@ from .output import Doing
 from .prompt_input import prompts_file_option, prompts_of
 
 if TYPE_CHECKING:
-    from ..data.held_out import HeldOut
     from ..data.records import Record
     from ..decoding.decoder import Settings
+    from ..evaluation.held_out import HeldOut
     from ..evaluation.latency_profiles import LatencyProfiles
     from ..evaluation.throughput import SpeedReport
     from ..models.pair import Pair
@@ -65,8 +65,8 @@ def speed_command(
         refuse_empty_log(app)
     path = app.data.registry.resolve(adapter)
     pair, stock = _load_pairs(app, path)
-    from ..data.held_out import MeasuredPrompt, check_held_out
     from ..decoding.generate import decoding_settings
+    from ..evaluation.held_out import MeasuredPrompt, check_held_out
     from ..evaluation.latency import machine_fingerprint
     from ..evaluation.throughput import measure_speed
     from .progress import Steps
@@ -77,7 +77,7 @@ def speed_command(
     ids = [tokens for tokens, _ in asked]
     held_out = check_held_out(
         (MeasuredPrompt(str(number), said) for number, (_, said) in enumerate(asked)),
-        app.data,
+        app.data.log,
         None if path is None else (app.adapter_name(path), path),
     )
     app.say_where()

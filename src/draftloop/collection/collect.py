@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from ..data.json_values import without_surrogates
 from ..data.log import FailureLog
 from ..data.records import Record, RunConditions
 from ..data.teacher_blobs import BlobFile
@@ -26,14 +25,15 @@ from ..data.teacher_top_k import encode_top_k
 from ..decoding.batched_generation import FinishedOutput, OutputRequest, generate_batched
 from ..decoding.decoder import Decoding, Round, Settings, check_length
 from ..decoding.offline_rounds import simulate_rounds
+from ..decoding.teacher_forced import TargetOutput
 from ..errors import ConfigError, PromptError
 from ..evaluation.estimator import Acceptance, realised
-from ..evaluation.teacher_forced import TargetOutput
 from ..models import adapter as lora
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt, Reading, SkippedPrompt, Unusable, encode_prompt
 from ..runtime.memory import budget, read_device, room_left
 from ..runtime.signals import StopRequest
+from ..store.json_values import without_surrogates
 from .generation import Generation, make_record
 
 _Item = TypeVar("_Item")

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from ..data.json_values import without_surrogates
 from ..data.records import Disagreement, Record
 from ..data.teacher_top_k import TopK, concatenate_top_k
 from ..decoding.decoder import Finish, Round, Settings, count_rounds
 from ..decoding.round_sampler import BonusDraw
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
+from ..store.json_values import without_surrogates
 
 
 @dataclass(frozen=True)

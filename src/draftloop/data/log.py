@@ -14,18 +14,9 @@ from pathlib import Path
 
 from ..store.files import FILES, Files, append_whole, reading, storing
 from ..store.lock import Lock
+from ..store.sealed_lines import RecordError, unseal
 from .joined_groups import PromptGroups
-from .records import (
-    Record,
-    RecordError,
-    from_body,
-    opening_and_split_of,
-    resume_key,
-    split_of,
-    to_line,
-    unseal,
-    whole_records,
-)
+from .records import Record, from_body, opening_and_split_of, resume_key, split_of, to_line, whole_records
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,7 @@
-"""The record: what one finished generation leaves behind, and its one line of JSON. Knows no file, lock or model.
+"""The record: what one finished generation leaves behind, and its one sealed line. Knows no file, lock or model.
 
-A line is a JSON object with sorted keys and no spaces whose last member is `checksum`: the first 16 hex digits of the
-sha256 of the same object without it. JSON has no lone surrogates (Python text read from a broken file has): such a
-prompt is written with U+FFFD in their places, and `prompt_surrogates` lists [index, code point] of each, so that it
-comes back exactly.
+JSON has no lone surrogates (Python text read from a broken file has): such a prompt is written with U+FFFD in their
+places, and `prompt_surrogates` lists [index, code point] of each, so that it comes back exactly.
 """
 
 from __future__ import annotations
@@ -11,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..decoding.rule_names import Rule
-from ..errors import StoreError
-from .json_values import REPLACEMENT, SURROGATE
+from ..store.json_values import REPLACEMENT, SURROGATE
+from ..store.sealed_lines import RecordError, check_schema, dump, end_of_sealed, field_names, members, seal, unseal
 from .prompt_groups import opening, prompt_group
 
 SCHEMA = 1
@@ -33,16 +30,10 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True)]
 _CLOSED = ConfigDict(extra="forbid")
 
-_SEAL_LENGTH = len(',"checksum":"0123456789abcdef"}')
-_SEAL_END = re.compile(rb',"checksum":"[0-9a-f]{16}"\}')
 _LINE_START = re.compile(rb'\{"adapter":')  # the first of the sorted keys; inside a JSON string its quotes are escaped
 _SPLIT = re.compile(rb',"split":"([a-z]+)"')
 _SURROGATES = range(0xD800, 0xE000)
 _LATER = ("messages", "tools", "chat_template_args")
-
-
-class RecordError(StoreError):
-    """A line that is no whole, valid record; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +227,7 @@ def to_line(record: Record) -> bytes:
         raise RecordError(f"it cannot be written as JSON: {error}") from error
     back = from_body(body)
     if back != record:
-        names = ", ".join(name for name in _names(Record) if getattr(back, name) != getattr(record, name))
+        names = ", ".join(name for name in field_names(Record) if getattr(back, name) != getattr(record, name))
         raise RecordError(f"{names}: holds what JSON cannot keep (NaN, infinity, a list for a tuple)")
     return seal(body)
 
@@ -249,31 +240,6 @@ def from_line(line: bytes) -> Record:
         StoreError: it was written by a newer draftloop.
     """
     return from_body(unseal(line))
-
-
-def dump(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces. Dataclasses become objects."""
-    return orjson.dumps(value, default=_slots, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS)
-
-
-def seal(body: bytes) -> bytes:
-    """A JSON object with its checksum put in as its last member, and a newline."""
-    return body[:-1] + _checksum(hashlib.sha256(body)) + b"}\n"
-
-
-def unseal(line: bytes) -> bytes:
-    """The JSON object that was sealed in `line`; the newline may be missing.
-
-    Raises:
-        RecordError: not one byte may differ from what `seal` made.
-    """
-    line = line.removesuffix(b"\n")
-    body = line[:-_SEAL_LENGTH] + b"}"
-    if not _SEAL_END.fullmatch(line[-_SEAL_LENGTH:]):
-        raise RecordError("it does not end in a checksum: cut short, or its end is damaged")
-    if seal(body) != line + b"\n":
-        raise RecordError("its checksum does not match: it was changed after it was written")
-    return body
 
 
 def from_body(body: bytes) -> Record:
@@ -317,48 +283,14 @@ def whole_records(data: bytes) -> Iterator[tuple[int, int]]:
     """Where whole records lie in damaged bytes, as (start, end): a newline that was lost joins two good ones."""
     done = 0
     for start in (found.start() for found in _LINE_START.finditer(data)):
-        end = _end_of_sealed(data, start) if start >= done else None  # a message may hold such a start too
+        end = end_of_sealed(data, start) if start >= done else None  # a message may hold such a start too
         if end is not None:
             done = end
             yield start, done
 
 
-def check_schema(found: object, known: int, what: str) -> None:
-    """Refuse what a newer draftloop wrote.
-
-    Raises:
-        RecordError: `found` is no schema number.
-        StoreError: `found` is newer than `known`.
-    """
-    if type(found) is not int or found < 1:
-        raise RecordError(f"schema: found {found!r}, expected a number from 1 to {known}")
-    if found > known:
-        raise StoreError(
-            f"A {what} has schema {found}; this draftloop reads schemas up to {known}. "
-            "Update draftloop to work with this data directory."
-        )
-
-
-def _end_of_sealed(data: bytes, start: int) -> int | None:
-    """Where the record that begins there ends; None where none does. A message may hold what ends one too."""
-    so_far, at = hashlib.sha256(), start
-    for found in _SEAL_END.finditer(data, start):
-        so_far.update(data[at : found.start()])
-        at = found.start()
-        of_it = so_far.copy()
-        of_it.update(b"}")
-        if found[0] == _checksum(of_it) + b"}":
-            return found.end()
-    return None
-
-
-def _checksum(of: hashlib._Hash) -> bytes:
-    """The last member of a line."""
-    return b',"checksum":"' + of.hexdigest()[:16].encode() + b'"'
-
-
 def _to_json(record: Record) -> dict[str, Any]:
-    values = _slots(record)
+    values = members(record)
     for name in _LATER:
         if values[name] is None:
             del values[name]  # as lines were before there was such a thing
@@ -374,19 +306,6 @@ def _with_surrogates(prompt: str, surrogates: list[tuple[int, int]]) -> str:
             raise ValueError(f"found the code point {code}, expected a lone surrogate")
         characters[index] = chr(code)
     return "".join(characters)
-
-
-def _slots(value: Any) -> dict[str, Any]:
-    try:
-        return {name: getattr(value, name) for name in _names(type(value))}  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{value!r} is of type {type(value).__name__}") from None
-
-
-@cache
-def _names(of: type[Any]) -> tuple[str, ...]:
-    """Of a dataclass's fields; asked for several times a token. Raises TypeError: it is none."""
-    return tuple(field.name for field in fields(of))
 
 
 def _parse(body: bytes) -> dict[str, Any]:

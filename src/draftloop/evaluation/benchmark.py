@@ -18,12 +18,12 @@ import mlx.core as mx
 from ..data.records import GroupOf, Record, own_group
 from ..data.usable import describe_counts, why_unusable
 from ..decoding.rule_names import SAMPLING, Rule, one_of
+from ..decoding.teacher_forced import TargetOutput
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .estimator import Acceptance, expected_rounds, total
 from .intervals import LEVEL, Interval, paired_ratio_difference_interval, ratio_interval
 from .scoring import OutputScores, score
-from .teacher_forced import TargetOutput
 
 BASE = "none"  # how tables and JSON name the bare draft
 

@@ -19,6 +19,7 @@ from ..data.records import GroupOf, Record, own_group
 from ..decoding.decoder import Settings, fits
 from ..decoding.draft_length import LatencyProfile
 from ..decoding.rule_names import SAMPLING, Rule
+from ..decoding.teacher_forced import TargetOutput
 from ..models.pair import Pair
 from .estimator import expected_rounds, rounds_moments
 from .gate import Decision, decide
@@ -26,7 +27,6 @@ from .latency import measure_latency
 from .live_decoding import decode_all
 from .paired_rounds import ScoredOutput
 from .scoring import OutputScores, score, score_carried
-from .teacher_forced import TargetOutput
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 MOST_STANDARD_ERRORS = 4.0  # one honest candidate in 16,000 is above by chance

@@ -18,6 +18,7 @@ from ..data.prompt_groups import opening
 from ..data.records import Sampler
 from ..decoding.decoder import Decoding, Settings, count_rounds, fits
 from ..decoding.rule_names import Rule
+from ..decoding.teacher_forced import TargetOutput
 from ..errors import PromptError
 from ..models import adapter as lora
 from ..models.pair import Pair
@@ -25,7 +26,6 @@ from ..prompts.prompt import Prompt, Reading, Unusable
 from .benchmark import BASE, Sample, accepted, samples_of
 from .estimator import Acceptance, realised, total
 from .scoring import score
-from .teacher_forced import TargetOutput
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from ..decoding.rule_names import Rule
 from ..decoding.sampling_filters import sampling_log_probs
+from ..decoding.teacher_forced import TargetOutput, blocks, distributions
 from ..models.pair import Pair
-from .teacher_forced import TargetOutput, blocks, distributions
 
 BLOCK_BYTES = 512 << 20  # of target distributions held at once
 

@@ -22,6 +22,7 @@ from ..collection.collect import generation_seed
 from ..decoding.decoder import Decoding, Settings
 from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProfile
 from ..decoding.rule_names import SAMPLING, Rule
+from ..decoding.teacher_forced import TargetOutput
 from ..models import adapter as lora
 from ..models.pair import Pair
 from . import latency as costs
@@ -29,7 +30,6 @@ from .benchmark import accepted
 from .estimator import forecast, total
 from .latency_profiles import Advice
 from .scoring import OutputScores, score_carried
-from .teacher_forced import TargetOutput
 
 PLAIN, STOCK, OURS = "plain", "mlx-lm", "draftloop"
 

@@ -20,8 +20,8 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from ..config import Models
 from ..data.records import PairId
 from ..errors import AdapterError, PairError
-from ..registry import manifest
 from . import adapter as lora
+from . import manifest
 from .cpu.adapt import adapt_to_cpu
 from .fingerprints import Fingerprints, fingerprints
 from .hub import find_model

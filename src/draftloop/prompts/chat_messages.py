@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..data.json_values import why_not_kept
+from ..store.json_values import why_not_kept
 from .prompt import Prompt, Unusable
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # and its key

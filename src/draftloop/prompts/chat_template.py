@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..data.json_values import SURROGATE, is_deep, texts
+from ..store.json_values import SURROGATE, is_deep, texts
 from .chat_marks import Marking, replaced
 from .control_tokens import Markers, NotReadable, control_tokens, read_as_text
 from .template_sandbox import TemplateFailed, render

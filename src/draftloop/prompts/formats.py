@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ..data.json_values import why_not_kept
+from ..store.json_values import why_not_kept
 from .chat_messages import TOLD, NoPrompt, chat_prompt, check_text_alone, parsed
 from .prompt import Prompt
 

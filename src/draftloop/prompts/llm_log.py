@@ -14,8 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..data.json_values import why_not_kept
 from ..errors import PromptError
+from ..store.json_values import why_not_kept
 from .chat_messages import NoPrompt, chat_prompt
 from .formats import Converted
 from .prompt import SkippedPrompt

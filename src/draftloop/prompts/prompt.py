@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..config import Speculative
-from ..data.json_values import without_surrogates
+from ..store.json_values import without_surrogates
 from .chat_template import ChatTemplate, TooLong, plain_tokenizer
 from .control_tokens import Markers, NotReadable, control_tokens, read_as_text
 from .template_sandbox import TemplateFailed

@@ -20,14 +20,22 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..data.records import dump, seal
 from ..errors import AccessDenied, AdapterDamaged, AdapterError, ChampionMoved, StoreError
 from ..models.adapter_format import CONFIG, WEIGHTS
+from ..models.manifest import (
+    MANIFEST,
+    Manifest,
+    hash_files,
+    make_manifest,
+    read_manifest,
+    read_sealed_manifest,
+    verify_adapter,
+)
 from ..store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
 from ..store.files import FILES, Files, reading, storing
 from ..store.journal import Journal
 from ..store.lock import Lock
-from .manifest import MANIFEST, Manifest, hash_files, make_manifest, read_manifest, read_sealed_manifest, verify_adapter
+from ..store.sealed_lines import dump, seal
 
 POINTER = "pointer.json"
 AUDIT = "audit.jsonl"

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config import Config
-from ..data.directory import DataDirectory
 from ..data.log_position import position_after
 from ..data.splits import FIRST_TRAIN_GROUPS, HELDOUT_SHARE
+from ..data_directory import DataDirectory
 from ..errors import RunError, StoreError
 from ..evaluation.drift import LoggedGeneration, StreamCheck, check_streams
 from ..evaluation.looks import Look, due_looks, new_outputs
+from ..evaluation.promotion_watch import watching_from
 from ..evaluation.units_and_levels import unit_name
 from ..models.hub import local_fingerprints
-from ..registry.promotion_watch import watching_from
 from ..registry.registry import Pointer
 from ..status import Overview, read_overview
 from ..training.run import RunDirectory

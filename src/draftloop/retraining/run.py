@@ -14,8 +14,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
-from ..data.directory import DataDirectory
 from ..data.log_position import mark_of
+from ..data_directory import DataDirectory
 from ..errors import Interrupted, StoreError, TrainingFailed
 from ..models.hub import local_fingerprints
 from ..runtime.signals import StopRequest

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.directory import DataDirectory
+from ..data_directory import DataDirectory
 from ..errors import RunError
 from ..training.run import RunDirectory
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..data.directory import DataDirectory
 from ..data.log_position import is_gone
+from ..data_directory import DataDirectory
 from ..models.hub import local_fingerprints
 from ..registry.registry import Pointer
 from ..status import read_overview

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config, Models
-from ..data.directory import DataDirectory
 from ..data.records import Record
 from ..data.usable import why_unusable
+from ..data_directory import DataDirectory
 from ..evaluation.drift import LoggedGeneration
 from ..models.names import ModelNames
 from ..registry.registry import Pointer

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from ..data.records import RecordError, dump, seal, unseal
 from .files import FILES, Files, reading, storing
+from .sealed_lines import RecordError, dump, seal, unseal
 
 
 class Journal:

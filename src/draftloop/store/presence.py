@@ -18,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from ..data.records import RecordError, dump, seal, unseal
 from .files import FILE_MODE
+from .sealed_lines import RecordError, dump, seal, unseal
 
 _TRIES = 200  # at 5 ms: of a holder whose file is being looked at, and of a reader that met a write
 

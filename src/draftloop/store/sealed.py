@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from ..data.records import RecordError, check_schema, dump, seal, unseal
 from ..errors import StoreError
 from .atomic import write_atomically
 from .files import Files, reading, storing
+from .sealed_lines import RecordError, check_schema, dump, seal, unseal
 
 Value = TypeVar("Value")
 

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from .. import __version__
 from ..config import Config, Models
-from ..data.directory import DataDirectory
 from ..data.records import own_group
+from ..data_directory import DataDirectory
 from ..errors import AdapterError, RunError, TrainingFailed
 from ..models import adapter as lora
 from ..models.adapter_format import AdapterConfig, parse_config

@@ -20,22 +20,23 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm
 
-from ... import __version__
-from ...config import Config
-from ...data.records import GroupOf, Record, dump, own_group, seal
-from ...data.usable import describe_counts
-from ...errors import AdapterError, ExportError, PairError, PromptError, StoreError
-from ...evaluation.benchmark import BASE, Sample, left_out, logged_samples
-from ...models.adapter_format import read_config
-from ...models.cpu.adapt import adapt_to_cpu
-from ...models.fingerprints import fingerprints
-from ...models.hub import find_model
-from ...models.loading import load_directory
-from ...models.pair import Pair, check_tokenizers
-from ...store.atomic import publish_directory, temporary_path, write_new
-from ...store.files import FILES, Files, storing
-from ..manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
-from ..registry import Registry, Version
+from .. import __version__
+from ..config import Config
+from ..data.records import GroupOf, Record, own_group
+from ..data.usable import describe_counts
+from ..errors import AdapterError, ExportError, PairError, PromptError, StoreError
+from ..evaluation.benchmark import BASE, Sample, left_out, logged_samples
+from ..models.adapter_format import read_config
+from ..models.cpu.adapt import adapt_to_cpu
+from ..models.fingerprints import fingerprints
+from ..models.hub import find_model
+from ..models.loading import load_directory
+from ..models.manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
+from ..models.pair import Pair, check_tokenizers
+from ..registry.registry import Registry, Version
+from ..store.atomic import publish_directory, temporary_path, write_new
+from ..store.files import FILES, Files, storing
+from ..store.sealed_lines import dump, seal
 from .fuse import FusedDraft, Quantization, write_fused
 from .model_card import Card, write_card
 from .verify import EXPORTED, Measured, below_in_words, measure_export

@@ -10,7 +10,7 @@ from draftloop.config import Gate
 from draftloop.errors import StoreError
 from draftloop.evaluation.drift import LoggedGeneration, StreamKey
 from draftloop.evaluation.looks import Look
-from draftloop.registry.promotion_watch import FOLDER, PromotionWatch
+from draftloop.evaluation.promotion_watch import FOLDER, PromotionWatch
 from draftloop.registry.registry import Pointer
 
 SETTINGS = Gate()

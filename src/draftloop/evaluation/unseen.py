@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from ..evaluation.drift import LoggedGeneration
-from .records import GroupOf, Record, own_group
+from ..data.records import GroupOf, Record, own_group
+from .drift import LoggedGeneration
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from model_dirs import write_lora
 from tiny import sampler
 
 from draftloop.config import Models
+from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.evaluation.benchmark import Sample, compare_drafts
-from draftloop.evaluation.teacher_forced import TargetOutput
+from draftloop.export.verify import Measured, below_in_words, measure_export
 from draftloop.models.pair import Pair, load_pair
-from draftloop.registry.export.verify import Measured, below_in_words, measure_export
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 from tiny import tiny_llama
 
 from draftloop.errors import ExportError, PairError, UsageError
+from draftloop.export.fuse import FusedDraft, Quantization, write_fused
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
-from draftloop.registry.export.fuse import FusedDraft, Quantization, write_fused
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7, 250, 11]])
 

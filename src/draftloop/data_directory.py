@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..config import Data
-from ..errors import AccessDenied, DraftloopError
-from ..evaluation.latency_profiles import LatencyProfiles
-from ..models.names import ModelNames
-from ..registry.promotion_watch import PromotionWatch
-from ..registry.registry import Registry
-from ..registry.verdicts import Verdicts
-from ..store.files import FILES, Files
-from ..store.journal import Journal
-from ..store.lock import Lock
-from ..store.presence import Presence
-from .joined_groups import PromptGroups
-from .log import FailureLog
-from .replay import ReplayBuffer
-from .teacher_blobs import BlobFile
+from .config import Data
+from .data.joined_groups import PromptGroups
+from .data.log import FailureLog
+from .data.replay import ReplayBuffer
+from .data.teacher_blobs import BlobFile
+from .errors import AccessDenied, DraftloopError
+from .evaluation.latency_profiles import LatencyProfiles
+from .evaluation.promotion_watch import PromotionWatch
+from .models.names import ModelNames
+from .registry.registry import Registry
+from .registry.verdicts import Verdicts
+from .store.files import FILES, Files
+from .store.journal import Journal
+from .store.lock import Lock
+from .store.presence import Presence
 
 
 @dataclass(frozen=True)

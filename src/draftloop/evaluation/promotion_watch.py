@@ -14,12 +14,12 @@ from pydantic import TypeAdapter
 
 from .. import config
 from ..data.log_position import mark_of
-from ..evaluation.drift import LoggedGeneration
-from ..evaluation.looks import Look, Watching
-from ..evaluation.units_and_levels import large_sources
+from ..registry.registry import Pointer
 from ..store.files import FILES, Files
 from ..store.sealed import read_sealed, write_sealed
-from .registry import Pointer
+from .drift import LoggedGeneration
+from .looks import Look, Watching
+from .units_and_levels import large_sources
 
 SCHEMA = 1
 FOLDER = "watching"

@@ -24,12 +24,12 @@ from draftloop.config import Config, Speculative
 from draftloop.data.records import Record
 from draftloop.errors import AdapterError, ExportError, PairError, StoreError, UsageError
 from draftloop.evaluation.benchmark import logged_samples
+from draftloop.export.export import Exported, ExportPlan, export, plan_export
+from draftloop.export.fuse import Quantization
+from draftloop.export.verify import measure_export
 from draftloop.models.fingerprints import fingerprints
+from draftloop.models.manifest import verify_adapter
 from draftloop.models.pair import Pair, load_pair
-from draftloop.registry.export.export import Exported, ExportPlan, export, plan_export
-from draftloop.registry.export.fuse import Quantization
-from draftloop.registry.export.verify import measure_export
-from draftloop.registry.manifest import verify_adapter
 from draftloop.registry.registry import Registry
 
 SECRET = "the wedding of Zebulon and Xanthippe"
@@ -442,8 +442,8 @@ import os, signal, sys
 import draftloop
 from pathlib import Path
 from draftloop.config import Config, Models
-from draftloop.registry.export.export import export, plan_export
-from draftloop.registry.export.fuse import Quantization
+from draftloop.export.export import export, plan_export
+from draftloop.export.fuse import Quantization
 from draftloop.models.pair import load_pair
 from draftloop.registry.registry import Registry
 signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.log import FailureLog
+from ..data.records import Record
+from ..data.usable import describe_counts
 from ..errors import DraftloopError, PromptError
-from ..registry.manifest import Manifest, read_manifest
+from ..models.manifest import Manifest, read_manifest
 from ..registry.registry import Registry
-from .directory import DataDirectory
-from .log import FailureLog
-from .records import Record
 from .unseen import SeenPrompts, Trained
-from .usable import describe_counts
 
 SEEN = "seen in training: flattering"
 NOT_HELD_OUT = "not held out"
@@ -156,21 +155,21 @@ def generations_to_measure(log: FailureLog, why_not: Callable[[Record], str | No
     )
 
 
-def check_held_out(asked: Iterable[MeasuredPrompt], data: DataDirectory, adapter: tuple[str, Path] | None) -> HeldOut:
+def check_held_out(asked: Iterable[MeasuredPrompt], log: FailureLog, adapter: tuple[str, Path] | None) -> HeldOut:
     """Look up what part prompts had in training.
 
     Args:
         asked: the prompts that are measured on, in the log or not.
-        data: whose splits and versions count.
+        log: whose splits count.
         adapter: name and directory of the one that is compared; None is the bare draft alone.
 
     Raises:
         StoreError: a newer draftloop wrote to the log.
     """
-    groups, units, learned = data.log.groups(), set[str](), frozenset[str]()
+    groups, units, learned = log.groups(), set[str](), frozenset[str]()
     is_known = groups.all_have_text
     if adapter is not None:
-        learned, is_whole = _learned(data, adapter[1])
+        learned, is_whole = _learned(log, adapter[1])
         is_known = is_known and is_whole
     seen, for_training = set[str](), set[str]()
     for prompt in asked:
@@ -183,13 +182,13 @@ def check_held_out(asked: Iterable[MeasuredPrompt], data: DataDirectory, adapter
     return HeldOut(len(units), len(for_training | seen), len(seen), name, is_known)
 
 
-def _learned(data: DataDirectory, path: Path) -> tuple[frozenset[str], bool]:
+def _learned(log: FailureLog, path: Path) -> tuple[frozenset[str], bool]:
     """The joined prompt groups that an adapter was trained on, and whether these are all."""
-    groups = data.log.groups()
+    groups = log.groups()
     trained = dict(_lineage(path))
     seen = SeenPrompts(trained, groups.group_of, groups.joined)
     if not all(one.groups for one in trained.values()):  # of before manifests had them
-        for record in data.log.records():
+        for record in log.records():
             seen.note(record)
     have_text = all(groups.has_text(group) for one in trained.values() for group in one.groups)
     return seen.trained_on(path.name), have_text and seen.is_known(path.name)

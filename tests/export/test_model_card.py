@@ -13,8 +13,8 @@ import yaml
 from markdown_it import MarkdownIt
 
 from draftloop.evaluation.benchmark import AcceptanceRow
-from draftloop.registry.export.model_card import Card, write_card
-from draftloop.registry.export.verify import ExportDifference, Measured
+from draftloop.export.model_card import Card, write_card
+from draftloop.export.verify import ExportDifference, Measured
 
 ROW = AcceptanceRow("v0003", "match", 4, 0.31234, 0.25, 1.75678, 1.5, 2.0)
 CHANGE = ExportDifference("match", 4, -0.125, -0.25, None, 0.01234, 0.0, 0.02, of="exported", against="v0003")

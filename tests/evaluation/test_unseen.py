@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from builders import make_record, write_adapter
 
-from draftloop.data.directory import DataDirectory
 from draftloop.data.records import own_group
+from draftloop.data_directory import DataDirectory
 from draftloop.status import read_overview
 
 

@@ -15,10 +15,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from ..data.records import PairId, RecordError, check_schema, dump, unseal
+from ..data.records import PairId
 from ..errors import AdapterDamaged, StoreError
-from ..models.adapter_format import CONFIG, WEIGHTS, check_finite, read_config, read_shapes
 from ..store.files import reading
+from ..store.sealed_lines import RecordError, check_schema, dump, unseal
+from .adapter_format import CONFIG, WEIGHTS, check_finite, read_config, read_shapes
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -23,10 +23,10 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from mlx_lm.utils import compute_bits_per_weight, dequantize_model, quantize_model, save_config, save_model
 
-from ...errors import ExportError
-from ...models import adapter as lora
-from ...models.loading import load_directory, needs_code
-from ...store.files import FILES, Files
+from ..errors import ExportError
+from ..models import adapter as lora
+from ..models.loading import load_directory, needs_code
+from ..store.files import FILES, Files
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)

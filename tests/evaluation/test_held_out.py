@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from builders import make_record, write_adapter
 
-from draftloop.data.directory import DataDirectory
-from draftloop.data.held_out import (
+from draftloop.data.records import Record, own_group
+from draftloop.data_directory import DataDirectory
+from draftloop.errors import PromptError
+from draftloop.evaluation.held_out import (
     NOT_HELD_OUT,
     SEEN,
     UNKNOWN,
@@ -19,8 +21,6 @@ from draftloop.data.held_out import (
     check_logged,
     generations_to_measure,
 )
-from draftloop.data.records import Record, own_group
-from draftloop.errors import PromptError
 
 LION, NEAR_LION, SHARK = "Describe the lion", "Could you describe a lion, please?", "Describe the shark"
 
@@ -41,7 +41,7 @@ def train_on(data: DataDirectory, *prompts: str, **fields: object) -> Path:
 def examined(data: DataDirectory, prompts: list[str], adapter: Path | None) -> HeldOut:
     """As a process that has just begun sees it."""
     chosen = None if adapter is None else (adapter.name, adapter)
-    return check_held_out([MeasuredPrompt(prompt, prompt) for prompt in prompts], DataDirectory(data.root), chosen)
+    return check_held_out([MeasuredPrompt(prompt, prompt) for prompt in prompts], DataDirectory(data.root).log, chosen)
 
 
 def test_prompts_that_nobody_knows_are_held_out(data: DataDirectory) -> None:

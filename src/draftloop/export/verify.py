@@ -11,8 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ...decoding.rule_names import Rule
-from ...evaluation.benchmark import (
+from ..decoding.rule_names import Rule
+from ..evaluation.benchmark import (
     BASE,
     AcceptanceRow,
     Difference,
@@ -24,10 +24,10 @@ from ...evaluation.benchmark import (
     rules_that_fit,
     samples_of,
 )
-from ...evaluation.estimator import Acceptance
-from ...evaluation.intervals import LEVEL
-from ...evaluation.scoring import score, score_carried
-from ...models.pair import Pair
+from ..evaluation.estimator import Acceptance
+from ..evaluation.intervals import LEVEL
+from ..evaluation.scoring import score, score_carried
+from ..models.pair import Pair
 
 EXPORTED = "exported"  # how tables and JSON name what was written, as loaded back from its files
 WORTH_SAYING = 0.01  # tokens a round
