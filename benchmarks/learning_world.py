@@ -17,8 +17,8 @@ from pathlib import Path
 import orjson
 
 from draftloop import reference
+from draftloop.config import Rule
 from draftloop.data.records import Sampler
-from draftloop.decoding.rule_names import Rule
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts
 from draftloop.reference import Domain

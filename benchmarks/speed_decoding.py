@@ -20,9 +20,8 @@ from results import Figure
 from draftloop import reference
 from draftloop.cli.progress import ProgressBar
 from draftloop.cli.tables import print_table
-from draftloop.config import Speculative
+from draftloop.config import Rule, Speculative
 from draftloop.decoding.generate import decoding_settings
-from draftloop.decoding.rule_names import Rule
 from draftloop.evaluation.throughput import OURS, PLAIN, STOCK, SpeedReport, SpeedRow, Way, measure_speed
 
 TEMPERATURES = (0.8, 0.0)

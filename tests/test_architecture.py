@@ -44,7 +44,6 @@ PURE = (
     "draftloop.registry.registry",
     "draftloop.data.replay",
     "draftloop.retraining.run",
-    "draftloop.decoding.rule_names",
     "draftloop.retraining.running",
     "draftloop.evaluation.sign_flip",
     "draftloop.decoding.draft_length",
@@ -67,7 +66,7 @@ PURE = (
     "draftloop.training.working_time",
     "draftloop.registry.verdicts",
     "draftloop.whereabouts",
-    "draftloop.yaml_strict",
+    "draftloop.store.yaml_strict",
     *sorted(
         f"draftloop.{folder}.{file.stem}".removesuffix(".__init__")
         for folder in ("scheduling", "store")

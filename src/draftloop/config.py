@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,17 @@ from pydantic import (
     model_validator,
 )
 
-from .decoding.rule_names import Rule
 from .errors import ConfigError
 from .runtime import blas
 from .store.json_values import why_not_kept
-from .yaml_strict import quoted, read_yaml_lines
+from .store.yaml_strict import quoted, read_yaml_lines
 
 ENV_PREFIX = "DRAFTLOOP_"
 RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR", blas.OFF})
 DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
 
+Rule = Literal["greedy", "rejection", "block", "match"]
+SAMPLING: tuple[Rule, ...] = ("rejection", "block", "match")  # the acceptance rules above temperature 0; greedy is at 0
 Matrices = Literal["layers", "all"]
 Loss = Literal["ce", "kl", "tv", "nla", "lk"]
 Teacher = Literal["live", "logged", "none"]
@@ -44,6 +45,12 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what MLX and NumPy both take
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def one_of(rules: Sequence[str]) -> str:
+    """Their names for a message: `rejection, block or match`."""
+    *others, last = rules
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _memory(value: object) -> object:

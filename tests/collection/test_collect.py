@@ -22,10 +22,9 @@ from draftloop.collection.collect import (
     CollectSettings,
     collect_data,
     generate_record,
-    generation_seed,
     usable_tokens,
 )
-from draftloop.collection.generation import _content_id
+from draftloop.collection.record import _content_id
 from draftloop.config import Models
 from draftloop.data.log import FailureLog
 from draftloop.data.records import PairId, Record
@@ -34,6 +33,7 @@ from draftloop.data.teacher_blobs import BlobFile
 from draftloop.data.teacher_top_k import TopK, decode_top_k
 from draftloop.decoding import batched_generation as side_by_side
 from draftloop.decoding.decoder import Decoding, Draw, Round, Settings, count_rounds
+from draftloop.decoding.generation import generation_seed
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError, PromptError
 from draftloop.models.pair import Pair, load_pair

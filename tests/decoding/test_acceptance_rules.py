@@ -11,9 +11,9 @@ import pytest
 from chance import BROKEN, FITS, p_value
 from tiny import sampler
 
+from draftloop.config import SAMPLING
 from draftloop.decoding import acceptance_rules as rules
 from draftloop.decoding.acceptance_rules import Verification, draw_tokens, rule_for, verify_proposals
-from draftloop.decoding.rule_names import SAMPLING
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError
 

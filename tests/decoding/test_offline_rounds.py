@@ -13,12 +13,11 @@ import pytest
 from chance import BROKEN, FITS, same_law
 from tiny import sampler, tiny_pair
 
-from draftloop.collection.collect import generation_seed
-from draftloop.collection.generation import Generation
+from draftloop.config import SAMPLING
 from draftloop.decoding.batched_generation import OutputRequest, generate_batched
 from draftloop.decoding.decoder import Decoding, Settings
+from draftloop.decoding.generation import Generation, generation_seed
 from draftloop.decoding.offline_rounds import simulate_rounds
-from draftloop.decoding.rule_names import SAMPLING
 from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.models.pair import Pair
 

@@ -12,10 +12,9 @@ from builders import make_record
 from model_dirs import write_lora
 from tiny import sampler, tiny_pair
 
-from draftloop.config import Models
+from draftloop.config import Models, Rule
 from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, describe_counts
 from draftloop.decoding.decoder import Settings
-from draftloop.decoding.rule_names import Rule
 from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.errors import ConfigError, PromptError
 from draftloop.evaluation.benchmark import (

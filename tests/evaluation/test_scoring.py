@@ -13,11 +13,10 @@ from model_dirs import VOCABULARY, write_lora
 from tiny import sampler
 
 from draftloop.collection.collect import CollectSettings, generate_record
-from draftloop.config import Models
+from draftloop.config import Models, Rule
 from draftloop.data.records import Record
 from draftloop.decoding import teacher_forced
 from draftloop.decoding.decoder import Settings
-from draftloop.decoding.rule_names import Rule
 from draftloop.decoding.teacher_forced import TargetOutput
 from draftloop.evaluation import scoring
 from draftloop.evaluation.estimator import log_probs

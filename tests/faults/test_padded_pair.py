@@ -17,9 +17,8 @@ from model_dirs import VOCABULARY, write_llama
 from tiny import sampler, tiny_llama
 
 from draftloop.collection.collect import CollectSettings, generate_record
-from draftloop.config import Models
+from draftloop.config import Models, Rule
 from draftloop.decoding.decoder import Settings
-from draftloop.decoding.rule_names import Rule
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
 

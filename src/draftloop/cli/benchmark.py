@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..decoding.rule_names import SAMPLING
+from ..config import SAMPLING
 from ..errors import DraftloopError, PromptError
 from ..runtime.memory import forget_peak, peak_gigabytes
 from .app import App, Command, adapter_option, json_option, model_options, note, print_json, sampler_options

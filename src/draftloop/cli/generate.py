@@ -13,8 +13,8 @@ from .app import App, adapter_option, json_option, model_options, note, on_error
 from .output import is_lost
 
 if TYPE_CHECKING:
+    from ..config import Rule
     from ..decoding.draft_length import AdaptiveDraftLength
-    from ..decoding.rule_names import Rule
     from ..evaluation.latency_profiles import StoredProfile
     from ..models.pair import Pair
 

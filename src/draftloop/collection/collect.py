@@ -8,7 +8,6 @@ seed and the prompt, so the order of prompts, a resumed run or a skipped prompt 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,18 +22,20 @@ from ..data.records import Record, RunConditions
 from ..data.teacher_blobs import BlobFile
 from ..data.teacher_top_k import encode_top_k
 from ..decoding.batched_generation import FinishedOutput, OutputRequest, generate_batched
-from ..decoding.decoder import Decoding, Round, Settings, check_length
+from ..decoding.decoder import Decoding, Round, Settings
+from ..decoding.generate import usable_tokens
+from ..decoding.generation import Generation, generation_seed
 from ..decoding.offline_rounds import simulate_rounds
 from ..decoding.teacher_forced import TargetOutput
 from ..errors import ConfigError, PromptError
 from ..evaluation.estimator import Acceptance, realised
 from ..models import adapter as lora
 from ..models.pair import Pair
-from ..prompts.prompt import Prompt, Reading, SkippedPrompt, Unusable, encode_prompt
+from ..prompts.prompt import Prompt, Reading, SkippedPrompt, Unusable
 from ..runtime.memory import budget, read_device, room_left
 from ..runtime.signals import StopRequest
 from ..store.json_values import without_surrogates
-from .generation import Generation, make_record
+from .record import make_record
 
 _Item = TypeVar("_Item")
 
@@ -104,12 +105,6 @@ def batched(items: Iterable[_Item], count: int) -> Iterator[list[_Item]]:
     rest = iter(items)
     while found := list(islice(rest, count)):
         yield found
-
-
-def generation_seed(run_seed: int, prompt_tokens: Iterable[int]) -> int:
-    """The seed of one generation, 0 .. 2**63 - 1: a hash of the run's seed and the prompt."""
-    text = f"{run_seed}:{','.join(map(str, prompt_tokens))}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def collect_data(
@@ -349,28 +344,6 @@ def _conditions(pair: Pair, settings: CollectSettings) -> RunConditions:
         rule=decoding.rule,
         chat_template_args=without_surrogates(dict(settings.reading.template_args)) or None,
     )
-
-
-def usable_tokens(
-    pair: Pair,
-    prompt: Prompt,
-    decoding: Settings,
-    *,
-    chat_template: bool,
-    max_length: int,
-    reading: Reading | None = None,
-) -> list[int] | Unusable:
-    """The ids of a prompt that fits the pair, or why it does not."""
-    ids = encode_prompt(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
-    if isinstance(ids, list):
-        beyond = next((i for i in ids if i >= pair.width), None)
-        if beyond is not None:  # a token that the tokenizer has and a model has no row for
-            return Unusable("unknown token", f"target and draft share ids up to {pair.width - 1:,}, found {beyond:,}")
-        try:
-            check_length(pair, len(ids), decoding)
-        except PromptError as error:
-            return Unusable("too long", str(error))
-    return ids
 
 
 def _skip(report: CollectReport, why: Unusable, where: str) -> None:

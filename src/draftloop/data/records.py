@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..decoding.rule_names import Rule
+from ..config import Rule
 from ..store.json_values import REPLACEMENT, SURROGATE
 from ..store.sealed_lines import RecordError, check_schema, dump, end_of_sealed, field_names, members, seal, unseal
 from .prompt_groups import opening, prompt_group

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from ..config import SAMPLING, Rule, one_of
 from ..errors import ConfigError
-from .rule_names import SAMPLING, Rule, one_of
 
 NEXT_TO_NOTHING = 1e-30
 UNIFORM_BITS = 23  # uniforms are whole multiples of 2**-23 below 1, so that a product with a sum stays below the sum

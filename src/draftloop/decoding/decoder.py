@@ -23,13 +23,13 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
+from ..config import Rule
 from ..data.records import Sampler
 from ..data.teacher_top_k import TopK
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .acceptance_rules import rule_for
 from .round_sampler import BonusDraw, VerifiedRound, round_sampler_for
-from .rule_names import Rule
 
 Finish = Literal["stop", "length"]
 

@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..collection.collect import usable_tokens
 from ..config import Speculative
 from ..data.records import Sampler
 from ..errors import PromptError
 from ..evaluation.estimator import realised
 from ..models import adapter as lora
 from ..models.pair import Pair
-from ..prompts.prompt import Prompt, Reading, Unusable
+from ..prompts.prompt import Prompt, Reading, Unusable, encode_prompt
 from .acceptance_rules import rule_for
-from .decoder import Decoding, DraftLength, Finish, Settings, count_rounds
+from .decoder import Decoding, DraftLength, Finish, Settings, check_length, count_rounds
 
 
 @dataclass(frozen=True)
@@ -113,3 +112,25 @@ def generate(
         acceptance_length=accepted.acceptance_length,
         tokens_per_second=decoding.emitted / seconds,
     )
+
+
+def usable_tokens(
+    pair: Pair,
+    prompt: Prompt,
+    decoding: Settings,
+    *,
+    chat_template: bool,
+    max_length: int,
+    reading: Reading | None = None,
+) -> list[int] | Unusable:
+    """The ids of a prompt that fits the pair, or why it does not."""
+    ids = encode_prompt(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
+    if isinstance(ids, list):
+        beyond = next((i for i in ids if i >= pair.width), None)
+        if beyond is not None:  # a token that the tokenizer has and a model has no row for
+            return Unusable("unknown token", f"target and draft share ids up to {pair.width - 1:,}, found {beyond:,}")
+        try:
+            check_length(pair, len(ids), decoding)
+        except PromptError as error:
+            return Unusable("too long", str(error))
+    return ids

@@ -26,14 +26,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..collection.generation import Generation, RejectedToken
+from ..config import Rule
 from ..data.teacher_top_k import TopK, concatenate_top_k
 from ..evaluation.estimator import survival
 from ..models.pair import Pair
 from .acceptance_rules import NEXT_TO_NOTHING, draw_tokens
 from .decoder import Finish, Settings
+from .generation import Generation, RejectedToken
 from .round_sampler import Uniforms
-from .rule_names import Rule
 from .sampling_filters import sampling_probs
 from .teacher_forced import TargetOutput, blocks, distributions
 from .top_k import to_numpy, top_k_tokens

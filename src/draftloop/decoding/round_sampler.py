@@ -15,10 +15,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import Rule
 from ..data.records import Sampler
 from ..data.teacher_top_k import TopK
 from .acceptance_rules import UNIFORM_BITS, draw_tokens, verify_proposals
-from .rule_names import Rule
 from .sampling_filters import sampling_probs
 from .top_k import to_numpy, top_k_tokens
 

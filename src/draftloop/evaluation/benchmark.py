@@ -15,9 +15,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..config import SAMPLING, Rule, one_of
 from ..data.records import GroupOf, Record, own_group
 from ..data.usable import describe_counts, why_unusable
-from ..decoding.rule_names import SAMPLING, Rule, one_of
 from ..decoding.teacher_forced import TargetOutput
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair

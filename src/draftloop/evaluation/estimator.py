@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..decoding.rule_names import Rule
+from ..config import Rule
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -14,11 +14,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import SAMPLING, Config, Rule
 from ..data.records import GroupOf, Record, own_group
 from ..decoding.decoder import Settings, fits
 from ..decoding.draft_length import LatencyProfile
-from ..decoding.rule_names import SAMPLING, Rule
 from ..decoding.teacher_forced import TargetOutput
 from ..models.pair import Pair
 from .estimator import expected_rounds, rounds_moments

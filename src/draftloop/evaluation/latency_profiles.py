@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..config import Rule
 from ..decoding.draft_length import Experience, LatencyProfile
-from ..decoding.rule_names import Rule
 from ..store.atomic import write_atomically
 from ..store.files import FILES, Files
 

@@ -12,12 +12,13 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
-from ..collection.collect import generation_seed, usable_tokens
+from ..config import Rule
 from ..data.joined_groups import joined_groups
 from ..data.prompt_groups import opening
 from ..data.records import Sampler
 from ..decoding.decoder import Decoding, Settings, count_rounds, fits
-from ..decoding.rule_names import Rule
+from ..decoding.generate import usable_tokens
+from ..decoding.generation import generation_seed
 from ..decoding.teacher_forced import TargetOutput
 from ..errors import PromptError
 from ..models import adapter as lora

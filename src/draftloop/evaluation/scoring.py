@@ -20,7 +20,7 @@ import numpy as np
 from mlx import nn
 from numpy.typing import NDArray
 
-from ..decoding.rule_names import Rule
+from ..config import Rule
 from ..decoding.sampling_filters import sampling_log_probs
 from ..decoding.teacher_forced import TargetOutput, blocks, distributions
 from ..models.pair import Pair

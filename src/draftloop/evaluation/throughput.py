@@ -18,10 +18,10 @@ import mlx.core as mx
 from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_sampler
 
-from ..collection.collect import generation_seed
+from ..config import SAMPLING, Rule
 from ..decoding.decoder import Decoding, Settings
 from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProfile
-from ..decoding.rule_names import SAMPLING, Rule
+from ..decoding.generation import generation_seed
 from ..decoding.teacher_forced import TargetOutput
 from ..models import adapter as lora
 from ..models.pair import Pair

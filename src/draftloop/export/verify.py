@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ..decoding.rule_names import Rule
+from ..config import Rule
 from ..evaluation.benchmark import (
     BASE,
     AcceptanceRow,

@@ -1,4 +1,7 @@
-"""The embedded pair: a small real target, a smaller real draft, and prompts of two domains."""
+"""The embedded pair: a small real target, a smaller real draft, and prompts of two domains.
+
+In: nothing. Out: paths of what lies beside this file. Knows no code of the project; scripts/reference_pair made it.
+"""
 
 from __future__ import annotations
 

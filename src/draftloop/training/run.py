@@ -29,7 +29,7 @@ from ..errors import ConfigError, RunError
 from ..store.atomic import write_atomically
 from ..store.files import FILES, Files, check_readable, storing
 from ..store.presence import Note
-from ..yaml_strict import read_yaml
+from ..store.yaml_strict import read_yaml
 from .checkpoints import Checkpoints
 from .time_limit import TimeLimit
 

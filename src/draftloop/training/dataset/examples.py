@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ...config import Data
+from ...config import Data, Rule
 from ...data.records import BlobRef, PairId, Record, Sampler
 from ...data.usable import why_unusable
-from ...decoding.rule_names import Rule
 
 LONG_PROMPT = "prompt longer than data.max_prompt_length"
 

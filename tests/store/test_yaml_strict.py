@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from draftloop.errors import ConfigError
-from draftloop.yaml_strict import MAX_BYTES, quoted, read_yaml, read_yaml_lines
+from draftloop.store.yaml_strict import MAX_BYTES, quoted, read_yaml, read_yaml_lines
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""One finished text and how speculation went along it, and the record that is made of that. Knows no model."""
+"""The record that is made of a generation: where a rejected token becomes a disagreement. Knows no model.
+
+A disagreement is what training learns from: the draft's token at a position, the target's own, and how likely both
+models held either.
+"""
 
 from __future__ import annotations
 
@@ -6,85 +10,15 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 from ..data.records import Disagreement, Record
-from ..data.teacher_top_k import TopK, concatenate_top_k
-from ..decoding.decoder import Finish, Round, Settings, count_rounds
-from ..decoding.round_sampler import BonusDraw
+from ..decoding.decoder import Settings
+from ..decoding.generation import Generation, RejectedToken
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
 from ..store.json_values import without_surrogates
-
-
-@dataclass(frozen=True)
-class RejectedToken:
-    """A proposal that was not kept, with log p and log q of it; -inf where there is no mass."""
-
-    position: int
-    draft_token: int
-    log_p: float
-    log_q: float
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a record needs to know of a text of N tokens; a log-probability is -inf where there is no mass.
-
-    Attributes:
-        output: what the target emitted.
-        draft_output: what the draft proposed at each position, or would have where it had no turn.
-        log_p: of each emitted token under the target.
-        log_q: likewise under the draft.
-        rounds: (drafted, accepted) of each, proposals past the end not counted.
-        refused: one of every round that did not keep all of its proposals, in order.
-        finish: what ended it.
-        rows: the target's likeliest ids at every position; None where they were not asked for.
-    """
-
-    output: tuple[int, ...]
-    draft_output: tuple[int, ...]
-    log_p: tuple[float, ...]
-    log_q: tuple[float, ...]
-    rounds: tuple[tuple[int, int], ...]
-    refused: tuple[RejectedToken, ...]
-    finish: Finish
-    rows: TopK | None = None
-
-    @classmethod
-    def of_rounds(cls, rounds: Sequence[Round], bonus_draws: Mapping[int, BonusDraw], finish: Finish) -> Generation:
-        """What a live decoding was; `bonus_draws` by position, one for every bonus token."""
-        drafted: list[int] = []
-        log_p: list[float] = []
-        log_q: list[float] = []
-        refused: list[RejectedToken] = []
-        for found in rounds:
-            for offset, draw in enumerate(found.draws):
-                drafted.append(draw.draft_token)
-                log_p.append(draw.token_log_p)
-                log_q.append(draw.token_log_q)
-                if offset >= found.accepted:
-                    where = found.start + offset
-                    refused.append(RejectedToken(where, draw.draft_token, draw.draft_log_p, draw.draft_log_q))
-            if found.bonus_log_p is not None:
-                bonus = bonus_draws[found.start + len(found.draws)]
-                drafted.append(bonus.draft_token)
-                log_p.append(found.bonus_log_p)
-                log_q.append(bonus.token_log_q)
-        output = tuple(token for found in rounds for token in found.tokens)
-        # Rows past a rejection are left out: the text went on without what was proposed there (decisions: learning).
-        rows = [found.target_rows[: len(found.tokens)] for found in rounds if found.target_rows is not None]
-        return cls(
-            output=output,
-            draft_output=tuple(drafted),
-            log_p=tuple(log_p),
-            log_q=tuple(log_q),
-            rounds=count_rounds(rounds, len(output)),
-            refused=tuple(refused),
-            finish=finish,
-            rows=concatenate_top_k(rows) if rows else None,
-        )
 
 
 def make_record(
