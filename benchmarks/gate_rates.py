@@ -66,7 +66,7 @@ def decided(attempt: Attempt, number: int, seed: int) -> gate.Decision:
     """What the real gate says to the candidate at attempt `number` of its epoch, but for the intervals."""
     with patch.object(gate, "compare_lengths", _lengths):
         return gate.decide(
-            texts_of(attempt), num_draft_tokens=K, attempt=number, settings=SETTINGS, costs=COSTS, seed=seed
+            texts_of(attempt), num_draft_tokens=K, attempt=number, settings=SETTINGS, profile=COSTS, seed=seed
         )
 
 

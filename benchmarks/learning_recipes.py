@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from draftloop.config import Training
 from draftloop.data.teacher_blobs import BlobFile
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.evaluation.estimator import position_weights
 from draftloop.evaluation.scoring import score_carried
 from draftloop.models import adapter as lora
@@ -397,8 +397,8 @@ def _turns(w: NDArray[np.float64]) -> NDArray[np.float64]:
     return turns
 
 
-def _text(example: Example) -> TargetOutput:
-    return TargetOutput(example.ids[: example.prompt_length], example.labels, example.sampler)
+def _text(example: Example) -> TargetGeneration:
+    return TargetGeneration(example.ids[: example.prompt_length], example.labels, example.sampler)
 
 
 def mean_acceptance(pair: Pair, examples: Sequence[Example]) -> float:

@@ -24,7 +24,7 @@ from draftloop import reference
 from draftloop.cli.tables import print_table
 from draftloop.config import Config, Speculative
 from draftloop.decoding.generate import decoding_settings
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.evaluation.live_decoding import samples_from_prompts
 from draftloop.evaluation.scoring import score
 from draftloop.models.pair import Pair, load_pair
@@ -109,7 +109,7 @@ def one_round(home: Home, number: int, asked: list[tuple[str, str]], size: Size)
     }
 
 
-def texts_of(pair: Pair, domain: str, size: Size) -> list[TargetOutput]:
+def texts_of(pair: Pair, domain: str, size: Size) -> list[TargetGeneration]:
     """What the target makes of the domain's benchmark prompts."""
     settings = decoding_settings(Speculative(max_tokens=size.tokens))
     prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[: size.benchmark]
@@ -117,7 +117,7 @@ def texts_of(pair: Pair, domain: str, size: Size) -> list[TargetOutput]:
     return [sample.text for sample in samples]
 
 
-def acceptance(pair: Pair, texts: list[TargetOutput], versions: dict[str, Path | None]) -> dict[str, float]:
+def acceptance(pair: Pair, texts: list[TargetGeneration], versions: dict[str, Path | None]) -> dict[str, float]:
     """Acceptance per position of each version on the same texts."""
     scores = score(pair, texts, "rejection", versions)
     tokens = sum(len(text.output) for text in texts)

@@ -27,7 +27,7 @@ from draftloop.config import Data, Speculative
 from draftloop.data_directory import DataDirectory
 from draftloop.decoding.decoder import Settings
 from draftloop.decoding.generate import decoding_settings
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.evaluation.benchmark import accepted
 from draftloop.evaluation.estimator import total
 from draftloop.evaluation.live_decoding import decode_all
@@ -128,7 +128,7 @@ def collect(pair: Pair, domain: str, settings: Settings, count: int, *, live: bo
         return report.acceptance.tokens / (time.perf_counter() - began)
 
 
-def decode_at_each(pair: Pair, texts: Sequence[TargetOutput], settings: Settings) -> float:
+def decode_at_each(pair: Pair, texts: Sequence[TargetGeneration], settings: Settings) -> float:
     """Texts a second, each decoded once at every K."""
     prompts = [text.prompt_tokens for text in texts]
     began = time.perf_counter()
@@ -137,7 +137,7 @@ def decode_at_each(pair: Pair, texts: Sequence[TargetOutput], settings: Settings
     return len(prompts) / (time.perf_counter() - began)
 
 
-def estimate(pair: Pair, texts: Sequence[TargetOutput], settings: Settings) -> float:
+def estimate(pair: Pair, texts: Sequence[TargetGeneration], settings: Settings) -> float:
     """Texts a second, each estimated at every K."""
     began = time.perf_counter()
     scores = score_carried(pair, texts, settings.rule)

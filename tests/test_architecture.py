@@ -36,6 +36,7 @@ PURE = (
     "draftloop.export.model_card",
     "draftloop.models.hub",
     "draftloop.models.names",
+    "draftloop.retraining.facts",
     "draftloop.retraining.plan",
     "draftloop.status",
     "draftloop.data.prompt_groups",

@@ -149,7 +149,7 @@ def test_by_default_the_logged_held_out_generations_are_measured(call_with_pair)
 
     refused = call_with_pair("benchmark", "acceptance", "--rule", "greedy", "--json")
     assert (refused.code, refused.json["status"]) == (2, "error")
-    assert "rule greedy does not fit texts that were sampled above temperature 0" in refused.json["error"]
+    assert "rule greedy does not fit outputs that were sampled above temperature 0" in refused.json["error"]
 
 
 def test_a_rule_in_the_configuration_does_not_stand_in_the_way(call_with_pair, pair_flags) -> None:

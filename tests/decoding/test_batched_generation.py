@@ -148,7 +148,7 @@ def test_where_not_even_one_fits_it_says_so() -> None:
                 raise self.error
             return super().__call__(inputs, cache)
 
-    with pytest.raises(NoRoom, match="a text alone does not fit into memory"):
+    with pytest.raises(NoRoom, match="a single output does not fit into memory"):
         written(wanted(3), Never(1, MemoryError("bad_alloc")))
 
 

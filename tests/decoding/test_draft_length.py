@@ -138,7 +138,7 @@ def test_experience_of_no_rounds_that_can_have_been_is_refused(
 
 
 def test_it_asks_for_costs_of_every_length() -> None:
-    with pytest.raises(ValueError, match="costs reach K = 8: expected 9"):
+    with pytest.raises(ValueError, match="profile reaches K = 8: expected 9"):
         AdaptiveDraftLength(MACHINES["cheap positions"], 9)
 
 

@@ -18,7 +18,7 @@ from draftloop.decoding.batched_generation import OutputRequest, generate_batche
 from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.decoding.generation import Generation, generation_seed
 from draftloop.decoding.offline_rounds import simulate_rounds
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.models.pair import Pair
 
 PROMPT = (0, 1, 2)
@@ -41,7 +41,7 @@ def afterwards(pair: Pair, made: list[Generation], how: Settings, prompts: list[
     """The same texts looked back on, each with a seed of its own."""
     seeds = [generation_seed(99, (i,)) for i in range(len(made))]
     texts = [
-        TargetOutput(ids, found.output, replace(how.sampler, seed=seed))
+        TargetGeneration(ids, found.output, replace(how.sampler, seed=seed))
         for ids, found, seed in zip(prompts, made, seeds, strict=True)
     ]
     found = dict(simulate_rounds(pair, texts, how))
@@ -78,7 +78,7 @@ def drawn_ones(rule: str, count: int) -> list[Generation]:
     wanted = [OutputRequest(PROMPT, sampler(1.0, seed=generation_seed(2, (i,))), LENGTH) for i in range(DRAWN)]
     found = generate_batched(SMALL.target, wanted, width=SMALL.width, stop_tokens=SMALL.stop_tokens, p_bytes=math.inf)
     written = sorted(found, key=lambda text: text.place)
-    texts = [TargetOutput(PROMPT, text.tokens, wanted[text.place].sampler) for text in written]
+    texts = [TargetGeneration(PROMPT, text.tokens, wanted[text.place].sampler) for text in written]
     return [made for _, made in simulate_rounds(SMALL, texts, settings(rule, 1.0, count), [text.p for text in written])]
 
 
@@ -130,7 +130,7 @@ def test_a_text_is_told_the_same_whatever_texts_it_is_told_beside() -> None:
     prompts = [(start, 5, 6) for start in range(8)]
     made = [live(pair, ids, how) for ids in prompts]
     texts = [
-        TargetOutput(ids, found.output, sampler(0.8, seed=i))
+        TargetGeneration(ids, found.output, sampler(0.8, seed=i))
         for i, (ids, found) in enumerate(zip(prompts, made, strict=True))
     ]
     together = dict(simulate_rounds(pair, texts, how))

@@ -23,7 +23,7 @@ from draftloop.models.fingerprints import Fingerprints
 from draftloop.models.hub import local_fingerprints
 from draftloop.models.names import FILE, ModelNames
 from draftloop.models.pair import Pair, load_pair
-from draftloop.retraining.plan import History, read_facts
+from draftloop.retraining.facts import History, read_facts
 from draftloop.training.train import resume, train
 
 Change = Callable[[Path], object]

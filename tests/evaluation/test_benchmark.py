@@ -15,7 +15,7 @@ from tiny import sampler, tiny_pair
 from draftloop.config import Models, Rule
 from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT, NO_PROMPT, describe_counts
 from draftloop.decoding.decoder import Settings
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.errors import ConfigError, PromptError
 from draftloop.evaluation.benchmark import (
     Sample,
@@ -55,7 +55,7 @@ def samples(temperature: float = 0.8, groups: int = 4, count: int = 6, seed: int
     found = []
     for i in range(count):
         prompt, output = (tuple(int(token) for token in rng.integers(1, 300, size)) for size in (3, 5 + i))
-        found.append(Sample(TargetOutput(prompt, output, sampler(temperature)), f"group {i % groups}"))
+        found.append(Sample(TargetGeneration(prompt, output, sampler(temperature)), f"group {i % groups}"))
     return found
 
 
@@ -210,7 +210,7 @@ def test_auto_reports_every_rule_that_some_text_fits() -> None:
     [(0.8, "greedy", "rejection, block or match"), (0.0, "rejection", "greedy"), (0.0, "match", "greedy")],
 )
 def test_a_rule_that_no_text_fits_is_a_usage_error(temperature: float, rule: str, expected: str) -> None:
-    with pytest.raises(ConfigError, match=f"rule {rule} does not fit texts.*; expected {expected}") as caught:
+    with pytest.raises(ConfigError, match=f"rule {rule} does not fit outputs.*; expected {expected}") as caught:
         compare_drafts(tiny_pair(), samples(temperature), rule, [1], None, seed=0)
     assert caught.value.exit_code == 2
 
@@ -239,7 +239,7 @@ def test_a_generation_without_output_or_beyond_the_narrower_model_is_left_out_an
         )
     ]
     kept = logged_samples(records, small_pair)
-    assert [sample.text for sample in kept] == [TargetOutput.of(records[0]), TargetOutput.of(records[6])]
+    assert [sample.text for sample in kept] == [TargetGeneration.of(records[0]), TargetGeneration.of(records[6])]
     counts = left_out(records, small_pair)
     assert counts == {NO_OUTPUT: 1, NO_PROMPT: 1, FOREIGN_ID: 3}
     assert describe_counts(counts) == f"1 ({NO_OUTPUT}), 1 ({NO_PROMPT}), 3 ({FOREIGN_ID})"
@@ -252,7 +252,7 @@ def test_logged_generations_of_another_target_or_tokenizer_are_left_out(small_pa
     records = [make_record(prompt_tokens=(i, 5), pair=identity) for i, identity in enumerate(identities)]
     kept = logged_samples(records, small_pair)
     assert [sample.text.prompt_tokens for sample in kept] == [(0, 5), (3, 5)]
-    assert kept[0].text == TargetOutput.of(records[0])
+    assert kept[0].text == TargetGeneration.of(records[0])
     unusable = r"none of 2 held-out generations can be used: 2 \(another target or tokenizer\); collect with this"
     with pytest.raises(PromptError, match=unusable):
         logged_samples(records[1:3], small_pair)

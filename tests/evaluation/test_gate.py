@@ -42,7 +42,7 @@ def texts(
 
 def judged(scored: Sequence[ScoredOutput], **options: Any) -> Decision:
     usual = {"num_draft_tokens": 4, "attempt": 1, "settings": Gate(), "seed": 0}
-    return decide(scored, **(usual | {"costs": FAST} | options))
+    return decide(scored, **(usual | {"profile": FAST} | options))
 
 
 def test_a_candidate_that_is_clearly_better_is_promoted_and_the_reasons_say_what_was_proven() -> None:
@@ -52,7 +52,7 @@ def test_a_candidate_that_is_clearly_better_is_promoted_and_the_reasons_say_what
     assert found.p_value == 2.0**-20
     assert (found.exact, found.alpha) == (True, alpha_of_attempt(1, 0.05))
     assert [reason.split(":")[0] for reason in found.reasons] == [
-        "15.3% more tokens a round (2.428 against 2.107) over 20 held-out prompts",
+        "acceptance length +15.3% (2.428 against 2.107) over 20 held-out prompts",
         "source prose does not lose 4%",
         "the forecast speed-up does not fall",
     ]
@@ -232,7 +232,7 @@ def better_but_at_one(scored: Sequence[ScoredOutput]) -> list[ScoredOutput]:
 
 
 def test_a_forecast_that_falls_refuses_what_gains() -> None:
-    found = judged(better_but_at_one(texts(20, 0.08)), costs=ONE_PAYS)
+    found = judged(better_but_at_one(texts(20, 0.08)), profile=ONE_PAYS)
     assert found.outcome == "refuse"
     (reason,) = found.reasons
     assert reason.startswith("the forecast speed-up falls: ")
@@ -262,7 +262,7 @@ def test_each_draft_is_forecast_at_its_own_best_draft_length() -> None:
 
 
 def test_where_speculation_never_pays_the_best_draft_length_is_zero_and_the_speed_up_one() -> None:
-    found = judged(texts(20, 0.08), costs=SLOW)
+    found = judged(texts(20, 0.08), profile=SLOW)
     assert found.champion_forecast == found.candidate_forecast == Forecast(0, 1.0)
     assert found.reasons[-1].startswith("with either draft no draft length is forecast to beat plain decoding")
     assert found.outcome == "promote"
@@ -270,7 +270,7 @@ def test_where_speculation_never_pays_the_best_draft_length_is_zero_and_the_spee
 
 def test_the_forecast_looks_no_further_than_the_costs() -> None:
     short = LatencyProfile(FAST.t_draft, FAST.t_target[:3])
-    found = judged(texts(20, 0.2), costs=short)
+    found = judged(texts(20, 0.2), profile=short)
     assert found.candidate_forecast is not None
     assert found.candidate_forecast.best_k == 2
 
@@ -347,8 +347,8 @@ def test_the_check_of_plain_values_catches_a_numpy_float() -> None:
         ({"attempt": 0}, "attempt 0: expected 1 or more"),
         ({"num_draft_tokens": 0}, "K 0, attempt 1: expected 1 or more"),
         ({"num_draft_tokens": 9}, "rounds go up to K = 8: expected 9"),
-        ({"costs": LatencyProfile(0.1, (1.0,))}, "costs for 1 target width"),
-        ({"costs": replace(FAST, t_draft=-1.0)}, "expected positive seconds"),
+        ({"profile": LatencyProfile(0.1, (1.0,))}, "a latency profile of 1 target width"),
+        ({"profile": replace(FAST, t_draft=-1.0)}, "expected positive seconds"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -17,7 +17,7 @@ from draftloop.config import Models, Rule
 from draftloop.data.records import Record
 from draftloop.decoding import teacher_forced
 from draftloop.decoding.decoder import Settings
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.evaluation import scoring
 from draftloop.evaluation.estimator import log_probs
 from draftloop.evaluation.scoring import OutputScores, score
@@ -41,13 +41,15 @@ def live(pair: Pair, rule: Rule, temperature: float, **filters: float) -> list[R
     return [generate_record(pair, Prompt("x"), prompt, settings) for prompt in prompts]
 
 
-def texts_of_many_lengths(count: int = 9, temperature: float = 0.8) -> list[TargetOutput]:
+def texts_of_many_lengths(count: int = 9, temperature: float = 0.8) -> list[TargetGeneration]:
     rng = np.random.default_rng(3)
     texts = []
     for i in range(count):
         prompt, output = (rng.integers(0, VOCABULARY, int(size)) for size in rng.integers(1, 20, 2))
         ids = [tuple(int(token) for token in part) for part in (prompt, output)]
-        texts.append(TargetOutput(ids[0], ids[1], sampler(temperature if i % 2 else 1.1, top_p=0.95 if i % 3 else 1.0)))
+        texts.append(
+            TargetGeneration(ids[0], ids[1], sampler(temperature if i % 2 else 1.1, top_p=0.95 if i % 3 else 1.0))
+        )
     return texts
 
 
@@ -63,7 +65,7 @@ def test_scores_are_what_the_live_decoder_recorded(
     rule: Rule, temperature: float, filters: dict[str, float], small_pair: Pair
 ) -> None:
     records = live(small_pair, rule, temperature, **filters)
-    scores = score(small_pair, [TargetOutput.of(record) for record in records], rule, BARE)["none"]
+    scores = score(small_pair, [TargetGeneration.of(record) for record in records], rule, BARE)["none"]
     for record, found in zip(records, scores, strict=True):
         np.testing.assert_allclose(found.log_p, log_probs(record.log_p), atol=1e-4)
         np.testing.assert_allclose(found.log_q, log_probs(record.log_q), atol=1e-4)
@@ -73,7 +75,7 @@ def test_scores_are_what_the_live_decoder_recorded(
 def test_the_embedded_pair_scores_what_it_recorded(embedded_pair: Pair) -> None:
     settings = CollectSettings(Settings(sampler(0.8, top_p=0.95), "rejection", 4, 20))
     record = generate_record(embedded_pair, Prompt("x"), embedded_pair.tokenizer.encode("def read(self"), settings)
-    (found,) = score(embedded_pair, [TargetOutput.of(record)], "rejection", BARE)["none"]
+    (found,) = score(embedded_pair, [TargetGeneration.of(record)], "rejection", BARE)["none"]
     np.testing.assert_allclose(found.log_p, log_probs(record.log_p), atol=1e-4)
     np.testing.assert_allclose(found.log_q, log_probs(record.log_q), atol=1e-4)
 
@@ -82,7 +84,7 @@ def test_the_embedded_pair_scores_what_it_recorded(embedded_pair: Pair) -> None:
 def test_the_acceptance_of_a_position_follows_from_the_full_distributions(
     rule: Rule, temperature: float, small_pair: Pair
 ) -> None:
-    text = TargetOutput((5, 6), (7, 8, 9, 10), sampler(temperature, top_k=50 if temperature else 0))
+    text = TargetGeneration((5, 6), (7, 8, 9, 10), sampler(temperature, top_k=50 if temperature else 0))
     (found,) = score(small_pair, [text], rule, BARE)["none"]
     logits = [
         np.array(model(mx.array([text.ids]))[0, 1:], dtype=np.float64)
@@ -117,7 +119,7 @@ def test_little_memory_changes_nothing(
 
 
 def test_each_text_is_scored_under_its_own_sampler(small_pair: Pair) -> None:
-    warm, cold = (TargetOutput((5, 6), (7, 8, 9), sampler(temperature)) for temperature in (1.0, 0.5))
+    warm, cold = (TargetGeneration((5, 6), (7, 8, 9), sampler(temperature)) for temperature in (1.0, 0.5))
     both = score(small_pair, [warm, cold], "rejection", BARE)["none"]
     assert np.abs(both[0].log_p - both[1].log_p).min() > 0.01
     assert_close(both, [score(small_pair, [text], "rejection", BARE)["none"][0] for text in (warm, cold)], 1e-4)
@@ -164,7 +166,7 @@ def test_the_target_reads_each_text_once_however_many_drafts_there_are(pair: Pai
 
 
 def test_a_text_without_mass_under_the_draft_has_minus_infinity_there(small_pair: Pair) -> None:
-    greedy = TargetOutput((5, 6), (7, 8, 9), sampler(0.0))
+    greedy = TargetGeneration((5, 6), (7, 8, 9), sampler(0.0))
     (found,) = score(small_pair, [greedy], "greedy", BARE)["none"]
     assert set(found.log_q) <= {0.0, -np.inf}
     assert set(found.position) <= {0.0, 1.0}

@@ -13,7 +13,7 @@ from model_dirs import write_lora
 from tiny import sampler
 
 from draftloop.config import Models
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.evaluation.benchmark import Sample, compare_drafts
 from draftloop.export.verify import Measured, below_in_words, measure_export
 from draftloop.models.pair import Pair, load_pair
@@ -32,7 +32,7 @@ def adapter(pair: Pair, tmp_path: Path) -> tuple[str, Path]:
 def samples(count: int = 8, temperature: float = 0.8) -> list[Sample]:
     rng = np.random.default_rng(0)
     texts = (tuple(int(i) for i in rng.integers(1, 300, 12)) for _ in range(count))
-    return [Sample(TargetOutput(ids[:3], ids[3:], sampler(temperature)), f"group {ids}") for ids in texts]
+    return [Sample(TargetGeneration(ids[:3], ids[3:], sampler(temperature)), f"group {ids}") for ids in texts]
 
 
 def shipped(pair: Pair, small_models: Models, adapter: Path | None, noise: float = 0.0) -> Pair:

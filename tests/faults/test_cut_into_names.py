@@ -40,7 +40,7 @@ def texts(random: np.random.Generator, source: str, prompts: int, change: float)
 def outcome(random: np.random.Generator, names: int, loss: float, seed: int) -> str:
     gaining = texts(random, "chat", 300, 0.3)
     losing = [t for name in range(names) for t in texts(random, f"day {name}", BELOW_THE_MINIMUM, -loss)]
-    found = decide([*gaining, *losing], num_draft_tokens=K, attempt=1, settings=Gate(), costs=COSTS, seed=seed)
+    found = decide([*gaining, *losing], num_draft_tokens=K, attempt=1, settings=Gate(), profile=COSTS, seed=seed)
     assert found.p_value is not None
     assert found.p_value < 0.001  # over all prompts it gains, and only the guard of the sources is in its way
     return found.outcome

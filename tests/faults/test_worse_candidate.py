@@ -109,7 +109,7 @@ def promotes_anything(seed: int, settings: Gate) -> bool:
             num_draft_tokens=4,
             attempt=attempt,
             settings=settings,
-            costs=COSTS,
+            profile=COSTS,
             seed=seed,
         )
         if decision.outcome == "promote":

@@ -23,9 +23,9 @@ from draftloop.evaluation.units_and_levels import alpha_of_attempt
 from draftloop.models.pair import Pair, load_pair
 from draftloop.registry.registry import Pointer
 from draftloop.registry.verdicts import Verdict
-from draftloop.retraining.gate_step import heldout_sample
-from draftloop.retraining.plan import next_action, read_facts
-from draftloop.retraining.watch_step import watch_from_now
+from draftloop.retraining.facts import read_facts
+from draftloop.retraining.gate_step import heldout_sample, watch_from_now
+from draftloop.retraining.plan import next_action
 from draftloop.store.files import Files
 
 PASSED = Verdict(
@@ -219,7 +219,7 @@ def test_a_candidate_waits_where_the_pair_can_be_judged_on_too_little_of_what_wa
     shop.config = config_of(shop.config.models, gate={"min_heldout_prompts": 6})
     found = shop.retrain()
     assert (found.outcome, found.version, found.steps) == ("inconclusive", version, ["gate"])
-    assert f"can be judged on {len(others)}, and the gate wants 6" in found.why
+    assert f"can use {len(others)} of {version}'s held-out prompts, and the gate wants 6" in found.why
     assert shop.data.verdicts.epoch(load_pair(shop.config.models).identity) is None  # nothing was spent
 
 
@@ -344,7 +344,7 @@ def test_what_a_look_was_to_be_made_on_may_be_deleted(shop: Shop) -> None:
     shop.data.log.path.unlink()
     lines: list[str] = []
     shop.retrain(say=lines.append)
-    assert any("none of what it is to be seen on is left" in line for line in lines)
+    assert any("none of the generations that the look is about is left" in line for line in lines)
     assert read_facts(shop.data, shop.config, 0.0).looks == ()
 
 

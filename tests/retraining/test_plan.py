@@ -11,7 +11,8 @@ from draftloop.config import Config
 from draftloop.evaluation.drift import StreamCheck
 from draftloop.evaluation.looks import Look
 from draftloop.registry.registry import Pointer
-from draftloop.retraining.plan import Facts, Failed, History, next_action, recipe
+from draftloop.retraining.facts import Facts, Failed, History, recipe
+from draftloop.retraining.plan import next_action
 from draftloop.status import Overview
 
 CONFIG = Config()

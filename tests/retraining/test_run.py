@@ -11,7 +11,8 @@ from shop import PROMPTS, Shop, config_of, last_line
 
 from draftloop.errors import LockedError
 from draftloop.registry.registry import Pointer
-from draftloop.retraining.plan import next_action, read_facts
+from draftloop.retraining.facts import read_facts
+from draftloop.retraining.plan import next_action
 from draftloop.retraining.run import give_way
 
 

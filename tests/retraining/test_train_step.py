@@ -14,7 +14,8 @@ from shop import Shop, config_of, last_line, never
 from stops import StopAfter
 
 from draftloop.errors import Interrupted, PairError, StoreError, TrainingFailed
-from draftloop.retraining.plan import next_action, read_facts
+from draftloop.retraining.facts import read_facts
+from draftloop.retraining.plan import next_action
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
 
@@ -38,7 +39,7 @@ def test_a_run_that_left_no_checkpoint_is_given_up_and_it_starts_clean(shop: Sho
     lines: list[str] = []
     found = shop.retrain(say=lines.append)
     assert (found.steps, found.run, found.outcome) == (["train", "gate"], "r0002", "promoted")
-    assert "run r0001 was cut off and cannot be gone on with: starting clean" in lines
+    assert "run r0001 was cut off and cannot be resumed: starting clean" in lines
     assert (run / "result.json").is_file()
 
 
@@ -76,7 +77,7 @@ def test_a_run_that_was_killed_again_and_again_at_one_step_fails_and_is_not_begu
         with pytest.raises(_Killed):
             shop.retrain(load=_dies)
     assert not (run / "result.json").exists()
-    with pytest.raises(TrainingFailed, match="gone on with 3 times and came no further"):
+    with pytest.raises(TrainingFailed, match="resumed 3 times and came no further"):
         shop.retrain(load=_dies)
     assert (run / "result.json").exists()
     found = shop.retrain(load=never)

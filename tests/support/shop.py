@@ -19,8 +19,8 @@ from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
+from draftloop.retraining.gate_step import watch_from_now
 from draftloop.retraining.run import retrain
-from draftloop.retraining.watch_step import watch_from_now
 from draftloop.retraining.work import Outcome
 
 WORDS = ("red", "green", "blue", "dog", "cat", "sun", "moon", "tree", "house", "river")

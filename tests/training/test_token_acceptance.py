@@ -12,7 +12,7 @@ from workshop import records_of
 
 from draftloop.config import Data
 from draftloop.data.records import Record
-from draftloop.decoding.teacher_forced import TargetOutput
+from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.evaluation.scoring import score_carried
 from draftloop.models.pair import Pair
 from draftloop.training.dataset.examples import select
@@ -33,7 +33,7 @@ def material(failures: list[Record], validation: list[Record], most: int = 100) 
 
 def under_target(records: list[Record], pair: Pair = PAIR) -> list[Record]:
     """The records with the target's true log p."""
-    scores = score_carried(pair, [TargetOutput.of(record) for record in records], "rejection")
+    scores = score_carried(pair, [TargetGeneration.of(record) for record in records], "rejection")
     return [replace(r, log_p=tuple(s.log_p.tolist())) for r, s in zip(records, scores, strict=True)]
 
 
@@ -44,7 +44,7 @@ def test_log_q_is_that_of_the_scoring_pass(temperature: float, length: int) -> N
     record = records_of(PAIR, 1, target_output=ids, draft_output=ids, log_p=(-1.0,) * length, log_q=(-1.0,) * length)
     record = replace(record[0], sampler=sampler(temperature, top_p=0.9))
     example = material([record], [], 1000).failures.examples[0]
-    expected = score_carried(PAIR, [TargetOutput.of(record)], "rejection")[0].log_q
+    expected = score_carried(PAIR, [TargetGeneration.of(record)], "rejection")[0].log_q
     found = draft_log_q(make_forward(PAIR.draft, "draft", print), example, PAIR.width)
     assert found.shape == (length,)
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -53,7 +53,7 @@ def test_log_q_is_that_of_the_scoring_pass(temperature: float, length: int) -> N
 def test_the_mean_over_what_the_target_emits_is_the_acceptance() -> None:
     """Over all tokens that the target could emit, each as often as it does: Σ p·min(1, q/p) = Σ min(p, q)."""
     prompt, sampling = (3, 1, 4), sampler(0.8)
-    texts = [TargetOutput(prompt, (token,), sampling) for token in range(64)]
+    texts = [TargetGeneration(prompt, (token,), sampling) for token in range(64)]
     scores = score_carried(PAIR, texts, "rejection")
     overrides = {"prompt_tokens": prompt, "sampler": sampling, "draft_output": (0,), "log_q": (-1.0,)}
     expectation = 0.0
@@ -66,7 +66,7 @@ def test_the_mean_over_what_the_target_emits_is_the_acceptance() -> None:
 
 def test_a_record_is_measured_under_its_own_rule() -> None:
     records = under_target(records_of(PAIR, 3))
-    scores = score_carried(PAIR, [TargetOutput.of(record) for record in records], "rejection")
+    scores = score_carried(PAIR, [TargetGeneration.of(record) for record in records], "rejection")
     for rule, weight in (
         ("rejection", lambda s: np.minimum(1, np.exp(s.log_q - s.log_p))),
         ("match", lambda s: np.exp(s.log_q)),

@@ -111,7 +111,7 @@ def show_version(app: App, version: str, as_json: bool) -> None:
 @click.pass_obj
 def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
     """Make VERSION (vNNNN, latest, or none for the bare draft) the champion, without asking the gate."""
-    from ..retraining.watch_step import watch_from_now
+    from ..retraining.gate_step import watch_from_now
 
     registry = app.data.registry
     name = {"latest": registry.latest(), "none": None}.get(version, version)
@@ -134,7 +134,7 @@ def rollback_version(app: App, why: str, as_json: bool) -> None:
 
     What is rolled back is promoted by hand alone from then on, and so is what was trained on top of it.
     """
-    from ..retraining.watch_step import watch_from_now
+    from ..retraining.gate_step import watch_from_now
 
     pointer = app.data.registry.rollback(why)
     watch_from_now(app.data, app.config, pointer)

@@ -66,7 +66,8 @@ def _loader(app: App) -> Load:
 def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
     import time
 
-    from ..retraining.plan import next_action, read_facts
+    from ..retraining.facts import read_facts
+    from ..retraining.plan import next_action
     from ..retraining.running import running
     from .status import while_running
     from .tables import print_text

@@ -13,7 +13,8 @@ from ..whereabouts import in_rows, places
 from .app import App, json_option, model_options, note, print_json
 
 if TYPE_CHECKING:
-    from ..retraining.plan import Facts, NextAction
+    from ..retraining.facts import Facts
+    from ..retraining.plan import NextAction
     from ..retraining.running import Running
 
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status_command(app: App, as_json: bool) -> None:
     """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
-    from ..retraining.plan import next_action, read_facts
+    from ..retraining.facts import read_facts
+    from ..retraining.plan import next_action
     from ..retraining.running import running
 
     now = time.time()

@@ -103,7 +103,8 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
 
 def _what_is_next(app: App) -> str:
     """What the counts of this data directory allow: a gate without prompts decides nothing."""
-    from ..retraining.plan import next_action, read_facts
+    from ..retraining.facts import read_facts
+    from ..retraining.plan import next_action
 
     facts = read_facts(app.data, app.config, time.time())
     step = next_action(facts, app.config)

@@ -26,7 +26,7 @@ from ..decoding.decoder import Decoding, Round, Settings
 from ..decoding.generate import usable_tokens
 from ..decoding.generation import Generation, generation_seed
 from ..decoding.offline_rounds import simulate_rounds
-from ..decoding.teacher_forced import TargetOutput
+from ..decoding.teacher_forced import TargetGeneration
 from ..errors import ConfigError, PromptError
 from ..evaluation.estimator import Acceptance, realised
 from ..models import adapter as lora
@@ -297,7 +297,9 @@ def _looked_back(
     """The records of texts that are finished, in the order of their prompts."""
     done.sort(key=lambda written: written.place)
     asked = [members[written.place] for written in done]
-    texts = [TargetOutput(a.ids, w.tokens, _of_text(settings, a.ids).sampler) for a, w in zip(asked, done, strict=True)]
+    texts = [
+        TargetGeneration(a.ids, w.tokens, _of_text(settings, a.ids).sampler) for a, w in zip(asked, done, strict=True)
+    ]
     found = dict(simulate_rounds(pair, texts, settings.decoding, [written.p for written in done]))
     return _stored(pair, [(one, found[i]) for i, one in enumerate(asked)], settings, blobs)
 

@@ -1,5 +1,6 @@
-"""Draft and verify: proposals of the draft, one pass of the target, and what is kept by an acceptance rule.
+"""Draft and verify: the draft proposes tokens, one pass of the target verifies them, an acceptance rule keeps a prefix.
 
-In: a pair, prompt ids, a sampler. Out: rounds of tokens that have the target's own distribution, live or, for text that
-is there already, drawn afterwards. Knows no file and no record.
+In: a pair, prompt tokens, a sampler. Out: rounds of tokens that have the target's own distribution (`decoder`, where
+both caches are trimmed too), many target-only generations at a time (`batched_generation`), and speculative rounds
+simulated offline on these (`offline_rounds`). Knows no file, no record and no training.
 """

@@ -1,6 +1,6 @@
-"""Which proposals of a round are kept and what is emitted after them, as array operations without a synchronisation.
+"""The acceptance rules: which proposals of a round are kept, and what is emitted after them, without a synchronisation.
 
-Shapes: K proposals, V shared ids. `p` (K + 1, V) is the target's distribution after the pending token and after each
+Shapes: K proposals, V shared tokens. `p` (K + 1, V) is the target's distribution after the pending token and after each
 proposal, `q` (K, V) the draft's that each proposal was drawn from; both after the sampler's transforms, as float32
 probabilities. Whatever is random comes in as uniforms, so a round is a function of its arguments.
 """
@@ -37,17 +37,17 @@ def rule_for(rule: str, temperature: float) -> Rule:
 
 
 def draw_tokens(weights: mx.array, uniforms: mx.array) -> mx.array:
-    """One id from each row by inversion: the first one at which the running sum exceeds its share of the whole.
+    """One token from each row by inversion: the first at which the running sum exceeds its share of the whole.
 
-    One pass of additions where Gumbel noise would take two logarithms an id. An id without weight comes out only where
-    a device's running sum is not monotone in its last bit.
+    One pass of additions, where Gumbel noise would take two logarithms a token. A token without weight comes out only
+    where a device's running sum is not monotone in its last bit.
 
     Args:
         weights: (..., V) float32, not negative, not all zero; they need not sum to 1.
         uniforms: (...,) float32 in [0, 1), multiples of 2**-23.
 
     Returns:
-        (...,) ids, not evaluated.
+        (...,) tokens, not evaluated.
     """
     sums = mx.cumsum(weights, axis=-1)
     return mx.argmax(sums > sums[..., -1:] * uniforms[..., None], axis=-1)
@@ -55,11 +55,11 @@ def draw_tokens(weights: mx.array, uniforms: mx.array) -> mx.array:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a round came to; not evaluated.
+    """What the acceptance rule decided about a round; not evaluated.
 
     Attributes:
         accepted: how many proposals are kept, a scalar.
-        following: the id emitted after them, a scalar.
+        following: the token emitted after them, a scalar.
         p: probabilities of the proposals and of `following` under the target, (K + 1,).
         q: likewise under the draft; the last is of the last proposal's row where all were kept, and means nothing.
     """
@@ -76,7 +76,7 @@ def verify_proposals(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx
     Args:
         p: (K + 1, V) float32.
         q: (K, V) float32.
-        proposals: (K,) ids, drawn from the rows of `q`.
+        proposals: (K,) tokens, drawn from the rows of `q`.
         uniforms: (K + 1,), independent of the proposals.
         rule: `rejection` is Algorithm 1 of Leviathan et al. (arXiv 2211.17192); `block` is Algorithm 2 of Sun et al.
             (arXiv 2403.10444); `match` keeps a proposal that equals the target's own sample.

@@ -1,17 +1,17 @@
-"""Texts of one model, many at a time, through mlx-lm's batches. Knows no draft, record or training.
+"""Batched generation: many outputs of one model at a time, through mlx-lm's batches. Knows no draft and no record.
 
-A model reads its weights once for all texts in work, so many side by side cost little more than one. Every text draws
-from uniforms of its own: which others it is written beside, and in what order they are asked for, changes nothing in it
-but for the last bits of a larger matrix product.
+A model reads its weights once for the whole batch, so many outputs cost little more than one. Every output draws from
+uniforms of its own: which others are in its batch, and in what order they are asked for, changes nothing in it but for
+the last bits of a larger matrix product.
 
-mlx-lm asks one sampler for the whole batch at once, and does not tell it which texts the rows are. `_Batch` knows: rows
-stay in the order in which they began. What mlx-lm shows the sampler it has normalised before, and nobody needs that: so
-`_Aside` hands it one column, and keeps the logits for the sampler.
+mlx-lm asks one sampler for the whole batch at once, and does not tell it which outputs the rows are. `_Batch` knows:
+rows stay in the order in which they began. mlx-lm normalises the logits before it shows them to the sampler, which
+nobody needs: so `_LogitsAside` hands it one column, and keeps the logits for the sampler.
 
 Whenever a row leaves or joins, mlx-lm copies the caches of all others, which on a CPU takes as long as ten steps. So
-rows whose text is at its end stay until they are many, and are passed over.
+rows whose output has ended stay until they are many, and are passed over.
 
-Texts of a model whose caches mlx-lm cannot put side by side are written one after the other.
+A model whose caches mlx-lm cannot merge into a batch generates its outputs one after the other.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from .sampling_filters import sampling_probs
 MOST_ROWS = 128
 _TOKENS_AT_ONCE = 32_768  # of prompt and output in the caches of one batch
 _PROMPT_TOKENS_AT_ONCE = 8_192  # in one pass: what it makes on the way takes memory too
-_TURNOVER = 4  # on a GPU, of so many rows one has to be free before other texts are begun; on a CPU all have to
+_TURNOVER = 4  # on a GPU, one in so many rows has to be free before other outputs begin; on a CPU all have to be
 _NEVER = 1 << 30  # tokens
 
 
 class NoRoom(DraftloopError):
-    """Not even one text at a time fits into memory."""
+    """Not even one output at a time fits into memory."""
 
 
 @dataclass(frozen=True)
 class OutputRequest:
-    """A text to write.
+    """An output to generate.
 
     Attributes:
-        prompt: ids, at least one.
-        sampler: with the seed of this very text.
+        prompt: tokens, at least one.
+        sampler: with the seed of this very output.
         most: tokens, at least one.
     """
 
@@ -66,12 +66,12 @@ class OutputRequest:
 
 @dataclass(frozen=True)
 class FinishedOutput:
-    """A finished text.
+    """A finished output.
 
     Attributes:
-        place: of what was wanted.
+        place: index of its request.
         tokens: N of them.
-        p: (N, width) float32, what each was drawn from, evaluated; None where that was not kept.
+        p: (N, width) float32, the distribution that each was drawn from, evaluated; None where that was not kept.
     """
 
     place: int
@@ -81,7 +81,7 @@ class FinishedOutput:
 
 def generate_batched(
     model: nn.Module,
-    wanted: Sequence[OutputRequest],
+    requests: Sequence[OutputRequest],
     *,
     width: int,
     stop_tokens: frozenset[int],
@@ -90,85 +90,80 @@ def generate_batched(
     p_bytes: float = 0,
     on_tokens: Callable[[int], None] = lambda _count: None,
 ) -> Iterator[FinishedOutput]:
-    """Write all of them.
+    """Generate all outputs that are requested.
 
     Args:
-        model: whose texts.
-        wanted: in any order.
-        width: no id from there on is sampled.
-        stop_tokens: end a text, and are its last token.
-        room: bytes for the caches of texts side by side. Where memory is refused all the same, what is missing is
-            written in batches of half the size.
-        enough: asked before every token of those in work, which are dropped where it is so; may raise to stop.
+        model: generates.
+        requests: in any order.
+        width: no token from there on is sampled.
+        stop_tokens: end an output, and are its last token.
+        room: bytes for the caches of one batch. Out of memory all the same, it generates what is missing in batches of
+            half the size.
+        enough: asked before every step; where it is true, unfinished outputs are dropped. It may raise to stop.
         p_bytes: for the distributions that tokens are drawn from: they are kept where those of all rows fit.
-        on_tokens: told after every step how many tokens were written in it. Those of texts that memory was refused for
-            come again.
+        on_tokens: called after every step with the number of tokens generated in it. Tokens of outputs that ran out of
+            memory come again.
 
     Yields:
-        Each text as it is finished.
+        Each output as it is finished.
 
     Raises:
-        NoRoom: memory is refused for a single one.
+        NoRoom: out of memory with a single output.
     """
     together = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))  # mlx-lm's own test
-    for sampler, places in _by_sampler(wanted).items():
+    by_sampler: dict[Sampler, list[int]] = defaultdict(list)  # indices of the requests drawn alike, but for their seeds
+    for i, request in enumerate(requests):
+        by_sampler[replace(request.sampler, seed=0)].append(i)
+    for sampler, places in by_sampler.items():
         missing = dict.fromkeys(places)
-        some = [wanted[i] for i in places]
-        rows = _rows(model, some, room) if together else 1
-        keeps = 2 * 4 * width * rows * max(one.most for one in some) <= p_bytes  # once a step, once more a text
+        alike = [requests[i] for i in places]
+        rows = _rows(model, alike, room) if together else 1
+        keeps = 2 * 4 * width * rows * max(one.most for one in alike) <= p_bytes  # once a step, once more an output
         drawing = _Drawing(sampler, width, keeps)
         while missing:
             rows = min(rows, len(missing))
-            left = [(i, wanted[i]) for i in missing]
+            left = [(i, requests[i]) for i in missing]
             try:
                 if together:
-                    texts = _Batch(model, drawing, left, rows, stop_tokens).texts(enough, on_tokens)
+                    outputs = _Batch(model, drawing, left, rows, stop_tokens).outputs(enough, on_tokens)
                 else:
-                    texts = _one_by_one(model, drawing, left, stop_tokens, enough, on_tokens)
-                for found in texts:
-                    del missing[found.place]
-                    yield found
+                    outputs = _one_by_one(model, drawing, left, stop_tokens, enough, on_tokens)
+                for output in outputs:
+                    del missing[output.place]
+                    yield output
                 break
             except REFUSALS as error:
                 if not is_out_of_memory(error):
                     raise
                 if rows == 1:
                     raise NoRoom(
-                        f"a text alone does not fit into memory ({' '.join(str(error).split())}); lower its length "
+                        f"a single output does not fit into memory ({' '.join(str(error).split())}); lower its length "
                         "(max_tokens, max_prompt_length), close other programs, or take smaller models"
                     ) from None
             rows //= 2
 
 
-def _by_sampler(wanted: Sequence[OutputRequest]) -> dict[Sampler, list[int]]:
-    """Places of the texts that are drawn alike, but for their seeds."""
-    found: dict[Sampler, list[int]] = defaultdict(list)
-    for i, one in enumerate(wanted):
-        found[replace(one.sampler, seed=0)].append(i)
-    return found
-
-
-def _rows(model: nn.Module, wanted: Sequence[OutputRequest], room: float) -> int:
-    """How many of them to write side by side."""
+def _rows(model: nn.Module, requests: Sequence[OutputRequest], room: float) -> int:
+    """How many outputs to generate in one batch."""
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array([[0]]), cache=cache))
     held = [values for _, values in tree_flatten([layer.state for layer in cache]) if isinstance(values, mx.array)]
     a_token = sum(values.nbytes / values.shape[-2] for values in held if values.ndim > 1)  # (…, tokens, head's width)
-    length, prompt = max(len(one.prompt) + one.most for one in wanted), max(len(one.prompt) for one in wanted)
+    length, prompt = max(len(one.prompt) + one.most for one in requests), max(len(one.prompt) for one in requests)
     fitting = [_TOKENS_AT_ONCE // length, room // (length * max(1, a_token))]
     if not prompt_caches.are_plain(model):  # mlx-lm reads them, all rows in one pass
         fitting.append(_PROMPT_TOKENS_AT_ONCE // prompt)
-    return int(max(1, min(MOST_ROWS, len(wanted), *fitting)))
+    return int(max(1, min(MOST_ROWS, len(requests), *fitting)))
 
 
 def _several(rows: int) -> int:
-    """Of so many rows, how many have to be free before other texts are begun there."""
+    """Of so many rows, how many have to be free before other outputs begin there."""
     return max(1, rows // _TURNOVER) if mx.default_device().type == mx.DeviceType.gpu else rows
 
 
 @dataclass(eq=False)
 class _Row:
-    """A text in work or at its end: its uniforms, how many are used, its tokens, and what they were drawn from."""
+    """An output in work or at its end: its uniforms, how many are used, its tokens, and what they were drawn from."""
 
     place: int
     prompt: tuple[int, ...]
@@ -180,9 +175,9 @@ class _Row:
     _drawn: int = 0
 
     @classmethod
-    def of(cls, place: int, wanted: OutputRequest) -> _Row:
-        """One that is to begin."""
-        return cls(place, wanted.prompt, wanted.most, Uniforms(wanted.sampler.seed).on_host(wanted.most))
+    def of(cls, place: int, request: OutputRequest) -> _Row:
+        """The row of an output that is to begin."""
+        return cls(place, request.prompt, request.most, Uniforms(request.sampler.seed).on_host(request.most))
 
     def uniform(self) -> float:
         """The next one; any where no more is drawn from."""
@@ -190,19 +185,19 @@ class _Row:
         return float(self.uniforms[self._drawn - 1]) if self._drawn <= self.most else 0.0
 
     def take(self, token: int, stop_tokens: frozenset[int]) -> bool:
-        """Take in a token, if the text is not at its end; whether it is now, and was not."""
+        """Append a token, unless the output has ended; whether it ends with this token."""
         if self.ended:
             return False
         self.tokens.append(token)
         self.ended = token in stop_tokens or len(self.tokens) == self.most
         return self.ended
 
-    def written(self) -> FinishedOutput:
-        """The finished text; what it was drawn from is kept no longer."""
-        p, self.p = self.p[: len(self.tokens)], []  # a batch has drawn the next one by then
-        found = mx.stack(p) if p else None
-        mx.eval(found)
-        return FinishedOutput(self.place, tuple(self.tokens), found)
+    def finished(self) -> FinishedOutput:
+        """The finished output; the row keeps its distributions no longer."""
+        rows, self.p = self.p[: len(self.tokens)], []  # a batch has drawn the next one by then
+        p = mx.stack(rows) if rows else None
+        mx.eval(p)
+        return FinishedOutput(self.place, tuple(self.tokens), p)
 
 
 @dataclass(frozen=True)
@@ -214,7 +209,7 @@ class _Drawing:
     keeps: bool
 
     def tokens(self, logits: mx.array, rows: Sequence[_Row]) -> mx.array:
-        """The next id of each row, (n,), from logits (n, V)."""
+        """The next token of each row, (n,), from logits (n, V)."""
         if self.sampler.temperature == 0:
             return mx.argmax(logits[..., : self.width], axis=-1)
         p = sampling_probs(logits, self.sampler, self.width)
@@ -228,28 +223,28 @@ class _Drawing:
 def _one_by_one(
     model: nn.Module,
     drawing: _Drawing,
-    wanted: Sequence[tuple[int, OutputRequest]],
+    requests: Sequence[tuple[int, OutputRequest]],
     stop_tokens: frozenset[int],
     enough: Callable[[], bool],
     on_tokens: Callable[[int], None],
 ) -> Iterator[FinishedOutput]:
-    """Each text by itself."""
-    for place, one in wanted:
-        row, cache = _Row.of(place, one), make_prompt_cache(model)
-        if len(one.prompt) > 1:
-            model(mx.array([one.prompt[:-1]]), cache=cache)
+    """Each output by itself."""
+    for place, request in requests:
+        row, cache = _Row.of(place, request), make_prompt_cache(model)
+        if len(request.prompt) > 1:
+            model(mx.array([request.prompt[:-1]]), cache=cache)
             mx.eval([layer.state for layer in cache])
-        last = one.prompt[-1]
+        last = request.prompt[-1]
         while not row.ended:
             if enough():
                 return
             last = int(drawing.tokens(model(mx.array([[last]]), cache=cache)[:, -1], [row]).item())
             row.take(last, stop_tokens)
             on_tokens(1)
-        yield row.written()
+        yield row.finished()
 
 
-class _Aside:
+class _LogitsAside:
     """A model that shows mlx-lm one column of its logits, and keeps those of the last position for whoever draws."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -266,34 +261,34 @@ class _Aside:
 
 
 class _Batch:
-    """Some texts under one sampler, `rows` of them at a time.
+    """Some outputs under one sampler, `rows` of them at a time.
 
     Args:
-        model: whose texts.
-        drawing: of all of them.
-        wanted: what is missing, by place.
-        rows: side by side.
-        stop_tokens: end a text.
+        model: generates.
+        drawing: how all of them are drawn.
+        requests: what is missing, by place.
+        rows: of one batch.
+        stop_tokens: end an output.
     """
 
     def __init__(
         self,
         model: nn.Module,
         drawing: _Drawing,
-        wanted: Sequence[tuple[int, OutputRequest]],
+        requests: Sequence[tuple[int, OutputRequest]],
         rows: int,
         stop_tokens: frozenset[int],
     ) -> None:
-        self._model, self._drawing, self._stop_tokens = _Aside(model), drawing, stop_tokens
+        self._model, self._drawing, self._stop_tokens = _LogitsAside(model), drawing, stop_tokens
         self._most, self._several, self._room = rows, _several(rows), KVCache.step
         if self._several == rows:  # rows leave and join together
-            turns = math.ceil(len(wanted) / rows)
-            self._most = self._several = math.ceil(len(wanted) / turns)  # so that no turn has but a few
-            self._room = 1 + max(one.most for _, one in wanted)  # mlx-lm is a token ahead of what it hands out
+            turns = math.ceil(len(requests) / rows)
+            self._most = self._several = math.ceil(len(requests) / turns)  # so that no turn has but a few
+            self._room = 1 + max(request.most for _, request in requests)  # mlx-lm is a token ahead
         self._plain = prompt_caches.are_plain(model)
-        self._waiting = deque(sorted(wanted, key=lambda one: len(one[1].prompt)))  # little is padded
+        self._waiting = deque(sorted(requests, key=lambda one: len(one[1].prompt)))  # little is padded
         self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
-        self._reading: list[int] = []  # have read their prompts but for the last id, and begin in the next step
+        self._reading: list[int] = []  # have read their prompts but for the last token, and begin in the next step
         self._writing: list[int] = []  # in the order of mlx-lm's rows
         self._written = 0  # tokens
         self._turns: deque[list[int]] = deque()  # whom the sampler is asked for, call by call, in the step in work
@@ -302,18 +297,19 @@ class _Batch:
             sampler=self._sample,
             completion_batch_size=rows,
             prefill_batch_size=rows,
-            prefill_step_size=max(len(one.prompt) for _, one in wanted),  # those handed over together begin together
+            # Prompts that are handed over together begin together.
+            prefill_step_size=max(len(request.prompt) for _, request in requests),
         )
 
-    def texts(self, enough: Callable[[], bool], on_tokens: Callable[[int], None]) -> Iterator[FinishedOutput]:
-        """Each as it is finished. Raises REFUSALS: no memory for so many."""
+    def outputs(self, enough: Callable[[], bool], on_tokens: Callable[[int], None]) -> Iterator[FinishedOutput]:
+        """Each as it is finished. Raises REFUSALS: out of memory with so many."""
         try:
             while not enough() and (self._waiting or self._in_work()):
                 before = self._written
                 ended = self._step(enough)
                 on_tokens(self._written - before)
                 for row in ended:
-                    yield row.written()
+                    yield row.finished()
         finally:
             self._generator.close()
             del self._generator  # it knows the sampler, and so this batch: the caches would stay until Python looks
@@ -321,7 +317,7 @@ class _Batch:
             mx.clear_cache()
 
     def _step(self, enough: Callable[[], bool]) -> list[_Row]:
-        """One token of each; gives the texts that it ends."""
+        """One token of each; gives the outputs that it ends."""
         self._release()
         beginning = self._reading
         fresh = self._hand_over(enough)
@@ -345,7 +341,7 @@ class _Batch:
         return any(not row.ended for row in self._rows.values())
 
     def _release(self) -> None:
-        """Take the rows of ended texts off, if they are many."""
+        """Take the rows of ended outputs off, if they are many."""
         ended = [number for number, row in self._rows.items() if row.ended]
         if not ended or len(ended) < min(self._several, len(self._rows) / 2):
             return
@@ -360,8 +356,8 @@ class _Batch:
         count = min(self._several, self._most - len(self._rows), len(self._waiting))
         if count == 0 or (count < min(self._several, len(self._waiting)) and self._rows):
             return []
-        some = [_Row.of(*self._waiting.popleft()) for _ in range(count)]
-        prompts, caches = [list(row.prompt) for row in some], None
+        fresh = [_Row.of(*self._waiting.popleft()) for _ in range(count)]
+        prompts, caches = [list(row.prompt) for row in fresh], None
         if self._plain:
             with mx.stream(self._generator.stream):
                 caches = prompt_caches.read(self._model, prompts, self._room, _PROMPT_TOKENS_AT_ONCE, enough)
@@ -369,7 +365,7 @@ class _Batch:
                 return []
             prompts = [prompt[-1:] for prompt in prompts]
         numbers: list[int] = self._generator.insert(prompts, [_NEVER] * count, caches=caches)
-        self._rows |= dict(zip(numbers, some, strict=True))
+        self._rows |= dict(zip(numbers, fresh, strict=True))
         return numbers
 
     def _sample(self, column: mx.array) -> mx.array:

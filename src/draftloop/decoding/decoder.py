@@ -1,12 +1,8 @@
-"""The draft-and-verify loop: one prompt, whole rounds out, one synchronisation a round; knows nothing of text or files.
+"""The draft-and-verify loop: one prompt in, whole rounds out, one synchronisation a round. Knows no text and no file.
 
-What flows in a round, K proposals, V = shared ids:
-    draft    what its cache lacks (1 or 2 ids, more after plain steps) -> K forward passes -> proposals (K,), q (K, V)
-    target   pending id + proposals (K + 1 ids) -> one forward pass -> p (K + 1, V)
-    verify   accepted n, next id, all still on the device; then one evaluation of K + 2 ids and 2K + 2 scalars, and
-             where they are asked for the k likeliest ids of every row of p (K + 1, k)
-    cut      at a stop token or max_tokens; both caches lose exactly what was not kept
-With K = 0 a round is a plain step of the target, and the one after it is enqueued before this one is read.
+A round drafts K tokens, verifies them in one pass of the target, cuts what was emitted at the end of the output, and
+trims both caches by exactly what was not kept: the steps of `Decoding._round`. With K = 0 a round is a plain step of
+the target, and the one after it is enqueued before this one is read.
 
 The floor of a round is K draft passes and one target pass. Between rounds, and at the end, the target's cache holds the
 prompt and every emitted token but the last (`pending`), between plain steps that one too; the draft's lacks it, after a
@@ -29,17 +25,18 @@ from ..data.teacher_top_k import TopK
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .acceptance_rules import rule_for
-from .round_sampler import BonusDraw, VerifiedRound, round_sampler_for
+from .round_sampler import BonusDraw, round_sampler_for
 
 Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one text is decoded; `sampler.seed` is the key of all its randomness.
+    """How one output is decoded; `sampler.seed` is the key of all its randomness.
 
-    Two change nothing but what is told of the text: `teacher_top_k` ids of the target's distributions are kept, 0 keeps
-    none; `bonus_draws` says what the draft would have proposed where it had no turn.
+    Two settings change only what is reported of the output, not the output: `teacher_top_k` is how many top-k tokens of
+    the target's distributions are kept (0 keeps none), `bonus_draws` adds what the draft would have proposed where it
+    had no turn.
     """
 
     sampler: Sampler
@@ -59,7 +56,7 @@ class Settings:
             raise ConfigError(f"teacher_top_k must be at least 0, found {self.teacher_top_k}")
 
     def kept_ids(self, width: int) -> int:
-        """How many of `width` ids are kept of a distribution: no more than the sampler leaves."""
+        """How many of `width` tokens are kept of a distribution: no more than the sampler leaves."""
         if self.sampler.temperature == 0:
             return min(self.teacher_top_k, 1)
         return min(self.teacher_top_k, self.sampler.top_k or width, width)
@@ -67,9 +64,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Draw:
-    """What the draft drew at one position, with log p and log q of it and of the id that was emitted there.
+    """What the draft drew at one position, with log p and log q of it and of the token that was emitted there.
 
-    -inf where a distribution has no mass. At a kept proposal both ids are the same.
+    -inf where a distribution has no mass. At an accepted proposal both tokens are the same.
     """
 
     draft_token: int
@@ -82,17 +79,17 @@ class Draw:
 
 @dataclass(frozen=True)
 class Round:
-    """One draft-then-verify cycle, cut at the end of the text.
+    """One draft-then-verify cycle, cut at the end of the output.
 
     Attributes:
         start: position in the output of the first token.
-        tokens: emitted, at least one; the last is a stop token if and only if the text ends with it.
-        proposals: everything that was drafted, past the end of the text too.
-        accepted: leading proposals that are part of the text.
+        tokens: emitted, at least one; the last is a stop token if and only if the output ends with it.
+        proposals: everything that was drafted, past the end of the output too.
+        accepted: leading proposals that are part of the output.
         draws: one a position at which the draft had its turn: every position but a bonus one.
         bonus_log_p: log p of the bonus token that a fully accepted round ends with, else None.
-        target_rows: the target's distributions before each proposal and after the last one, the likeliest ids of each:
-            one row more than proposals; None where they were not asked for. No part of what makes rounds equal.
+        target_rows: the top-k tokens of the target's distributions before each proposal and after the last one: one row
+            more than proposals; None where they were not asked for. Rounds are compared without it.
     """
 
     start: int
@@ -105,7 +102,7 @@ class Round:
 
 
 class DraftLength(Protocol):
-    """Says how many tokens each round drafts; `draft_length` has the one that measures what pays."""
+    """Says how many tokens each round drafts; the adaptive one is in `draft_length`."""
 
     def choose(self) -> int:
         """K of the next round, 0 for a plain step of the target."""
@@ -114,7 +111,7 @@ class DraftLength(Protocol):
         """How many plain steps to make before it is asked again, after it chose 0; at least 1."""
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """What became of a round, up to the text's end; told of plain steps as well, as (0, 0)."""
+        """Learn what became of a round, up to the end of the output; a plain step is (0, 0)."""
 
 
 class Decoding:
@@ -152,7 +149,7 @@ class Decoding:
         self._pending = int(prompt[-1])  # the last kept token: neither cache has it
         self._draft_lacks: list[int] = [self._pending]
         self._unsettled: tuple[int, int] | None = None  # position and id of a bonus token
-        self._chooser = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.kept_ids(pair.width))
+        self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.kept_ids(pair.width))
 
     @property
     def cache_offsets(self) -> tuple[int, int]:
@@ -167,11 +164,11 @@ class Decoding:
             count = self.settings.num_draft_tokens if policy is None else policy.choose()
             count = min(count, self.settings.num_draft_tokens, self.settings.max_tokens - self.emitted)
             rounds = [self._round(count)] if count else self._plain(1 if policy is None else policy.plain_steps())
-            for found in rounds:
+            for round_ in rounds:
                 if policy is not None:
-                    drafted = len(found.proposals)
-                    policy.observe(min(drafted, len(found.tokens)) if self.finish else drafted, found.accepted)
-                yield found
+                    drafted = len(round_.proposals)
+                    policy.observe(min(drafted, len(round_.tokens)) if self.finish else drafted, round_.accepted)
+                yield round_
 
     def settle(self) -> None:
         """Complete `bonus_draws` after the end: one more pass of the draft if the last round was fully accepted."""
@@ -179,49 +176,72 @@ class Decoding:
             return
         position, token = self._unsettled
         logits = self._draft_pass(self._draft_lacks)
-        self.bonus_draws[position] = self._chooser.bonus(logits[-2], token)
+        self.bonus_draws[position] = self._sampler.bonus(logits[-2], token)
         self._unsettled = None
 
-    # -- one round ----------------------------------------------------------------------------------------------------
-
     def _round(self, count: int) -> Round:
-        """Draft `count` tokens, at least one, and verify them."""
-        # 1. Draft: each step is enqueued while the one before it runs.
-        self._chooser.begin(count)
-        proposals = self._propose(count)
+        """Draft `count` tokens (K, at least one), verify them, and keep what the acceptance rule keeps."""
+        # 1. Draft: K passes of the draft, the first over all that its cache lacks (1 or 2 tokens, more after plain
+        #    steps). Each pass is enqueued while the one before it runs; nothing is read yet.
+        self._sampler.begin(count)
+        logits = self._draft_pass(self._draft_lacks)  # (M, V of the draft)
+        bonus_token = None if self._unsettled is None else self._unsettled[1]
+        drafted: list[mx.array] = []  # K of shape (1,)
+        for i in range(count):
+            if i:
+                logits, bonus_token = self._pair.draft(drafted[-1][None], cache=self._draft_cache)[0], None  # (1, V)
+            mx.async_eval(logits)  # it runs while the choice is put together
+            drafted.append(self._sampler.propose(logits, bonus_token))
+            mx.async_eval(drafted[-1])
 
-        # 2. Verify: the target sees the pending token and all proposals at once. Then the one synchronisation.
-        ids = mx.concatenate([mx.array([self._pending], mx.uint32), *proposals])
+        # 2. Verify: one pass of the target over the pending token and all proposals. Then the one synchronisation: it
+        #    reads K + 2 tokens and 2K + 2 scalars, and the top-k tokens of the K + 1 rows where they are asked for.
+        ids = mx.concatenate([mx.array([self._pending], mx.uint32), *drafted])  # (K + 1,)
         logits = self._pair.target(ids[None], cache=self._target_cache)[0]  # (K + 1, V of the target)
         mx.async_eval(logits)  # it runs while the verification is put together
-        verified = self._chooser.verify(logits)
+        verified = self._sampler.verify(logits)
         if self._unsettled is not None and verified.bonus is not None:
             self.bonus_draws[self._unsettled[0]] = verified.bonus
 
-        # 3. Cut at the end of the text, trim both caches by exactly what was not kept, move on.
-        found = self._cut(verified)
-        kept = len(found.tokens)
+        # 3. Cut what was emitted, the accepted proposals and the token after them, at a stop token or `max_tokens`.
+        proposals, log_p, log_q = verified.proposals, verified.log_p, verified.log_q
+        emitted = [*proposals[: verified.accepted], verified.following][: self.settings.max_tokens - self.emitted]
+        stop = next((i for i, token in enumerate(emitted) if token in self._pair.stop_tokens), None)
+        if stop is not None:
+            emitted = emitted[: stop + 1]
+            self.finish = "stop"
+        elif self.emitted + len(emitted) == self.settings.max_tokens:
+            self.finish = "length"
+        kept, accepted = len(emitted), min(verified.accepted, len(emitted))
+        full = kept > count  # everything was accepted, and a bonus token follows
+
+        # 4. Say what the draft drew: at every accepted proposal, and at the one that was rejected.
+        same = zip(proposals[:accepted], log_p, log_q, strict=False)
+        draws = [Draw(token, p, q, token, p, q) for token, p, q in same]
+        if accepted < min(count, kept):
+            rejected = proposals[accepted], log_p[accepted], log_q[accepted]
+            draws.append(Draw(*rejected, verified.following, verified.following_log_p, verified.following_log_q))
+        round_ = Round(
+            start=self.emitted,
+            tokens=tuple(emitted),
+            proposals=tuple(proposals),
+            accepted=accepted,
+            draws=tuple(draws),
+            bonus_log_p=verified.following_log_p if full else None,
+            target_rows=verified.rows,
+        )
+
+        # 5. Trim both caches by exactly what was not kept. The target's got K + 1 tokens, the draft's K - 1 beside what
+        #    it lacked: never the last proposal.
         trim_prompt_cache(self._target_cache, count + 1 - kept)
         trim_prompt_cache(self._draft_cache, max(count - kept, 0))
-        full = found.bonus_log_p is not None
-        self._pending = found.tokens[-1]
-        self._draft_lacks = list(found.tokens[-2:] if full else found.tokens[-1:])
-        self._unsettled = (found.start + count, self._pending) if full and self.settings.bonus_draws else None
-        self.emitted += kept
-        return found
 
-    def _propose(self, count: int) -> list[mx.array]:
-        """K proposals of shape (1,), each enqueued."""
-        proposals: list[mx.array] = []
-        logits = self._draft_pass(self._draft_lacks)
-        bonus_token = None if self._unsettled is None else self._unsettled[1]
-        for i in range(count):
-            if i:
-                logits, bonus_token = self._pair.draft(proposals[-1][None], cache=self._draft_cache)[0], None
-            mx.async_eval(logits)  # it runs while the choice is put together
-            proposals.append(self._chooser.propose(logits, bonus_token))
-            mx.async_eval(proposals[-1])
-        return proposals
+        # 6. Move on: the last token is pending, and after a full round the draft lacks the last proposal too.
+        self._pending = emitted[-1]
+        self._draft_lacks = emitted[-2:] if full else emitted[-1:]
+        self._unsettled = (round_.start + count, self._pending) if full and self.settings.bonus_draws else None
+        self.emitted += kept
+        return round_
 
     def _draft_pass(self, ids: list[int]) -> mx.array:
         """The draft's logits (M, V) over what its cache lacked, M as many as fit one step of the prefill."""
@@ -239,7 +259,7 @@ class Decoding:
             enqueued = self._plain_step(following) if left else None
             token = int(following.item())
             stops = token in self._pair.stop_tokens
-            found = Round(self.emitted, (token,), (), 0, (), None)
+            round_ = Round(self.emitted, (token,), (), 0, (), None)
             self.emitted += 1
             self._pending = token
             self._draft_lacks.append(token)
@@ -248,47 +268,21 @@ class Decoding:
                 self.finish = "stop" if stops else "length"
             if stops and enqueued is not None:
                 trim_prompt_cache(self._target_cache, 1)
-            yield found
+            yield round_
             if enqueued is None or stops:
                 return
             following = enqueued
 
     def _plain_step(self, ids: mx.array) -> mx.array:
         logits = self._pair.target(ids[None], cache=self._target_cache)[0]
-        following = self._chooser.following(logits)
+        following = self._sampler.following(logits)
         mx.async_eval(following)
         return following
 
-    def _cut(self, found: VerifiedRound) -> Round:
-        """The round up to a stop token or `max_tokens`; sets `finish` where the text ends."""
-        proposals, count = found.proposals, len(found.proposals)
-        tokens = [*proposals[: found.accepted], found.following][: self.settings.max_tokens - self.emitted]
-        stop = next((i for i, token in enumerate(tokens) if token in self._pair.stop_tokens), None)
-        if stop is not None:
-            tokens = tokens[: stop + 1]
-            self.finish = "stop"
-        elif self.emitted + len(tokens) == self.settings.max_tokens:
-            self.finish = "length"
-        kept = min(found.accepted, len(tokens))
-        alike = zip(proposals[:kept], found.log_p, found.log_q, strict=False)
-        draws = [Draw(token, log_p, log_q, token, log_p, log_q) for token, log_p, log_q in alike]
-        if kept < min(count, len(tokens)):
-            refused = proposals[kept], found.log_p[kept], found.log_q[kept]
-            draws.append(Draw(*refused, found.following, found.following_log_p, found.following_log_q))
-        return Round(
-            start=self.emitted,
-            tokens=tuple(tokens),
-            proposals=tuple(proposals),
-            accepted=kept,
-            draws=tuple(draws),
-            bonus_log_p=found.following_log_p if len(tokens) > count else None,
-            target_rows=found.rows,
-        )
-
 
 def count_rounds(rounds: Sequence[Round], length: int) -> tuple[tuple[int, int], ...]:
-    """(drafted, accepted) of each round of a text of `length` tokens; proposals past the end of it count as nothing."""
-    return tuple((min(len(found.proposals), length - found.start), found.accepted) for found in rounds)
+    """(drafted, accepted) of each round of an output of `length` tokens; proposals past its end count as nothing."""
+    return tuple((min(len(round_.proposals), length - round_.start), round_.accepted) for round_ in rounds)
 
 
 def check_length(pair: Pair, prompt_tokens: int, settings: Settings) -> None:

@@ -1,17 +1,17 @@
-"""How many tokens to draft in the next round: what pays by measured costs and a running estimate of acceptance.
+"""The adaptive draft length: the K that maximises expected tokens/s, by a latency profile and a running acceptance.
 
 Pure: seconds and counts in, K out. A round of K costs K draft steps and one target pass over K + 1 positions, and is
 expected to emit L(K) = 1 + Σ_{a=1..K} Π_{d<=a} α_d tokens, α_d being the chance that proposal d is kept where d − 1
 were. What is maximised is L(K) over the cost; K = 0, a plain step, always emits one token.
 
-α_d is the share kept among the proposals that came to be judged at depth d, each round counting (1 − 1/MEMORY) as much
+α_d is the share kept among the proposals that were verified at depth d, each round counting (1 − 1/MEMORY) as much
 as the one after it, and leaning with the weight of PRIOR rounds on the estimate at depth d − 1. So depths that are not
 tried follow those that are. At K = 0 nothing is learned: a round now and then drafts all the same, as often as the
 time that it is expected to lose stays PROBING of the whole, so the more often the closer the draft is to paying. One of
 which everything is kept is followed by another one at once: a draft that has become good is soon found out.
 
-A text may end before deep proposals are known, or a round is due that finds out: so what is known goes on from text to
-text, as `Experience`.
+An output may end before deep proposals are known, or a round is due that finds out: so what is known is carried from
+output to output, as `Experience`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class LatencyProfile:
 
 @dataclass(frozen=True)
 class Experience:
-    """What rounds have told, by depth 1, 2, …, each round weighing less than the one after it.
+    """What rounds have shown, by depth 1, 2, …, each round weighing less than the one after it.
 
     Attributes:
-        judged: proposals that came to be judged there, in [0, MEMORY].
+        judged: proposals that were verified there, in [0, MEMORY].
         kept: those of them that were kept.
         plain_steps: made since the last round that drafted.
 
@@ -61,19 +61,19 @@ class AdaptiveDraftLength:
     """Chooses K round by round.
 
     Args:
-        costs: seconds of a draft step, and of a target pass over 1, 2, … positions.
-        most: greatest K; `costs` reach at least as far.
-        experience: of the texts before this one, to any depth.
+        profile: seconds of a draft step, and of a target pass over 1, 2, … positions.
+        most: greatest K; `profile` reaches at least as far.
+        experience: of the outputs before this one, to any depth.
 
     Raises:
-        ValueError: `costs` have no time for `most` + 1 positions.
+        ValueError: `profile` has no time for `most` + 1 positions.
     """
 
-    def __init__(self, costs: LatencyProfile, most: int, experience: Experience = Experience()) -> None:
-        if len(costs.t_target) <= most:
-            raise ValueError(f"costs reach K = {len(costs.t_target) - 1}: expected {most}")
-        self._seconds = [costs.t_target[0], *(k * costs.t_draft + costs.t_target[k] for k in range(1, most + 1))]
-        self._lag = costs.t_draft  # a draft that sat out plain steps reads them in about a step more
+    def __init__(self, profile: LatencyProfile, most: int, experience: Experience = Experience()) -> None:
+        if len(profile.t_target) <= most:
+            raise ValueError(f"the latency profile reaches K = {len(profile.t_target) - 1}: expected {most}")
+        self._seconds = [profile.t_target[0], *(k * profile.t_draft + profile.t_target[k] for k in range(1, most + 1))]
+        self._lag = profile.t_draft  # a draft that sat out plain steps reads them in about a step more
         missing = [0.0] * (most - len(experience.judged))
         self._judged, self._kept = ([*values, *missing] for values in (experience.judged, experience.kept))
         self._plain = experience.plain_steps
@@ -81,7 +81,7 @@ class AdaptiveDraftLength:
 
     @property
     def experience(self) -> Experience:
-        """What is known by now, for the text after this one."""
+        """What is known by now, for the output after this one."""
         return Experience(tuple(self._judged), tuple(self._kept), self._plain)
 
     def choose(self) -> int:
@@ -118,15 +118,15 @@ class AdaptiveDraftLength:
     def speeds(self) -> list[float]:
         """Expected tokens a second for K = 0, 1, …"""
         length, reached, chance = 1.0, 1.0, FIRST_GUESS
-        found = [1.0 / self._seconds[0]]
+        speeds = [1.0 / self._seconds[0]]
         for kept, judged, seconds in zip(self._kept, self._judged, self._seconds[1:], strict=False):
             chance = (kept + PRIOR * chance) / (judged + PRIOR)
             reached *= chance
             length += reached
-            found.append(length / seconds)
-        return found
+            speeds.append(length / seconds)
+        return speeds
 
 
 def _best_drafting(speeds: list[float]) -> int:
-    """The K >= 1 that pays most; the smallest of equals."""
+    """The K >= 1 of the greatest speed; the smallest of equals."""
     return max(range(1, len(speeds)), key=speeds.__getitem__)

@@ -1,4 +1,4 @@
-"""One prompt to text with a pair: what `generate` calls, streaming piece by piece."""
+"""One prompt to one output with a pair: what the command `generate` calls, streaming piece by piece."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .decoder import Decoding, DraftLength, Finish, Settings, check_length, coun
 
 @dataclass(frozen=True)
 class Generated:
-    """A finished text; `tokens` are without the stop token that ended it, `acceptance_rate` is None without a draft."""
+    """A finished output; `tokens` are without the stop token, `acceptance_rate` is None where nothing was drafted."""
 
     prompt: str
     prompt_tokens: int
@@ -90,9 +90,9 @@ def generate(
     rounds, tokens = [], []
     with lora.merged(pair.draft):
         began = time.perf_counter()
-        for found in decoding:
-            rounds.append(found)
-            for token in found.tokens:
+        for round_ in decoding:
+            rounds.append(round_)
+            for token in round_.tokens:
                 if token not in pair.stop_tokens:
                     tokens.append(token)
                     detokenizer.add_token(token)

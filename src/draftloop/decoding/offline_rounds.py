@@ -1,4 +1,4 @@
-"""How speculation would have gone along texts that the target wrote without it: what a live loop sees, drawn later.
+"""Simulate speculative rounds offline on target-only generations: what a live loop would have seen, drawn afterwards.
 
 Given what the target emitted, y, the rounds of a live loop are independent of each other, and their law is known: one
 from i keeps at least a proposals with probability S_i(a) (`evaluation.estimator.survival`), kept proposals are y
@@ -11,10 +11,10 @@ itself, and the one that was refused at t has, under
     greedy      argmax q
 
 and is independent of y then. Where the draft had no turn its proposal is a draw from q. So one uniform a round and one
-a position make records that have the law of live ones, from one pass of each model over whole texts.
+a position make records that have the law of live ones, from one pass of each model over whole outputs.
 
-What flows, for a block of texts with N tokens in all: p and q (N, V), two scalars a position to the host, rounds there,
-then the draws at refused and bonus positions (M <= N of them) and four scalars of each back.
+What flows, for a block of outputs with N tokens in all: p and q (N, V), two scalars a position to the host, where the
+rounds are drawn, then the draws at refused and bonus positions (M <= N of them) and four scalars of each back.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from .decoder import Finish, Settings
 from .generation import Generation, RejectedToken
 from .round_sampler import Uniforms
 from .sampling_filters import sampling_probs
-from .teacher_forced import TargetOutput, blocks, distributions
+from .teacher_forced import TargetGeneration, blocks, distributions
 from .top_k import to_numpy, top_k_tokens
 
-BLOCK_BYTES = 128 << 20  # of distributions of each model held at once, where a text alone has no more
+BLOCK_BYTES = 128 << 20  # of distributions of each model held at once, where one output alone has no more
 _SLICE_BYTES = 32 << 20  # of copies of them that are worked on
 _ROUNDS, _DRAWS = 2, 3  # streams of uniforms, beside the decoder's own
 
@@ -47,7 +47,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Turns:
-    """The rounds along one text, and the positions where the draft's proposal is not what was emitted.
+    """The rounds along one output, and the positions where the draft's proposal is not what was emitted.
 
     `shares` is p_τ of each position, 1 but under `block`; None where it is a bonus position.
     """
@@ -58,58 +58,62 @@ class _Turns:
 
 
 def simulate_rounds(
-    pair: Pair, texts: Sequence[TargetOutput], settings: Settings, known_p: Sequence[mx.array | None] | None = None
+    pair: Pair,
+    generations: Sequence[TargetGeneration],
+    settings: Settings,
+    known_p: Sequence[mx.array | None] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
-    """Draw how speculation would have gone.
+    """Simulate the speculative rounds of each output.
 
     Args:
         pair: the models, the draft with the adapter in use.
-        texts: outputs of the target, under the sampler of `settings` but for their own seeds, which are used here too.
+        generations: of the target, under the sampler of `settings` but for their own seeds, which are used here too.
         settings: rule, K and what is kept of the target's distributions.
-        known_p: (N, width) of each text, what it was drawn from, where that was kept: the target need not read it then.
+        known_p: (N, width) of each output, what it was drawn from, where that was kept: the target does not read it
+            then.
 
     Yields:
-        The index and the generation of each text, block by block.
+        The index and the generation of each output, block by block.
     """
-    for block in blocks(texts, pair.width, BLOCK_BYTES):
-        q = dict(distributions(pair.draft, texts, block, pair.width, sampling_probs))
-        p = {i: rows for i in block if (rows := _known(texts[i], pair.width, known_p and known_p[i])) is not None}
+    for block in blocks(generations, pair.width, BLOCK_BYTES):
+        q = dict(distributions(pair.draft, generations, block, pair.width, sampling_probs))
+        p = {i: rows for i in block if (rows := _known(generations[i], pair.width, known_p and known_p[i])) is not None}
         unread = [i for i in block if i not in p]
-        p |= distributions(pair.target, texts, unread, pair.width, sampling_probs)
+        p |= distributions(pair.target, generations, unread, pair.width, sampling_probs)
         members = sorted(block)
         whole_p, whole_q = (mx.concatenate([table.pop(i) for i in members]) for table in (p, q))
-        yield from _block(pair, [(i, texts[i]) for i in members], whole_p, whole_q, settings)
+        yield from _block(pair, [(i, generations[i]) for i in members], whole_p, whole_q, settings)
 
 
-def _known(text: TargetOutput, width: int, kept: mx.array | None) -> mx.array | None:
-    """What a text was drawn from, (N, width), where no pass is needed for that: at temperature 0 it says so itself."""
-    if text.sampler.temperature > 0:
+def _known(generation: TargetGeneration, width: int, kept: mx.array | None) -> mx.array | None:
+    """What an output was drawn from, (N, width), where no pass is needed: at temperature 0 it says so itself."""
+    if generation.sampler.temperature > 0:
         return kept
-    return (mx.arange(width) == mx.array(text.output)[:, None]).astype(mx.float32)
+    return (mx.arange(width) == mx.array(generation.output)[:, None]).astype(mx.float32)
 
 
 def _block(
-    pair: Pair, members: list[tuple[int, TargetOutput]], p: mx.array, q: mx.array, settings: Settings
+    pair: Pair, members: list[tuple[int, TargetGeneration]], p: mx.array, q: mx.array, settings: Settings
 ) -> Iterator[tuple[int, Generation]]:
-    emitted = mx.array([token for _, text in members for token in text.output])
+    emitted = mx.array([token for _, generation in members for token in generation.output])
     kept = settings.kept_ids(pair.width)
-    told = _likeliest(p, kept) if kept else None
+    topk = _top_k(p, kept) if kept else None
     log_p, log_q = (_log(mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1)) for table in (p, q))
 
-    starts = np.cumsum([0, *(len(text.output) for _, text in members)]).tolist()
+    starts = np.cumsum([0, *(len(generation.output) for _, generation in members)]).tolist()
     turns = []
-    for (_, text), start, end in zip(members, starts, starts[1:], strict=False):
-        turns.append(_turns(log_p[start:end], log_q[start:end], settings, Uniforms(text.sampler.seed, _ROUNDS)))
+    for (_, generation), start, end in zip(members, starts, starts[1:], strict=False):
+        turns.append(_turns(log_p[start:end], log_q[start:end], settings, Uniforms(generation.sampler.seed, _ROUNDS)))
     drawn = _draw(p, q, emitted, members, starts, turns, settings.rule)
-    for (i, text), start, end, along in zip(members, starts, starts[1:], turns, strict=False):
-        yield i, _generation(pair, text, log_p[start:end], log_q[start:end], along, drawn, told, start)
+    for (i, generation), start, end, along in zip(members, starts, starts[1:], turns, strict=False):
+        yield i, _generation(pair, generation, log_p[start:end], log_q[start:end], along, drawn, topk, start)
 
 
-def _likeliest(p: mx.array, count: int) -> TopK:
-    """The likeliest ids of each row of (N, V)."""
+def _top_k(p: mx.array, count: int) -> TopK:
+    """The top-k tokens of each row of (N, V)."""
     parts = []
-    for some in _slices(len(p), p.shape[-1]):
-        rows = top_k_tokens(p[some], count)
+    for part in _slices(len(p), p.shape[-1]):
+        rows = top_k_tokens(p[part], count)
         mx.eval(rows)
         parts.append(to_numpy(rows))
     return concatenate_top_k(parts)
@@ -122,22 +126,22 @@ def _slices(count: int, width: int) -> list[slice]:
 
 
 def _turns(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uniforms) -> _Turns:
-    """Draw the rounds along one text of N tokens; a round takes one uniform."""
+    """Draw the rounds along one output of N tokens; a round takes one uniform."""
     length, k, rule = len(log_p), settings.num_draft_tokens, settings.rule
     reached = survival(log_p, log_q, rule, k)[:, 1:]  # (N, K), not increasing
     uniforms = random.on_host(length)
-    found = _Turns([], [], [])
+    turns = _Turns([], [], [])
     at = 0
     while at < length:
         drafted = min(k, length - at)
-        accepted = min(int((uniforms[len(found.rounds)] < reached[at]).sum()), drafted)
-        found.rounds.append((drafted, accepted))
+        accepted = min(int((uniforms[len(turns.rounds)] < reached[at]).sum()), drafted)
+        turns.rounds.append((drafted, accepted))
         here = at + accepted
         if here < length:
-            found.positions.append(here)
-            found.shares.append(None if accepted == drafted else _share(log_p[at:here], log_q[at:here], rule))
+            turns.positions.append(here)
+            turns.shares.append(None if accepted == drafted else _share(log_p[at:here], log_q[at:here], rule))
         at = here + 1
-    return found
+    return turns
 
 
 def _share(log_p: FloatArray, log_q: FloatArray, rule: Rule) -> float:
@@ -152,32 +156,32 @@ def _draw(
     p: mx.array,
     q: mx.array,
     emitted: mx.array,
-    members: list[tuple[int, TargetOutput]],
+    members: list[tuple[int, TargetGeneration]],
     starts: list[int],
     turns: list[_Turns],
     rule: Rule,
 ) -> dict[int, tuple[int, float, float]]:
     """By row of the block: what the draft proposed there, and log p and log q of it."""
     where = [start + at for start, along in zip(starts, turns, strict=False) for at in along.positions]
-    if not where:  # every text ended with the last proposal that it kept
+    if not where:  # every output ended with the last proposal that it kept
         return {}
     shares = mx.array([share or 0.0 for along in turns for share in along.shares])  # at a bonus position 0
     uniforms = mx.concatenate(
         [
-            Uniforms(text.sampler.seed, _DRAWS).draw(len(along.positions))
-            for (_, text), along in zip(members, turns, strict=True)
+            Uniforms(generation.sampler.seed, _DRAWS).draw(len(along.positions))
+            for (_, generation), along in zip(members, turns, strict=True)
         ]
     )
-    found: dict[int, tuple[int, float, float]] = {}
-    for some in _slices(len(where), p.shape[-1]):
-        rows = mx.array(where[some])
+    drawn: dict[int, tuple[int, float, float]] = {}
+    for part in _slices(len(where), p.shape[-1]):
+        rows = mx.array(where[part])
         before, after = q[rows], p[rows]
-        tokens = draw_tokens(_proposing(before, after, emitted[rows], shares[some, None], rule), uniforms[some])
+        tokens = draw_tokens(_proposing(before, after, emitted[rows], shares[part, None], rule), uniforms[part])
         both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
         mx.eval(tokens, both)
         log_p, log_q = (_log(column).tolist() for column in both)
-        found |= dict(zip(where[some], zip(tokens.tolist(), log_p, log_q, strict=True), strict=True))
-    return found
+        drawn |= dict(zip(where[part], zip(tokens.tolist(), log_p, log_q, strict=True), strict=True))
+    return drawn
 
 
 def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, rule: Rule) -> mx.array:
@@ -191,7 +195,7 @@ def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, ru
 
 def _generation(
     pair: Pair,
-    text: TargetOutput,
+    generation: TargetGeneration,
     log_p: FloatArray,
     log_q: FloatArray,
     along: _Turns,
@@ -199,22 +203,22 @@ def _generation(
     rows: TopK | None,
     start: int,
 ) -> Generation:
-    proposed = list(text.output)
+    proposed = list(generation.output)
     refused = []
     for at, share in zip(along.positions, along.shares, strict=True):
         proposed[at] = drawn[start + at][0]
         if share is not None:
             refused.append(RejectedToken(at, *drawn[start + at]))
-    finish: Finish = "stop" if text.output[-1] in pair.stop_tokens else "length"
+    finish: Finish = "stop" if generation.output[-1] in pair.stop_tokens else "length"
     return Generation(
-        output=text.output,
+        output=generation.output,
         draft_output=tuple(proposed),
         log_p=tuple(log_p.tolist()),
         log_q=tuple(log_q.tolist()),
         rounds=tuple(along.rounds),
         refused=tuple(refused),
         finish=finish,
-        rows=None if rows is None else rows[start : start + len(text.output)],
+        rows=None if rows is None else rows[start : start + len(generation.output)],
     )
 
 

@@ -1,8 +1,9 @@
-"""Prompts read many at a time: a cache of each, for mlx-lm to put side by side. Knows nothing of texts to come.
+"""The caches of many prompts, prefilled together and cut to length, for mlx-lm to merge into a batch. Knows no output.
 
 mlx-lm reads the prompts of a batch in one pass that pads all to the longest, rolls what it has read of each to the
-right, and copies it three times more, with 256 tokens of room. Read here, prompts of like length share a pass, padding
-is cut off, and room is made for what will be written.
+right, and copies it three times more, with 256 tokens of room. Prefilled here, prompts of like length share a pass,
+`_cut_to_length` trims the padding off, and each cache has room for what will be generated. Rejected tokens are trimmed
+in `decoder`.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class PromptCache(KVCache):  # type: ignore[misc]  # mlx-lm is untyped
 
     @classmethod
     def merge(cls, caches: Sequence[PromptCache]) -> BatchKVCache:
-        """What mlx-lm calls to put prompts side by side."""
-        found = BatchKVCache.merge(caches)
-        found.step = max(cache.room for cache in caches)
-        return found
+        """What mlx-lm calls to make one batch of several caches."""
+        batch = BatchKVCache.merge(caches)
+        batch.step = max(cache.room for cache in caches)
+        return batch
 
 
 def are_plain(model: nn.Module) -> bool:
@@ -47,11 +48,11 @@ def read(
     most_tokens: int,
     enough: Callable[[], bool] = lambda: False,
 ) -> list[list[PromptCache]] | None:
-    """Read prompts but for their last ids.
+    """Prefill a cache for each prompt, with all of its tokens but the last.
 
     Args:
         model: one that `are_plain` says yes to.
-        prompts: ids of each, at least one.
+        prompts: tokens of each, at least one.
         room: tokens that a cache has to take in after each.
         most_tokens: in one pass, padding included; at least as many as there are prompts.
         enough: asked before every pass; may raise to stop.
@@ -59,14 +60,14 @@ def read(
     Returns:
         A cache a layer of each prompt; None where it was enough.
     """
-    found: dict[int, list[PromptCache]] = {}
+    caches: dict[int, list[PromptCache]] = {}
     for group in _alike(prompts):
         if enough():
             return None
         layers = _pass(model, [prompts[i][:-1] for i in group], most_tokens)
         for row, i in enumerate(group):
-            found[i] = [_of_row(layer, row, len(prompts[i]) - 1, room) for layer in layers]
-    return [found[i] for i in range(len(prompts))]
+            caches[i] = [_cut_to_length(layer, row, len(prompts[i]) - 1, room) for layer in layers]
+    return [caches[i] for i in range(len(prompts))]
 
 
 def _alike(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -99,10 +100,11 @@ def _pass(model: nn.Module, prompts: Sequence[Sequence[int]], most_tokens: int) 
     return layers
 
 
-def _of_row(layer: KVCache, row: int, length: int, room: int) -> PromptCache:
-    found = PromptCache()
-    found.room = room
+def _cut_to_length(layer: KVCache, row: int, length: int, room: int) -> PromptCache:
+    """One prompt's cache of a layer, (1, heads, length, width), without the padding of its batch."""
+    cache = PromptCache()
+    cache.room = room
     if length:
-        found.keys, found.values = (table[row : row + 1, :, :length] for table in (layer.keys, layer.values))
-        found.offset = length
-    return found
+        cache.keys, cache.values = (table[row : row + 1, :, :length] for table in (layer.keys, layer.values))
+        cache.offset = length
+    return cache

@@ -1,8 +1,8 @@
-"""What a round chooses from logits: the draft's proposals, what the target keeps of them, and one read of all of it.
+"""The round sampler: from logits to the draft's proposals, to what the acceptance rule keeps; read once.
 
-Knows no model, cache or text. `Greedy` compares likeliest ids and computes nothing else of a distribution; `Sampled`
-draws at a temperature. Nothing waits for the device before `verify` reads, once, what a round needs to know: K + 2 ids
-and 2K + 2 scalars, and the k likeliest ids of each of the target's rows where those are asked for.
+Knows no model, cache or output. `GreedySampler` compares argmax tokens and computes nothing else of a distribution;
+`StochasticSampler` draws at a temperature. Nothing waits for the device before `verify` reads, once, what a round needs
+to know: K + 2 tokens and 2K + 2 scalars, and the top-k tokens of each of the target's rows where those are asked for.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class VerifiedRound:
     """What was read of a round; -inf where a distribution has no mass.
 
     Attributes:
-        proposals: ids, K of them.
+        proposals: K tokens.
         accepted: how many of them are kept.
-        following: the id emitted after these.
+        following: the token emitted after these.
         log_p: of each proposal under the target.
         log_q: of each proposal under the draft.
         following_log_p: of `following` where it stands.
         following_log_q: likewise; the last proposal's row where all were kept, which then means nothing.
-        rows: the target's likeliest ids before each proposal and after the last, where they were asked for.
+        rows: the target's top-k tokens before each proposal and after the last, where they were asked for.
         bonus: where the draft's turn at an earlier bonus position was asked for.
     """
 
@@ -59,7 +59,7 @@ class VerifiedRound:
 
 
 class RoundSampler(Protocol):
-    """One text's choices, round by round: `begin`, `propose` K times, `verify`; or `following` for a plain step."""
+    """Draws one output's tokens: `begin`, `propose` K times, `verify` in a round; `following` in a plain step."""
 
     def begin(self, count: int, /) -> None:
         """Open a round of `count` proposals."""
@@ -74,37 +74,37 @@ class RoundSampler(Protocol):
         """Hold the proposals against the target's `logits` (K + 1, V); waits for the device."""
 
     def following(self, logits: mx.array) -> mx.array:
-        """What the target says after its one row of `logits` (1, V): an id (1,), not evaluated."""
+        """The target's next token after its one row of `logits` (1, V): (1,), not evaluated."""
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
         """The draft's turn at a bonus position, after its row of `logits` (V,); waits for the device."""
 
 
 class GreedySampler:
-    """Temperature 0. Where nothing has mass but the likeliest id, an equal id says all of a log-probability."""
+    """Temperature 0. Nothing has mass but the argmax, so an equal token says all of a log-probability."""
 
     def __init__(self, width: int, kept_ids: int = 0) -> None:
         self._width, self._kept_ids = width, kept_ids
         self.begin(0)
 
     def begin(self, _count: int) -> None:
-        """Open a round; `Chooser.begin`."""
+        """Open a round; `RoundSampler.begin`."""
         self._proposals: list[mx.array] = []
         self._bonus: tuple[mx.array, int] | None = None
 
     def propose(self, logits: mx.array, bonus_token: int | None = None) -> mx.array:
-        """The likeliest id; `Chooser.propose`."""
+        """The argmax; `RoundSampler.propose`."""
         if bonus_token is not None:
             self._bonus = self._best(logits[-2]), bonus_token
         self._proposals.append(self._best(logits[-1:]))
         return self._proposals[-1]
 
     def verify(self, logits: mx.array) -> VerifiedRound:
-        """Likeliest against likeliest; `Chooser.verify`."""
+        """Argmax against argmax; `RoundSampler.verify`."""
         best, bonus = self._best(logits), self._bonus
         mx.eval(best, *self._proposals, *(bonus or ())[:1])
         own: list[int] = best.tolist()
-        proposals = [int(one.item()) for one in self._proposals]
+        proposals = [int(proposal.item()) for proposal in self._proposals]
         agree = [ours == theirs for ours, theirs in zip(proposals, own, strict=False)]
         accepted = agree.index(False) if False in agree else len(agree)
         return VerifiedRound(
@@ -120,11 +120,11 @@ class GreedySampler:
         )
 
     def following(self, logits: mx.array) -> mx.array:
-        """The target's likeliest id."""
+        """The target's argmax."""
         return self._best(logits)
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
-        """The draft's likeliest id there."""
+        """The draft's argmax there."""
         return _greedy_bonus(int(self._best(logits).item()), token)
 
     def _best(self, logits: mx.array) -> mx.array:
@@ -140,7 +140,7 @@ class StochasticSampler:
         self.begin(0)
 
     def begin(self, count: int) -> None:
-        """Open a round; `Chooser.begin`."""
+        """Open a round; `RoundSampler.begin`."""
         self._uniforms = self._random.draw(2 * count + 1)  # of K proposals, K verdicts, and what follows
         self._count = count
         self._proposals: list[mx.array] = []
@@ -148,7 +148,7 @@ class StochasticSampler:
         self._bonus: tuple[mx.array, mx.array] | None = None
 
     def propose(self, logits: mx.array, bonus_token: int | None = None) -> mx.array:
-        """A draw from the draft; `Chooser.propose`."""
+        """A draw from the draft; `RoundSampler.propose`."""
         if bonus_token is not None:
             self._bonus = self._bonus_arrays(logits[-2], bonus_token)
         q = self._probs(logits[-1:])
@@ -159,13 +159,13 @@ class StochasticSampler:
         return proposal
 
     def verify(self, logits: mx.array) -> VerifiedRound:
-        """By the rule in use; `Chooser.verify`."""
+        """By the rule in use; `RoundSampler.verify`."""
         count = self._count
         proposals, q, p = mx.concatenate(self._proposals), mx.concatenate(self._q), self._probs(logits)
-        verdict = verify_proposals(p, q, proposals, self._uniforms[count:], self._rule)
+        verified = verify_proposals(p, q, proposals, self._uniforms[count:], self._rule)
         kept = top_k_tokens(p, self._kept_ids) if self._kept_ids else None
-        ids = mx.concatenate([proposals, verdict.accepted[None].astype(mx.uint32), verdict.following[None]])
-        probabilities = mx.concatenate([verdict.p, verdict.q])
+        ids = mx.concatenate([proposals, verified.accepted[None].astype(mx.uint32), verified.following[None]])
+        probabilities = mx.concatenate([verified.p, verified.q])
         bonus = self._bonus
         mx.eval(ids, probabilities, kept, bonus)
         *drafted, accepted, following = (int(i) for i in ids.tolist())
@@ -200,13 +200,13 @@ class StochasticSampler:
 
 
 def round_sampler_for(sampler: Sampler, width: int, rule: Rule | None = None, kept_ids: int = 0) -> RoundSampler:
-    """The one for a sampler.
+    """The round sampler of one output.
 
     Args:
         sampler: its seed is the key of all randomness.
-        width: ids that target and draft share.
-        rule: that fits the temperature; plain steps need none.
-        kept_ids: the likeliest ids that are told of every row of the target's.
+        width: tokens that target and draft share.
+        rule: the acceptance rule, one that fits the temperature; plain steps need none.
+        kept_ids: how many top-k tokens are read of every row of the target's.
     """
     if sampler.temperature == 0:
         return GreedySampler(width, kept_ids)

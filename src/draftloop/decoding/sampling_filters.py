@@ -20,7 +20,7 @@ def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.arr
     Args:
         logits: (..., V), any float type, V >= width.
         sampler: temperature >= 0 and the filters; 0 turns top-k and min-p off, 0 or 1 turns top-p off.
-        width: number of ids that target and draft share; ids from there on have no mass.
+        width: number of tokens that target and draft share; tokens from there on have no mass.
 
     Returns:
         (..., width) float32; -inf where there is no mass; exp of it sums to 1.
@@ -31,7 +31,7 @@ def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.arr
 
 
 def sampling_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
-    """The distribution that `sampler` draws from, as probabilities; one exponential an id. Args as above."""
+    """The distribution that `sampler` draws from, as probabilities; one exponential a token. Args as above."""
     if sampler.temperature == 0:
         logits = logits[..., :width]
         return (mx.arange(width) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
@@ -44,7 +44,7 @@ def scaled_logits(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
     Args:
         logits: (..., V), any float type, V >= width.
         sampler: its temperature is above 0.
-        width: number of ids that target and draft share.
+        width: number of tokens that target and draft share.
 
     Returns:
         (..., width) float32, filtered and divided by the temperature; -inf where there is no mass.
@@ -74,7 +74,7 @@ def _one_hot(logits: mx.array) -> mx.array:
 
 
 def _keep_top_p(log_probs: mx.array, top_p: float) -> mx.array:
-    """The fewest likeliest ids whose mass reaches `top_p`; ties with the last one stay."""
+    """The fewest top tokens whose mass reaches `top_p`; ties with the last one stay."""
     ascending = mx.sort(log_probs, axis=-1)
     probs = mx.exp(ascending)
     above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)  # mass of everything likelier
@@ -85,6 +85,6 @@ def _keep_top_p(log_probs: mx.array, top_p: float) -> mx.array:
 
 
 def _keep_top_k(log_probs: mx.array, top_k: int) -> mx.array:
-    """Exactly `top_k` ids, as mlx-lm picks them where several tie."""
+    """Exactly `top_k` tokens, as mlx-lm picks them where several tie."""
     out = mx.argpartition(-log_probs, kth=top_k - 1, axis=-1)[..., top_k:]
     return mx.put_along_axis(log_probs, out, mx.array(-mx.inf, mx.float32), axis=-1)

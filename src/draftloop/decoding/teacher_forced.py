@@ -1,7 +1,7 @@
-"""One pass of a model over texts that are there already: its distribution at every position of their outputs.
+"""The teacher-forced pass: one pass of a model over finished outputs gives its distribution at every position.
 
 Causal attention makes padding on the right invisible, so no pad token is needed. Memory is bounded twice: blocks bound
-what a caller holds at once, batches what one forward pass makes; a text that is too long for either is read alone.
+what a caller holds at once, batches what one forward pass makes; an output that is too long for either is read alone.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Transform = Callable[[mx.array, Sampler, int], mx.array]  # logits (N, V), sampl
 
 
 @dataclass(frozen=True)
-class TargetOutput:
-    """A prompt, what the target made of it, and the sampler it did so under."""
+class TargetGeneration:
+    """A prompt, the target's output, and the sampler of that output."""
 
     prompt_tokens: tuple[int, ...]
     output: tuple[int, ...]
     sampler: Sampler
 
     @classmethod
-    def of(cls, record: Record) -> TargetOutput:
-        """The text of a record."""
+    def of(cls, record: Record) -> TargetGeneration:
+        """The generation of a record."""
         return cls(record.prompt_tokens, record.target_output, record.sampler)
 
     @property
@@ -40,62 +40,64 @@ class TargetOutput:
         return self.prompt_tokens + self.output[:-1]
 
 
-def blocks(texts: Sequence[TargetOutput], width: int, most_bytes: int) -> Iterator[list[int]]:
-    """Indices of texts, shortest first so that neighbours pad little, in blocks of bounded memory.
+def blocks(generations: Sequence[TargetGeneration], width: int, most_bytes: int) -> Iterator[list[int]]:
+    """Indices of generations, shortest first so that neighbours pad little, in blocks of bounded memory.
 
     Args:
-        texts: in any order.
+        generations: in any order.
         width: of a distribution.
-        most_bytes: of float32 distributions over a block's outputs; a text alone may have more.
+        most_bytes: of float32 distributions over a block's outputs; one output alone may have more.
     """
-    order = sorted(range(len(texts)), key=lambda i: (len(texts[i].ids), i))
-    yield from _grouped(order, lambda members: 4 * width * sum(len(texts[i].output) for i in members) <= most_bytes)
+    order = sorted(range(len(generations)), key=lambda i: (len(generations[i].ids), i))
+    yield from _grouped(
+        order, lambda members: 4 * width * sum(len(generations[i].output) for i in members) <= most_bytes
+    )
 
 
 def distributions(
-    model: Any, texts: Sequence[TargetOutput], block: Sequence[int], width: int, transform: Transform
+    model: Any, generations: Sequence[TargetGeneration], block: Sequence[int], width: int, transform: Transform
 ) -> Iterator[tuple[int, mx.array]]:
-    """What a model says at the output positions of texts.
+    """The distributions of a model at the output positions.
 
     Args:
         model: target or draft.
-        texts: all of them.
+        generations: all of them.
         block: indices of those to read.
-        width: ids that target and draft share.
+        width: tokens that target and draft share.
         transform: makes a distribution of logits.
 
     Yields:
-        The index and the distributions (N, width) of each text of the block, evaluated.
+        The index and the distributions (N, width) of each generation of the block, evaluated.
     """
 
     def fits(members: list[int]) -> bool:
-        return 4 * width * len(members) * max(len(texts[i].ids) for i in members) <= BATCH_BYTES
+        return 4 * width * len(members) * max(len(generations[i].ids) for i in members) <= BATCH_BYTES
 
     for batch in _grouped(block, fits):
         if not fits(batch):
-            yield batch[0], _alone(model, texts[batch[0]], width, transform)
+            yield batch[0], _alone(model, generations[batch[0]], width, transform)
             continue
-        length = max(len(texts[i].ids) for i in batch)
+        length = max(len(generations[i].ids) for i in batch)
         ids = np.zeros((len(batch), length), np.int32)
         for row, i in enumerate(batch):
-            ids[row, : len(texts[i].ids)] = texts[i].ids
+            ids[row, : len(generations[i].ids)] = generations[i].ids
         logits = model(mx.array(ids))
         rows = []
         for row, i in enumerate(batch):
-            start = len(texts[i].prompt_tokens) - 1
-            rows.append(transform(logits[row, start : len(texts[i].ids)], texts[i].sampler, width))
+            start = len(generations[i].prompt_tokens) - 1
+            rows.append(transform(logits[row, start : len(generations[i].ids)], generations[i].sampler, width))
         mx.eval(rows)
         yield from zip(batch, rows, strict=True)
 
 
-def _alone(model: Any, text: TargetOutput, width: int, transform: Transform) -> mx.array:
-    """Of a long text: the logits of its prompt, of which only the last ones are wanted, are never made."""
-    read = len(text.prompt_tokens) - 1
+def _alone(model: Any, generation: TargetGeneration, width: int, transform: Transform) -> mx.array:
+    """Of a long generation: the logits of its prompt, of which only the last ones are wanted, are never made."""
+    read = len(generation.prompt_tokens) - 1
     cache = make_prompt_cache(model)
     if read:
-        model(mx.array([text.ids[:read]]), cache=cache)
+        model(mx.array([generation.ids[:read]]), cache=cache)
         mx.eval([layer.state for layer in cache])  # the logits are not asked for
-    rows = transform(model(mx.array([text.ids[read:]]), cache=cache)[0], text.sampler, width)
+    rows = transform(model(mx.array([generation.ids[read:]]), cache=cache)[0], generation.sampler, width)
     mx.eval(rows)
     return rows
 

@@ -1,4 +1,4 @@
-"""The likeliest ids of distributions and the mass of all others, as array operations without a synchronisation.
+"""The top-k tokens of distributions and the mass of all others, as array operations without a synchronisation.
 
 Knows nothing of rounds, records or whose distributions they are.
 """
@@ -12,21 +12,21 @@ import numpy as np
 
 from ..data.teacher_top_k import TopK
 
-_SMALLEST_BLOCK = 4  # ids; below, selecting twice saves nothing
+_SMALLEST_BLOCK = 4  # tokens; below, selecting twice saves nothing
 
 TopKArrays = tuple[mx.array, mx.array, mx.array]
 
 
 def top_k_tokens(probs: mx.array, k: int) -> TopKArrays:
-    """The `k` likeliest ids of each row.
+    """The `k` likeliest tokens of each row.
 
     Args:
         probs: (M, V) float32, each row summing to 1.
         k: 1 .. V.
 
     Returns:
-        ids (M, k), the likeliest first; their log-probabilities (M, k), -inf where there is no mass; the mass of all
-        other ids (M,), summed over these and not as a difference from 1, which would round small ones away. Not
+        tokens (M, k), the likeliest first; their log-probabilities (M, k), -inf where there is no mass; the mass of all
+        others (M,), summed over these and not as a difference from 1, which would round small ones away. Not
         evaluated.
     """
     ids = _top(probs, k)
@@ -38,10 +38,10 @@ def top_k_tokens(probs: mx.array, k: int) -> TopKArrays:
 
 
 def _top(probs: mx.array, k: int) -> mx.array:
-    """The ids of the `k` likeliest, (M, k), in no order.
+    """The `k` likeliest tokens, (M, k), in no order.
 
-    They lie in the `k` blocks of ids whose own likeliest are the greatest, since in any other block each id is at most
-    as likely as `k` others. With blocks of √(V/k) ids both selections are over √(V·k), where one over all is over V.
+    They lie in the `k` blocks of tokens whose maxima are the greatest, since in any other block each token is at most
+    as likely as `k` others. With blocks of √(V/k) tokens both selections are over √(V·k), where one over all is over V.
     """
     rows, width = probs.shape
     block = math.isqrt(width // k)
@@ -61,8 +61,8 @@ def _greatest(values: mx.array, k: int) -> mx.array:
     return mx.argpartition(values, kth=count - k, axis=-1)[..., count - k :]
 
 
-def to_numpy(found: TopKArrays) -> TopK:
-    """What was evaluated, as plain arrays; ids without mass are 0."""
-    ids, log_probs = np.array(found[0]).astype(np.int32), np.array(found[1])
+def to_numpy(topk: TopKArrays) -> TopK:
+    """What was evaluated, as plain arrays; tokens without mass are 0."""
+    ids, log_probs = np.array(topk[0]).astype(np.int32), np.array(topk[1])
     ids[log_probs == -np.inf] = 0
-    return TopK(ids, np.minimum(log_probs, 0.0), np.array(found[2]))
+    return TopK(ids, np.minimum(log_probs, 0.0), np.array(topk[2]))

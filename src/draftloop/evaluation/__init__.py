@@ -1,5 +1,6 @@
-"""How good a draft is: acceptance from one pass over finished outputs, what decoding costs, and whether that is proof.
+"""How good a draft is: acceptance from one pass over finished outputs, speed on this machine, and what that proves.
 
-In: a pair and records or prompts. Out: estimates with intervals, and verdicts of gate, looks and drift. Knows no
-training, and changes nothing that is in use.
+In: a pair and records or prompts. Out: estimates with intervals, speed, and what `gate` decides about a candidate,
+`looks` about the champion and `drift` about a source. Knows no training, and moves no pointer: `retraining.gate_step`
+acts on the decisions.
 """

@@ -1,6 +1,6 @@
-"""How much more a target accepts from a draft with an adapter than from the bare one, on the same texts.
+"""The acceptance benchmark: how much more is accepted from a draft with an adapter than from the bare one.
 
-Texts are scored once, and every draft length follows from that; `live.py` decodes for real. Knows no terminal or log.
+Outputs are scored once, which gives every draft length; `live_decoding` decodes for real. Knows no terminal and no log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import mlx.core as mx
 from ..config import SAMPLING, Rule, one_of
 from ..data.records import GroupOf, Record, own_group
 from ..data.usable import describe_counts, why_unusable
-from ..decoding.teacher_forced import TargetOutput
+from ..decoding.teacher_forced import TargetGeneration
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .estimator import Acceptance, expected_rounds, total
@@ -30,9 +30,9 @@ BASE = "none"  # how tables and JSON name the bare draft
 
 @dataclass(frozen=True)
 class Sample:
-    """A text to score, the prompt group that it counts for, and what of its prompt decides that, where it is known."""
+    """An output to score, the prompt group that it counts for, and the opening of its prompt, if known."""
 
-    text: TargetOutput
+    text: TargetGeneration
     group: str
     opening: str = ""
 
@@ -79,10 +79,10 @@ class AcceptanceReport:
 
 
 def rules_that_fit(samples: Sequence[Sample], rule: str) -> list[Rule]:
-    """The rules to report: the one asked for, or with `auto` every rule that some text was sampled for.
+    """The rules to report: the one asked for, or with `auto` every rule that some output was sampled for.
 
     Raises:
-        ConfigError: no text fits: `greedy` needs temperature 0, the other rules one above it.
+        ConfigError: no output fits: `greedy` needs temperature 0, the other rules one above it.
     """
     greedy = [sample.text.sampler.temperature == 0 for sample in samples]
     fitting: list[Rule] = ["greedy"] if any(greedy) else []
@@ -92,12 +92,12 @@ def rules_that_fit(samples: Sequence[Sample], rule: str) -> list[Rule]:
     for known in fitting:
         if known == rule:
             return [known]
-    found = "at temperature 0" if all(greedy) else "above temperature 0"
-    raise ConfigError(f"rule {rule} does not fit texts that were sampled {found}; expected {one_of(fitting)}")
+    sampled = "at temperature 0" if all(greedy) else "above temperature 0"
+    raise ConfigError(f"rule {rule} does not fit outputs that were sampled {sampled}; expected {one_of(fitting)}")
 
 
 def samples_of(rule: Rule, samples: Sequence[Sample]) -> list[Sample]:
-    """The texts that a rule fits."""
+    """The outputs that a rule fits."""
     return [sample for sample in samples if (sample.text.sampler.temperature == 0) == (rule == "greedy")]
 
 
@@ -107,14 +107,14 @@ def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = ow
     Raises:
         PromptError: none is; the message counts why.
     """
-    found = list(records)
-    kept = [record for record in found if why_unusable(record, pair.identity, pair.width) is None]
+    given = list(records)
+    kept = [record for record in given if why_unusable(record, pair.identity, pair.width) is None]
     if not kept:
         raise PromptError(
-            f"none of {len(found)} held-out generations can be used: {describe_counts(left_out(found, pair))}; "
+            f"none of {len(given)} held-out generations can be used: {describe_counts(left_out(given, pair))}; "
             "collect with this target, or give --prompts-file"
         )
-    return [Sample(TargetOutput.of(record), group_of(record), record.opening) for record in kept]
+    return [Sample(TargetGeneration.of(record), group_of(record), record.opening) for record in kept]
 
 
 def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
@@ -133,10 +133,10 @@ def compare_drafts(
     seed: int,
     on_text: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> AcceptanceReport:
-    """Estimate under every rule that fits, each on the texts that it fits.
+    """Estimate under every rule that fits, each on the outputs that it fits.
 
-    Args and errors as `estimate` and `rules_that_fit`; `on_text` is told how many texts are scored, under each rule and
-    draft, and of how many.
+    Args and errors as `estimate` and `rules_that_fit`; `on_text` is called with how many outputs are scored, under each
+    rule and draft, and of how many.
     """
     rows: list[AcceptanceRow] = []
     differences: list[Difference] = []
@@ -162,7 +162,7 @@ def compare_drafts(
 
 
 def conditions_of(pair: Pair, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
-    """What a measurement on these texts stands under, whatever is compared on them."""
+    """The conditions of a measurement on these outputs, whatever is compared on them."""
     return {
         "samplers": distinct_samplers(samples),
         "pair": asdict(pair.identity),
@@ -182,9 +182,9 @@ def hash_of_groups(samples: Sequence[Sample]) -> str:
 
 
 def distinct_samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
-    """The distinct samplers of the texts, without their seeds."""
-    found = {tuple(asdict(replace(sample.text.sampler, seed=0)).items()): None for sample in samples}
-    return [{name: value for name, value in items if name != "seed"} for items in found]
+    """The distinct samplers of the outputs, without their seeds."""
+    samplers = {tuple(asdict(replace(sample.text.sampler, seed=0)).items()): None for sample in samples}
+    return [{name: value for name, value in items if name != "seed"} for items in samplers]
 
 
 def estimate(
@@ -206,7 +206,7 @@ def estimate(
         draft_lengths: each K >= 1.
         adapter: its name and directory; None estimates the bare draft alone.
         seed: of the bootstrap.
-        on_text: called after each text under each draft.
+        on_text: called after each output under each draft.
     """
     drafts: dict[str, Path | None] = {BASE: None}
     if adapter is not None:
@@ -216,7 +216,7 @@ def estimate(
     rows: list[AcceptanceRow] = []
     differences: list[Difference] = []
     for k in draft_lengths:
-        outputs = {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}
+        outputs = {name: [accepted(one, rule, k) for one in column] for name, column in scores.items()}
         rows += [row_of(name, rule, k, column, groups, seed) for name, column in outputs.items()]
         if adapter is not None:
             differences.append(difference_of(rule, k, outputs[BASE], outputs[adapter[0]], groups, seed))
@@ -224,12 +224,12 @@ def estimate(
 
 
 def accepted(scores: OutputScores, rule: Rule, num_draft_tokens: int) -> Acceptance:
-    """The expected counts of one scored text."""
+    """The expected counts of one scored output."""
     return expected_rounds(scores.log_p, scores.log_q, rule, num_draft_tokens, scores.position)
 
 
 def row_of(name: str, rule: Rule, k: int, outputs: list[Acceptance], groups: list[str], seed: int) -> AcceptanceRow:
-    """The row of one draft at one K, from the counts of its texts."""
+    """The row of one draft at one K, from the counts of its outputs."""
     summed = total(outputs)
     interval = ratio_interval([o.tokens for o in outputs], [o.rounds for o in outputs], groups, seed=seed)
     assert summed.acceptance_per_position is not None

@@ -1,4 +1,4 @@
-"""The estimator: what speculative decoding would have cost on an output that is already there, for every draft length.
+"""The estimator: the rounds that speculative decoding would take on a finished output, for every draft length.
 
 It knows nothing of models, samplers, files or mlx. It takes log p(y) and log q(y) of the tokens y_0 … y_{N−1} that the
 target emitted under one sampler, and returns expectations over the randomness of draft and verification *given y*.
@@ -244,7 +244,7 @@ def forecast(acceptance_length: float, t_draft: float, t_plain: float, t_verify:
     speed-up(K) = acceptance_length(K)·T(1) / (K·t_draft + T(K+1)); 1 at K = 0.
 
     Args:
-        acceptance_length: tokens per round at this K, in [1, K+1].
+        acceptance_length: at this K, in [1, K+1].
         t_draft: seconds of one draft step.
         t_plain: T(1), seconds of one target forward over one position.
         t_verify: T(K+1), seconds of one target forward over K+1 positions; not read at K = 0.
@@ -270,7 +270,7 @@ def best_k(
     """The draft length of the greatest forecast; 0 ("leave speculation off") where none is above plain decoding.
 
     Args:
-        acceptance_lengths: tokens per round by K; K = 0 is always weighed, given or not.
+        acceptance_lengths: by K; K = 0 is always weighed, given or not.
         t_draft: seconds of one draft step.
         t_plain: T(1), seconds of one target forward over one position.
         t_verify: T(K+1) in seconds by K, for every K ≥ 1 of `acceptance_lengths`.

@@ -1,12 +1,15 @@
-"""The gate: does a candidate draft replace the champion? One decision from held-out texts scored under both.
+"""The gate: does a candidate replace the champion? `decide` says so, from held-out outputs scored under both drafts.
 
-It takes rounds, tokens and seconds and returns a verdict with its reasons; it knows nothing of models, records, files
-or mlx. A candidate is promoted where all of this holds, and refused otherwise:
+It takes rounds, tokens and seconds and returns a decision with its reasons; it knows nothing of models, records, files
+or mlx. `gate_evaluation` scores both drafts for it, and `retraining.gate_step` acts on the decision.
+
+A candidate is promoted where all of this holds, and refused otherwise:
 
 1. more is accepted than chance labels would give (`sign_flip`), at this attempt's share of alpha;
-2. every unit (a source with enough prompts, or the rest: `units`) is not worse: with C the rounds of a prompt group
-   under the champion, R under the candidate and δ = `max_drop_share`, Σ(C/(1 − δ) − R) is above 0 at `unit_alpha`. All
-   units must pass, so their number needs no correction. A rest with too few prompts for that is spared this one;
+2. every unit (a source with enough prompts, or the rest: `units_and_levels`) is not worse: with C the rounds of a
+   prompt group under the champion, R under the candidate and δ = `max_drop_share`, Σ(C/(1 − δ) − R) is above 0 at
+   `unit_alpha`. All units must pass, so their number needs no correction. A rest with too few prompts for that is
+   spared this one;
 3. no unit loses more than `material_drop_share` for sure: Σ(R − C/(1 − share)) is above 0 at `unit_alpha` over the
    number of units, or at `unit_alpha` itself for a rest that is spared the proof of 2;
 4. the speed-up forecast for this machine, each draft at its own best draft length, does not fall.
@@ -42,7 +45,7 @@ class UnitCheck:
         unit: the source's name; None is the rest.
         sources: the sources in it.
         prompts: prompt groups.
-        champion_length, candidate_length: tokens a round.
+        champion_length, candidate_length: acceptance lengths.
         p_not_worse: of the test that it loses less than `max_drop_share`; small is good.
         p_loss: of the test that it loses more than `material_drop_share`; up to `loss_alpha` it refuses.
         needs_proof: whether it has enough prompts for `p_not_worse` to count.
@@ -66,7 +69,7 @@ class SourceCheck:
     """One source: acceptance lengths, the drop (champion − candidate) and its one-sided 95% upper bound.
 
     `drop_upper` is None for a single prompt group, and decides nothing. A source that is not `judged` by itself is
-    judged in the rest; `ok` is its unit's.
+    part of the rest; `ok` is its unit's.
     """
 
     source: str
@@ -98,8 +101,8 @@ class Decision:
         prompts: prompt groups.
         texts: outputs.
         tokens: of all outputs.
-        champion_length: tokens a round.
-        candidate_length: tokens a round.
+        champion_length: acceptance length.
+        candidate_length: acceptance length.
         difference: candidate minus champion; exactly 0 for two drafts that score alike.
         ci_low: lower end of the paired cluster bootstrap's 95% interval, which decides nothing.
         ci_high: upper end.
@@ -107,8 +110,8 @@ class Decision:
         alpha: what p was held against.
         exact: whether p comes from all assignments of signs.
         worse_share: share of the prompt groups that take more rounds under the candidate.
-        worst_decile: a tenth of the prompt groups change by this or less, in tokens a round. Like `worse_share` it is
-            shown alone: what loses on a few prompts and gains more on the others is better on average.
+        worst_decile: the acceptance length of a tenth of the prompt groups changes by this or less. Like `worse_share`
+            it is only shown: what loses on a few prompts and gains more on the others is better on average.
         units: large sources in order of name, then the rest.
         sources: in order of name.
         champion_forecast: at its best K.
@@ -146,38 +149,38 @@ class _Condition:
 
 
 def decide(
-    texts: Sequence[ScoredOutput],
+    outputs: Sequence[ScoredOutput],
     *,
     num_draft_tokens: int,
     attempt: int,
     settings: config.Gate,
-    costs: LatencyProfile,
+    profile: LatencyProfile,
     seed: int,
 ) -> Decision:
-    """Judge a candidate against the champion.
+    """Decide whether a candidate replaces the champion.
 
     Args:
-        texts: held-out outputs; with fewer than `settings.min_heldout_prompts` groups their rounds are not read.
+        outputs: held-out ones; with fewer than `settings.min_heldout_prompts` groups their rounds are not read.
         num_draft_tokens: K ≥ 1, the same for both; the rounds must reach it.
         attempt: t ≥ 1 among the scored attempts of this held-out epoch; the shares of all t sum to `settings.alpha`.
         settings: the thresholds.
-        costs: of both drafts alike, or the noise between two measurements would decide; speed is forecast for every K
-            up to the end of `t_target`, which has T(1) and T(2) at least.
+        profile: latencies of both drafts alike, or the noise between two measurements would decide; speed is forecast
+            for every K up to the end of `t_target`, which has T(1) and T(2) at least.
         seed: of the bootstrap, and of the test where it draws.
 
     Raises:
-        ValueError: K or the attempt is out of range, the rounds do not go far enough or not equally far, the costs
-            speak of no K ≥ 1, or a number is not positive and finite.
+        ValueError: K or the attempt is out of range, the rounds do not go far enough or not equally far, the
+            profile reaches no K ≥ 1, or a number is not positive and finite.
     """
     if num_draft_tokens < 1 or attempt < 1:
         raise ValueError(f"K {num_draft_tokens}, attempt {attempt}: expected 1 or more of both")
-    prompts, tokens = len({text.group for text in texts}), sum(text.tokens for text in texts)
+    prompts, tokens = len({output.group for output in outputs}), sum(output.tokens for output in outputs)
     if prompts < settings.min_heldout_prompts:
         missing = f"{prompts} held-out prompts: a verdict needs {settings.min_heldout_prompts}; nothing was spent"
-        return Decision("inconclusive", (missing,), num_draft_tokens, prompts, len(texts), tokens)
-    if len(costs.t_target) < 2:
-        raise ValueError(f"costs for {len(costs.t_target)} target widths: expected T(1), T(2), … as far as is known")
-    columns = columns_of(texts, max(num_draft_tokens, len(costs.t_target) - 1))
+        return Decision("inconclusive", (missing,), num_draft_tokens, prompts, len(outputs), tokens)
+    if len(profile.t_target) < 2:
+        raise ValueError(f"a latency profile of {len(profile.t_target)} target widths: expected T(1), T(2), …")
+    columns = columns_of(outputs, max(num_draft_tokens, len(profile.t_target) - 1))
     alpha = alpha_of_attempt(attempt, settings.alpha)
     test = sign_flip_test(
         (columns.champion - columns.candidate)[:, num_draft_tokens - 1], columns.groups.tolist(), alpha=alpha, seed=seed
@@ -185,8 +188,8 @@ def decide(
     overall = compare_lengths(columns, num_draft_tokens, LEVEL, seed)
     units = _check_units(columns, num_draft_tokens, settings, seed)
     worse_share, worst_decile = spread(columns, num_draft_tokens)
-    before = _forecast(columns.tokens, columns.champion, costs)
-    after = _forecast(columns.tokens, columns.candidate, costs)
+    before = _forecast(columns.tokens, columns.champion, profile)
+    after = _forecast(columns.tokens, columns.candidate, profile)
     conditions = [
         _accepts_more(overall, test, alpha, attempt),
         *(condition for check in units for condition in _unit_holds(check, settings)),
@@ -198,7 +201,7 @@ def decide(
         reasons=tuple(condition.sentence for condition in conditions if condition.holds == promoted),
         num_draft_tokens=num_draft_tokens,
         prompts=prompts,
-        texts=len(texts),
+        texts=len(outputs),
         tokens=tokens,
         champion_length=overall.champion,
         candidate_length=overall.candidate,
@@ -252,7 +255,7 @@ def _check_unit(unit: str | None, columns: Columns, k: int, settings: config.Gat
 
 
 def _allowed_share(settings: config.Gate, champion_length: float) -> float:
-    """δ, in (0, 1). The deprecated `max_drop` is in tokens a round, and may be more than there are."""
+    """δ, in (0, 1). The deprecated `max_drop` is of the acceptance length itself, and may be more than all of it."""
     if settings.max_drop is None:
         return settings.max_drop_share
     return min(settings.max_drop / champion_length, _MOST_SHARE)
@@ -269,33 +272,33 @@ def _check_sources(columns: Columns, k: int, units: Sequence[UnitCheck], seed: i
 
 def _check_source(source: str, columns: Columns, k: int, unit: UnitCheck, seed: int) -> SourceCheck:
     """One source; the bound reads the interval of candidate minus champion from below."""
-    found = compare_lengths(columns, k, ONE_SIDED, seed)
+    own = compare_lengths(columns, k, ONE_SIDED, seed)
     return SourceCheck(
         source=source,
-        prompts=found.prompts,
-        champion_length=found.champion,
-        candidate_length=found.candidate,
-        drop=found.champion - found.candidate,
-        drop_upper=None if found.low is None else 0.0 - found.low,
+        prompts=own.prompts,
+        champion_length=own.champion,
+        candidate_length=own.candidate,
+        drop=own.champion - own.candidate,
+        drop_upper=None if own.low is None else 0.0 - own.low,
         judged=unit.unit == source,
         ok=unit.ok,
     )
 
 
-def _forecast(tokens: FloatArray, rounds: FloatArray, costs: LatencyProfile) -> Forecast:
-    """The best K by the acceptance lengths over all texts, and the speed-up there."""
-    lengths = {k: float(tokens.sum() / rounds[:, k - 1].sum()) for k in range(1, len(costs.t_target))}
-    t_plain = costs.t_target[0]
-    best = best_k(lengths, costs.t_draft, t_plain, dict(enumerate(costs.t_target)))
-    speed_up = forecast(lengths.get(best, 1.0), costs.t_draft, t_plain, costs.t_target[best], best)
+def _forecast(tokens: FloatArray, rounds: FloatArray, profile: LatencyProfile) -> Forecast:
+    """The best K by the acceptance lengths over all outputs, and the speed-up there."""
+    lengths = {k: float(tokens.sum() / rounds[:, k - 1].sum()) for k in range(1, len(profile.t_target))}
+    t_plain = profile.t_target[0]
+    best = best_k(lengths, profile.t_draft, t_plain, dict(enumerate(profile.t_target)))
+    speed_up = forecast(lengths.get(best, 1.0), profile.t_draft, t_plain, profile.t_target[best], best)
     return Forecast(best, speed_up)
 
 
-def _accepts_more(found: LengthComparison, test: SignFlip, alpha: float, attempt: int) -> _Condition:
+def _accepts_more(overall: LengthComparison, test: SignFlip, alpha: float, attempt: int) -> _Condition:
     holds = test.p_value <= alpha
-    change = found.candidate / found.champion - 1.0
-    lengths = f"{abs(change):.1%} {'fewer' if change < 0.0 else 'more'} tokens a round"
-    lengths += f" ({found.candidate:.3f} against {found.champion:.3f}) over {found.prompts} held-out prompts"
+    change = overall.candidate / overall.champion - 1.0
+    lengths = f"acceptance length {change:+.1%}"
+    lengths += f" ({overall.candidate:.3f} against {overall.champion:.3f}) over {overall.prompts} held-out prompts"
     verdict = "more than chance labels give" if holds else "no more than chance labels may give"
     sign = "<=" if holds else ">"
     return _Condition(holds, f"{lengths}: {verdict}, p = {test.p_value:.3g} {sign} {alpha:.3g} at attempt {attempt}")
@@ -307,17 +310,19 @@ def _unit_holds(check: UnitCheck, settings: config.Gate) -> list[_Condition]:
     lengths = f"{check.candidate_length:.3f} against {check.champion_length:.3f} over {check.prompts} prompts"
     share, alpha = _allowed_share(settings, check.champion_length), settings.unit_alpha
     not_worse, loses = check.p_not_worse <= alpha, check.p_loss <= check.loss_alpha
-    found = []
+    conditions = []
     if check.needs_proof:
         verdict = f"does not lose {share:.0%}" if not_worse else f"may lose {share:.0%} or more"
         sign = "<=" if not_worse else ">"
-        found.append(
+        conditions.append(
             _Condition(not_worse, f"{name} {verdict}: {lengths}, p = {check.p_not_worse:.3g} {sign} {alpha:g}")
         )
     if loses:
         more = f"loses more than {settings.material_drop_share:.0%}"
-        found.append(_Condition(False, f"{name} {more}: {lengths}, p = {check.p_loss:.3g} <= {check.loss_alpha:.3g}"))
-    return found
+        conditions.append(
+            _Condition(False, f"{name} {more}: {lengths}, p = {check.p_loss:.3g} <= {check.loss_alpha:.3g}")
+        )
+    return conditions
 
 
 def _no_slower(champion: Forecast, candidate: Forecast) -> _Condition:
@@ -325,5 +330,5 @@ def _no_slower(champion: Forecast, candidate: Forecast) -> _Condition:
     if champion.best_k == candidate.best_k == 0:
         return _Condition(holds, "with either draft no draft length is forecast to beat plain decoding on this machine")
     verdict = "does not fall" if holds else "falls"
-    ours, theirs = (f"{found.speed_up:.3f} x plain at K = {found.best_k}" for found in (candidate, champion))
+    ours, theirs = (f"{of.speed_up:.3f} x plain at K = {of.best_k}" for of in (candidate, champion))
     return _Condition(holds, f"the forecast speed-up {verdict}: {ours} against {theirs}")

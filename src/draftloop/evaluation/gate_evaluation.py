@@ -1,7 +1,7 @@
-"""Put a candidate on trial: score it and the champion on the same texts, time both, decode a few for real. No verdicts.
+"""Gate evaluation: score candidate and champion on the same outputs, and let `gate.decide` decide. Moves no pointer.
 
-texts -> log p, log q under both drafts (one pass of the target) -> expected rounds for K = 1 .. Kmax -> `gate.decide`.
-What the gate would promote is then decoded live, and must take the rounds that the estimate says.
+outputs -> log p, log q under both drafts (one pass of the target) -> expected rounds for K = 1 .. Kmax -> decision.
+A candidate that the gate would promote is then decoded live, and must take the rounds that the estimate says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..config import SAMPLING, Config, Rule
 from ..data.records import GroupOf, Record, own_group
 from ..decoding.decoder import Settings, fits
 from ..decoding.draft_length import LatencyProfile
-from ..decoding.teacher_forced import TargetOutput
+from ..decoding.teacher_forced import TargetGeneration
 from ..models.pair import Pair
 from .estimator import expected_rounds, rounds_moments
 from .gate import Decision, decide
@@ -34,16 +34,16 @@ MOST_RELATIVE = 0.02  # in 16 bits a cached pass and a teacher-forced one round 
 
 Timing = Callable[[Pair, int], LatencyProfile]
 OnWork = Callable[[str, int, int], None]
-"""Told what is being done, how many pieces of it are done, and of how many; 0 where nobody knows."""
+"""Called with what is being done, how many pieces of it are done, and of how many; 0 where that is unknown."""
 
 
 def ignore_work(_what: str, _done: int, _of: int) -> None:
-    """Nobody wants to know how far it is."""
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
 class LiveCheck:
-    """Real rounds of a few texts against what the estimate expects on those very texts."""
+    """Real rounds of a few outputs against what the estimate expects on those very outputs."""
 
     prompts: int
     tokens: int
@@ -60,18 +60,18 @@ class LiveCheck:
 
 @dataclass(frozen=True)
 class GateEvaluation:
-    """What the gate decided and everything that it rests on."""
+    """What the gate decided, and everything that the decision rests on."""
 
     decision: Decision
     positions: dict[str, dict[str, float]]  # acceptance per position of both drafts by source, and over all
-    costs: LatencyProfile
+    profile: LatencyProfile
     live: LiveCheck | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         live = {**asdict(self.live), "agrees": self.live.agrees} if self.live else None
-        found = {"acceptance_per_position": self.positions, "costs": asdict(self.costs), "live": live}
-        return {**asdict(self.decision), **found}
+        basis = {"acceptance_per_position": self.positions, "costs": asdict(self.profile), "live": live}
+        return {**asdict(self.decision), **basis}
 
 
 def evaluate_gate(
@@ -87,38 +87,38 @@ def evaluate_gate(
     group_of: GroupOf = own_group,
     on_work: OnWork = ignore_work,
 ) -> GateEvaluation:
-    """Compare two drafts on the target's texts.
+    """Evaluate a candidate against the champion on outputs of the target.
 
     Args:
         pair: the models; whatever adapter it carries is put off and on as needed.
         records: generations of this target that neither draft was trained on.
         champion, candidate: adapter directories; None is the bare draft.
-        attempt: which look at these records it is, from 1.
+        attempt: which attempt at these records it is, from 1.
         config: of gate and decoding.
         seed: of intervals, drawn signs and live decoding.
-        timing: measures what a pair costs here, up to a K; by default `latency.measure_latency` does. Both drafts are
-            given the costs of one that carries an adapter: its own overhead goes when it is fused, and must not keep a
-            better draft out.
+        timing: measures the latency profile of a pair, up to a K; by default `latency.measure_latency`. Both drafts are
+            given the profile of one that carries an adapter: its own overhead goes when it is fused, and must not keep
+            a better draft out.
         group_of: the joined prompt group of a record.
-        on_work: is told how far it is.
+        on_work: called with the progress.
     """
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
     scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most, group_of, on_work)
-    costs = timing(pair, most) if timing else measure_latency(pair, most, on_timed=partial(on_work, "timing steps"))
+    profile = timing(pair, most) if timing else measure_latency(pair, most, on_timed=partial(on_work, "timing steps"))
     decision = decide(
-        [text for text, _ in scored],
+        [output for output, _ in scored],
         num_draft_tokens=k,
         attempt=attempt,
         settings=config.gate,
-        costs=costs,
+        profile=profile,
         seed=seed,
     )
     live = None
     if decision.outcome == "promote" and config.gate.live_prompts:
         live = _decode(pair.with_adapter(candidate), _one_a_group(records, group_of), config, seed, on_work)
         decision = _held_against(live, decision)
-    return GateEvaluation(decision, _positions(scored), costs, live)
+    return GateEvaluation(decision, _positions(scored), profile, live)
 
 
 def score_outputs(
@@ -132,22 +132,22 @@ def score_outputs(
     group_of: GroupOf = own_group,
     on_work: OnWork = ignore_work,
 ) -> list[ScoredOutput]:
-    """The expected rounds of both drafts on the target's texts.
+    """The expected rounds of both drafts on outputs of the target.
 
     Args:
         pair: the models; whatever adapter it carries is put off and on as needed.
         records: generations of this target.
         champion, candidate: adapter directories; None is the bare draft.
         config: whose acceptance rule counts where the records' temperature lets it be.
-        most: K up to which rounds are told.
+        most: the greatest K.
         group_of: the joined prompt group of a record.
-        on_work: is told how far it is.
+        on_work: called with the progress.
     """
     drafts = {CHAMPION: champion, CANDIDATE: candidate}
-    return [text for text, _ in _score(pair, records, drafts, config, most, group_of, on_work)]
+    return [output for output, _ in _score(pair, records, drafts, config, most, group_of, on_work)]
 
 
-_Positions = dict[str, float]  # by draft, the sum of `a` over a text
+_Positions = dict[str, float]  # by draft, the sum of `a` over an output
 
 
 def _score(
@@ -159,27 +159,27 @@ def _score(
     group_of: GroupOf,
     on_work: OnWork,
 ) -> list[tuple[ScoredOutput, _Positions]]:
-    """Every text under both drafts, each under its own sampler and the rule that goes with it."""
-    found, of, done = [], len(drafts) * len(records), count(1)
+    """Every output under both drafts, each under its own sampler and the rule that goes with it."""
+    scored, of, done = [], len(drafts) * len(records), count(1)
     on_work("scoring", 0, of)
     by_rule: dict[Rule, list[Record]] = {}
     for record in records:
         by_rule.setdefault(_rule(record, config), []).append(record)
     for rule, members in by_rule.items():
-        texts = [TargetOutput.of(record) for record in members]
-        scores = score(pair, texts, rule, drafts, lambda: on_work("scoring", next(done), of))
+        generations = [TargetGeneration.of(record) for record in members]
+        scores = score(pair, generations, rule, drafts, lambda: on_work("scoring", next(done), of))
         for i, record in enumerate(members):
             own = {name: scores[name][i] for name in drafts}
             rounds = {name: _rounds(one, rule, most) for name, one in own.items()}
-            text = ScoredOutput(
+            output = ScoredOutput(
                 group=group_of(record),
                 source=record.source,
                 tokens=len(record.target_output),
                 champion_rounds=rounds[CHAMPION],
                 candidate_rounds=rounds[CANDIDATE],
             )
-            found.append((text, {name: float(one.position.sum()) for name, one in own.items()}))
-    return found
+            scored.append((output, {name: float(one.position.sum()) for name, one in own.items()}))
+    return scored
 
 
 def _rule(record: Record, config: Config) -> Rule:
@@ -195,19 +195,19 @@ def _rounds(scores: OutputScores, rule: Rule, most: int) -> tuple[float, ...]:
 
 
 def _positions(scored: Sequence[tuple[ScoredOutput, _Positions]]) -> dict[str, dict[str, float]]:
-    sources = sorted({text.source for text, _ in scored})
-    found = {}
-    for source in ["all", *sources]:
-        members = [(text, sums) for text, sums in scored if source in ("all", text.source)]
-        tokens = sum(text.tokens for text, _ in members)
+    """Acceptance per position of both drafts by source, and over all."""
+    positions = {}
+    for source in ["all", *sorted({output.source for output, _ in scored})]:
+        members = [(output, sums) for output, sums in scored if source in ("all", output.source)]
+        tokens = sum(output.tokens for output, _ in members)
         if tokens:
-            found[source] = {name: sum(s[name] for _, s in members) / tokens for name in (CHAMPION, CANDIDATE)}
-    return found
+            positions[source] = {name: sum(s[name] for _, s in members) / tokens for name in (CHAMPION, CANDIDATE)}
+    return positions
 
 
 def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on_work: OnWork) -> LiveCheck | None:
     """Decode the first prompts that fit with the draft as it is; None where none does."""
-    found: list[LiveCheck] = []
+    checks: list[LiveCheck] = []
     for record in records:
         settings = Settings(
             sampler=replace(record.sampler, seed=seed),
@@ -215,17 +215,17 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on
             num_draft_tokens=config.speculative.num_draft_tokens,
             max_tokens=config.speculative.max_tokens,
         )
-        if len(found) < config.gate.live_prompts and fits(pair, len(record.prompt_tokens), settings):
-            on_work("decoding", len(found), config.gate.live_prompts)
-            found.append(_decode_one(pair, record, settings))
-    if not found:
+        if len(checks) < config.gate.live_prompts and fits(pair, len(record.prompt_tokens), settings):
+            on_work("decoding", len(checks), config.gate.live_prompts)
+            checks.append(_decode_one(pair, record, settings))
+    if not checks:
         return None
     return LiveCheck(
-        prompts=len(found),
-        tokens=sum(one.tokens for one in found),
-        rounds=sum(one.rounds for one in found),
-        expected_rounds=sum(one.expected_rounds for one in found),
-        standard_error=math.sqrt(sum(one.standard_error**2 for one in found)),
+        prompts=len(checks),
+        tokens=sum(check.tokens for check in checks),
+        rounds=sum(check.rounds for check in checks),
+        expected_rounds=sum(check.expected_rounds for check in checks),
+        standard_error=math.sqrt(sum(check.standard_error**2 for check in checks)),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a draft step, a plain step and a round of every draft length cost on this machine. Knows no acceptance.
+"""The latency of a draft step, a plain step and a round of every draft length on this machine. Knows no acceptance.
 
 Timed are the very steps of the decoder, choices and reads included, on a filled cache, at temperature 1 without
 filters: whole rounds of K proposals, a chain of draft steps, a chain of plain steps. So K·t_draft + T(K + 1) is what a
@@ -44,7 +44,7 @@ class Care:
 
 
 CAREFUL = Care(blocks=12, warm_up=1, repeats=2)
-QUICK = Care(blocks=3, warm_up=1, repeats=1)  # before a first text, for a person who waits
+QUICK = Care(blocks=3, warm_up=1, repeats=1)  # before a first output, for a person who waits
 
 
 def measure_latency(
@@ -53,13 +53,13 @@ def measure_latency(
     care: Care = CAREFUL,
     on_timed: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> LatencyProfile:
-    """Medians in seconds.
+    """The latency profile of a pair on this machine: medians in seconds.
 
     Args:
         pair: the models, the draft with whatever adapter it carries, which is merged as it is for decoding.
         max_draft_tokens: Kmax >= 1; T is found for 1 .. Kmax + 1 positions.
         care: how often.
-        on_timed: told how many of all timings are made, and of how many.
+        on_timed: called with how many of all timings are made, and of how many.
     """
     lengths = sorted({k for k in TIMED if k < max_draft_tokens} | {max_draft_tokens})
     with lora.merged(pair.draft):
@@ -72,7 +72,7 @@ def measure_latency(
 
 
 def machine_fingerprint(pair: Pair) -> str:
-    """16 hex digits of all that costs depend on: models, an adapter that stays beside the weights, machine, MLX."""
+    """16 hex digits of all that latencies depend on: models, an adapter that stays beside the weights, machine, MLX."""
     device = mx.device_info()  # on CUDA with how much memory is free
     facts = (
         asdict(pair.identity),
@@ -92,13 +92,13 @@ class _Timed:
         room = (pair.context or PREFIX + most + CHAIN + 2) - max(most, CHAIN) - 2
         self._pair, prefix = pair, max(1, min(PREFIX, room))
         self._target_cache, self._draft_cache = (_filled(model, prefix) for model in (pair.target, pair.draft))
-        self._choose = StochasticSampler(Sampler(1.0, 1.0, 0.0, 0, 0), "rejection", pair.width)
+        self._sampler = StochasticSampler(Sampler(1.0, 1.0, 0.0, 0, 0), "rejection", pair.width)
 
     def plain(self) -> None:
         """CHAIN plain steps, each enqueued before the one before it is read."""
         ids = mx.array([0], mx.uint32)
         for _ in range(CHAIN):
-            before, ids = ids, self._choose.following(self._pair.target(ids[None], cache=self._target_cache)[0])
+            before, ids = ids, self._sampler.following(self._pair.target(ids[None], cache=self._target_cache)[0])
             mx.async_eval(ids)
             before.item()
         ids.item()
@@ -117,19 +117,19 @@ class _Timed:
             ids = mx.concatenate([mx.array([0], mx.uint32), *proposals])
             logits = self._pair.target(ids[None], cache=self._target_cache)[0]
             mx.async_eval(logits)
-            self._choose.verify(logits)
+            self._sampler.verify(logits)
             trim_prompt_cache(self._target_cache, k + 1)
             trim_prompt_cache(self._draft_cache, k)
 
         return make
 
     def _propose(self, count: int) -> list[mx.array]:
-        self._choose.begin(count)
+        self._sampler.begin(count)
         proposals = [mx.array([0], mx.uint32)]
         for _ in range(count):
             logits = self._pair.draft(proposals[-1][None], cache=self._draft_cache)[0]
             mx.async_eval(logits)
-            proposals.append(self._choose.propose(logits))
+            proposals.append(self._sampler.propose(logits))
             mx.async_eval(proposals[-1])
         return proposals[1:]
 
@@ -142,11 +142,11 @@ def _filled(model: nn.Module, prefix: int) -> list[Any]:
 
 def _medians(steps: list[Callable[[], None]], care: Care, on_timed: Callable[[int, int], None]) -> list[float]:
     """Seconds of each, in blocks that time everything once more."""
-    found: list[list[float]] = [[] for _ in steps]
+    seconds: list[list[float]] = [[] for _ in steps]
     of, done = care.blocks * len(steps) * (care.warm_up + care.repeats), 0
     on_timed(0, of)
     for _ in range(care.blocks):
-        for step, times in zip(steps, found, strict=True):
+        for step, times in zip(steps, seconds, strict=True):
             for i in range(care.warm_up + care.repeats):
                 began = time.perf_counter()
                 step()
@@ -154,4 +154,4 @@ def _medians(steps: list[Callable[[], None]], care: Care, on_timed: Callable[[in
                     times.append(time.perf_counter() - began)
                 done += 1
                 on_timed(done, of)
-    return [statistics.median(times) for times in found]
+    return [statistics.median(times) for times in seconds]

@@ -1,4 +1,4 @@
-"""What decoding costs on this machine, and what paid there, kept from one process to the next. Imports no mlx.
+"""The latency profiles of pairs on this machine, and the fastest settings, kept between processes. Imports no mlx.
 
 A cache: one JSON object by pair and machine. What is damaged of it is measured again; what may not be read stays. A
 cache is no reason to make a data directory: where there is none, nothing is kept.
@@ -21,10 +21,10 @@ from ..store.files import FILES, Files
 
 @dataclass(frozen=True)
 class Advice:
-    """What was fastest when it was measured.
+    """The setting that was fastest when it was measured.
 
     Attributes:
-        num_draft_tokens: 0 is to leave speculation off.
+        num_draft_tokens: 0 leaves speculation off.
         rule: of acceptance, above temperature 0; None where nothing was measured there.
         speed_up: tokens a second over those of plain decoding.
     """
@@ -36,7 +36,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class StoredProfile:
-    """Of one pair on one machine; `experience` is of the last texts under each rule, whatever their adapter."""
+    """Of one pair on one machine; `experience` is of the last outputs under each rule, whatever their adapter."""
 
     costs: LatencyProfile
     advice: Advice | None = None
@@ -64,15 +64,15 @@ class LatencyProfiles:
         """Remember, over what was known, and say whether it is kept. Raises OSError: what the system said."""
         if not self._path.parent.is_dir():
             return False
-        found = self._all() | {key: known}
-        text = json.dumps({name: asdict(one) for name, one in found.items()}, indent=1)
+        profiles = self._all() | {key: known}
+        text = json.dumps({name: asdict(one) for name, one in profiles.items()}, indent=1)
         write_atomically(self._path, text.encode(), self._files)
         return True
 
     def _all(self) -> dict[str, StoredProfile]:
         try:
             return _FORMAT.validate_json(self._path.read_bytes())
-        except PermissionError:  # others' costs may be in it
+        except PermissionError:  # others' profiles may be in it
             raise
         except (OSError, ValidationError):
             return {}

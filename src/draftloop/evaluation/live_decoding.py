@@ -1,4 +1,4 @@
-"""Decode prompts for real: what was accepted, how long it took, and the estimate on those very texts beside it."""
+"""Live decoding of prompts: what was accepted, how long it took, and the estimate on those very outputs beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..data.records import Sampler
 from ..decoding.decoder import Decoding, Settings, count_rounds, fits
 from ..decoding.generate import usable_tokens
 from ..decoding.generation import generation_seed
-from ..decoding.teacher_forced import TargetOutput
+from ..decoding.teacher_forced import TargetGeneration
 from ..errors import PromptError
 from ..models import adapter as lora
 from ..models.pair import Pair
@@ -31,7 +31,7 @@ from .scoring import score
 
 @dataclass(frozen=True)
 class LiveRow:
-    """One real decoding of all prompts, and the estimate made on the very texts that it emitted."""
+    """One real decoding of all prompts, and the estimate on the very outputs that it emitted."""
 
     adapter: str
     rule: Rule
@@ -47,9 +47,9 @@ class LiveRow:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Texts that were really decoded, what was accepted, and the seconds of decoding."""
+    """Outputs that were decoded live, what was accepted, and the seconds of decoding."""
 
-    texts: list[TargetOutput]
+    texts: list[TargetGeneration]
     outputs: list[Acceptance]
     seconds: float
 
@@ -66,7 +66,7 @@ def decode_all(
         pair: target, draft and the adapter in use.
         prompts: token ids of each.
         settings: `sampler.seed` is the run's seed, from which each prompt's own follows.
-        on_text: called with the tokens of each finished text.
+        on_text: called with the number of tokens of each finished output.
     """
     texts, outputs, seconds = [], [], 0.0
     with lora.merged(pair.draft):
@@ -75,8 +75,8 @@ def decode_all(
             began = time.perf_counter()
             rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, bonus_draws=False)))
             seconds += time.perf_counter() - began
-            output = tuple(token for found in rounds for token in found.tokens)
-            texts.append(TargetOutput(tuple(ids), output, sampler))
+            output = tuple(token for round_ in rounds for token in round_.tokens)
+            texts.append(TargetGeneration(tuple(ids), output, sampler))
             outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
             if on_text is not None:
                 on_text(len(output))
@@ -93,7 +93,7 @@ def samples_from_prompts(
     reading: Reading | None = None,
     on_text: Callable[[int], None] | None = None,
 ) -> tuple[list[Sample], list[str]]:
-    """What the target makes of prompts, and why some were skipped. Speculation changes the time it takes, not the law.
+    """The target's outputs on prompts, and why some were skipped. Speculation changes the time, not the distribution.
 
     Raises:
         PromptError: none was usable.
@@ -103,8 +103,8 @@ def samples_from_prompts(
     )
     decoded = decode_all(pair, [ids for _, ids in usable], settings, on_text)
     openings = [opening(prompt.text, prompt.messages) for prompt, _ in usable]
-    found = zip(decoded.texts, joined_groups(openings), openings, strict=True)
-    return [Sample(text, group, said) for text, group, said in found], skipped
+    members = zip(decoded.texts, joined_groups(openings), openings, strict=True)
+    return [Sample(*member) for member in members], skipped
 
 
 def usable_prompts(
@@ -116,7 +116,7 @@ def usable_prompts(
     max_length: int,
     reading: Reading | None = None,
 ) -> tuple[list[tuple[Prompt, list[int]]], list[str]]:
-    """Prompts with their ids, and a line for each that cannot be used.
+    """Prompts with their tokens, and a line for each that cannot be used.
 
     Raises:
         PromptError: none can.
@@ -146,12 +146,12 @@ def decode_live(
 
     Args:
         pair: the models.
-        samples: their prompts are decoded anew, under the sampler of the first text that fits the rule.
+        samples: their prompts are decoded anew, under the sampler of the first output that fits the rule.
         rules: to run.
         draft_lengths: each K >= 1.
         adapter: its name and directory, compared with the bare draft; None runs the bare draft alone.
         settings: the sampler and max_tokens; a prompt that leaves no room for so many is left out.
-        on_text: called with the tokens of each finished text.
+        on_text: called with the number of tokens of each finished output.
 
     Raises:
         PromptError: not one prompt leaves room.
@@ -173,7 +173,7 @@ def decode_live(
 
 
 def live_row(pair: Pair, decoded: Decoded, settings: Settings, name: str, path: Path | None, plain: float) -> LiveRow:
-    """A real decoding beside the estimate on what it emitted.
+    """A live decoding beside the estimate on what it emitted.
 
     Args:
         pair: the pair that decoded; its adapter is set to `path`.
@@ -184,7 +184,7 @@ def live_row(pair: Pair, decoded: Decoded, settings: Settings, name: str, path: 
         plain: tokens a second of the target alone.
     """
     scores = score(pair, decoded.texts, settings.rule, {name: path})[name]
-    estimated = total(accepted(found, settings.rule, settings.num_draft_tokens) for found in scores)
+    estimated = total(accepted(one, settings.rule, settings.num_draft_tokens) for one in scores)
     summed = total(decoded.outputs)
     return LiveRow(
         adapter=name,

@@ -106,14 +106,14 @@ def due_looks(watching: Watching, new: Sequence[NewOutput], *, alarm: bool) -> l
     """
     begun = [look for look in watching.made if look.p_value is None]
     units = unit_members([one.source for one in new], watching.sources)
-    found = []
+    looks = []
     for unit, members in units.items():
-        found += _next("look", unit, [new[i] for i in members], watching)
+        looks += _next("look", unit, [new[i] for i in members], watching)
     if alarm:
         for unit, members in units.items():
-            found += _next("check", unit, [new[i] for i in members], watching)
-        found += _next("check of all", None, new, watching)
-    return begun or found
+            looks += _next("check", unit, [new[i] for i in members], watching)
+        looks += _next("check of all", None, new, watching)
+    return begun or looks
 
 
 def _next(kind: Kind, unit: str | None, new: Sequence[NewOutput], watching: Watching) -> list[Look]:
@@ -143,7 +143,7 @@ def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list
         mark: the end of the log at the promotion.
     """
     ids = [one.id for one in stream]
-    if is_gone(mark, ids):  # nobody knows what the gate saw: `watching.watch_champion` begins anew
+    if is_gone(mark, ids):  # nobody knows what the gate saw: `retraining.watch_champion` begins anew
         return []
     start = position_after(mark, ids)
     known = {one.group for one in stream[:start]}
@@ -156,7 +156,7 @@ def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list
 
 @dataclass(frozen=True, slots=True)
 class LookResult:
-    """What a look found: prompt groups scored, p, acceptance lengths in tokens a round, and whether to roll back."""
+    """What a look found: prompt groups scored, p, both acceptance lengths, and whether to roll back."""
 
     prompts: int
     p_value: float
@@ -166,12 +166,12 @@ class LookResult:
 
 
 def compare_with_previous(
-    texts: Sequence[ScoredOutput], num_draft_tokens: int, look: Look, settings: config.Gate, seed: int
+    outputs: Sequence[ScoredOutput], num_draft_tokens: int, look: Look, settings: config.Gate, seed: int
 ) -> LookResult:
     """Decide a look.
 
     Args:
-        texts: the outputs under the promoted draft (as champion) and the one before it (as candidate), one or more.
+        outputs: scored under the promoted draft (as champion) and the one before it (as candidate), one or more.
         num_draft_tokens: K ≥ 1.
         look: whose alpha counts.
         settings: the thresholds.
@@ -180,7 +180,7 @@ def compare_with_previous(
     Raises:
         ValueError: as `paired_rounds.columns_of`.
     """
-    columns = columns_of(texts, num_draft_tokens)
+    columns = columns_of(outputs, num_draft_tokens)
     ours, before = columns.champion[:, num_draft_tokens - 1], columns.candidate[:, num_draft_tokens - 1]
     worse = ours - before / (1.0 - settings.rollback_drop_share)
     test = sign_flip_test(worse, columns.groups.tolist(), alpha=look.alpha, seed=seed)
@@ -189,10 +189,12 @@ def compare_with_previous(
     return LookResult(test.groups, test.p_value, length, previous_length, test.p_value <= look.alpha)
 
 
-def describe_look(look: Look, found: LookResult, settings: config.Gate) -> str:
+def describe_look(look: Look, result: LookResult, settings: config.Gate) -> str:
     """What a look found, for a person."""
     where = "all new held-out prompts" if look.kind == "check of all" else unit_name(look.unit)
-    share, sign = settings.rollback_drop_share, "<=" if found.rolls_back else ">"
-    verdict = f"more than {share:.0%} worse than the draft before it" if found.rolls_back else "no worse for sure"
-    lengths = f"{found.length:.3f} against {found.previous_length:.3f} tokens a round over {found.prompts} prompts"
-    return f"on {where} {verdict}: {lengths}, p = {found.p_value:.3g} {sign} {look.alpha:.3g}"
+    share, sign = settings.rollback_drop_share, "<=" if result.rolls_back else ">"
+    verdict = f"more than {share:.0%} worse than the draft before it" if result.rolls_back else "no worse for sure"
+    lengths = (
+        f"acceptance length {result.length:.3f} against {result.previous_length:.3f} over {result.prompts} prompts"
+    )
+    return f"on {where} {verdict}: {lengths}, p = {result.p_value:.3g} {sign} {look.alpha:.3g}"

@@ -22,7 +22,7 @@ class ScoredOutput:
         group: its prompt group, the unit of every test.
         source: where its prompt came from.
         tokens: N, the emitted tokens; end-of-text is one of them.
-        champion_rounds: expected rounds at K = 1, 2, …, as far as was scored; as many for every text.
+        champion_rounds: expected rounds at K = 1, 2, …, as far as was scored; as many for every output.
         candidate_rounds: likewise.
     """
 
@@ -35,7 +35,7 @@ class ScoredOutput:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The texts as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64 by text and K − 1."""
+    """The outputs as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64 by text and K − 1."""
 
     groups: npt.NDArray[np.object_]
     sources: npt.NDArray[np.object_]
@@ -56,24 +56,24 @@ class LengthComparison:
     high: float | None
 
 
-def columns_of(texts: Sequence[ScoredOutput], least: int) -> Columns:
-    """The texts as arrays, with rounds for K = 1 to `least` or further."""
-    if len({len(rounds) for text in texts for rounds in (text.champion_rounds, text.candidate_rounds)}) != 1:
-        raise ValueError("rounds go up to different K: expected the same for every text and both drafts")
-    found = Columns(
-        groups=np.array([text.group for text in texts], dtype=object),
-        sources=np.array([text.source for text in texts], dtype=object),
-        tokens=np.array([text.tokens for text in texts], dtype=np.float64),
-        champion=np.array([text.champion_rounds for text in texts], dtype=np.float64),
-        candidate=np.array([text.candidate_rounds for text in texts], dtype=np.float64),
+def columns_of(outputs: Sequence[ScoredOutput], least: int) -> Columns:
+    """The outputs as arrays, with rounds for K = 1 to `least` or further."""
+    if len({len(rounds) for output in outputs for rounds in (output.champion_rounds, output.candidate_rounds)}) != 1:
+        raise ValueError("rounds go up to different K: expected the same for every output and both drafts")
+    columns = Columns(
+        groups=np.array([output.group for output in outputs], dtype=object),
+        sources=np.array([output.source for output in outputs], dtype=object),
+        tokens=np.array([output.tokens for output in outputs], dtype=np.float64),
+        champion=np.array([output.champion_rounds for output in outputs], dtype=np.float64),
+        candidate=np.array([output.candidate_rounds for output in outputs], dtype=np.float64),
     )
-    if found.champion.shape[1] < least:
-        raise ValueError(f"rounds go up to K = {found.champion.shape[1]}: expected {least}")
+    if columns.champion.shape[1] < least:
+        raise ValueError(f"rounds go up to K = {columns.champion.shape[1]}: expected {least}")
     for name in ("tokens", "champion", "candidate"):
-        values = getattr(found, name)
+        values = getattr(columns, name)
         if not (np.isfinite(values) & (values > 0)).all():
             raise ValueError(f"{name} has a number that is not positive and finite: expected tokens and rounds above 0")
-    return found
+    return columns
 
 
 def compare_lengths(columns: Columns, k: int, level: float, seed: int) -> LengthComparison:
@@ -89,7 +89,7 @@ def compare_lengths(columns: Columns, k: int, level: float, seed: int) -> Length
 
 
 def spread(columns: Columns, k: int) -> tuple[float, float]:
-    """The share of prompt groups that got worse, and the tenth percentile of the change in tokens a round by group."""
+    """The share of prompt groups that got worse, and the tenth percentile of the change in acceptance length."""
     tokens, champion, candidate = group_sums(
         columns.groups.tolist(),
         tokens=columns.tokens,
@@ -101,10 +101,10 @@ def spread(columns: Columns, k: int) -> tuple[float, float]:
 
 
 def only(columns: Columns, source: str) -> Columns:
-    """The texts of one source."""
+    """The outputs of one source."""
     return take(columns, np.flatnonzero(columns.sources == source).tolist())
 
 
 def take(columns: Columns, rows: list[int]) -> Columns:
-    """Some of the texts."""
+    """Some of the outputs."""
     return Columns(*(getattr(columns, name)[rows] for name in Columns.__dataclass_fields__))

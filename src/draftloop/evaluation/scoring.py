@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..config import Rule
 from ..decoding.sampling_filters import sampling_log_probs
-from ..decoding.teacher_forced import TargetOutput, blocks, distributions
+from ..decoding.teacher_forced import TargetGeneration, blocks, distributions
 from ..models.pair import Pair
 
 BLOCK_BYTES = 512 << 20  # of target distributions held at once
@@ -30,7 +30,7 @@ BLOCK_BYTES = 512 << 20  # of target distributions held at once
 
 @dataclass(frozen=True)
 class OutputScores:
-    """Of one text under one draft; all (N,) float64, -inf where there is no mass.
+    """Of one output under one draft; all (N,) float64, -inf where there is no mass.
 
     `position` is the acceptance of each position from full distributions, in [0, 1].
     """
@@ -40,32 +40,32 @@ class OutputScores:
     position: NDArray[np.float64]
 
 
-def score_carried(pair: Pair, texts: Sequence[TargetOutput], rule: Rule) -> list[OutputScores]:
-    """The scores of `texts` under the draft with whatever adapter it carries. Args as `score`."""
-    return _score(pair, texts, rule, {"": lambda: pair.draft})[""]
+def score_carried(pair: Pair, generations: Sequence[TargetGeneration], rule: Rule) -> list[OutputScores]:
+    """The scores of `generations` under the draft with whatever adapter it carries. Args as `score`."""
+    return _score(pair, generations, rule, {"": lambda: pair.draft})[""]
 
 
 def score(
     pair: Pair,
-    texts: Sequence[TargetOutput],
+    generations: Sequence[TargetGeneration],
     rule: Rule,
     drafts: Mapping[str, Path | None],
-    on_text: Callable[[], None] = lambda: None,
+    on_generation: Callable[[], None] = lambda: None,
 ) -> dict[str, list[OutputScores]]:
-    """Score every text under every draft.
+    """Score every output under every draft.
 
     Args:
         pair: the models; afterwards its draft carries the last of `drafts`.
-        texts: outputs of the target, each under its own sampler.
+        generations: outputs of the target, each under its own sampler.
         rule: what `position` means: `rejection` sums min(p, q), `match` p q, `greedy` compares the argmax.
         drafts: name to adapter directory; None is the bare draft.
-        on_text: called after each text under each draft.
+        on_generation: called after each output under each draft.
 
     Returns:
         For each name the scores of `texts`, in their order.
     """
     carried = {name: partial(_with_adapter, pair, path) for name, path in drafts.items()}
-    return _score(pair, texts, rule, carried, on_text)
+    return _score(pair, generations, rule, carried, on_generation)
 
 
 def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
@@ -74,20 +74,20 @@ def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
 
 def _score(
     pair: Pair,
-    texts: Sequence[TargetOutput],
+    generations: Sequence[TargetGeneration],
     rule: Rule,
     drafts: Mapping[str, Callable[[], nn.Module]],
-    on_text: Callable[[], None] = lambda: None,
+    on_generation: Callable[[], None] = lambda: None,
 ) -> dict[str, list[OutputScores]]:
     """The scores of every text under what each of `drafts` gives, asked once a block."""
     found: dict[str, dict[int, OutputScores]] = {name: {} for name in drafts}
-    for block in blocks(texts, pair.width, BLOCK_BYTES):
-        log_p = dict(distributions(pair.target, texts, block, pair.width, sampling_log_probs))
+    for block in blocks(generations, pair.width, BLOCK_BYTES):
+        log_p = dict(distributions(pair.target, generations, block, pair.width, sampling_log_probs))
         for name, carried in drafts.items():
-            for i, log_q in distributions(carried(), texts, block, pair.width, sampling_log_probs):
-                found[name][i] = _scores(log_p[i], log_q, texts[i].output, rule)
-                on_text()
-    return {name: [scores[i] for i in range(len(texts))] for name, scores in found.items()}
+            for i, log_q in distributions(carried(), generations, block, pair.width, sampling_log_probs):
+                found[name][i] = _scores(log_p[i], log_q, generations[i].output, rule)
+                on_generation()
+    return {name: [scores[i] for i in range(len(generations))] for name, scores in found.items()}
 
 
 def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> OutputScores:

@@ -1,7 +1,7 @@
-"""How fast a pair decodes here: plain, with mlx-lm's own speculation, and with draftloop's at each rule and K.
+"""The speed benchmark: tokens/s of plain decoding, of mlx-lm's own speculation, and of draftloop's at each rule and K.
 
 Everything is timed in one process on the same prompts, dtype and sampler. The ways take turns at every prompt, so that
-whatever else runs here slows all alike. Token ids alone are counted, prompt processing included. The draft's adapter is
+whatever else runs here slows all alike. Tokens alone are counted, prompt processing included. The draft's adapter is
 merged for all of them, as far as it is for `generate`. mlx-lm decodes with the models as it loads them: what draftloop
 does to them on a CPU is draftloop's.
 """
@@ -22,7 +22,7 @@ from ..config import SAMPLING, Rule
 from ..decoding.decoder import Decoding, Settings
 from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProfile
 from ..decoding.generation import generation_seed
-from ..decoding.teacher_forced import TargetOutput
+from ..decoding.teacher_forced import TargetGeneration
 from ..models import adapter as lora
 from ..models.pair import Pair
 from . import latency as costs
@@ -36,7 +36,7 @@ PLAIN, STOCK, OURS = "plain", "mlx-lm", "draftloop"
 
 @dataclass(frozen=True)
 class Way:
-    """A way to decode: `rule` is None for plain decoding and mlx-lm's; K is 0 for plain, None for what pays."""
+    """A way to decode: `rule` is None for plain decoding and mlx-lm's; K is 0 for plain, None for adaptive."""
 
     by: str
     rule: Rule | None
@@ -50,12 +50,12 @@ class SpeedRow:
     Attributes:
         way: which.
         tokens: emitted in all passes over the prompts that count; each has a seed of its own.
-        length: tokens a round; None where rounds are not told.
+        length: acceptance length; None where the rounds are not known.
         passes: tokens a second of each.
         tokens_per_second: median of the passes.
         spread: half the range of the middle half of them, over the median.
         speed_up: median over the passes of tokens a second over those of plain decoding in the same pass.
-        forecast: of the speed-up, from costs and the estimated length; None where nothing is forecast.
+        forecast: of the speed-up, from the latency profile and the estimated length; None where there is none.
     """
 
     way: Way
@@ -70,7 +70,7 @@ class SpeedRow:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """What was measured, and what follows; `experience` of each rule is of the rows that drafted what pays."""
+    """What was measured, and what follows; `experience` of each rule is of its row with the adaptive draft length."""
 
     rows: list[SpeedRow]
     costs: LatencyProfile
@@ -95,14 +95,14 @@ def measure_speed(
     Args:
         pair: the models, the draft with the adapter in use.
         stock: the same as mlx-lm has them; where nothing is done to them, `pair` itself.
-        prompts: ids of each; all leave room for `max_tokens` and the longest round.
-        settings: the sampler with the run's seed, max_tokens, and as `num_draft_tokens` the most that may pay.
+        prompts: tokens of each; all leave room for `max_tokens` and the longest round.
+        settings: the sampler with the run's seed, max_tokens, and as `num_draft_tokens` the greatest adaptive K.
         rules: that fit the temperature.
         lengths: K >= 1.
         stock_lengths: K of mlx-lm's speculation.
         repeats: passes over the prompts that count; one before them does not.
         on_text: called after each prompt of each way.
-        on_timed: before that, of the costs; as `latency.measure_latency` says.
+        on_timed: before that, of the latency profile; as `latency.measure_latency` says.
     """
     most = max(*lengths, settings.num_draft_tokens)
     with lora.merged(pair.draft), lora.merged(stock.draft, as_stock=True):
@@ -110,7 +110,7 @@ def measure_speed(
         ways = [Way(PLAIN, None, 0), *(Way(STOCK, None, k) for k in stock_lengths)]
         ways += [Way(OURS, rule, k) for rule, k in product(rules, lengths)]
         ways += [Way(OURS, rule, None) for rule in rules]
-        # One for all texts of a rule: what a text taught, the next one goes on from, as in `generate`.
+        # One for all outputs of a rule: each goes on from the experience of those before it, as in `generate`.
         policies = {rule: AdaptiveDraftLength(measured, settings.num_draft_tokens) for rule in rules}
         passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
         for number in range(repeats + 1):
@@ -133,15 +133,15 @@ class _Pass:
 
     Attributes:
         way: which.
-        tokens, seconds: of all texts.
+        tokens, seconds: of all outputs.
         rounds: of ours; of mlx-lm's as its tokens tell, each but a cut one ending in the target's own.
-        texts: ours.
+        texts: our outputs.
     """
 
     def __init__(self, way: Way, policies: Mapping[Rule, AdaptiveDraftLength], seed: int) -> None:
         self.tokens = self.rounds = 0
         self.seconds = 0.0
-        self.texts: list[TargetOutput] = []
+        self.texts: list[TargetGeneration] = []
         self.way, self._policies, self._seed = way, policies, seed
 
     def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
@@ -159,7 +159,7 @@ class _Pass:
         self.seconds += time.perf_counter() - began
         output = tuple(token for one in found for token in one.tokens)
         self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(found)
-        self.texts.append(TargetOutput(tuple(ids), output, how.sampler))
+        self.texts.append(TargetGeneration(tuple(ids), output, how.sampler))
 
     def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
         """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
@@ -196,7 +196,7 @@ def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: 
 
 
 def _forecast(way: Way, scores: dict[Rule, list[OutputScores]], measured: LatencyProfile) -> float | None:
-    """The speed-up that costs and estimated acceptance promise."""
+    """The speed-up that the latency profile and the estimated acceptance promise."""
     if way.by != OURS or way.rule is None or way.num_draft_tokens is None:
         return None
     k = way.num_draft_tokens

@@ -52,10 +52,10 @@ class Verdict:
     champion: str | None
     outcome: Outcome
     reasons: tuple[str, ...]
-    epoch: int
-    attempt: int
     pointer: int
     when: float
+    epoch: int = 0
+    attempt: int = 0
     pair: PairId | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     schema: Literal[1] = 1
@@ -143,8 +143,6 @@ class Verdicts:
                     champion=champion,
                     outcome="by hand",
                     reasons=(why,),
-                    epoch=0,
-                    attempt=0,
                     pointer=pointer,
                     when=time.time(),
                 )

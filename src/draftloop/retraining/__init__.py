@@ -1,5 +1,6 @@
-"""What `retrain` does without a person: it plans the next action, and takes it until nothing is to be done.
+"""What `retrain` does when nobody watches: train, evaluate by the gate, promote or refuse, look again, roll back.
 
-In: a data directory and the configuration. Out: a trained version, a verdict, a promotion or a rollback, and a line of
-the audit. `plan` decides from facts alone; the steps do what it says. Knows no scheduler and no terminal.
+In: a data directory and a configuration. `facts` reads the facts, `plan` says the next action (a pure function), `run`
+does it by `train_step` and `gate_step` (where a promotion is decided), until nothing is left to do. Out: versions,
+verdicts, a moved pointer, and one line in the audit. Knows no loss, no statistics and no scheduler.
 """

@@ -1,31 +1,119 @@
-"""The judging of an unattended run: a candidate by the gate, the champion after an alarm, and what comes of it.
+"""The gate step of `retrain`: promote or refuse a candidate, keep or roll back the champion, and watch what is in use.
 
-A verdict is written down before the pointer moves: what a crash cuts off in between is finished by the next run.
+`gate_candidate` is where a promotion is decided: `evaluation.gate_evaluation` scores candidate and champion on held-out
+outputs, `evaluation.gate.decide` decides, the verdict is written down, and the registry's pointer moves. What a crash
+cuts off between the last two is finished by the next run (`finish_promotion`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config
+from ..data.log_position import is_gone
 from ..data.records import GroupOf, PairId, Record, own_group
 from ..data.replay import reservoir
+from ..data_directory import DataDirectory
 from ..errors import AdapterError, ChampionMoved
 from ..evaluation.looks import Look, LookResult, compare_with_previous, describe_look
 from ..models.adapter_format import CONFIG, WEIGHTS
+from ..models.hub import local_fingerprints
 from ..registry.registry import Pointer, Registry
-from ..registry.verdicts import Attempt, Epoch, Verdict
+from ..registry.verdicts import Attempt, Epoch, Outcome, Verdict
+from ..status import read_overview
+from .facts import Facts, History
 from .work import Work
 
 if TYPE_CHECKING:
     from ..evaluation.gate_evaluation import GateEvaluation
 
-Judgement = Literal["promoted", "refused"]
 Unscored = Literal["refused", "discarded"]
+
+
+# -- a candidate ------------------------------------------------------------------------------------------------------
+
+
+def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
+    """Evaluate a candidate against the champion, and promote or refuse it."""
+    registry, verdicts, gate = work.data.registry, work.data.verdicts, work.config.gate
+
+    # 1. Some candidates are refused or discarded whatever their scores: nothing is scored, and nothing spent.
+    unscored = _without_scores(registry, version)
+    if unscored is not None:
+        outcome, why = unscored
+        verdicts.give(_verdict(work, version, pointer, outcome, (why,)))
+        work.outcome.end("refused", why, version)
+        return
+
+    # 2. The held-out records that this pair can be evaluated on. What is logged from now on is kept for the looks.
+    pair, group_of = work.pair(pointer), work.data.log.groups().group_of
+    seen = {one.id for one in work.stream}
+    records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in seen}
+    prompts, least = len({group_of(record) for record in records.values()}), gate.min_heldout_prompts
+    if prompts < least:  # more were counted before the pair was loaded
+        why = f"this pair can use {prompts} of {version}'s held-out prompts, and the gate wants {least}"
+        work.outcome.end("inconclusive", why, version)
+        return
+
+    # 3. Write the attempt down before anything is scored: it fixes the records and spends a share of alpha.
+    champion = pointer.champion
+    hashes = _weights_hash(registry, version), None if champion is None else _weights_hash(registry, champion)
+    epoch, attempt = verdicts.open_attempt(
+        Attempt(version, champion, *hashes),
+        pair.identity,
+        gate,
+        {record.id: group_of(record) for record in records.values()},
+        lambda number: heldout_sample(records.values(), gate.max_heldout_generations, number, group_of),
+    )
+
+    # 4. Score both drafts on these records, with the settings that the epoch fixed, and let the gate decide.
+    from ..evaluation.gate_evaluation import evaluate_gate, ignore_work
+
+    work.say(f"scoring {len(epoch.record_ids)} held-out generations: attempt {attempt} of epoch {epoch.number}")
+    evaluation = evaluate_gate(
+        pair,
+        [records[record_id] for record_id in epoch.record_ids],
+        work.directory(champion),
+        work.directory(version),
+        attempt=attempt,
+        config=work.config.model_copy(update={"gate": gate.model_copy(update=epoch.fixed)}),
+        seed=work.config.training.seed + attempt,
+        timing=work.timing,
+        group_of=group_of,
+        on_work=work.on_work or ignore_work,
+    )
+    _settle(work, evaluation, version, pointer, epoch, attempt)
+
+
+def _settle(work: Work, evaluation: GateEvaluation, version: str, pointer: Pointer, epoch: Epoch, attempt: int) -> None:
+    """Write the verdict down, then move the pointer, if the champion is still the one that was compared with."""
+    decision, reasons = evaluation.decision, "; ".join(evaluation.decision.reasons)
+    registry, verdicts = work.data.registry, work.data.verdicts
+    work.outcome.numbers = evaluation.to_json()
+    if decision.outcome == "inconclusive":
+        work.outcome.end("inconclusive", reasons, version)
+        return
+    outcome: Literal["promoted", "refused"] = "promoted" if decision.outcome == "promote" else "refused"
+    conditions = {"conditions": _conditions(work.config, epoch.pair), "epoch": epoch.fixed}
+    scored = {"epoch": epoch.number, "attempt": attempt, "pair": epoch.pair}
+    numbers = {**evaluation.to_json(), **conditions}
+    try:
+        registry.expect(pointer.sequence)
+        verdicts.give(_verdict(work, version, pointer, outcome, decision.reasons, **scored, numbers=numbers))
+        if outcome == "promoted":
+            try:
+                work.watch(registry.promote(version, reasons, pointer.sequence))
+            except ChampionMoved:  # somebody was quicker: it is a candidate again
+                verdicts.withdraw(version)
+                raise
+    except ChampionMoved as moved:
+        work.outcome.end("inconclusive", f"{moved}. Nothing was decided about {version}", version)
+        return
+    work.outcome.end(outcome, reasons, version)
 
 
 def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> None:
@@ -33,99 +121,14 @@ def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> No
     try:
         moved = work.data.registry.promote(version, why, pointer.sequence)
     except AdapterError as error:
-        given = work.data.verdicts.of(version)
-        assert given is not None  # it said `promoted` when the situation was looked at, under this lock
+        verdict = work.data.verdicts.of(version)
+        assert verdict is not None  # it said `promoted` when the facts were read, under this lock
         why = f"it passed the gate and was damaged since: {error}"
-        work.data.verdicts.give(replace(given, outcome="discarded", reasons=(why,)))
+        work.data.verdicts.give(replace(verdict, outcome="discarded", reasons=(why,)))
         work.outcome.end("refused", why, version)
         return
     work.watch(moved)
     work.outcome.end("promoted", why, version)
-
-
-def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
-    """Hold a candidate against the champion, and promote or refuse it."""
-    unscored = _without_scores(work.data.registry, version)
-    if unscored is not None:
-        outcome, why = unscored
-        work.data.verdicts.give(_verdict(work, version, pointer, outcome, (why,)))
-        work.outcome.end("refused", why, version)
-        return
-    pair = work.pair(pointer)
-    seen = {one.id for one in work.stream}  # what is logged while it is judged is new to it, and kept for the looks
-    records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in seen}
-    most, group_of = work.config.gate.max_heldout_generations, work.data.log.groups().group_of
-    prompts, least = len({group_of(record) for record in records.values()}), work.config.gate.min_heldout_prompts
-    if prompts < least:  # more were counted before the pair was loaded
-        why = f"of {version}'s held-out prompts this pair can be judged on {prompts}, and the gate wants {least}"
-        work.outcome.end("inconclusive", why, version)
-        return
-    epoch, attempt = work.data.verdicts.open_attempt(
-        _attempt(work.data.registry, version, pointer.champion),
-        pair.identity,
-        work.config.gate,
-        {record.id: group_of(record) for record in records.values()},
-        lambda number: heldout_sample(records.values(), most, number, group_of),
-    )
-    work.say(f"scoring {len(epoch.record_ids)} held-out generations: attempt {attempt} of epoch {epoch.number}")
-    texts = [records[record_id] for record_id in epoch.record_ids]
-    trial = _hold_trial(work, texts, pointer, (pointer.champion, version), attempt, epoch.fixed)
-    _settle(work, trial, version, pointer, epoch, attempt)
-
-
-def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None:
-    """Make the looks at the champion that are due, and roll back where the draft before it proves better."""
-    registry = work.data.registry
-    work.outcome.checked = pointer.sequence
-    if pointer.previous is not None:
-        try:
-            registry.verify(registry.root / pointer.previous)
-        except AdapterError as error:
-            work.say(f"{pointer.champion} stays: there is nothing to go back to: {error}")
-            return
-    watching = work.data.promotion_watch.of(pointer)
-    assert watching is not None  # the looks come from it
-    for look in looks:
-        work.say(f"scoring {pointer.champion} and the draft before it on {look.groups} new held-out prompts")
-        watching = work.data.promotion_watch.note_begun(watching, look)
-        found = _look(work, look, pointer)
-        if found is not None and found.rolls_back:
-            _roll_back(work, f"{why}; {describe_look(look, found, work.config.gate)}", pointer, look, found)
-            return
-        watching = work.data.promotion_watch.note_done(watching, look, found.p_value if found else 1.0)
-        said = describe_look(look, found, work.config.gate) if found else "none of what it is to be seen on is left"
-        work.say(f"{pointer.champion} stays: {said}")
-
-
-def _look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
-    """Score what a look is to be made on, under both drafts; None where nothing of it is left."""
-    from ..evaluation.gate_evaluation import ignore_work, score_outputs
-
-    pair, wanted = work.pair(pointer), set(look.record_ids)
-    records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in wanted}
-    group_of = work.data.log.groups().group_of
-    sample = heldout_sample(records.values(), work.config.gate.max_heldout_generations, pointer.sequence, group_of)
-    if not sample:
-        return None
-    k = work.config.speculative.num_draft_tokens
-    texts = score_outputs(
-        pair,
-        [records[record_id] for record_id in sample],
-        work.directory(pointer.champion),
-        work.directory(pointer.previous),
-        config=work.config,
-        most=k,
-        group_of=group_of,
-        on_work=work.on_work or ignore_work,
-    )
-    return compare_with_previous(texts, k, look, work.config.gate, work.config.training.seed)
-
-
-def _roll_back(work: Work, why: str, pointer: Pointer, look: Look, found: LookResult) -> None:
-    work.data.registry.rollback(why, pointer.sequence)
-    conditions = _conditions(work.config, work.pair(pointer).identity)
-    work.outcome.numbers = {"look": {**asdict(look), "record_ids": []}, **asdict(found), "conditions": conditions}
-    work.outcome.end("rolled back", why, pointer.champion)
 
 
 def heldout_sample(records: Iterable[Record], most: int, seed: int, group_of: GroupOf = own_group) -> list[str]:
@@ -147,7 +150,7 @@ def heldout_sample(records: Iterable[Record], most: int, seed: int, group_of: Gr
 
 
 def _without_scores(registry: Registry, version: str) -> tuple[Unscored, str] | None:
-    """What becomes of a candidate whatever its scores, and why, so that none are taken and nothing is spent."""
+    """What becomes of a candidate whatever its scores, and why; None where it is to be scored."""
     try:
         registry.verify(registry.root / version)
     except AdapterError as error:
@@ -162,91 +165,22 @@ def _without_scores(registry: Registry, version: str) -> tuple[Unscored, str] | 
     return None
 
 
-def _attempt(registry: Registry, version: str, champion: str | None) -> Attempt:
-    def files(name: str) -> str:
-        found = registry.manifest(name).files
-        return hashlib.sha256("".join(found[file].sha256 for file in (WEIGHTS, CONFIG)).encode()).hexdigest()
-
-    return Attempt(version, champion, files(version), files(champion) if champion else None)
-
-
-def _hold_trial(
-    work: Work,
-    records: list[Record],
-    pointer: Pointer,
-    versions: tuple[str | None, str | None],
-    attempt: int,
-    fixed: Mapping[str, Any],
-) -> GateEvaluation:
-    """Compare two versions, first the one in place, on texts of the target, with some of the gate's settings fixed."""
-    from ..evaluation.gate_evaluation import evaluate_gate, ignore_work
-
-    gate = work.config.gate.model_copy(update=fixed)
-    return evaluate_gate(
-        work.pair(pointer),
-        records,
-        *map(work.directory, versions),
-        attempt=attempt,
-        config=work.config.model_copy(update={"gate": gate}),
-        seed=work.config.training.seed + attempt,
-        timing=work.timing,
-        group_of=work.data.log.groups().group_of,
-        on_work=work.on_work or ignore_work,
-    )
-
-
-def _settle(work: Work, trial: GateEvaluation, version: str, pointer: Pointer, epoch: Epoch, attempt: int) -> None:
-    """Write the verdict down, then act on it, if the champion is still the one that was compared with."""
-    decision, reasons = trial.decision, "; ".join(trial.decision.reasons)
-    work.outcome.numbers = trial.to_json()
-    if decision.outcome == "inconclusive":
-        work.outcome.end("inconclusive", reasons, version)
-        return
-    said: Judgement = "promoted" if decision.outcome == "promote" else "refused"
-    numbers = {**trial.to_json(), "conditions": _conditions(work.config, epoch.pair), "epoch": epoch.fixed}
-    verdict = _verdict(work, version, pointer, said, decision.reasons, epoch, attempt, numbers)
-    try:
-        work.data.registry.expect(pointer.sequence)
-        work.data.verdicts.give(verdict)
-        if said == "promoted":
-            _promote(work, version, reasons, pointer)
-    except ChampionMoved as moved:
-        work.outcome.end("inconclusive", f"{moved}. Nothing was decided about {version}", version)
-        return
-    work.outcome.end(said, reasons, version)
-
-
-def _promote(work: Work, version: str, why: str, pointer: Pointer) -> None:
-    """Move the pointer; where somebody was quicker, the version is a candidate again."""
-    try:
-        moved = work.data.registry.promote(version, why, pointer.sequence)
-    except ChampionMoved:
-        work.data.verdicts.withdraw(version)
-        raise
-    work.watch(moved)
+def _weights_hash(registry: Registry, version: str) -> str:
+    files = registry.manifest(version).files
+    return hashlib.sha256("".join(files[name].sha256 for name in (WEIGHTS, CONFIG)).encode()).hexdigest()
 
 
 def _verdict(
-    work: Work,
-    version: str,
-    pointer: Pointer,
-    outcome: Judgement | Unscored,
-    reasons: tuple[str, ...],
-    epoch: Epoch | None = None,
-    attempt: int = 0,
-    numbers: dict[str, Any] | None = None,
+    work: Work, version: str, pointer: Pointer, outcome: Outcome, reasons: tuple[str, ...], **scored: Any
 ) -> Verdict:
     return Verdict(
         version=version,
         champion=pointer.champion,
         outcome=outcome,
         reasons=reasons,
-        epoch=epoch.number if epoch else 0,
-        attempt=attempt,
         pointer=pointer.sequence,
         when=work.clock(),
-        pair=epoch.pair if epoch else None,
-        numbers=numbers or {},
+        **scored,
     )
 
 
@@ -257,3 +191,93 @@ def _conditions(config: Config, pair: PairId) -> dict[str, Any]:
         "num_draft_tokens": config.speculative.num_draft_tokens,
         "gate": config.gate.model_dump(),
     }
+
+
+# -- the champion -----------------------------------------------------------------------------------------------------
+
+
+def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None:
+    """Make the looks at the champion that are due, and roll back where the draft before it proves better."""
+    registry, watch = work.data.registry, work.data.promotion_watch
+    work.outcome.checked = pointer.sequence
+    if pointer.previous is not None:
+        try:
+            registry.verify(registry.root / pointer.previous)
+        except AdapterError as error:
+            work.say(f"{pointer.champion} stays: there is nothing to go back to: {error}")
+            return
+    watching = watch.of(pointer)
+    assert watching is not None  # the looks come from it
+    for look in looks:
+        work.say(f"scoring {pointer.champion} and the draft before it on {look.groups} new held-out prompts")
+        watching = watch.note_begun(watching, look)
+        result = _score_look(work, look, pointer)
+        if result is None:
+            watching = watch.note_done(watching, look, 1.0)
+            work.say(f"{pointer.champion} stays: none of the generations that the look is about is left")
+            continue
+        sentence = describe_look(look, result, work.config.gate)
+        if result.rolls_back:
+            registry.rollback(f"{why}; {sentence}", pointer.sequence)
+            conditions = _conditions(work.config, work.pair(pointer).identity)
+            made = {"look": {**asdict(look), "record_ids": []}, **asdict(result)}
+            work.outcome.numbers = {**made, "conditions": conditions}
+            work.outcome.end("rolled back", f"{why}; {sentence}", pointer.champion)
+            return
+        watching = watch.note_done(watching, look, result.p_value)
+        work.say(f"{pointer.champion} stays: {sentence}")
+
+
+def _score_look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
+    """Score the generations of a look under both drafts; None where none of them is left."""
+    from ..evaluation.gate_evaluation import ignore_work, score_outputs
+
+    pair, wanted = work.pair(pointer), set(look.record_ids)
+    records = {record.id: record for record in work.records(pair, {"heldout"}) if record.id in wanted}
+    group_of = work.data.log.groups().group_of
+    sample = heldout_sample(records.values(), work.config.gate.max_heldout_generations, pointer.sequence, group_of)
+    if not sample:
+        return None
+    k = work.config.speculative.num_draft_tokens
+    outputs = score_outputs(
+        pair,
+        [records[record_id] for record_id in sample],
+        work.directory(pointer.champion),
+        work.directory(pointer.previous),
+        config=work.config,
+        most=k,
+        group_of=group_of,
+        on_work=work.on_work or ignore_work,
+    )
+    return compare_with_previous(outputs, k, look, work.config.gate, work.config.training.seed)
+
+
+def watch_from_now(data: DataDirectory, config: Config, pointer: Pointer) -> None:
+    """Watch what a person put into use: what is logged from now on is new to it.
+
+    Raises:
+        StoreError: the disk refused.
+    """
+    target = local_fingerprints(config.models.target)
+    stream = read_overview(data, None if target is None else data.names.of(target)).stream
+    data.promotion_watch.begin(pointer, stream, config.gate)
+
+
+def watch_champion(data: DataDirectory, config: Config, facts: Facts) -> bool:
+    """Watch a champion that nobody watches yet (an older version promoted it, or a crash came in between).
+
+    New to it is what came after the last verdict or rollback, if that left it in use; else what comes from now on, as
+    where the log was deleted since.
+
+    Returns:
+        Whether something was written, so that the facts are to be read anew.
+    """
+    watching = data.promotion_watch.of(facts.pointer)
+    if watching is not None and is_gone(watching.mark, facts.overview.ids):
+        data.promotion_watch.begin_anew(watching, facts.overview.stream)
+        return True
+    if facts.pointer.champion is None or watching is not None:
+        return False
+    before = History(data.audit.entries(), facts.target).before(facts.pointer.champion, facts.overview.stream)
+    data.promotion_watch.begin(facts.pointer, before, config.gate)
+    return True

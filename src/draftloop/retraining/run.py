@@ -1,7 +1,7 @@
-"""One idempotent run of the loop: trigger -> train -> gate -> promote or discard, and one line in the audit.
+"""One idempotent run of `retrain`: plan, act, until a verdict or nothing is left to do; one line in the audit.
 
 Unattended and under a lock that is tried before MLX is imported; what needs models is imported where it is used. It may
-be killed at any moment: whatever was acknowledged is on disk, and the next run finds by `plan` what is left to do.
+be killed at any moment: whatever was acknowledged is on disk, and the next run plans from there.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..data_directory import DataDirectory
 from ..errors import Interrupted, StoreError, TrainingFailed
 from ..models.hub import local_fingerprints
 from ..runtime.signals import StopRequest
-from . import gate_step as judging
-from . import train_step as training
-from .plan import SETTLING, Facts, NextAction, next_action, read_facts
-from .watch_step import watch_champion
+from .facts import SETTLING, Facts, read_facts
+from .gate_step import check_champion, finish_promotion, gate_candidate, watch_champion
+from .plan import NextAction, next_action
+from .train_step import resume_training, train_candidate
 from .work import Load, Outcome, Say, Work, loader
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def retrain(
         config: resolved.
         force: train whatever the count, the interval or a waiting candidate says; the gate is never passed over.
         load: gives the configured pair with an adapter; by default `loader`'s.
-        say: is told what is being done.
-        on_step: told after every optimizer step how many are done and of how many.
-        on_work: told of everything else that takes long what it is, how many pieces are done and of how many.
+        say: called with what is being done.
+        on_step: called after every optimizer step with how many are done and of how many.
+        on_work: called for everything else that takes long: what it is, how many pieces are done and of how many.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does while training.
         clock: unix seconds.
-        timing: measures what the forecast rests on; `latency.measure_latency` by default.
+        timing: measures the latency profile that the forecast rests on; `latency.measure_latency` by default.
 
     Raises:
         LockedError: another process trains here.
@@ -86,10 +86,15 @@ def give_way(niceness: int) -> None:
 
 
 def _do_what_is_due(work: Work, force: bool) -> None:
-    """Step after step until a verdict, or nothing is left to do."""
+    """Action after action until a verdict, or nothing is left to do."""
     data, config, outcome = work.data, work.config, work.outcome
-    data.registry.resolve("champion")  # a damaged one is told at once, and not when a training is due
-    _keep_names(work)
+    # 1. A damaged champion is reported at once, and not when a training is due. A model that draftloop 0.1 named is
+    #    recognised only until its template changes, and most runs load none: so its name is kept now.
+    data.registry.resolve("champion")
+    files = (local_fingerprints(name) for name in (config.models.target, config.models.draft))
+    data.names.keep(*(file for file in files if file is not None))
+
+    # 2. The facts, with the champion watched from now on.
     facts = read_facts(data, config, work.clock())
     if facts.overview.denied is not None:  # nobody knows what it would have said
         raise facts.overview.denied
@@ -100,44 +105,41 @@ def _do_what_is_due(work: Work, force: bool) -> None:
     outcome.mark = mark_of(facts.overview.ids)
     outcome.target = facts.target
     outcome.clock = facts.minutes is not None and facts.minutes < 0
+
+    # 3. Plan and act; after each action the facts are others.
     while not outcome.why:
         if outcome.steps:
             facts = read_facts(data, config, work.clock())
         work.stream = facts.overview.stream
-        step = next_action(facts, config, force=force and not outcome.trained, checked=bool(outcome.steps))
-        if step.action == "train" and outcome.trained:
+        planned = next_action(facts, config, force=force and not outcome.trained, checked=bool(outcome.steps))
+        if planned.action == "train" and outcome.trained:
             raise StoreError(f"{outcome.version} was trained and is no candidate: see `status` for what is damaged")
-        work.say(f"{step.action}: {step.why}")
-        data.presence.doing(f"{step.action}: {step.why}")
-        outcome.steps.append(step.action)
-        _do(work, step, facts)
+        work.say(f"{planned.action}: {planned.why}")
+        data.presence.doing(f"{planned.action}: {planned.why}")
+        outcome.steps.append(planned.action)
+        _act(work, planned, facts)
         outcome.champion = data.registry.champion()
+
+    # 4. Delete the weights of old versions, but never a candidate's.
     if outcome.outcome in ("promoted", "refused"):
         candidate = facts.overview.candidate
         outcome.pruned = data.registry.prune(config.retrain.keep_versions, [candidate] if candidate else [])
 
 
-def _keep_names(work: Work) -> None:
-    """A model that draftloop 0.1 named is recognised only until its template changes, and most runs load none."""
-    models = work.config.models
-    found = (local_fingerprints(name) for name in (models.target, models.draft))
-    work.data.names.keep(*(one for one in found if one is not None))
-
-
-def _do(work: Work, step: NextAction, facts: Facts) -> None:
-    subject, pointer = str(step.subject), facts.pointer
-    if step.action == "finish":
-        judging.finish_promotion(work, subject, step.why, pointer)
-    elif step.action == "check":
-        judging.check_champion(work, step.why, pointer, facts.looks)
-    elif step.action == "gate":
-        judging.gate_candidate(work, subject, pointer)
-    elif step.action == "resume":
-        training.resume_training(work, subject)
-    elif step.action == "train":
-        training.train_candidate(work)
+def _act(work: Work, planned: NextAction, facts: Facts) -> None:
+    subject, pointer = str(planned.subject), facts.pointer
+    if planned.action == "finish":
+        finish_promotion(work, subject, planned.why, pointer)
+    elif planned.action == "check":
+        check_champion(work, planned.why, pointer, facts.looks)
+    elif planned.action == "gate":
+        gate_candidate(work, subject, pointer)
+    elif planned.action == "resume":
+        resume_training(work, subject)
+    elif planned.action == "train":
+        train_candidate(work)
     else:
-        work.outcome.end("nothing" if step.action == "nothing" else "inconclusive", step.why, step.subject)
+        work.outcome.end("nothing" if planned.action == "nothing" else "inconclusive", planned.why, planned.subject)
 
 
 def _audit(work: Work, began: float, ending: dict[str, Any]) -> None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..data_directory import DataDirectory
 from ..errors import RunError
@@ -23,7 +21,7 @@ class Running:
     """One at work. Everything but `stopped` may be unknown: None.
 
     Attributes:
-        process, command: the id of the process, on this machine where `stopped` is told; `train` or `retrain`.
+        process, command: the id of the process, on this machine where `stopped` is known; `train` or `retrain`.
         seconds: since it began.
         doing: its step, in words; None for `train`.
         run, step, steps: of the training in work.
@@ -72,27 +70,35 @@ def running(data: DataDirectory, now: float) -> Running | None:
         data: the directory.
         now: unix seconds.
     """
-    found = data.presence.look()
-    if found is None:
+    presence = data.presence.look()
+    if presence is None:
         return None
-    process, began = found.get("process"), found.get("since")
+    process, began = presence.get("process"), presence.get("since")
     known = Running(
         process=process,
-        command=found.get("command"),
+        command=presence.get("command"),
         seconds=None if began is None else max(0.0, now - began),
-        doing=found.get("doing"),
-        stopped=found.get("host") == socket.gethostname() and is_stopped(int(process or 0)),
+        doing=presence.get("doing"),
+        stopped=presence.get("host") == socket.gethostname() and is_stopped(int(process or 0)),
     )
     for run in reversed(RunDirectory.all(data.runs)):
-        told = run.progress()
-        if told is not None and told.get("process") == process and not run.is_finished():
-            return _with_steps(known, run.id, told, now)
+        progress = run.progress()
+        if progress is not None and progress.get("process") == process and not run.is_finished():
+            when = progress.get("when")
+            return replace(
+                known,
+                run=run.id,
+                step=progress.get("step"),
+                steps=progress.get("steps"),
+                seconds_left=progress.get("seconds_left"),
+                seconds_since_step=None if when is None else max(0.0, now - when),
+            )
     return known
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A training that nobody works on and that can be gone on with: its run, and the step of its checkpoint.
+    """A training that nobody works on and that can be resumed: its run, and the step of its checkpoint.
 
     `purpose` is the command that began it.
     """
@@ -113,20 +119,8 @@ def unfinished(data: DataDirectory, at_work: Running | None) -> list[Unfinished]
     return found
 
 
-def _with_steps(known: Running, run: str, told: Mapping[str, Any], now: float) -> Running:
-    when = told.get("when")
-    return replace(
-        known,
-        run=run,
-        step=told.get("step"),
-        steps=told.get("steps"),
-        seconds_left=told.get("seconds_left"),
-        seconds_since_step=None if when is None else max(0.0, now - when),
-    )
-
-
 def is_stopped(process: int) -> bool:
-    """Whether a process of this machine is stopped (state T); False where that cannot be told."""
+    """Whether a process of this machine is stopped (state T); False where that is unknown."""
     try:
         state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):  # no Linux, or gone

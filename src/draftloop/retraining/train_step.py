@@ -1,4 +1,4 @@
-"""The training of an unattended run, within its budget of time and memory; what cannot be gone on with is given up."""
+"""The training step of `retrain`, within its budget of time and memory; what cannot be resumed is given up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..config import Config, Models
 from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
 from ..runtime.memory import smaller
 from ..training.run import RunDirectory
-from .plan import PURPOSE
+from .facts import PURPOSE
 from .work import Work
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MAX_RESUMPTIONS = 3  # from one and the same step
 
 
 def train_candidate(work: Work) -> None:
-    """Train on top of the champion; runs that were cut off and cannot be gone on with are given up first.
+    """Train a candidate on top of the champion; runs that were cut off and cannot be resumed are given up first.
 
     Raises:
         TrainingFailed: the run is given up.
@@ -30,7 +30,7 @@ def train_candidate(work: Work) -> None:
     from ..training.train import train as train_adapter
 
     for run in _unfinished(work):
-        work.say(f"run {run.id} was cut off and cannot be gone on with: starting clean")
+        work.say(f"run {run.id} was cut off and cannot be resumed: starting clean")
         run.give_up("cut off, without a checkpoint on top of this champion and pair")
     with _training(work):
         pair = work.pair(work.data.registry.pointer())
@@ -40,28 +40,28 @@ def train_candidate(work: Work) -> None:
 
 
 def resume_training(work: Work, run: str) -> None:
-    """Go on with a run that was cut off, or give it up where that cannot be.
+    """Resume a run that was cut off, or give it up where that cannot be.
 
-    Raises as `train`; TrainingFailed too where it was gone on with often enough and came no further: what killed it
-    there kills it again.
+    Raises as `train_candidate`; TrainingFailed too where it was resumed often enough and came no further: what killed
+    it there kills it again.
     """
     from ..training.train import resume as resume_run
 
     work.outcome.run = run
-    found = RunDirectory(work.data.runs / run, work.data.files)
+    directory = RunDirectory(work.data.runs / run, work.data.files)
     try:
-        if found.config() != _config_of_training(work.config):
+        if directory.config() != _config_of_training(work.config):
             work.outcome.recipe = None  # what fails then fails by other settings than today's
         with _training(work):
-            if found.note_resumption() > MAX_RESUMPTIONS:
-                raise TrainingFailed(f"run {run} was gone on with {MAX_RESUMPTIONS} times and came no further")
+            if directory.note_resumption() > MAX_RESUMPTIONS:
+                raise TrainingFailed(f"run {run} was resumed {MAX_RESUMPTIONS} times and came no further")
             _get_ready(work)
             _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=_watched(work), stop=work.stop))
     except RunError as error:
-        work.say(f"run {run} cannot be gone on with: {error}")
-        found.give_up(str(error))
+        work.say(f"run {run} cannot be resumed: {error}")
+        directory.give_up(str(error))
     except (Interrupted, KeyboardInterrupt, StoreError, PairError):
-        found.forget_resumptions()
+        directory.forget_resumptions()
         raise
 
 
@@ -73,7 +73,7 @@ def _get_ready(work: Work) -> None:
 
 @contextmanager
 def _training(work: Work) -> Iterator[None]:
-    """A training that failed by its numbers, or for want of memory, is not gone on with: it would fail again."""
+    """A training that failed by its numbers, or out of memory, is not resumed: it would fail again."""
     try:
         yield
     except TrainingFailed as error:
@@ -88,7 +88,7 @@ def _training(work: Work) -> Iterator[None]:
 
 
 def _unfinished(work: Work) -> list[RunDirectory]:
-    """Those of these models; others may be gone on with under their own configuration."""
+    """Those of these models; others may be resumed under their own configuration."""
     runs = RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files)
     return [run for run in runs if _is_of(run, work.config.models)]
 

@@ -35,19 +35,19 @@ class Outcome:
     Attributes:
         outcome: how it ended.
         why: one sentence; empty as long as there is more to do.
-        steps: what was done, in order: actions of `plan.NextAction`.
+        steps: what was done, in order: the actions of `plan.NextAction`.
         run, version: of the training or the candidate, where there was one.
         champion: in use afterwards.
         trained: whether a training ended, in a version or in nothing.
         checked: the pointer's sequence at which champion and previous were to be compared.
-        mark: the end of the target's generations when it began (`marks`); the audit has it where alarms were settled.
+        mark: the end of the target's generations when it began (`log_position`); audited where alarms are settled.
         clock: whether the clock went backward since the last training.
         target: fingerprint of the configured target, None where it is not on this machine.
-        recipe: `plan.recipe`.
+        recipe: `facts.recipe`.
         failures, trainable, generations: unused failures, all that can be trained on, and generations of the target,
             when it began.
         pruned: versions whose weights were deleted.
-        numbers: of the trial.
+        numbers: of the gate evaluation, or of the look.
     """
 
     outcome: Ending = "nothing"
@@ -83,8 +83,8 @@ class Outcome:
 def loader(config: Config, names: ModelNames | None = None) -> Load:
     """What loads the configured pair, and MLX with it when it is called.
 
-    Where the target does not teach, its weights stay on disk until something is judged with them. `names` are those of
-    the data directory.
+    Where the target does not teach, its weights stay on disk until something is evaluated with them. `names` are those
+    of the data directory.
     """
 
     def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
@@ -102,14 +102,14 @@ class Work:
     Attributes:
         data, config: where everything lies; resolved.
         load: gives the configured pair with an adapter.
-        say: is told what is being done.
-        on_step: told after every optimizer step how many are done and of how many.
+        say: called with what is being done.
+        on_step: called after every optimizer step with how many are done and of how many.
         stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
         clock: unix seconds.
-        timing: measures what the forecast rests on; None is `latency.measure_latency`.
+        timing: measures the latency profile; None is `latency.measure_latency`.
         outcome: what was found out so far.
         stream: the target's generations, as of the latest look at the facts.
-        on_work: told what else is done and how far it is.
+        on_work: called with what else is done and how far it is.
     """
 
     data: DataDirectory
@@ -151,9 +151,9 @@ class Work:
         self.data.promotion_watch.begin(pointer, self.stream, self.config.gate)
 
     def records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
-        """The generations that the pair can be judged on, each once, in the log's order.
+        """The generations that the pair can be evaluated on, each once, in the log's order.
 
-        These may be fewer than the survey counts, which knows no pair and so not which ids both models have.
+        These may be fewer than the overview counts, which knows no pair and so not which tokens both models have.
         """
-        found = {record.id: record for record in self.data.log.records(splits)}
-        return [one for one in found.values() if why_unusable(one, pair.identity, pair.width) is None]
+        records = {record.id: record for record in self.data.log.records(splits)}
+        return [one for one in records.values() if why_unusable(one, pair.identity, pair.width) is None]
