@@ -1,4 +1,4 @@
-"""The closed loop on the embedded pair, at the size that the README quotes: python benchmarks/closed_loop.py
+"""The closed loop on the embedded pair, at the size that docs/measurements.md shows: python benchmarks/closed_loop.py
 
 Collects 200 prompts of the weak domain and 50 of the other, trains with the defaults, measures both domains on the
 benchmark prompts, then decodes for real to hold the estimate against it. All of it twice, to see the same numbers.
@@ -115,7 +115,7 @@ def live_against_estimate(
 
 
 def find_figures(loop: LoopResult, again: LoopResult, live: list[dict[str, Any]]) -> list[Figure]:
-    """The figures of the closed loop, in the order of the README."""
+    """The figures of the closed loop, in the order of the page."""
     weak, own = (loop.change(domain) for domain in (reference.WEAK_DOMAIN, reference.OWN_DOMAIN))
     by_rule = [
         loop.row(domain, True, "rejection").acceptance_length / loop.row(domain, True, "match").acceptance_length

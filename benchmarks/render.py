@@ -194,9 +194,9 @@ def _details(row: dict[str, Any]) -> list[str]:
 
 
 def decoding_table(found: dict[str, Any]) -> str:
-    """The figures, how what pays keeps up with the best fixed K, then every way on both domains."""
+    """The figures, how the adaptive draft length keeps up with the best fixed K, then every way on both domains."""
     kept = [
-        "| temperature | domain | best rule | best K | what pays, over it | over plain |",
+        "| temperature | domain | best rule | best K | adaptive, over it | over plain |",
         "|---|---|---|---|---|---|",
     ]
     for row in found["keeping"]:
@@ -208,7 +208,8 @@ def decoding_table(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         speed = f"{row['tokens_per_second']:.0f} ± {row['spread']:.0%}"
         length, forecast = ("" if row[k] is None else f"{row[k]:.2f}" for k in ("tokens_a_round", "forecast"))
-        way = f"{row['temperature']:g} | {row['domain']} | {row['by']} | {row['rule']} | {row['K']}"
+        k = "adaptive" if row["K"] == "pays" else row["K"]
+        way = f"{row['temperature']:g} | {row['domain']} | {row['by']} | {row['rule']} | {k}"
         lines.append(f"| {way} | {speed} | {length} | {row['over_plain']:.2f} | {forecast} |")
     return "\n".join([figures_table(found), *kept, "", *lines, ""])
 

@@ -19,7 +19,9 @@ def test_the_documents_tables_are_those_of_the_results_files(root: Path) -> None
     for document in render.DOCUMENTS:
         text = document.read_text()
         assert render.rendered(text) == text, f"{document.name} is stale: run python benchmarks/render.py"
-    assert "<!-- table: closed_loop -->" in (root / "README.md").read_text()
+    assert "<!-- table: demo -->" in (root / "README.md").read_text()
+    for name in ("closed_loop", "soak"):
+        assert f"<!-- table: {name} -->" in (root / "docs" / "measurements.md").read_text()
 
 
 def test_a_changed_result_would_make_the_documents_stale(
