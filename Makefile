@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup dev demo test test-portable test-all test-e2e faults reference lint bench speed learning soak clean
+.PHONY: help setup dev demo test test-portable test-all test-e2e faults reference lint docs bench speed learning soak clean
 .NOTPARALLEL: # set-up of two kinds, or two measurements, at a time would spoil each other
 
 help: ## list the targets
@@ -44,6 +44,9 @@ lint: dev ## style, format and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+docs: dev ## the documentation as a site: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS)
+
 bench: dev speed ## measure the closed loop, the gate, drift and speed: benchmarks/results (two and a half hours)
 	@$(PY) benchmarks/closed_loop.py $(ARGS)
 	@$(PY) benchmarks/gate.py $(ARGS)
@@ -62,5 +65,5 @@ soak: dev ## three unattended rounds over a stream that changes: benchmarks/resu
 	@$(PY) benchmarks/soak.py $(ARGS)
 
 clean: ## remove caches and build outputs (.venv and data/ stay)
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find . -name .venv -prune -o -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -103,7 +103,7 @@ benchmark.benchmark_group.add_command(speed.speed_command)
 
 
 def run_and_exit(arguments: list[str] | None = None) -> None:
-    """Run one command and exit with its code: 0 done, 1 fault, 2 usage, 10-13 and 130 as the README lists them."""
+    """Run one command and exit with its code: 0 done, 1 fault, 2 usage, 10-13 and 130 as docs/command-line.md says."""
     output.guard()
     with answering():
         code = output.exit_code(run_command(sys.argv[1:] if arguments is None else arguments))
