@@ -108,7 +108,7 @@ def test_every_number_stands_beside_its_conditions() -> None:
     assert f"| {change} | match | 4 | -0.1250 | n/a | +0.0123 | [+0.0000, +0.0200] |" in card
     for condition in (
         "- rule match: what mlx-lm does above temperature 0",
-        "- K (draft tokens a round): 4",
+        "- K (draft tokens of a round): 4",
         "- sampler: temperature 0.8, top_p 1, min_p 0, top_k 0",
         "- 1,200 generations of 13 prompts, 62,400 tokens, prompt set ffffffffffff\n",
         "- interval: 95% cluster bootstrap over prompt groups, seed 7",
