@@ -355,7 +355,7 @@ def score_reported(jobs: Sequence[Job], folder: Path, blind: bool) -> None:
     from learning_recipes import _rule, _text
     from learning_world import world
 
-    from draftloop.evaluation.scoring import _score
+    from draftloop.evaluation.scoring import score
     from draftloop.store.atomic import write_atomically
 
     pair, found = _pair(), {job: dict[str, report.Sums]() for job in jobs}
@@ -363,7 +363,7 @@ def score_reported(jobs: Sequence[Job], folder: Path, blind: bool) -> None:
     domains = {report.WEAK: texts.validation, report.OWN: texts.replay} if blind else texts.reported
     for domain, some in domains.items():
         drafts = {job.name: partial(_trained, pair, folder, job) for job in jobs}
-        scores = _score(pair, [_text(example) for example in some], _rule(some), drafts)
+        scores = score(pair, [_text(example) for example in some], _rule(some), drafts)
         for job in jobs:
             found[job][domain] = [(round(float(s.position.sum()), 4), len(s.position)) for s in scores[job.name]]
     for job, accepted in found.items():

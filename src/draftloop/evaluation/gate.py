@@ -140,12 +140,8 @@ class Decision:
     candidate_forecast: Forecast | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Condition:
-    """One thing that a promotion needs, in a sentence that fits how it came out."""
-
-    holds: bool
-    sentence: str
+_Condition = tuple[bool, str]
+"""Whether one thing that a promotion needs holds, in a sentence that fits how it came out."""
 
 
 def decide(
@@ -186,7 +182,14 @@ def decide(
         (columns.champion - columns.candidate)[:, num_draft_tokens - 1], columns.groups.tolist(), alpha=alpha, seed=seed
     )
     overall = compare_lengths(columns, num_draft_tokens, LEVEL, seed)
-    units = _check_units(columns, num_draft_tokens, settings, seed)
+    large = large_sources(
+        zip(columns.groups.tolist(), columns.sources.tolist(), strict=True), settings.min_heldout_prompts
+    )
+    members = unit_members(columns.sources.tolist(), large)
+    units = tuple(
+        _check_unit(unit, take(columns, rows), num_draft_tokens, settings, len(members), seed)
+        for unit, rows in members.items()
+    )
     worse_share, worst_decile = spread(columns, num_draft_tokens)
     before = _forecast(columns.tokens, columns.champion, profile)
     after = _forecast(columns.tokens, columns.candidate, profile)
@@ -195,10 +198,10 @@ def decide(
         *(condition for check in units for condition in _unit_holds(check, settings)),
         _no_slower(before, after),
     ]
-    promoted = all(condition.holds for condition in conditions)
+    promoted = all(holds for holds, _ in conditions)
     return Decision(
         outcome="promote" if promoted else "refuse",
-        reasons=tuple(condition.sentence for condition in conditions if condition.holds == promoted),
+        reasons=tuple(sentence for holds, sentence in conditions if holds == promoted),
         num_draft_tokens=num_draft_tokens,
         prompts=prompts,
         texts=len(outputs),
@@ -214,19 +217,12 @@ def decide(
         worse_share=worse_share,
         worst_decile=worst_decile,
         units=units,
-        sources=_check_sources(columns, num_draft_tokens, units, seed),
+        sources=tuple(
+            _check_source(source, only(columns, source), num_draft_tokens, check, seed)
+            for source, check in sorted((source, check) for check in units for source in check.sources)
+        ),
         champion_forecast=before,
         candidate_forecast=after,
-    )
-
-
-def _check_units(columns: Columns, k: int, settings: config.Gate, seed: int) -> tuple[UnitCheck, ...]:
-    """Every unit by itself."""
-    sources = columns.sources.tolist()
-    large = large_sources(zip(columns.groups.tolist(), sources, strict=True), settings.min_heldout_prompts)
-    members = unit_members(sources, large)
-    return tuple(
-        _check_unit(unit, take(columns, rows), k, settings, len(members), seed) for unit, rows in members.items()
     )
 
 
@@ -261,15 +257,6 @@ def _allowed_share(settings: config.Gate, champion_length: float) -> float:
     return min(settings.max_drop / champion_length, _MOST_SHARE)
 
 
-def _check_sources(columns: Columns, k: int, units: Sequence[UnitCheck], seed: int) -> tuple[SourceCheck, ...]:
-    """Every source by itself, in order of name, for the report."""
-    by_source = {source: check for check in units for source in check.sources}
-    return tuple(
-        _check_source(source, only(columns, source), k, by_source[source], seed)
-        for source in sorted(set(columns.sources.tolist()))
-    )
-
-
 def _check_source(source: str, columns: Columns, k: int, unit: UnitCheck, seed: int) -> SourceCheck:
     """One source; the bound reads the interval of candidate minus champion from below."""
     own = compare_lengths(columns, k, ONE_SIDED, seed)
@@ -301,7 +288,7 @@ def _accepts_more(overall: LengthComparison, test: SignFlip, alpha: float, attem
     lengths += f" ({overall.candidate:.3f} against {overall.champion:.3f}) over {overall.prompts} held-out prompts"
     verdict = "more than chance labels give" if holds else "no more than chance labels may give"
     sign = "<=" if holds else ">"
-    return _Condition(holds, f"{lengths}: {verdict}, p = {test.p_value:.3g} {sign} {alpha:.3g} at attempt {attempt}")
+    return holds, f"{lengths}: {verdict}, p = {test.p_value:.3g} {sign} {alpha:.3g} at attempt {attempt}"
 
 
 def _unit_holds(check: UnitCheck, settings: config.Gate) -> list[_Condition]:
@@ -314,21 +301,18 @@ def _unit_holds(check: UnitCheck, settings: config.Gate) -> list[_Condition]:
     if check.needs_proof:
         verdict = f"does not lose {share:.0%}" if not_worse else f"may lose {share:.0%} or more"
         sign = "<=" if not_worse else ">"
-        conditions.append(
-            _Condition(not_worse, f"{name} {verdict}: {lengths}, p = {check.p_not_worse:.3g} {sign} {alpha:g}")
-        )
+        sentence = f"{name} {verdict}: {lengths}, p = {check.p_not_worse:.3g} {sign} {alpha:g}"
+        conditions.append((not_worse, sentence))
     if loses:
         more = f"loses more than {settings.material_drop_share:.0%}"
-        conditions.append(
-            _Condition(False, f"{name} {more}: {lengths}, p = {check.p_loss:.3g} <= {check.loss_alpha:.3g}")
-        )
+        conditions.append((False, f"{name} {more}: {lengths}, p = {check.p_loss:.3g} <= {check.loss_alpha:.3g}"))
     return conditions
 
 
 def _no_slower(champion: Forecast, candidate: Forecast) -> _Condition:
     holds = candidate.speed_up >= champion.speed_up
     if champion.best_k == candidate.best_k == 0:
-        return _Condition(holds, "with either draft no draft length is forecast to beat plain decoding on this machine")
+        return holds, "with either draft no draft length is forecast to beat plain decoding on this machine"
     verdict = "does not fall" if holds else "falls"
     ours, theirs = (f"{of.speed_up:.3f} x plain at K = {of.best_k}" for of in (candidate, champion))
-    return _Condition(holds, f"the forecast speed-up {verdict}: {ours} against {theirs}")
+    return holds, f"the forecast speed-up {verdict}: {ours} against {theirs}"

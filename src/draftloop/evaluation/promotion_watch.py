@@ -14,8 +14,7 @@ from pydantic import TypeAdapter
 
 from .. import config
 from ..data.log_position import mark_of
-from ..registry.registry import Pointer
-from ..store.files import FILES, Files
+from ..registry.registry import Pointer, RegistryFiles
 from ..store.sealed import read_sealed, write_sealed
 from .drift import LoggedGeneration
 from .looks import Look, Watching
@@ -26,17 +25,8 @@ FOLDER = "watching"
 _WATCHING = TypeAdapter(Watching)
 
 
-class PromotionWatch:
-    """The looks under `root`, the registry's directory. Making one touches nothing; one process at a time writes.
-
-    Args:
-        root: `<data>/adapters`.
-        files: the seam for the operations that change something.
-    """
-
-    def __init__(self, root: Path, files: Files = FILES) -> None:
-        self.root = root
-        self._files = files
+class PromotionWatch(RegistryFiles):
+    """The looks at promoted drafts; one process at a time writes."""
 
     def of(self, pointer: Pointer) -> Watching | None:
         """What is known of the promotion that the pointer stands at; None where nothing was begun.
@@ -63,11 +53,7 @@ class PromotionWatch:
         """
         if pointer.champion is None:
             return None
-        found = self.of(pointer)
-        if found is None:
-            found = watching_from(pointer, pointer.champion, stream, settings)
-            self._write(found)
-        return found
+        return self.of(pointer) or self._write(watching_from(pointer, pointer.champion, stream, settings))
 
     def begin_anew(self, watching: Watching, stream: Sequence[LoggedGeneration]) -> Watching:
         """New is what comes from now on; what was spent stays spent."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -42,14 +41,14 @@ class OutputScores:
 
 def score_carried(pair: Pair, generations: Sequence[TargetGeneration], rule: Rule) -> list[OutputScores]:
     """The scores of `generations` under the draft with whatever adapter it carries. Args as `score`."""
-    return _score(pair, generations, rule, {"": lambda: pair.draft})[""]
+    return score(pair, generations, rule, {"": lambda: pair.draft})[""]
 
 
 def score(
     pair: Pair,
     generations: Sequence[TargetGeneration],
     rule: Rule,
-    drafts: Mapping[str, Path | None],
+    drafts: Mapping[str, Path | Callable[[], nn.Module] | None],
     on_generation: Callable[[], None] = lambda: None,
 ) -> dict[str, list[OutputScores]]:
     """Score every output under every draft.
@@ -58,36 +57,21 @@ def score(
         pair: the models; afterwards its draft carries the last of `drafts`.
         generations: outputs of the target, each under its own sampler.
         rule: what `position` means: `rejection` sums min(p, q), `match` p q, `greedy` compares the argmax.
-        drafts: name to adapter directory; None is the bare draft.
+        drafts: name to adapter directory, or to what gives the model once a block; None is the bare draft.
         on_generation: called after each output under each draft.
 
     Returns:
-        For each name the scores of `texts`, in their order.
+        For each name the scores of `generations`, in their order.
     """
-    carried = {name: partial(_with_adapter, pair, path) for name, path in drafts.items()}
-    return _score(pair, generations, rule, carried, on_generation)
-
-
-def _with_adapter(pair: Pair, path: Path | None) -> nn.Module:
-    return pair.with_adapter(path).draft
-
-
-def _score(
-    pair: Pair,
-    generations: Sequence[TargetGeneration],
-    rule: Rule,
-    drafts: Mapping[str, Callable[[], nn.Module]],
-    on_generation: Callable[[], None] = lambda: None,
-) -> dict[str, list[OutputScores]]:
-    """The scores of every text under what each of `drafts` gives, asked once a block."""
-    found: dict[str, dict[int, OutputScores]] = {name: {} for name in drafts}
+    scores: dict[str, dict[int, OutputScores]] = {name: {} for name in drafts}
     for block in blocks(generations, pair.width, BLOCK_BYTES):
         log_p = dict(distributions(pair.target, generations, block, pair.width, sampling_log_probs))
-        for name, carried in drafts.items():
-            for i, log_q in distributions(carried(), generations, block, pair.width, sampling_log_probs):
-                found[name][i] = _scores(log_p[i], log_q, generations[i].output, rule)
+        for name, draft in drafts.items():
+            model = draft() if callable(draft) else pair.with_adapter(draft).draft
+            for i, log_q in distributions(model, generations, block, pair.width, sampling_log_probs):
+                scores[name][i] = _scores(log_p[i], log_q, generations[i].output, rule)
                 on_generation()
-    return {name: [scores[i] for i in range(len(generations))] for name, scores in found.items()}
+    return {name: [own[i] for i in range(len(generations))] for name, own in scores.items()}
 
 
 def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> OutputScores:

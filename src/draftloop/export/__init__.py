@@ -1,4 +1,5 @@
-"""A version leaves the data directory: as an adapter or a whole draft for plain mlx-lm, measured as it was written.
+"""A version leaves the data directory: alone or fused into its draft, for plain mlx-lm, with a model card.
 
-In: a version and its pair. Out: a directory with weights, a manifest and a model card.
+In: a version, its draft and held-out records. Out: a directory whose files were loaded back and measured (`verify`)
+before it appeared. Knows no training and no champion.
 """

@@ -1,5 +1,6 @@
 """The versions of the draft's adapter: made once, never changed, one of them the champion.
 
-In: an adapter that was trained, and what it was trained on. Out: versions, the pointer to the champion, and the
-verdicts that were given on them. Knows no training; what a verdict says is the gate's to decide.
+In: a trained adapter, and what it was trained on. Out: versions and the pointer to the champion (`registry`, the only
+place that moves it), and the verdicts that were given. Knows no training, and decides nothing: what a verdict says is
+decided in `evaluation.gate`, when a version is promoted in `retraining.gate_step`.
 """

@@ -69,17 +69,24 @@ class Pointer:
 _POINTER = TypeAdapter(Pointer)
 
 
-class Registry:
-    """The adapters under `root` (`<data>/adapters`). Making one touches nothing.
+class RegistryFiles:
+    """Files in the registry's directory. Making one touches nothing.
 
     Args:
-        root: the directory of the versions, made at the first `create`.
+        root: `<data>/adapters`, made at the first writing.
         files: the seam for the operations that change something.
     """
 
     def __init__(self, root: Path, files: Files = FILES) -> None:
         self.root = root
         self._files = files
+
+
+class Registry(RegistryFiles):
+    """The versions, and the pointer to the champion."""
+
+    def __init__(self, root: Path, files: Files = FILES) -> None:
+        super().__init__(root, files)
         self._lock = Lock(root / ".lock", files=files)
 
     def create(self, write: Callable[[Path], None], manifest: dict[str, Any]) -> Version:

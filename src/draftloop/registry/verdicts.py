@@ -1,4 +1,4 @@
-"""What the gate said of each version, and the held-out epochs it said it in. Knows no model and no test.
+"""The gate's verdict on each version, and the held-out epochs that verdicts were given in. Knows no model and no test.
 
 `verdicts/vNNNN.json` is the verdict of a version. `epochs/<pair>.json` is the epoch in work of a target: the held-out
 records that candidates are scored on and the chance of an error, both fixed at its first attempt, and the attempts
@@ -21,8 +21,9 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from .. import config
 from ..data.records import PairId
-from ..store.files import FILES, Files, storing
+from ..store.files import storing
 from ..store.sealed import DamagedFile, read_sealed, write_sealed
+from .registry import RegistryFiles
 
 SCHEMA = 1
 FOLDER = "verdicts"
@@ -38,7 +39,7 @@ class Verdict:
 
     Attributes:
         version: its name; champion: what it was compared with, None the bare draft.
-        outcome: `promoted` or `refused` by the gate; `discarded` where there was nothing to judge, so that its failures
+        outcome: `promoted` or `refused` by the gate; `discarded` where nothing was evaluated, so that its failures
             are new again; `by hand` where a person promoted it without a verdict.
         reasons: why, a sentence each.
         epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out text was scored.
@@ -114,17 +115,8 @@ _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _EPOCH: TypeAdapter[Epoch] = TypeAdapter(Epoch)
 
 
-class Verdicts:
-    """The verdicts under `root`, the registry's directory. Making one touches nothing; one process at a time writes.
-
-    Args:
-        root: `<data>/adapters`.
-        files: the seam for the operations that change something.
-    """
-
-    def __init__(self, root: Path, files: Files = FILES) -> None:
-        self.root = root
-        self._files = files
+class Verdicts(RegistryFiles):
+    """The verdicts and the held-out epochs; one process at a time writes."""
 
     def of(self, version: str) -> Verdict | None:
         """The verdict of a version; None for a candidate. Raises StoreError: it is damaged."""
@@ -135,7 +127,7 @@ class Verdicts:
         write_sealed(self._path(verdict.version), verdict, self._files)
 
     def give_by_hand(self, version: str, champion: str | None, pointer: int, why: str) -> None:
-        """Note that a person promoted a version, unless the gate has judged it. Raises StoreError as `give`."""
+        """Note that a person promoted a version, unless it has a verdict. Raises StoreError as `give`."""
         if self.of(version) is None:
             self.give(
                 Verdict(
@@ -202,11 +194,11 @@ class Verdicts:
 
     def _given(self, pair: PairId) -> list[Verdict]:
         """All verdicts of a target's epochs; what a damaged one said is not known, and `of` reports it."""
-        found = []
+        verdicts = []
         for path in sorted((self.root / FOLDER).glob("*.json")):
             with suppress(DamagedFile):
-                found.append(self.of(path.stem))
-        return [one for one in found if one is not None and one.pair is not None and _key(one.pair) == _key(pair)]
+                verdicts.append(self.of(path.stem))
+        return [one for one in verdicts if one is not None and one.pair is not None and _key(one.pair) == _key(pair)]
 
     def _epoch_path(self, pair: PairId) -> Path:
         name = hashlib.sha256(" ".join(_key(pair)).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..config import Config, Models
+from ..config import Config
 from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
 from ..runtime.memory import smaller
 from ..training.run import RunDirectory
@@ -32,11 +32,9 @@ def train_candidate(work: Work) -> None:
     for run in _unfinished(work):
         work.say(f"run {run.id} was cut off and cannot be resumed: starting clean")
         run.give_up("cut off, without a checkpoint on top of this champion and pair")
-    with _training(work):
-        pair = work.pair(work.data.registry.pointer())
-        config, on_step = _config_of_training(work.config), _watched(work)
-        _get_ready(work)
-        _trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
+    with _training(work) as on_step:
+        pair, config = work.pair(work.data.registry.pointer()), _config_of_training(work.config)
+        _note_trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
 
 
 def resume_training(work: Work, run: str) -> None:
@@ -52,11 +50,10 @@ def resume_training(work: Work, run: str) -> None:
     try:
         if directory.config() != _config_of_training(work.config):
             work.outcome.recipe = None  # what fails then fails by other settings than today's
-        with _training(work):
+        with _training(work) as on_step:
             if directory.note_resumption() > MAX_RESUMPTIONS:
                 raise TrainingFailed(f"run {run} was resumed {MAX_RESUMPTIONS} times and came no further")
-            _get_ready(work)
-            _trained(work, resume_run(run, work.data, load=work.load_bare, on_step=_watched(work), stop=work.stop))
+            _note_trained(work, resume_run(run, work.data, load=work.load_bare, on_step=on_step, stop=work.stop))
     except RunError as error:
         work.say(f"run {run} cannot be resumed: {error}")
         directory.give_up(str(error))
@@ -65,17 +62,22 @@ def resume_training(work: Work, run: str) -> None:
         raise
 
 
-def _get_ready(work: Work) -> None:
-    """Nobody knows how long it takes until the first step: reading, and measuring what a step takes of the memory."""
-    if work.on_work is not None:
-        work.on_work("getting ready to train", 0, 0)
-
-
 @contextmanager
-def _training(work: Work) -> Iterator[None]:
-    """A training that failed by its numbers, or out of memory, is not resumed: it would fail again."""
+def _training(work: Work) -> Iterator[OnStep]:
+    """Within it a training runs; one that failed by its numbers, or out of memory, would fail again: it is given up.
+
+    Gives what is to be called after every step; it is given even where nobody asks, for it keeps the training off the
+    terminal.
+    """
+
+    def on_step(done: int, steps: int) -> None:
+        if work.on_step is not None:
+            work.on_step(done, steps)
+
+    if work.on_work is not None:  # until the first step: reading, and measuring how much memory a step takes
+        work.on_work("getting ready to train", 0, 0)
     try:
-        yield
+        yield on_step
     except TrainingFailed as error:
         for run in _unfinished(work):
             run.give_up(str(error))
@@ -88,19 +90,19 @@ def _training(work: Work) -> Iterator[None]:
 
 
 def _unfinished(work: Work) -> list[RunDirectory]:
-    """Those of these models; others may be resumed under their own configuration."""
-    runs = RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files)
-    return [run for run in runs if _is_of(run, work.config.models)]
+    """The unfinished runs of these models; others may be resumed under their own configuration."""
+    runs = []
+    for run in RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files):
+        try:
+            of_these_models = run.config().models == work.config.models
+        except RunError:  # a configuration that nobody can read any more
+            of_these_models = True
+        if of_these_models:
+            runs.append(run)
+    return runs
 
 
-def _is_of(run: RunDirectory, models: Models) -> bool:
-    try:
-        return run.config().models == models
-    except RunError:  # a configuration that nobody can read any more
-        return True
-
-
-def _trained(work: Work, result: TrainResult) -> None:
+def _note_trained(work: Work, result: TrainResult) -> None:
     work.outcome.trained, work.outcome.run, work.outcome.version = True, result.run, result.version
     work.forget_pair()
     work.say(
@@ -115,13 +117,3 @@ def _config_of_training(config: Config) -> Config:
     memory = smaller(config.training.memory, config.retrain.max_memory_gb)
     training = config.training.model_copy(update={"max_minutes": min(limits, default=None), "memory": memory})
     return config.model_copy(update={"training": training})
-
-
-def _watched(work: Work) -> OnStep:
-    """Hands on how far a training is; given even where nobody asks, for it keeps the training off the terminal."""
-
-    def on_step(done: int, steps: int) -> None:
-        if work.on_step is not None:
-            work.on_step(done, steps)
-
-    return on_step
