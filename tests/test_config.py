@@ -261,4 +261,4 @@ def test_what_to_yaml_writes_is_read_back_as_the_same(written, model):
 def test_a_deprecated_key_is_read_and_said():
     assert deprecations(Config()) == []
     (line,) = deprecations(resolve(flags={"gate.max_drop": 0.02}, environment=NO_ENVIRONMENT).config)
-    assert line.startswith("gate.max_drop = 0.02 tokens a round still counts, in place of gate.max_drop_share")
+    assert line.startswith("gate.max_drop = 0.02 in acceptance length still counts, in place of gate.max_drop_share")

@@ -7,12 +7,12 @@ Knows nothing of models, files of data, or terminals.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,11 +21,13 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from .errors import ConfigError
 from .runtime import blas
@@ -45,6 +47,11 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what MLX and NumPy both take
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PartialShare = Annotated[float, Field(gt=0.0, lt=1.0)]
+Level = Annotated[float, Field(gt=0.0, lt=0.5)]  # of a test
+AboveZero = Annotated[float, Field(gt=0.0)]
+DraftTokens = Annotated[int, Field(ge=1, le=64)]
+OrAll = Annotated[int, Field(ge=-1)]
 
 
 def one_of(rules: Sequence[str]) -> str:
@@ -53,30 +60,17 @@ def one_of(rules: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _memory(value: object) -> object:
-    """`auto`, or a number of GB; one message for both, where pydantic would give one for each."""
-    if value == "auto":
-        return value
-    try:
-        size = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        size = math.nan
-    if isinstance(value, bool) or not 0.0 < size < math.inf:
-        raise ValueError("expected auto, or a number of GB above 0")
-    return size
+def _auto_or(kind: Any, expected: str) -> PlainValidator:
+    """`auto` or a `kind`; one message for both, where pydantic would give one for each."""
+    adapter = TypeAdapter(kind)
 
+    def check(value: object) -> object:
+        try:
+            return value if value == "auto" else adapter.validate_python(value)
+        except ValidationError:
+            raise ValueError(f"expected auto, or {expected}") from None
 
-def _epochs(value: object) -> object:
-    """`auto`, or a number of epochs."""
-    if value == "auto":
-        return value
-    try:
-        number = int(value) if isinstance(value, str) else value
-    except ValueError:
-        number = 0
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number < 2**31:
-        raise ValueError("expected auto, or a whole number above 0")
-    return number
+    return PlainValidator(check)
 
 
 _WITH_THE_PROMPT = {"messages", "tools", "add_generation_prompt"}
@@ -99,9 +93,10 @@ def _template_args(value: object) -> object:
     return found
 
 
-Memory = Annotated[float | Literal["auto"], PlainValidator(_memory)]
+_Gigabytes = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Memory = Annotated[float | Literal["auto"], _auto_or(_Gigabytes, "a number of GB above 0")]
+Epochs = Annotated[int | Literal["auto"], _auto_or(Positive, "a whole number above 0")]
 TemplateArgs = Annotated[dict[str, Any], PlainValidator(_template_args)]
-Epochs = Annotated[int | Literal["auto"], PlainValidator(_epochs)]
 
 
 class Section(BaseModel):
@@ -122,51 +117,52 @@ class Section(BaseModel):
 class Models(Section):
     """The pair. A Hugging Face id, a local directory, or `embedded:target` and `embedded:draft`."""
 
-    target: str = Field("embedded:target", min_length=1, description="the large model whose output is wanted")
-    draft: str = Field("embedded:draft", min_length=1, description="the small model that proposes")
-    trust_remote_code: bool = Field(False, description="let a model directory run Python of its own")
+    target: str = Field("embedded:target", min_length=1, description="the large model whose output you want")
+    draft: str = Field("embedded:draft", min_length=1, description="the small model that proposes tokens")
+    trust_remote_code: bool = Field(False, description="let a model directory run Python code of its own")
 
 
 class Speculative(Section):
-    """How text is generated, wherever it is generated."""
+    """How outputs are generated, in every command."""
 
-    num_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(
-        4, description="proposals a round (K); generate chooses its own where draft_length is auto"
+    num_draft_tokens: DraftTokens = Field(
+        4, description="draft tokens per round (K); generate chooses K itself where draft_length is auto"
     )
     draft_length: Literal["auto", "fixed"] = Field(
-        "auto", description="of generate; auto: what pays, round by round; fixed: num_draft_tokens"
+        "auto",
+        description="of generate; auto: in every round the K that maximises expected tokens/s; fixed: num_draft_tokens",
     )
-    max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(8, description="most proposals a round, where auto")
+    max_draft_tokens: DraftTokens = Field(8, description="largest K where draft_length is auto")
     rule: Literal["auto", Rule] = Field(
         "auto",
-        description="acceptance; auto: greedy at temperature 0, else rejection, in generate what benchmark speed chose",
+        description="acceptance rule; auto: greedy at temperature 0, else rejection (generate: the fastest measured)",
     )
-    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = Field(0.8, description="0 is greedy")
-    top_p: Annotated[float, Field(ge=0.0, le=1.0)] = Field(1.0, description="nucleus; 0 and 1 are off")
-    min_p: Share = Field(0.0, description="floor as a share of the likeliest token; 0 is off")
-    top_k: NotNegative = Field(0, description="0 is off")
-    max_tokens: Positive = Field(128, description="ends a generation")
-    seed: Seed = Field(0, description="of everything random in generating")
-    chat_template: bool = Field(True, description="apply the tokenizer's chat template where it has one")
+    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = Field(0.8, description="of sampling; 0 is greedy")
+    top_p: Share = Field(1.0, description="probability mass of the nucleus; 0 and 1 are off")
+    min_p: Share = Field(0.0, description="least probability, as a share of the most probable token's; 0 is off")
+    top_k: NotNegative = Field(0, description="how many of the most probable tokens are kept; 0 is off")
+    max_tokens: Positive = Field(128, description="most tokens of a generation")
+    seed: Seed = Field(0, description="seed of everything random in generating")
+    chat_template: bool = Field(True, description="apply the tokenizer's chat template if it has one")
     chat_template_args: TemplateArgs = Field(
-        {}, description='what the chat template is given too, as JSON: {"enable_thinking": false}'
+        {}, description='arguments of the chat template, as JSON: {"enable_thinking": false}'
     )
-    parse_special: bool = Field(False, description="read control tokens that a prompt spells as such, not as text")
+    parse_special: bool = Field(False, description="read control tokens that a prompt spells out as such, not as text")
     template_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
-        10, description="CPU time that a chat template may take for one prompt"
+        10, description="CPU seconds of a chat template per prompt, at most"
     )
-    prefill_step_size: Positive = Field(512, description="prompt tokens a forward pass")
+    prefill_step_size: Positive = Field(512, description="prompt tokens per forward pass")
 
 
 class Lora(Section):
     """The adapter's shape, in mlx-lm's own terms (`scale`, not alpha)."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="rank of each update")
-    scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each update")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="on the adapter's input")
-    num_layers: Annotated[int, Field(ge=-1)] = Field(-1, description="last layers to adapt; -1 is all")
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="rank of each low-rank update")
+    scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each low-rank update")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="dropout on the adapter's input")
+    num_layers: OrAll = Field(-1, description="last layers to adapt; -1 is all")
     matrices: Matrices = Field(
-        "all", description="which are adapted; layers: those of the layers; all: embedding and head too"
+        "all", description="adapted weights; layers: those of the layers; all: embedding and head too"
     )
 
 
@@ -175,85 +171,84 @@ class Training(Section):
 
     loss: Loss = Field(
         "lk",
-        description="what is lowered; ce on the target's tokens; kl to its distribution; tv, nla; lk: kl and tv mixed",
+        description="ce: target's tokens; kl, tv: its distribution; nla: negative log acceptance; lk: kl and tv mixed",
     )
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(6e-3, description="peak")
-    batch_size: Positive = Field(16, description="most generations a micro-batch")
-    batch_tokens: Positive = Field(1024, description="most supervised tokens of a micro-batch of several generations")
-    gradient_accumulation_steps: Positive = Field(1, description="micro-batches an optimizer step")
-    epochs: Epochs = Field("auto", description="passes over the failures; auto: the fewer the more there are")
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(6e-3, description="peak learning rate")
+    batch_size: Positive = Field(16, description="most generations per micro-batch")
+    batch_tokens: Positive = Field(1024, description="most supervised tokens per micro-batch of several generations")
+    gradient_accumulation_steps: Positive = Field(1, description="micro-batches per optimizer step")
+    epochs: Epochs = Field("auto", description="passes over the failures; auto: fewer, the more failures there are")
     teacher: Teacher = Field(
-        "live", description="who teaches; live: the target; logged: what was kept of it; none: its tokens"
+        "live",
+        description="source of labels; live: the target; logged: what collect-data kept of it; none: its tokens alone",
     )
-    answers: NotNegative = Field(3, description="times a live teacher answers each failure's prompt anew")
+    answers: NotNegative = Field(3, description="target samples: new outputs of a live teacher per failure")
     proposals: NotNegative = Field(
-        4, description="times the draft writes on the failed prompts, and a live teacher corrects it"
+        4, description="on-policy samples: the draft's outputs per failure, labelled by a live teacher"
     )
     warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
-    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.01, description="AdamW's")
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="gradients are clipped to it")
-    max_loss: Annotated[float, Field(gt=0.0)] = Field(50.0, description="a batch above it is skipped; / T where T < 1")
-    max_skipped_batches: Positive = Field(5, description="that many skipped in a row stop the run")
-    replay_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.2, description="share of supervised tokens")
+    weight_decay: Share = Field(0.01, description="AdamW's weight decay")
+    max_grad_norm: AboveZero = Field(1.0, description="gradients are clipped to this norm")
+    max_loss: AboveZero = Field(50.0, description="a batch above it is skipped; / T where T < 1")
+    max_skipped_batches: Positive = Field(5, description="so many skipped batches in a row stop the run")
+    replay_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.2, description="share of replay in the supervised tokens"
+    )
     min_failure_cases: Positive = Field(50, description="unused failures that make a retraining worth while")
     steps_per_report: Positive = Field(10, description="optimizer steps between reports")
     steps_per_eval: Positive = Field(20, description="optimizer steps between validations")
-    val_batches: Annotated[int, Field(ge=-1)] = Field(-1, description="micro-batches a validation; -1 is all")
+    val_batches: OrAll = Field(-1, description="micro-batches per validation; -1 is all")
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
-    patience: Positive = Field(8, description="validations without a better one before the run stops early")
-    max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(
-        None, description="time limit, to which the schedule is fitted; none by default"
+    patience: Positive = Field(8, description="validations without an improvement before the run stops early")
+    max_minutes: AboveZero | None = Field(None, description="time limit, which the schedule fits; none by default")
+    memory: Memory = Field("auto", description="GB that MLX may hold; auto: 80% of what the device has")
+    teacher_memory_mb: Positive = Field(
+        2048, description="MB for the target's full distributions; else only their top-k tokens are used"
     )
-    memory: Memory = Field("auto", description="GB that MLX may hold; auto: 80% of what the device gives")
-    teacher_memory_mb: Positive = Field(2048, description="for the target's distributions; else their likeliest tokens")
-    seed: Seed = Field(0, description="of order, replay, new texts, dropout and the adapter's start")
+    seed: Seed = Field(0, description="seed of order, replay, new samples, dropout and the adapter's start")
     lora: Lora = Lora()
 
 
 class Data(Section):
-    """What is kept of prompts and outputs."""
+    """How much is kept of prompts and outputs."""
 
-    max_prompt_length: Positive = Field(2048, description="tokens; a longer prompt is skipped, never cut")
-    max_output_length: Positive = Field(512, description="tokens; labels are cut there, from the end, and counted")
+    max_prompt_length: Positive = Field(2048, description="most tokens of a prompt; a longer one is skipped, never cut")
+    max_output_length: Positive = Field(512, description="most labels per generation; the rest is cut, and counted")
     replay_capacity: Positive = Field(500, description="generations in the replay buffer")
-    teacher_top_k: NotNegative = Field(32, description="likeliest tokens of the target kept a position; 0 keeps none")
-    full_sync: bool = Field(False, description="make every append survive power loss too (slower)")
+    teacher_top_k: NotNegative = Field(32, description="top-k tokens of the target kept per position; 0 keeps none")
+    full_sync: bool = Field(False, description="have every append survive a power loss too (slower)")
 
 
 class Gate(Section):
     """What a candidate must prove, on held-out generations, to become the champion."""
 
-    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
-        0.05, description="chance, per held-out epoch, that a draft which is no better is promoted"
-    )
-    max_attempts: Positive = Field(5, description="scored attempts before an epoch ends")
+    alpha: Level = Field(0.05, description="chance, per held-out epoch, of promoting a draft that is no better")
+    max_attempts: Positive = Field(5, description="scored attempts before a held-out epoch ends")
     min_heldout_prompts: Annotated[int, Field(ge=2)] = Field(
-        12, description="fewer are inconclusive; sources with fewer are judged together as the rest"
+        12, description="with fewer the gate is inconclusive; sources with fewer are tested together as the rest"
     )
     max_heldout_generations: Positive = Field(400, description="most that are scored; every source in proportion")
-    max_drop_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+    max_drop_share: PartialShare = Field(
         0.04, description="share of its acceptance length that no source, and not the rest, may lose"
     )
-    max_drop: Annotated[float, Field(gt=0.0)] | None = Field(
-        None, description="deprecated, in tokens a round; where it is set it stands in for max_drop_share"
+    max_drop: AboveZero | None = Field(
+        None, description="deprecated: a loss in acceptance length, in place of max_drop_share"
     )
-    unit_alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
-        0.05, description="level of the tests of each source and of the rest"
-    )
-    material_drop_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.01, description="a proven loss of more than this share in one source refuses"
+    unit_alpha: Level = Field(0.05, description="level of the tests of each source and of the rest")
+    material_drop_share: PartialShare = Field(
+        0.01, description="a proven loss of more than this share in one source refuses the candidate"
     )
     looks: NotNegative = Field(
-        5, description="looks at a promoted draft, at 12, 24, 48 … new held-out prompts; 0 is off"
+        5, description="interim tests of a promoted draft, at 12, 24, 48 … new held-out prompts; 0 is off"
     )
-    rollback_alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+    rollback_alpha: Level = Field(
         0.025, description="chance, per promotion, of a wrong rollback by looks; as much again by checks after alarms"
     )
-    rollback_drop_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.02, description="a proven loss of more than this share against the draft before rolls back"
+    rollback_drop_share: PartialShare = Field(
+        0.02, description="a proven loss of more than this share against the previous draft rolls back"
     )
-    max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = Field(8, description="K up to which speed is forecast")
-    live_prompts: NotNegative = Field(4, description="prompts decoded for real to hold the estimate against; 0 is off")
+    max_draft_tokens: DraftTokens = Field(8, description="largest K of the speed forecast")
+    live_prompts: NotNegative = Field(4, description="prompts decoded live to check the estimate; 0 is off")
 
     @model_validator(mode="after")
     def _can_be_conclusive(self) -> Self:
@@ -266,24 +261,23 @@ class Gate(Section):
 
 
 class Drift(Section):
-    """When a fall of acceptance is taken for a change of what is asked (Page-Hinkley, per source, on generations)."""
+    """When a fall of acceptance counts as drift of the prompts (Page-Hinkley test, per source, on generations)."""
 
-    false_alarm_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.01, description="chance of an alarm within the horizon, per source, when nothing changed"
-    )
-    horizon: Annotated[int, Field(ge=10)] = Field(200, description="generations that the rate above speaks of")
-    reference: Annotated[int, Field(ge=10)] = Field(30, description="generations that say what was usual")
-    tolerance: Share = Field(0.01, description="falls of acceptance per position up to this are let be")
-    min_failure_cases: Positive = Field(10, description="unused failures that make a retraining on an alarm possible")
+    false_alarm_rate: PartialShare = Field(0.01, description="chance per source of a false alarm within the horizon")
+    horizon: Annotated[int, Field(ge=10)] = Field(200, description="generations that the false alarm rate is about")
+    reference: Annotated[int, Field(ge=10)] = Field(30, description="generations that say what acceptance is usual")
+    tolerance: Share = Field(0.01, description="falls of the acceptance per position up to this are ignored")
+    min_failure_cases: Positive = Field(10, description="unused failures that allow a retraining after an alarm")
 
 
 class Retrain(Section):
     """What `retrain` may do unattended."""
 
-    min_interval_minutes: Annotated[float, Field(ge=0.0)] = Field(30.0, description="between two trainings")
-    max_minutes: Annotated[float, Field(gt=0.0)] | None = Field(60.0, description="of training; null is no limit")
-    max_memory_gb: Annotated[float, Field(gt=0.0)] | None = Field(
-        None, description="of MLX while it trains; the smaller of it and training.memory counts; null is no limit"
+    min_interval_minutes: Annotated[float, Field(ge=0.0)] = Field(30.0, description="minutes between two trainings")
+    max_minutes: AboveZero | None = Field(60.0, description="limit of a training; null is no limit")
+    max_memory_gb: AboveZero | None = Field(
+        None,
+        description="GB that MLX may hold while it trains, if below training.memory; null is no limit",
     )
     niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="19 gives way to everything else")
     keep_versions: Annotated[int, Field(ge=1)] = Field(10, description="newest versions whose weights are kept")
@@ -325,21 +319,21 @@ def deprecations(config: Config) -> list[str]:
     gate = config.gate
     if gate.max_drop is None:
         return []
-    said = (
-        f"gate.max_drop = {gate.max_drop:g} tokens a round still counts, in place of gate.max_drop_share, and will go"
-    )
-    why = "a margin as small as 0.02 refuses most drafts that are better"
-    return [f"{said}: {why}; remove it, or set the share ({gate.max_drop_share:g} of the acceptance length)"]
+    said = f"gate.max_drop = {gate.max_drop:g} in acceptance length still counts, in place of gate.max_drop_share"
+    why = "it will go, for a margin as small as 0.02 refuses most drafts that are better"
+    return [f"{said}; {why}; remove it, or set the share ({gate.max_drop_share:g} of the acceptance length)"]
 
 
-def leaves(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
-    """Every dotted key, in the order of the classes."""
+def leaves(section: type[Section] = Config, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every dotted key and its field, in the order of the classes."""
+    found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
-            yield from leaves(inner, f"{prefix}{name}.")
+            found |= leaves(inner, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            found[f"{prefix}{name}"] = field
+    return found
 
 
 def resolve(
@@ -372,15 +366,9 @@ def resolve(
         if value is not None:
             values[key], origins[key] = value, "flag"
     config = _build(values, origins)
-    changed = {key: origins[key] for key in origins if _value(config, key) != _value(Config(), key)}
+    values_of = {key: reduce(getattr, key.split("."), config) for key in origins}
+    changed = {key: origins[key] for key, value in values_of.items() if value != leaves()[key].default}
     return Resolved(config, changed, path, file_keys, frozenset(values))
-
-
-def _value(config: Config, key: str) -> Any:
-    found: Any = config
-    for part in key.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def _variable(key: str) -> str:
@@ -407,15 +395,15 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str
         if name in known:
             yield known[name], value
         elif name.startswith(ENV_PREFIX) and name not in RESERVED_ENV:
-            nearest = _closest(name, [*RESERVED_ENV, *known])
+            (nearest,) = _closest(name, [*RESERVED_ENV, *known], 0.0)
             raise ConfigError(f"environment variable {name} is none of draftloop's; did you mean {nearest}?")
 
 
-def _closest(name: str, known: list[str]) -> str:
-    """The one of `known` that a mistyped name is nearest to, however far that is."""
+def _closest(name: str, known: list[str], cutoff: float) -> list[str]:
+    """The one of `known` that a mistyped name is nearest to, if it is near enough: 0 takes any."""
     import difflib
 
-    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -449,7 +437,10 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         key = next((k for k in origins if f"{k}.".startswith(f"{key}.")), key)  # pydantic names the outermost part
-        return f"{origins.get(key, 'configuration')}: unknown key {_short(key)}; {_nearest(key, known)}"
+        same = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]  # right name, wrong section
+        close = _closest(key, same or known, 0.0 if same else 0.5)
+        remedy = f"did you mean {close[0]}?" if close else f"known ones: {', '.join(known)}"
+        return f"{origins.get(key, 'configuration')}: unknown key {_short(key)}; {remedy}"
     message = error["msg"].removeprefix("Value error, ")
     found = _short(repr(error["input"]))
     return f"{origins.get(key, 'configuration')}: {key} = {found}: {message[0].lower()}{message[1:]}"
@@ -457,14 +448,6 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
 
 def _short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    import difflib
-
-    same = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]  # right name, wrong section
-    close = difflib.get_close_matches(name, same or known, n=1, cutoff=0.0 if same else 0.5)
-    return f"did you mean {close[0]}?" if close else f"known ones: {', '.join(known)}"
 
 
 def to_yaml(config: Config | None = None) -> str:

@@ -97,7 +97,7 @@ BAD: list[tuple[list[str], str]] = [
     (["benchmark", "speed", "--num-draft-tokens", "0"], "every draft length lies between 1 and 64"),
     (["benchmark", "speed", "--rule", "greedy"], "rule greedy does not fit temperature 0.8"),
     (["benchmark", "acceptance"], "no generations in data/failures/failures.jsonl yet"),
-    (["benchmark", "acceptance", "--temp", "0.5"], "sampling flags need --prompts-file"),
+    (["benchmark", "acceptance", "--temp", "0.5"], "sampler's flags need --prompts-file"),
     (["benchmark", "acceptance", "--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
     *[
         (["benchmark", "acceptance", "--prompts-file", "p.txt", "--num-draft-tokens", lengths], reason)

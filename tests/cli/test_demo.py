@@ -26,7 +26,7 @@ def test_the_table_and_the_sentence_go_to_stdout_and_progress_to_stderr(call) ->
     found = call("demo")
     assert found.code == 0, found.err
     said = " ".join(found.out.split())
-    for text in ("before", "after", "95% interval", "prose", "code", "its acceptance length is"):
+    for text in ("before", "after", "95% interval", "prose", "code", "the acceptance length is"):
         assert text in said
     assert "collecting prose 12/12" in found.err
     assert list(Path().iterdir()) == []  # everything happened in a temporary directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -81,7 +82,8 @@ def test_text_is_a_line_and_tables(call_with_pair, held_out: int) -> None:
     assert done.out.startswith(
         f"{out}: draft with the adapter in its weights, v0001; not quantized, 32 bits a weight\n"
     )
-    assert "K = 2; intervals: 95% cluster bootstrap" in done.out
+    assert "intervals: 95% cluster bootstrap" in done.out
+    assert re.search(r"^target \w{12}, draft \w{12}; .*; K = 2$", done.out, re.MULTILINE)
     for row in ("none", "exported", "v0001 minus none", "exported minus v0001"):
         assert f"\n {row} " in done.out
 
@@ -113,9 +115,9 @@ def test_what_rounding_costs_is_told_and_that_it_ends_below_the_bare_draft(
     collect = ["collect-data", "--prompts-file", "many.txt", "--max-tokens", "12", "--temp", "0", "--adapter", "none"]
     assert call_with_pair(*collect).code == 0
     rough = call_with_pair(*EXPORT, "--fuse", "--q-bits", "2", "--q-group-size", "32")
-    assert "tokens a round less than the adapter (rule greedy): its rounding costs that; --q-bits 8" in rough.err
+    assert "below the adapter's (rule greedy), because its weights are rounded; --q-bits 8" in rough.err
     exact = call_with_pair("adapters", "export", "latest", "--to", "exact", "--fuse")
-    assert "its rounding costs" not in exact.err
+    assert "weights are rounded" not in exact.err
     below = "Below the bare draft: under rule greedy at K = 4 this export yields "
     assert below in rough.out
     assert below in Path("out/README.md").read_text()

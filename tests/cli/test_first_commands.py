@@ -36,7 +36,7 @@ def test_collect_train_and_benchmark_end_with_0_and_what_is_measured_is_marked(c
     titles = [line.strip() for line in found.out.splitlines()].count(FLATTERING)
     assert titles == 2  # of each table
     assert "nothing is promoted yet, so v0001 is compared, the latest" in found.err
-    assert "there is no held-out generation to measure on" in found.err
+    assert "there is no held-out generation yet" in found.err
 
     values = call_with_pair(*BENCHMARK, "--json").json
     assert {row["adapter"] for row in values["results"]} == {"none", "v0001"}

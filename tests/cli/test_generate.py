@@ -204,7 +204,7 @@ def test_where_costs_cannot_be_kept_the_text_comes_all_the_same(call_with_pair) 
     Path("data/costs.json").mkdir(parents=True)  # nothing can be written over it
     found = call_with_pair("generate", "the target", "--max-tokens", "10")
     assert (found.code, len(found.out) > 1) == (0, True)
-    assert found.err.count("what decoding costs here is not kept for the next text") == 1
+    assert found.err.count("the latency profile is not kept for the next output") == 1
 
 
 def test_a_prompt_that_cannot_be_used_is_refused_before_anything_is_measured(call_with_pair) -> None:

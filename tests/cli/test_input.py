@@ -75,10 +75,8 @@ def test_a_template_without_a_place_for_tools_is_told_of(call_with) -> None:
     calling = {"messages": [ASKED, CALLING, RESULT]}
     prompts = lines("p.jsonl", {"messages": [ASKED], "tools": [TOOL]}, {"messages": [ASKED]}, calling, calling)
     found = call_with(CHAT_TEMPLATE, "collect-data", *prompts, *SHORT)
-    assert "the target's chat template has no place for tools: it does not see those of 1 prompts\n" in found.err
-    assert (
-        "the target's chat template has no place for calls of tools: it does not see those of 2 prompts\n" in found.err
-    )
+    assert "the target's chat template has no place for tools: it leaves out those of 1 prompts\n" in found.err
+    assert "the target's chat template has no place for calls of tools: it leaves out those of 2 prompts\n" in found.err
 
 
 def test_bad_lines_are_skipped_named_and_counted_and_the_others_collected(call_with) -> None:

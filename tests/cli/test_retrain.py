@@ -44,7 +44,7 @@ def test_from_prompts_to_a_verdict(call_with_pair, call, settings: list[str]) ->
     assert call_with_pair(*settings, "collect-data", *prompts).code == 0
     dry = call_with_pair(*settings, "retrain", "--dry-run")
     assert dry.code == 0
-    assert dry.out.startswith("would train, then gate what comes of it: ")
+    assert dry.out.startswith("would train, then gate the candidate: ")
     assert not Path("data/runs").exists()
     found = call_with_pair(*settings, "retrain", "--json")
     assert found.code in (0, 11), found.err
@@ -62,7 +62,9 @@ def test_a_dry_run_promises_no_gate_where_prompts_are_too_few(call_with_pair, se
     prompts = [flag for prompt in PROMPTS[:14] for flag in ("-p", prompt.text)]
     assert call_with_pair(*settings, "collect-data", *prompts).code == 0
     dry = call_with_pair(*settings, "retrain", "--dry-run")
-    assert re.match(r"would train what then waits for the gate, with 0 of 6 held-out prompts: ", dry.out), dry.out
+    assert re.match(r"would train a candidate, which then waits for the gate \(0 of 6 held-out prompts\): ", dry.out), (
+        dry.out
+    )
 
 
 def test_a_waiting_candidate_is_inconclusive_in_a_dry_run_too(call_with_pair) -> None:

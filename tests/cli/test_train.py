@@ -29,8 +29,8 @@ def test_two_prompts_are_enough_and_it_says_that_nothing_could_be_held_out(call_
     assert "v0001" in found.out
     assert "nothing was held out" in found.out
     assert "nothing could be held out" in found.err
-    assert re.search(r"Learned from 24 positions of 2 generations, \d+ of them rejected\.", found.out)
-    assert "What the draft still misses, on 24 positions of 2 failures it trained on:" in found.out
+    assert re.search(r"Trained on 24 positions of 2 generations, \d+ of them rejected\.", found.out)
+    assert "What the target still rejects, on 24 positions of 2 failures it trained on:" in found.out
     waits = "Next: v0001 waits for the gate, with 0 of 12 held-out prompts; collect about 68 more prompts. "
     assert waits in found.out
     assert "`benchmark acceptance --adapter latest` (no prompt is held out yet, so it flatters)" in found.out
@@ -43,7 +43,7 @@ def test_the_table_of_what_is_missed_fits_a_terminal_and_says_what_the_run_keeps
     assert found.code == 0, found.err
     lessons = json.loads(Path("data/runs/r0001/result.json").read_text())["lessons"]
     assert lessons["learned_from"] == lessons["measured_on"]
-    table = found.out[found.out.index("What the draft still misses") :].splitlines()
+    table = found.out[found.out.index("What the target still rejects") :].splitlines()
     assert max(map(len, table[: len(lessons["kinds"]) + 6])) <= 80
     for row in lessons["kinds"]:
         line = next(line for line in map(str.strip, table) if line.startswith(row["kind"]))

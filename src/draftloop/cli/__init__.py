@@ -1,11 +1,14 @@
-"""The command line: parse, resolve the configuration, make one call, print text or JSON. No logic, no mlx at import.
+"""The command line, one file a command: parse, resolve the configuration, make one call, print text or JSON.
 
-Results go to stdout, progress and messages to stderr. A user's mistake is one line and an exit code, never a traceback.
+In: arguments, environment variables, a YAML file. Out: results on stdout, progress and messages on stderr, an exit
+code; a user's mistake is one line, never a traceback.
+Knows nothing of how anything is computed. Imports no MLX before a command needs it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,20 +21,21 @@ from ..errors import DraftloopError
 from ..runtime.memory import is_out_of_memory
 from ..runtime.signals import answering, leave_with
 from . import adapters, benchmark, collect, demo, doctor, generate, output, retrain, schedule, speed, status, train
-from .app import App, forget_error_fields, note, print_error, quiet_libraries
+from .app import App, forget_error_fields, note, print_error
 
-_MEMORY = {
+_SHORTER = "data.max_prompt_length or speculative.max_tokens, and collect shorter outputs"
+_MEMORY = {  # what each command needs memory for, and what to lower
     "collect-data": ("generating", "speculative.max_tokens or data.max_prompt_length, take --live"),
     "generate": ("generating", "speculative.max_tokens or speculative.prefill_step_size"),
     "train": ("loading or publishing", "training.lora.rank or training.teacher_memory_mb"),
-    "retrain": ("loading or scoring", "data.max_prompt_length or speculative.max_tokens, and collect shorter texts"),
-    "benchmark": ("scoring", "data.max_prompt_length or speculative.max_tokens, and collect shorter texts"),
-}  # what memory is asked for by each command, and what asks for less
+    "retrain": ("loading or scoring", _SHORTER),
+    "benchmark": ("scoring", _SHORTER),
+}
 _LEVELS = ("debug", "info", "warning", "error")
 
 
-class _Place(click.Path):
-    """A path with a name: an empty one would be the working directory, which nobody means who writes "$UNSET"."""
+class _NamedPath(click.Path):
+    """A path that is not empty: nobody who writes "$UNSET" means the working directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """As `click.Path` does."""
@@ -46,26 +50,26 @@ class _Place(click.Path):
     "--config",
     "config_file",
     envvar="DRAFTLOOP_CONFIG",
-    type=_Place(readable=False, path_type=Path, dir_okay=False),
-    help="YAML to read.  [default: configs/config.yaml, else configs/default.yaml]",
+    type=_NamedPath(readable=False, path_type=Path, dir_okay=False),
+    help="Configuration, YAML.  [default: configs/config.yaml, else configs/default.yaml]",
 )
 @click.option(
     "--data-dir",
     envvar="DRAFTLOOP_DATA_DIR",
-    type=_Place(readable=False, path_type=Path, file_okay=False),
+    type=_NamedPath(readable=False, path_type=Path, file_okay=False),
     default=Path("data"),
     show_default=True,
-    help="Where failures, replay, adapters and runs are kept.",
+    help="Directory of failures, replay, adapters and runs.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr (the same as --log-level debug).")
-@click.option("--log-level", type=click.Choice(_LEVELS), default="warning", show_default=True, help="Least to be said.")
+@click.option("-v", "--verbose", is_flag=True, help="Log everything on stderr (as --log-level debug).")
+@click.option("--log-level", type=click.Choice(_LEVELS), default="warning", show_default=True, help="Log level.")
 @click.version_option(__version__, prog_name="draftloop")
 @click.pass_context
 def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbose: bool, log_level: str) -> None:
-    """Make a draft model guess its target better, from the tokens that the target rejected.
+    """Train a draft model on the draft tokens that its target rejected.
 
     The stages, in order: collect-data, train, benchmark acceptance, adapters promote. `retrain` does all but the first
-    by itself, and `demo` runs them on the pair that comes with the code.
+    by itself. `demo` runs them on the embedded pair, which comes with the code.
     """
     level = "DEBUG" if verbose else log_level.upper()
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
@@ -73,10 +77,14 @@ def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbos
         if parent.exists() and not parent.is_dir():
             raise click.BadParameter(f"{parent} is a file", param_hint="--data-dir")
     check_environment()
-    quiet_libraries()
+    # the libraries' own advice and progress bars stay off the terminal; they read these when they are imported
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     context.obj = App(config_file, data_dir)
     if config_file is not None:
-        resolve(config_file)  # a mistake in it is told even where the command would not need it
+        resolve(config_file)  # a mistake in it is an error even if the command does not need it
 
 
 @cli.result_callback()
@@ -123,7 +131,12 @@ def run_command(arguments: list[str]) -> int:
         note(error.format_message())
         return 2
     except click.ClickException as error:
-        return print_error(error.format_message(), 2, as_json, hint=_hint(error))
+        context, hint = getattr(error, "ctx", None), None
+        if isinstance(error, click.NoSuchOption) and error.option_name in {o for p in cli.params for o in p.opts}:
+            hint = f"it goes before the command: `draftloop {error.option_name} …`"
+        elif context is not None:
+            hint = f"see `{context.command_path} --help`"
+        return print_error(error.format_message(), 2, as_json, hint=hint)
     except DraftloopError as error:
         return print_error(str(error), error.exit_code, as_json)
     except (KeyboardInterrupt, click.Abort):
@@ -131,23 +144,14 @@ def run_command(arguments: list[str]) -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return print_error(_no_memory(arguments, error), 1, as_json)
+        doing, lower = next(
+            (_MEMORY[word] for word in arguments if word in _MEMORY),
+            ("working", "max_tokens or the lengths in the section data"),
+        )
+        remedy = f"lower {lower}, close other programs, or take smaller models"
+        return print_error(f"out of memory while {doing} ({error}): {remedy}", 1, as_json)
     except PermissionError as error:
         return print_error(f"permission denied: {error.filename or 'a file without a name'}", 1, as_json)
     except OSError as error:
         return print_error(f"{error.strerror or error}: {error.filename or 'no file name'}", 1, as_json)
     return result if isinstance(result, int) else 0
-
-
-def _no_memory(arguments: list[str], error: BaseException) -> str:
-    """What a command was doing when memory was refused, and what takes less."""
-    name = next((word for word in arguments if word in _MEMORY), "this command")
-    doing, lower = _MEMORY.get(name, ("working", "max_tokens or the lengths in the section data"))
-    return f"out of memory while {doing} ({error}): lower {lower}, close other programs, or take smaller models"
-
-
-def _hint(error: click.ClickException) -> str | None:
-    context = getattr(error, "ctx", None)
-    if isinstance(error, click.NoSuchOption) and error.option_name in {o for p in cli.params for o in p.opts}:
-        return f"it goes before the command: `draftloop {error.option_name} …`"
-    return f"see `{context.command_path} --help`" if context is not None else None

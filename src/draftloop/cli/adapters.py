@@ -1,4 +1,4 @@
-"""`adapters`: list, show, promote, roll back, prune and export the versions of the draft's adapter."""
+"""`adapters`: list, show, promote, roll back, prune and export the adapter versions."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ import click
 
 from ..errors import AdapterError, DraftloopError, StoreError
 from ..evaluation.units_and_levels import unit_name
-from .app import App, json_option, note, print_json
+from .app import App, note, print_json
 from .export import export_command
+from .options import json_option
 from .output import Doing
 
 if TYPE_CHECKING:
     from ..data_directory import DataDirectory
     from ..evaluation.looks import Look
     from ..registry.registry import Pointer
-    from ..registry.verdicts import Verdict
 
 
 @click.group()
 def adapters_group() -> None:
-    """List adapter versions, choose the one in use, export one."""
+    """List, promote and export adapter versions."""
 
 
 @adapters_group.command("list")
 @json_option
 @click.pass_obj
 def list_versions(app: App, as_json: bool) -> None:
-    """Every version with role, verdict, parent and how many records it was trained on; --json has its scores too."""
+    """List all versions.
+
+    With role, verdict, parent and how many records each was trained on; --json has its scores too.
+    """
     from ..status import damaged_files
 
     data = app.data
@@ -67,7 +70,10 @@ def list_versions(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show_version(app: App, version: str, as_json: bool) -> None:
-    """All about VERSION (vNNNN, champion or latest): origin, scores, verdict, and whether its files are whole."""
+    """Show one version and its verdict.
+
+    VERSION is vNNNN, champion or latest. Shows its origin, scores and verdict, and checks its files.
+    """
     data = app.data
     path = data.registry.resolve(version) if version != "none" else None
     if path is None:
@@ -75,33 +81,46 @@ def show_version(app: App, version: str, as_json: bool) -> None:
     manifest = data.registry.verify(path)
     if manifest is None:
         raise AdapterError(f"{path} is no version of this data directory; name one of `adapters list`")
-    verdict = data.verdicts.of(manifest.name)
+    verdict, looks = data.verdicts.of(manifest.name), _looks(data, manifest.name)
     row = _row(data, manifest.name, _roles(data))
     if as_json:
-        values = {**row, "files": {name: asdict(found) for name, found in manifest.files.items()}, "whole": True}
-        more = {"config": manifest.config, "record_ids": manifest.record_ids, "pair": manifest.pair}
-        more["pair"] = asdict(manifest.pair) if manifest.pair else None
-        looks = [asdict(look) for look in _looks(data, manifest.name)]
-        print_json({"status": "ok", **values, **more, "verdict": asdict(verdict) if verdict else None, "looks": looks})
+        print_json(
+            {
+                "status": "ok",
+                **row,
+                "files": {name: asdict(file) for name, file in manifest.files.items()},
+                "whole": True,
+                "config": manifest.config,
+                "record_ids": manifest.record_ids,
+                "pair": asdict(manifest.pair) if manifest.pair else None,
+                "verdict": asdict(verdict) if verdict else None,
+                "looks": [asdict(look) for look in looks],
+            }
+        )
         return
     from .tables import print_pairs
 
-    print_pairs(
-        {
-            "version": f"{manifest.name} ({row['role'] or 'not in use'})",
-            "made": _shown("created", manifest.created),
-            "parent": manifest.parent or "none: the bare draft",
-            "trained on": f"{len(manifest.record_ids)} records",
-            "made for draft": manifest.pair.draft[:12] if manifest.pair else "unknown",
-            "files": ", ".join(f"{name} ({found.size:,} bytes)" for name, found in manifest.files.items()) + ": whole",
-            "verdict": verdict.outcome if verdict else "none yet; `status` says when `retrain` gates it",
-            **({"why": "\n".join(verdict.reasons)} if verdict else {}),
-            **_spread(verdict),
-            **({"compared with": verdict.champion or "the bare draft"} if verdict else {}),
-            **({"attempt": f"{verdict.attempt} of epoch {verdict.epoch}"} if verdict and verdict.epoch else {}),
-            **_said_of_looks(data, manifest.name),
-        }
-    )
+    rows = {
+        "version": f"{manifest.name} ({row['role'] or 'not in use'})",
+        "made": _shown("created", manifest.created),
+        "parent": manifest.parent or "none: the bare draft",
+        "trained on": f"{len(manifest.record_ids)} records",
+        "made for draft": manifest.pair.draft[:12] if manifest.pair else "unknown",
+        "files": ", ".join(f"{name} ({file.size:,} bytes)" for name, file in manifest.files.items()) + ": whole",
+        "verdict": verdict.outcome if verdict else "none yet; `status` says when `retrain` gates it",
+    }
+    if verdict:
+        rows["why"] = "\n".join(verdict.reasons)
+        if verdict.numbers.get("worse_share") is not None:  # how much prompts differ in their gain: no condition
+            worse, decile = verdict.numbers["worse_share"], verdict.numbers["worst_decile"]
+            tenth = f"in the worst tenth the acceptance length changes by {decile:+.3f} or less"
+            rows["prompts that got worse"] = f"{worse:.0%}; {tenth}"
+        rows["compared with"] = verdict.champion or "the bare draft"
+        if verdict.epoch:
+            rows["attempt"] = f"{verdict.attempt} of epoch {verdict.epoch}"
+    if looks:
+        rows["since its promotion"] = "\n".join(map(_look_in_words, looks))
+    print_pairs(rows)
 
 
 @adapters_group.command("promote", cls=Doing)
@@ -110,7 +129,10 @@ def show_version(app: App, version: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
-    """Make VERSION (vNNNN, latest, or none for the bare draft) the champion, without asking the gate."""
+    """Make a version the champion.
+
+    VERSION is vNNNN, latest, or none for the bare draft. The gate is not asked.
+    """
     from ..retraining.gate_step import watch_from_now
 
     registry = app.data.registry
@@ -130,9 +152,10 @@ def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def rollback_version(app: App, why: str, as_json: bool) -> None:
-    """Go back to the champion before this one; a second time comes back again.
+    """Go back to the previous champion.
 
-    What is rolled back is promoted by hand alone from then on, and so is what was trained on top of it.
+    A second rollback undoes the first. From then on a version that was rolled back, and every version trained on top of
+    it, is promoted only by hand.
     """
     from ..retraining.gate_step import watch_from_now
 
@@ -149,7 +172,7 @@ def rollback_version(app: App, why: str, as_json: bool) -> None:
 def prune_versions(app: App, keep: int | None, dry_run: bool, as_json: bool) -> None:
     """Delete the weights of old versions.
 
-    Champion, previous and a candidate without a verdict stay. So do all manifests: they say what was learned from.
+    Champion, previous and a candidate without a verdict stay. So do all manifests, which name the training records.
     """
     from .tables import print_text
 
@@ -163,35 +186,21 @@ def prune_versions(app: App, keep: int | None, dry_run: bool, as_json: bool) -> 
         print_text(f"{'would delete' if dry_run else 'deleted'} the weights of: {', '.join(removed) or 'none'}")
 
 
-def _spread(verdict: Verdict | None) -> dict[str, str]:
-    """How unlike the prompts are in what they gain: shown, and no condition."""
-    numbers = verdict.numbers if verdict else {}
-    if numbers.get("worse_share") is None:
-        return {}
-    decile = f"for the worst tenth the acceptance length changes by {numbers['worst_decile']:+.3f} or less"
-    return {"prompts that got worse": f"{numbers['worse_share']:.0%}; {decile}"}
-
-
 def _looks(data: DataDirectory, name: str) -> tuple[Look, ...]:
-    """The looks at a version since its promotion, if it is the one in use."""
+    """The interim tests of a version since its promotion, if it is the champion."""
     pointer = data.registry.pointer()
     watching = data.promotion_watch.of(pointer) if name == pointer.champion else None
     return watching.made if watching else ()
 
 
-def _said_of_looks(data: DataDirectory, name: str) -> dict[str, str]:
-    """A line for every look; nothing where there was none yet."""
-    said = [
-        f"{look.kind} at {look.groups} new held-out prompts"
-        + (f" of {unit_name(look.unit)}" if look.kind != "check of all" else "")
-        + (": cut off" if look.p_value is None else f": not proven worse (p = {look.p_value:.3g} > {look.alpha:.3g})")
-        for look in _looks(data, name)
-    ]
-    return {"since its promotion": "\n".join(said)} if said else {}
+def _look_in_words(look: Look) -> str:
+    unit = f" of {unit_name(look.unit)}" if look.kind != "check of all" else ""
+    end = "cut off" if look.p_value is None else f"not proven worse (p = {look.p_value:.3g} > {look.alpha:.3g})"
+    return f"{look.kind} at {look.groups} new held-out prompts{unit}: {end}"
 
 
 def _is_judged(data: DataDirectory, name: str) -> bool:
-    """Whether a version has a verdict; of a damaged one nobody knows."""
+    """Whether a version has a verdict that can be read."""
     try:
         return data.verdicts.of(name) is not None
     except StoreError:
@@ -199,7 +208,7 @@ def _is_judged(data: DataDirectory, name: str) -> bool:
 
 
 def _roles(data: DataDirectory) -> dict[str, str]:
-    """What a version is, beside its verdict."""
+    """The role of each version that has one: champion, previous or rolled back."""
     pointer = data.registry.pointer()
     found = dict.fromkeys(data.registry.rolled_back(), "rolled back")
     found |= {name: "previous" for name in [pointer.previous] if name and name not in found}

@@ -1,15 +1,15 @@
-"""What every command shares: the configuration with its flags, the data directory's places, text or JSON out."""
+"""What every command shares: its configuration and data directory, the loaded pair, and how it prints."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,8 +28,6 @@ _log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1  # of everything that --json prints
 _error_fields: dict[str, Any] = {}
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 
 @dataclass
 class App:
@@ -43,7 +41,7 @@ class App:
 
     @cached_property
     def resolved(self) -> Resolved:
-        """The configuration with the origin of every value; asked for once all flags are parsed."""
+        """The configuration with the origin of every value; read once all flags are parsed."""
         found = resolve(self.config_file, self.flags)
         for key, origin in found.origins.items():
             _log.info("%s comes from %s", key, origin)
@@ -58,15 +56,17 @@ class App:
 
     @cached_property
     def data(self) -> DataDirectory:
-        """Where everything mutable lies."""
+        """The data directory."""
         from ..data_directory import DataDirectory
 
         return DataDirectory(self.data_dir, self.config.data)
 
     def load_pair(self, adapter: str = "champion", *, lazy_target: bool = False, as_stock: bool = False) -> Pair:
-        """The configured pair with an adapter on its draft: what `--adapter` takes, a champion that is none yet too.
+        """Load the configured pair.
 
-        The others are `pair.load_pair`'s.
+        Args:
+            adapter: of the draft, as `--adapter` takes it; a champion that does not exist yet is the bare draft.
+            lazy_target, as_stock: as in `models.pair.load_pair`.
         """
         path = self.data.registry.resolve(adapter)
         from ..models.pair import load_pair
@@ -77,17 +77,17 @@ class App:
         try:
             names.keep(*(pair.files or ()))
         except (StoreError, LockedError) as error:  # whoever only reads here may go on
-            note(f"which models these are is not kept: {error}")
+            note(f"the models' names are not kept: {error}")
         self._has_loaded = True
         _log.info(
-            "pair: %s, adapter %s, %s shared ids, context %s", pair.identity, pair.adapter, pair.width, pair.context
+            "pair: %s, adapter %s, %s shared tokens, context %s", pair.identity, pair.adapter, pair.width, pair.context
         )
         return pair
 
     def say_where(self, run: RunDirectory | None = None) -> None:
-        """Say once which configuration, models and data directory are used. A `run` that goes on has its own settings.
+        """Say once which configuration, models and data directory are used; a resumed `run` has its own settings.
 
-        What takes long says it as soon as there is something to work on, but no earlier: a mistake stays one line.
+        A long command says so as soon as it has something to work on, but no earlier: a mistake stays one line.
         """
         if not self._has_said_where:
             self._has_said_where = True
@@ -95,114 +95,13 @@ class App:
             note(in_a_line(self.resolved, at) if run is None else of_run(run.id, run.config(), at))
 
     def finish(self) -> None:
-        """Where a command loaded models and ended well, it has said by now which these are."""
+        """After a command that loaded models and ended well: say where it worked, if it has not yet."""
         if self._has_loaded:
             self.say_where()
 
     def adapter_name(self, path: Path) -> str:
-        """What reports and records call the adapter at `path`: its version, or where it lies."""
+        """The name of the adapter at `path` in reports and records: its version, or its absolute path."""
         return path.name if path.parent == self.data.registry.root else str(path.absolute())
-
-
-class ConfigOption(click.Option):
-    """A flag that sets one key of the configuration, whose default, range and meaning are declared there alone."""
-
-    def __init__(self, *names: str, key: str, **settings: Any) -> None:
-        """Take click's arguments, and the dotted `key`."""
-        super().__init__(list(names), expose_value=False, callback=self._keep, **settings)
-        self.key = key
-
-    def _keep(self, context: click.Context, _parameter: click.Parameter, value: Any) -> None:
-        if value is not None:
-            context.find_object(App).flags[self.key] = value  # type: ignore[union-attr]
-
-
-def config_option(*names: str, key: str, **settings: Any) -> Callable[[Command], Command]:
-    """Add a ConfigOption; its help and default come from the field."""
-    described = _describe(key)
-    settings.setdefault("help", described[0])
-    if settings.get("is_flag"):
-        settings["default"] = None
-
-    def decorate(command: Command) -> Command:
-        option = ConfigOption(*names, key=key, **settings)
-        option.help = f"{settings['help']}  [{key}, {described[1]}]"
-        parameters = command.__dict__.setdefault("__click_params__", [])
-        parameters.append(option)
-        return command
-
-    return decorate
-
-
-def _describe(key: str) -> tuple[str, str]:
-    *parents, last = key.split(".")
-    section: Any = Config()
-    for parent in parents:
-        section = getattr(section, parent)
-    description = type(section).model_fields[last].description or key
-    return f"{description[0].upper()}{description[1:]}.", str(getattr(section, last))
-
-
-def model_options(command: Command) -> Command:
-    """`--model` and `--draft-model`, wherever models are loaded."""
-    command = config_option("--draft-model", key="models.draft", metavar="NAME|DIR")(command)
-    return config_option("--model", key="models.target", metavar="NAME|DIR")(command)
-
-
-def sampler_options(command: Command) -> Command:
-    """How text is sampled, and how long, in mlx-lm's names."""
-    return _config_options(
-        command,
-        ("--temp", "speculative.temperature", float),
-        ("--top-p", "speculative.top_p", float),
-        ("--min-p", "speculative.min_p", float),
-        ("--top-k", "speculative.top_k", int),
-        ("--max-tokens", "speculative.max_tokens", int),
-        ("--seed", "speculative.seed", int),
-    )
-
-
-def sampling_options(command: Command) -> Command:
-    """The sampler, the rule and the draft length of what is generated."""
-    command = sampler_options(
-        _config_options(
-            command,
-            ("--num-draft-tokens", "speculative.num_draft_tokens", int),
-            ("--rule", "speculative.rule", str),
-        )
-    )
-    for name in ("parse-special", "chat-template"):
-        key = f"speculative.{name.replace('-', '_')}"
-        command = config_option(f"--{name}/--no-{name}", key=key, is_flag=True)(command)
-    return config_option("--chat-template-args", key="speculative.chat_template_args", metavar="JSON")(command)
-
-
-def _config_options(command: Command, *options: tuple[str, str, type]) -> Command:
-    """In this order in the help."""
-    for name, key, kind in reversed(options):
-        command = config_option(name, key=key, type=kind)(command)
-    return command
-
-
-def json_option(command: Command) -> Command:
-    """`--json`: one object on stdout instead of text."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")(command)
-
-
-def adapter_option(
-    help_text: str = "Adapter of the draft.",
-    default: str | None = "champion",
-    by_default: str = "champion, or none until there is one",
-) -> Callable[[Command], Command]:
-    """`--adapter`, also as mlx-lm's `--adapter-path`; the help says what is taken `by_default`."""
-    return click.option(
-        "--adapter",
-        "--adapter-path",
-        "adapter",
-        default=default,
-        metavar="none|champion|latest|vNNNN|DIR",
-        help=f"{help_text}  [default: {by_default}]",
-    )
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -211,7 +110,7 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """Lines for the person, on stderr, of characters that do nothing to a terminal: they may quote anybody's file.
+    """Print lines for a person on stderr, without control characters: they may quote anybody's file.
 
     On a terminal they are broken between words; elsewhere each stays one line.
     """
@@ -224,17 +123,17 @@ def note(text: str) -> None:
 
 
 def on_error(**fields: Any) -> None:
-    """Fields that the JSON of an error carries beside `status` and `error`, until the command ends."""
+    """Add fields to the JSON of an error of this command, beside `status` and `error`."""
     _error_fields.update(fields)
 
 
 def forget_error_fields() -> None:
-    """Begin a command with none of the fields of the one before."""
+    """Begin a command without the fields of the one before."""
     _error_fields.clear()
 
 
 def print_error(message: str, exit_code: int, as_json: bool, hint: str | None = None) -> int:
-    """Say what went wrong, as one line and, where JSON was asked for, as an object; returns the exit code."""
+    """Print an error as one line, and with --json as an object too; returns the exit code."""
     line = " ".join(message.split())
     if as_json:
         status = {10: "nothing_to_do", 12: "inconclusive", 13: "locked", 130: "interrupted"}.get(exit_code, "error")
@@ -242,13 +141,3 @@ def print_error(message: str, exit_code: int, as_json: bool, hint: str | None = 
     label = {10: "nothing to do", 12: "inconclusive", 13: "locked", 130: "stopped"}.get(exit_code, "error")
     note(f"{label}: {line}" + (f" ({hint})" if hint else ""))
     return exit_code
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own advice and progress bars off the terminal; before any of them is imported."""
-    import os
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

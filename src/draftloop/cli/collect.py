@@ -12,25 +12,26 @@ import click
 
 from ..errors import Interrupted, PromptError
 from ..runtime.memory import forget_peak, peak_gigabytes
-from .app import App, adapter_option, config_option, json_option, model_options, note, print_json, sampling_options
+from .app import App, note, print_json
+from .options import adapter_option, config_options, decoding_options, json_option, model_options
 from .output import Doing
 from .prompt_input import counted, say_skipped
 
 if TYPE_CHECKING:
     from ..collection.collect import CollectReport
     from ..data.records import Record
-    from ..prompts.files import FileSurvey
     from .progress import ProgressBar
 
 
 @click.command("collect-data", cls=Doing)
-@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
+@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; repeatable.")
 @click.option(
     "--prompts-file",
     "prompts_files",
     multiple=True,
     type=click.Path(readable=False, path_type=Path),
-    help="A prompt a line (.txt), or prompts, chat messages, ShareGPT, alpaca (.jsonl, .ndjson, .json); repeatable.",
+    help="File of prompts: one a line (.txt), or prompts, chat messages, ShareGPT, alpaca (.jsonl, .ndjson, .json); "
+    "repeatable.",
 )
 @click.option(
     "--from",
@@ -38,16 +39,16 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(readable=False, path_type=Path),
     metavar="LOG",
-    help="What clients logged: the logs.db of simonw/llm, or OpenAI-style requests, one JSON object a line.",
+    help="Log of a client: the logs.db of simonw/llm, or OpenAI-style requests, one JSON object a line; repeatable.",
 )
-@click.option("--strict", is_flag=True, help="Refuse files with a line that is no prompt, instead of skipping it.")
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many new generations.")
-@click.option("--source", default="default", show_default=True, metavar="NAME", help="Where the prompts come from.")
-@click.option("--live", is_flag=True, help="Run draft and target in turn, a prompt at a time: slower, in least memory.")
-@click.option("--fresh", is_flag=True, help="Collect again what was collected under the same conditions.")
+@click.option("--strict", is_flag=True, help="Refuse a file with a line that is no prompt; do not skip the line.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many new generations.")
+@click.option("--source", default="default", show_default=True, metavar="NAME", help="Name of the prompts' source.")
+@click.option("--live", is_flag=True, help="Decode speculatively, one prompt at a time: slower, but needs less memory.")
+@click.option("--fresh", is_flag=True, help="Collect prompts again that were collected under these conditions.")
 @adapter_option("Adapter of the draft while collecting.")
-@config_option("--teacher-top-k", key="data.teacher_top_k", type=int)
-@sampling_options
+@config_options("data", "teacher_top_k")
+@decoding_options
 @model_options
 @json_option
 @click.pass_obj
@@ -64,10 +65,10 @@ def collect_data_command(
     adapter: str,
     as_json: bool,
 ) -> int:
-    """Have the target answer prompts, many at a time; log what the draft would have proposed and the target rejected.
+    """Generate from prompts and log rejections.
 
-    Every finished generation is one line of <data-dir>/failures/failures.jsonl. Run again with the same prompts, it
-    goes on where it stopped.
+    The target generates in batches; speculative rounds are simulated on its outputs. Every finished generation is one
+    line of <data-dir>/failures/failures.jsonl. Run it again with the same prompts to go on where it stopped.
     """
     from ..prompts.files import PromptFile
     from ..prompts.prompt import Prompt, Reading
@@ -94,7 +95,15 @@ def collect_data_command(
     if changed:
         note(changed)
     if config.speculative.chat_template:
-        _note_what_is_not_seen(pair.tokenizer, found)
+        from ..prompts.chat_template import has_place_for
+
+        for what, name, left_out in (
+            ("role", "roles", found.with_turns),
+            ("tools", "tools", found.with_tools),
+            ("tool_calls", "calls of tools", found.with_calls),
+        ):
+            if left_out and not has_place_for(pair.tokenizer, what):
+                note(f"the target's chat template has no place for {name}: it leaves out those of {left_out:,} prompts")
     settings = CollectSettings(
         decoding=decoding,
         source=source,
@@ -108,16 +117,16 @@ def collect_data_command(
     count = len(prompts) + found.prompts
     total = min(count, limit or count)
     with stop_request("stopping: what is logged is kept") as stop, ProgressBar("collecting", total) as progress:
-        shown = _Shown(app, progress, total * decoding.max_tokens)
+        display = _Display(app, progress, total * decoding.max_tokens)
         report = collect_data(
             pair,
             chain(map(Prompt, prompts), *files),
             app.data.log,
             settings,
             stop,
-            shown.record,
+            display.record,
             app.data.blobs,
-            shown.tokens,
+            display.tokens,
         )
     if target and (report.generations or report.skipped[ALREADY_COLLECTED]):
         app.data.names.keep_template(target)
@@ -146,41 +155,24 @@ def collect_data_command(
     return Interrupted.exit_code
 
 
-def _given(template_args: dict[str, Any]) -> str:
-    return f", template arguments {json.dumps(template_args)}" if template_args else ""
-
-
-def _note_what_is_not_seen(tokenizer: Any, found: FileSurvey) -> None:
-    """Say what of the prompts the chat template leaves out, and of how many."""
-    from ..prompts.chat_template import has_place_for
-
-    for what, name, count in (
-        ("role", "roles", found.with_turns),
-        ("tools", "tools", found.with_tools),
-        ("tool_calls", "calls of tools", found.with_calls),
-    ):
-        if count and not has_place_for(tokenizer, what):
-            note(f"the target's chat template has no place for {name}: it does not see those of {count:,} prompts")
-
-
-class _Shown:
-    """What the bar shows: it moves with every token, for finished generations come many at a time.
+class _Display:
+    """Shows how far collecting is. It moves with every token, because generations finish many at a time.
 
     Args:
         app: says where it works, once there is something to work on.
         progress: the bar, in generations.
-        most: tokens of all of them, if each is as long as it may be.
+        most: tokens of all generations, if each is as long as it may be.
     """
 
     def __init__(self, app: App, progress: ProgressBar, most: int) -> None:
         self._app, self._progress, self._most = app, progress, most
-        self._written, self._length = 0, ""
+        self._generated, self._length = 0, ""
 
     def tokens(self, count: int) -> None:
-        """So many more were written."""
+        """`count` more tokens were generated."""
         self._app.say_where()
-        self._written += count
-        self._progress.move(self._written / self._most, self._detail())
+        self._generated += count
+        self._progress.move(self._generated / self._most, self._detail())
 
     def record(self, so_far: CollectReport, _record: Record) -> None:
         """One more generation is logged."""
@@ -189,13 +181,15 @@ class _Shown:
         self._progress.set(so_far.generations, self._detail())
 
     def _detail(self) -> str:
-        speed = self._written / max(self._progress.seconds, 1e-9)
-        return f"{self._length}{speed:,.0f} tokens/s, {self._written:,} tokens"
+        speed = self._generated / max(self._progress.seconds, 1e-9)
+        return f"{self._length}{speed:,.0f} tokens/s, {self._generated:,} tokens"
 
 
 def _print(values: dict[str, Any]) -> None:
     from .tables import print_pairs, sampler_in_words
 
+    arguments = values["chat_template_args"]
+    given = f", template arguments {json.dumps(arguments)}" if arguments else ""
     print_pairs(
         {
             "prompts": values["prompts"],
@@ -208,8 +202,7 @@ def _print(values: dict[str, Any]) -> None:
             "tokens/s": values["tokens_per_second"],
             "peak memory": f"{values['peak_memory_gb']:.2f} GB",
             "conditions": f"rule {values['rule']}, K = {values['num_draft_tokens']}, "
-            f"{sampler_in_words(values['sampler'])}, adapter {values['adapter'] or 'none'}"
-            f"{_given(values['chat_template_args'])}",
+            f"{sampler_in_words(values['sampler'])}, adapter {values['adapter'] or 'none'}{given}",
             "log": values["log"],
         }
     )

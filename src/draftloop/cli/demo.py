@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import Interrupted
-from .app import json_option, note, print_json
+from .app import note, print_json
+from .options import json_option
 
 if TYPE_CHECKING:
     from ..demo import LoopResult
@@ -18,7 +19,7 @@ _MACHINES = "These figures differ a little from machine to machine, because proc
 
 
 @click.command()
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random.")
 @click.option(
     "--keep",
     type=click.Path(readable=False, path_type=Path, file_okay=False),
@@ -26,9 +27,9 @@ _MACHINES = "These figures differ a little from machine to machine, because proc
 )
 @json_option
 def demo_command(seed: int, keep: Path | None, as_json: bool) -> None:
-    """Watch a draft get better: collect, train and measure on the embedded pair, in a few minutes.
+    """Run the whole loop on the embedded pair.
 
-    Everything happens in a temporary data directory; your own data is not touched.
+    Collects, trains and measures in a few minutes, in a temporary data directory; your own data is not touched.
     """
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
@@ -39,14 +40,14 @@ def demo_command(seed: int, keep: Path | None, as_json: bool) -> None:
     from .progress import Steps
 
     if blas.is_needed() and not blas.loaded():
-        note(f"slower than it need be: {blas.remedy()}")
+        note(f"slower than it could be: {blas.remedy()}")
     settings = replace(DEMO, seed=seed)
     with tempfile.TemporaryDirectory(prefix="draftloop-demo-") as temporary, Steps() as steps:
         try:
             config = loop_config(settings, short_training(seed))
             _, loop = run_loop(settings, config, keep or Path(temporary), steps.at)
         except Interrupted:
-            if keep is None:  # the run that could be resumed goes with the temporary directory
+            if keep is None:  # the run that could be resumed is deleted with the temporary directory
                 raise Interrupted("nothing of the demo is kept; run it again from the start") from None
             raise
     if as_json:
@@ -58,63 +59,32 @@ def demo_command(seed: int, keep: Path | None, as_json: bool) -> None:
 def _print(loop: LoopResult, keep: Path | None) -> None:
     """One screen of 80 columns."""
     from .. import reference
-    from .tables import interval, print_table, print_text
+    from .tables import interval, print_table, print_text, sampler_in_words
 
+    weak, own = reference.WEAK_DOMAIN, reference.OWN_DOMAIN
     rows = []
-    for domain in (reference.WEAK_DOMAIN, reference.OWN_DOMAIN):
+    for domain in (weak, own):
         before, after, change = loop.row(domain, False), loop.row(domain, True), loop.change(domain)
-        for name, a, b, low, high in (
-            (
-                "accepted per position",
-                before.acceptance_per_position,
-                after.acceptance_per_position,
-                change.position_ci_low,
-                change.position_ci_high,
-            ),
-            ("acceptance length", before.acceptance_length, after.acceptance_length, change.ci_low, change.ci_high),
+        for name, attribute, low, high in (
+            ("accepted per position", "acceptance_per_position", change.position_ci_low, change.position_ci_high),
+            ("acceptance length", "acceptance_length", change.ci_low, change.ci_high),
         ):
+            a, b = getattr(before, attribute), getattr(after, attribute)
             rows.append([f"{domain}: {name}", a, b, f"{b - a:+.3f}", interval(low, high, signed=True)])
-    print_table(["", "before", "after", "change", "95% interval"], rows, title=_conditions(loop))
-    print_text(_sentence(loop))
-    for paragraph in (_explanation(loop), _MACHINES):
-        print_text(f"\n{paragraph}")
-    if keep is not None:
-        print_text(f"All of it is in {keep}; look with `draftloop --data-dir {keep} status`.")
-
-
-def _conditions(loop: LoopResult) -> str:
-    from .. import reference
-    from .tables import sampler_in_words
-
-    row, conditions = loop.row(reference.WEAK_DOMAIN, True), loop.reports[reference.WEAK_DOMAIN].conditions
+    before, after, change = loop.row(weak, False), loop.row(weak, True), loop.change(weak)
+    sampler = sampler_in_words(loop.reports[weak].conditions["samplers"][0])
     prompts = ", ".join(f"{report.conditions['prompt_groups']} of {name}" for name, report in loop.reports.items())
-    return (
-        f"embedded pair, rule {row.rule}, K = {row.num_draft_tokens}, {sampler_in_words(conditions['samplers'][0])}; "
-        f"held-out prompts: {prompts}"
-    )
-
-
-def _sentence(loop: LoopResult) -> str:
-    from .. import reference
-
-    before, after = (loop.row(reference.WEAK_DOMAIN, adapter) for adapter in (False, True))
-    change = loop.change(reference.WEAK_DOMAIN)
-    proven = change.ci_low is not None and change.ci_low > 0
-    verdict = "more" if proven else "not provably more"
+    title = f"embedded pair, rule {after.rule}, K = {after.num_draft_tokens}, {sampler}; held-out prompts: {prompts}"
+    print_table(["", "before", "after", "change", "95% interval"], rows, title=title)
+    verdict = "more" if change.ci_low is not None and change.ci_low > 0 else "not provably more"
     failures = sum(report.failures for report in loop.collected.values())
-    return (
+    print_text(
         f"After {failures} failures and {loop.trained.seconds:.0f} seconds of training the target accepts {verdict} of "
-        f"what the draft proposes: its acceptance length is {after.acceptance_length:.2f} instead of "
-        f"{before.acceptance_length:.2f}, on prompts that neither has seen."
+        f"the draft's tokens: the acceptance length is {after.acceptance_length:.2f} instead of "
+        f"{before.acceptance_length:.2f}, on prompts that neither has seen.\n\n"
+        f"Acceptance length is how many tokens one pass of the target yields: 1 without speculation, at most "
+        f"{after.num_draft_tokens + 1}. The draft was never trained on {weak}; {own} is its own domain, and shows "
+        f"whether it forgot anything.\n\n{_MACHINES}"
     )
-
-
-def _explanation(loop: LoopResult) -> str:
-    from .. import reference
-
-    most = loop.row(reference.WEAK_DOMAIN, True).num_draft_tokens + 1
-    return (
-        f"Acceptance length is how many tokens one pass of the target yields: 1 without speculation, {most} at most. "
-        f"The draft has never read {reference.WEAK_DOMAIN}; {reference.OWN_DOMAIN} is its own domain, and shows "
-        "whether it forgot anything."
-    )
+    if keep is not None:
+        print_text(f"All of it is in {keep}; see `draftloop --data-dir {keep} status`.")

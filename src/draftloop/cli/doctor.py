@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, each line with its remedy."""
+"""`doctor`: check the set-up of this machine; each finding comes with its remedy."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from dataclasses import asdict
 import click
 
 from ..whereabouts import places
-from .app import App, json_option, model_options, print_json
+from .app import App, print_json
+from .options import json_option, model_options
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
 
 
 @click.command()
-@click.option("--pair/--no-pair", "with_pair", default=True, help="Also load both models.  [default: --pair]")
+@click.option("--pair/--no-pair", "with_pair", default=True, help="Load both models too.  [default: --pair]")
 @model_options
 @json_option
 @click.pass_obj
 def doctor_command(app: App, with_pair: bool, as_json: bool) -> int:
-    """Configuration, platform, MLX device, BLAS, memory, write access and the pair; each line with its remedy."""
+    """Check your setup.
+
+    Checks the configuration, platform, MLX device, BLAS, memory, write access and the pair. Each problem comes with its
+    remedy. Exits with 1 if there is a problem.
+    """
     from ..doctor import check_setup
     from .tables import print_text
 

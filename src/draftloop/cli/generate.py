@@ -1,4 +1,4 @@
-"""`generate`: one prompt to text."""
+"""`generate`: one prompt to one output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .app import App, adapter_option, json_option, model_options, note, on_error, print_json, sampling_options
+from .app import App, note, on_error, print_json
+from .options import adapter_option, decoding_options, json_option, model_options
 from .output import is_lost
 
 if TYPE_CHECKING:
@@ -27,16 +28,17 @@ def _remember(_context: click.Context, _parameter: click.Parameter, prompt: str)
 @click.command()
 @click.argument("prompt", is_eager=True, callback=_remember)
 @adapter_option()
-@sampling_options
+@decoding_options
 @model_options
 @json_option
 @click.pass_obj
 def generate_command(app: App, prompt: str, adapter: str, as_json: bool) -> None:
-    """Generate text from PROMPT: the target's own output, in fewer of its passes. `-` reads the prompt from stdin.
+    """Generate from a prompt, speculatively.
 
-    A round drafts as many tokens as pay on this machine, by what it costs here and what was kept in the texts before
-    (left aside with --seed), and the rule that `benchmark speed` found fastest. --num-draft-tokens, or
-    speculative.draft_length fixed, keeps to one K and to the configured rule.
+    PROMPT `-` reads the prompt from stdin. The output has the target's own distribution, in fewer target passes. Each
+    round takes the K that maximises expected tokens/s, from the latencies of this machine and the acceptance of earlier
+    outputs (with --seed: of this output alone), and the acceptance rule that `benchmark speed` found fastest.
+    --num-draft-tokens, or speculative.draft_length fixed, keeps to one K and to the configured rule.
     """
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
@@ -48,13 +50,13 @@ def generate_command(app: App, prompt: str, adapter: str, as_json: bool) -> None
     settings = decoding_settings(config.speculative)
     pair = app.load_pair(adapter)
     fixed = config.speculative.draft_length == "fixed" or "speculative.num_draft_tokens" in app.flags
-    paying = None
+    adaptive = None
     if not fixed:
-        paying = _Paying(app, pair, alone="speculative.seed" in app.flags.keys() | app.resolved.origins.keys())
-        fastest = paying.fastest_rule() if config.speculative.rule == "auto" and settings.sampler.temperature else None
-        settings = replace(
-            settings, num_draft_tokens=config.speculative.max_draft_tokens, rule=fastest or settings.rule
-        )
+        alone = "speculative.seed" in app.flags.keys() | app.resolved.origins.keys()
+        adaptive = _DraftLengths(app, pair, alone=alone)
+        is_open = config.speculative.rule == "auto" and settings.sampler.temperature
+        rule = (adaptive.fastest_rule() if is_open else None) or settings.rule
+        settings = replace(settings, num_draft_tokens=config.speculative.max_draft_tokens, rule=rule)
     found = generate(
         pair,
         prompt,
@@ -62,11 +64,11 @@ def generate_command(app: App, prompt: str, adapter: str, as_json: bool) -> None
         chat_template=config.speculative.chat_template,
         max_prompt_length=config.data.max_prompt_length,
         reading=Reading.of(config.speculative),
-        draft_length=None if paying is None else partial(paying.draft_length, settings.rule),
-        on_text=partial(_tell, app, as_json),
+        draft_length=None if adaptive is None else partial(adaptive.draft_length, settings.rule),
+        on_text=partial(_print_piece, app, as_json),
     )
-    if paying is not None:
-        paying.remember(settings.rule)
+    if adaptive is not None:
+        adaptive.remember(settings.rule)
     if as_json:
         print_json({"status": "ok", **asdict(found), "adapter": pair.adapter, "rule": settings.rule})
         return
@@ -78,11 +80,11 @@ def generate_command(app: App, prompt: str, adapter: str, as_json: bool) -> None
     )
 
 
-class _Paying:
-    """The draft length that pays, from what is known of the pair on this machine; and what a text adds to that.
+class _DraftLengths:
+    """The adaptive draft length, from the latency profile of this machine and the acceptance of earlier outputs.
 
-    One `alone` neither goes by the texts before it nor adds to them: what is drawn depends on the lengths of rounds, so
-    no other text may change these where somebody asked for the text of a seed.
+    `alone` ignores earlier outputs and keeps nothing for later ones: the sampled tokens depend on the lengths of the
+    rounds, so no other output may change those of an output with a given seed.
     """
 
     def __init__(self, app: App, pair: Pair, *, alone: bool) -> None:
@@ -93,11 +95,11 @@ class _Paying:
         self._length: AdaptiveDraftLength | None = None
 
     def fastest_rule(self) -> Rule | None:
-        """Above temperature 0, where it was measured."""
+        """The rule that `benchmark speed` found fastest above temperature 0; None where it was not measured."""
         return None if self._known is None or self._known.advice is None else self._known.advice.rule
 
     def draft_length(self, rule: Rule) -> AdaptiveDraftLength:
-        """By costs as they were measured once, or are now."""
+        """By latencies that are known, or are measured now."""
         from ..decoding.draft_length import AdaptiveDraftLength, Experience
 
         self._app.say_where()
@@ -109,8 +111,8 @@ class _Paying:
         return self._length
 
     def remember(self, rule: Rule) -> None:
-        """What the text told of the draft, for the next one; what others found out meanwhile stays."""
-        known = self._app.data.costs.of(self._key)  # None where it cannot be kept, which was said then
+        """Keep the acceptance of this output for later ones, beside what other processes kept meanwhile."""
+        known = self._app.data.costs.of(self._key)  # None: it cannot be kept, and that was said
         if not self._alone and known is not None and self._length is not None:
             self._keep(replace(known, experience=known.experience | {rule: self._length.experience}))
 
@@ -119,7 +121,7 @@ class _Paying:
         from ..evaluation.latency_profiles import StoredProfile
         from .progress import Steps
 
-        note("measuring once what decoding costs here, so that rounds are as long as it pays")
+        note("measuring the latency profile of this machine once, to choose the draft length by it")
         with Steps(last_line=False) as steps:
             costs = measure_latency(self._pair, most, QUICK, partial(steps.at, "measuring"))
         known = StoredProfile(costs) if self._known is None else replace(self._known, costs=costs)
@@ -130,11 +132,11 @@ class _Paying:
         try:
             self._app.data.costs.keep(self._key, known)
         except OSError as error:
-            note(f"what decoding costs here is not kept for the next text: {error}")
+            note(f"the latency profile is not kept for the next output: {error}")
 
 
-def _tell(app: App, as_json: bool, piece: str) -> None:
-    """A piece of the text as it comes, once it is said where it comes from; the JSON object has the whole text."""
+def _print_piece(app: App, as_json: bool, piece: str) -> None:
+    """Print a piece of the output as it comes, after where it comes from; with --json the object has it all."""
     app.say_where()
     if as_json:
         return

@@ -1,24 +1,33 @@
-"""`retrain`: the one command for cron. It does what is due, says so in one line of the audit, and leaves."""
+"""`retrain`: the one command for cron. It does the next action, writes one line of the audit log, and exits."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import LockedError
-from .app import App, json_option, model_options, note, on_error, print_json
+from .app import App, note, on_error, print_json
+from .options import json_option, model_options
 from .output import Doing
 
 if TYPE_CHECKING:
     from ..config import Models
     from ..models.pair import Pair
-    from ..retraining.work import Load, Outcome
 
 _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: "locked"}
+_ACTIONS = {
+    "nothing": "do nothing",
+    "finish": "finish a promotion",
+    "check": "compare the champion with the previous draft, and roll back if that is better",
+    "resume": "resume a training",
+    "gate": "gate a candidate",
+    "wait": "wait",
+    "train": "train, then gate the candidate",
+}
 
 
 @click.command(cls=Doing)
@@ -28,89 +37,66 @@ _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: 
 @json_option
 @click.pass_obj
 def retrain_command(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
-    """Train on what has piled up, prove that it helps on held-out prompts, promote it or discard it.
+    """Train, gate and promote, unattended.
 
-    Made for cron: idempotent, one at a time, at low priority, and safe to be killed. Exits with 0 (promoted, or rolled
-    back), 10 (nothing to do), 11 (the gate refused), 12 (inconclusive), 13 (another one is running).
+    Trains on new failures, tests the candidate on held-out prompts, and promotes or refuses it. Made for cron:
+    idempotent, one at a time, at low priority, and safe to kill. Exits with 0 (promoted, or rolled back), 10 (nothing
+    to do), 11 (the gate refused), 12 (inconclusive), 13 (another one is running).
     """
     on_error(dry_run=dry_run)
     if dry_run:
-        return _say_what_would_be_done(app, force, as_json)
+        return _dry_run(app, force, as_json)
     from ..retraining.run import give_way, retrain
+    from ..retraining.work import loader
 
     give_way(app.config.retrain.niceness)
     from .progress import Steps
 
-    with Steps() as steps:
-        on_step, load = partial(steps.at, "training"), _loader(app)
-        found = retrain(app.data, app.config, force=force, load=load, say=note, on_step=on_step, on_work=steps.at)
-    app.say_where()
-    _print(found, as_json)
-    return found.exit_code
-
-
-def _loader(app: App) -> Load:
-    """As usual, and says which models these are."""
-    from ..retraining.work import loader
-
-    usual = loader(app.config, app.data.names)
+    load_pair = loader(app.config, app.data.names)
 
     def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
-        pair = usual(models, adapter, name)
+        pair = load_pair(models, adapter, name)
         app.say_where()
         return pair
 
-    return load
-
-
-def _say_what_would_be_done(app: App, force: bool, as_json: bool) -> int:
-    import time
-
-    from ..retraining.facts import read_facts
-    from ..retraining.plan import next_action
-    from ..retraining.running import running
-    from .status import while_running
-    from .tables import print_text
-
-    now = time.time()
-    at_work = running(app.data, now)
-    facts = read_facts(app.data, app.config, now)
-    step = next_action(facts, app.config, force=force) if at_work is None else while_running(at_work)
+    with Steps() as steps:
+        on_step = partial(steps.at, "training")
+        outcome = retrain(app.data, app.config, force=force, load=load, say=note, on_step=on_step, on_work=steps.at)
     app.say_where()
-    code = {"nothing": 10, "wait": 12}.get(step.action, 0) if at_work is None else LockedError.exit_code
     if as_json:
-        drift = [{**asdict(found), "alarm": found.alarm} for found in facts.watches]
-        failures = facts.overview.failures_new
-        values: dict[str, Any] = {"dry_run": True, **asdict(step), "failures_new": failures, "drift": drift}
-        values["running"] = asdict(at_work) if at_work else None
-        print_json({"status": _STATUS[code], **values})
-    else:
-        prompts, least = len(facts.overview.heldout_prompts), app.config.gate.min_heldout_prompts
-        words = _WORDS[step.action]
-        if step.action == "train" and prompts < least:
-            words = f"train what then waits for the gate, with {prompts} of {least} held-out prompts"
-        print_text(f"would {words}: {step.why}")
-    return code
-
-
-_WORDS = {
-    "nothing": "do nothing",
-    "finish": "finish a promotion",
-    "check": "hold the champion against the draft before it, and roll back if that is better",
-    "resume": "go on with a training",
-    "gate": "gate a candidate",
-    "wait": "wait",
-    "train": "train, then gate what comes of it",
-}
-
-
-def _print(found: Outcome, as_json: bool) -> None:
-    if as_json:
-        print_json({"status": _STATUS[found.exit_code], "dry_run": False, **asdict(found)})
-        return
+        print_json({"status": _STATUS[outcome.exit_code], "dry_run": False, **asdict(outcome)})
+        return outcome.exit_code
     from .tables import print_pairs
 
-    said = {"outcome": found.outcome, "why": found.why}
-    said |= {"version": found.version} if found.version else {}
-    said |= {"weights deleted of": ", ".join(found.pruned)} if found.pruned else {}
-    print_pairs({**said, "champion": found.champion or "none: the bare draft is in use"})
+    rows = {"outcome": outcome.outcome, "why": outcome.why}
+    rows |= {"version": outcome.version} if outcome.version else {}
+    rows |= {"weights deleted of": ", ".join(outcome.pruned)} if outcome.pruned else {}
+    print_pairs({**rows, "champion": outcome.champion or "none: the bare draft is in use"})
+    return outcome.exit_code
+
+
+def _dry_run(app: App, force: bool, as_json: bool) -> int:
+    from .status import read_next_action
+    from .tables import print_text
+
+    facts, action, running = read_next_action(app, force=force)
+    app.say_where()
+    code = {"nothing": 10, "wait": 12}.get(action.action, 0) if running is None else LockedError.exit_code
+    if as_json:
+        print_json(
+            {
+                "status": _STATUS[code],
+                "dry_run": True,
+                **asdict(action),
+                "failures_new": facts.overview.failures_new,
+                "drift": [{**asdict(found), "alarm": found.alarm} for found in facts.watches],
+                "running": asdict(running) if running else None,
+            }
+        )
+        return code
+    prompts, least = len(facts.overview.heldout_prompts), app.config.gate.min_heldout_prompts
+    words = _ACTIONS[action.action]
+    if action.action == "train" and prompts < least:
+        words = f"train a candidate, which then waits for the gate ({prompts} of {least} held-out prompts)"
+    print_text(f"would {words}: {action.why}")
+    return code

@@ -13,7 +13,8 @@ import click
 
 from ..errors import NothingToDo
 from ..whereabouts import in_rows, places
-from .app import App, Command, json_option, note, print_json
+from .app import App, note, print_json
+from .options import Command, json_option
 from .output import Doing
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`benchmark speed`: how fast a pair decodes here, in every way there is, and the draft length that follows."""
+"""`benchmark speed`: tokens/s of a pair on this machine, in every way of decoding, and the best draft length."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .app import App, adapter_option, json_option, model_options, note, print_json, sampler_options
-from .benchmark import draft_lengths_option, logged_to_measure_on, refuse_empty_log, rule_option
+from .app import App, note, print_json
+from .benchmark import logged_to_measure_on, refuse_empty_log
+from .options import (
+    adapter_option,
+    draft_lengths_option,
+    json_option,
+    model_options,
+    prompts_file_options,
+    rule_option,
+    sampler_options,
+)
 from .output import Doing
-from .prompt_input import prompts_file_option, prompts_of
+from .prompt_input import prompts_of
 
 if TYPE_CHECKING:
     from ..data.records import Record
@@ -27,11 +36,11 @@ if TYPE_CHECKING:
 
 @click.command(cls=Doing)
 @adapter_option("Adapter of the draft.")
-@prompts_file_option("Prompts to decode; by default held-out ones.")
-@click.option("--limit", type=click.IntRange(min=1), default=8, show_default=True, help="Use so many prompts.")
-@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that count.")
+@prompts_file_options("Prompts to decode; by default held-out ones.")
+@click.option("--limit", type=click.IntRange(min=1), default=8, show_default=True, help="Prompts to decode.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Timed passes over them.")
 @draft_lengths_option("1,2,3,4,6,8")
-@rule_option("auto: greedy at temperature 0, rejection and block above.")
+@rule_option("greedy at temperature 0, rejection and block above")
 @sampler_options
 @model_options
 @json_option
@@ -47,12 +56,13 @@ def speed_command(
     rule: str,
     as_json: bool,
 ) -> None:
-    """Decode for real, in every way: the target alone, mlx-lm's speculation, and draftloop's at each rule and K.
+    """Measure tokens/s, and find the fastest K.
 
-    All take turns on the same prompts: 8 held-out ones, three times after a pass to warm up. As long as nothing is held
-    out, other logged prompts are taken, and marked: what an adapter was trained on flatters it. ± is the spread of
-    tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
-    `generate` takes costs, rule and what was kept at each depth from here, and goes on choosing K itself.
+    Decodes live in every way: the target alone, mlx-lm's speculation, and draftloop's with each rule and K. All take
+    turns on the same prompts: 8 held-out ones, three times after a warm-up pass. As long as nothing is held out, other
+    logged prompts are taken, and marked: an adapter looks too good on prompts that it was trained on. ± is the spread
+    of tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
+    `generate` uses the latencies, the rule and the acceptance at each depth from here, and still chooses K itself.
     """
     from ..decoding.acceptance_rules import rule_for
 
@@ -64,7 +74,11 @@ def speed_command(
     if prompts is None:
         refuse_empty_log(app)
     path = app.data.registry.resolve(adapter)
-    pair, stock = _load_pairs(app, path)
+    same = "none" if path is None else str(path)  # the champion may become another one in between
+    pair = app.load_pair(same)
+    from ..models.cpu.adapt import is_adapted
+
+    stock = app.load_pair(same, as_stock=True) if is_adapted() else pair  # as mlx-lm has it
     from ..decoding.generate import decoding_settings
     from ..evaluation.held_out import MeasuredPrompt, check_held_out
     from ..evaluation.latency import machine_fingerprint
@@ -98,9 +112,9 @@ def speed_command(
         )
     try:
         if not _keep(app.data.costs, machine_fingerprint(pair), report, whole=rule == "auto"):
-            note(f"`generate` will not know of this: there is no {app.data_dir} to keep it in; `collect-data` makes it")
+            note(f"`generate` cannot use this: there is no {app.data_dir} to keep it in; `collect-data` makes it")
     except OSError as error:
-        note(f"`generate` will not know of this: {error}")
+        note(f"`generate` cannot use this: {error}")
     if as_json:
         print_json(
             {
@@ -118,15 +132,6 @@ def speed_command(
     else:
         what = f"{len(ids)} prompts, {settings.max_tokens} tokens at most, adapter {pair.adapter or 'none'}"
         _print(report, what, held_out)
-
-
-def _load_pairs(app: App, path: Path | None) -> tuple[Pair, Pair]:
-    """As draftloop has the pair, and as mlx-lm does: the same one where nothing is done to it."""
-    same = "none" if path is None else str(path)  # the champion may become another one in between
-    pair = app.load_pair(same)
-    from ..models.cpu.adapt import is_adapted
-
-    return pair, app.load_pair(same, as_stock=True) if is_adapted() else pair
 
 
 def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings) -> list[tuple[list[int], str]]:
@@ -176,33 +181,30 @@ def _keep(costs: LatencyProfiles, key: str, report: SpeedReport, *, whole: bool)
 
 
 def _print(report: SpeedReport, conditions: str, held_out: HeldOut) -> None:
-    from .tables import print_table, print_text
+    from .tables import print_records, print_text
 
     costs, advice = report.costs, report.advice
     print_text(
-        f"{conditions}; a draft step {1e3 * costs.t_draft:.2f} ms, a plain step {1e3 * costs.t_target[0]:.2f} ms"
+        f"{conditions}; a draft step {1e3 * costs.t_draft:.2f} ms, a target step {1e3 * costs.t_target[0]:.2f} ms"
     )
     if held_out.sentence:
         print_text(held_out.sentence)
-    print_table(
-        ["", "rule", "K", "tokens/s", "±", "acceptance length", "x plain", "forecast"],
-        [
-            [
-                row.way.by,
-                row.way.rule or "",
-                "auto" if row.way.num_draft_tokens is None else row.way.num_draft_tokens,
-                f"{row.tokens_per_second:.1f}",
-                f"{row.spread:.0%}",
-                "" if row.length is None else f"{row.length:.2f}",
-                f"{row.speed_up:.2f}",
-                "" if row.forecast is None else f"{row.forecast:.2f}",
-            ]
-            for row in report.rows
-        ],
+    print_records(
+        report.rows,
+        {
+            "": lambda row: row.way.by,
+            "rule": lambda row: row.way.rule or "",
+            "K": lambda row: "auto" if row.way.num_draft_tokens is None else row.way.num_draft_tokens,
+            "tokens/s": lambda row: f"{row.tokens_per_second:.1f}",
+            "±": lambda row: f"{row.spread:.0%}",
+            "acceptance length": lambda row: "" if row.length is None else f"{row.length:.2f}",
+            "speed-up": lambda row: f"{row.speed_up:.2f}",
+            "forecast": lambda row: "" if row.forecast is None else f"{row.forecast:.2f}",
+        },
         title=held_out.mark,
     )
     if advice.num_draft_tokens == 0:
         print_text("leave speculation off on this machine: no draft length is faster than the target alone")
     else:
         rule = f", rule {advice.rule}" if advice.rule else ""
-        print_text(f"K = {advice.num_draft_tokens}{rule}, on this machine: {advice.speed_up:.2f} x plain")
+        print_text(f"fastest on this machine: K = {advice.num_draft_tokens}{rule}, speed-up {advice.speed_up:.2f}")

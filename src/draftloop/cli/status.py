@@ -1,16 +1,16 @@
-"""`status`: what has piled up, what the next `retrain` would do, and whether acceptance drifts; loads no model."""
+"""`status`: what was collected, what the next `retrain` would do, and whether acceptance drifts; loads no model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..whereabouts import in_rows, places
-from .app import App, json_option, model_options, note, print_json
+from .app import App, note, print_json
+from .options import json_option, model_options
 
 if TYPE_CHECKING:
     from ..retraining.facts import Facts
@@ -23,29 +23,33 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def status_command(app: App, as_json: bool) -> None:
-    """Failures new and used, splits, sources, adapters, drift, and what is next. Loads no model."""
+    """Show what was collected and what comes next.
+
+    Failures new and used, splits, sources, adapters, drift, a run at work and the next action. Loads no model.
+    """
+    facts, action, running = read_next_action(app)
+    values = _values(app, facts, action, running)
+    if as_json:
+        print_json({"status": "ok", **places(app.resolved, app.data_dir), **values})
+    else:
+        _print(app, facts, action, running, values)
+
+
+def read_next_action(app: App, *, force: bool = False) -> tuple[Facts, NextAction, Running | None]:
+    """What `retrain` would do now, from which facts; nothing while a run is at work, for it holds the lock."""
     from ..retraining.facts import read_facts
-    from ..retraining.plan import next_action
+    from ..retraining.plan import NextAction, next_action
     from ..retraining.running import running
 
     now = time.time()
     at_work = running(app.data, now)
     facts = read_facts(app.data, app.config, now)
-    step = next_action(facts, app.config) if at_work is None else while_running(at_work)
-    if as_json:
-        print_json({"status": "ok", **places(app.resolved, app.data_dir), **_values(app, facts, step, at_work)})
-    else:
-        _print(app, facts, step, at_work)
+    if at_work is not None:
+        return facts, NextAction("nothing", f"another one is at work: {at_work}"), at_work
+    return facts, next_action(facts, app.config, force=force), None
 
 
-def while_running(at_work: Running) -> NextAction:
-    """What another `retrain` would do now: a run that is at work was not cut off, and its lock is taken."""
-    from ..retraining.plan import NextAction
-
-    return NextAction("nothing", f"another one is at work: {at_work}")
-
-
-def _values(app: App, facts: Facts, step: NextAction, at_work: Running | None) -> dict[str, Any]:
+def _values(app: App, facts: Facts, action: NextAction, running: Running | None) -> dict[str, Any]:
     from ..retraining.running import unfinished
     from ..status import damaged_files
 
@@ -69,10 +73,10 @@ def _values(app: App, facts: Facts, step: NextAction, at_work: Running | None) -
         "previous": facts.pointer.previous,
         "candidate": found.candidate,
         "last_retrain": {name: last[name] for name in ("when", "outcome", "why")} if last else None,
-        "next": asdict(step),
-        "running": asdict(at_work) if at_work else None,
-        "unfinished": [asdict(run) for run in unfinished(data, at_work)],
-        "drift": [{**asdict(one), "alarm": one.alarm} for one in facts.watches],
+        "next": asdict(action),
+        "running": asdict(running) if running else None,
+        "unfinished": [asdict(run) for run in unfinished(data, running)],
+        "drift": [{**asdict(watch), "alarm": watch.alarm} for watch in facts.watches],
         "generations_of_champion": {"unseen": facts.watched[0], "all": facts.watched[1]},
         "chat_template_changed": facts.template,
         "log": str(data.log.path),
@@ -81,41 +85,50 @@ def _values(app: App, facts: Facts, step: NextAction, at_work: Running | None) -
     }
 
 
-def _print(app: App, facts: Facts, step: NextAction, at_work: Running | None) -> None:
+def _print(app: App, facts: Facts, action: NextAction, running: Running | None, values: dict[str, Any]) -> None:
     from ..models.hub import is_local
     from .tables import print_pairs
 
-    values, found = _values(app, facts, step, at_work), facts.overview
+    near = values["near_two_splits"]
     counts = {
         "new": values["failures_new"],
-        "judged": values["failures_used"],
-        "kept for validation and benchmark": values["failures_held_out"],
-        **({"used in no split": found.failures_near_two_splits} if found.failures_near_two_splits else {}),
+        "used": values["failures_used"],
+        "held out for validation and benchmark": values["failures_held_out"],
+        **({"used in no split": values["failures_near_two_splits"]} if values["failures_near_two_splits"] else {}),
     }
     splits, sources = (
         ", ".join(f"{n} {name}" for name, n in values[key].items()) or "none" for key in ("splits", "sources")
     )
-    print_pairs(
-        {
-            **in_rows(app.resolved, app.data_dir),
-            "generations": values["generations"],
-            "failures": f"{values['failures']} ({', '.join(f'{n} {what}' for what, n in counts.items())})",
-            **({"other targets": f"{values['other_pairs']} of the generations"} if values["other_pairs"] else {}),
-            "splits": splits,
-            **({"near two splits": _near(found.near_two_splits)} if found.near_two_splits else {}),
-            "sources": sources,
-            "adapters": ", ".join(values["adapters"]) or "none",
-            "champion": values["champion"] or "none: the bare draft is in use",
-            "previous": values["previous"] or "none",
-            **({"candidate": f"{values['candidate']}, without a verdict"} if values["candidate"] else {}),
-            **({"last retrain": _ended(values["last_retrain"])} if values["last_retrain"] else {}),
-            **({"watched for drift": _watched(facts)} if facts.watched[1] else {}),
-            **({"at work": str(at_work)} if at_work else {}),
-            **({"unfinished": _unfinished(values["unfinished"])} if values["unfinished"] else {}),
-            "next retrain": "nothing, while that is at work" if at_work else f"{step.action} ({step.why})",
-            "log": f"{values['log']} ({values['log_bytes']:,} bytes)",
-        }
-    )
+    rows: dict[str, object] = {
+        **in_rows(app.resolved, app.data_dir),
+        "generations": values["generations"],
+        "failures": f"{values['failures']} ({', '.join(f'{n} {what}' for what, n in counts.items())})",
+        "other targets": values["other_pairs"] and f"{values['other_pairs']} of the generations",
+        "splits": splits,
+        "near two splits": near and f"{near} of the generations: near prompts of another split, used in neither",
+        "sources": sources,
+        "adapters": ", ".join(values["adapters"]) or "none",
+        "champion": values["champion"] or "none: the bare draft is in use",
+        "previous": values["previous"] or "none",
+        "candidate": values["candidate"] and f"{values['candidate']}, without a verdict",
+    }
+    if last := values["last_retrain"]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last["when"]))
+        rows["last retrain"] = f"{last['outcome']}, {when}"
+    unseen, every = facts.watched
+    if every:  # the others flatter the draft that was trained on their prompts
+        draft = facts.pointer.champion or "the bare draft"
+        since = f"generations of {draft} since the last verdict"
+        rows["watched for drift"] = f"{unseen} of {every} {since} (of prompts that it was not trained on)"
+    rows["at work"] = running and str(running)
+    if values["unfinished"]:
+        *earlier, run = values["unfinished"]
+        also = f"; earlier ones: {', '.join(run['run'] for run in earlier)}" if earlier else ""
+        how = f"`train --resume {run['run']}` goes on"
+        rows["unfinished"] = f"{run['run']}, stopped or cut off after step {run['step']}: {how}{also}"
+    rows["next retrain"] = "nothing, while that is at work" if running else f"{action.action} ({action.why})"
+    rows["log"] = f"{values['log']} ({values['log_bytes']:,} bytes)"
+    print_pairs({name: value for name, value in rows.items() if value or name == "generations"})
     for watch in facts.alarms:
         note(
             f"drift: acceptance of {watch.source} fell from {watch.reference:.3f} to {watch.recent:.3f} per position "
@@ -127,28 +140,6 @@ def _print(app: App, facts: Facts, step: NextAction, at_work: Running | None) ->
         note(damage if "permission denied: " in damage else f"damaged: {damage}")
     for name, model in (("target", app.config.models.target), ("draft", app.config.models.draft)):
         if not is_local(model):
-            note(f"{name} {model} is not on this machine, so what is counted is of any; mistyped, or not loaded yet?")
+            note(f"{name} {model} is not on this machine, so generations of any are counted; mistyped, or not loaded?")
     if values["generations"]:
-        note(f"Prompts and outputs lie under {app.data.root} in plain text, for your eyes alone.")
-
-
-def _watched(facts: Facts) -> str:
-    """How few generations drift rests on: the others flatter the draft that was trained on their prompts."""
-    unseen, every = facts.watched
-    draft = facts.pointer.champion or "the bare draft"
-    return f"{unseen} of {every} generations of {draft} since the last verdict (of prompts that it was not trained on)"
-
-
-def _near(count: int) -> str:
-    return f"{count} of the generations, near prompts of another split and so used in neither"
-
-
-def _unfinished(runs: Sequence[Mapping[str, Any]]) -> str:
-    last, earlier = runs[-1], ", ".join(run["run"] for run in runs[:-1])
-    also = f"; earlier ones: {earlier}" if earlier else ""
-    return f"{last['run']}, stopped or cut off after step {last['step']}: `train --resume {last['run']}` goes on{also}"
-
-
-def _ended(last: Mapping[str, Any]) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last["when"]))
-    return f"{last['outcome']}, {when}"
+        note(f"Prompts and outputs lie under {app.data.root} in plain text, readable by you alone.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import click
 from rich import box
@@ -36,21 +37,42 @@ def percent(share: float | None) -> str:
 
 
 def sampler_in_words(sampler: Mapping[str, float]) -> str:
-    """A sampler in a few words: the temperature, the filters that are on, and the seed where it has one."""
+    """A sampler in a few words: the temperature, the filters that are on, and its seed if it has one."""
     off = {"top_p": (0.0, 1.0), "min_p": (0.0,), "top_k": (0,)}
     said = [f"{name} {value:g}" for name, value in sampler.items() if value not in off.get(name, ())]
     return ", ".join(said)
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """`[low, high]`, or `n/a` where one prompt alone gives none."""
+    """`[low, high]`, or `n/a`: a single prompt gives no interval."""
     if low is None or high is None:
         return "n/a"
     return f"[{low:+.3f}, {high:+.3f}]" if signed else f"[{low:.3f}, {high:.3f}]"
 
 
+Columns = Mapping[str, str | Callable[[Any], object]]
+"""Head to the attribute that is shown below it, or to a function of the row."""
+
+ACCEPTANCE: Columns = {
+    "accepted per position": "acceptance_per_position",
+    "acceptance rate": "acceptance_rate",
+    "acceptance length": "acceptance_length",
+    "95%": lambda row: interval(row.ci_low, row.ci_high),
+}
+GAIN: Columns = {
+    "gained acceptance length": "delta_acceptance_length",
+    "95%": lambda change: interval(change.ci_low, change.ci_high, signed=True),
+}
+
+
+def print_records(records: Iterable[object], columns: Columns, title: str | None = None) -> None:
+    """A table with a line for each record."""
+    rows = [[getattr(one, c) if isinstance(c, str) else c(one) for c in columns.values()] for one in records]
+    print_table(list(columns), rows, title)
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table; the first column is text, the others are aligned right. Where it is narrow, heads are broken first."""
+    """A table; the first column is text, the others are aligned right. On a narrow terminal heads are broken first."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     cells = [[cell(value) for value in row] for row in rows]
     for number, header in enumerate(headers):
@@ -66,7 +88,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 
 def print_pairs(values: Mapping[str, object]) -> None:
-    """Names and values, aligned; on a terminal a long value goes on below its beginning."""
+    """Names and values, aligned; on a terminal a long value is wrapped in its column."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -84,5 +106,5 @@ def print_text(text: str) -> None:
 
 
 def _width() -> int:
-    """Of the terminal; without one nothing is broken, for programs and grep read it."""
+    """Of the terminal; without one no line is broken, because programs and grep read it."""
     return Console(file=sys.stdout).width if sys.stdout.isatty() else 1 << 20

@@ -9,65 +9,38 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import NothingToDo, UsageError
-from .app import App, config_option, json_option, model_options, print_json
+from .app import App, print_json
+from .options import config_options, json_option, model_options
 from .output import Doing
 
 if TYPE_CHECKING:
     from ..training.result import TrainResult
-    from ..training.token_report import TokenReport
 
 _MAX_MINUTES = "training.max_minutes"
-_OPTIONS = [
-    ("--epochs", "training.epochs", str),
-    ("--loss", "training.loss", str),
-    ("--learning-rate", "training.learning_rate", float),
-    ("--batch-size", "training.batch_size", int),
-    ("--batch-tokens", "training.batch_tokens", int),
-    ("--grad-accumulation-steps", "training.gradient_accumulation_steps", int),
-    ("--warmup-steps", "training.warmup_steps", int),
-    ("--teacher", "training.teacher", str),
-    ("--answers", "training.answers", int),
-    ("--proposals", "training.proposals", int),
-    ("--replay-ratio", "training.replay_ratio", float),
-    ("--rank", "training.lora.rank", int),
-    ("--scale", "training.lora.scale", float),
-    ("--dropout", "training.lora.dropout", float),
-    ("--matrices", "training.lora.matrices", str),
-    ("--steps-per-report", "training.steps_per_report", int),
-    ("--steps-per-eval", "training.steps_per_eval", int),
-    ("--val-batches", "training.val_batches", int),
-    ("--save-every", "training.save_every", int),
-    ("--patience", "training.patience", int),
-    ("--max-minutes", _MAX_MINUTES, float),
-    ("--memory", "training.memory", str),
-    ("--seed", "training.seed", int),
-]
-
-
-def _training_options(command: click.decorators.FC) -> click.decorators.FC:
-    for name, key, kind in reversed(_OPTIONS):
-        command = config_option(name, key=key, type=kind)(command)
-    return command
 
 
 @click.command(cls=Doing)
-@_training_options
-@click.option("--from-base", is_flag=True, help="Start from the bare draft, not from the champion's weights.")
+@config_options("training", "epochs loss learning_rate batch_size batch_tokens gradient_accumulation_steps")
+@config_options("training", "warmup_steps teacher answers proposals replay_ratio")
+@config_options("training.lora", "rank scale dropout matrices")
+@config_options("training", "steps_per_report steps_per_eval val_batches save_every patience max_minutes memory seed")
+@click.option("--from-base", is_flag=True, help="Start from the bare draft, not from the champion.")
 @click.option(
     "--resume",
     is_flag=False,
     flag_value="latest",
     metavar="[RUN]",
-    help="Go on with an interrupted run: its id, or the latest one. With --max-minutes M, for M more minutes from "
-    "there, whatever limit it had; also with one that its time limit ended, as long as no later training began.",
+    help="Go on with an interrupted run: its id, or the latest one. With --max-minutes M it gets M more minutes, "
+    "whatever its limit was, and a run that its time limit ended goes on too, if no later training began.",
 )
 @model_options
 @json_option
 @click.pass_obj
 def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) -> None:
-    """Fine-tune the draft's adapter on logged failures, mixed with replay; gives a new version.
+    """Train the draft's adapter on failures.
 
-    Starts from the champion's weights where there is one. Held-out generations are never read.
+    Mixes in replay, starts from the champion if there is one, and publishes a new version. Chooses the training length
+    from the amount of data, unless --epochs or --max-minutes sets it. Never reads held-out generations.
     """
     if resume and (from_base or app.flags.keys() - {_MAX_MINUTES}):
         raise UsageError("--resume goes on with the run's own settings: leave the other options out, but --max-minutes")
@@ -76,7 +49,7 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
     config, data = app.config, app.data
     if not data.exists:  # the lock would make it
         if resume:
-            RunDirectory.find(data.runs, resume)  # says that there is none
+            RunDirectory.find(data.runs, resume)  # raises: there is none
         raise NothingToDo(f"{data.log.path} holds no generation to train on; run collect-data first")
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
         from ..training.train import resume as resume_run
@@ -93,32 +66,36 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
             result = train(pair, data, config)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
-    else:
-        from .tables import print_text
+        return
+    from .tables import print_text
 
-        _print(result)
-        if result.best_step != 0:
-            print_text(_what_is_next(app))
+    _print(result)
+    if result.ended == "time limit":
+        print_text(f"\nThe time limit ended it. More time: `train --resume {result.run} --max-minutes M`.")
+    if result.best_step == 0:
+        print_text("\nNothing was gained: no later weights did better on validation than those it started from.")
+    else:
+        print_text(_what_is_next(app))
 
 
 def _what_is_next(app: App) -> str:
-    """What the counts of this data directory allow: a gate without prompts decides nothing."""
+    """What `retrain` would do now, and what to do by hand."""
     from ..retraining.facts import read_facts
     from ..retraining.plan import next_action
 
     facts = read_facts(app.data, app.config, time.time())
-    step = next_action(facts, app.config)
+    action = next_action(facts, app.config)
     following = {
         "gate": "`retrain` lets the gate decide",
-        "wait": f"{step.why}. `retrain` gates it then",
-    }.get(step.action, f"`retrain` would do this first: {step.action} ({step.why})")
+        "wait": f"{action.why}. `retrain` gates it then",
+    }.get(action.action, f"`retrain` would do this first: {action.action} ({action.why})")
     marked = "" if facts.overview.heldout_prompts else " (no prompt is held out yet, so it flatters)"
     by_hand = f"`benchmark acceptance --adapter latest`{marked}, then `adapters promote latest`"
     return f"\nNext: {following}. By hand: {by_hand}."
 
 
 def _print(result: TrainResult) -> None:
-    from .tables import print_pairs, print_text
+    from .tables import percent, print_pairs, print_records, print_text
 
     left_out = ", ".join(f"{n} ({why})" for why, n in result.left_out.items())
     print_pairs(
@@ -137,39 +114,29 @@ def _print(result: TrainResult) -> None:
             "weights kept": "the last" if result.best_step is None else f"those after step {result.best_step}",
         }
     )
-    _print_lessons(result.lessons)
-    if result.ended == "time limit":
-        print_text(f"\nThe time limit ended it. More time: `train --resume {result.run} --max-minutes M`.")
-    if result.best_step == 0:
-        print_text("\nNothing was gained: no later weights did better on validation than those it started from.")
-
-
-def _print_lessons(lessons: TokenReport) -> None:
-    from .tables import percent, print_table, print_text
-
-    learned, measured = lessons.learned_from, lessons.measured_on
-    of_what = "validation generations" if lessons.split == "validation" else "failures it trained on"
+    report = result.lessons
+    learned, measured = report.learned_from, report.measured_on
+    of_what = "validation generations" if report.split == "validation" else "failures it trained on"
     print_text(
-        f"\nLearned from {learned.positions:,} positions of {learned.generations:,} generations, "
+        f"\nTrained on {learned.positions:,} positions of {learned.generations:,} generations, "
         f"{learned.rejected:,} of them rejected.\n\n"
-        f"What the draft still misses, on {measured.positions:,} positions of {measured.generations:,} {of_what}:"
+        f"What the target still rejects, on {measured.positions:,} positions of {measured.generations:,} {of_what}:"
     )
-    rows = [
-        [
-            row.kind,
-            row.positions,
-            percent(row.share),
-            row.rejected,
-            row.acceptance_before,
-            row.acceptance_after,
-            percent(row.remaining),
-        ]
-        for row in lessons.kinds
-    ]
-    print_table(["kind of token", "positions", "share", "rejected", "before", "after", "missed"], rows)
-    print_text("before, after: accepted per position; missed: share of what is refused now")
-    if lessons.kinds[0].acceptance_before is None:
-        print_text("before: n/a, for this run did not keep how the draft did at its start")
+    print_records(
+        report.kinds,
+        {
+            "kind of token": "kind",
+            "positions": "positions",
+            "share": lambda row: percent(row.share),
+            "rejected": "rejected",
+            "before": "acceptance_before",
+            "after": "acceptance_after",
+            "missed": lambda row: percent(row.remaining),
+        },
+    )
+    print_text("before, after: accepted per position; missed: share of all rejections expected now")
+    if report.kinds[0].acceptance_before is None:
+        print_text("before: n/a, because this run did not keep how the draft did at its start")
 
 
 def _change(before: float | None, after: float | None) -> str:
