@@ -134,7 +134,7 @@ def _print(result: TrainResult) -> None:
             "missed": lambda row: percent(row.remaining),
         },
     )
-    print_text("before, after: accepted per position; missed: share of all rejections expected now")
+    print_text("before, after: accepted per position; missed: share of what is still rejected")
     if report.kinds[0].acceptance_before is None:
         print_text("before: n/a, because this run did not keep how the draft did at its start")
 
