@@ -46,12 +46,6 @@ Teacher = Literal["live", "logged", "none"]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what MLX and NumPy both take
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-PartialShare = Annotated[float, Field(gt=0.0, lt=1.0)]
-Level = Annotated[float, Field(gt=0.0, lt=0.5)]  # of a test
-AboveZero = Annotated[float, Field(gt=0.0)]
-DraftTokens = Annotated[int, Field(ge=1, le=64)]
-OrAll = Annotated[int, Field(ge=-1)]
 
 
 def one_of(rules: Sequence[str]) -> str:
@@ -114,141 +108,131 @@ class Section(BaseModel):
         return value
 
 
+def setting(default: Any, description: str, **bounds: Any) -> Any:
+    """A field of a section: its default, one line of description, and bounds as pydantic names them."""
+    return Field(default, description=description, **bounds)
+
+
 class Models(Section):
     """The pair. A Hugging Face id, a local directory, or `embedded:target` and `embedded:draft`."""
 
-    target: str = Field("embedded:target", min_length=1, description="the large model whose output you want")
-    draft: str = Field("embedded:draft", min_length=1, description="the small model that proposes tokens")
-    trust_remote_code: bool = Field(False, description="let a model directory run Python code of its own")
+    target: str = setting("embedded:target", "the large model whose output you want", min_length=1)
+    draft: str = setting("embedded:draft", "the small model that proposes tokens", min_length=1)
+    trust_remote_code: bool = setting(False, "let a model directory run Python code of its own")
 
 
 class Speculative(Section):
     """How outputs are generated, in every command."""
 
-    num_draft_tokens: DraftTokens = Field(
-        4, description="draft tokens per round (K); generate chooses K itself where draft_length is auto"
+    num_draft_tokens: int = setting(
+        4, "draft tokens per round (K); generate chooses K itself where draft_length is auto", ge=1, le=64
     )
-    draft_length: Literal["auto", "fixed"] = Field(
-        "auto",
-        description="of generate; auto: in every round the K that maximises expected tokens/s; fixed: num_draft_tokens",
+    draft_length: Literal["auto", "fixed"] = setting(
+        "auto", "of generate; auto: in every round the K that maximises expected tokens/s; fixed: num_draft_tokens"
     )
-    max_draft_tokens: DraftTokens = Field(8, description="largest K where draft_length is auto")
-    rule: Literal["auto", Rule] = Field(
-        "auto",
-        description="acceptance rule; auto: greedy at temperature 0, else rejection (generate: the fastest measured)",
+    max_draft_tokens: int = setting(8, "largest K where draft_length is auto", ge=1, le=64)
+    rule: Literal["auto", Rule] = setting(
+        "auto", "acceptance rule; auto: greedy at temperature 0, else rejection (generate: the fastest measured)"
     )
-    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = Field(0.8, description="of sampling; 0 is greedy")
-    top_p: Share = Field(1.0, description="probability mass of the nucleus; 0 and 1 are off")
-    min_p: Share = Field(0.0, description="least probability, as a share of the most probable token's; 0 is off")
-    top_k: NotNegative = Field(0, description="how many of the most probable tokens are kept; 0 is off")
-    max_tokens: Positive = Field(128, description="most tokens of a generation")
-    seed: Seed = Field(0, description="seed of everything random in generating")
-    chat_template: bool = Field(True, description="apply the tokenizer's chat template if it has one")
-    chat_template_args: TemplateArgs = Field(
-        {}, description='arguments of the chat template, as JSON: {"enable_thinking": false}'
-    )
-    parse_special: bool = Field(False, description="read control tokens that a prompt spells out as such, not as text")
-    template_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
-        10, description="CPU seconds of a chat template per prompt, at most"
-    )
-    prefill_step_size: Positive = Field(512, description="prompt tokens per forward pass")
+    temperature: float = setting(0.8, "of sampling; 0 is greedy", ge=0.0, le=10.0)
+    top_p: float = setting(1.0, "probability mass of the nucleus; 0 and 1 are off", ge=0.0, le=1.0)
+    min_p: float = setting(0.0, "least probability, as a share of the most probable token's; 0 is off", ge=0.0, le=1.0)
+    top_k: NotNegative = setting(0, "how many of the most probable tokens are kept; 0 is off")
+    max_tokens: Positive = setting(128, "most tokens of a generation")
+    seed: Seed = setting(0, "seed of everything random in generating")
+    chat_template: bool = setting(True, "apply the tokenizer's chat template if it has one")
+    chat_template_args: TemplateArgs = setting({}, 'more chat template arguments, as JSON: {"enable_thinking": false}')
+    parse_special: bool = setting(False, "read control tokens that a prompt spells out as such, not as text")
+    template_seconds: int = setting(10, "CPU seconds of a chat template per prompt, at most", ge=1, le=3600)
+    prefill_step_size: Positive = setting(512, "prompt tokens per forward pass")
 
 
 class Lora(Section):
     """The adapter's shape, in mlx-lm's own terms (`scale`, not alpha)."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="rank of each low-rank update")
-    scale: Annotated[float, Field(gt=0.0, le=100.0)] = Field(2.0, description="factor on each low-rank update")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="dropout on the adapter's input")
-    num_layers: OrAll = Field(-1, description="last layers to adapt; -1 is all")
-    matrices: Matrices = Field(
-        "all", description="adapted weights; layers: those of the layers; all: embedding and head too"
-    )
+    rank: int = setting(64, "rank of each low-rank update", ge=1, le=1024)
+    scale: float = setting(2.0, "factor on each low-rank update", gt=0.0, le=100.0)
+    dropout: float = setting(0.0, "dropout on the adapter's input", ge=0.0, lt=1.0)
+    num_layers: int = setting(-1, "last layers to adapt; -1 is all", ge=-1)
+    matrices: Matrices = setting("all", "adapted weights; layers: those of the layers; all: embedding and head too")
 
 
 class Training(Section):
     """How an adapter is trained from failures."""
 
-    loss: Loss = Field(
-        "lk",
-        description="ce: target's tokens; kl, tv: its distribution; nla: negative log acceptance; lk: kl and tv mixed",
+    loss: Loss = setting(
+        "lk", "ce: target's tokens; kl, tv: its distribution; nla: negative log acceptance; lk: kl and tv mixed"
     )
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(6e-3, description="peak learning rate")
-    batch_size: Positive = Field(16, description="most generations per micro-batch")
-    batch_tokens: Positive = Field(1024, description="most supervised tokens per micro-batch of several generations")
-    gradient_accumulation_steps: Positive = Field(1, description="micro-batches per optimizer step")
-    epochs: Epochs = Field("auto", description="passes over the failures; auto: fewer, the more failures there are")
-    teacher: Teacher = Field(
-        "live",
-        description="source of labels; live: the target; logged: what collect-data kept of it; none: its tokens alone",
+    learning_rate: float = setting(6e-3, "peak learning rate", gt=0.0, le=1.0)
+    batch_size: Positive = setting(16, "most generations per micro-batch")
+    batch_tokens: Positive = setting(1024, "most supervised tokens per micro-batch of several generations")
+    gradient_accumulation_steps: Positive = setting(1, "micro-batches per optimizer step")
+    epochs: Epochs = setting("auto", "passes over the failures; auto: fewer, the more failures there are")
+    teacher: Teacher = setting(
+        "live", "source of labels; live: the target; logged: what collect-data kept of it; none: its tokens alone"
     )
-    answers: NotNegative = Field(3, description="target samples: new outputs of a live teacher per failure")
-    proposals: NotNegative = Field(
-        4, description="on-policy samples: the draft's outputs per failure, labelled by a live teacher"
+    answers: NotNegative = setting(3, "target samples: new outputs of a live teacher per failure")
+    proposals: NotNegative = setting(4, "on-policy samples: outputs of the draft per failure, which the teacher labels")
+    warmup_steps: NotNegative = setting(10, "optimizer steps up to the peak learning rate")
+    weight_decay: float = setting(0.01, "AdamW's weight decay", ge=0.0, le=1.0)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", gt=0.0)
+    max_loss: float = setting(50.0, "a batch above it is skipped; / T where T < 1", gt=0.0)
+    max_skipped_batches: Positive = setting(5, "so many skipped batches in a row stop the run")
+    replay_ratio: float = setting(0.2, "share of replay in the supervised tokens", ge=0.0, lt=1.0)
+    min_failure_cases: Positive = setting(50, "unused failures that make a retraining worth while")
+    steps_per_report: Positive = setting(10, "optimizer steps between reports")
+    steps_per_eval: Positive = setting(20, "optimizer steps between validations")
+    val_batches: int = setting(-1, "micro-batches per validation; -1 is all", ge=-1)
+    save_every: Positive = setting(50, "optimizer steps between checkpoints")
+    patience: Positive = setting(8, "validations without an improvement before the run stops early")
+    max_minutes: float | None = setting(None, "time limit, which the schedule fits; none by default", gt=0.0)
+    memory: Memory = setting("auto", "GB that MLX may hold; auto: 80% of what the device has")
+    teacher_memory_mb: Positive = setting(
+        2048, "MB for the target's full distributions; else their top-k tokens are used"
     )
-    warmup_steps: NotNegative = Field(10, description="optimizer steps up to the peak learning rate")
-    weight_decay: Share = Field(0.01, description="AdamW's weight decay")
-    max_grad_norm: AboveZero = Field(1.0, description="gradients are clipped to this norm")
-    max_loss: AboveZero = Field(50.0, description="a batch above it is skipped; / T where T < 1")
-    max_skipped_batches: Positive = Field(5, description="so many skipped batches in a row stop the run")
-    replay_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.2, description="share of replay in the supervised tokens"
-    )
-    min_failure_cases: Positive = Field(50, description="unused failures that make a retraining worth while")
-    steps_per_report: Positive = Field(10, description="optimizer steps between reports")
-    steps_per_eval: Positive = Field(20, description="optimizer steps between validations")
-    val_batches: OrAll = Field(-1, description="micro-batches per validation; -1 is all")
-    save_every: Positive = Field(50, description="optimizer steps between checkpoints")
-    patience: Positive = Field(8, description="validations without an improvement before the run stops early")
-    max_minutes: AboveZero | None = Field(None, description="time limit, which the schedule fits; none by default")
-    memory: Memory = Field("auto", description="GB that MLX may hold; auto: 80% of what the device has")
-    teacher_memory_mb: Positive = Field(
-        2048, description="MB for the target's full distributions; else only their top-k tokens are used"
-    )
-    seed: Seed = Field(0, description="seed of order, replay, new samples, dropout and the adapter's start")
+    seed: Seed = setting(0, "seed of order, replay, new samples, dropout and the adapter's start")
     lora: Lora = Lora()
 
 
 class Data(Section):
     """How much is kept of prompts and outputs."""
 
-    max_prompt_length: Positive = Field(2048, description="most tokens of a prompt; a longer one is skipped, never cut")
-    max_output_length: Positive = Field(512, description="most labels per generation; the rest is cut, and counted")
-    replay_capacity: Positive = Field(500, description="generations in the replay buffer")
-    teacher_top_k: NotNegative = Field(32, description="top-k tokens of the target kept per position; 0 keeps none")
-    full_sync: bool = Field(False, description="have every append survive a power loss too (slower)")
+    max_prompt_length: Positive = setting(2048, "most tokens of a prompt; a longer one is skipped, never cut")
+    max_output_length: Positive = setting(512, "most labels per generation; the rest is cut, and counted")
+    replay_capacity: Positive = setting(500, "generations in the replay buffer")
+    teacher_top_k: NotNegative = setting(32, "top-k tokens of the target kept per position; 0 keeps none")
+    full_sync: bool = setting(False, "have every append survive a power loss too (slower)")
 
 
 class Gate(Section):
     """What a candidate must prove, on held-out generations, to become the champion."""
 
-    alpha: Level = Field(0.05, description="chance, per held-out epoch, of promoting a draft that is no better")
-    max_attempts: Positive = Field(5, description="scored attempts before a held-out epoch ends")
-    min_heldout_prompts: Annotated[int, Field(ge=2)] = Field(
-        12, description="with fewer the gate is inconclusive; sources with fewer are tested together as the rest"
+    alpha: float = setting(0.05, "chance, per held-out epoch, of promoting a draft that is no better", gt=0.0, lt=0.5)
+    max_attempts: Positive = setting(5, "scored attempts before a held-out epoch ends")
+    min_heldout_prompts: int = setting(
+        12, "with fewer the gate is inconclusive; sources with fewer are tested together as the rest", ge=2
     )
-    max_heldout_generations: Positive = Field(400, description="most that are scored; every source in proportion")
-    max_drop_share: PartialShare = Field(
-        0.04, description="share of its acceptance length that no source, and not the rest, may lose"
+    max_heldout_generations: Positive = setting(400, "most that are scored; every source in proportion")
+    max_drop_share: float = setting(
+        0.04, "share of its acceptance length that no source, and not the rest, may lose", gt=0.0, lt=1.0
     )
-    max_drop: AboveZero | None = Field(
-        None, description="deprecated: a loss in acceptance length, in place of max_drop_share"
+    max_drop: float | None = setting(None, "deprecated: max_drop_share, but in acceptance length", gt=0.0)
+    unit_alpha: float = setting(0.05, "level of the tests of each source and of the rest", gt=0.0, lt=0.5)
+    material_drop_share: float = setting(
+        0.01, "a proven loss above this share in one source refuses the candidate", gt=0.0, lt=1.0
     )
-    unit_alpha: Level = Field(0.05, description="level of the tests of each source and of the rest")
-    material_drop_share: PartialShare = Field(
-        0.01, description="a proven loss of more than this share in one source refuses the candidate"
+    looks: NotNegative = setting(5, "interim tests of a promoted draft, at 12, 24, 48 … new held-out prompts; 0 is off")
+    rollback_alpha: float = setting(
+        0.025,
+        "chance, per promotion, of a wrong rollback by looks; as much again by checks on alarms",
+        gt=0.0,
+        lt=0.5,
     )
-    looks: NotNegative = Field(
-        5, description="interim tests of a promoted draft, at 12, 24, 48 … new held-out prompts; 0 is off"
+    rollback_drop_share: float = setting(
+        0.02, "a proven loss above this share against the previous draft rolls back", gt=0.0, lt=1.0
     )
-    rollback_alpha: Level = Field(
-        0.025, description="chance, per promotion, of a wrong rollback by looks; as much again by checks after alarms"
-    )
-    rollback_drop_share: PartialShare = Field(
-        0.02, description="a proven loss of more than this share against the previous draft rolls back"
-    )
-    max_draft_tokens: DraftTokens = Field(8, description="largest K of the speed forecast")
-    live_prompts: NotNegative = Field(4, description="prompts decoded live to check the estimate; 0 is off")
+    max_draft_tokens: int = setting(8, "largest K of the speed forecast", ge=1, le=64)
+    live_prompts: NotNegative = setting(4, "prompts decoded live to check the estimate; 0 is off")
 
     @model_validator(mode="after")
     def _can_be_conclusive(self) -> Self:
@@ -263,24 +247,23 @@ class Gate(Section):
 class Drift(Section):
     """When a fall of acceptance counts as drift of the prompts (Page-Hinkley test, per source, on generations)."""
 
-    false_alarm_rate: PartialShare = Field(0.01, description="chance per source of a false alarm within the horizon")
-    horizon: Annotated[int, Field(ge=10)] = Field(200, description="generations that the false alarm rate is about")
-    reference: Annotated[int, Field(ge=10)] = Field(30, description="generations that say what acceptance is usual")
-    tolerance: Share = Field(0.01, description="falls of the acceptance per position up to this are ignored")
-    min_failure_cases: Positive = Field(10, description="unused failures that allow a retraining after an alarm")
+    false_alarm_rate: float = setting(0.01, "chance per source of a false alarm within the horizon", gt=0.0, lt=1.0)
+    horizon: int = setting(200, "generations that the false alarm rate is about", ge=10)
+    reference: int = setting(30, "generations that say what acceptance is usual", ge=10)
+    tolerance: float = setting(0.01, "falls of the acceptance per position up to this are ignored", ge=0.0, le=1.0)
+    min_failure_cases: Positive = setting(10, "unused failures that allow a retraining after an alarm")
 
 
 class Retrain(Section):
     """What `retrain` may do unattended."""
 
-    min_interval_minutes: Annotated[float, Field(ge=0.0)] = Field(30.0, description="minutes between two trainings")
-    max_minutes: AboveZero | None = Field(60.0, description="limit of a training; null is no limit")
-    max_memory_gb: AboveZero | None = Field(
-        None,
-        description="GB that MLX may hold while it trains, if below training.memory; null is no limit",
+    min_interval_minutes: float = setting(30.0, "minutes between two trainings", ge=0.0)
+    max_minutes: float | None = setting(60.0, "limit of a training; null is no limit", gt=0.0)
+    max_memory_gb: float | None = setting(
+        None, "GB that MLX may hold while it trains, if below training.memory; null is no limit", gt=0.0
     )
-    niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="19 gives way to everything else")
-    keep_versions: Annotated[int, Field(ge=1)] = Field(10, description="newest versions whose weights are kept")
+    niceness: int = setting(10, "19 gives way to everything else", ge=0, le=19)
+    keep_versions: int = setting(10, "newest versions whose weights are kept", ge=1)
 
 
 class Config(Section):
