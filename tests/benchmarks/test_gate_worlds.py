@@ -152,7 +152,7 @@ def test_asking_the_gate_only_where_its_test_passes_counts_what_asking_it_always
 
 def test_the_gate_without_its_intervals_decides_what_the_gate_decides(scripts, worlds, candidates) -> None:
     rates, rng, outcomes = scripts("gate_rates"), np.random.default_rng(8), set()
-    settings = {"num_draft_tokens": 4, "attempt": 1, "settings": rates.SETTINGS, "costs": rates.COSTS, "seed": 0}
+    settings = {"num_draft_tokens": 4, "attempt": 1, "settings": rates.SETTINGS, "profile": rates.COSTS, "seed": 0}
     for _ in range(20):
         attempt = candidates.candidate(pool_of(worlds), candidates.on_sources(2, 13, 0.1, -0.03), rng)
         whole = decide(rates.texts_of(attempt), **settings)
