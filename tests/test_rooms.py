@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,3 +143,21 @@ def test_a_room_says_what_flows_in_and_out_and_what_it_does_not_know(name: str) 
     if file.name == "__init__.py":
         said = ast.get_docstring(ast.parse(file.read_bytes())) or ""
         assert 3 <= len(said.splitlines()) <= 9
+
+
+@pytest.mark.parametrize("name", sorted(file.parent.name for file in PACKAGE.glob("*/__init__.pyi")))
+def test_a_room_hands_on_its_public_names_when_they_are_used(name: str) -> None:
+    package = importlib.import_module(f"draftloop.{name}")
+    assert package.__all__
+    for public in package.__all__:
+        assert not (PACKAGE / name / f"{public}.py").exists(), f"{public} would be the module once that is imported"
+        assert getattr(package, public) is not None
+
+
+def test_a_room_whose_names_are_not_used_loads_none_of_its_modules() -> None:
+    program = (
+        "import sys, draftloop.evaluation; print([name for name in sys.modules if 'draftloop.evaluation.' in name])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,35 +16,15 @@ and all of it unattended, under a name that its module has already: `draftloop.r
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
 from .runtime import blas
 from .runtime import malloc as heap
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 blas.preload()  # here, because it must come before the first import of mlx by any module, in whatever order
 if blas.is_needed():
     heap.keep_freed()
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "Config": "config",
-    "load_pair": "models.pair",
-    "decoding_settings": "decoding.generate",
-    "collect_data": "collection.collect",
-    "CollectSettings": "collection.collect",
-    "DataDirectory": "data_directory",
-    "train": "training.train",
-    "resume": "training.train",
-    "logged_samples": "evaluation.benchmark",
-    "compare": "evaluation.benchmark",
-    "generate": "decoding.generate",
-}
-__all__ = ["__version__", *_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

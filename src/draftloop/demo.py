@@ -19,7 +19,7 @@ from .data.log import FailureLog
 from .data_directory import DataDirectory
 from .decoding.decoder import Settings
 from .decoding.generate import decoding_settings
-from .evaluation.benchmark import AcceptanceReport, AcceptanceRow, Difference, compare_drafts
+from .evaluation.benchmark import AcceptanceReport, AcceptanceRow, Difference, compare
 from .evaluation.live_decoding import samples_from_prompts
 from .models.pair import Pair, load_pair
 from .prompts.files import read_prompts
@@ -159,4 +159,4 @@ def measure_domain(
     samples, _ = samples_from_prompts(
         pair, prompts, decoding, chat_template=True, max_prompt_length=1 << 20, on_text=count
     )
-    return compare_drafts(pair, samples, "auto", settings.num_draft_tokens, adapter, seed=settings.seed)
+    return compare(pair, samples, "auto", settings.num_draft_tokens, adapter, seed=settings.seed)

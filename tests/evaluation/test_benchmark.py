@@ -20,7 +20,7 @@ from draftloop.errors import ConfigError, PromptError
 from draftloop.evaluation.benchmark import (
     Sample,
     accepted,
-    compare_drafts,
+    compare,
     left_out,
     logged_samples,
     rules_that_fit,
@@ -62,7 +62,7 @@ def samples(temperature: float = 0.8, groups: int = 4, count: int = 6, seed: int
 def test_every_text_that_is_scored_is_told_of(pair: Pair, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     texts = [*samples(0.0, count=2), *samples(0.8, count=3)]
-    compare_drafts(pair, texts, "auto", [1], None, seed=0, on_text=lambda *at: told.append(at))
+    compare(pair, texts, "auto", [1], None, seed=0, on_text=lambda *at: told.append(at))
     of = 2 + 3 * 3  # the greedy ones, and the others under each of three rules
     assert told == [(done, of) for done in range(of + 1)]
 
@@ -113,9 +113,7 @@ def test_the_sampling_estimate_is_within_four_standard_errors_of_live_on_the_sam
 
 def test_a_report_has_exactly_the_keys_that_others_read(pair: Pair, tmp_path: Path) -> None:
     adapter = write_lora(tmp_path / "v0001", pair.draft, amount=0.1)
-    report = json.loads(
-        json.dumps(compare_drafts(pair, samples(), "auto", [1, 4], ("v0001", adapter), seed=0).to_json())
-    )
+    report = json.loads(json.dumps(compare(pair, samples(), "auto", [1, 4], ("v0001", adapter), seed=0).to_json()))
     assert set(report) == {"results", "comparison", "conditions"}
     assert [list(row) for row in report["results"]] == [ROW] * 12
     cases = [(row["adapter"], row["rule"], row["num_draft_tokens"]) for row in report["results"]]
@@ -144,7 +142,7 @@ def test_a_report_has_exactly_the_keys_that_others_read(pair: Pair, tmp_path: Pa
 def test_rows_are_ratios_of_sums_and_their_intervals_hold_them(small_pair: Pair) -> None:
     chosen = samples()
     scores = score(small_pair, [sample.text for sample in chosen], "rejection", {"none": None})["none"]
-    (row,) = compare_drafts(small_pair, chosen, "rejection", [4], None, seed=0).results
+    (row,) = compare(small_pair, chosen, "rejection", [4], None, seed=0).results
     summed = total(accepted(found, "rejection", 4) for found in scores)
     assert row.acceptance_length == pytest.approx(summed.acceptance_length)
     assert row.acceptance_rate == pytest.approx(summed.acceptance_rate)
@@ -156,7 +154,7 @@ def test_rows_are_ratios_of_sums_and_their_intervals_hold_them(small_pair: Pair)
 
 def test_a_difference_is_adapter_minus_bare_draft(pair: Pair, tmp_path: Path) -> None:
     adapter = write_lora(tmp_path / "v0001", pair.draft, amount=0.3)
-    report = compare_drafts(pair, samples(), "rejection", [2], ("v0001", adapter), seed=0)
+    report = compare(pair, samples(), "rejection", [2], ("v0001", adapter), seed=0)
     bare, adapted = report.results
     (change,) = report.comparison
     assert change.delta_acceptance_length == pytest.approx(adapted.acceptance_length - bare.acceptance_length)
@@ -170,26 +168,26 @@ def test_a_difference_is_adapter_minus_bare_draft(pair: Pair, tmp_path: Path) ->
 
 def test_an_adapter_of_zeros_makes_a_difference_of_exactly_nothing(pair: Pair, tmp_path: Path) -> None:
     zero = write_lora(tmp_path / "zero", pair.draft, amount=0.0)
-    for change in compare_drafts(pair, samples(), "auto", [1, 2, 8], ("zero", zero), seed=0).comparison:
+    for change in compare(pair, samples(), "auto", [1, 2, 8], ("zero", zero), seed=0).comparison:
         assert (change.delta_acceptance_length, change.ci_low, change.ci_high) == (0.0, 0.0, 0.0)
         assert (change.delta_acceptance_per_position, change.position_ci_low, change.position_ci_high) == (0, 0, 0)
 
 
 def test_without_an_adapter_there_is_nothing_to_compare(small_pair: Pair) -> None:
-    report = compare_drafts(small_pair, samples(), "rejection", [2], None, seed=0)
+    report = compare(small_pair, samples(), "rejection", [2], None, seed=0)
     assert [row.adapter for row in report.results] == ["none"]
     assert report.comparison == []
     assert report.conditions["adapter"] == "none"
 
 
 def test_one_prompt_group_has_no_interval(small_pair: Pair) -> None:
-    (row,) = compare_drafts(small_pair, samples(groups=1), "rejection", [2], None, seed=0).results
+    (row,) = compare(small_pair, samples(groups=1), "rejection", [2], None, seed=0).results
     assert (row.ci_low, row.ci_high) == (None, None)
 
 
 def test_the_same_seed_gives_the_same_report(small_pair: Pair) -> None:
     chosen = samples(groups=12, count=12)
-    first, again, other = (compare_drafts(small_pair, chosen, "rejection", [2], None, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (compare(small_pair, chosen, "rejection", [2], None, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first.results[0].ci_low != other.results[0].ci_low
 
@@ -211,16 +209,16 @@ def test_auto_reports_every_rule_that_some_text_fits() -> None:
 )
 def test_a_rule_that_no_text_fits_is_a_usage_error(temperature: float, rule: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=f"rule {rule} does not fit outputs.*; expected {expected}") as caught:
-        compare_drafts(tiny_pair(), samples(temperature), rule, [1], None, seed=0)
+        compare(tiny_pair(), samples(temperature), rule, [1], None, seed=0)
     assert caught.value.exit_code == 2
 
 
 def test_each_rule_is_measured_on_the_texts_that_it_fits(small_pair: Pair) -> None:
     sampled, greedy = samples(), samples(0.0, count=2)
-    mixed = compare_drafts(small_pair, [*greedy, *sampled], "auto", [2], None, seed=0)
+    mixed = compare(small_pair, [*greedy, *sampled], "auto", [2], None, seed=0)
     assert [row.rule for row in mixed.results] == ["greedy", "rejection", "block", "match"]
-    assert mixed.results[0] == compare_drafts(small_pair, greedy, "greedy", [2], None, seed=0).results[0]
-    assert mixed.results[1] == compare_drafts(small_pair, sampled, "rejection", [2], None, seed=0).results[0]
+    assert mixed.results[0] == compare(small_pair, greedy, "greedy", [2], None, seed=0).results[0]
+    assert mixed.results[1] == compare(small_pair, sampled, "rejection", [2], None, seed=0).results[0]
     assert [sample.text.sampler.temperature for sample in samples_of("greedy", [*greedy, *sampled])] == [0.0, 0.0]
 
 
@@ -243,7 +241,7 @@ def test_a_generation_without_output_or_beyond_the_narrower_model_is_left_out_an
     counts = left_out(records, small_pair)
     assert counts == {NO_OUTPUT: 1, NO_PROMPT: 1, FOREIGN_ID: 3}
     assert describe_counts(counts) == f"1 ({NO_OUTPUT}), 1 ({NO_PROMPT}), 3 ({FOREIGN_ID})"
-    compare_drafts(small_pair, kept, "rejection", [2], None, seed=0)
+    compare(small_pair, kept, "rejection", [2], None, seed=0)
 
 
 def test_logged_generations_of_another_target_or_tokenizer_are_left_out(small_pair: Pair) -> None:

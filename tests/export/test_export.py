@@ -24,7 +24,7 @@ from draftloop.config import Config, Speculative
 from draftloop.data.records import Record
 from draftloop.errors import AdapterError, ExportError, PairError, StoreError, UsageError
 from draftloop.evaluation.benchmark import logged_samples
-from draftloop.export.export import Exported, ExportPlan, export, plan_export
+from draftloop.export.export import Exported, ExportPlan, export_version, plan_export
 from draftloop.export.fuse import Quantization
 from draftloop.export.verify import measure_export
 from draftloop.models.fingerprints import fingerprints
@@ -100,7 +100,7 @@ def names(directory: Path) -> set[str]:
 def test_an_adapter_alone_is_taken_by_plain_mlx_lm_as_it_is(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config, records: list[Record]
 ) -> None:
-    made = export(job(registry, tmp_path / "out", fuse=False), pair, config, records)
+    made = export_version(job(registry, tmp_path / "out", fuse=False), pair, config, records)
     out = tmp_path / "out"
     assert names(out) == {"adapters.safetensors", "adapter_config.json", "manifest.json", "README.md"}
     manifest, own = verify_adapter(out), registry.manifest("v0001")
@@ -117,7 +117,7 @@ def test_an_adapter_alone_is_taken_by_plain_mlx_lm_as_it_is(
 def test_a_fused_draft_is_a_model_of_its_own_with_the_logits_of_draft_and_adapter(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config, records: list[Record]
 ) -> None:
-    made = export(job(registry, tmp_path / "out"), pair, config, records)
+    made = export_version(job(registry, tmp_path / "out"), pair, config, records)
     together = logits(config.models.draft, registry.root / "v0001")
     assert float(mx.abs(logits(tmp_path / "out") - together).max().item()) < 1e-4
     assert made.fused
@@ -128,7 +128,7 @@ def test_a_fused_draft_is_a_model_of_its_own_with_the_logits_of_draft_and_adapte
 def test_a_fused_draft_makes_a_pair_with_its_target(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config
 ) -> None:
-    export(job(registry, tmp_path / "out", bits=4, group_size=32), pair, config, [])
+    export_version(job(registry, tmp_path / "out", bits=4, group_size=32), pair, config, [])
     again = load_pair(config.models.model_copy(update={"draft": str(tmp_path / "out")}))
     assert again.identity.tokenizer == pair.identity.tokenizer
     assert again.width == pair.width
@@ -138,7 +138,7 @@ def test_the_draft_that_was_exported_can_be_trained_on_from_the_bare_draft_again
     tmp_path: Path, registry: Registry, pair: Pair, config: Config
 ) -> None:
     """The versions of the old draft do not fit the new one, and are refused instead of being added twice."""
-    export(job(registry, tmp_path / "out"), pair, config, [])
+    export_version(job(registry, tmp_path / "out"), pair, config, [])
     again = load_pair(config.models.model_copy(update={"draft": str(tmp_path / "out")}))
     with pytest.raises(AdapterError, match="was trained for draft"):
         again.with_adapter(registry.root / "v0001")
@@ -151,7 +151,7 @@ def test_what_is_shipped_in_float_scores_as_draft_and_adapter(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config, records: list[Record]
 ) -> None:
     for fuse in (False, True):
-        made = export(job(registry, tmp_path / f"out-{fuse}", fuse=fuse), pair, config, records)
+        made = export_version(job(registry, tmp_path / f"out-{fuse}", fuse=fuse), pair, config, records)
         assert made.measured is not None
         rows = {(row.adapter, row.rule): row for row in made.measured.results}
         assert len(rows) == 9
@@ -165,7 +165,7 @@ def test_what_is_shipped_in_float_scores_as_draft_and_adapter(
 def test_what_is_measured_is_the_quantized_draft_that_lies_there(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config, records: list[Record]
 ) -> None:
-    made = export(job(registry, tmp_path / "out", bits=2, group_size=32), pair, config, records)
+    made = export_version(job(registry, tmp_path / "out", bits=2, group_size=32), pair, config, records)
     assert made.measured is not None
     there = load_pair(config.models.model_copy(update={"draft": str(tmp_path / "out")}))
     adapter = ("v0001", registry.root / "v0001")
@@ -179,7 +179,7 @@ def test_what_is_measured_is_the_quantized_draft_that_lies_there(
 def test_the_card_holds_the_numbers_of_the_json_and_their_conditions(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config, records: list[Record]
 ) -> None:
-    made = export(job(registry, tmp_path / "out", bits=4, group_size=32), pair, config, records)
+    made = export_version(job(registry, tmp_path / "out", bits=4, group_size=32), pair, config, records)
     found = json.loads(json.dumps(made.to_json(), allow_nan=False))
     card = (tmp_path / "out" / "README.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| ")]
@@ -205,11 +205,11 @@ def test_the_card_holds_the_numbers_of_the_json_and_their_conditions(
 def test_without_a_held_out_generation_it_says_so_and_exports_all_the_same(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config
 ) -> None:
-    made = export(job(registry, tmp_path / "out"), pair, config, [])
+    made = export_version(job(registry, tmp_path / "out"), pair, config, [])
     assert (made.measured, made.not_measured) == (None, "no held-out generation")
     assert "Not measured: no held-out generation.\n" in (tmp_path / "out" / "README.md").read_text()
     other = [replace(record, pair=replace(pair.identity, target="e" * 64)) for record in held_out(pair, 4)]
-    made = export(job(registry, tmp_path / "other"), pair, config, other)
+    made = export_version(job(registry, tmp_path / "other"), pair, config, other)
     assert made.not_measured == "no held-out generation of this target that the pair can be measured on among 4"
     assert logits(tmp_path / "other").shape == logits(tmp_path / "out").shape
 
@@ -218,7 +218,7 @@ def test_without_a_held_out_generation_it_says_so_and_exports_all_the_same(
 def test_nothing_of_a_prompt_or_an_output_is_in_any_file(
     fuse: bool, tmp_path: Path, registry: Registry, pair: Pair, config: Config, records: list[Record]
 ) -> None:
-    export(job(registry, tmp_path / "out", fuse=fuse), pair, config, records)
+    export_version(job(registry, tmp_path / "out", fuse=fuse), pair, config, records)
     outputs = [", ".join(map(str, record.target_output)) for record in records]
     texts = [SECRET, "wedding", "Zebulon", *outputs, *(record.id for record in records)]
     for path in (tmp_path / "out").iterdir():
@@ -235,7 +235,7 @@ def test_only_the_directory_that_was_named_is_made_and_it_is_private(
 ) -> None:
     place = tmp_path / "exports" / "deep" / "out"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    export(job(registry, place), pair, config, [])
+    export_version(job(registry, place), pair, config, [])
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert {path for path in after if before.get(path) != after[path]} == set(place.iterdir())
     assert names(place.parent) == {"out"}
@@ -245,7 +245,7 @@ def test_only_the_directory_that_was_named_is_made_and_it_is_private(
 
 def test_an_empty_directory_is_filled(tmp_path: Path, registry: Registry, pair: Pair, config: Config) -> None:
     (tmp_path / "out").mkdir()
-    export(job(registry, tmp_path / "out"), pair, config, [])
+    export_version(job(registry, tmp_path / "out"), pair, config, [])
     assert (tmp_path / "out" / "config.json").is_file()
 
 
@@ -292,7 +292,7 @@ def test_somebody_who_takes_the_place_meanwhile_keeps_it(
         (tmp_path / "out" / "mine").write_text("mine")
 
     with pytest.raises(StoreError, match="out could not be written"):
-        export(job(registry, tmp_path / "out"), pair, config, [], take)
+        export_version(job(registry, tmp_path / "out"), pair, config, [], take)
     assert names(tmp_path / "out") == {"mine"}
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -306,7 +306,7 @@ def test_a_version_that_was_made_for_another_draft_is_refused_before_anything_is
     fields = {"pair": foreign(pair.identity)}
     registry.create(lambda path: write_lora(path, pair.draft, amount=0.3) and None, fields)
     with pytest.raises(AdapterError, match="was trained for draft ffffffffffff"):
-        export(job(registry, tmp_path / "deep" / "out"), pair, config, [])
+        export_version(job(registry, tmp_path / "deep" / "out"), pair, config, [])
     assert not (tmp_path / "deep").exists()
 
 
@@ -367,7 +367,7 @@ def test_python_beside_the_draft_is_not_exported_and_what_is_needs_none(
         lambda path: write_lora(path, pair.draft, amount=0.3) and None,
         {"pair": pair.identity, "record_ids": [], "parent": None},
     )
-    export(job(registry, tmp_path / "out", fuse=fuse), pair, config, [])
+    export_version(job(registry, tmp_path / "out", fuse=fuse), pair, config, [])
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".safetensors", ".md"}
     assert not any("auto_map" in path.read_text() for path in (tmp_path / "out").glob("*.json"))
 
@@ -394,7 +394,7 @@ def test_a_quantization_that_fits_no_layer_leaves_nothing_behind(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config
 ) -> None:
     with pytest.raises(ExportError, match="choose a smaller --q-group-size"):
-        export(job(registry, tmp_path / "exports" / "out", bits=4, group_size=128), pair, config, [])
+        export_version(job(registry, tmp_path / "exports" / "out", bits=4, group_size=128), pair, config, [])
     assert list((tmp_path / "exports").iterdir()) == []
 
 
@@ -403,7 +403,7 @@ def test_a_draft_whose_tokenizer_changed_since_the_pair_was_loaded_is_not_shippe
 ) -> None:
     swap_tokens(Path(config.models.draft), 50, 60)
     with pytest.raises(PairError, match="different tokenizers: id 50"):
-        export(job(registry, tmp_path / "exports" / "out"), pair, config, [])
+        export_version(job(registry, tmp_path / "exports" / "out"), pair, config, [])
     assert list((tmp_path / "exports").iterdir()) == []
 
 
@@ -416,14 +416,14 @@ def test_a_disk_that_is_full_at_any_step_leaves_no_export_or_a_whole_one(
 ) -> None:
     (tmp_path / "exports").mkdir()
     counting = CountingFiles()
-    export(job(registry, tmp_path / "exports" / "whole", fuse=fuse), pair, config, [], files=counting)
+    export_version(job(registry, tmp_path / "exports" / "whole", fuse=fuse), pair, config, [], files=counting)
     whole = names(tmp_path / "exports" / "whole")
     steps = len(counting.names)
     assert steps > 15
     for step in range(1, steps + 1):
         place = tmp_path / "exports" / str(step)
         with pytest.raises(StoreError, match="No space left"):
-            export(job(registry, place, fuse=fuse), pair, config, [], files=failing_files(step))
+            export_version(job(registry, place, fuse=fuse), pair, config, [], files=failing_files(step))
         renamed = step > steps - 2  # only the sync of the parent directory is left
         assert (names(place) if place.exists() else set()) == (whole if renamed else set())
         assert not list((tmp_path / "exports").glob(".tmp-*"))
@@ -433,7 +433,7 @@ def test_weights_that_the_system_cuts_short_are_a_store_error_and_not_mlxs_own(
     tmp_path: Path, registry: Registry, pair: Pair, config: Config
 ) -> None:
     with file_size_limit(20_000), pytest.raises(StoreError, match="out could not be written"):
-        export(job(registry, tmp_path / "exports" / "out"), pair, config, [])
+        export_version(job(registry, tmp_path / "exports" / "out"), pair, config, [])
     assert list((tmp_path / "exports").iterdir()) == []
 
 
@@ -442,7 +442,7 @@ import os, signal, sys
 import draftloop
 from pathlib import Path
 from draftloop.config import Config, Models
-from draftloop.export.export import export, plan_export
+from draftloop.export.export import export_version, plan_export
 from draftloop.export.fuse import Quantization
 from draftloop.models.pair import load_pair
 from draftloop.registry.registry import Registry
@@ -451,7 +451,7 @@ root = Path(sys.argv[1])
 config = Config(models=Models(target=str(root / "models/target"), draft=str(root / "models/draft")))
 registry, out = Registry(root / "data/adapters"), root / "exports/out"
 job = plan_export(registry, "latest", out, fuse=True, quantization=Quantization())
-export(job, load_pair(config.models), config, [], lambda _: os.kill(os.getpid(), signal.SIGTERM))
+export_version(job, load_pair(config.models), config, [], lambda _: os.kill(os.getpid(), signal.SIGTERM))
 """
 
 
@@ -465,7 +465,7 @@ def test_a_terminated_export_leaves_nothing_behind(tmp_path: Path, registry: Reg
 
 
 def test_the_result_is_plain_values(tmp_path: Path, registry: Registry, pair: Pair, config: Config) -> None:
-    made = export(job(registry, tmp_path / "out"), pair, config, held_out(pair, 1))
+    made = export_version(job(registry, tmp_path / "out"), pair, config, held_out(pair, 1))
     assert isinstance(made, Exported)
     found = json.loads(json.dumps(made.to_json(), allow_nan=False))
     assert found["measured"]["results"][0]["ci_low"] is None  # one prompt alone gives no interval

@@ -14,7 +14,7 @@ from tiny import sampler
 
 from draftloop.config import Models
 from draftloop.decoding.teacher_forced import TargetGeneration
-from draftloop.evaluation.benchmark import Sample, compare_drafts
+from draftloop.evaluation.benchmark import Sample, compare
 from draftloop.export.verify import Measured, below_in_words, measure_export
 from draftloop.models.pair import Pair, load_pair
 
@@ -51,7 +51,7 @@ def test_the_bare_draft_and_the_adapter_have_the_numbers_of_the_benchmark(
     pair: Pair, small_models: Models, adapter: tuple[str, Path]
 ) -> None:
     found = measured(pair, shipped(pair, small_models, adapter[1]), adapter)
-    expected = compare_drafts(pair, samples(), "auto", [3], adapter, seed=0)
+    expected = compare(pair, samples(), "auto", [3], adapter, seed=0)
     assert [row for row in found.results if row.adapter != "exported"] == expected.results
     gained = [change for change in found.comparison if (change.of, change.against) == ("v0001", "none")]
     assert [change.delta_acceptance_length for change in gained] == [

@@ -11,7 +11,7 @@ from draftloop import reference
 from draftloop.config import Models, Speculative
 from draftloop.data.prompt_groups import prompt_group
 from draftloop.decoding.generate import decoding_settings
-from draftloop.evaluation.benchmark import compare_drafts
+from draftloop.evaluation.benchmark import compare
 from draftloop.evaluation.live_decoding import samples_from_prompts
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
@@ -62,7 +62,7 @@ def test_the_bare_draft_is_weak_on_prose_and_better_on_its_own_domain() -> None:
     for domain in reference.DOMAINS:
         prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[:40]
         samples, _ = samples_from_prompts(pair, prompts, settings, chat_template=True, max_prompt_length=200)
-        report = compare_drafts(pair, samples, "rejection", [4], None, seed=0)
+        report = compare(pair, samples, "rejection", [4], None, seed=0)
         accepted[domain] = report.results[0].acceptance_per_position
     assert 0.30 <= accepted["prose"] <= 0.55
     assert accepted["code"] > accepted["prose"] + 0.1

@@ -91,7 +91,7 @@ def acceptance_command(
     pair = app.load_pair("none")
     from ..data.usable import describe_counts, why_unusable
     from ..decoding.generate import decoding_settings
-    from ..evaluation.benchmark import compare_drafts, logged_samples, rules_that_fit
+    from ..evaluation.benchmark import compare, logged_samples, rules_that_fit
     from ..evaluation.live_decoding import decode_live, samples_from_prompts
     from ..prompts.prompt import Reading
 
@@ -126,7 +126,7 @@ def acceptance_command(
         note(f"nothing is promoted yet, so {latest.name} is compared, the latest; --adapter chooses another one")
     with Steps() as steps:
         watch = partial(steps.at, "scoring")
-        report = compare_drafts(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
+        report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
     found = check_held_out((MeasuredPrompt(sample.group, sample.opening) for sample in samples), app.data.log, chosen)
     report = replace(report, conditions=report.conditions | found.to_json() | conditions)
     rows: list[LiveRow] = []

@@ -51,7 +51,7 @@ def export_command(
     VERSION is champion, latest or vNNNN. The files come with a model card: they are loaded back, and their acceptance
     is measured on the logged held-out generations.
     """
-    from ..export.export import export, plan_export
+    from ..export.export import export_version, plan_export
     from ..export.fuse import Quantization
     from .progress import Steps
 
@@ -63,7 +63,7 @@ def export_command(
     note_near_two_splits(log.near_two_splits)
     with Steps() as steps:
         steps.at("exporting", 0, 0)
-        made = export(job, pair, app.config, held_out, note, group_of=group_of)
+        made = export_version(job, pair, app.config, held_out, note, group_of=group_of)
     for change in made.measured.lost() if made.measured else []:
         note(
             f"the export has an acceptance length {-change.delta_acceptance_length:.3f} below the adapter's (rule "

@@ -3,3 +3,7 @@
 In: records of finished generations. Out: the same records, by split, of any pair, as long as they last. Knows no model;
 `store` is what it writes with.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

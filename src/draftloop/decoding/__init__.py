@@ -4,3 +4,7 @@ In: a pair, prompt tokens, a sampler. Out: rounds of tokens that have the target
 both caches are trimmed too), many target-only generations at a time (`batched_generation`), and speculative rounds
 simulated offline on these (`offline_rounds`). Knows no file, no record and no training.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

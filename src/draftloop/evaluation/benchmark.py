@@ -123,7 +123,7 @@ def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
     return Counter(reason for reason in reasons if reason is not None)
 
 
-def compare_drafts(
+def compare(
     pair: Pair,
     samples: Sequence[Sample],
     rule: str,

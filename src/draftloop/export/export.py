@@ -113,7 +113,7 @@ def plan_export(
     return ExportPlan(version, _free_place(destination, registry.root.parent), fuse, quantization)
 
 
-def export(
+def export_version(
     job: ExportPlan,
     pair: Pair,
     config: Config,

@@ -4,3 +4,7 @@ In: a job, that is a command of draftloop, when it runs, where, and with which v
 Out: a unit in the user's scheduler, the comparison of what is installed with what should be, and a log of every run.
 Knows nothing of what retraining is. Imports no MLX.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,16 @@
+from .joined_groups import PromptGroups as PromptGroups
+from .log import FailureLog as FailureLog
+from .records import BlobRef as BlobRef
+from .records import Disagreement as Disagreement
+from .records import PairId as PairId
+from .records import Record as Record
+from .records import RunConditions as RunConditions
+from .records import Sampler as Sampler
+from .records import from_line as from_line
+from .records import to_line as to_line
+from .replay import ReplayBuffer as ReplayBuffer
+from .replay import draw_replay as draw_replay
+from .teacher_blobs import BlobFile as BlobFile
+from .teacher_top_k import TopK as TopK
+from .teacher_top_k import decode_top_k as decode_top_k
+from .teacher_top_k import encode_top_k as encode_top_k

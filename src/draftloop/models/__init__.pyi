@@ -1,0 +1,12 @@
+from .adapter import attach_directory as attach_directory
+from .adapter import attach_fresh as attach_fresh
+from .adapter import detach as detach
+from .adapter import save_adapter as save_adapter
+from .adapter_format import AdapterConfig as AdapterConfig
+from .adapter_format import read_config as read_config
+from .hub import find_model as find_model
+from .manifest import Manifest as Manifest
+from .manifest import read_manifest as read_manifest
+from .manifest import verify_adapter as verify_adapter
+from .pair import Pair as Pair
+from .pair import load_pair as load_pair

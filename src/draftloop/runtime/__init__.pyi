@@ -1,0 +1,9 @@
+from .bars import Bar as Bar
+from .memory import Budget as Budget
+from .memory import budget as budget
+from .memory import read_device as read_device
+from .rng import get_state as get_state
+from .rng import set_state as set_state
+from .rng import unchanged as unchanged
+from .signals import StopRequest as StopRequest
+from .signals import stop_request as stop_request

@@ -1,0 +1,13 @@
+from .atomic import publish_directory as publish_directory
+from .atomic import write_atomically as write_atomically
+from .atomic import write_new as write_new
+from .files import FILES as FILES
+from .files import Files as Files
+from .journal import Journal as Journal
+from .lock import Lock as Lock
+from .presence import Presence as Presence
+from .sealed import read_sealed as read_sealed
+from .sealed import write_sealed as write_sealed
+from .sealed_lines import RecordError as RecordError
+from .sealed_lines import seal as seal
+from .sealed_lines import unseal as unseal
