@@ -1,7 +1,7 @@
-"""The whole loop on the embedded pair: collect failures, train on them, measure on prompts that nobody trained on.
+"""The whole loop on the embedded pair: collect failures, train on them, measure on held-out prompts.
 
-The weak domain is one that the target knows and the draft has never read; the other is the draft's own, there to see
-that nothing is forgotten.
+The target was trained on the weak domain and the draft was not; the other domain is the draft's own, and shows whether
+the draft forgets anything.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .training.result import TrainResult
 from .training.train import train
 
 Step = Callable[[str, int, int], None]
-"""Told what is being done, how many pieces are done and of how many."""
+"""Called with the work, the number of pieces that are done and their total."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How much of everything. The sampler is the configuration's; lengths in tokens."""
+    """How many prompts and tokens. The sampler is the configuration's; lengths in tokens."""
 
     weak_prompts: int
     own_prompts: int
@@ -90,7 +90,7 @@ class LoopResult:
 
 
 def short_training(seed: int) -> Training:
-    """For somebody who is waiting: a quarter of the steps that the defaults would take, and few new texts."""
+    """For somebody who is waiting: a quarter of the default's steps, and few new samples."""
     return Training(seed=seed, epochs=16, answers=1, proposals=1)
 
 
@@ -112,7 +112,7 @@ def run_loop(settings: LoopSettings, config: Config, data_dir: Path, step: Step)
         step: progress.
 
     Returns:
-        The pair with the new adapter on its draft, and everything that was found out.
+        The pair with the new adapter on its draft, and the results.
     """
     began = time.perf_counter()
     data = DataDirectory(data_dir, config.data)
@@ -147,7 +147,7 @@ def collect_domain(
 def measure_domain(
     pair: Pair, domain: str, settings: LoopSettings, decoding: Settings, adapter: tuple[str, Path], step: Step
 ) -> AcceptanceReport:
-    """Both drafts on what the target makes of the domain's benchmark prompts."""
+    """Measure both drafts on the target's outputs for the domain's benchmark prompts."""
     prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[: settings.benchmark_prompts]
     done = 0
 

@@ -1,4 +1,4 @@
-"""Look over this machine and this configuration: each finding with what to do about it. Changes nothing."""
+"""Check this machine and this configuration; each finding comes with its remedy. Changes nothing."""
 
 from __future__ import annotations
 
@@ -34,27 +34,35 @@ def check_setup(resolved: Resolved, data_dir: Path, *, with_pair: bool = True) -
     """Every check, one after the other; a problem in one does not keep the others from running.
 
     Args:
-        resolved: whose pair is loaded.
-        data_dir: where write access is tried.
+        resolved: the configuration, whose pair is loaded.
+        data_dir: where writing is tried.
         with_pair: load both models too.
     """
     yield _configuration(resolved, data_dir)
     yield _platform()
     yield _packages()
     yield _blas()
-    broken = _broken_mlx()
-    if broken is None:
-        yield _device()
-        yield _memory()
+    try:
+        import mlx.core as mx
+        import mlx_lm  # noqa: F401 - the checks below need both
+    except ImportError as error:
+        said = " ".join(str(error).split())
+        yield Finding("MLX", "problem", f"cannot be imported: {said}", "run `make setup`")
+        yield _writable(data_dir)
+        return
+    device = mx.default_device()
+    if device == mx.cpu:
+        yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; float32 throughout")
     else:
-        yield broken
+        yield Finding("device", "ok", f"{mx.device_info().get('device_name', 'GPU')} ({device})")
+    yield _memory()
     yield _writable(data_dir)
-    if with_pair and broken is None:
+    if with_pair:
         yield from _pair(resolved.config)
 
 
 def _configuration(resolved: Resolved, data_dir: Path) -> Finding:
-    """A file that names no models is mostly one that was to name them."""
+    """A file that names no models is a warning: it was probably meant to name them."""
     rows = in_rows(resolved, data_dir)
     found = f"{rows['config']}; models {rows['models']}"
     if resolved.file is not None and remark(resolved):
@@ -90,24 +98,6 @@ def _blas() -> Finding:
         whose = "from set-up" if blas.loaded() == blas.OWN else "from the system"
         return Finding("BLAS", "ok", f"OpenBLAS {whose} serves matrix products: {blas.serving_file()}")
     return Finding("BLAS", "warning", "MLX's own reference BLAS, about 30 times slower", blas.remedy())
-
-
-def _broken_mlx() -> Finding | None:
-    try:
-        import mlx_lm  # noqa: F401 - and mlx.core with it
-    except ImportError as error:
-        return Finding("MLX", "problem", f"cannot be imported: {' '.join(str(error).split())}", "run `make setup`")
-    return None
-
-
-def _device() -> Finding:
-    import mlx.core as mx
-
-    device = mx.default_device()
-    if device == mx.cpu:
-        return Finding("device", "ok", f"CPU, {os.cpu_count()} cores; float32 throughout")
-    info = mx.device_info()
-    return Finding("device", "ok", f"{info.get('device_name', 'GPU')} ({device})")
 
 
 def _memory() -> Finding:
@@ -146,7 +136,7 @@ def _pair(config: Config) -> Iterator[Finding]:
     yield Finding(
         "pair",
         "ok",
-        f"{config.models.target} + {config.models.draft}: one tokenizer, {vocabulary:,} ids, {pair.width:,} shared",
+        f"{config.models.target} + {config.models.draft}: one tokenizer, {vocabulary:,} tokens, {pair.width:,} shared",
     )
     limit = "no limit" if pair.context is None else f"up to {pair.context:,} tokens"
     yield Finding("caches", "ok", f"{cache_kinds(pair.target)}, {cache_kinds(pair.draft)}: can be trimmed, {limit}")

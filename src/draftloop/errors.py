@@ -59,7 +59,7 @@ class StoreError(DraftloopError):
 
 
 class AccessDenied(StoreError):
-    """A file or directory that this user may not read: whole for all we know, and no reason to delete anything."""
+    """A file or directory that this user may not read: it may well be whole, so nothing is deleted for it."""
 
 
 class TrainingFailed(DraftloopError):

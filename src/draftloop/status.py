@@ -1,4 +1,4 @@
-"""What a data directory holds, counted in one pass over the log; no model is needed for it."""
+"""Counts of a data directory, from one pass over the log. Loads no model."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Overview:
 
     Attributes:
         generations: all; the next three are failures. Only failures of the split `train` can be trained on: they are
-            new until a version that was trained while they were there has a verdict, then used. The others are held
-            out, but for those near two splits.
+            new until a version that was trained after them has a verdict, then used. The others are held out, except
+            those near two splits.
         near_two_splits: generations whose prompt is near prompts of two splits: they are used in neither.
         failures_near_two_splits: failures among them.
         other_pairs: generations of another target than the one that was asked for; not in the next three.
         prompts: all prompt groups, joined where near, of any target.
-        heldout_prompts: prompt groups of the split `heldout`, joined where near, that the target said something to.
-        stream: what drift looks at, in the log's order.
+        heldout_prompts: prompt groups of the split `heldout`, joined where near, with an output of the target.
+        stream: the generations that the drift test reads, in the log's order.
         candidate: the newest version without a verdict, None where the newest has one.
         damage: lines of the log and versions that cannot be read.
-        denied: the first of these that this user only may not read; None where there is none.
+        denied: the first of these that this user may not read; None if there is none.
     """
 
     generations: int = 0
@@ -64,7 +64,7 @@ class Overview:
         return self.failures_new + self.failures_used + self.failures_held_out + self.failures_near_two_splits
 
     def note(self, error: DraftloopError, of: str = "") -> None:
-        """Count something as damage, or as what this user may not read."""
+        """Count something as damage, or as unreadable for this user."""
         self.damage.append(f"{of}{error}")
         if isinstance(error, AccessDenied):
             self.denied = self.denied or error
@@ -100,9 +100,9 @@ def read_overview(data: DataDirectory, target: str | None = None, draft: str | N
 
 
 def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
-    """What is wrong with versions whose manifest can be read, and with the replay buffer, a line for each.
+    """Damage of versions whose manifest can be read, and of the replay buffer, a line for each.
 
-    Every file is read for it, but for those of the version `but_of`.
+    Reads every file, except those of the version `but_of`.
     """
     registry, found = data.registry, []
     previous = registry.previous()
@@ -111,7 +111,7 @@ def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
         try:
             registry.manifest(name)
         except DraftloopError:
-            continue  # whoever asks has seen it
+            continue  # the caller has found that already
         try:
             if name != but_of:
                 registry.verify(registry.root / name)
@@ -152,8 +152,10 @@ def _count(found: Overview, record: Record, used: set[str], target: str | None, 
 
 
 def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[str], dict[str, Trained]]:
-    """Records that judged versions learned from or were offered, and what every version was trained on; the newest
-    version without a verdict, if it is for this draft, is the candidate."""
+    """Records that gated versions were trained on or were offered, and what every version was trained on.
+
+    The newest version without a verdict, if it is for this draft, becomes the candidate.
+    """
     registry, used, trained = data.registry, set[str](), dict[str, Trained]()
     now, pruned = registry.pointer(), registry.pruned()
     for name in [*pruned, *registry.versions()]:

@@ -1,7 +1,7 @@
 """Which configuration, models and data directory a command uses, in words or as JSON. Opens no file.
 
-Nobody is to find out from the numbers that the embedded pair was used because a file was not found, is empty or names
-no models, or that a command in another directory works on other data.
+So that nobody learns from the numbers alone that the embedded pair was used, because a file was not found, is empty or
+names no models, or that a command in another directory works on other data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def in_rows(resolved: Resolved, data_dir: Path) -> dict[str, str]:
 
 
 def remark(resolved: Resolved) -> str:
-    """What the file lacks, behind its name; nothing where both models are named by it, a variable or a flag."""
+    """What the file lacks, to print behind its name; empty if it, a variable or a flag names both models."""
     missing = [key for key in _MODELS if key not in resolved.given]
     if resolved.file is None:
         return f"(looked for {', '.join(map(str, DEFAULT_FILES))})"

@@ -150,8 +150,7 @@ def run_command(arguments: list[str]) -> int:
         )
         remedy = f"lower {lower}, close other programs, or take smaller models"
         return print_error(f"out of memory while {doing} ({error}): {remedy}", 1, as_json)
-    except PermissionError as error:
-        return print_error(f"permission denied: {error.filename or 'a file without a name'}", 1, as_json)
     except OSError as error:
-        return print_error(f"{error.strerror or error}: {error.filename or 'no file name'}", 1, as_json)
+        why = "permission denied" if isinstance(error, PermissionError) else error.strerror or error
+        return print_error(f"{why}: {error.filename or 'a file without a name'}", 1, as_json)
     return result if isinstance(result, int) else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from ..errors import AdapterError, DraftloopError, StoreError
 from ..evaluation.units_and_levels import unit_name
-from .app import App, note, print_json
+from .app import App, note, note_damage, print_json
 from .export import export_command
 from .options import json_option
 from .output import Doing
@@ -49,19 +48,24 @@ def list_versions(app: App, as_json: bool) -> None:
         used = {"champion": pointer.champion, "previous": pointer.previous}
         print_json({"status": "ok", **used, "adapters": rows, "pruned": data.registry.pruned(), "damage": damage})
         return
-    for line in damage:
-        note(line if "permission denied: " in line else f"damaged: {line}")
+    note_damage(damage)
     if data.registry.pruned():
         note(f"weights deleted as old ones: {', '.join(data.registry.pruned())}")
     if not rows:
         note("no adapter yet: `train` makes one")
         return
-    from .tables import print_table
+    from .tables import moment, print_records
 
-    names = ("version", "role", "verdict", "parent", "created", "records")
-    print_table(
-        ["version", "role", "verdict", "parent", "made", "records"],
-        [[_shown(name, row[name]) for name in names] for row in rows],
+    print_records(
+        rows,
+        {
+            "version": "version",
+            "role": "role",
+            "verdict": lambda row: row["verdict"] or "none yet",
+            "parent": lambda row: row["parent"] or "none",
+            "made": lambda row: moment(row["created"]),
+            "records": "records",
+        },
     )
 
 
@@ -98,11 +102,11 @@ def show_version(app: App, version: str, as_json: bool) -> None:
             }
         )
         return
-    from .tables import print_pairs
+    from .tables import moment, print_pairs
 
     rows = {
         "version": f"{manifest.name} ({row['role'] or 'not in use'})",
-        "made": _shown("created", manifest.created),
+        "made": moment(manifest.created),
         "parent": manifest.parent or "none: the bare draft",
         "trained on": f"{len(manifest.record_ids)} records",
         "made for draft": manifest.pair.draft[:12] if manifest.pair else "unknown",
@@ -226,12 +230,6 @@ def _row(data: DataDirectory, name: str, roles: dict[str, str]) -> dict[str, Any
         "records": len(manifest.record_ids),
         "metrics": manifest.metrics,
     }
-
-
-def _shown(name: str, value: Any) -> Any:
-    if name == "created":
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
-    return {"parent": "none", "verdict": "none yet"}.get(name, value) if value is None else value
 
 
 def _print_pointer(pointer: Pointer, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,12 @@ def note(text: str) -> None:
         click.echo(plain, err=True)
     else:  # click would write past a bar that is shown there, into its line
         print(whole_words(plain, width), file=sys.stderr, flush=True)
+
+
+def note_damage(damage: Iterable[str]) -> None:
+    """Name each damaged file or line; one that this user may not read is not called damaged."""
+    for line in damage:
+        note(line if "permission denied: " in line else f"damaged: {line}")
 
 
 def on_error(**fields: Any) -> None:

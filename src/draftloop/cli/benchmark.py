@@ -13,7 +13,7 @@ import click
 
 from ..errors import DraftloopError, PromptError
 from ..runtime.memory import forget_peak, peak_gigabytes
-from .app import App, note, print_json
+from .app import App, note, note_damage, print_json
 from .options import (
     adapter_option,
     draft_lengths_option,
@@ -150,7 +150,7 @@ def refuse_empty_log(app: App) -> None:
     try:
         check_logged(app.data.log)
     except PromptError:
-        note_damage(app.data.log)
+        note_damaged_lines(app.data.log)
         raise
 
 
@@ -162,7 +162,7 @@ def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> L
     try:
         found = generations_to_measure(log, why_not)
     finally:
-        note_damage(log)
+        note_damaged_lines(log)
     note_near_two_splits(found.near_two_splits)
     if all(record.split != "heldout" for record in found.records):
         note(
@@ -172,10 +172,9 @@ def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> L
     return found
 
 
-def note_damage(log: FailureLog) -> None:
+def note_damaged_lines(log: FailureLog) -> None:
     """Name the damaged lines that the latest reading of the log met."""
-    for damage in log.damage:
-        note(f"damaged: {log.path}, line {damage.line_number}: {damage.reason}")
+    note_damage(f"{log.path}, line {damage.line_number}: {damage.reason}" for damage in log.damage)
 
 
 def note_near_two_splits(count: int) -> None:

@@ -13,7 +13,7 @@ import click
 from ..errors import Interrupted, PromptError
 from ..runtime.memory import forget_peak, peak_gigabytes
 from .app import App, note, print_json
-from .options import adapter_option, config_options, decoding_options, json_option, model_options
+from .options import PATH, adapter_option, config_options, decoding_options, json_option, model_options
 from .output import Doing
 from .prompt_input import counted, say_skipped
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--prompts-file",
     "prompts_files",
     multiple=True,
-    type=click.Path(readable=False, path_type=Path),
+    type=PATH,
     help="File of prompts: one a line (.txt), or prompts, chat messages, ShareGPT, alpaca (.jsonl, .ndjson, .json); "
     "repeatable.",
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "--from",
     "logs",
     multiple=True,
-    type=click.Path(readable=False, path_type=Path),
+    type=PATH,
     metavar="LOG",
     help="Log of a client: the logs.db of simonw/llm, or OpenAI-style requests, one JSON object a line; repeatable.",
 )

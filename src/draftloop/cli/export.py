@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from .app import App, note, print_json
-from .benchmark import note_damage, note_near_two_splits, print_conditions
-from .options import config_options, json_option, model_options
+from .benchmark import note_damaged_lines, note_near_two_splits, print_conditions
+from .options import PATH, config_options, json_option, model_options
 from .output import Doing
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "destination",
     required=True,
     metavar="DIR",
-    type=click.Path(readable=False, path_type=Path),
+    type=PATH,
     help="Directory to write, new or empty.",
 )
 @click.option("--fuse", is_flag=True, help="Write the whole draft with the adapter fused into its weights.")
@@ -59,7 +59,7 @@ def export_command(
     job = plan_export(app.data.registry, version, destination, fuse=fuse, quantization=quantization)
     pair, log = app.load_pair("none"), app.data.log
     held_out, group_of = list(log.records({"heldout"}))[:limit], log.groups().group_of
-    note_damage(log)
+    note_damaged_lines(log)
     note_near_two_splits(log.near_two_splits)
     with Steps() as steps:
         steps.at("exporting", 0, 0)

@@ -18,6 +18,8 @@ from .app import App
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
+PATH = click.Path(readable=False, path_type=Path)
+
 _FIELDS = leaves()
 _FLAGS = {  # mlx-lm's names, where they differ from the key's
     "models.target": "--model",
@@ -98,7 +100,7 @@ def prompts_file_options(help_text: str) -> Callable[[Command], Command]:
         strict = "Refuse a file with a line that is no prompt; do not skip the line."
         command = config_options("speculative", "chat_template_args")(command)
         command = click.option("--strict", is_flag=True, help=strict)(command)
-        return click.option("--prompts-file", type=click.Path(readable=False, path_type=Path), help=help_text)(command)
+        return click.option("--prompts-file", type=PATH, help=help_text)(command)
 
     return decorate
 

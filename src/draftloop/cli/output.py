@@ -1,7 +1,7 @@
-"""stdout and stderr that end no work: what does not get out is remembered, and said once the command is done.
+"""stdout and stderr that end no work: a failed write is remembered, and reported when the command is done.
 
-A reader that goes away, a full disk behind a redirection and a stream that was closed from the start are all the same
-to a training: it goes on. What the command then ends with is said by `exit_code`.
+A training goes on when its reader goes away, when the disk behind a redirection is full, and when a stream was closed
+from the start. `exit_code` says what the command then ends with.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import click
 
 
 class Guarded(io.RawIOBase):
-    """A file descriptor whose refusals are kept in `lost`, the first of them, and not raised. -1 is a closed one."""
+    """A file descriptor whose first failed write is kept in `lost` instead of being raised. -1 is a closed one."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.lost: OSError | None = None
 
     def writable(self) -> bool:
-        """Always; what comes of it is another matter."""
+        """Always."""
         return True
 
     def fileno(self) -> int:
-        """The descriptor. Raises OSError: it is a closed one."""
+        """The descriptor. Raises OSError: it is closed."""
         if self._descriptor < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._descriptor
@@ -39,7 +39,7 @@ class Guarded(io.RawIOBase):
         return self._descriptor >= 0 and os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        """Write what the system takes; all of it counts as taken once it has refused."""
+        """Write what the system takes; after a failure everything counts as written."""
         size = memoryview(data).nbytes
         while self.lost is None:
             try:
@@ -53,7 +53,7 @@ class Guarded(io.RawIOBase):
 
 @dataclass
 class _State:
-    """Of this process: its stdout, where it is guarded, and whether the command in work did more than print."""
+    """Of this process: its guarded stdout, and whether the command does more than print."""
 
     out: Guarded | None = None
     did_something: bool = False
@@ -73,7 +73,7 @@ class Doing(click.Command):
 
 
 def guard() -> None:
-    """Put guarded streams in the place of this process's own; others, as a test's, are left alone."""
+    """Replace this process's own streams by guarded ones; others, such as a test's, are left alone."""
     for number in range(3):  # or the next file that is opened gets the number, and what is printed with it
         try:
             os.fstat(number)
@@ -89,14 +89,14 @@ def guard() -> None:
 
 
 def is_lost() -> bool:
-    """Whether something that was printed did not get out: who prints for long may stop."""
+    """Whether a write failed: a command that prints for long may stop."""
     return _state.out is not None and _state.out.lost is not None
 
 
 def exit_code(code: int) -> int:
-    """What the process ends with where the command ended with `code`; says where not everything was printed.
+    """The exit code of the process after a command that ended with `code`; says if not everything was printed.
 
-    That is the code of what was done. Only a command whose one product was lost to a full disk or a closed stream has
+    It is the code of what was done. Only a command that did nothing but print to a full disk or a closed stream has
     failed; one whose reader had seen enough has not.
     """
     sys.stdout.flush()

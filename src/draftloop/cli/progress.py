@@ -1,11 +1,10 @@
-"""Progress on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: a live bar on a terminal, elsewhere a plain line every ten seconds."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from rich.console import Console
 
@@ -19,11 +18,11 @@ class ProgressBar:
 
     Args:
         what: the work, in a word or two.
-        total: how many pieces it has; 0 where nobody knows, which is nothing to say without a terminal.
-        begun: of them, done before.
-        last_line: whether a plain line says at the end that all are done, however quick that was.
-        console: where the bar is shown; stderr by default.
-        clock: seconds that never go backward.
+        total: its number of pieces; 0 if unknown: then no plain line is printed.
+        begun: pieces that were done before.
+        last_line: whether a plain line at the end says that all are done, however quick that was.
+        console: shows the bar; stderr by default.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -46,10 +45,8 @@ class ProgressBar:
         self._bar.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
+    def __exit__(self, *_error: object) -> None:
+        self._bar.__exit__()
 
     @property
     def seconds(self) -> float:
@@ -57,18 +54,18 @@ class ProgressBar:
         return self._clock() - self._began
 
     def advance(self, pieces: int, detail: str = "") -> None:
-        """So many pieces more are done; `detail` says how it goes."""
+        """`pieces` more are done; `detail` is shown behind the bar."""
         self.set(self._done + pieces, detail)
 
     def set(self, done: int, detail: str = "", total: int | None = None) -> None:
-        """So many pieces are done in all; of `total`, where that has changed."""
+        """`done` pieces are done in all, of `total` if that has changed."""
         if total is not None and total != self._total:
             self._total, self._share = total, 0.0
         self._done = done
         self.move(done / self._total if self._total else 1.0, detail)
 
     def move(self, share: float, detail: str = "") -> None:
-        """So much of the work is done, from 0 to 1: pieces that are in work count in part. It never goes back."""
+        """`share` of the work is done, from 0 to 1: unfinished pieces count in part. The bar never goes back."""
         self._share, self._detail = max(self._share, min(1.0, share)), detail
         if not self._total:
             self._bar.note(detail)
@@ -83,7 +80,7 @@ class ProgressBar:
             self._say()
 
     def _left(self) -> float | None:
-        """Seconds, where it goes on as fast as so far; None as long as nothing is done, and at the end."""
+        """Estimated seconds left; None as long as nothing is done, and at the end."""
         done = self._share - self._before
         return self.seconds * (1 - self._share) / done if done > 0 and self._share < 1 else None
 
@@ -105,21 +102,16 @@ class Steps:
     def __enter__(self) -> Steps:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
+    def __exit__(self, *_error: object) -> None:
+        if self._current is not None:
+            self._current.__exit__()
+            self._current = None
 
     def at(self, what: str, done: int, total: int) -> None:
         """`done` of `total` pieces of `what` are done."""
         if what != self._what:
-            self._close()
+            self.__exit__()
             self._what, self._current = what, ProgressBar(what, total, done, last_line=self._last_line)
             self._current.__enter__()
         if self._current is not None:
             self._current.set(done, total=total)
-
-    def _close(self) -> None:
-        if self._current is not None:
-            self._current.__exit__(None, None, None)
-            self._current = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..whereabouts import in_rows, places
-from .app import App, note, print_json
+from .app import App, note, note_damage, print_json
 from .options import json_option, model_options
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
 
 def _print(app: App, facts: Facts, action: NextAction, running: Running | None, values: dict[str, Any]) -> None:
     from ..models.hub import is_local
-    from .tables import print_pairs
+    from .tables import moment, print_pairs
 
     near = values["near_two_splits"]
     counts = {
@@ -113,8 +113,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
         "candidate": values["candidate"] and f"{values['candidate']}, without a verdict",
     }
     if last := values["last_retrain"]:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last["when"]))
-        rows["last retrain"] = f"{last['outcome']}, {when}"
+        rows["last retrain"] = f"{last['outcome']}, {moment(last['when'])}"
     unseen, every = facts.watched
     if every:  # the others flatter the draft that was trained on their prompts
         draft = facts.pointer.champion or "the bare draft"
@@ -136,8 +135,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
         )
     if facts.template:
         note(facts.template)
-    for damage in values["damage"]:
-        note(damage if "permission denied: " in damage else f"damaged: {damage}")
+    note_damage(values["damage"])
     for name, model in (("target", app.config.models.target), ("draft", app.config.models.draft)):
         if not is_local(model):
             note(f"{name} {model} is not on this machine, so generations of any are counted; mistyped, or not loaded?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,11 @@ def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{share:.0%}"
 
 
+def moment(seconds: float) -> str:
+    """Unix seconds as a local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
 def sampler_in_words(sampler: Mapping[str, float]) -> str:
     """A sampler in a few words: the temperature, the filters that are on, and its seed if it has one."""
     off = {"top_p": (0.0, 1.0), "min_p": (0.0,), "top_k": (0,)}
@@ -51,7 +57,7 @@ def interval(low: float | None, high: float | None, *, signed: bool = False) -> 
 
 
 Columns = Mapping[str, str | Callable[[Any], object]]
-"""Head to the attribute that is shown below it, or to a function of the row."""
+"""Head to the attribute or key that is shown below it, or to a function of the record."""
 
 ACCEPTANCE: Columns = {
     "accepted per position": "acceptance_per_position",
@@ -67,8 +73,13 @@ GAIN: Columns = {
 
 def print_records(records: Iterable[object], columns: Columns, title: str | None = None) -> None:
     """A table with a line for each record."""
-    rows = [[getattr(one, c) if isinstance(c, str) else c(one) for c in columns.values()] for one in records]
-    print_table(list(columns), rows, title)
+
+    def value(record: object, column: str | Callable[[Any], object]) -> object:
+        if not isinstance(column, str):
+            return column(record)
+        return record[column] if isinstance(record, Mapping) else getattr(record, column)
+
+    print_table(list(columns), [[value(record, column) for column in columns.values()] for record in records], title)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

@@ -1,6 +1,8 @@
-"""The process and the machine: a fast BLAS, memory and its limits, random state, signals, progress bars.
+"""The process and the machine that it runs on: a fast BLAS, memory limits, random state, signals, progress bars.
 
-Knows no model, no record and no setting of its own. `blas` has to come before the first import of MLX.
+In: the platform, environment variables, signals, the terminal. Out: OpenBLAS under MLX, a memory budget, a request to
+stop, one line of progress.
+Knows no model, no record and no setting. `blas` must come before the first import of MLX.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""A progress bar that is one whole line, whatever the width of the terminal. Knows no work, and no estimate of its own.
+"""A progress bar that is one whole line on a terminal of any width. Knows no work and makes no estimate.
 
-`what bar done/total elapsed, left, detail`: a line that is too long first loses parts of its detail, the last ones
-first, then its bar, then its times; no word is ever cut. The time that passed goes on by itself, four times a second.
+`what bar done/total elapsed, left, detail`: a line that is too long first loses parts of its detail, from the end, then
+its bar, then its times; no word is ever cut. The elapsed time moves by itself, four times a second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
@@ -29,10 +28,10 @@ class Frame:
     Attributes:
         what: the work, in a word or two.
         done, total: pieces; without a total there is neither count nor bar.
-        share: of the work that is done, from 0 to 1: it may be known better than by pieces.
+        share: the part of the work that is done, from 0 to 1; finer than a count of pieces.
         elapsed: seconds since it began.
-        left: seconds to its end; None where nobody knows.
-        detail: how it goes: parts with ", " between them, the most important first.
+        left: estimated seconds to its end; None if unknown.
+        detail: parts with ", " between them, the most important first.
     """
 
     what: str
@@ -50,8 +49,8 @@ def line(frame: Frame, width: int, *, colour: bool = True, ascii_only: bool = Fa
     Args:
         frame: what to show.
         width: of the terminal, at least 1.
-        colour: whether the part of the bar that is not done is drawn too; without colours nobody could tell them apart.
-        ascii_only: whether the terminal takes no other characters.
+        colour: draw the part of the bar that is not done too; without colours both parts would look alike.
+        ascii_only: use no other characters.
     """
     counts = "" if frame.total is None else f"{frame.done:,}/{frame.total:,}"
     times = times_of(frame)
@@ -69,20 +68,20 @@ def line(frame: Frame, width: int, *, colour: bool = True, ascii_only: bool = Fa
 
 
 def times_of(frame: Frame) -> str:
-    """How long it has taken, and how long it takes still."""
+    """The elapsed time, and the time left."""
     left = "" if frame.left is None else f", {duration(frame.left)} left"
     return f"{duration(frame.elapsed)}{left}"
 
 
 def duration(seconds: float) -> str:
-    """As a clock shows it: minutes and seconds, from an hour on hours too."""
+    """Minutes and seconds, from an hour on hours too."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def whole_words(text: str, width: int) -> str:
-    """The text in lines of at most `width` characters, broken between words alone; a longer word stays whole."""
+    """Wrap text to `width` characters, between words only; a longer word stays whole."""
     return "\n".join(
         textwrap.fill(
             part, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False, drop_whitespace=True
@@ -92,7 +91,7 @@ def whole_words(text: str, width: int) -> str:
 
 
 def _fitting(detail: str, room: int) -> str:
-    """As many parts of the detail as there is room for, from the first on, with what joins them to the line."""
+    """The first parts of the detail, as many as fit, with what joins them to the line."""
     parts = detail.split(", ") if detail else []
     while parts and len(", ".join(parts)) + 2 > room:
         parts.pop()
@@ -108,12 +107,12 @@ def _bar(share: float, size: int, character: str, colour: bool) -> Text:
 
 
 class Bar:
-    """A bar on a terminal, for as long as its block runs; on anything else nothing.
+    """A bar on a terminal while its block runs; nothing on anything else.
 
     Args:
         what: the work.
-        console: where it is shown; stderr by default.
-        clock: seconds that never go backward.
+        console: shows the bar; stderr by default.
+        clock: monotonic seconds.
     """
 
     def __init__(self, what: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,19 +128,17 @@ class Bar:
             self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._live is not None:
             self._live.stop()
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody sees it."""
+        """Whether it is shown on a terminal."""
         return self._live is not None
 
     def tell(self, frame: Frame) -> None:
-        """Show this from now on, but for the time that passed, which goes on by itself; so does the time left."""
+        """Show this from now on; the elapsed time and the time left move by themselves."""
         self._frame, self._told = frame, self._clock()
 
     def note(self, detail: str) -> None:
@@ -162,5 +159,5 @@ class Bar:
 
 
 def stderr_columns() -> int | None:
-    """The width of the terminal that stderr is; None where it is none."""
+    """The width of stderr's terminal; None if it is no terminal."""
     return Console(stderr=True).width if sys.stderr is not None and sys.stderr.isatty() else None

@@ -1,8 +1,8 @@
-"""What memory MLX may use here, and how a want of it looks. Knows no model, no training, and imports no mlx by itself.
+"""The memory budget of MLX on this machine, and how its out-of-memory errors look. Knows no model and no training.
 
-Metal has a recommended working set, CUDA reports what is free, and a CPU has the RAM that this process may still take:
-the machine's, its container's, its own limit, whichever is least. MLX holds to none of these by itself, and on a CPU it
-dies by a signal where the system refuses it memory. So what is to be used must fit before it is asked for.
+Metal has a recommended working set, CUDA reports what is free, and on a CPU this process may take what the machine,
+its container and its own limit leave, whichever is least. MLX keeps to none of these limits by itself, and on a CPU a
+signal ends it where the system refuses memory. So work must fit before it starts. Imports MLX only when called.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Literal
 from . import malloc as heap
 
 GIGABYTE, MEGABYTE = 10**9, 10**6
-AUTO_SHARE = 0.8  # of what is there: MLX does not count Python, the tokenizer, other programs, or what lies between
+AUTO_SHARE = 0.8  # of the device: MLX does not count Python, the tokenizer, other programs, or fragmentation
 CACHE_SHARE = 0.25  # of the budget, for buffers that MLX keeps for reuse
 
 REFUSALS = (RuntimeError, MemoryError)
-"""What MLX raises where it is refused memory, and for other reasons: `is_out_of_memory` tells."""
+"""What MLX raises when it is out of memory, and for other reasons too: `is_out_of_memory` tells them apart."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60  # cgroups of version 1 say a number like it for no limit
-_WANT_OF_MEMORY = (
+_OUT_OF_MEMORY = (
     "out of memory",  # CUDA: "cudaMallocAsync(&data, size, stream) failed: out of memory"
     "insufficient memory",  # Metal: "[METAL] Command buffer execution failed: Insufficient Memory (00000008:…)"
     "erroroutofmemory",  # … "kIOGPUCommandBufferCallbackErrorOutOfMemory", where the words are translated
@@ -42,7 +42,7 @@ _WANT_OF_MEMORY = (
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """What the device lets this process use, in bytes, what the process holds already included; and by which figure."""
+    """Bytes that this process may use, including what it holds already; and which limit that is."""
 
     bytes: int
     figure: str
@@ -50,7 +50,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes that MLX may hold; `strict` where somebody said the number, which is then a promise to keep."""
+    """Bytes that MLX may hold; `strict` if a user set the number, which must then be kept."""
 
     bytes: int
     strict: bool
@@ -61,22 +61,22 @@ class Budget:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of MLX says that there was no memory. Only its text tells: all of them are RuntimeErrors."""
+    """Whether an error of MLX is an out-of-memory error. Only its text says so: all of them are RuntimeErrors."""
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _WANT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def budget(setting: float | Literal["auto"], device: DeviceMemory) -> Budget:
-    """What MLX may hold: the setting in GB, never more than the device has; `auto` is a share of that."""
+    """The memory budget: the setting in GB, never more than the device has; `auto` is a share of the device."""
     if setting == "auto":
         return Budget(int(AUTO_SHARE * device.bytes), strict=False)
     return Budget(min(int(setting * GIGABYTE), device.bytes), strict=True)
 
 
 def room_left(allowed: Budget) -> float:
-    """Bytes for the caches of texts written side by side: half of what is left, for their prompts take room too."""
+    """Bytes for the caches of a batched generation: half of what is left, because its prompts take room too."""
     import mlx.core as mx
 
     return max(0, allowed.bytes - int(mx.get_active_memory())) / 2
@@ -95,7 +95,7 @@ def gigabytes(size: float) -> str:
 
 
 def forget_peak() -> None:
-    """Begin to measure anew."""
+    """Reset the peak."""
     import mlx.core as mx
 
     mx.reset_peak_memory()
@@ -110,10 +110,10 @@ def peak_gigabytes() -> float:
 
 @contextmanager
 def limited(allowed: Budget) -> Iterator[None]:
-    """MLX within a budget as far as it heeds one: it waits, and gives cached buffers back, before it goes beyond.
+    """Limit MLX to a budget, as far as it keeps one: it waits, and frees cached buffers, before it goes beyond.
 
-    The cache of freed buffers is bounded to CACHE_SHARE of the budget. Afterwards both limits are what they were, and
-    what the C library kept is the system's again.
+    The cache of freed buffers is limited to CACHE_SHARE of the budget. Afterwards both limits are what they were, and
+    the memory that the C library kept is returned to the system.
     """
     import mlx.core as mx
 
@@ -130,7 +130,7 @@ def limited(allowed: Budget) -> Iterator[None]:
 
 
 def release() -> None:
-    """Give back what MLX, and the C library under it, keep for reuse."""
+    """Free what MLX, and the C library under it, keep for reuse."""
     import mlx.core as mx
 
     mx.clear_cache()
@@ -144,7 +144,7 @@ def read_device() -> DeviceMemory:
     held = mx.get_active_memory() + mx.get_cache_memory()
     if mx.default_device() == mx.gpu:
         return of_gpu(mx.device_info(), held)
-    heap.give_back()  # what is kept for reuse is there to be used
+    heap.give_back()  # memory that is kept for reuse counts as free
     found = min(_ram(), key=lambda one: one.bytes)
     return DeviceMemory(held + found.bytes, found.figure)
 
@@ -162,7 +162,7 @@ def of_gpu(info: dict[str, str | int], held: int) -> DeviceMemory:
 
 
 def of_meminfo(text: str) -> int:
-    """Bytes that programs can still take, by the kernel's own reckoning in /proc/meminfo."""
+    """Bytes that programs can still take, by the kernel's own estimate in /proc/meminfo."""
     kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in text.splitlines())}
     return 1024 * kilobytes["MemAvailable"]
 
@@ -171,8 +171,8 @@ def of_container(limit: str, used: str, reclaimable: int) -> int | None:
     """Bytes left below a container's limit; None where it has none.
 
     Args:
-        limit, used: as its files say them, in bytes; a limit may be `max`.
-        reclaimable: of what is used, cached files that the kernel drops when memory is wanted.
+        limit, used: the contents of its files, in bytes; a limit may be `max`.
+        reclaimable: the part of `used` that is cached files, which the kernel drops when memory is short.
     """
     if limit == "max" or int(limit) >= _UNLIMITED:
         return None
@@ -180,10 +180,10 @@ def of_container(limit: str, used: str, reclaimable: int) -> int | None:
 
 
 def _ram() -> Iterator[DeviceMemory]:
-    """Every bound on what this process can still take, the machine's RAM first."""
+    """Every limit on what this process can still take, the machine's RAM first."""
     try:
         yield DeviceMemory(of_meminfo(Path("/proc/meminfo").read_text()), "available RAM")
-    except (OSError, KeyError, ValueError):  # no Linux: what is free is not told
+    except (OSError, KeyError, ValueError):  # not Linux: what is free is unknown
         yield DeviceMemory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "RAM")
     yield from (DeviceMemory(left, "left of the container's limit") for left in _containers(_cgroup_directories()))
     left = _address_space_left()
@@ -192,7 +192,7 @@ def _ram() -> Iterator[DeviceMemory]:
 
 
 def _cgroup_directories() -> Iterator[Path]:
-    """Of this process's group and of those around it; inside a container its own is the root."""
+    """Of this process's group and of its parents; inside a container the own group is the root."""
     yield _CGROUPS
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():

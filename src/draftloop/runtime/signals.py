@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: answered at once, and a flag that a loop looks at between two pieces of work.
+"""Ctrl-C and SIGTERM: answered at once, and a flag that a loop reads between two pieces of work.
 
-The first one asks to stop, the second one stops whatever is in work: what is acknowledged outlives that as it does a
-kill. The answer comes from a thread of its own, for the main one may be deep in MLX, where no handler runs.
+The first signal asks to stop, the second one ends the process: whatever was acknowledged survives that as it survives
+a kill. A thread of its own prints the answer, because the main one may be deep in MLX, where no handler runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 GRACE_S = 1.0  # from the second signal on, to leave by the usual way
-TURN_S = 0.1  # for a process that is gone by then and has said so: two lines would say it twice
+TURN_S = 0.1  # a process that ends within it says so itself, and a second line would repeat that
 EXIT_CODE = 130
 AGAIN = "Ctrl-C again stops at once"
 
@@ -43,7 +43,7 @@ def stop_request(answer: str = "stopping") -> Iterator[StopRequest]:
     """Listen for SIGINT and SIGTERM; outside the main thread, where signals never arrive, the flag stays false.
 
     Args:
-        answer: what is said at the first one, in a few words.
+        answer: is printed at the first signal, in a few words.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -58,8 +58,8 @@ def handling(handler: Callable[[int, FrameType | None], None], answer: str) -> I
     """Give SIGINT and SIGTERM to `handler`, and back to whoever had them before. In the main thread alone.
 
     Args:
-        handler: is called for each.
-        answer: is said at the first one.
+        handler: is called for each signal.
+        answer: is printed at the first signal.
     """
     _answers.append(answer)
     before = {number: signal.signal(number, handler) for number in _SIGNALS}
@@ -73,10 +73,10 @@ def handling(handler: Callable[[int, FrameType | None], None], answer: str) -> I
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """For a whole process: a line on stderr at the first signal, whatever the main thread is in; the second ends it.
+    """For a whole process: print a line at the first signal, whatever the main thread does; end it at the second.
 
-    In the main thread alone. Where no block listens, the first one raises KeyboardInterrupt there. After the second one
-    it has GRACE_S to leave; then the process ends with EXIT_CODE where it stands.
+    In the main thread alone. If no block listens, the first signal raises KeyboardInterrupt there. After the second one
+    the main thread has GRACE_S to end; then the process exits with EXIT_CODE.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -98,13 +98,13 @@ def answering() -> Iterator[None]:
 
 
 def leave_with(code: int) -> None:
-    """From now on a signal ends the process with `code`: its work is done, and only Python is left to tidy up."""
+    """From now on a signal ends the process with `code`: its work is done, and only Python still cleans up."""
     for number in _SIGNALS:
         signal.signal(number, lambda *_: os._exit(code))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    for number in _SIGNALS:  # what tidies up is not interrupted again: the thread sees to the second one
+    for number in _SIGNALS:  # the cleaning up is not interrupted again: the thread handles the second signal
         signal.signal(number, _nothing)
     raise KeyboardInterrupt
 
@@ -119,7 +119,7 @@ def _answer(read: int, over: threading.Event) -> None:
         if found[0] not in _SIGNALS:
             continue
         count += 1
-        answer = _answers[-1]  # of the block that is left by the time that this is said
+        answer = _answers[-1]  # of the block that may have ended by the time that this is printed
         if count == 1:
             if not over.wait(TURN_S):
                 _say(answer)

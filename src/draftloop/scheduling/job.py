@@ -19,7 +19,7 @@ from ..runtime import blas
 
 RETRAIN = ("retrain",)
 RUN_LOGGED = ("schedule", "run")
-SECRET = "HF_TOKEN"  # noqa: S105  a name, which is told to the user; the value is never looked at
+SECRET = "HF_TOKEN"  # noqa: S105  a name, which is shown to the user; the value is never read
 CARRIED = (  # what loading a model may need; nothing that could be a secret
     "LANG",
     "LC_ALL",
@@ -71,12 +71,12 @@ class Daily:
 
 @dataclass(frozen=True)
 class ScheduledJob:
-    """One data directory's retraining, told so that it runs in no shell of anyone. Every path is absolute.
+    """One data directory's retraining, complete, so that it needs nobody's shell. Every path is absolute.
 
     Attributes:
         python: the interpreter of the user's environment; a virtual environment's symlink, never what it points to.
         entry: the interpreter's arguments that start draftloop, as `entry_point` finds them.
-        directory: where the user stood: configs/config.yaml and relative model paths are looked up from there.
+        directory: the user's working directory, from which configs/config.yaml and relative paths are looked up.
         data_dir: what `--data-dir` named.
         config_file: what `--config` named, or None.
         when: how often.
@@ -109,7 +109,7 @@ class ScheduledJob:
 
     @property
     def id(self) -> str:
-        """What tells it from the jobs of other data directories."""
+        """Distinguishes it from the jobs of other data directories."""
         return identity_of(self.data_dir)
 
     @property
@@ -176,7 +176,7 @@ def interpreter() -> Path:
 
 
 def carried(environment: Mapping[str, str], python: Path) -> dict[str, str]:
-    """The few variables that a scheduled run is given: a PATH, and what is set of CARRIED and draftloop's settings."""
+    """The variables of a scheduled run: a PATH, and those of CARRIED and of draftloop's settings that are set."""
     settings = (ENV_PREFIX + key.upper().replace(".", "_") for key in leaves())
     found = {name: environment[name] for name in (*CARRIED, *settings) if environment.get(name)}
     return {"PATH": search_path(environment.get("PATH", ""), python), **found}

@@ -1,6 +1,8 @@
-"""Files that survive a crash: atomic replacement, locks, journals, sealed files, and the seam that tests break.
+"""Files that survive a crash: atomic replacement, locks, journals, sealed files, strict YAML.
 
-In: bytes and paths. Out: what was written before or what was to be written, never half of it. Knows no record.
+In: bytes, values and paths. Out: after a crash the old file or the new one, never half of one; damage is an error.
+Every operation that changes the disk goes through one seam, `Files`, where tests make it fail.
+Knows no record, no adapter and no run. Imports no MLX.
 """
 
 import lazy_loader

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
 
@@ -45,9 +44,7 @@ class Lock:
             file.write(f"process {os.getpid():<20}")  # over the old one: truncating would make ext4 flush the file
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._lock.release()
 
     def _refusal(self) -> str:

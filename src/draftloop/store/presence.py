@@ -1,8 +1,8 @@
-"""Who is at work, and how far, for anybody who asks: words that one process writes over, and proof that it lives.
+"""Which process is at work, and how far it is, for other processes to read; and proof that it is alive.
 
-The lock of the work itself is never touched by a look: the holder also locks the file of its presence, and who asks
-tries a shared lock on that file alone. So no look can ever refuse the lock to somebody. What is written is a courtesy:
-it may be lost, is never an error, and does not go through the seam for changes, as lock files do not.
+Reading never touches the lock of the work itself: the holder also locks its presence file, and a reader tries a shared
+lock on that file alone, so no reader can make the work fail to get its lock. What is written is a courtesy: it may be
+lost, is never an error, and does not go through the seam for changes, as lock files do not.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import orjson
 from .files import FILE_MODE
 from .sealed_lines import RecordError, dump, seal, unseal
 
-_TRIES = 200  # at 5 ms: of a holder whose file is being looked at, and of a reader that met a write
+_TRIES = 200  # at 5 ms: of a holder whose file is being read, and of a reader that met a write
 
 
 class Note:
-    """A small JSON object at `path` that its one writer writes over in place: cheap enough for every step."""
+    """A small JSON object at `path` that its one writer overwrites in place: cheap enough for every step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, values: dict[str, Any]) -> None:
-        """Say this from now on; a disk that refuses is let be. The directory must be there."""
+        """Overwrite the note; a disk that refuses is ignored. The directory must exist."""
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
             try:
@@ -40,7 +40,7 @@ class Note:
                 os.close(descriptor)
 
     def read(self) -> dict[str, Any] | None:
-        """What was said last; None where nothing was, or nothing that can be read."""
+        """The last note; None if there is none that can be read."""
         for _ in range(_TRIES):
             try:
                 values: dict[str, Any] = orjson.loads(unseal(self.path.read_bytes().partition(b"\n")[0]))
@@ -54,7 +54,7 @@ class Note:
 
 
 class Presence:
-    """Whoever works under a lock, as seen from outside. Making one touches nothing.
+    """A process that works under a lock, as others see it. Making one touches nothing.
 
     Args:
         path: a file beside the lock; the directory is made by the lock.
@@ -67,7 +67,7 @@ class Presence:
 
     @contextmanager
     def shown(self, command: str) -> Iterator[None]:
-        """Be seen as `command` for as long as the block runs, or this process lives. The caller holds the lock."""
+        """Be visible as `command` while the block runs and this process lives. The caller holds the lock."""
         descriptor = _locked(self.path)
         self._said = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "since": time.time()}
         self.doing(None)
@@ -79,14 +79,14 @@ class Presence:
                 os.close(descriptor)
 
     def doing(self, what: str | None) -> None:
-        """Say what is being done now; nothing outside `shown`."""
+        """Write what is being done now; does nothing outside `shown`."""
         if self._said is not None:
             self._note.write({**self._said, "doing": what})
 
     def look(self) -> dict[str, Any] | None:
-        """What the one at work says of itself (`process`, `host`, `command`, `since`, `doing`); None: nobody is.
+        """The note of the process at work (`process`, `host`, `command`, `since`, `doing`); None: nobody is.
 
-        Where it could say nothing, on a full disk, it is `{}`.
+        It is `{}` if that process could write nothing, on a full disk.
         """
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -102,14 +102,14 @@ class Presence:
 
 
 def _locked(path: Path) -> int | None:
-    """The file, locked until it is closed; None where that cannot be, and nobody will see anything."""
+    """The file, locked until it is closed; None if it cannot be, and then nobody sees the process."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         for _ in range(_TRIES):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                time.sleep(0.005)  # somebody looks, for an instant
+                time.sleep(0.005)  # somebody reads it, for an instant
             else:
                 return descriptor
         os.close(descriptor)
