@@ -1,6 +1,6 @@
-"""Whether a source's acceptance has fallen for good: Page-Hinkley on generations. Knows no model, log, file or clock.
+"""Drift: whether a source's acceptance has fallen for good, by Page-Hinkley. Knows no model, log, file or clock.
 
-One value a generation, its mean acceptance per position: tokens of one text are not independent of each other. With μ
+One value a generation, its mean acceptance per position: tokens of one output are not independent of each other. With μ
 the mean of n reference values and δ the tolerance, m_t = Σ_{i≤t} (μ − δ − x_i) and PH_t = m_t − min_{0≤s≤t} m_s,
 m_0 = 0 (Page 1954). PH rises with a fall alone, and where it last was 0 the fall is taken to begin.
 
@@ -188,8 +188,12 @@ def check_stream(
     statistics = [page_hinkley(stream[i : i + settings.horizon], mean, settings.tolerance) for i in starts]
     statistic = np.concatenate(statistics) if statistics else np.zeros(0)
     above = np.flatnonzero(statistic > limit)
-    alarm_at = int(above[0]) if len(above) else None
-    change_at = None if alarm_at is None else _change(statistic, alarm_at, settings.horizon)
+    alarm_at = change_at = None
+    if len(above):  # the fall began after the lowest m before the alarm, within the alarm's own horizon
+        alarm_at = int(above[0])
+        begin = alarm_at - alarm_at % settings.horizon
+        lowest = np.flatnonzero(statistic[begin:alarm_at] == 0.0)
+        change_at = begin + int(lowest[-1]) + 1 if len(lowest) else begin
     recent = stream[-settings.reference :] if change_at is None else stream[change_at:]
     return StreamCheck(
         source=source,
@@ -264,13 +268,6 @@ def _highest(values: FloatArray, draws: int, tolerance: float, horizon: int, ran
         statistic = np.maximum(statistic + usual - (edges[gap] + widths[gap] * random.random(draws)), 0.0)
         highest = np.maximum(highest, statistic)
     return highest
-
-
-def _change(statistic: FloatArray, alarm_at: int, horizon: int) -> int:
-    """Index of the first generation after the lowest m before the alarm, within the alarm's own horizon."""
-    begin = alarm_at - alarm_at % horizon
-    lowest = np.flatnonzero(statistic[begin:alarm_at] == 0.0)
-    return begin + int(lowest[-1]) + 1 if len(lowest) else begin
 
 
 def _streams(generations: Iterable[LoggedGeneration]) -> dict[StreamKey, list[LoggedGeneration]]:

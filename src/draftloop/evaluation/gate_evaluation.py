@@ -25,7 +25,7 @@ from .gate import Decision, decide
 from .latency import measure_latency
 from .live_decoding import decode_all
 from .paired_rounds import ScoredOutput
-from .scoring import OutputScores, score, score_carried
+from .scoring import score, score_carried
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 MOST_STANDARD_ERRORS = 4.0  # one honest candidate in 16,000 is above by chance
@@ -116,7 +116,8 @@ def evaluate_gate(
     )
     live = None
     if decision.outcome == "promote" and config.gate.live_prompts:
-        live = _decode(pair.with_adapter(candidate), _one_a_group(records, group_of), config, seed, on_work)
+        one_a_group = list({group_of(record): record for record in reversed(records)}.values())[::-1]
+        live = _decode(pair.with_adapter(candidate), one_a_group, config, seed, on_work)  # copies prove nothing more
         decision = _held_against(live, decision)
     return GateEvaluation(decision, _positions(scored), profile, live)
 
@@ -170,7 +171,10 @@ def _score(
         scores = score(pair, generations, rule, drafts, lambda: on_work("scoring", next(done), of))
         for i, record in enumerate(members):
             own = {name: scores[name][i] for name in drafts}
-            rounds = {name: _rounds(one, rule, most) for name, one in own.items()}
+            rounds = {
+                name: tuple(expected_rounds(one.log_p, one.log_q, rule, k).rounds for k in range(1, most + 1))
+                for name, one in own.items()
+            }
             output = ScoredOutput(
                 group=group_of(record),
                 source=record.source,
@@ -188,10 +192,6 @@ def _rule(record: Record, config: Config) -> Rule:
         return "greedy"
     wanted = config.speculative.rule
     return wanted if wanted in SAMPLING else "rejection"
-
-
-def _rounds(scores: OutputScores, rule: Rule, most: int) -> tuple[float, ...]:
-    return tuple(expected_rounds(scores.log_p, scores.log_q, rule, k).rounds for k in range(1, most + 1))
 
 
 def _positions(scored: Sequence[tuple[ScoredOutput, _Positions]]) -> dict[str, dict[str, float]]:
@@ -227,11 +227,6 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on
         expected_rounds=sum(check.expected_rounds for check in checks),
         standard_error=math.sqrt(sum(check.standard_error**2 for check in checks)),
     )
-
-
-def _one_a_group(records: Sequence[Record], group_of: GroupOf) -> list[Record]:
-    """The first record of each prompt group: copies of one prompt are no independent evidence."""
-    return list({group_of(record): record for record in reversed(records)}.values())[::-1]
 
 
 def _decode_one(pair: Pair, record: Record, settings: Settings) -> LiveCheck:

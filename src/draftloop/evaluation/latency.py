@@ -15,11 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from ..data.records import Sampler
@@ -91,7 +89,9 @@ class _Timed:
     def __init__(self, pair: Pair, most: int) -> None:
         room = (pair.context or PREFIX + most + CHAIN + 2) - max(most, CHAIN) - 2
         self._pair, prefix = pair, max(1, min(PREFIX, room))
-        self._target_cache, self._draft_cache = (_filled(model, prefix) for model in (pair.target, pair.draft))
+        self._target_cache, self._draft_cache = make_prompt_cache(pair.target), make_prompt_cache(pair.draft)
+        for model, cache in ((pair.target, self._target_cache), (pair.draft, self._draft_cache)):
+            mx.eval(model(mx.zeros((1, prefix), mx.int32), cache=cache))
         self._sampler = StochasticSampler(Sampler(1.0, 1.0, 0.0, 0, 0), "rejection", pair.width)
 
     def plain(self) -> None:
@@ -132,12 +132,6 @@ class _Timed:
             proposals.append(self._sampler.propose(logits))
             mx.async_eval(proposals[-1])
         return proposals[1:]
-
-
-def _filled(model: nn.Module, prefix: int) -> list[Any]:
-    cache: list[Any] = make_prompt_cache(model)
-    mx.eval(model(mx.zeros((1, prefix), mx.int32), cache=cache))
-    return cache
 
 
 def _medians(steps: list[Callable[[], None]], care: Care, on_timed: Callable[[int, int], None]) -> list[float]:

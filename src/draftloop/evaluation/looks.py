@@ -125,14 +125,11 @@ def _next(kind: Kind, unit: str | None, new: Sequence[NewOutput], watching: Watc
     needed = max([watching.least * 2 ** len(made), *(2 * look.groups for look in made[-1:])])
     if groups < needed:
         return []
-    return [Look(kind, unit, groups, tuple(one.id for one in new), _alpha(kind, len(made) + 1, watching))]
-
-
-def _alpha(kind: Kind, number: int, watching: Watching) -> float:
-    """What the look of this number at one unit may spend."""
     if kind == "look":
-        return watching.alpha / watching.looks / watching.units
-    return alpha_of_attempt(number, watching.alpha / (watching.units + 1))  # all together are one more
+        alpha = watching.alpha / watching.looks / watching.units
+    else:  # all units together are one more
+        alpha = alpha_of_attempt(len(made) + 1, watching.alpha / (watching.units + 1))
+    return [Look(kind, unit, groups, tuple(one.id for one in new), alpha)]
 
 
 def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list[NewOutput]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -123,9 +123,16 @@ def measure_speed(
         texts = passes[Way(OURS, rules[0], lengths[0])][0].texts
         scores = {rule: score_carried(pair, texts, rule) for rule in rules}
     plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
-    rows = [_row(way, found[1:], plain, _forecast(way, scores, measured)) for way, found in passes.items()]
+    rows = [_row(way, counted[1:], plain, _forecast(way, scores, measured)) for way, counted in passes.items()]
     experience = {rule: policy.experience for rule, policy in policies.items()}
-    return SpeedReport(rows, measured, _advice(rows), experience)
+
+    # The fastest fixed K of ours; 0 where plain decoding is faster.
+    fixed = [row for row in rows if row.way.by == OURS and row.way.num_draft_tokens is not None]
+    best = max(fixed, key=lambda row: row.speed_up)
+    rule = best.way.rule if best.way.rule in SAMPLING else None
+    pays = best.speed_up >= 1.0
+    advice = Advice((best.way.num_draft_tokens or 0) if pays else 0, rule, best.speed_up if pays else 1.0)
+    return SpeedReport(rows, measured, advice, experience)
 
 
 class _Pass:
@@ -155,10 +162,10 @@ class _Pass:
         policy = self._policies[rule] if length is None else None
         how = replace(how, rule=rule, num_draft_tokens=length or how.num_draft_tokens, bonus_draws=False)
         began = time.perf_counter()
-        found = list(Decoding(pair, ids, how, policy))
+        rounds = list(Decoding(pair, ids, how, policy))
         self.seconds += time.perf_counter() - began
-        output = tuple(token for one in found for token in one.tokens)
-        self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(found)
+        output = tuple(token for round_ in rounds for token in round_.tokens)
+        self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(rounds)
         self.texts.append(TargetGeneration(tuple(ids), output, how.sampler))
 
     def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
@@ -202,16 +209,3 @@ def _forecast(way: Way, scores: dict[Rule, list[OutputScores]], measured: Latenc
     k = way.num_draft_tokens
     length = total(accepted(one, way.rule, k) for one in scores[way.rule]).acceptance_length
     return forecast(length, measured.t_draft, measured.t_target[0], measured.t_target[k], k)
-
-
-def _advice(rows: Sequence[SpeedRow]) -> Advice:
-    """The fastest fixed K of ours; 0 where plain decoding is faster."""
-    best = max(_fixed(rows), key=lambda row: row.speed_up)
-    rule = best.way.rule if best.way.rule in SAMPLING else None
-    if best.speed_up < 1.0:
-        return Advice(0, rule, 1.0)
-    return Advice(best.way.num_draft_tokens or 0, rule, best.speed_up)
-
-
-def _fixed(rows: Sequence[SpeedRow]) -> Iterator[SpeedRow]:
-    return (row for row in rows if row.way.by == OURS and row.way.num_draft_tokens is not None)

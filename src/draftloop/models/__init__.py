@@ -1,7 +1,8 @@
 """Models on disk become a target and a draft in memory, with the draft's adapter on or off.
 
-In: names or directories of models, and of an adapter. Out: a `Pair` whose token ids mean the same to both models.
-Knows no prompt, no record and no version: which adapter is in use is the registry's to say.
+In: names or directories of models, and of an adapter. Out: a `Pair` whose tokens mean the same to both models, with
+the names by which a data directory knows them. Nothing of a model directory runs unless that is allowed. Knows no
+prompt and no champion: which adapter is in use is the registry's to say.
 """
 
 import lazy_loader

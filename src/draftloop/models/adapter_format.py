@@ -7,13 +7,13 @@ Directories come from elsewhere too: nothing in them is taken on trust, and a re
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from ..config import Lora
@@ -81,24 +81,39 @@ def read_config(directory: Path) -> AdapterConfig:
     return parse_config(found, str(path))
 
 
+class _Parameters(BaseModel):
+    rank: Annotated[int, Field(strict=True, ge=1, le=MAX_RANK)]
+    scale: Annotated[FiniteFloat, Field(strict=True)]
+    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    keys: Annotated[list[str], Field(min_length=1)] | None = None
+
+
+class _AdapterJson(BaseModel):
+    """The fields that rebuild the layers; those that only mlx-lm's own training reads are passed over."""
+
+    fine_tune_type: Literal["lora"] = "lora"
+    num_layers: Annotated[int, Field(strict=True, ge=-1, le=1 << 20)]
+    lora_parameters: _Parameters
+
+
 def parse_config(found: object, where: str) -> AdapterConfig:
-    """The adapter's shape from parsed JSON; fields that only mlx-lm's own training reads are passed over.
+    """The adapter's shape from parsed JSON.
 
     Raises:
         AdapterError: a field is missing or out of range, named together with `where`.
     """
-    top = _object(found, where)
-    kind = top.get("fine_tune_type", "lora")
-    if kind != "lora":
-        raise AdapterError(f"{where}: fine_tune_type is {kind!r}, expected 'lora'; other kinds are not supported")
-    parameters = _object(top.get("lora_parameters"), f"{where}: lora_parameters")
-    return AdapterConfig(
-        rank=_integer(parameters, "rank", 1, MAX_RANK, where),
-        scale=_number(parameters, "scale", where),
-        dropout=_dropout(parameters, where),
-        num_layers=_integer(top, "num_layers", -1, 1 << 20, where),
-        keys=_keys(parameters, where),
-    )
+    try:
+        config = _AdapterJson.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, given = str(first["loc"][-1]) if first["loc"] else "the whole", first["input"]
+        if first["type"] == "model_type":
+            raise AdapterError(f"{where}: {name}: found {type(given).__name__}, expected an object") from None
+        given = None if first["type"] == "missing" else given
+        raise AdapterError(f"{where}: {name} is {given!r}: {first['msg'].lower()}") from None
+    shape = config.lora_parameters
+    keys = None if shape.keys is None else tuple(shape.keys)
+    return AdapterConfig(shape.rank, float(shape.scale), shape.dropout, config.num_layers, keys)
 
 
 def read_shapes(directory: Path) -> Shapes:
@@ -161,39 +176,3 @@ def _chunks(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
     file.seek(offset)
     for begin in range(0, length, _CHUNK_BYTES):
         yield file.read(min(_CHUNK_BYTES, length - begin))
-
-
-def _object(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise AdapterError(f"{where}: found {type(value).__name__}, expected an object with the adapter's fields")
-    return value
-
-
-def _integer(fields: Mapping[str, Any], name: str, least: int, most: int, where: str) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not least <= value <= most:
-        raise AdapterError(f"{where}: {name} is {value!r}, expected a whole number from {least} to {most}")
-    return value
-
-
-def _number(fields: Mapping[str, Any], name: str, where: str) -> float:
-    value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterError(f"{where}: {name} is {value!r}, expected a finite number")
-    return float(value)
-
-
-def _dropout(fields: Mapping[str, Any], where: str) -> float:
-    dropout = _number({"dropout": 0.0, **fields}, "dropout", where)
-    if not 0.0 <= dropout < 1.0:
-        raise AdapterError(f"{where}: dropout is {dropout}, expected 0 or more and less than 1")
-    return dropout
-
-
-def _keys(fields: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
-    keys = fields.get("keys")
-    if keys is None:
-        return None
-    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
-        raise AdapterError(f"{where}: keys is {keys!r}, expected a list of module names or null")
-    return tuple(keys)

@@ -1,7 +1,8 @@
-"""What people have becomes prompts, and a prompt becomes token ids.
+"""Files and logs become prompts, and a prompt becomes tokens.
 
-In: text files, JSON in several formats, logs of clients; a tokenizer and its chat template. Out: `Prompt`, and ids or
-the reason why there are none. Knows no model and no record.
+In: text files, JSON in several formats, logs of clients; a tokenizer and its chat template. Out: `Prompt`, and its
+tokens or the reason why it has none. A template runs in a sandbox, and a prompt stays text whatever it spells. Knows no
+model and no record.
 """
 
 import lazy_loader

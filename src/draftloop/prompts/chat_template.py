@@ -233,17 +233,16 @@ def _renders_itself(tokenizer: Any) -> bool:
 
 def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
     """Calls whose arguments are objects: clients send them as JSON text, and templates write them as JSON."""
-    if not message.get("tool_calls"):
-        return message
-    return message | {"tool_calls": [_call_with_object(call) for call in message["tool_calls"]]}
-
-
-def _call_with_object(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict):
-        return call
-    arguments = _object(function.get("arguments"))
-    return call | {"function": function | {"arguments": arguments}} if arguments is not None else call
+    calls = []
+    for call in message.get("tool_calls") or ():
+        function = call.get("function")
+        given = function.get("arguments") if isinstance(function, dict) else None
+        arguments = _parsed(given or "{}") if isinstance(function, dict) and isinstance(given, str) else None
+        if isinstance(arguments, dict) and not is_deep(arguments):
+            calls.append(call | {"function": function | {"arguments": arguments}})
+        else:
+            calls.append(call)
+    return message | {"tool_calls": calls} if calls else message
 
 
 @lru_cache(maxsize=128)
@@ -252,12 +251,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):  # a model wrote it, and not always JSON
         return None
-
-
-def _object(arguments: Any) -> dict[str, Any] | None:
-    """Arguments as an object; None where they are none, or one already."""
-    found = _parsed(arguments or "{}") if isinstance(arguments, str) else None
-    return found if isinstance(found, dict) and not is_deep(found) else None
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Files of prompts, read one prompt at a time: what is none is given by its line, and counted beforehand.
+"""Files of prompts, read one prompt at a time: what is no prompt is named by its line, and counted beforehand.
 
-A file is gone through twice: once to count it, so that a run knows its length and a strict one is refused before it
-begins, and once for its prompts. Neither keeps more than a line of it.
+A file is read twice: once to count it, so that a run knows its length and a strict one is refused before it begins, and
+once for its prompts. Neither keeps more than a line of it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,18 +155,17 @@ def _texts(path: Path) -> Iterator[Converted]:
 def _json_lines(path: Path) -> Iterator[Converted | SkippedPrompt]:
     """An object a line; each stands for itself."""
     for number, line in numbered_lines(path):
-        where = f"{path}, line {number}"
-        if isinstance(line, NoText):
-            yield _skipped(where, NoPrompt(str(line)))
-        elif line.strip():
-            yield _one(where, line)
+        if isinstance(line, NoText) or line.strip():
+            yield _converted(f"{path}, line {number}", line, _parsed_line)
 
 
-def _one(where: str, line: str) -> Converted | SkippedPrompt:
+def _parsed_line(line: str | NoText) -> Any:
+    if isinstance(line, NoText):
+        raise NoPrompt(str(line))
     try:
-        return _placed(where, prompt_of(_loads(line)))
-    except NoPrompt as error:
-        return _skipped(where, error)
+        return json.loads(line)  # orjson has no lone surrogates, JavaScript writes them
+    except (ValueError, RecursionError) as error:
+        raise NoPrompt(f"not a JSON object: {error}") from None
 
 
 def _objects(path: Path) -> Iterator[Converted | SkippedPrompt]:
@@ -176,12 +175,17 @@ def _objects(path: Path) -> Iterator[Converted | SkippedPrompt]:
         if isinstance(line, NoText):
             raise PromptError(f"{path}, line {number}: {line}")
         lines.append(line)
-    for number, found in enumerate(_values("\n".join(lines), path), 1):
-        where = f"{path}, item {number}"
-        try:
-            yield _placed(where, prompt_of(found))
-        except NoPrompt as error:
-            yield _skipped(where, error)
+    for number, value in enumerate(_values("\n".join(lines), path), 1):
+        yield _converted(f"{path}, item {number}", value)
+
+
+def _converted(where: str, value: Any, parse: Callable[[Any], Any] = lambda value: value) -> Converted | SkippedPrompt:
+    """The prompt that a value holds, with the place that it came from; or why it holds none."""
+    try:
+        found = prompt_of(parse(value))
+    except NoPrompt as error:
+        return SkippedPrompt(where, error.why)
+    return replace(found, prompt=found.prompt.at(where))
 
 
 def _values(text: str, path: Path) -> Iterator[Any]:
@@ -208,21 +212,6 @@ def _past(what: str, text: str, at: int) -> int:
     while at < len(text) and (text[at].isspace() or text[at] == what):
         at += 1
     return at
-
-
-def _loads(line: str) -> Any:
-    try:
-        return json.loads(line)  # orjson has no lone surrogates, JavaScript writes them
-    except (ValueError, RecursionError) as error:
-        raise NoPrompt(f"not a JSON object: {error}") from None
-
-
-def _placed(where: str, found: Converted) -> Converted:
-    return Converted(found.prompt.at(where), found.format, found.answers)
-
-
-def _skipped(where: str, error: NoPrompt) -> SkippedPrompt:
-    return SkippedPrompt(where, error.why)
 
 
 _DECODER = json.JSONDecoder()

@@ -91,8 +91,10 @@ def _converted(found: dict[str, Any], depth: int) -> Converted:
             except NoFormat:
                 continue  # it lies under another key, or nowhere
             return Converted(within.prompt, within.format or "logged request", within.answers)
-    if _has_text("text")(found):
-        return _text(found)
+    if isinstance(found.get("text"), str):
+        if _ROLES.get(str(found.get("role"))) == "assistant":  # OpenAssistant's messages, one a line
+            raise NoPrompt("it is what an assistant said", "empty")
+        return Converted(Prompt(found["text"]), "text")
     raise NoFormat(_why_in_no_format(found)[:200])
 
 
@@ -104,17 +106,6 @@ def _why_in_no_format(found: dict[str, Any]) -> str:
         wanted = "a list of messages" if known in ("messages", "conversations") else "a text"
         return f"{known} is {json.dumps(found[known])[:40]}, expected {wanted}"
     return f"expected {EXPECTED}; its keys are {', '.join(sorted(map(str, found))[:8]) or 'none'}"
-
-
-def _has_text(key: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda found: isinstance(found.get(key), str)
-
-
-def _has_list(key: str) -> Callable[[dict[str, Any]], bool]:
-    def has(found: dict[str, Any]) -> bool:
-        return bool(_listed(found, key))
-
-    return has
 
 
 def _listed(found: dict[str, Any], key: str) -> list[Any]:
@@ -174,8 +165,8 @@ def _prompt_list(found: dict[str, Any]) -> Converted:
 
 
 def _conversation(found: dict[str, Any]) -> Converted:
-    key = "conversations" if _has_list("conversations")(found) else "conversation"
-    prompt, answers = _chat(found, [_turn(turn) for turn in _listed(found, key)])
+    turns = _listed(found, "conversations") or _listed(found, "conversation")
+    prompt, answers = _chat(found, [_turn(turn) for turn in turns])
     return Converted(prompt, "ShareGPT", answers)
 
 
@@ -213,16 +204,6 @@ def _part(found: dict[str, Any], key: str) -> str:
     if given is not None and not isinstance(given, str):
         raise NoPrompt(f"{key}: a text is expected, found {str(given)[:60]}")
     return given if given and given.strip() else ""
-
-
-def _preference(found: dict[str, Any]) -> Converted:
-    return _messages(found, "chosen", "preference")
-
-
-def _text(found: dict[str, Any]) -> Converted:
-    if _ROLES.get(str(found.get("role"))) == "assistant":  # OpenAssistant's messages, one a line
-        raise NoPrompt("it is what an assistant said", "empty")
-    return Converted(Prompt(found["text"]), "text")
 
 
 def _is_response_request(found: dict[str, Any]) -> bool:
@@ -278,13 +259,12 @@ def _item(item: Any) -> Any:
 
 
 _LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
-_FORMATS: tuple[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Converted]], ...] = (
-    (_has_list("messages"), _messages),
-    (_has_list("conversations"), _conversation),
-    (_has_list("conversation"), _conversation),
-    (_has_list("prompt"), _prompt_list),
-    (_has_text("prompt"), _prompt),
-    (_has_text("instruction"), _instruction),
+_FORMATS: tuple[tuple[Callable[[dict[str, Any]], object], Callable[[dict[str, Any]], Converted]], ...] = (
+    (lambda found: _listed(found, "messages"), _messages),
+    (lambda found: _listed(found, "conversations") or _listed(found, "conversation"), _conversation),
+    (lambda found: _listed(found, "prompt"), _prompt_list),
+    (lambda found: isinstance(found.get("prompt"), str), _prompt),
+    (lambda found: isinstance(found.get("instruction"), str), _instruction),
     (_is_response_request, _response_request),
-    (_has_list("chosen"), _preference),
+    (lambda found: _listed(found, "chosen"), lambda found: _messages(found, "chosen", "preference")),
 )
