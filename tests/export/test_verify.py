@@ -89,7 +89,7 @@ def test_a_draft_that_lost_something_is_told_apart_and_by_how_much(
     (below,) = found.below_bare_draft()
     assert (below.of, below.against, below.rule) == ("exported", "none", "greedy")
     said = below_in_words(below)
-    assert f"{-below.delta_acceptance_length:.3f} tokens a round less than the draft without any adapter" in said
+    assert f"{-below.delta_acceptance_length:.3f} less than that of the draft without any adapter" in said
     assert "which may be chance" not in said
     assert "which may be chance" in below_in_words(replace(below, ci_high=0.1))
     assert "interval" not in below_in_words(replace(below, ci_low=None, ci_high=None))  # one prompt gives none

@@ -304,7 +304,7 @@ class _Batch:
     def outputs(self, enough: Callable[[], bool], on_tokens: Callable[[int], None]) -> Iterator[FinishedOutput]:
         """Each as it is finished. Raises REFUSALS: out of memory with so many."""
         try:
-            while not enough() and (self._waiting or self._in_work()):
+            while not enough() and (self._waiting or any(not row.ended for row in self._rows.values())):
                 before = self._written
                 ended = self._step(enough)
                 on_tokens(self._written - before)
@@ -336,9 +336,6 @@ class _Batch:
             if row.take(int(response.token), self._stop_tokens):
                 ended.append(row)
         return ended
-
-    def _in_work(self) -> bool:
-        return any(not row.ended for row in self._rows.values())
 
     def _release(self) -> None:
         """Take the rows of ended outputs off, if they are many."""

@@ -1,8 +1,8 @@
 """A version of the adapter, alone or in its draft's weights, in a directory for plain mlx-lm. Knows no terminal.
 
-version -> files in a temporary directory -> loaded back from there by mlx-lm -> acceptance on held-out generations,
-against the bare draft and the draft with the adapter -> model card -> renamed into place. What is measured is what is
-shipped: fusing rounds, and quantizing rounds a lot.
+version -> files in a temporary directory -> loaded back from there by mlx-lm -> export verification: acceptance on
+held-out generations, against the bare draft and the draft with the adapter -> model card -> renamed into place. The
+files themselves are measured: fusing rounds, and quantizing rounds a lot.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..models.cpu.adapt import adapt_to_cpu
 from ..models.fingerprints import fingerprints
 from ..models.hub import find_model
 from ..models.loading import load_directory
-from ..models.manifest import MANIFEST, FileHash, Manifest, hash_files, make_manifest
+from ..models.manifest import MANIFEST, hash_files, make_manifest
 from ..models.pair import Pair, check_tokenizers
 from ..registry.registry import Registry, Version
 from ..store.atomic import publish_directory, temporary_path, write_new
@@ -46,7 +46,7 @@ CARD = "README.md"
 Say = Callable[[str], None]
 
 Samples = tuple[list[Sample], str | None]
-"""What is measured on, and where there is none, why."""
+"""The outputs to measure on; where there are none, why."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def export_version(
         pair: the models of `config`; afterwards its draft carries the adapter.
         config: names of the models, K, and the seed of the intervals.
         held_out: logged generations to measure on; those of other targets are left out.
-        say: told what is being done.
+        say: called with what is being done.
         files: the seam.
         group_of: the joined prompt group of each of `held_out`.
 
@@ -140,9 +140,16 @@ def export_version(
     """
     pair = pair.with_adapter(job.version.path, job.version.name)
     place, records = job.destination, list(held_out)
-    samples, without = _samples(records, pair, group_of), left_out(records, pair)
+    without = left_out(records, pair)
     if without:
         say(f"left out of the measurement: {describe_counts(without)}")
+    samples: Samples = [], "no held-out generation"
+    if records:
+        try:
+            samples = logged_samples(records, pair, group_of), None
+        except PromptError:
+            among = f"among {len(records)}"
+            samples = [], f"no held-out generation of this target that the pair can be measured on {among}"
     with storing(place):
         files.make_directory(place.parent)
         temporary = temporary_path(place.parent)
@@ -179,7 +186,9 @@ def _free_place(path: Path, data_directory: Path) -> Path:
     """The absolute path, if nothing is there that an export would be in the way of."""
     place = Path(os.path.abspath(path))  # noqa: PTH100 - `absolute` keeps `..`, and a rename needs a name
     try:
-        inside, free = _is_inside(place, data_directory), _is_free(place)
+        real = Path(os.path.realpath(place))  # by whatever links, and however the letters are written
+        inside = any(one.exists() and one.samefile(data_directory) for one in (real, *real.parents))
+        free = _is_free(place)
     except (OSError, ValueError) as error:
         raise ExportError(f"{str(path)!r} cannot be exported to: {error}; give another directory") from None
     if inside:
@@ -192,12 +201,6 @@ def _free_place(path: Path, data_directory: Path) -> Path:
             f"{place} is there already, and nothing is written over; give a directory that is not there yet, or empty"
         )
     return place
-
-
-def _is_inside(place: Path, directory: Path) -> bool:
-    """Whether `place` would lie in `directory` or is it, by whatever links, and however the letters are written."""
-    real = Path(os.path.realpath(place))
-    return any(one.exists() and one.samefile(directory) for one in (real, *real.parents))
 
 
 def _is_free(place: Path) -> bool:
@@ -213,14 +216,14 @@ def _fill(
 ) -> Exported:
     say(f"writing {job.version.name}")
     written = _write(directory, job, pair, config, files)
-    shipped = _load_back(directory, job, pair, config)
+    exported = _load_back(directory, job, pair, config)
     samples, not_measured = found
     measured = None
     if samples:
         say(f"measuring on {len(samples)} held-out generations")
         adapter = (job.version.name, job.version.path)
         k, seed = config.speculative.num_draft_tokens, config.speculative.seed
-        measured = measure_export(pair, shipped, adapter, samples, k, seed=seed)
+        measured = measure_export(pair, exported, adapter, samples, k, seed=seed)
     made = Exported(
         version=job.version.name,
         path=str(job.destination),
@@ -228,10 +231,15 @@ def _fill(
         weights=_describe(written, job.version.path),
         quantization=written.quantization if written else None,
         bits_per_weight=written.bits_per_weight if written else None,
-        fingerprint=shipped.identity.draft if job.fuse else None,
+        fingerprint=exported.identity.draft if job.fuse else None,
         measured=measured,
         not_measured=not_measured,
-        versions=_versions(),
+        versions={
+            "draftloop": __version__,
+            "mlx": mx.__version__,
+            "mlx-lm": mlx_lm.__version__,
+            "python": platform.python_version(),
+        },
     )
     card = write_card(_card(made, job, pair, config)).encode("utf-8", "replace")
     write_new(directory / CARD, card, files)
@@ -250,16 +258,12 @@ def _write(directory: Path, job: ExportPlan, pair: Pair, config: Config, files: 
     found = hash_files(directory)
     if found != version.manifest.files:
         raise StoreError(f"{version.name} was not copied whole; nothing was exported")
-    write_new(directory / MANIFEST, seal(dump(_for_others(version, pair, found))), files)
-    return None
-
-
-def _for_others(version: Version, pair: Pair, found: dict[str, FileHash]) -> Manifest:
-    """A manifest that proves the files and names the draft; what was learned from, and where it lay, stays at home."""
+    # A manifest that proves the files and names the draft; what was learned from, and where it lay, stays at home.
     own = version.manifest
     made_for = None if own.pair is None else pair.portable(own.pair)
     kept = {"created": own.created, "parent": own.parent, "pair": made_for, "draftloop_version": own.draftloop_version}
-    return make_manifest(kept, version.name, found)
+    write_new(directory / MANIFEST, seal(dump(make_manifest(kept, version.name, found))), files)
+    return None
 
 
 def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> Pair:
@@ -276,24 +280,6 @@ def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> 
     draft.eval()
     identity = replace(pair.identity, draft=fingerprints(directory).model) if job.fuse else pair.identity
     return replace(pair, draft=draft, adapter=None, identity=identity)
-
-
-def _samples(records: list[Record], pair: Pair, group_of: GroupOf) -> Samples:
-    if not records:
-        return [], "no held-out generation"
-    try:
-        return logged_samples(records, pair, group_of), None
-    except PromptError:
-        return [], f"no held-out generation of this target that the pair can be measured on among {len(records)}"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "draftloop": __version__,
-        "mlx": mx.__version__,
-        "mlx-lm": mlx_lm.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _describe(written: FusedDraft | None, adapter: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -108,12 +108,16 @@ def write_fused(
             "the adapter alone, without --fuse"
         )
     beside = _files_beside_the_weights(source)
-    types = {name: leaf.dtype for name, leaf in _floats(model)}
+    leaves = tree_flatten(model.parameters())
+    types = {name: leaf.dtype for name, leaf in leaves if mx.issubdtype(leaf.dtype, mx.floating)}
     lora.attach_directory(model, adapter)
     fused_config = fuse(model, config, quantization)
     model.update(tree_map_with_path(partial(_as_stored, types), model.parameters()))
     mx.eval(model.parameters())  # what fails from here on is the disk
-    _save(model, {key: value for key, value in fused_config.items() if key != _CODE}, directory, files)
+    kept_config = {key: value for key, value in fused_config.items() if key != _CODE}
+    vision = "vision_tower" in getattr(model, "model", {})  # as mlx-lm's own `save` decides
+    files.produce(directory / "model.safetensors", lambda _: save_model(directory, model))
+    files.produce(directory / "config.json", partial(save_config, kept_config, keep_vision_config=vision))
     for path in beside:
         files.produce(directory / path.name, partial(_copy, path))
     return FusedDraft(fused_config.get("quantization"), float(compute_bits_per_weight(model)))
@@ -144,36 +148,22 @@ def fuse(model: nn.Module, config: Mapping[str, Any], quantization: Quantization
     float_config = {name: value for name, value in config.items() if not name.startswith("quantization")}
     if quantization.dequantize:
         return float_config
-    return _quantize(model, float_config, _completed(quantization, config))
-
-
-def _completed(quantization: Quantization, config: Mapping[str, Any]) -> dict[str, int]:
-    """What was not chosen is as the draft has it, or mlx-lm's default where that is nvfp4's own group size, say."""
+    # What was not chosen is as the draft has it, or mlx-lm's default where that is nvfp4's own group size, say.
     own = config.get("quantization") or {}
     bits = quantization.bits or _one_of(BITS, own.get("bits")) or _DEFAULT["bits"]
     group_size = quantization.group_size or _one_of(GROUP_SIZES, own.get("group_size")) or _DEFAULT["group_size"]
-    return {"bits": bits, "group_size": group_size}
-
-
-def _one_of(known: tuple[int, ...], value: int | None) -> int | None:
-    return value if value in known else None
-
-
-def _quantize(model: nn.Module, config: dict[str, Any], parameters: dict[str, int]) -> dict[str, Any]:
     with redirect_stdout(StringIO()):  # mlx-lm says the bits a weight there, where results go
-        _, quantized = quantize_model(model, config, **parameters)
+        _, quantized = quantize_model(model, float_config, group_size=group_size, bits=bits)
     if not any("scales" in layer for layer in model.modules()):
         raise ExportError(
-            f"no layer of this draft has rows whose width is a multiple of {parameters['group_size']}, so none can be "
-            f"quantized in such groups; choose a smaller --q-group-size ({_listed(GROUP_SIZES)}), or leave it float"
+            f"no layer of this draft has rows whose width is a multiple of {group_size}, so none can be quantized in "
+            f"such groups; choose a smaller --q-group-size ({_listed(GROUP_SIZES)}), or leave it float"
         )
     return dict(quantized)
 
 
-def _floats(model: nn.Module) -> Iterator[tuple[str, mx.array]]:
-    for name, leaf in tree_flatten(model.parameters()):
-        if mx.issubdtype(leaf.dtype, mx.floating):
-            yield name, leaf
+def _one_of(known: tuple[int, ...], value: int | None) -> int | None:
+    return value if value in known else None
 
 
 def _as_stored(types: Mapping[str, mx.Dtype], name: str, leaf: mx.array) -> mx.array:
@@ -185,17 +175,13 @@ def _as_stored(types: Mapping[str, mx.Dtype], name: str, leaf: mx.array) -> mx.a
     return leaf.astype(next(known, None) or Counter(types.values()).most_common(1)[0][0])
 
 
-def _save(model: nn.Module, config: dict[str, Any], directory: Path, files: Files) -> None:
-    vision = "vision_tower" in getattr(model, "model", {})  # as mlx-lm's own `save` decides
-    files.produce(directory / "model.safetensors", lambda _: save_model(directory, model))
-    files.produce(directory / "config.json", partial(save_config, dict(config), keep_vision_config=vision))
-
-
 def _files_beside_the_weights(source: Path) -> list[Path]:
     """Copied, not written anew: a tokenizer that went through another version of a library is not surely the same."""
     found = {path for pattern in _COPIED for path in source.glob(pattern) if path.is_file()}
     kept = sorted(path for path in found if path.suffix.lower() in _DATA)
-    homes = {source.resolve(), *_blobs(source.resolve())}
+    homes = {source.resolve()}
+    if source.resolve().parent.name == "snapshots":  # of the Hugging Face cache, whose files are links to its blobs
+        homes.add(source.resolve().parents[1] / "blobs")
     for path in kept:
         if homes.isdisjoint(path.resolve().parents):
             raise ExportError(
@@ -203,11 +189,6 @@ def _files_beside_the_weights(source: Path) -> list[Path]:
                 "given away; put the file itself there"
             )
     return kept
-
-
-def _blobs(snapshot: Path) -> list[Path]:
-    """Where the files lie that a snapshot in the Hugging Face cache links to."""
-    return [snapshot.parents[1] / "blobs"] if snapshot.parent.name == "snapshots" else []
 
 
 def _copy(source: Path, to: str) -> None:

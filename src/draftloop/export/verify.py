@@ -1,6 +1,6 @@
-"""Acceptance of a draft that was written down and loaded back, beside what it was made from. Knows no file format.
+"""Export verification: acceptance of an exported draft, loaded back from its files. Knows no file format.
 
-Bare draft, draft + adapter and shipped draft are scored on the same texts: differences are paired.
+Bare draft, draft + adapter and exported draft are scored on the same outputs: differences are paired.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ..config import Rule
 from ..evaluation.benchmark import (
     BASE,
     AcceptanceRow,
@@ -24,13 +23,12 @@ from ..evaluation.benchmark import (
     rules_that_fit,
     samples_of,
 )
-from ..evaluation.estimator import Acceptance
 from ..evaluation.intervals import LEVEL
 from ..evaluation.scoring import score, score_carried
 from ..models.pair import Pair
 
 EXPORTED = "exported"  # how tables and JSON name what was written, as loaded back from its files
-WORTH_SAYING = 0.01  # tokens a round
+WORTH_SAYING = 0.01  # of acceptance length
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,14 @@ class ExportDifference(Difference):
 
 @dataclass(frozen=True)
 class Measured:
-    """Acceptance of the bare draft, of draft + adapter and of what is shipped, on the same texts."""
+    """Acceptance of the bare draft, of draft + adapter and of the export, on the same outputs."""
 
     results: list[AcceptanceRow]
     comparison: list[ExportDifference]
     conditions: dict[str, Any]
 
     def lost(self) -> list[ExportDifference]:
-        """Where what is shipped is accepted less than draft + adapter: beyond chance, and by enough to say so."""
+        """Where the export is accepted less than draft + adapter: beyond chance, and by enough to say so."""
         against_adapter = self._against(self.conditions["adapter"])
         return [
             change
@@ -59,7 +57,7 @@ class Measured:
         ]
 
     def below_bare_draft(self) -> list[ExportDifference]:
-        """Where what is shipped is accepted less than the draft without any adapter, by however little."""
+        """Where the export is accepted less than the draft without any adapter, by however little."""
         return [change for change in self._against(BASE) if change.delta_acceptance_length < 0]
 
     def _against(self, other: str) -> list[ExportDifference]:
@@ -71,26 +69,26 @@ def below_in_words(change: ExportDifference) -> str:
     doubt = change.ci_high is None or change.ci_high >= 0
     interval = "" if change.ci_low is None else f", {LEVEL:.0%} interval [{change.ci_low:+.3f}, {change.ci_high:+.3f}]"
     return (
-        f"Below the bare draft: under rule {change.rule} at K = {change.num_draft_tokens} this export yields "
-        f"{-change.delta_acceptance_length:.3f} tokens a round less than the draft without any adapter"
+        f"Below the bare draft: under rule {change.rule} at K = {change.num_draft_tokens} the acceptance length of "
+        f"this export is {-change.delta_acceptance_length:.3f} less than that of the draft without any adapter"
         f"{interval}{' (which may be chance)' if doubt else ''}. Use the bare draft instead, or another version."
     )
 
 
 def measure_export(
     pair: Pair,
-    shipped: Pair,
+    exported: Pair,
     adapter: tuple[str, Path],
     samples: Sequence[Sample],
     num_draft_tokens: int,
     *,
     seed: int,
 ) -> Measured:
-    """Estimate acceptance under every rule that the texts fit.
+    """Estimate acceptance under every rule that fits the outputs.
 
     Args:
         pair: the models; afterwards its draft carries the adapter.
-        shipped: the same target with the exported draft.
+        exported: the same target with the exported draft.
         adapter: name and directory of the version.
         samples: held-out outputs of the target.
         num_draft_tokens: K >= 1.
@@ -101,8 +99,10 @@ def measure_export(
     rules = rules_that_fit(samples, "auto")
     for rule in rules:
         fitting = samples_of(rule, samples)
-        groups = [sample.group for sample in fitting]
-        outputs = _outputs(pair, shipped, adapter, fitting, rule, num_draft_tokens)
+        groups, generations = [sample.group for sample in fitting], [sample.text for sample in fitting]
+        scores = score(pair, generations, rule, {BASE: None, adapter[0]: adapter[1]})
+        scores[EXPORTED] = score_carried(exported, generations, rule)
+        outputs = {name: [accepted(one, rule, num_draft_tokens) for one in column] for name, column in scores.items()}
         rows += [row_of(name, rule, num_draft_tokens, column, groups, seed) for name, column in outputs.items()]
         for against, of in combinations(outputs, 2):
             change = difference_of(rule, num_draft_tokens, outputs[against], outputs[of], groups, seed)
@@ -113,12 +113,3 @@ def measure_export(
         "adapter": adapter[0],
     }
     return Measured(rows, comparison, conditions)
-
-
-def _outputs(
-    pair: Pair, shipped: Pair, adapter: tuple[str, Path], samples: Sequence[Sample], rule: Rule, k: int
-) -> dict[str, list[Acceptance]]:
-    texts = [sample.text for sample in samples]
-    scores = score(pair, texts, rule, {BASE: None, adapter[0]: adapter[1]})
-    scores[EXPORTED] = score_carried(shipped, texts, rule)
-    return {name: [accepted(found, rule, k) for found in column] for name, column in scores.items()}

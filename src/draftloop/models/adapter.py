@@ -61,7 +61,10 @@ def shape_for(model: nn.Module, wanted: Lora) -> AdapterConfig:
     if wanted.matrices == "layers":
         return shape
     inside = set().union(*(_adaptable(layer) for layer in model.layers))
-    return replace(shape, keys=tuple(sorted(inside | _outside(model))))
+    ours = {id(module) for layer in model.layers for module in layer.modules()}
+    modules = dict(model.named_modules())
+    outside = {name for name in _adaptable(model) if id(modules[name]) not in ours}  # by their whole names
+    return replace(shape, keys=tuple(sorted(inside | outside)))
 
 
 def attach_directory(model: nn.Module, directory: Path) -> AdapterConfig:
@@ -107,7 +110,13 @@ def merged(model: nn.Module, *, as_stock: bool = False) -> Iterator[None]:
     leaves these in the order in which mlx-lm's own `fuse` has them.
     """
     carried = [(name, module) for name, module in _lora_modules(model) if _is_float32(module)]
-    together = [(name, _merged(module, as_stock)) for name, module in carried]
+    together = []
+    for name, module in carried:
+        fused = module.fuse()
+        if not as_stock:
+            lay_out(fused)
+        fused.train(module.training)
+        together.append((name, fused))
     mx.eval([module.parameters() for _, module in together])
     model.update_modules(tree_unflatten(together))
     try:
@@ -158,8 +167,9 @@ def carried_shape(model: nn.Module) -> AdapterConfig:
     outside = {name for name, module in modules.items() if id(module) not in ours}
     everything = set().union(*(_adaptable(layer) for layer in model.layers))
     module = next(iter(modules.values()))
+    a = tree_flatten({"lora_a": module["lora_a"]})[0][1]
     return AdapterConfig(
-        rank=_rank(module),
+        rank=int(a.shape[-2] if a.ndim == 3 else a.shape[-1]),  # experts keep A as (experts, rank, in)
         scale=float(module.scale),
         dropout=round(1.0 - float(module.dropout._p_1), 12),
         num_layers=-1 if first == 0 else len(layers) - first,
@@ -224,31 +234,11 @@ def _is_float32(module: nn.Module) -> bool:
     return bool(_bare(module).weight.dtype == mx.float32)  # a quantized one holds uint32
 
 
-def _merged(module: nn.Module, as_stock: bool) -> nn.Module:
-    fused = module.fuse()
-    if not as_stock:
-        lay_out(fused)
-    fused.train(module.training)
-    return fused
-
-
 def _adaptable(module: nn.Module) -> set[str]:
     """Names under `module` that mlx-lm would adapt when no keys are given, adapted already or not."""
     adapted = {name for name, _ in _lora_modules(module)}
     bare = {name for name, inner in module.named_modules() if hasattr(inner, "to_lora") or isinstance(inner, _LINEAR)}
     return adapted | {name for name in bare if name.rpartition(".")[0] not in adapted}
-
-
-def _outside(model: nn.Module) -> set[str]:
-    """Adaptable modules that are in no layer, by their whole names."""
-    ours = {id(module) for layer in model.layers for module in layer.modules()}
-    modules = dict(model.named_modules())
-    return {name for name in _adaptable(model) if id(modules[name]) not in ours}
-
-
-def _rank(module: nn.Module) -> int:
-    a = tree_flatten({"lora_a": module["lora_a"]})[0][1]
-    return int(a.shape[-2] if a.ndim == 3 else a.shape[-1])  # experts keep A as (experts, rank, in)
 
 
 def _uniform(shape: tuple[int, ...], key: mx.array) -> mx.array:

@@ -1,8 +1,8 @@
 """Load a target and a draft, prove that they can work together before any work starts, attach the draft's adapter.
 
-One tokenizer, the target's, turns text into ids for both; so what must agree is what every id means, and nothing else.
-Logit widths may differ (models of one family are padded differently): ids from the smaller width on are never proposed
-nor emitted.
+One tokenizer, the target's, turns text into tokens for both; so what must agree is what every token id means, and
+nothing else. Logit widths may differ (models of one family are padded differently): tokens from the smaller width on
+are never proposed nor emitted.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def load_pair(
     target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
     target, tokenizer, target_config = _load(target_path, models, lazy_target, as_stock)
     draft, draft_tokenizer, draft_config = _load(draft_path, models, as_stock=as_stock)
-    widths = [_logit_width(model) for model in (target, draft)]
+    widths = [int(model(mx.array([[0]])).shape[-1]) for model in (target, draft)]  # of the logits
     check_tokenizers(tokenizer, draft_tokenizer, min(widths))
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
     windows += [position_limit(config) for config in (target_config, draft_config)]
@@ -194,10 +194,6 @@ def position_limit(config: dict[str, Any]) -> int | None:
     inner = config.get("text_config")
     limit = (inner if isinstance(inner, dict) else config).get("max_position_embeddings")
     return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def _logit_width(model: nn.Module) -> int:
-    return int(model(mx.array([[0]])).shape[-1])
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -61,7 +61,12 @@ def _tool_list(tools: Any) -> tuple[dict[str, Any], ...]:
         return ()
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
         raise NoPrompt(f"tools: a list of objects is expected, found {str(tools)[:60]}")
-    return tuple(_tool(tool) for tool in tools)
+    return tuple(
+        tool
+        if "function" in tool or "name" not in tool
+        else {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
+        for tool in tools
+    )
 
 
 def parsed(text: str) -> Any:
@@ -83,12 +88,6 @@ def check_text_alone(found: Mapping[str, Any]) -> None:
             raise NoPrompt(f"it has {key}", "not text")
 
 
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    if "function" in tool or "name" not in tool:
-        return tool
-    return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
-
-
 def _message(message: Any) -> dict[str, Any]:
     """One message whose content is text, with all else that it has."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message["role"].strip():
@@ -102,16 +101,12 @@ def _message(message: Any) -> dict[str, Any]:
         kept["tool_calls"] = [{"type": "function", "function": called}]
     if kept["role"] == "function":
         kept["role"] = "tool"
-    _check_calls(kept.get("tool_calls"))
+    calls = kept.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
+        raise NoPrompt(f"tool_calls: a list of objects is expected, found {str(calls)[:60]}")
     if "content" not in message and not kept.get("tool_calls"):
         raise NoPrompt(f'a message of the role {message["role"]!r} has no "content": {str(message)[:60]}')
     return kept
-
-
-def _check_calls(calls: Any) -> None:
-    right = calls is None or (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls))
-    if not right:
-        raise NoPrompt(f"tool_calls: a list of objects is expected, found {str(calls)[:60]}")
 
 
 def _text(content: Any, role: str) -> str:

@@ -167,12 +167,8 @@ class Unmarked:
     def is_from_prompt(self, start: int, end: int) -> bool:
         """Whether a prompt has all of these characters, or a part of them."""
         whole = start in self.begins and end in self.ends
-        return whole or any(_has_between(places, start, end) for places in (self.begins, self.ends))
-
-
-def _has_between(places: Sequence[int], start: int, end: int) -> bool:
-    after = bisect_right(places, start)
-    return after < len(places) and places[after] < end
+        after = ((places, bisect_right(places, start)) for places in (self.begins, self.ends))
+        return whole or any(at < len(places) and places[at] < end for places, at in after)
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Prompts: turned into token ids, and why one cannot be used. Knows no model and no file.
+"""A prompt becomes tokens, or the reason why it cannot be used. Knows no model and no file.
 
 A chat template is a program that came with the model, and a prompt is anybody's text. The first is rendered within
 bounds (`template_sandbox`), the second stays text whatever it spells (`control_tokens`).
@@ -81,7 +81,7 @@ class Reading:
 def encode_prompt(
     prompt: Prompt, tokenizer: Any, *, chat_template: bool, max_length: int, reading: Reading | None = None
 ) -> list[int] | Unusable:
-    """Token ids of a prompt, through the chat template where there is one and it is wanted.
+    """The tokens of a prompt, through the chat template where there is one and it is wanted.
 
     Args:
         prompt: text or messages.
@@ -101,7 +101,13 @@ def encode_prompt(
         return Unusable("no chat template", "chat messages need a tokenizer with a chat template, switched on")
     try:
         if templated:
-            ids = _templated(prompt, tokenizer, limit, reading or Reading())
+            how = reading or Reading()
+            template = ChatTemplate(
+                tokenizer, limit, how.template_seconds, how.template_args, with_tools=prompt.tools is not None
+            )
+            messages = prompt.messages or ({"role": "user", "content": prompt.text},)
+            chat = without_surrogates({"messages": messages, "tools": prompt.tools})
+            ids = template.ids(chat["messages"], chat["tools"], parse_special=how.parse_special)
         else:
             ids = _plain(without_surrogates(prompt.text), tokenizer, reading or Reading())
     except TooLong:
@@ -121,15 +127,6 @@ def encode_prompt(
 
 def _too_many_characters(count: int, max_length: int) -> Unusable:
     return Unusable("too long", f"{count:,} characters, more than {max_length:,} tokens can hold")
-
-
-def _templated(prompt: Prompt, tokenizer: Any, limit: int, reading: Reading) -> list[int]:
-    template = ChatTemplate(
-        tokenizer, limit, reading.template_seconds, reading.template_args, with_tools=prompt.tools is not None
-    )
-    messages = prompt.messages or ({"role": "user", "content": prompt.text},)
-    chat = without_surrogates({"messages": messages, "tools": prompt.tools})
-    return template.ids(chat["messages"], chat["tools"], parse_special=reading.parse_special)
 
 
 def _plain(text: str, tokenizer: Any, reading: Reading) -> list[int]:

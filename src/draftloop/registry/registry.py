@@ -1,4 +1,4 @@
-"""The versions of the draft's adapter, and which of them is the champion. Knows no model and no verdict.
+"""The versions of the draft's adapter, and the pointer to the champion, which moves in `Registry._move` alone.
 
 A version is a directory `vNNNN` that is renamed into place whole and never changed. `pointer.json` names champion and
 previous in one file, so that they move together. `audit.jsonl` gets its line before the pointer moves: no promotion
@@ -156,7 +156,10 @@ class Registry(RegistryFiles):
             with reading(path):
                 return _POINTER.validate_python(orjson.loads(path.read_bytes()))
         except FileNotFoundError:
-            return Pointer(sequence=self._lost_moves())
+            # No number of a move is given twice. A first one may have been cut off before there was a pointer, though:
+            # it is still to be made.
+            moves = max(self._moves(), default=0)
+            return Pointer(sequence=moves if moves > 1 else 0)
         except (orjson.JSONDecodeError, ValidationError):
             raise StoreError(
                 f"{path} is damaged: expected champion, previous and sequence. Delete it and promote a version again: "
@@ -237,8 +240,14 @@ class Registry(RegistryFiles):
         with self._lock, storing(self.root):
             remove_leftovers(self.root, self._files)
             removed = self.prunable(keep, protected)
-            for name in removed:
-                self._forget_weights(name)
+            for name in removed:  # the manifest is safe in `pruned/` before the directory goes, in one step
+                path, manifest = self._version_path(name), self.manifest(name)
+                self._files.make_directory(self.root / PRUNED)
+                write_atomically(self.root / PRUNED / f"{name}.json", seal(dump(manifest)), self._files, full=True)
+                doomed = temporary_path(self.root)
+                self._files.rename(path, doomed)
+                self._files.sync_directory(self.root)
+                self._files.remove(doomed)
         return removed
 
     def prunable(self, keep: int, protected: Collection[str] = ()) -> list[str]:
@@ -259,11 +268,18 @@ class Registry(RegistryFiles):
             return None
         if reference == "champion":
             return self._whole_champion()
-        if reference == "latest":
-            return self._version_path(self.latest() or "latest")
-        if _is_version_name(reference):
-            return self._version_path(reference)
-        return self._directory(Path(reference))
+        if reference == "latest" or _is_version_name(reference):
+            return self._version_path((self.latest() or "latest") if reference == "latest" else reference)
+        path = Path(reference)
+        if not path.is_dir():
+            raise AdapterError(
+                f"{path} is neither none, champion, latest, a version, nor a directory. {self._what_exists()}."
+            )
+        self._refuse_symlink(path)
+        for name in (WEIGHTS, CONFIG):
+            if not (path / name).is_file():
+                raise AdapterError(f"{path} is no adapter directory: it lacks {name}. Expected {WEIGHTS} and {CONFIG}.")
+        return path
 
     def verify(self, path: Path) -> Manifest | None:
         """`verify`, and for a version of this registry that it is a real directory with a manifest."""
@@ -311,17 +327,6 @@ class Registry(RegistryFiles):
         self._refuse_symlink(path)
         return path
 
-    def _directory(self, path: Path) -> Path:
-        if not path.is_dir():
-            raise AdapterError(
-                f"{path} is neither none, champion, latest, a version, nor a directory. {self._what_exists()}."
-            )
-        self._refuse_symlink(path)
-        for name in (WEIGHTS, CONFIG):
-            if not (path / name).is_file():
-                raise AdapterError(f"{path} is no adapter directory: it lacks {name}. Expected {WEIGHTS} and {CONFIG}.")
-        return path
-
     def _refuse_symlink(self, path: Path) -> None:
         if path.is_symlink() and self._is_inside(path):
             raise AdapterError(f"{path} is a symbolic link; expected a real directory. Name its target instead.")
@@ -352,6 +357,7 @@ class Registry(RegistryFiles):
         return now
 
     def _move(self, new: Pointer, what: str, why: str) -> Pointer:
+        """Move the pointer, after its line is in the audit: every promotion and rollback comes here."""
         said = {"champion": new.champion, "previous": new.previous, "pointer": new.sequence}
         Journal(self.root / AUDIT, self._files).append({"what": what, "when": time.time(), "why": why, **said})
         write_atomically(self.root / POINTER, dump(new) + b"\n", self._files, full=True)
@@ -361,31 +367,12 @@ class Registry(RegistryFiles):
         """The audit's lines by the pointer's sequence; of two with one number the first was cut off."""
         return {int(line["pointer"]): line for line in Journal(self.root / AUDIT, self._files).entries()}
 
-    def _lost_moves(self) -> int:
-        """How many moves there were where there is no pointer, so that no number is given twice.
-
-        A first one alone may have been cut off before there was a pointer, and is then still to be made.
-        """
-        moves = max(self._moves(), default=0)
-        return moves if moves > 1 else 0
-
     def _is_readable(self, name: str) -> bool:
         try:
             self.manifest(name)
         except (AdapterError, AccessDenied):
             return False
         return True
-
-    def _forget_weights(self, name: str) -> None:
-        """The manifest is safe in `pruned/` before the directory goes, in one step."""
-        path = self._version_path(name)
-        manifest = self.manifest(name)
-        self._files.make_directory(self.root / PRUNED)
-        write_atomically(self.root / PRUNED / f"{name}.json", seal(dump(manifest)), self._files, full=True)
-        doomed = temporary_path(self.root)
-        self._files.rename(path, doomed)
-        self._files.sync_directory(self.root)
-        self._files.remove(doomed)
 
 
 def _is_version_name(name: str) -> bool:

@@ -69,8 +69,11 @@ def retrain(
         try:
             _do_what_is_due(work, force)
         except BaseException as error:
-            try:
-                _audit(work, began, _ended_by(error))
+            stopped, failed = isinstance(error, Interrupted | KeyboardInterrupt), isinstance(error, TrainingFailed)
+            ending = "interrupted" if stopped else "failed" if failed else "error"
+            line = {"outcome": ending, "why": str(error) or "interrupted"}
+            try:  # a failed training is not tried again at once
+                _audit(work, began, line | ({"trained": True} if failed else {}))
             except StoreError as also:
                 error.add_note(f"the audit could not be written either: {also}")
             raise
@@ -148,11 +151,3 @@ def _audit(work: Work, began: float, ending: dict[str, Any]) -> None:
     if line["outcome"] not in SETTLING:
         del line["mark"]
     work.data.audit.append(line)
-
-
-def _ended_by(error: BaseException) -> dict[str, Any]:
-    """What the audit says of a run that an error ended; a failed training is not tried again at once."""
-    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-    failed = isinstance(error, TrainingFailed)
-    outcome = "interrupted" if stopped else "failed" if failed else "error"
-    return {"outcome": outcome, "why": str(error) or "interrupted", **({"trained": True} if failed else {})}
