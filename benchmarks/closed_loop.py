@@ -96,7 +96,7 @@ def live_against_estimate(
         if tokens >= least_tokens:
             break
         decoded = decode_all(pair, [ids], decoding)
-        texts += decoded.texts
+        texts += decoded.generations
         outputs += decoded.outputs
         tokens = sum(output.tokens for output in outputs)
         steps.at(f"decoding for real, K = {k}", min(tokens, least_tokens), least_tokens)

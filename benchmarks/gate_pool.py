@@ -96,9 +96,9 @@ def sampled(pair: Pair, domain: reference.Domain, settings: PoolSettings, seed: 
 
 def rounds_of(pair: Pair, samples: list[Sample], drafts: dict[str, Path | None]) -> dict[str, FloatArray]:
     """Tokens (n,), and by draft the expected rounds (n, K) at every K that the gate looks at."""
-    found = score(pair, [sample.text for sample in samples], "rejection", drafts)
+    found = score(pair, [sample.generation for sample in samples], "rejection", drafts)
     rounds = {
         name: np.array([[accepted(text, "rejection", k).rounds for k in DRAFT_LENGTHS] for text in column])
         for name, column in found.items()
     }
-    return {"tokens": np.array([float(len(sample.text.output)) for sample in samples]), **rounds}
+    return {"tokens": np.array([float(len(sample.generation.output)) for sample in samples]), **rounds}

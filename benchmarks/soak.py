@@ -114,7 +114,7 @@ def texts_of(pair: Pair, domain: str, size: Size) -> list[TargetGeneration]:
     settings = decoding_settings(Speculative(max_tokens=size.tokens))
     prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[: size.benchmark]
     samples, _ = samples_from_prompts(pair, prompts, settings, chat_template=True, max_prompt_length=1 << 20)
-    return [sample.text for sample in samples]
+    return [sample.generation for sample in samples]
 
 
 def acceptance(pair: Pair, texts: list[TargetGeneration], versions: dict[str, Path | None]) -> dict[str, float]:

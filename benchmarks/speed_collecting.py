@@ -74,7 +74,7 @@ def main() -> None:
             size.repeats,
         )
         collecting.append(ratios(found, OURS, OTHERS).median)
-        texts = decode_all(pair, speed_world.prompt_ids(pair, domain, size.estimated), settings).texts
+        texts = decode_all(pair, speed_world.prompt_ids(pair, domain, size.estimated), settings).generations
         estimated = take_turns(
             {
                 DECODED: partial(decode_at_each, pair, texts[: size.decoded], settings),

@@ -76,7 +76,7 @@ def test_the_greedy_estimate_is_the_live_run_exactly(count: int, likeness: float
     pair = replace(tiny_pair(likeness=likeness), stop_tokens=frozenset({9, 30}))
     prompts = [[start, 5, 6] for start in range(5)]
     decoded = decode_all(pair, prompts, Settings(sampler(0.0), "greedy", count, 21))
-    scores = score(pair, decoded.texts, "greedy", {"none": None})["none"]
+    scores = score(pair, decoded.generations, "greedy", {"none": None})["none"]
     for found, counted in zip(scores, decoded.outputs, strict=True):
         estimated = accepted(found, "greedy", count)
         assert (estimated.rounds, estimated.drafted, estimated.accepted, estimated.tokens) == (
@@ -92,7 +92,7 @@ def test_the_sampling_estimate_is_within_four_standard_errors_of_live_on_the_sam
     pair, count = replace(tiny_pair(likeness=0.97), stop_tokens=frozenset({9, 30})), 3
     prompts = [[first, second, 5] for first in range(8) for second in range(8)]
     decoded = decode_all(pair, prompts, Settings(sampler(0.7), rule, count, 14))
-    scores = score(pair, decoded.texts, rule, {"none": None})["none"]
+    scores = score(pair, decoded.generations, rule, {"none": None})["none"]
 
     def distance(name: str, k: int) -> float:
         """Mean of live minus estimate over the texts, in standard errors of that mean."""
@@ -134,14 +134,14 @@ def test_a_report_has_exactly_the_keys_that_others_read(pair: Pair, tmp_path: Pa
     assert conditions["rules"] == ["rejection", "block", "match"]
     assert conditions["num_draft_tokens"] == [1, 4]
     assert (conditions["adapter"], conditions["texts"], conditions["prompt_groups"]) == ("v0001", 6, 4)
-    assert conditions["tokens"] == sum(len(sample.text.output) for sample in samples())
+    assert conditions["tokens"] == sum(len(sample.generation.output) for sample in samples())
     assert conditions["samplers"] == [{"temperature": 0.8, "top_p": 1.0, "min_p": 0.0, "top_k": 0}]
     assert conditions["pair"] == {name: getattr(pair.identity, name) for name in ("target", "draft", "tokenizer")}
 
 
 def test_rows_are_ratios_of_sums_and_their_intervals_hold_them(small_pair: Pair) -> None:
     chosen = samples()
-    scores = score(small_pair, [sample.text for sample in chosen], "rejection", {"none": None})["none"]
+    scores = score(small_pair, [sample.generation for sample in chosen], "rejection", {"none": None})["none"]
     (row,) = compare(small_pair, chosen, "rejection", [4], None, seed=0).results
     summed = total(accepted(found, "rejection", 4) for found in scores)
     assert row.acceptance_length == pytest.approx(summed.acceptance_length)
@@ -219,7 +219,7 @@ def test_each_rule_is_measured_on_the_texts_that_it_fits(small_pair: Pair) -> No
     assert [row.rule for row in mixed.results] == ["greedy", "rejection", "block", "match"]
     assert mixed.results[0] == compare(small_pair, greedy, "greedy", [2], None, seed=0).results[0]
     assert mixed.results[1] == compare(small_pair, sampled, "rejection", [2], None, seed=0).results[0]
-    assert [sample.text.sampler.temperature for sample in samples_of("greedy", [*greedy, *sampled])] == [0.0, 0.0]
+    assert [sample.generation.sampler.temperature for sample in samples_of("greedy", [*greedy, *sampled])] == [0.0, 0.0]
 
 
 def test_a_generation_without_output_or_beyond_the_narrower_model_is_left_out_and_counted(small_pair: Pair) -> None:
@@ -237,7 +237,7 @@ def test_a_generation_without_output_or_beyond_the_narrower_model_is_left_out_an
         )
     ]
     kept = logged_samples(records, small_pair)
-    assert [sample.text for sample in kept] == [TargetGeneration.of(records[0]), TargetGeneration.of(records[6])]
+    assert [sample.generation for sample in kept] == [TargetGeneration.of(records[0]), TargetGeneration.of(records[6])]
     counts = left_out(records, small_pair)
     assert counts == {NO_OUTPUT: 1, NO_PROMPT: 1, FOREIGN_ID: 3}
     assert describe_counts(counts) == f"1 ({NO_OUTPUT}), 1 ({NO_PROMPT}), 3 ({FOREIGN_ID})"
@@ -249,7 +249,7 @@ def test_logged_generations_of_another_target_or_tokenizer_are_left_out(small_pa
     identities = [ours, replace(ours, target="x"), replace(ours, tokenizer="x"), replace(ours, draft="x")]
     records = [make_record(prompt_tokens=(i, 5), pair=identity) for i, identity in enumerate(identities)]
     kept = logged_samples(records, small_pair)
-    assert [sample.text.prompt_tokens for sample in kept] == [(0, 5), (3, 5)]
+    assert [sample.generation.prompt_tokens for sample in kept] == [(0, 5), (3, 5)]
     assert kept[0].text == TargetGeneration.of(records[0])
     unusable = r"none of 2 held-out generations can be used: 2 \(another target or tokenizer\); collect with this"
     with pytest.raises(PromptError, match=unusable):

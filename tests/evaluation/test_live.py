@@ -32,12 +32,12 @@ def test_a_prompt_is_decoded_as_collecting_decodes_it(small_pair: Pair) -> None:
     prompts = [[5, 6], [7, 8, 9]]
     told: list[int] = []
     decoded = decode_all(small_pair, prompts, SETTINGS, told.append)
-    for ids, text, counted in zip(prompts, decoded.texts, decoded.outputs, strict=True):
+    for ids, text, counted in zip(prompts, decoded.generations, decoded.outputs, strict=True):
         record = generate_record(small_pair, Prompt("x"), ids, CollectSettings(SETTINGS))
         assert record is not None
         assert (text.output, text.sampler) == (record.target_output, record.sampler)
         assert (counted.drafted, counted.accepted) == (record.drafted, record.accepted)
-    assert told == [len(text.output) for text in decoded.texts]
+    assert told == [len(text.output) for text in decoded.generations]
     assert decoded.seconds > 0
 
 
@@ -55,7 +55,7 @@ def test_prompts_become_samples_of_the_targets_own_text(small_pair: Pair) -> Non
     )
     assert len(twice) == 2
     assert len({sample.group for sample in twice}) == 1
-    assert [sample.text.prompt_tokens for sample in found] == [
+    assert [sample.generation.prompt_tokens for sample in found] == [
         tuple(small_pair.tokenizer.encode(prompt.text)) for prompt in PROMPTS
     ]
     assert skipped == [
@@ -71,7 +71,7 @@ def test_prompts_of_which_none_can_be_used_are_refused(small_pair: Pair) -> None
 
 def test_the_draft_length_changes_no_greedy_text(small_pair: Pair) -> None:
     greedy = Settings(sampler(0.0), "greedy", 1, 12)
-    texts = [decode_all(small_pair, [[5, 6]], replace(greedy, num_draft_tokens=k)).texts for k in (1, 4)]
+    texts = [decode_all(small_pair, [[5, 6]], replace(greedy, num_draft_tokens=k)).generations for k in (1, 4)]
     assert texts[0] == texts[1]
 
 
@@ -114,7 +114,7 @@ def test_the_greedy_estimate_beside_a_live_row_is_the_live_length(pair: Pair) ->
 
 def test_plain_generation_ends_at_a_stop_token_too() -> None:
     pair = tiny_pair()
-    (text,) = decode_all(pair, [[3, 1, 4]], Settings(sampler(0.0), "greedy", 2, 20)).texts
+    (text,) = decode_all(pair, [[3, 1, 4]], Settings(sampler(0.0), "greedy", 2, 20)).generations
     stopping = replace(pair, stop_tokens=frozenset({text.output[0]}))
     calls = []
 

@@ -78,7 +78,7 @@ def test_a_draft_that_lost_something_is_told_apart_and_by_how_much(
     pair: Pair, small_models: Models, adapter: tuple[str, Path]
 ) -> None:
     texts = samples(temperature=0.0)
-    teacher = [replace(sample, text=replace(sample.text, output=_greedy(pair, sample))) for sample in texts]
+    teacher = [replace(sample, generation=replace(sample.generation, output=_greedy(pair, sample))) for sample in texts]
     zero = ("v0001", write_lora(adapter[1].parent / "zero", pair.draft, amount=0.0))
     found = measured(pair, shipped(pair, small_models, None, noise=0.5), zero, teacher)
     base, _, worse = found.results
@@ -96,7 +96,7 @@ def test_a_draft_that_lost_something_is_told_apart_and_by_how_much(
 
 
 def _greedy(pair: Pair, sample: Sample) -> tuple[int, ...]:
-    ids = list(sample.text.prompt_tokens)
+    ids = list(sample.generation.prompt_tokens)
     for _ in range(9):
         ids.append(int(mx.argmax(pair.target(mx.array([ids]))[0, -1]).item()))
-    return tuple(ids[len(sample.text.prompt_tokens) :])
+    return tuple(ids[len(sample.generation.prompt_tokens) :])

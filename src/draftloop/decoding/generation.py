@@ -23,7 +23,7 @@ class RejectedToken:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a record needs to know of a text of N tokens; a log-probability is -inf where there is no mass.
+    """What a record needs to know of an output of N tokens; a log-probability is -inf where there is no mass.
 
     Attributes:
         output: what the target emitted.
@@ -33,7 +33,7 @@ class Generation:
         rounds: (drafted, accepted) of each, proposals past the end not counted.
         refused: one of every round that did not keep all of its proposals, in order.
         finish: what ended it.
-        rows: the target's likeliest ids at every position; None where they were not asked for.
+        rows: the target's top-k tokens at every position; None where they were not asked for.
     """
 
     output: tuple[int, ...]
@@ -52,22 +52,22 @@ class Generation:
         log_p: list[float] = []
         log_q: list[float] = []
         refused: list[RejectedToken] = []
-        for found in rounds:
-            for offset, draw in enumerate(found.draws):
+        for round_ in rounds:
+            for offset, draw in enumerate(round_.draws):
                 drafted.append(draw.draft_token)
                 log_p.append(draw.token_log_p)
                 log_q.append(draw.token_log_q)
-                if offset >= found.accepted:
-                    where = found.start + offset
+                if offset >= round_.accepted:
+                    where = round_.start + offset
                     refused.append(RejectedToken(where, draw.draft_token, draw.draft_log_p, draw.draft_log_q))
-            if found.bonus_log_p is not None:
-                bonus = bonus_draws[found.start + len(found.draws)]
+            if round_.bonus_log_p is not None:
+                bonus = bonus_draws[round_.start + len(round_.draws)]
                 drafted.append(bonus.draft_token)
-                log_p.append(found.bonus_log_p)
+                log_p.append(round_.bonus_log_p)
                 log_q.append(bonus.token_log_q)
-        output = tuple(token for found in rounds for token in found.tokens)
-        # Rows past a rejection are left out: the text went on without what was proposed there (decisions: learning).
-        rows = [found.target_rows[: len(found.tokens)] for found in rounds if found.target_rows is not None]
+        output = tuple(token for round_ in rounds for token in round_.tokens)
+        # Rows past a rejection are left out: the output went on without what was proposed there (decisions: learning).
+        rows = [one.target_rows[: len(one.tokens)] for one in rounds if one.target_rows is not None]
         return cls(
             output=output,
             draft_output=tuple(drafted),

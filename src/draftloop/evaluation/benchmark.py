@@ -32,7 +32,7 @@ BASE = "none"  # how tables and JSON name the bare draft
 class Sample:
     """An output to score, the prompt group that it counts for, and the opening of its prompt, if known."""
 
-    text: TargetGeneration
+    generation: TargetGeneration
     group: str
     opening: str = ""
 
@@ -84,7 +84,7 @@ def rules_that_fit(samples: Sequence[Sample], rule: str) -> list[Rule]:
     Raises:
         ConfigError: no output fits: `greedy` needs temperature 0, the other rules one above it.
     """
-    greedy = [sample.text.sampler.temperature == 0 for sample in samples]
+    greedy = [sample.generation.sampler.temperature == 0 for sample in samples]
     fitting: list[Rule] = ["greedy"] if any(greedy) else []
     fitting += SAMPLING if not all(greedy) else []
     if rule == "auto":
@@ -98,7 +98,7 @@ def rules_that_fit(samples: Sequence[Sample], rule: str) -> list[Rule]:
 
 def samples_of(rule: Rule, samples: Sequence[Sample]) -> list[Sample]:
     """The outputs that a rule fits."""
-    return [sample for sample in samples if (sample.text.sampler.temperature == 0) == (rule == "greedy")]
+    return [sample for sample in samples if (sample.generation.sampler.temperature == 0) == (rule == "greedy")]
 
 
 def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = own_group) -> list[Sample]:
@@ -149,8 +149,8 @@ def compare(
 
     on_text(0, of)
     for one in rules:
-        texts = samples_of(one, samples)
-        more, changes = estimate(pair, texts, one, draft_lengths, adapter, seed=seed, on_text=counted)
+        fitting = samples_of(one, samples)
+        more, changes = estimate(pair, fitting, one, draft_lengths, adapter, seed=seed, on_text=counted)
         rows += more
         differences += changes
     conditions = conditions_of(pair, samples, seed) | {
@@ -169,7 +169,7 @@ def conditions_of(pair: Pair, samples: Sequence[Sample], seed: int) -> dict[str,
         "texts": len(samples),
         "prompt_groups": len({sample.group for sample in samples}),
         "prompts_sha256": hash_of_groups(samples),
-        "tokens": sum(len(sample.text.output) for sample in samples),
+        "tokens": sum(len(sample.generation.output) for sample in samples),
         "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
         "seed": seed,
         "device": str(mx.default_device()),
@@ -183,7 +183,7 @@ def hash_of_groups(samples: Sequence[Sample]) -> str:
 
 def distinct_samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
     """The distinct samplers of the outputs, without their seeds."""
-    samplers = {tuple(asdict(replace(sample.text.sampler, seed=0)).items()): None for sample in samples}
+    samplers = {tuple(asdict(replace(sample.generation.sampler, seed=0)).items()): None for sample in samples}
     return [{name: value for name, value in items if name != "seed"} for items in samplers]
 
 
@@ -211,7 +211,7 @@ def estimate(
     drafts: dict[str, Path | None] = {BASE: None}
     if adapter is not None:
         drafts[adapter[0]] = adapter[1]
-    scores = score(pair, [sample.text for sample in samples], rule, drafts, on_text)
+    scores = score(pair, [sample.generation for sample in samples], rule, drafts, on_text)
     groups = [sample.group for sample in samples]
     rows: list[AcceptanceRow] = []
     differences: list[Difference] = []

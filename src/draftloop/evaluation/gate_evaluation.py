@@ -231,7 +231,7 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on
 
 def _decode_one(pair: Pair, record: Record, settings: Settings) -> LiveCheck:
     decoded = decode_all(pair, [record.prompt_tokens], settings)
-    scores = score_carried(pair, decoded.texts, settings.rule)[0]
+    scores = score_carried(pair, decoded.generations, settings.rule)[0]
     mean, variance = rounds_moments(scores.log_p, scores.log_q, settings.rule, settings.num_draft_tokens)
     made = decoded.outputs[0]
     return LiveCheck(1, made.tokens, int(made.rounds), mean, math.sqrt(variance))

@@ -49,7 +49,7 @@ class LiveRow:
 class Decoded:
     """Outputs that were decoded live, what was accepted, and the seconds of decoding."""
 
-    texts: list[TargetGeneration]
+    generations: list[TargetGeneration]
     outputs: list[Acceptance]
     seconds: float
 
@@ -68,7 +68,7 @@ def decode_all(
         settings: `sampler.seed` is the run's seed, from which each prompt's own follows.
         on_text: called with the number of tokens of each finished output.
     """
-    texts, outputs, seconds = [], [], 0.0
+    generations, outputs, seconds = [], [], 0.0
     with lora.merged(pair.draft):
         for ids in prompts:
             sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
@@ -76,11 +76,11 @@ def decode_all(
             rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, bonus_draws=False)))
             seconds += time.perf_counter() - began
             output = tuple(token for round_ in rounds for token in round_.tokens)
-            texts.append(TargetGeneration(tuple(ids), output, sampler))
+            generations.append(TargetGeneration(tuple(ids), output, sampler))
             outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
             if on_text is not None:
                 on_text(len(output))
-    return Decoded(texts, outputs, seconds)
+    return Decoded(generations, outputs, seconds)
 
 
 def samples_from_prompts(
@@ -103,7 +103,7 @@ def samples_from_prompts(
     )
     decoded = decode_all(pair, [ids for _, ids in usable], settings, on_text)
     openings = [opening(prompt.text, prompt.messages) for prompt, _ in usable]
-    members = zip(decoded.texts, joined_groups(openings), openings, strict=True)
+    members = zip(decoded.generations, joined_groups(openings), openings, strict=True)
     return [Sample(*member) for member in members], skipped
 
 
@@ -157,13 +157,17 @@ def decode_live(
         PromptError: not one prompt leaves room.
     """
     longest = replace(settings, num_draft_tokens=max(draft_lengths))
-    prompts = [sample.text.prompt_tokens for sample in samples if fits(pair, len(sample.text.prompt_tokens), longest)]
+    prompts = [
+        sample.generation.prompt_tokens
+        for sample in samples
+        if fits(pair, len(sample.generation.prompt_tokens), longest)
+    ]
     if not prompts:
         raise PromptError(f"no prompt leaves room for {settings.max_tokens} tokens; lower --max-tokens")
     drafts: list[tuple[str, Path | None]] = [(BASE, None), *([adapter] if adapter else [])]
     rows = []
     for rule in rules:
-        sampler = samples_of(rule, samples)[0].text.sampler
+        sampler = samples_of(rule, samples)[0].generation.sampler
         plain = plain_speed(pair, prompts, sampler, settings.max_tokens)
         for (name, path), k in product(drafts, draft_lengths):
             variant = pair.with_adapter(path)
@@ -183,7 +187,7 @@ def live_row(pair: Pair, decoded: Decoded, settings: Settings, name: str, path: 
         path: of the adapter; None is the bare draft.
         plain: tokens a second of the target alone.
     """
-    scores = score(pair, decoded.texts, settings.rule, {name: path})[name]
+    scores = score(pair, decoded.generations, settings.rule, {name: path})[name]
     estimated = total(accepted(one, settings.rule, settings.num_draft_tokens) for one in scores)
     summed = total(decoded.outputs)
     return LiveRow(
@@ -193,7 +197,7 @@ def live_row(pair: Pair, decoded: Decoded, settings: Settings, name: str, path: 
         acceptance_length=summed.acceptance_length,
         estimated_acceptance_length=estimated.acceptance_length,
         acceptance_rate=summed.acceptance_rate,
-        prompts=len(decoded.texts),
+        prompts=len(decoded.generations),
         tokens=summed.tokens,
         tokens_per_second=summed.tokens / decoded.seconds,
         plain_tokens_per_second=plain,

@@ -35,7 +35,7 @@ class ScoredOutput:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The outputs as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64 by text and K − 1."""
+    """The outputs as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64, column K − 1 for K."""
 
     groups: npt.NDArray[np.object_]
     sources: npt.NDArray[np.object_]

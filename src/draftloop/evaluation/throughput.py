@@ -120,8 +120,8 @@ def measure_speed(
                 on_text()
             for way, one in zip(ways, turn, strict=True):
                 passes[way].append(one)
-        texts = passes[Way(OURS, rules[0], lengths[0])][0].texts
-        scores = {rule: score_carried(pair, texts, rule) for rule in rules}
+        generations = passes[Way(OURS, rules[0], lengths[0])][0].generations
+        scores = {rule: score_carried(pair, generations, rule) for rule in rules}
     plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
     rows = [_row(way, counted[1:], plain, _forecast(way, scores, measured)) for way, counted in passes.items()]
     experience = {rule: policy.experience for rule, policy in policies.items()}
@@ -142,13 +142,13 @@ class _Pass:
         way: which.
         tokens, seconds: of all outputs.
         rounds: of ours; of mlx-lm's as its tokens tell, each but a cut one ending in the target's own.
-        texts: our outputs.
+        generations: ours.
     """
 
     def __init__(self, way: Way, policies: Mapping[Rule, AdaptiveDraftLength], seed: int) -> None:
         self.tokens = self.rounds = 0
         self.seconds = 0.0
-        self.texts: list[TargetGeneration] = []
+        self.generations: list[TargetGeneration] = []
         self.way, self._policies, self._seed = way, policies, seed
 
     def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
@@ -166,7 +166,7 @@ class _Pass:
         self.seconds += time.perf_counter() - began
         output = tuple(token for round_ in rounds for token in round_.tokens)
         self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(rounds)
-        self.texts.append(TargetGeneration(tuple(ids), output, how.sampler))
+        self.generations.append(TargetGeneration(tuple(ids), output, how.sampler))
 
     def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
         """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""

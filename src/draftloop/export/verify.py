@@ -99,7 +99,7 @@ def measure_export(
     rules = rules_that_fit(samples, "auto")
     for rule in rules:
         fitting = samples_of(rule, samples)
-        groups, generations = [sample.group for sample in fitting], [sample.text for sample in fitting]
+        groups, generations = [sample.group for sample in fitting], [sample.generation for sample in fitting]
         scores = score(pair, generations, rule, {BASE: None, adapter[0]: adapter[1]})
         scores[EXPORTED] = score_carried(exported, generations, rule)
         outputs = {name: [accepted(one, rule, num_draft_tokens) for one in column] for name, column in scores.items()}

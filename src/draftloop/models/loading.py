@@ -1,7 +1,7 @@
 """A model directory loaded by mlx-lm, as data: none of its Python runs unless that is allowed. Knows no pair.
 
-What a directory says of Python of its own counts only where loading needs it. mlx-lm and transformers decide that, both
-told once and for all whether they may; so neither asks.
+What a directory says of Python of its own counts only where loading needs it. mlx-lm and transformers decide that; both
+are given the answer beforehand, so neither asks.
 """
 
 from __future__ import annotations

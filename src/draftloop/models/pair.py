@@ -151,7 +151,7 @@ def check_tokenizers(target: Any, draft: Any, width: int) -> None:
     """Raise PairError, naming the first difference, unless every id below `width` means the same to both models.
 
     The target's tokenizer alone is used, so which tokens are special to the draft, which it pads with and where its own
-    texts begin and end does not count.
+    outputs begin and end does not count.
     """
     ours, theirs = ({i: token for token, i in t.get_vocab().items()} for t in (target, draft))
     for i in range(width):

@@ -42,10 +42,10 @@ class Verdict:
         outcome: `promoted` or `refused` by the gate; `discarded` where nothing was evaluated, so that its failures
             are new again; `by hand` where a person promoted it without a verdict.
         reasons: why, a sentence each.
-        epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out text was scored.
+        epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out output was scored.
         pointer: the sequence of the registry's pointer that the verdict rests on.
         when: unix seconds.
-        pair: whose epoch it was; None where no held-out text was scored.
+        pair: whose epoch it was; None where no held-out output was scored.
         numbers: all that was measured, with its conditions, and under `epoch` the settings that were fixed with it.
     """
 
