@@ -2,7 +2,7 @@
 
 Given what the target emitted, y, the rounds of a live loop are independent of each other, and their law is known: one
 from i keeps at least a proposals with probability S_i(a) (`evaluation.estimator.survival`), kept proposals are y
-itself, and the one that was refused at t has, under
+itself, and the one that was rejected at t has, under
 
     rejection   norm(max(q − p, 0)): q(x)·(1 − min(1, p(x)/q(x)))
     block       norm(max(q − p_τ·p, 0)), p_τ the least product of ratios p/q that ends with the last kept proposal:
@@ -14,7 +14,7 @@ and is independent of y then. Where the draft had no turn its proposal is a draw
 a position make records that have the law of live ones, from one pass of each model over whole outputs.
 
 What flows, for a block of outputs with N tokens in all: p and q (N, V), two scalars a position to the host, where the
-rounds are drawn, then the draws at refused and bonus positions (M <= N of them) and four scalars of each back.
+rounds are drawn, then the draws at rejected and bonus positions (M <= N of them) and four scalars of each back.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Rule
-from ..data.teacher_top_k import TopK, concatenate_top_k
+from ..data.teacher_top_k import concatenate_top_k
 from ..evaluation.estimator import survival
 from ..models.pair import Pair
 from .acceptance_rules import NEXT_TO_NOTHING, draw_tokens
-from .decoder import Finish, Settings
+from .decoder import Settings
 from .generation import Generation, RejectedToken
 from .round_sampler import Uniforms
 from .sampling_filters import sampling_probs
@@ -95,28 +95,61 @@ def _known(generation: TargetGeneration, width: int, kept: mx.array | None) -> m
 def _block(
     pair: Pair, members: list[tuple[int, TargetGeneration]], p: mx.array, q: mx.array, settings: Settings
 ) -> Iterator[tuple[int, Generation]]:
+    """The generations of a block, from p and q (N, V) of all of its outputs, one after the other."""
+    # 1. To the host: log p and log q of what was emitted, (N,) each, and the target's top-k tokens.
     emitted = mx.array([token for _, generation in members for token in generation.output])
-    kept = settings.kept_ids(pair.width)
-    topk = _top_k(p, kept) if kept else None
     log_p, log_q = (_log(mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1)) for table in (p, q))
-
-    starts = np.cumsum([0, *(len(generation.output) for _, generation in members)]).tolist()
-    turns = []
-    for (_, generation), start, end in zip(members, starts, starts[1:], strict=False):
-        turns.append(_turns(log_p[start:end], log_q[start:end], settings, Uniforms(generation.sampler.seed, _ROUNDS)))
-    drawn = _draw(p, q, emitted, members, starts, turns, settings.rule)
-    for (i, generation), start, end, along in zip(members, starts, starts[1:], turns, strict=False):
-        yield i, _generation(pair, generation, log_p[start:end], log_q[start:end], along, drawn, topk, start)
-
-
-def _top_k(p: mx.array, count: int) -> TopK:
-    """The top-k tokens of each row of (N, V)."""
-    parts = []
-    for part in _slices(len(p), p.shape[-1]):
-        rows = top_k_tokens(p[part], count)
+    kept, topk_parts = settings.kept_ids(pair.width), []
+    for part in _slices(len(p), p.shape[-1]) if kept else ():
+        rows = top_k_tokens(p[part], kept)
         mx.eval(rows)
-        parts.append(to_numpy(rows))
-    return concatenate_top_k(parts)
+        topk_parts.append(to_numpy(rows))
+    topk = concatenate_top_k(topk_parts) if kept else None
+
+    # 2. Draw the rounds along each output.
+    ends = np.cumsum([len(generation.output) for _, generation in members]).tolist()
+    starts = [0, *ends[:-1]]
+    along = [
+        _draw_rounds(log_p[start:end], log_q[start:end], settings, Uniforms(generation.sampler.seed, _ROUNDS))
+        for (_, generation), start, end in zip(members, starts, ends, strict=True)
+    ]
+
+    # 3. Draw what the draft proposed at the M rejected and bonus positions, with log p and log q of it.
+    where = [start + at for start, turns in zip(starts, along, strict=True) for at in turns.positions]  # rows of p, q
+    drawn: dict[int, tuple[int, float, float]] = {}
+    if where:  # else every output ended with the last proposal that it kept
+        shares = mx.array([share or 0.0 for turns in along for share in turns.shares])  # at a bonus position 0
+        each = zip(members, along, strict=True)
+        uniforms = mx.concatenate([Uniforms(g.sampler.seed, _DRAWS).draw(len(t.positions)) for (_, g), t in each])
+        for part in _slices(len(where), p.shape[-1]):
+            at = mx.array(where[part])
+            before, after = q[at], p[at]  # (m, V)
+            weights = _proposing(before, after, emitted[at], shares[part, None], settings.rule)
+            tokens = draw_tokens(weights, uniforms[part])
+            both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
+            mx.eval(tokens, both)
+            columns = [_log(column).tolist() for column in both]
+            drawn |= dict(zip(where[part], zip(tokens.tolist(), *columns, strict=True), strict=True))
+
+    # 4. Put each generation together: proposals are what was emitted, but at these positions.
+    for (i, generation), start, end, turns in zip(members, starts, ends, along, strict=True):
+        proposed = list(generation.output)
+        for position in turns.positions:
+            proposed[position] = drawn[start + position][0]
+        rejected = [at for at, share in zip(turns.positions, turns.shares, strict=True) if share is not None]
+        yield (
+            i,
+            Generation(
+                output=generation.output,
+                draft_output=tuple(proposed),
+                log_p=tuple(log_p[start:end].tolist()),
+                log_q=tuple(log_q[start:end].tolist()),
+                rounds=tuple(turns.rounds),
+                refused=tuple(RejectedToken(at, *drawn[start + at]) for at in rejected),
+                finish="stop" if generation.output[-1] in pair.stop_tokens else "length",
+                rows=None if topk is None else topk[start:end],
+            ),
+        )
 
 
 def _slices(count: int, width: int) -> list[slice]:
@@ -125,10 +158,10 @@ def _slices(count: int, width: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _turns(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uniforms) -> _Turns:
+def _draw_rounds(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uniforms) -> _Turns:
     """Draw the rounds along one output of N tokens; a round takes one uniform."""
-    length, k, rule = len(log_p), settings.num_draft_tokens, settings.rule
-    reached = survival(log_p, log_q, rule, k)[:, 1:]  # (N, K), not increasing
+    length, k = len(log_p), settings.num_draft_tokens
+    reached = survival(log_p, log_q, settings.rule, k)[:, 1:]  # (N, K), not increasing
     uniforms = random.on_host(length)
     turns = _Turns([], [], [])
     at = 0
@@ -138,50 +171,16 @@ def _turns(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uni
         turns.rounds.append((drafted, accepted))
         here = at + accepted
         if here < length:
+            share: float | None = 1.0
+            if accepted == drafted:
+                share = None
+            elif settings.rule == "block":  # p_τ after these kept proposals
+                products = np.cumsum([0.0, *(log_p[at:here] - log_q[at:here])])
+                share = float(np.exp(products[-1] - products.max()))
             turns.positions.append(here)
-            turns.shares.append(None if accepted == drafted else _share(log_p[at:here], log_q[at:here], rule))
+            turns.shares.append(share)
         at = here + 1
     return turns
-
-
-def _share(log_p: FloatArray, log_q: FloatArray, rule: Rule) -> float:
-    """p_τ after these kept proposals."""
-    if rule != "block":
-        return 1.0
-    products = np.cumsum([0.0, *(log_p - log_q)])
-    return float(np.exp(products[-1] - products.max()))
-
-
-def _draw(
-    p: mx.array,
-    q: mx.array,
-    emitted: mx.array,
-    members: list[tuple[int, TargetGeneration]],
-    starts: list[int],
-    turns: list[_Turns],
-    rule: Rule,
-) -> dict[int, tuple[int, float, float]]:
-    """By row of the block: what the draft proposed there, and log p and log q of it."""
-    where = [start + at for start, along in zip(starts, turns, strict=False) for at in along.positions]
-    if not where:  # every output ended with the last proposal that it kept
-        return {}
-    shares = mx.array([share or 0.0 for along in turns for share in along.shares])  # at a bonus position 0
-    uniforms = mx.concatenate(
-        [
-            Uniforms(generation.sampler.seed, _DRAWS).draw(len(along.positions))
-            for (_, generation), along in zip(members, turns, strict=True)
-        ]
-    )
-    drawn: dict[int, tuple[int, float, float]] = {}
-    for part in _slices(len(where), p.shape[-1]):
-        rows = mx.array(where[part])
-        before, after = q[rows], p[rows]
-        tokens = draw_tokens(_proposing(before, after, emitted[rows], shares[part, None], rule), uniforms[part])
-        both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
-        mx.eval(tokens, both)
-        log_p, log_q = (_log(column).tolist() for column in both)
-        drawn |= dict(zip(where[part], zip(tokens.tolist(), log_p, log_q, strict=True), strict=True))
-    return drawn
 
 
 def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, rule: Rule) -> mx.array:
@@ -191,35 +190,6 @@ def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, ru
     if rule == "greedy":
         return q
     return mx.maximum(q - shares * p, q * NEXT_TO_NOTHING)
-
-
-def _generation(
-    pair: Pair,
-    generation: TargetGeneration,
-    log_p: FloatArray,
-    log_q: FloatArray,
-    along: _Turns,
-    drawn: dict[int, tuple[int, float, float]],
-    rows: TopK | None,
-    start: int,
-) -> Generation:
-    proposed = list(generation.output)
-    refused = []
-    for at, share in zip(along.positions, along.shares, strict=True):
-        proposed[at] = drawn[start + at][0]
-        if share is not None:
-            refused.append(RejectedToken(at, *drawn[start + at]))
-    finish: Finish = "stop" if generation.output[-1] in pair.stop_tokens else "length"
-    return Generation(
-        output=generation.output,
-        draft_output=tuple(proposed),
-        log_p=tuple(log_p.tolist()),
-        log_q=tuple(log_q.tolist()),
-        rounds=tuple(along.rounds),
-        refused=tuple(refused),
-        finish=finish,
-        rows=None if rows is None else rows[start : start + len(generation.output)],
-    )
 
 
 def _log(probabilities: mx.array) -> FloatArray:

@@ -133,26 +133,33 @@ def compare(
     seed: int,
     on_text: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> AcceptanceReport:
-    """Estimate under every rule that fits, each on the outputs that it fits.
+    """Estimate under every rule that fits, each on the outputs that it fits: every draft, and their paired differences.
 
-    Args and errors as `estimate` and `rules_that_fit`; `on_text` is called with how many outputs are scored, under each
-    rule and draft, and of how many.
+    Args:
+        pair: the models; whatever adapter it carries is put off and on as needed.
+        samples: outputs of the target.
+        rule: as `rules_that_fit`, which says what it raises.
+        draft_lengths: each K >= 1.
+        adapter: its name and directory; None estimates the bare draft alone.
+        seed: of the bootstrap.
+        on_text: called with how many outputs are scored, under each rule and draft, and of how many.
     """
+    drafts: dict[str, Path | None] = {BASE: None} | (dict([adapter]) if adapter else {})
+    rules = rules_that_fit(samples, rule)
+    of = len(drafts) * sum(len(samples_of(one, samples)) for one in rules)
+    done = count(1)
+    on_text(0, of)
     rows: list[AcceptanceRow] = []
     differences: list[Difference] = []
-    rules = rules_that_fit(samples, rule)
-    of = (1 if adapter is None else 2) * sum(len(samples_of(one, samples)) for one in rules)
-    done = count(1)
-
-    def counted() -> None:
-        on_text(next(done), of)
-
-    on_text(0, of)
     for one in rules:
         fitting = samples_of(one, samples)
-        more, changes = estimate(pair, fitting, one, draft_lengths, adapter, seed=seed, on_text=counted)
-        rows += more
-        differences += changes
+        groups, generations = [sample.group for sample in fitting], [sample.generation for sample in fitting]
+        scores = score(pair, generations, one, drafts, lambda: on_text(next(done), of))
+        for k in draft_lengths:
+            outputs = {name: [accepted(own, one, k) for own in column] for name, column in scores.items()}
+            rows += [row_of(name, one, k, column, groups, seed) for name, column in outputs.items()]
+            if adapter is not None:
+                differences.append(difference_of(one, k, outputs[BASE], outputs[adapter[0]], groups, seed))
     conditions = conditions_of(pair, samples, seed) | {
         "rules": rules,
         "num_draft_tokens": list(draft_lengths),
@@ -185,42 +192,6 @@ def distinct_samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
     """The distinct samplers of the outputs, without their seeds."""
     samplers = {tuple(asdict(replace(sample.generation.sampler, seed=0)).items()): None for sample in samples}
     return [{name: value for name, value in items if name != "seed"} for items in samplers]
-
-
-def estimate(
-    pair: Pair,
-    samples: Sequence[Sample],
-    rule: Rule,
-    draft_lengths: Sequence[int],
-    adapter: tuple[str, Path] | None,
-    *,
-    seed: int,
-    on_text: Callable[[], None] = lambda: None,
-) -> tuple[list[AcceptanceRow], list[Difference]]:
-    """Rows of the bare draft and, where one is given, of the adapter, and their paired differences.
-
-    Args:
-        pair: the models; whatever adapter it carries is put off and on as needed.
-        samples: target outputs whose sampler fits `rule`.
-        rule: acceptance rule.
-        draft_lengths: each K >= 1.
-        adapter: its name and directory; None estimates the bare draft alone.
-        seed: of the bootstrap.
-        on_text: called after each output under each draft.
-    """
-    drafts: dict[str, Path | None] = {BASE: None}
-    if adapter is not None:
-        drafts[adapter[0]] = adapter[1]
-    scores = score(pair, [sample.generation for sample in samples], rule, drafts, on_text)
-    groups = [sample.group for sample in samples]
-    rows: list[AcceptanceRow] = []
-    differences: list[Difference] = []
-    for k in draft_lengths:
-        outputs = {name: [accepted(one, rule, k) for one in column] for name, column in scores.items()}
-        rows += [row_of(name, rule, k, column, groups, seed) for name, column in outputs.items()]
-        if adapter is not None:
-            differences.append(difference_of(rule, k, outputs[BASE], outputs[adapter[0]], groups, seed))
-    return rows, differences
 
 
 def accepted(scores: OutputScores, rule: Rule, num_draft_tokens: int) -> Acceptance:

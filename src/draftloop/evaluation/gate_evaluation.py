@@ -102,24 +102,43 @@ def evaluate_gate(
         group_of: the joined prompt group of a record.
         on_work: called with the progress.
     """
+    # 1. Score both drafts on the same outputs.
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
-    scored = _score(pair, records, {CHAMPION: champion, CANDIDATE: candidate}, config, most, group_of, on_work)
-    profile = timing(pair, most) if timing else measure_latency(pair, most, on_timed=partial(on_work, "timing steps"))
-    decision = decide(
-        [output for output, _ in scored],
-        num_draft_tokens=k,
-        attempt=attempt,
-        settings=config.gate,
-        profile=profile,
-        seed=seed,
+    outputs = score_outputs(
+        pair, records, champion, candidate, config=config, most=most, group_of=group_of, on_work=on_work
     )
+    positions = {}  # acceptance per position of both drafts by source, and over all
+    for source in ["all", *sorted({output.source for output in outputs})]:
+        members = [output for output in outputs if source in ("all", output.source)]
+        tokens = sum(output.tokens for output in members)
+        if tokens:
+            sums = (sum(values) for values in zip(*(output.position_sums for output in members), strict=True))
+            positions[source] = dict(zip((CHAMPION, CANDIDATE), (value / tokens for value in sums), strict=True))
+
+    # 2. Measure the latency profile of this machine, and decide.
+    profile = timing(pair, most) if timing else measure_latency(pair, most, on_timed=partial(on_work, "timing steps"))
+    decision = decide(outputs, num_draft_tokens=k, attempt=attempt, settings=config.gate, profile=profile, seed=seed)
+
+    # 3. Decode a candidate that would be promoted for real: one prompt a group, for copies prove nothing more.
     live = None
     if decision.outcome == "promote" and config.gate.live_prompts:
         one_a_group = list({group_of(record): record for record in reversed(records)}.values())[::-1]
-        live = _decode(pair.with_adapter(candidate), one_a_group, config, seed, on_work)  # copies prove nothing more
-        decision = _held_against(live, decision)
-    return GateEvaluation(decision, _positions(scored), profile, live)
+        live = _decode(pair.with_adapter(candidate), one_a_group, config, seed, on_work)
+        if live is None:
+            sentence, agrees = "no prompt was short enough to decode for real", True
+        else:
+            agrees = live.agrees
+            sentence = (
+                f"decoded for real, {live.prompts} prompts took {live.rounds} rounds; the estimate says "
+                f"{live.expected_rounds:.1f} with a standard error of {live.standard_error:.1f}"
+            )
+        if agrees:
+            decision = replace(decision, reasons=(*decision.reasons, sentence))
+        else:
+            reasons = (f"{sentence}: one of the two is wrong here",)
+            decision = replace(decision, outcome="refuse", reasons=reasons)
+    return GateEvaluation(decision, positions, profile, live)
 
 
 def score_outputs(
@@ -145,45 +164,23 @@ def score_outputs(
         on_work: called with the progress.
     """
     drafts = {CHAMPION: champion, CANDIDATE: candidate}
-    return [output for output, _ in _score(pair, records, drafts, config, most, group_of, on_work)]
-
-
-_Positions = dict[str, float]  # by draft, the sum of `a` over an output
-
-
-def _score(
-    pair: Pair,
-    records: Sequence[Record],
-    drafts: dict[str, Path | None],
-    config: Config,
-    most: int,
-    group_of: GroupOf,
-    on_work: OnWork,
-) -> list[tuple[ScoredOutput, _Positions]]:
-    """Every output under both drafts, each under its own sampler and the rule that goes with it."""
-    scored, of, done = [], len(drafts) * len(records), count(1)
+    outputs, of, done = [], len(drafts) * len(records), count(1)
     on_work("scoring", 0, of)
-    by_rule: dict[Rule, list[Record]] = {}
+    by_rule: dict[Rule, list[Record]] = {}  # each output under its own sampler and the rule that goes with it
     for record in records:
         by_rule.setdefault(_rule(record, config), []).append(record)
     for rule, members in by_rule.items():
         generations = [TargetGeneration.of(record) for record in members]
         scores = score(pair, generations, rule, drafts, lambda: on_work("scoring", next(done), of))
-        for i, record in enumerate(members):
-            own = {name: scores[name][i] for name in drafts}
-            rounds = {
-                name: tuple(expected_rounds(one.log_p, one.log_q, rule, k).rounds for k in range(1, most + 1))
-                for name, one in own.items()
-            }
-            output = ScoredOutput(
-                group=group_of(record),
-                source=record.source,
-                tokens=len(record.target_output),
-                champion_rounds=rounds[CHAMPION],
-                candidate_rounds=rounds[CANDIDATE],
+        for record, *own in zip(members, scores[CHAMPION], scores[CANDIDATE], strict=True):
+            rounds = [
+                tuple(expected_rounds(one.log_p, one.log_q, rule, k).rounds for k in range(1, most + 1)) for one in own
+            ]
+            sums = float(own[0].position.sum()), float(own[1].position.sum())
+            outputs.append(
+                ScoredOutput(group_of(record), record.source, len(record.target_output), rounds[0], rounds[1], sums)
             )
-            scored.append((output, {name: float(one.position.sum()) for name, one in own.items()}))
-    return scored
+    return outputs
 
 
 def _rule(record: Record, config: Config) -> Rule:
@@ -192,17 +189,6 @@ def _rule(record: Record, config: Config) -> Rule:
         return "greedy"
     wanted = config.speculative.rule
     return wanted if wanted in SAMPLING else "rejection"
-
-
-def _positions(scored: Sequence[tuple[ScoredOutput, _Positions]]) -> dict[str, dict[str, float]]:
-    """Acceptance per position of both drafts by source, and over all."""
-    positions = {}
-    for source in ["all", *sorted({output.source for output, _ in scored})]:
-        members = [(output, sums) for output, sums in scored if source in ("all", output.source)]
-        tokens = sum(output.tokens for output, _ in members)
-        if tokens:
-            positions[source] = {name: sum(s[name] for _, s in members) / tokens for name in (CHAMPION, CANDIDATE)}
-    return positions
 
 
 def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on_work: OnWork) -> LiveCheck | None:
@@ -235,15 +221,3 @@ def _decode_one(pair: Pair, record: Record, settings: Settings) -> LiveCheck:
     mean, variance = rounds_moments(scores.log_p, scores.log_q, settings.rule, settings.num_draft_tokens)
     made = decoded.outputs[0]
     return LiveCheck(1, made.tokens, int(made.rounds), mean, math.sqrt(variance))
-
-
-def _held_against(live: LiveCheck | None, decision: Decision) -> Decision:
-    if live is None:
-        return replace(decision, reasons=(*decision.reasons, "no prompt was short enough to decode for real"))
-    said = (
-        f"decoded for real, {live.prompts} prompts took {live.rounds} rounds; the estimate says "
-        f"{live.expected_rounds:.1f} with a standard error of {live.standard_error:.1f}"
-    )
-    if live.agrees:
-        return replace(decision, reasons=(*decision.reasons, said))
-    return replace(decision, outcome="refuse", reasons=(f"{said}: one of the two is wrong here",))

@@ -24,6 +24,7 @@ class ScoredOutput:
         tokens: N, the emitted tokens; end-of-text is one of them.
         champion_rounds: expected rounds at K = 1, 2, …, as far as was scored; as many for every output.
         candidate_rounds: likewise.
+        position_sums: the acceptance per position summed over the output, under champion and candidate, for reports.
     """
 
     group: str
@@ -31,11 +32,12 @@ class ScoredOutput:
     tokens: int
     champion_rounds: tuple[float, ...]
     candidate_rounds: tuple[float, ...]
+    position_sums: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The outputs as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64, column K − 1 for K."""
+    """The outputs as arrays: groups and sources (n,), tokens (n,) float64, rounds (n, L) float64 by K − 1."""
 
     groups: npt.NDArray[np.object_]
     sources: npt.NDArray[np.object_]
