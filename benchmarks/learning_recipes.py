@@ -41,13 +41,12 @@ from draftloop.training import step
 from draftloop.training.batches import make_batch
 from draftloop.training.dataset.batch_plan import make_batch_plan
 from draftloop.training.dataset.curriculum import Curriculum
-from draftloop.training.dataset.examples import Example, Selection
+from draftloop.training.dataset.examples import Example, Selection, round_up
 from draftloop.training.dataset.mixture import TrainingMixture
 from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
 from draftloop.training.forward import make_forward
 from draftloop.training.loop import Loop, Progress
 from draftloop.training.memory.out_of_memory import OutOfMemoryFallback
-from draftloop.training.padding import round_up
 from draftloop.training.report import Reporter
 from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner
@@ -183,7 +182,7 @@ def _answers(pair: Pair, task: Task, times: int) -> list[Example]:
         seed=task.seed,
         limits=limits,
         enough=lambda: False,
-        on_text=lambda *_: None,
+        on_sample=lambda *_: None,
     )
 
 
@@ -244,7 +243,7 @@ def _run(pair: Pair, task: Task, folder: Path) -> tuple[Progress, list[tuple[flo
     material = TrainingMixture(failures, pool, held_out, failure_records=[], validation_records=[])
     plan = make_batch_plan(task.failures, task.pool, settings)
     taught = set_up_teacher(pair, material, BlobFile(folder / "none"), run, settings, reporter, plan.passes)
-    course = Curriculum(plan, task.failures, task.pool, settings, taught.stages, taught.more)
+    course = Curriculum(plan, task.failures, task.pool, settings, taught.stages, taught.make_samples)
     forward = make_forward(pair.draft, "draft", _silent)
     learner = Learner(pair.draft, forward, taught.teacher, pair.width, settings, course.steps)
     batches = validation_batches(task.validation, settings.batch_size, settings.val_batches)
@@ -358,7 +357,7 @@ def _weighted(weights: Weights | None) -> Any:
             n = len(example.labels)
             found[start : start + n] = weights[example.record_id][:n] if example.record_id in weights else 1.0
             start += n
-        return replace(batch, asked=batch.asked._replace(weights=mx.array(found)))
+        return replace(batch, labels=batch.labels._replace(weights=mx.array(found)))
 
     setattr(step, "make_batch", weighted)  # noqa: B010 - what the learner calls
     try:

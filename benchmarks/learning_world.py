@@ -111,7 +111,7 @@ def _answered(pair: Pair, asked: list[Example], times: int, seed: int = 1) -> li
         seed=seed,
         limits=OutputLimits(pair.width, pair.stop_tokens, pair.context),
         enough=lambda: False,
-        on_text=lambda *_: None,
+        on_sample=lambda *_: None,
     )
 
 

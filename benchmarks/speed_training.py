@@ -37,10 +37,9 @@ from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair, load_pair
 from draftloop.training.batches import make_batch
 from draftloop.training.dataset.batch_plan import BatchPlan, make_batch_plan
-from draftloop.training.dataset.examples import Example
+from draftloop.training.dataset.examples import Example, round_up
 from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
 from draftloop.training.forward import make_forward
-from draftloop.training.padding import round_up
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
 
@@ -107,7 +106,7 @@ def target_texts(pair: Pair, domain: str, count: int) -> list[Example]:
     ]
     limits = OutputLimits(pair.width, pair.stop_tokens, pair.context)
     return sample_outputs(
-        pair.target, asked, 1, own=False, seed=0, limits=limits, enough=lambda: False, on_text=lambda *_: None
+        pair.target, asked, 1, own=False, seed=0, limits=limits, enough=lambda: False, on_sample=lambda *_: None
     )
 
 

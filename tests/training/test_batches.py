@@ -23,20 +23,20 @@ def test_a_batch_by_hand():
     assert batch.inputs[0, :4].tolist() == [1, 2, 3, 0]
     assert batch.inputs[1, :7].tolist() == [5, 6, 7, 8, 9, 10, 0]
     assert batch.tokens == 6
-    assert batch.positions.shape == batch.asked.labels.shape == batch.asked.weights.shape == (64,)
+    assert batch.positions.shape == batch.labels.tokens.shape == batch.labels.weights.shape == (64,)
     assert batch.positions[:6].tolist() == [1, 2, 16 + 2, 16 + 3, 16 + 4, 16 + 5]
-    assert batch.asked.labels[:6].tolist() == [3, 4, 8, 9, 10, 11]
-    assert batch.asked.weights.tolist() == [1.0] * 6 + [0.0] * 58
-    assert batch.asked.greedy.tolist()[:6] == [False] * 2 + [True] * 4
-    assert batch.asked.match is None
-    assert batch.asked.temperature[:6, 0].tolist() == pytest.approx([0.8, 0.8, 1.0, 1.0, 1.0, 1.0])
+    assert batch.labels.tokens[:6].tolist() == [3, 4, 8, 9, 10, 11]
+    assert batch.labels.weights.tolist() == [1.0] * 6 + [0.0] * 58
+    assert batch.labels.greedy.tolist()[:6] == [False] * 2 + [True] * 4
+    assert batch.labels.match is None
+    assert batch.labels.temperature[:6, 0].tolist() == pytest.approx([0.8, 0.8, 1.0, 1.0, 1.0, 1.0])
 
 
 def test_the_label_stands_right_after_the_position_that_predicts_it():
     batch = make_batch([SHORT, LONG])
     flat = np.array(batch.inputs).reshape(-1)
     ids = {0: SHORT.ids, 1: LONG.ids}
-    for at, label in zip(batch.positions[:6].tolist(), batch.asked.labels[:6].tolist(), strict=True):
+    for at, label in zip(batch.positions[:6].tolist(), batch.labels.tokens[:6].tolist(), strict=True):
         row, column = divmod(at, 16)
         assert flat[at] == ids[row][column]
         assert ids[row][column + 1] == label
@@ -63,10 +63,10 @@ def test_padding_is_invisible_whatever_id_fills_it():
 def test_without_labels_nothing_counts():
     batch = make_batch([example((1, 2, 3), ())])
     assert batch.tokens == 0
-    assert not mx.any(batch.asked.weights).item()
+    assert not mx.any(batch.labels.weights).item()
 
 
 def test_id_0_as_a_real_label_counts_like_any_other():
     batch = make_batch([example((1,), (0, 0, 0))])
     assert batch.tokens == 3
-    assert mx.sum(batch.asked.weights).item() == 3
+    assert mx.sum(batch.labels.weights).item() == 3

@@ -36,7 +36,7 @@ def loss_of(head: nn.Module, kind: str = "kl") -> ChunkedLoss:
     told = TeacherProbs.of(mx.log(mx.full((POSITIONS, 5), 0.2)), ids)
     asked = Labels(mx.zeros(POSITIONS, mx.int32), mx.ones((POSITIONS, 1)), mx.ones(POSITIONS))
     batch = Batch((), mx.zeros((1, 1)), mx.arange(POSITIONS), asked, POSITIONS)
-    mx.eval(told.p, told.negative_entropy, told.ids, asked.labels, asked.temperature, asked.weights)
+    mx.eval(told.p, told.negative_entropy, told.tokens, asked.tokens, asked.temperature, asked.weights)
     return ChunkedLoss(kind, head, batch, TeacherParts((told,), POSITIONS), VOCABULARY, head)
 
 

@@ -212,7 +212,7 @@ def test_ids_beyond_the_shared_width_have_no_part_in_it(kind):
 
 def test_a_greedy_teacher_makes_kl_the_cross_entropy_and_a_the_probability_of_y():
     found, here = draft_logits(logits32(), asked(), WIDTH), asked()
-    one_hot = mx.where(mx.arange(WIDTH) == here.labels[:, None], 0.0, -mx.inf)
+    one_hot = mx.where(mx.arange(WIDTH) == here.tokens[:, None], 0.0, -mx.inf)
     of_kl, of_ce, of_nla = (loss_sums(kind, found, TeacherProbs.of(one_hot), here) for kind in ("kl", "ce", "nla"))
     assert of_kl.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-5)
     assert of_nla.loss.item() == pytest.approx(of_ce.loss.item(), rel=1e-5)
@@ -237,7 +237,7 @@ def test_equal_distributions_are_accepted_whole_at_no_loss():
 
 def test_where_both_meet_q_is_the_draft_s_distribution_and_the_rest_is_what_it_says():
     found, p = draft_logits(logits32(), asked(), WIDTH), mx.exp(LOG_P_ARRAY)
-    met, q = losses.meet(found, p), mx.exp(log_q_of(found))
+    met, q = losses.overlap_of(found, p), mx.exp(log_q_of(found))
     assert mx.allclose(met.q, q, atol=1e-5)
     assert mx.allclose(met.log_z, mx.logsumexp(found.scaled, axis=-1), atol=1e-5)
     assert mx.allclose(met.overlap, mx.minimum(p, q).sum(-1), atol=1e-5)
@@ -305,7 +305,7 @@ def test_under_match_the_gradient_is_that_of_the_sum_of_p_times_q(kind):
 def test_at_temperature_0_a_token_is_accepted_where_it_is_the_draft_s_likeliest():
     greedy = asked(greedy=mx.array([True] * M))
     found = draft_logits(logits32(), greedy, WIDTH)
-    one_hot = TeacherProbs.of(mx.where(mx.arange(WIDTH) == asked().labels[:, None], 0.0, -mx.inf))
+    one_hot = TeacherProbs.of(mx.where(mx.arange(WIDTH) == asked().tokens[:, None], 0.0, -mx.inf))
     hits = [float(LOGITS[i, :WIDTH].argmax() == LABELS[i]) for i in range(M)]
     sums = loss_sums("lk", found, one_hot, greedy)
     assert 0 < sum(hits) < M
@@ -382,7 +382,7 @@ def test_extreme_logits_overflow_nothing_with_a_bucket_either(kind, size):
 
 def test_hard_labels_are_one_named_id_and_give_the_cross_entropy():
     here = asked()
-    log_p, ids = mx.array([[0.0, -mx.inf]] * M), here.labels[:, None]
+    log_p, ids = mx.array([[0.0, -mx.inf]] * M), here.tokens[:, None]
     hard = loss_sums("kl", draft_logits(logits32(), here, WIDTH, ids), TeacherProbs.of(log_p, ids), here).loss
     assert hard.item() == pytest.approx(value("ce", logits32()).item(), rel=1e-5)
 

@@ -32,7 +32,7 @@ def test_what_was_described_comes_back(tmp_path):
     run = started(tmp_path, config)
     found = RunDirectory.find(tmp_path, run.id)
     assert found.config() == config
-    assert found.material() == {"failures": ["a"]}
+    assert found.mixture() == {"failures": ["a"]}
     assert found.description()["run"] == "r0001"
     assert oct((run.path / "run.yaml").stat().st_mode & 0o777) == "0o600"
 
@@ -94,7 +94,7 @@ def test_what_a_kill_left_of_a_finished_run_is_cleared_when_the_next_one_begins(
     def with_texts(runs: Path) -> RunDirectory:
         run = started(runs)
         for stage in range(3):
-            run.keep_texts(stage, [])
+            run.keep_samples(stage, [])
         return run
 
     counted = CountingFiles()
@@ -117,7 +117,7 @@ def test_what_a_kill_left_of_a_finished_run_is_cleared_when_the_next_one_begins(
         ("run.yaml", b"config: {training: {epochs: none}}", RunDirectory.config),
         ("run.yaml", b"seed: 1", RunDirectory.config),
         ("run.yaml", b"\xff", RunDirectory.description),
-        ("material.json", b"{", RunDirectory.material),
+        ("material.json", b"{", RunDirectory.mixture),
     ],
 )
 def test_damaged_descriptions_are_refused_by_name(tmp_path, name, content, read):

@@ -13,7 +13,7 @@ from draftloop.training.batches import make_batch
 from draftloop.training.dataset.examples import Example
 from draftloop.training.forward import make_forward
 from draftloop.training.losses import TeacherProbs
-from draftloop.training.teacher import LIKELIEST, LiveTeacher, LoggedTeacher, TeacherParts
+from draftloop.training.teacher import TOP_K, LiveTeacher, LoggedTeacher, TeacherParts
 
 PAIR = tiny_pair(64)
 EXAMPLES = examples_of(PAIR, 6)
@@ -152,17 +152,17 @@ def test_where_whole_distributions_do_not_fit_the_likeliest_ids_are_kept_and_the
     examples = large(6)
     exact, _, _ = teacher(64, examples, 2048, LARGE)
     found, forward, said = teacher(0.5, examples, 2048, LARGE)  # 1.5 MB in 16 bits, 0.4 so
-    assert "of each the 128 likeliest tokens are kept" in said[0]
+    assert "of each the top 128 tokens are kept" in said[0]
     assert len(said) == 1
     for _ in range(2):
         for example in examples:
             whole = np.array(everything(exact.teach(make_batch([example]))))[:64]
             rows = found.teach(make_batch([example])).piece(slice(0, 64))
-            ids, log_p = np.array(rows.ids), np.array(mx.log(rows.p))
-            assert log_p.shape == (64, LIKELIEST + 1)
+            ids, log_p = np.array(rows.tokens), np.array(mx.log(rows.p))
+            assert log_p.shape == (64, TOP_K + 1)
             np.testing.assert_allclose(log_p[:, :-1], np.take_along_axis(whole, ids, -1), atol=1e-5)
             np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, atol=1e-4)
-            assert (np.sort(whole, -1)[:, -LIKELIEST] <= log_p[:, LIKELIEST - 1] + 1e-6).all()
+            assert (np.sort(whole, -1)[:, -TOP_K] <= log_p[:, TOP_K - 1] + 1e-6).all()
     assert forward.calls == 6
 
 
@@ -170,7 +170,7 @@ def test_what_has_less_than_so_many_ids_with_mass_has_no_id_in_their_place():
     example = with_sampler(large(1)[0], top_k=5)
     found, _, _ = teacher(0.1, [example, *large(6)[1:]], 2048, LARGE)
     rows = found.teach(make_batch([example])).piece(slice(0, 64))
-    assert (np.array(rows.ids)[:, 5:] == -1).all()
+    assert (np.array(rows.tokens)[:, 5:] == -1).all()
     assert (np.array(rows.p)[:, 5:] == 0).all()
 
 
@@ -182,7 +182,7 @@ def test_greedy_and_sampled_records_go_together_when_only_the_likeliest_are_kept
         return found.teach(batch).piece(slice(64, 68))
 
     greedy, at_1 = taught(0.0), taught(1.0)
-    assert np.array_equal(np.array(greedy.ids), np.array(at_1.ids))
+    assert np.array_equal(np.array(greedy.tokens), np.array(at_1.tokens))
     assert np.array_equal(np.array(greedy.p), np.array(at_1.p))
 
 
@@ -216,7 +216,7 @@ def test_logged_rows_are_what_was_kept_with_the_rest_in_a_bucket():
     taught = LoggedTeacher(kept).teach(make_batch(EXAMPLES[:2]))
     rows, n = taught.piece(slice(None)), len(EXAMPLES[0].labels)
     assert rows.p.shape == (taught.size, 9)
-    assert np.array_equal(np.array(rows.ids)[:n], kept[EXAMPLES[0].record_id].ids)
+    assert np.array_equal(np.array(rows.tokens)[:n], kept[EXAMPLES[0].record_id].ids)
     assert np.allclose(np.array(mx.log(rows.p))[n : n + 2, :8], kept[EXAMPLES[1].record_id].log_probs[:2], atol=1e-5)
     assert np.allclose(np.array(rows.p)[: n + len(EXAMPLES[1].labels)].sum(-1), 1, atol=1e-5)
 
@@ -225,7 +225,7 @@ def test_a_generation_of_which_nothing_was_kept_is_learned_from_its_own_tokens()
     kept = {EXAMPLES[0].record_id: top_k(EXAMPLES[0], 8)}
     rows = LoggedTeacher(kept).teach(make_batch(EXAMPLES[:2])).piece(slice(None))
     n, labels = len(EXAMPLES[0].labels), EXAMPLES[1].labels
-    assert np.array(rows.ids)[n : n + len(labels), 0].tolist() == list(labels)
+    assert np.array(rows.tokens)[n : n + len(labels), 0].tolist() == list(labels)
     assert np.array(rows.p)[n : n + len(labels)].sum(-1).tolist() == [1.0] * len(labels)
     assert np.array(rows.p)[n : n + len(labels), 0].tolist() == [1.0] * len(labels)
 
@@ -234,7 +234,7 @@ def test_generations_kept_with_different_k_go_together():
     kept = {EXAMPLES[0].record_id: top_k(EXAMPLES[0], 4), EXAMPLES[1].record_id: top_k(EXAMPLES[1], 16)}
     rows = LoggedTeacher(kept).teach(make_batch(EXAMPLES[:2])).piece(slice(None))
     n = len(EXAMPLES[0].labels)
-    ids, log_p = np.array(rows.ids)[:n], np.array(mx.log(rows.p))[:n]
+    ids, log_p = np.array(rows.tokens)[:n], np.array(mx.log(rows.p))[:n]
     assert (ids[:, 4:] == -1).all()
     assert np.isneginf(log_p[:, 4:-1]).all()
     assert np.allclose(np.exp(log_p).sum(-1), 1, atol=1e-5)

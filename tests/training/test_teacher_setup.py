@@ -90,7 +90,7 @@ def test_a_damaged_blob_is_named_and_passed_over(tmp_path, capsys):
     shop.data.blobs.path.write_bytes(content)
     assert shop.train(quiet=False).steps > 0
     said = capsys.readouterr().err
-    assert "of 1 of 8 generations nothing is kept" in said
+    assert "for 1 of 8 generations no teacher probabilities are kept" in said
     assert "checksum" in said
 
 
@@ -102,7 +102,7 @@ def test_what_was_kept_of_fewer_positions_than_are_trained_on_is_not_taken(tmp_p
     shop.write(records)
     shop.train(quiet=False)
     said = capsys.readouterr().err
-    assert "of 1 of 8 generations nothing is kept" in said
+    assert "for 1 of 8 generations no teacher probabilities are kept" in said
     assert f"found {len(shortest.target_output)} rows, expected {len(longest.target_output)} or more" in said
 
 
@@ -134,7 +134,7 @@ def test_writing_new_texts_takes_a_share_of_the_time_limit_and_the_training_goes
     shop = shop_at(tmp_path, answers=4, epochs=8, max_minutes=2.0)
     result = shop.train(quiet=False)
     said = capsys.readouterr().err
-    assert "the target answers: " in said
+    assert "target samples: " in said
     assert "as many as the time limit" in said
     assert result.ended == "time limit"
     assert result.steps > result.planned_steps * 0.2
@@ -165,7 +165,7 @@ def test_with_few_passes_over_the_failures_no_new_answers_are_asked_for(tmp_path
     shop_at(tmp_path / "few", answers=3, epochs=2).train(quiet=False)
     assert "answers" not in capsys.readouterr().err
     shop_at(tmp_path / "some", answers=3, epochs=4).train(quiet=False)
-    assert "the target answers on 12 prompts anew, 2 times" in capsys.readouterr().err
+    assert "target samples: 12 prompts, 2 times" in capsys.readouterr().err
 
 
 def test_at_temperature_0_the_target_is_not_asked_to_say_the_same_again(tmp_path, capsys):
@@ -240,4 +240,4 @@ def test_new_texts_that_memory_refuses_are_done_without(tmp_path, monkeypatch, c
     shop = shop_at(tmp_path, answers=1, proposals=2)
     result = shop.train(quiet=False)
     assert result.steps == result.planned_steps > 0
-    assert "a text alone does not fit into memory; going on without these texts" in capsys.readouterr().err
+    assert "a text alone does not fit into memory; going on without these samples" in capsys.readouterr().err

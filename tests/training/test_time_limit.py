@@ -68,9 +68,9 @@ def slow(table: Timetable, step: int, left: float, found: Pace, validated: bool)
     for here in range(step, table.planned):
         if here % table.checkpoints == 0:
             spent += found.saving or 0.0
-        if table.validations and (here % table.validations == 0 or here in table.texts):
+        if table.validations and (here % table.validations == 0 or here in table.stages):
             spent += 0.0 if validated and here == step else found.validation or 0.0
-        if here in table.texts:
+        if here in table.stages:
             spent += min(found.writing or 0.0, max(0.0, WRITING * (left - spent)))
         spent += found.step
         if spent + (found.validation or 0.0 if table.validations else 0.0) > left:

@@ -20,6 +20,7 @@ from draftloop.models.adapter_format import AdapterConfig
 from draftloop.registry.registry import Registry
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import train as train_module
+from draftloop.training.checkpoints import Checkpoints
 from draftloop.training.dataset import batch_plan as plan_module
 from draftloop.training.dataset.batch_plan import order
 from draftloop.training.memory.out_of_memory import estimate_fit
@@ -357,8 +358,9 @@ def test_resuming_with_other_models_or_a_foreign_checkpoint_is_refused(tmp_path,
     other = replace(tiny_pair(64), identity=PairId("target", "another draft", "tokenizer"))
     with pytest.raises(RunError, match="made with other models"):
         shop.resume(load=lambda _models: other)
-    monkeypatch.setattr(train_module.Progress, "from_json", lambda _values: (_ for _ in ()).throw(TypeError("x")))
-    with pytest.raises(RunError, match="of another draftloop"):
+    tensors, progress = Checkpoints(shop.runs / "r0001" / "checkpoints").load()
+    monkeypatch.setattr(Checkpoints, "load", lambda self: (tensors, {**progress, "other": 1}))
+    with pytest.raises(RunError, match=r"of another draftloop \(other: Extra inputs are not permitted\)"):
         shop.resume()
 
 

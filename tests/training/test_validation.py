@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 from tiny import sampler
 
 from draftloop.training.dataset.examples import Example
+from draftloop.training.loop import Progress
 from draftloop.training.losses import Sums
 from draftloop.training.validation import ValidationScores, validate, validation_batches
 
@@ -51,10 +53,12 @@ def test_acceptance_decides_and_the_loss_breaks_ties():
     assert not base.better_than(base)
 
 
-def test_scores_come_back_from_json():
+def test_scores_come_back_from_a_checkpoint():
     scores = ValidationScores(2.0, 0.5, 10, {"a": 0.5})
-    assert ValidationScores.from_json({"loss": 2.0, "acceptance": 0.5, "tokens": 10, "by_source": {"a": 0.5}}) == scores
-    assert ValidationScores.from_json(None) is None
+    saved = {"loss": 2.0, "acceptance": 0.5, "tokens": 10, "by_source": {"a": 0.5}}
+    found = Progress.from_json({**asdict(Progress()), "before": saved})
+    assert found.before == scores
+    assert found.best is None
 
 
 @pytest.mark.parametrize(("loss", "acceptance"), [(math.nan, 0.9), (1.0, math.nan), (math.inf, 0.9), (1.0, math.inf)])

@@ -1,8 +1,9 @@
-"""Records become an adapter: the draft's LoRA weights learn what the target says where the draft was rejected.
+"""Records of rejections become a new version of the draft's adapter.
 
-As data walks: `dataset` chooses examples and batches, `teacher` gives the target's probabilities along them, `losses`
-compares them with the draft's, `step` changes the weights, `loop` repeats it, `train` writes the version; `memory` fits
-all of it into the machine. Knows no gate: whether the adapter is better is not its to say.
+In: the log's splits `train` and `validation`, the replay buffer, what the collector kept of the target (or the target).
+Out: a version in the registry, a run directory that reproduces it, a result with a token report. `train` -> `loop` ->
+`step` -> `chunked_loss` -> `losses`; `dataset` says what each step is made of, `teacher` what the target says there.
+Knows no command line, no held-out generation and no gate.
 """
 
 import lazy_loader

@@ -1,9 +1,9 @@
-"""Examples side by side in one array. Knows no model.
+"""Several examples as the arrays of one micro-batch. Knows no model.
 
-B examples -> inputs (B, L) int32, filled up on the right. Attention is causal, so what stands on the right of an
-example changes nothing in it; the filler is id 0 because some id must stand there, and no id is ever read as padding.
-Which positions count is said by lengths alone: the M supervised ones are listed one after the other, example by
-example, as flat indices into (B·L). L and M are rounded up so that few shapes repeat; what M gained has weight 0.
+B examples -> inputs (B, L) int32, padded on the right. Attention is causal, so padding on the right changes nothing to
+its left; it is token 0 because some token must stand there, and no token is ever read as padding. Lengths alone say
+which positions count: the M supervised ones are listed one after the other, example by example, as flat indices into
+(B·L). L and M are rounded up so that few shapes repeat; the positions that M gains have weight 0.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from .dataset.examples import Example
+from .dataset.examples import Example, padded_shape
 from .losses import Labels
-from .padding import LENGTH_STEP, POSITION_STEP, round_up
 
 
 @dataclass(frozen=True)
@@ -25,16 +24,16 @@ class Batch:
 
     Attributes:
         examples: what it was made of, in the order of the rows.
-        inputs: (B, L) int32 ids.
+        inputs: (B, L) int32 tokens.
         positions: (M,) int32, flat indices into (B·L) of the supervised positions.
-        asked: labels, temperature, rule and weight of these M positions.
+        labels: tokens, temperature, rule and weight of these M positions.
         tokens: supervised positions, the sum of the weights.
     """
 
     examples: tuple[Example, ...]
     inputs: mx.array
     positions: mx.array
-    asked: Labels
+    labels: Labels
     tokens: int
 
     @property
@@ -45,33 +44,30 @@ class Batch:
 
 def make_batch(examples: Sequence[Example]) -> Batch:
     """The arrays of some examples, at least one; each with any number of labels, none included."""
-    length = round_up(max(len(example.inputs) for example in examples), LENGTH_STEP)
-    tokens = sum(len(example.labels) for example in examples)
-    size = round_up(tokens, POSITION_STEP)
-    inputs = np.zeros((len(examples), length), np.int32)
-    positions, labels = np.zeros(size, np.int32), np.zeros(size, np.int32)
+    # 1. Padded shapes: L inputs a row, M supervised positions.
+    length, size = padded_shape(examples)
+    inputs = np.zeros((len(examples), length), np.int32)  # (B, L)
+    positions, tokens = np.zeros(size, np.int32), np.zeros(size, np.int32)  # (M,)
     temperature, weights = np.ones((size, 1), np.float32), np.zeros(size, np.float32)
     match, greedy = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
-    start = 0
+
+    # 2. The labels of each example come after those of the one before.
+    stop = 0
     for row, example in enumerate(examples):
         inputs[row, : len(example.inputs)] = example.inputs
-        stop = start + len(example.labels)
+        start, stop = stop, stop + len(example.labels)
         positions[start:stop] = row * length + np.array(example.positions, np.int32)
-        labels[start:stop] = example.labels
+        tokens[start:stop] = example.labels
         temperature[start:stop] = example.sampler.temperature or 1.0
         weights[start:stop] = 1.0
         match[start:stop], greedy[start:stop] = example.rule == "match", example.sampler.temperature == 0
-        start = stop
-    return Batch(
-        examples=tuple(examples),
-        inputs=mx.array(inputs),
-        positions=mx.array(positions),
-        asked=Labels(
-            labels=mx.array(labels),
-            temperature=mx.array(temperature),
-            weights=mx.array(weights),
-            greedy=mx.array(greedy) if greedy.any() else None,
-            match=mx.array(match) if match.any() else None,
-        ),
-        tokens=tokens,
+
+    # 3. On the device; what no position needs is None, so that the losses leave out its work.
+    labels = Labels(
+        tokens=mx.array(tokens),
+        temperature=mx.array(temperature),
+        weights=mx.array(weights),
+        greedy=mx.array(greedy) if greedy.any() else None,
+        match=mx.array(match) if match.any() else None,
     )
+    return Batch(tuple(examples), mx.array(inputs), mx.array(positions), labels, tokens=stop)

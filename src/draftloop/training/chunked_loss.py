@@ -1,10 +1,12 @@
 """A loss over many positions and a large vocabulary, a piece of the positions at a time. Knows no model but its head.
 
-The head's logits are what fills the memory: M positions of a vocabulary V are 4·M·V bytes, and a loss with its
-gradient takes eight to ten of them. So each piece is computed, differentiated and evaluated by itself, and all that is
-kept of it is its gradient with respect to the rows that went into the head; what it says to the head's own parameters,
-an adapter of the vocabulary's size, is added to one sum. mx.checkpoint alone is not enough: MLX allocates ahead of what
-it has computed.
+    rows (M, D) -> head, a piece at a time -> logits (m, V) -> losses.terms -> sums over pieces -> losses.combine
+
+The head's logits are what fills the memory: over M positions and a vocabulary V they are 4·M·V bytes, and a loss with
+its gradient takes eight to ten times that. So each piece is computed, differentiated and evaluated by itself. What is
+kept of it is its gradient with respect to the rows that went into the head, and its share of the gradient with respect
+to the head's own parameters, an adapter of the vocabulary's size. mx.checkpoint alone is not enough: MLX allocates
+ahead of what it has computed.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ class ChunkedLoss:
     Attributes:
         kind: the loss.
         head: rows (m, D) to logits (m, V).
-        batch: whose labels, temperatures, rules and weights go with the rows.
-        taught: what the teacher says there.
-        width: W, ids that target and draft share.
+        batch: whose labels go with the rows.
+        teacher: its distributions there.
+        width: W, the tokens that target and draft share.
         module: whose parameters the head reads, adapted ones among them; None where it has none.
     """
 
     kind: Loss
     head: Callable[[mx.array], mx.array]
     batch: Batch
-    taught: TeacherParts
+    teacher: TeacherParts
     width: int
     module: nn.Module | None = None
 
@@ -53,74 +55,72 @@ class ChunkedLoss:
         """
         if size >= rows.shape[0]:
             return combine(self.kind, self._terms(rows, slice(None)))
-        pieces = [slice(start, start + size) for start in range(0, rows.shape[0], size)]
-        traced = self._parameters()
+        # 1. Rows and parameters without their past: a piece's graph ends at them and is freed with it.
+        pieces = _pieces(rows, size)
+        traced = {} if self.module is None else self.module.trainable_parameters()
         fixed, parameters = _constant(rows), tree_map(_constant, traced)
         try:
             self._set(parameters)
-            share = self._share(fixed, pieces)
-            values, of_rows, of_head = [], [], tree_map(mx.zeros_like, parameters)
+            # 2. λ of `lk` depends on all positions, so it takes a pass of its own.
+            share = None
+            if self.kind == "lk":
+                totals = self._totals(fixed, pieces)
+                share = lk_share(totals.overlap, totals.tokens)
+            # 3. Sums and gradients, piece by piece.
+            values, row_gradients, head_gradients = [], [], tree_map(mx.zeros_like, parameters)
             for piece in pieces:
-                found, towards, of_head = self._with_gradient(fixed, parameters, piece, share, of_head)
-                values.append(found)
-                of_rows.append(towards)
+                sums, of_rows, of_head = self._with_gradient(fixed[piece], parameters, piece, share)
+                values.append(sums)
+                row_gradients.append(of_rows)
+                head_gradients = tree_map(lambda total, more: _constant(total + more), head_gradients, of_head)
         finally:
             self._set(traced)
+        # 4. Back in the caller's graph: terms that are 0 carry the gradients.
         loss, tokens, acceptance = (mx.array(sum(column)) for column in zip(*values, strict=True))
-        moved = _moved(rows, mx.concatenate(of_rows))
-        for (_, own), (_, towards) in zip(tree_flatten(traced), tree_flatten(of_head), strict=True):
-            moved = moved + _moved(own, towards)
-        return Sums(loss + moved, tokens, acceptance)
+        carried = _carrying(rows, mx.concatenate(row_gradients))
+        for (_, own), (_, gradient) in zip(tree_flatten(traced), tree_flatten(head_gradients), strict=True):
+            carried = carried + _carrying(own, gradient)
+        return Sums(loss + carried, tokens, acceptance)
 
     def values(self, rows: mx.array, size: int) -> Sums:
         """The same numbers without a gradient, evaluated piece by piece. Args as `sums`."""
-        pieces = [slice(start, start + size) for start in range(0, rows.shape[0], size)]
-        return combine(self.kind, self._totals(rows, pieces))
+        return combine(self.kind, self._totals(rows, _pieces(rows, size)))
 
     def _totals(self, rows: mx.array, pieces: list[slice]) -> Terms:
-        found = [[term.item() for term in self._terms(rows[piece], piece)] for piece in pieces]
-        return Terms(*(mx.array(sum(column)) for column in zip(*found, strict=True)))
+        values = [[term.item() for term in self._terms(rows[piece], piece)] for piece in pieces]
+        return Terms(*(mx.array(sum(column)) for column in zip(*values, strict=True)))
 
     def _terms(self, rows: mx.array, piece: slice) -> Terms:
-        asked, told = self.batch.asked.piece(piece), self.taught.piece(piece)
-        return terms(self.kind, draft_logits(self.head(rows), asked, self.width, told.ids), told, asked)
-
-    def _share(self, rows: mx.array, pieces: list[slice]) -> mx.array | None:
-        """What `lk` weighs its parts by rests on all positions, so it takes a pass of its own; None for the others."""
-        if self.kind != "lk":
-            return None
-        found = self._totals(rows, pieces)
-        return lk_share(found.overlap, found.tokens)
+        labels, teacher = self.batch.labels.piece(piece), self.teacher.piece(piece)
+        draft = draft_logits(self.head(rows), labels, self.width, teacher.tokens)
+        return terms(self.kind, draft, teacher, labels)
 
     def _with_gradient(
-        self, rows: mx.array, parameters: Any, piece: slice, share: mx.array | None, of_head: Any
+        self, rows: mx.array, parameters: Any, piece: slice, share: mx.array | None
     ) -> tuple[tuple[float, ...], mx.array, Any]:
-        """The sums of a piece as numbers, their gradient with respect to its rows, and `of_head` with what is added.
-
-        `of_head` sums the gradients with respect to the head's parameters.
-        """
+        """The sums of a piece as numbers, and the loss's gradients with respect to its rows and to the parameters."""
 
         def loss(rows: mx.array, parameters: Any) -> tuple[mx.array, ...]:
             self._set(parameters)
             return tuple(combine(self.kind, self._terms(rows, piece), share))
 
-        values, (towards, own) = mx.value_and_grad(loss, argnums=(0, 1))(rows[piece], parameters)
+        values, (of_rows, of_head) = mx.value_and_grad(loss, argnums=(0, 1))(rows, parameters)
         self._set(parameters)
-        mx.eval(values, towards, own)
-        added = tree_map(lambda before, more: _constant(before + more), of_head, own)
-        return tuple(value.item() for value in values), _constant(towards), added
-
-    def _parameters(self) -> Any:
-        return {} if self.module is None else self.module.trainable_parameters()
+        mx.eval(values, of_rows, of_head)
+        return tuple(value.item() for value in values), _constant(of_rows), of_head
 
     def _set(self, parameters: Any) -> None:
         if self.module is not None:
             self.module.update(parameters)
 
 
-def _moved(values: mx.array, towards: mx.array) -> mx.array:
-    """0, with `towards` as its gradient with respect to `values`."""
-    return mx.sum((towards * (values - mx.stop_gradient(values))).astype(mx.float32))
+def _pieces(rows: mx.array, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, rows.shape[0], size)]
+
+
+def _carrying(values: mx.array, gradient: mx.array) -> mx.array:
+    """0, with `gradient` as its gradient with respect to `values`."""
+    return mx.sum((gradient * (values - mx.stop_gradient(values))).astype(mx.float32))
 
 
 def _constant(values: mx.array) -> mx.array:

@@ -1,8 +1,8 @@
-"""The loop over a course's windows: validate, keep the best weights, checkpoint, step, report. Knows no records.
+"""The loop over a curriculum's windows: validate, keep the best weights, checkpoint, step, report. Knows no records.
 
-Everything happens at the borders between optimizer steps. There, `Progress` and the learner's state are all there is to
-a run; a stop in the middle of a step gives the step up and goes back to the border before it: nothing changed since.
-So does a want of memory: the same step is then tried again in smaller parts.
+Everything happens between two optimizer steps. There, `Progress` and the learner's state are all there is to a run; a
+stop in the middle of a step gives the step up and goes back to the step before it: nothing has changed since. So does
+an out-of-memory error: the same step is then tried again in smaller parts.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..config import Training
 from ..errors import Interrupted, TrainingFailed
@@ -32,8 +33,8 @@ from .time_limit import WRITING, Pace, TimeLimit, Timetable, describe_schedule, 
 from .validation import ValidationScores, validate
 from .working_time import WorkingTime
 
-CHANGED = 1 / 4  # of the steps that fit, as was said last: where it is so many fewer, it is said again
-WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same texts
+CHANGED = 1 / 4  # of the steps that fit, as reported last: where it is so many fewer, it is reported again
+WRECKED = 0.02  # of acceptance per position below that of the start: more than noise, on the same outputs
 
 
 class _StopNow(Exception):
@@ -42,16 +43,16 @@ class _StopNow(Exception):
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """How far a run has come. Checkpoints hold its fields by name.
 
     Attributes:
-        step: optimizer steps behind it; the position in the plan.
+        step: optimizer steps made; the position in the plan.
         tokens: supervised tokens trained on.
         skipped: micro-batches that could not be used, and `skipped_in_row` those right before `step`.
         seconds: of training, over all resumptions, without pauses.
-        fitted: the step at which the schedule ends, as the time limit was reckoned last; None where there is no limit,
-            or nobody knows yet what a step takes.
-        pace: by which it is reckoned.
+        fitted: the step at which the schedule ends, by the latest estimate of what fits into the time limit; None where
+            there is no limit, or before the time of a step was measured.
+        pace: what that estimate is made of.
         first_loss: mean loss of the first step, before any update.
         epoch, epoch_loss, epoch_tokens: the epoch in work, and the sums of what it has trained on.
         validated_step: the step after which validation was last made.
@@ -81,13 +82,16 @@ class Progress:
     slowed: int = 0
     skipped_records: dict[str, int] = field(default_factory=dict)
     fit: Fit | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Progress:
-        """The progress that `asdict` made an object of."""
-        scores = {name: ValidationScores.from_json(values[name]) for name in ("before", "best")}
-        parts = {"fit": Fit.from_json(values["fit"]), "pace": Pace.from_json(values.get("pace"))}
-        return cls(**{**values, **scores, **parts})
+        """The progress that `asdict` made an object of. Raises ValueError: of another draftloop."""
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
     @property
     def epoch_mean_loss(self) -> float | None:
@@ -111,14 +115,14 @@ class Loop:
     Args:
         run: its directory.
         learner: makes the steps.
-        course: what each step is made of.
+        curriculum: what each step is made of.
         validation: micro-batches; empty where nothing could be held out.
         settings: of the training.
         reporter: is told.
         stop: asks to stop.
         progress: where the run stands.
         best: the weights kept so far, where `progress.best` is set.
-        within: keeps steps and validations within memory.
+        fallback: keeps steps and validations within memory.
         limit: of time; that of the settings by default.
     """
 
@@ -126,29 +130,29 @@ class Loop:
         self,
         run: RunDirectory,
         learner: Learner,
-        course: Curriculum,
+        curriculum: Curriculum,
         validation: Sequence[tuple[Example, ...]],
         settings: Training,
         reporter: Reporter,
         stop: StopRequest,
         progress: Progress,
         best: dict[str, mx.array],
-        within: OutOfMemoryFallback,
+        fallback: OutOfMemoryFallback,
         limit: TimeLimit | None = None,
     ) -> None:
         self.progress = progress
-        self._run, self._learner, self._course, self._validation = run, learner, course, validation
+        self._run, self._learner, self._curriculum, self._validation = run, learner, curriculum, validation
         self._settings, self._reporter, self._stop = settings, reporter, stop
         self._best = best
         learner.slower = 0.5**progress.slowed
-        self._within = within
+        self._fallback = fallback
         self._limit = TimeLimit.of(settings.max_minutes) if limit is None else limit
         every = settings.steps_per_eval if validation else None
-        self._timetable = Timetable(course.steps, every, settings.save_every, tuple(course.begins))
+        self._timetable = Timetable(curriculum.steps, every, settings.save_every, tuple(curriculum.begins))
         self._since = _SinceReport()
         self._time = WorkingTime()
         self._first = progress.step  # of this process
-        self._said: int | None = None  # the steps that fit, as somebody was told last
+        self._reported: int | None = None  # the steps that fit, as reported last
         self._saved_step: int | None = None
         self._evaluated = 0  # batches of the validation in work
 
@@ -181,11 +185,13 @@ class Loop:
                     f"`train --resume {self._run.id}` goes on from there"
                 ) from None
         self.save()
-        self._keep_the_best()
+        if self._best:
+            lora.load_parameters(self._learner.draft, self._best)
+        self._learner.draft.eval()
         return ended
 
     def save(self) -> None:
-        """Write a checkpoint of this border. Raises StoreError: the disk refused."""
+        """Write a checkpoint of where the run stands. Raises StoreError: the disk refused."""
         self.progress.fit = self._learner.fit
         best = {f"best.{name}": value for name, value in self._best.items()}
         self._run.checkpoints.save({**self._learner.state(), **best}, asdict(self.progress))
@@ -194,52 +200,49 @@ class Loop:
     def _until_the_end(self) -> str:
         progress, settings = self.progress, self._settings
         while True:
+            # 1. How many steps fit into the time limit, and whether one more does.
             self._fit_to_the_limit()
             ended = self._why_ended()
-            # Before a draft writes on, too: a wrecked one would write the texts of a whole stage.
-            regular = progress.step % settings.steps_per_eval == 0 or progress.step in self._timetable.texts
+            # 2. Validate. Before on-policy samples, too: a wrecked draft would make the samples of a whole stage.
+            regular = progress.step % settings.steps_per_eval == 0 or progress.step in self._timetable.stages
             if self._validation and (regular or ended is not None) and not self._is_validated:
                 progress.pace.validation = self._timed(self._validate)
                 continue  # it may have been one too many without a better one
             if ended is not None:
                 return ended
+            # 3. Save.
             if progress.step % settings.save_every == 0 and self._saved_step != progress.step:
                 progress.pace.saving = self._timed(self.save)
-            self._note_step(self._timed(self._step))
+            # 4. Step. New samples are counted by themselves, and a process compiles in its first step: neither is pace.
+            seconds, made = self._timed(self._step), progress.step - 1
+            if made > self._first:
+                sampling = (progress.pace.writing or 0.0) if made in self._timetable.stages else 0.0
+                progress.pace.note_step(seconds - sampling)
             self._run.note_progress(progress.step, self.end, self._seconds_left())
-
-    def _note_step(self, seconds: float) -> None:
-        """The pace that the step just made was made at, without what was written before it."""
-        pace, made = self.progress.pace, self.progress.step - 1
-        if made > self._first:  # a process compiles in its first one
-            pace.note_step(seconds - (pace.writing or 0.0) if made in self._timetable.texts else seconds)
 
     @property
     def _is_validated(self) -> bool:
         return self.progress.validated_step == self.progress.step
 
     def _fit_to_the_limit(self) -> None:
-        """Reckon anew how many steps fit; once the end is reached it is the end."""
+        """Estimate anew how many steps fit; once the end is reached it is the end."""
         progress, left = self.progress, self._limit.seconds - self.progress.seconds
         if left < math.inf and (progress.fitted is None or progress.step < progress.fitted):
-            found = self._timetable.fits(progress.step, left, progress.pace, self._is_validated)
-            if found is not None:
-                progress.fitted = refitted(progress.fitted, found, progress.step)
-                self._say_what_fits(progress.fitted)
+            fits = self._timetable.fits(progress.step, left, progress.pace, self._is_validated)
+            if fits is not None:
+                fitted = progress.fitted = refitted(progress.fitted, fits, progress.step)
+                # At first, and where it is far less than was reported; the bar shows every change.
+                if self._reported is None or self._reported - fitted > max(CHANGED * self._reported, 2):
+                    self._reported = fitted
+                    a_step = progress.pace.step or 0.0
+                    self._reporter.say(describe_schedule(a_step, fitted, self._timetable.planned, self._limit))
         self._learner.steps = self.end
 
-    def _say_what_fits(self, fitted: int) -> None:
-        """At first, and where it is less by far than was said; the bar shows every change."""
-        if self._said is None or self._said - fitted > max(CHANGED * self._said, 2):
-            self._said = fitted
-            pace = self.progress.pace.step or 0.0
-            self._reporter.say(describe_schedule(pace, fitted, self._timetable.planned, self._limit))
-
     def _seconds_left(self) -> float | None:
-        """At most, at the pace of the latest steps, and within the time limit; None as long as nobody knows."""
+        """At most, at the pace of the latest steps, and within the time limit; None before a step was measured."""
         progress = self.progress
-        found = self._timetable.seconds_to(self.end, progress.step, progress.pace, self._is_validated)
-        return None if found is None else min(found, max(0.0, self._limit.seconds - progress.seconds))
+        seconds = self._timetable.seconds_to(self.end, progress.step, progress.pace, self._is_validated)
+        return None if seconds is None else min(seconds, max(0.0, self._limit.seconds - progress.seconds))
 
     def _why_ended(self) -> str | None:
         progress = self.progress
@@ -265,7 +268,7 @@ class Loop:
             raise _StopNow
 
     def _window(self) -> Window:
-        """What the next step is made of; where there is a time limit, new texts get their share of it."""
+        """What the next step is made of; where there is a time limit, new samples get their share of it."""
         start, step = self._time.now(), self.progress.step
         allowed = WRITING * (self._limit.seconds - self.progress.seconds)
 
@@ -273,22 +276,24 @@ class Loop:
             self._check()
             return self._time.now() - start >= allowed
 
-        found = self._course.window(step, enough)
-        if step in self._timetable.texts:
+        window = self._curriculum.window(step, enough)
+        if step in self._timetable.stages:
             self.progress.pace.writing = self._time.now() - start
-        return found
+        return window
 
     def _step(self) -> None:
-        progress = self.progress
+        # 1. The step.
+        progress, since = self.progress, self._since
         window = self._window()
-        following = self._course.known_window(progress.step + 1)
+        following = self._curriculum.known_window(progress.step + 1)
         start = self._time.now()
-        result = self._within.do(
+        result = self._fallback.run(
             lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check, following),
             window.micro_batches,
             droppable=True,
         )
-        self._since.seconds += self._time.now() - start
+        since.seconds += self._time.now() - start
+        # 2. Progress.
         if window.epoch != progress.epoch:
             progress.epoch, progress.epoch_loss, progress.epoch_tokens = window.epoch, 0.0, 0
         if progress.first_loss is None and result.tokens:
@@ -296,79 +301,24 @@ class Loop:
         progress.step += 1
         progress.tokens += result.tokens
         progress.skipped += len(result.skipped)
-        for record_id in (record_id for one in result.skipped for record_id in one.record_ids):
-            progress.skipped_records[record_id] = progress.skipped_records.get(record_id, 0) + 1
         progress.skipped_in_row = result.skipped_in_row
         progress.epoch_loss += result.loss
         progress.epoch_tokens += result.tokens
-        self._tell(result)
-
-    def _validate(self) -> None:
-        self._evaluated = 0
-        scores = self._within.do(lambda: validate(self._validation, self._evaluate), self._validation, droppable=False)
-        progress = self.progress
-        if progress.before is None and not scores.are_finite:
-            raise TrainingFailed(
-                f"the first validation gives loss {scores.loss} and acceptance {scores.acceptance}: the logits of "
-                "draft or target are not finite before anything is learned. Look at the models and at the adapter that "
-                "is trained on; no adapter was made"
-            )
-        if scores.better_than(progress.best):
-            progress.best, progress.best_step, progress.stale = scores, progress.step, 0
-            self._best = lora.adapter_parameters(self._learner.draft)
-        else:
-            progress.stale += 1
-        progress.before = progress.before or scores
-        if not scores.are_finite or scores.acceptance < progress.before.acceptance - WRECKED:
-            self._slow_down(scores)
-        progress.validated_step = progress.step
-        mark = " (best so far)" if progress.best_step == progress.step else ""
-        self._reporter.report(
-            VALIDATION,
-            {"step": progress.step, **asdict(scores), "best": bool(mark)},
-            f"validation after step {progress.step}: loss {scores.loss:.4f}, "
-            f"accepted per position {scores.acceptance:.4f}{mark}",
-        )
-
-    def _slow_down(self, scores: ValidationScores) -> None:
-        """Back to the best weights with half the rate, and without the moments that led away from them."""
-        progress = self.progress
-        assert progress.before is not None
-        progress.slowed, progress.stale = progress.slowed + 1, 0
-        lora.load_parameters(self._learner.draft, self._best)
-        self._learner.begin_anew(0.5**progress.slowed)
-        self._reporter.say(
-            f"after step {progress.step} the draft is worse than it was at the start (accepted per "
-            f"position {scores.acceptance:.4f} of {progress.before.acceptance:.4f}): back to the weights of step "
-            f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
-            "training.learning_rate would have saved these steps"
-        )
-
-    def _evaluate(self, batch: tuple[Example, ...]) -> Sums:
-        self._check()
-        self._evaluated += 1
-        self._reporter.note(f"validation: {self._evaluated} of {len(self._validation)} batches")
-        return self._learner.evaluate(batch)
-
-    def _keep_the_best(self) -> None:
-        if self._best:
-            lora.load_parameters(self._learner.draft, self._best)
-        self._learner.draft.eval()
-
-    def _tell(self, result: StepResult) -> None:
-        progress, since = self.progress, self._since
-        for one in result.skipped:
-            self._reporter.say(f"step {progress.step}: skipped records {', '.join(one.record_ids)}: {one.reason}")
+        for batch in result.skipped:
+            for record_id in batch.record_ids:
+                progress.skipped_records[record_id] = progress.skipped_records.get(record_id, 0) + 1
+            self._reporter.say(f"step {progress.step}: skipped records {', '.join(batch.record_ids)}: {batch.reason}")
+        # 3. The report.
         since.loss += result.loss
         since.acceptance += result.acceptance
         since.tokens += result.tokens
-        values = self._row(result)
+        values = self._metrics(result)
         self._reporter.move(progress.step, self.end, detail_of(values), self._seconds_left())
         if progress.step % self._settings.steps_per_report == 0 or progress.step == self.end:
             self._reporter.report(TRAIN, values, line_of(values, self.end))
             self._since = _SinceReport()
 
-    def _row(self, result: StepResult) -> dict[str, Any]:
+    def _metrics(self, result: StepResult) -> dict[str, Any]:
         """Loss and acceptance are means since the last report, null where every batch was skipped."""
         since = self._since
         return {
@@ -379,11 +329,62 @@ class Loop:
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "tokens_per_second": since.tokens / max(since.seconds, 1e-9),
-            "peak_memory_gb": self._within.peak / GIGABYTE,
+            "peak_memory_gb": self._fallback.peak / GIGABYTE,
             "skipped_batches": self.progress.skipped,
             "tokens": self.progress.tokens,
             "seconds": self.progress.seconds,
         }
+
+    def _validate(self) -> None:
+        # 1. The scores of the weights as they are.
+        self._evaluated = 0
+        scores = self._fallback.run(
+            lambda: validate(self._validation, self._evaluate), self._validation, droppable=False
+        )
+        progress = self.progress
+        if progress.before is None and not scores.are_finite:
+            raise TrainingFailed(
+                f"the first validation gives loss {scores.loss} and acceptance {scores.acceptance}: the logits of "
+                "draft or target are not finite before anything is learned. Look at the models and at the adapter that "
+                "is trained on; no adapter was made"
+            )
+        # 2. The best weights so far are kept.
+        if scores.better_than(progress.best):
+            progress.best, progress.best_step, progress.stale = scores, progress.step, 0
+            self._best = lora.adapter_parameters(self._learner.draft)
+        else:
+            progress.stale += 1
+        progress.before = progress.before or scores
+        # 3. A draft that got worse than it was at the start goes back to them.
+        if not scores.are_finite or scores.acceptance < progress.before.acceptance - WRECKED:
+            self._slow_down(scores, progress.before)
+        progress.validated_step = progress.step
+        mark = " (best so far)" if progress.best_step == progress.step else ""
+        self._reporter.report(
+            VALIDATION,
+            {"step": progress.step, **asdict(scores), "best": bool(mark)},
+            f"validation after step {progress.step}: loss {scores.loss:.4f}, "
+            f"accepted per position {scores.acceptance:.4f}{mark}",
+        )
+
+    def _slow_down(self, scores: ValidationScores, before: ValidationScores) -> None:
+        """Back to the best weights with half the rate, and without the moments that led away from them."""
+        progress = self.progress
+        progress.slowed, progress.stale = progress.slowed + 1, 0
+        lora.load_parameters(self._learner.draft, self._best)
+        self._learner.begin_anew(0.5**progress.slowed)
+        self._reporter.say(
+            f"after step {progress.step} the draft is worse than it was at the start (accepted per "
+            f"position {scores.acceptance:.4f} of {before.acceptance:.4f}): back to the weights of step "
+            f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
+            "training.learning_rate would have saved these steps"
+        )
+
+    def _evaluate(self, batch: tuple[Example, ...]) -> Sums:
+        self._check()
+        self._evaluated += 1
+        self._reporter.note(f"validation: {self._evaluated} of {len(self._validation)} batches")
+        return self._learner.evaluate(batch)
 
 
 def split_checkpoint(tensors: dict[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, mx.array]]:

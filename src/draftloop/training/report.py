@@ -1,4 +1,4 @@
-"""What a training says while it runs: to the terminal, to `train.log` and to `metrics.jsonl`. Knows no model.
+"""What a training reports while it runs: to the terminal, to `train.log` and to `metrics.jsonl`. Knows no model.
 
 On a terminal a live bar on stderr moves with every step; elsewhere a plain line comes with every report.
 `metrics.jsonl` has one JSON object a report (`kind` train) and one a validation (`kind` validation), with their step.
@@ -22,12 +22,12 @@ from ..store.files import FILES, Files, storing
 
 TRAIN = "train"
 VALIDATION = "validation"
-WHAT = "training"  # is what a bar says
+WHAT = "training"  # the label of the bar
 SECONDS_BETWEEN_NOTES = 10.0
 
 
 class Reporter:
-    """The voice of one run.
+    """The reports of one run.
 
     Args:
         directory: of the run; `train.log` and `metrics.jsonl` there are appended to.
@@ -84,12 +84,12 @@ class Reporter:
                 self._bar = None
 
     def move(self, step: int, steps: int, text: str = "", left: float | None = None) -> None:
-        """Move the bar, if there is one, and tell whoever wants to know.
+        """Move the bar, if there is one, and call `on_step`.
 
         Args:
             step, steps: made, and of how many.
             text: how it goes, for the bar.
-            left: seconds to the end; None where nobody knows.
+            left: seconds to the end; None where unknown.
         """
         if self._on_step is not None:
             self._on_step(step, steps)
@@ -132,7 +132,7 @@ def detail_of(values: dict[str, Any]) -> str:
 
 
 def line_of(values: dict[str, Any], steps: int) -> str:
-    """A row of metrics as one line; the training has so many steps."""
+    """A row of metrics as one line of a training with so many steps."""
     loss, acceptance = ("-" if values[name] is None else f"{values[name]:.4f}" for name in ("loss", "acceptance"))
     return (
         f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, accepted per position {acceptance}, "
@@ -143,7 +143,7 @@ def line_of(values: dict[str, Any], steps: int) -> str:
 
 
 def _step_of(line: bytes) -> int:
-    """The step of a row; a torn one counts as beyond any."""
+    """The step of a row; beyond any for a torn one."""
     try:
         return int(orjson.loads(line)["step"])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):

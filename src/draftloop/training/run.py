@@ -1,10 +1,13 @@
 """The directory of one training, `<data>/runs/rNNNN/`: what reproduces it and what it wrote. Knows no model.
 
-`run.yaml` (resolved configuration, versions, seed, data hashes, git commit, time limits), `material.json` (ids of the
-records, so that a resumed run trains on the same ones whatever was logged since), `start.json` (what the draft did by
-kind of token before the first step), `texts-N.json` (what stage N got beside the logged texts), `metrics.jsonl`,
-`train.log`, `checkpoints/`, while it trains `progress.json`, and at the end `result.json`: where that is, the run is
-finished. One that its time limit ended keeps what it takes to go on, until the next run is made: it may be given more.
+    run.yaml           resolved configuration, versions, seed, data hashes, git commit, time limits
+    material.json      ids of the records, so that a resumed run trains on the same ones whatever was logged since
+    start.json         the draft's acceptance by kind of token before the first step
+    texts-N.json       the new samples of stage N
+    metrics.jsonl, train.log, checkpoints/, and progress.json while it trains
+    result.json        at the end: where it is, the run is finished
+
+A run that its time limit ended keeps what it takes to go on until the next run is made: it may be given more time.
 """
 
 from __future__ import annotations
@@ -34,14 +37,14 @@ from .checkpoints import Checkpoints
 from .time_limit import TimeLimit
 
 DESCRIPTION = "run.yaml"
-MATERIAL = "material.json"
+MIXTURE = "material.json"
 START = "start.json"
-TEXTS = "texts-{}.json"
+SAMPLES = "texts-{}.json"
 RESULT = "result.json"
 RESUMPTIONS = "resumptions.json"
 PROGRESS = "progress.json"
 LATEST = "latest"
-TIME_LIMIT = "time limit"  # why a run ended that may be given more
+TIME_LIMIT = "time limit"  # why a run ended that may be given more time
 _NAME = re.compile(r"r[0-9]{4,}")
 _PACKAGES = ("draftloop", "mlx", "mlx-lm", "numpy")
 
@@ -80,9 +83,9 @@ class RunDirectory:
 
         Args:
             runs: the directory of all runs.
-            reference: its id, or `latest` for the newest one that can be gone on with.
+            reference: its id, or `latest` for the newest one that can be resumed.
             files: the seam for the operations that change something.
-            more_time: it is given more, so that one which its time limit ended can be gone on with too.
+            more_time: it is given more, so that a run which its time limit ended can be resumed too.
 
         Raises:
             RunError: there is no such run, it is finished, or it left no checkpoint.
@@ -103,7 +106,7 @@ class RunDirectory:
         return run
 
     def _why_closed(self, more_time: bool) -> str | None:
-        """What is said of a run that nobody can go on with beside that it is finished; None of one that is open."""
+        """What to add to "is finished" of a run that cannot be resumed; None of one that can."""
         if not self.is_finished() or (self.ended() == TIME_LIMIT and more_time):
             return None
         if self.ended() != TIME_LIMIT or not self.checkpoints.exist():
@@ -113,17 +116,20 @@ class RunDirectory:
     @classmethod
     def all(cls, runs: Path, files: Files = FILES) -> list[RunDirectory]:
         """Every run under `runs`, oldest first."""
-        return [cls(path, files) for path in _runs(runs)]
+        paths = [path for path in runs.glob("r*") if _NAME.fullmatch(path.name)]
+        # A symbolic link among them is no run, for a run is written to.
+        directories = [path for path in paths if path.is_dir() and not path.is_symlink()]
+        return [cls(path, files) for path in sorted(directories, key=_number)]
 
     @classmethod
     def unfinished(cls, runs: Path, purpose: str, files: Files = FILES) -> list[RunDirectory]:
         """Runs that were started for `purpose` and gave no version, oldest first; unreadable ones are passed over."""
-        found = []
+        unfinished = []
         for run in cls.all(runs, files):
             with suppress(RunError):
                 if not run.is_finished() and run.description().get("purpose") == purpose:
-                    found.append(run)
-        return found
+                    unfinished.append(run)
+        return unfinished
 
     @property
     def id(self) -> str:
@@ -137,21 +143,21 @@ class RunDirectory:
     def ended(self) -> str | None:
         """Why the run ended, as its result says; None where there is none, or it cannot be read."""
         try:
-            found = orjson.loads((self.path / RESULT).read_bytes()).get("ended")
+            ended = orjson.loads((self.path / RESULT).read_bytes()).get("ended")
         except (OSError, orjson.JSONDecodeError, AttributeError):
             return None
-        return None if found is None else str(found)
+        return None if ended is None else str(ended)
 
-    def describe(self, description: dict[str, Any], material: dict[str, Any]) -> None:
+    def describe(self, description: dict[str, Any], mixture: dict[str, Any]) -> None:
         """Write `run.yaml` and `material.json`. Raises StoreError: the disk refused."""
         self._write_description(description)
-        self._write(MATERIAL, orjson.dumps(material))
+        self._write(MIXTURE, orjson.dumps(mixture))
 
     def _write_description(self, description: dict[str, Any]) -> None:
         self._write(DESCRIPTION, yaml.safe_dump(description, sort_keys=False, allow_unicode=True).encode())
 
     def note_start(self, accepted: Mapping[str, float]) -> None:
-        """Keep the draft's acceptance at the start, summed by kind of token: the weights of the start will be gone.
+        """Keep the draft's acceptance at the start, summed by kind of token: later its weights are gone.
 
         Raises StoreError: the disk refused.
         """
@@ -164,41 +170,35 @@ class RunDirectory:
         except (OSError, orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
             return None
 
-    def keep_texts(self, stage: int, texts: list[dict[str, Any]]) -> None:
-        """Keep the texts that a stage was given beside the logged ones. Raises StoreError: the disk refused."""
-        self._write(TEXTS.format(stage), orjson.dumps(texts))
+    def keep_samples(self, stage: int, samples: list[dict[str, Any]]) -> None:
+        """Keep the new samples of a stage. Raises StoreError: the disk refused."""
+        self._write(SAMPLES.format(stage), orjson.dumps(samples))
 
-    def texts(self, stage: int) -> list[dict[str, Any]] | None:
-        """What `keep_texts` kept; None where it did not. Raises RunError: damaged."""
-        path = self.path / TEXTS.format(stage)
-        check_readable(path)
-        try:
-            found: list[dict[str, Any]] = orjson.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, orjson.JSONDecodeError) as error:
-            raise RunError(f"run {self.id} cannot be resumed: {path}: {error}") from None
-        return found
+    def samples(self, stage: int) -> list[dict[str, Any]] | None:
+        """What `keep_samples` kept; None where it did not. Raises RunError: damaged."""
+        name = SAMPLES.format(stage)
+        samples: list[dict[str, Any]] | None = self._read(name) if (self.path / name).exists() else None
+        return samples
 
     def note_progress(self, step: int, steps: int, seconds_left: float | None) -> None:
-        """Tell whoever looks how far this process is: `step` of `steps`, and how long the rest may take at most."""
-        said = {"process": os.getpid(), "step": step, "steps": steps, "seconds_left": seconds_left, "when": time.time()}
-        Note(self.path / PROGRESS).write(said)
+        """Note for `status` how far this process is: `step` of `steps`, and how long the rest may take at most."""
+        note = {"process": os.getpid(), "step": step, "steps": steps, "seconds_left": seconds_left, "when": time.time()}
+        Note(self.path / PROGRESS).write(note)
 
     def progress(self) -> dict[str, Any] | None:
-        """What `note_progress` told last; None where it told nothing, or cannot be read."""
+        """What `note_progress` noted last; None where it noted nothing, or cannot be read."""
         return Note(self.path / PROGRESS).read()
 
     def give_up(self, why: str) -> None:
-        """Mark a run that nobody will go on with; its checkpoints go. Raises StoreError: the disk refused."""
+        """Mark a run that will not be resumed; its checkpoints are removed. Raises StoreError: the disk refused."""
         self.finish({"given_up": why})
 
     def note_resumption(self) -> int:
-        """Count that the run is gone on with, before it is.
+        """Count that the run is resumed, before it is.
 
         Returns:
-            How often it was from the step where its checkpoint stands, this time included: above a few, whatever ends
-            it comes again and again.
+            How often it was resumed from the step of its checkpoint, this time included: above a few, whatever ends it
+            comes again and again.
 
         Raises:
             RunError: the checkpoint is missing or damaged.
@@ -215,11 +215,11 @@ class RunDirectory:
         return times + 1
 
     def forget_resumptions(self) -> None:
-        """A run that was stopped on purpose, or by a full disk, came no further for a reason that goes away."""
+        """Count anew: a run that was stopped on purpose, or by a full disk, ended for a reason that goes away."""
         self._remove(self.path / RESUMPTIONS)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write the result; the run is finished, and its checkpoints go if its time limit did not end it.
+        """Write the result; the run is finished, and its checkpoints are removed if its time limit did not end it.
 
         Raises StoreError: the disk refused.
         """
@@ -261,19 +261,22 @@ class RunDirectory:
         except (KeyError, ValueError) as error:
             raise RunError(f"run {self.id} cannot be resumed: {self.path / DESCRIPTION}: {error}") from None
 
-    def material(self) -> dict[str, Any]:
+    def mixture(self) -> dict[str, Any]:
         """What `material.json` says. Raises RunError: missing or damaged."""
-        check_readable(self.path / MATERIAL)
+        mixture: dict[str, Any] = self._read(MIXTURE)
+        return mixture
+
+    def _read(self, name: str) -> Any:
+        check_readable(self.path / name)
         try:
-            found: dict[str, Any] = orjson.loads((self.path / MATERIAL).read_bytes())
+            return orjson.loads((self.path / name).read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
-            raise RunError(f"run {self.id} cannot be resumed: {self.path / MATERIAL}: {error}") from None
-        return found
+            raise RunError(f"run {self.id} cannot be resumed: {self.path / name}: {error}") from None
 
     def _clear(self) -> None:
-        """Remove what only a run that is at work or gone on with needs."""
+        """Remove what only a run at work, or one that is resumed, needs."""
         self.checkpoints.remove()
-        for path in (self.path / PROGRESS, *self.path.glob(TEXTS.format("*"))):
+        for path in (self.path / PROGRESS, *self.path.glob(SAMPLES.format("*"))):
             self._remove(path)
 
     def _remove(self, path: Path) -> None:
@@ -313,12 +316,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _runs(runs: Path) -> list[Path]:
-    """The run directories, oldest first; a symbolic link among them is none, for a run is written to."""
-    found = [path for path in runs.glob("r*") if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
-    return sorted(found, key=_number)
 
 
 def _number(path: Path) -> int:

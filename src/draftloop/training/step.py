@@ -1,11 +1,14 @@
 """One optimizer step: micro-batches -> gradient sums -> mean over the window's tokens -> clip -> AdamW. Knows no epoch.
 
+    examples -> make_batch -> draft's hidden rows (M, D) ┐
+                           -> teacher.teach      p (M, S) ┴-> ChunkedLoss -> Sums and the gradient of their loss
+
 Every micro-batch gives sums over its supervised tokens; the window divides once, by all tokens of its micro-batches, so
 accumulating equals one large batch, but for `lk`: it weighs its two halves by each micro-batch's own mean acceptance. A
 micro-batch whose loss or gradient cannot be used leaves no trace but its name. Dropout is drawn from (seed, step,
 micro-batch) alone. What does not fit into memory is worked on in parts, whose sums are added. The update of a window of
-one micro-batch is evaluated with its gradient, all of it at once where its logits fit one piece, and taken back where
-the gradient cannot be used; while the device works on it, the arrays of the next one are made.
+one micro-batch is evaluated together with its gradient, and taken back where the gradient cannot be used; while the
+device works on it, the arrays of the next one are made.
 """
 
 from __future__ import annotations
@@ -70,11 +73,15 @@ class Learner:
     Args:
         draft: carries the adapter; nothing else in it is trained.
         forward: the draft's logits at chosen positions.
-        teacher: what the target says, for any batch.
-        width: ids that target and draft share.
+        teacher: gives the teacher probabilities of any batch.
+        width: tokens that target and draft share.
         settings: of the training.
-        steps: how many the whole training has: where the schedule ends. Whoever keeps to a time limit sets them anew.
+        steps: of the whole training, at which the learning rate ends; the loop lowers it for a time limit.
         piece_bytes: of draft logits in float32 that exist at a time.
+
+    Attributes:
+        piece: positions whose logits exist at a time.
+        slower: a factor on the scheduled learning rate.
     """
 
     def __init__(
@@ -94,7 +101,7 @@ class Learner:
         self._settings = settings
         self.steps = steps
         self.begin_anew(1.0)
-        self._piece = positions_at_a_time(width, piece_bytes)
+        self.piece = positions_at_a_time(width, piece_bytes)
         self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
         self.fit = Fit()
         self._prepared: Batch | None = None
@@ -110,10 +117,24 @@ class Learner:
         if fit.recompute != is_recomputed(self.draft):
             set_recompute(self.draft, fit.recompute)
 
-    @property
-    def piece(self) -> int:
-        """Positions whose logits are there at a time."""
-        return self._piece
+    def begin_anew(self, slower: float) -> None:
+        """Forget all moments, and go on with the scheduled learning rate times `slower`."""
+        settings, self.slower = self._settings, slower
+        self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
+        self.optimizer.init(self.draft.trainable_parameters())
+        mx.eval(self.optimizer.state)  # so that the moments count when the memory that is taken is measured
+
+    def state(self) -> State:
+        """Adapter, optimizer and random state by name: with the position in the plan, all that a resumed run needs."""
+        adapter = {f"adapter.{name}": value for name, value in lora.adapter_parameters(self.draft).items()}
+        optimizer = {f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)}
+        return {**adapter, **optimizer, "random": get_state()}
+
+    def restore(self, state: State) -> None:
+        """Go back to what `state` returned."""
+        lora.load_parameters(self.draft, under("adapter.", state))
+        self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
+        set_state(state["random"])
 
     def train(
         self,
@@ -134,7 +155,7 @@ class Learner:
 
         Raises:
             TrainingFailed: too many micro-batches in a row could not be used.
-            RuntimeError, MemoryError: MLX's own, where it was refused memory.
+            RuntimeError, MemoryError: MLX's own, where it is out of memory.
         """
         before = self.state()
         try:
@@ -158,131 +179,76 @@ class Learner:
         loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
         skipped: list[SkippedBatch] = []
         for number, examples in enumerate(window.micro_batches):
+            # 1. Parts that fit into memory, and a seed that depends on nothing but where the micro-batch stands.
             check()
             mx.random.seed(_mixed(self._settings.seed, step, number))
-            parts, alone = self.fit.parts(examples)
-            skipped += [_too_long(example) for example in alone]
+            parts, too_long = self.fit.parts(examples)
+            skipped += [_skipped_for_length(example) for example in too_long]
             if not parts:
                 continue
+            # 2. Sums and gradient; a window of one part makes its update with them.
             at_once = len(window.micro_batches) == len(parts) == 1
-            found = self._at_once(parts[0], rate, following, before) if at_once else self._micro_batch(parts)
-            if isinstance(found, SkippedBatch):
+            result = self._at_once(parts[0], rate, following, before) if at_once else self._accumulated(parts)
+            if isinstance(result, SkippedBatch):
                 skipped_in_row += 1
-                skipped.append(found)
-                self._give_up_after(skipped_in_row, found, step)
+                skipped.append(result)
+                self._give_up_after(skipped_in_row, result, step)
                 continue
+            # 3. They are added to those of the window.
             skipped_in_row = 0
-            sums, own = found
+            sums, own = result
             loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
             if at_once:
                 norm = own
             else:
                 gradients = own if gradients is None else tree_map(mx.add, gradients, own)
+        # 4. One update with the mean over all tokens of the window.
         if gradients is not None:
-            norm = self._apply(gradients, tokens, rate)
+            updated = self._update(gradients, tokens, rate)
+            mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
+            mx.synchronize()
+            norm = float(updated.item())
         return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
-
-    def begin_anew(self, slower: float) -> None:
-        """Forget all moments, and go on with the scheduled learning rate times `slower`."""
-        settings, self.slower = self._settings, slower
-        self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
-        self.optimizer.init(self.draft.trainable_parameters())
-        mx.eval(self.optimizer.state)  # so that whoever asks what memory is taken is told of the moments too
-
-    def evaluate(self, examples: Sequence[Example]) -> Sums:
-        """The sums of one micro-batch without dropout or gradient, as Python numbers."""
-        self.draft.eval()
-        return _added([self._evaluated(part) for part in self.fit.pieces(examples)])
-
-    def _evaluated(self, examples: Sequence[Example]) -> Sums:
-        batch = make_batch(examples)
-        loss, rows = self._loss(batch, self._teacher.teach(batch))
-        return Sums(*(value.item() for value in loss.values(rows, self._piece)))
-
-    def probe(self, length: int, labels: int, piece: int) -> int:
-        """Bytes that MLX takes at most, beside what it holds, for a pass over one row.
-
-        Args:
-            length: inputs of the row.
-            labels: supervised ones among them, at most all.
-            piece: positions whose logits are there at a time.
-
-        Raises:
-            RuntimeError, MemoryError: MLX's own, where it was refused memory.
-        """
-        example = Example("", "", (0,) * (length + 1), length + 1 - labels, _GREEDY)  # no record: asks no target
-        usual, self._piece = self._piece, piece
-        self.draft.train()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        try:
-            with unchanged():
-                self._part([example])
-        finally:
-            self._piece = usual
-        return int(mx.get_peak_memory() - before)
-
-    def state(self) -> State:
-        """Adapter, optimizer and random state by name: with the position in the plan, all that a resumed run needs."""
-        adapter = {f"adapter.{name}": value for name, value in lora.adapter_parameters(self.draft).items()}
-        optimizer = {f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)}
-        return {**adapter, **optimizer, "random": get_state()}
-
-    def restore(self, state: State) -> None:
-        """Go back to what `state` returned."""
-        lora.load_parameters(self.draft, under("adapter.", state))
-        self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
-        set_state(state["random"])
-
-    def _sums(self, batch: Batch, taught: TeacherParts) -> Sums:
-        loss, rows = self._loss(batch, taught)
-        return loss.sums(rows, self._piece)
-
-    def _loss(self, batch: Batch, taught: TeacherParts) -> tuple[ChunkedLoss, mx.array]:
-        rows = self._forward.hidden(batch.inputs, batch.positions)
-        forward = self._forward
-        return ChunkedLoss(self._settings.loss, forward.head, batch, taught, self._width, forward.module), rows
-
-    def _micro_batch(self, parts: Sequence[Sequence[Example]]) -> tuple[Sums, Any] | SkippedBatch:
-        """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used.
-
-        Sums of parts are those of the whole, but for two things: dropout is drawn part by part, and each part weighs
-        the two halves of `lk` by its own mean acceptance.
-        """
-        found, gradients = [], None
-        for part in parts:
-            sums, own = self._part(part)
-            found.append(sums)
-            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
-        norm = _norm(gradients)
-        mx.eval(gradients, norm)
-        skipped = self._unusable([example for part in parts for example in part], _added(found), norm.item())
-        return skipped or (_added(found), gradients)
 
     def _at_once(
         self, examples: Sequence[Example], rate: float, following: Window | None, before: State
     ) -> tuple[Sums, float] | SkippedBatch:
-        """A whole step in one evaluation: its sums as numbers and the mean gradient's norm, or why there is none."""
+        """A whole step in one evaluation: its sums as numbers and the mean gradient's norm, or why it was skipped."""
+        # 1. Gradient and update are enqueued together.
         arrays, gradients = self._enqueued(examples)
-        norm = self._updated(gradients, mx.maximum(arrays.tokens, 1.0), rate)
+        norm = self._update(gradients, mx.maximum(arrays.tokens, 1.0), rate)
         everything = arrays, norm, self.draft.trainable_parameters(), self.optimizer.state
         mx.async_eval(everything)
-        self._prepare(following)
+        # 2. While the device works, the arrays of the next window are made, if it is one part too.
+        if following is not None and len(following.micro_batches) == 1:
+            parts, _ = self.fit.parts(following.micro_batches[0])
+            self._prepared = make_batch(parts[0]) if len(parts) == 1 else None
         mx.eval(everything)
-        mx.synchronize()  # a GPU says only now what it was refused
+        mx.synchronize()  # only now does a GPU say that it is out of memory
+        # 3. An update that must not be is taken back.
         sums = Sums(*(value.item() for value in arrays))
         skipped = self._unusable(examples, sums, norm.item())
         if skipped is not None:
             self.restore(before)
         return skipped or (sums, norm.item())
 
-    def _unusable(self, examples: Sequence[Example], sums: Sums, norm: float) -> SkippedBatch | None:
-        """Why a micro-batch with these sums, and this norm of a gradient, must not be trained on; None where it may."""
-        coldest = min(example.sampler.temperature or 1.0 for example in examples)
-        reason = problem(sums, norm, self._settings.max_loss / min(1.0, coldest))
-        return None if reason is None else SkippedBatch(tuple(example.record_id for example in examples), reason)
+    def _accumulated(self, parts: Sequence[Sequence[Example]]) -> tuple[Sums, Any] | SkippedBatch:
+        """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used.
 
-    def _part(self, examples: Sequence[Example]) -> tuple[Sums, Any]:
+        Sums of parts are those of the whole, but for two things: dropout is drawn part by part, and each part weighs
+        the two halves of `lk` by its own mean acceptance.
+        """
+        sums, gradients = [], None
+        for part in parts:
+            of_part, own = self._evaluated_with_gradient(part)
+            sums.append(of_part)
+            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
+        norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
+        mx.eval(gradients, norm)
+        skipped = self._unusable([example for part in parts for example in part], _added(sums), norm.item())
+        return skipped or (_added(sums), gradients)
+
+    def _evaluated_with_gradient(self, examples: Sequence[Example]) -> tuple[Sums, Any]:
         """Evaluated, so that nothing of a part is left when the next one begins."""
         arrays, gradients = self._enqueued(examples)
         mx.eval(arrays, gradients)
@@ -294,31 +260,31 @@ class Learner:
         batch, self._prepared = self._prepared, None
         if batch is None or batch.examples != tuple(examples):
             batch = make_batch(examples)
-        found: tuple[Sums, Any] = self._sums_and_gradients(batch, self._teacher.teach(batch))
-        return found
+        result: tuple[Sums, Any] = self._sums_and_gradients(batch, self._teacher.teach(batch))
+        return result
 
-    def _prepare(self, following: Window | None) -> None:
-        """Make the arrays of a window that will be evaluated at once."""
-        if following is None or len(following.micro_batches) > 1:
-            return
-        parts, _ = self.fit.parts(following.micro_batches[0])
-        if len(parts) == 1:
-            self._prepared = make_batch(parts[0])
+    def _sums(self, batch: Batch, teacher: TeacherParts) -> Sums:
+        loss, rows = self._loss(batch, teacher)
+        return loss.sums(rows, self.piece)
 
-    def _apply(self, gradients: Any, tokens: int, rate: float) -> float:
-        """Update the adapter with the mean gradient; returns its norm before clipping."""
-        norm = self._updated(gradients, tokens, rate)
-        mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
-        mx.synchronize()
-        return float(norm.item())
+    def _loss(self, batch: Batch, teacher: TeacherParts) -> tuple[ChunkedLoss, mx.array]:
+        forward = self._forward
+        rows = forward.hidden(batch.inputs, batch.positions)  # (M, D)
+        return ChunkedLoss(self._settings.loss, forward.head, batch, teacher, self._width, forward.module), rows
 
-    def _updated(self, gradients: Any, tokens: mx.array | int, rate: float) -> mx.array:
+    def _update(self, gradients: Any, tokens: mx.array | int, rate: float) -> mx.array:
         """Enqueue the update with the mean gradient; gives its norm before clipping."""
         mean = tree_map(lambda gradient: gradient / tokens, gradients)
         clipped, norm = optim.clip_grad_norm(mean, self._settings.max_grad_norm)
         self.optimizer.learning_rate = rate
         self.optimizer.update(self.draft, clipped)
         return norm
+
+    def _unusable(self, examples: Sequence[Example], sums: Sums, norm: float) -> SkippedBatch | None:
+        """Why a micro-batch with these sums, and this norm of a gradient, must not be trained on; None where it may."""
+        coldest = min(example.sampler.temperature or 1.0 for example in examples)
+        reason = problem(sums, norm, self._settings.max_loss / min(1.0, coldest))
+        return None if reason is None else SkippedBatch(tuple(example.record_id for example in examples), reason)
 
     def _give_up_after(self, in_row: int, last: SkippedBatch, step: int) -> None:
         if in_row >= self._settings.max_skipped_batches:
@@ -327,6 +293,39 @@ class Learner:
                 f"records {', '.join(last.record_ids)}, {last.reason}. Lower training.learning_rate or look at these "
                 "records; no adapter was made"
             )
+
+    def evaluate(self, examples: Sequence[Example]) -> Sums:
+        """The sums of one micro-batch without dropout or gradient, as Python numbers."""
+        self.draft.eval()
+        return _added([self._evaluated(part) for part in self.fit.pieces(examples)])
+
+    def _evaluated(self, examples: Sequence[Example]) -> Sums:
+        batch = make_batch(examples)
+        loss, rows = self._loss(batch, self._teacher.teach(batch))
+        return Sums(*(value.item() for value in loss.values(rows, self.piece)))
+
+    def probe(self, length: int, labels: int, piece: int) -> int:
+        """Bytes that MLX takes at most, beside what it holds, for a pass over one row.
+
+        Args:
+            length: inputs of the row.
+            labels: supervised ones among them, at most all.
+            piece: positions whose logits exist at a time.
+
+        Raises:
+            RuntimeError, MemoryError: MLX's own, where it is out of memory.
+        """
+        example = Example("", "", (0,) * (length + 1), length + 1 - labels, _GREEDY)  # no record: needs no target
+        usual, self.piece = self.piece, piece
+        self.draft.train()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        try:
+            with unchanged():
+                self._evaluated_with_gradient([example])
+        finally:
+            self.piece = usual
+        return int(mx.get_peak_memory() - before)
 
 
 def learning_rate(step: int, steps: int, settings: Training) -> float:
@@ -372,7 +371,7 @@ def under(prefix: str, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
-def _too_long(example: Example) -> SkippedBatch:
+def _skipped_for_length(example: Example) -> SkippedBatch:
     reason = (
         f"its prompt of {example.prompt_length:,} tokens does not fit into memory, even with activations computed "
         "again; lower data.max_prompt_length, or allow more with training.memory"
@@ -382,10 +381,6 @@ def _too_long(example: Example) -> SkippedBatch:
 
 def _added(sums: Sequence[Sums]) -> Sums:
     return sums[0] if len(sums) == 1 else Sums(*(sum(column) for column in zip(*sums, strict=True)))
-
-
-def _norm(gradients: Any) -> mx.array:
-    return mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
 
 
 def _mixed(*numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""The draft's acceptance on a few generations, position by position, without the target: the edge that feeds `lessons`.
+"""The draft's acceptance token by token on a few generations, without the target: what the token report is made of.
 
 One example with n labels -> the draft's logits at its n supervised positions -> log q(y) under the record's own sampler
 -> w (n,) by log p(y) of the record and under the record's own rule. Logits come in pieces: of a large vocabulary all of
@@ -6,8 +6,6 @@ them at once are much.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -21,48 +19,54 @@ from .dataset.examples import Example
 from .dataset.mixture import TrainingMixture
 from .forward import Forward, make_forward, positions_at_a_time
 from .token_kinds import TokenKinds
-from .token_report import Counts, Studied, TokenReport, by_kind, count, rejected, study, tally
+from .token_report import Counts, TokenReport, count, rejected_positions, rows_by_kind, sum_by_kind, with_records
 
 MOST_GENERATIONS = 50
 
 
 class TokenReporter:
-    """The generations that a training is measured on by kind of token.
+    """The generations that a token report measures the draft on.
 
     Args:
         pair: its draft is measured as it is at each call.
-        material: of the training; validation is measured on, or the failures where there is none.
-        most: how many generations.
+        mixture: of the training; validation is measured on, or the failures where there is none.
+        most: how many generations, evenly over the log's order, so that sources keep about their shares.
     """
 
-    def __init__(self, pair: Pair, material: TrainingMixture, most: int = MOST_GENERATIONS) -> None:
-        held_out = study(material.validation.examples, material.validation_records)
+    def __init__(self, pair: Pair, mixture: TrainingMixture, most: int = MOST_GENERATIONS) -> None:
+        held_out = with_records(mixture.validation.examples, mixture.validation_records)
         self._split: Split = "validation" if held_out else "train"
-        self._studied = _spread(held_out or study(material.failures.examples, material.failure_records), most)
+        measured = held_out or with_records(mixture.failures.examples, mixture.failure_records)
+        if len(measured) > most:
+            measured = [measured[i * len(measured) // most] for i in range(most)]
+        self._generations = measured
         self._pair = pair
         pair.draft.eval()
         self._forward = make_forward(pair.draft, "draft", lambda _line: None)
-        self._kinds = list(_kinds(pair, self._studied))
+        kinds = TokenKinds(pair.tokenizer, pair.stop_tokens)
+        self._kinds: list[str] = []
+        for example, _ in measured:
+            self._kinds += kinds.of(example.ids[: example.prompt_length], example.labels)
 
-    def tally(self) -> dict[str, float]:
+    def acceptance_by_kind(self) -> dict[str, float]:
         """The acceptance of the draft as it is now, summed by kind."""
-        return tally(self._kinds, self._acceptance())
+        return sum_by_kind(self._kinds, self._acceptance())
 
-    def lessons(self, learned_from: Counts, before: dict[str, float] | None) -> TokenReport:
-        """The table for the draft as it is now; `before` is the `tally` of the start, None where it is not known."""
-        rejections = np.concatenate([rejected(one) for one in self._studied])
+    def report(self, learned_from: Counts, before: dict[str, float] | None) -> TokenReport:
+        """For the draft as it is now; `before` is `acceptance_by_kind` of the start, None where it is not known."""
+        rejected = np.concatenate([rejected_positions(generation) for generation in self._generations])
         known = before if before is not None and before.keys() == set(self._kinds) else None
-        kinds = by_kind(self._kinds, rejections, known, self._acceptance())
-        return TokenReport(learned_from, count(self._studied), self._split, kinds)
+        rows = rows_by_kind(self._kinds, rejected, known, self._acceptance())
+        return TokenReport(learned_from, count(self._generations), self._split, rows)
 
     def _acceptance(self) -> NDArray[np.float64]:
+        """w of every measured position, generation after generation."""
         self._pair.draft.eval()
-        return np.concatenate([self._weights(one) for one in self._studied])
-
-    def _weights(self, studied: Studied) -> NDArray[np.float64]:
-        example, record = studied
-        log_p = log_probs(record.log_p[: len(example.labels)])
-        return position_weights(log_p, draft_log_q(self._forward, example, self._pair.width), record.rule)
+        weights = []
+        for example, record in self._generations:
+            log_p = log_probs(record.log_p[: len(example.labels)])
+            weights.append(position_weights(log_p, draft_log_q(self._forward, example, self._pair.width), record.rule))
+        return np.concatenate(weights)
 
 
 def draft_log_q(forward: Forward, example: Example, width: int) -> NDArray[np.float64]:
@@ -71,26 +75,13 @@ def draft_log_q(forward: Forward, example: Example, width: int) -> NDArray[np.fl
     Args:
         forward: the draft's logits at chosen positions.
         example: with at least one label.
-        width: ids that target and draft share.
+        width: tokens that target and draft share.
     """
-    rows = forward.hidden(mx.array([example.inputs]), mx.array(list(example.positions)))
+    rows = forward.hidden(mx.array([example.inputs]), mx.array(list(example.positions)))  # (n, D)
     labels = mx.array(example.labels)
-    found, size = [], positions_at_a_time(width)
+    parts, size = [], positions_at_a_time(width)
     for start in range(0, len(example.labels), size):
         piece = slice(start, start + size)
-        log_q = sampling_log_probs(forward.head(rows[piece]), example.sampler, width)
-        found.append(np.array(mx.take_along_axis(log_q, labels[piece, None], axis=-1).squeeze(-1), np.float64))
-    return np.concatenate(found)
-
-
-def _spread(studied: list[Studied], most: int) -> list[Studied]:
-    """At most so many, evenly over the log's order: sources keep about their shares."""
-    if len(studied) <= most:
-        return studied
-    return [studied[i * len(studied) // most] for i in range(most)]
-
-
-def _kinds(pair: Pair, studied: list[Studied]) -> Iterator[str]:
-    kinds = TokenKinds(pair.tokenizer, pair.stop_tokens)
-    for example, _ in studied:
-        yield from kinds.of(example.ids[: example.prompt_length], example.labels)
+        log_q = sampling_log_probs(forward.head(rows[piece]), example.sampler, width)  # (m, W)
+        parts.append(np.array(mx.take_along_axis(log_q, labels[piece, None], axis=-1).squeeze(-1), np.float64))
+    return np.concatenate(parts)

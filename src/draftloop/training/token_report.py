@@ -1,9 +1,9 @@
-"""What a training learned from, and which kinds of tokens the draft still misses most. Knows no model and no mlx.
+"""The token report: what a training learned from, and which kinds of tokens the draft still misses. No model, no mlx.
 
-Positions are tallied by kind, and every rate is a ratio of the tallies. The acceptance of a position is w, the
+Positions are summed by kind, and every rate is a ratio of these sums. The acceptance of a position is w, the
 probability that its emitted token y would have been accepted: given only that the target emitted y, w is an unbiased
 sample of the acceptance `a`, for E over y~p of min(1, q(y)/p(y)) is Σ min(p, q). So log p(y) of the record and log q(y)
-of the draft are all that is needed, and the target is not.
+of the draft are all that is needed, and the target is not (`token_acceptance` computes them).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .dataset.examples import Example
 
 MOST_KINDS = 6
 OTHER = "other"
-Studied = tuple[Example, Record]
+ExampleRecord = tuple[Example, Record]
 """An example and the record it was made of."""
 
 
@@ -43,7 +43,7 @@ class TokenKindRow:
         rejected: positions at which a draft token was rejected when the generations were collected.
         acceptance_before: mean of w at the start of the training; None where that is not known any more.
         acceptance_after: the same of the weights kept.
-        remaining: this kind's part of all that is still refused, Σ (1 − w); None where nothing is.
+        remaining: this kind's part of all that is still rejected, Σ (1 − w); None where nothing is.
     """
 
     kind: str
@@ -61,9 +61,9 @@ class TokenReport:
 
     Attributes:
         learned_from: the failures that were trained on.
-        measured_on: the generations that `kinds` speaks of, not more than a bounded number.
+        measured_on: the generations that `kinds` is about, not more than a bounded number.
         split: of those: `validation`, or `train`, failures that were trained on, where nothing could be held out.
-        kinds: what is missed most comes first, `other` last.
+        kinds: the kind with the most still rejected comes first, `other` last.
     """
 
     learned_from: Counts
@@ -72,40 +72,40 @@ class TokenReport:
     kinds: tuple[TokenKindRow, ...]
 
 
-def study(examples: Iterable[Example], records: Iterable[Record]) -> list[Studied]:
+def with_records(examples: Iterable[Example], records: Iterable[Record]) -> list[ExampleRecord]:
     """Every example with its record."""
     by_id = {record.id: record for record in records}
     return [(example, by_id[example.record_id]) for example in examples]
 
 
-def rejected(studied: Studied) -> NDArray[np.float64]:
+def rejected_positions(generation: ExampleRecord) -> NDArray[np.float64]:
     """(n,) 1 at the supervised positions where a draft token was rejected, by the record; 0 elsewhere."""
-    example, record = studied
+    example, record = generation
     flags = np.zeros(len(record.target_output))
-    flags[[found.position for found in record.disagreements]] = 1.0
+    flags[[disagreement.position for disagreement in record.disagreements]] = 1.0
     return flags[: len(example.labels)]
 
 
-def count(generations: Sequence[Studied]) -> Counts:
+def count(generations: Sequence[ExampleRecord]) -> Counts:
     """Their counts."""
     return Counts(
         generations=len(generations),
         positions=sum(len(example.labels) for example, _ in generations),
-        rejected=int(sum(rejected(one).sum() for one in generations)),
+        rejected=int(sum(rejected_positions(generation).sum() for generation in generations)),
     )
 
 
-def tally(kinds: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
-    """The sum of `values`, (N,), over the positions of each kind."""
+def sum_by_kind(kinds: Iterable[str], values: Iterable[float]) -> dict[str, float]:
+    """The sum of `values` over the positions of each kind."""
     sums: dict[str, float] = defaultdict(float)
-    for kind, value in zip(kinds, values.tolist(), strict=True):
-        sums[kind] += value
+    for kind, value in zip(kinds, values, strict=True):
+        sums[kind] += float(value)
     return dict(sums)
 
 
-def by_kind(
+def rows_by_kind(
     kinds: Sequence[str],
-    rejections: NDArray[np.float64],
+    rejected: NDArray[np.float64],
     before: Mapping[str, float] | None,
     after: NDArray[np.float64],
     most: int = MOST_KINDS,
@@ -114,55 +114,32 @@ def by_kind(
 
     Args:
         kinds: N ≥ 1 of them, one a position.
-        rejections: (N,) 1 where a draft token was rejected, 0 elsewhere.
-        before: `tally` of the acceptance at the start; None where it is not known.
+        rejected: (N,) 1 where a draft token was rejected, 0 elsewhere.
+        before: `sum_by_kind` of the acceptance at the start; None where it is not known.
         after: (N,) float64 in [0, 1], the acceptance now.
         most: rows; the others become one more, unless that would be a single kind.
     """
-    names = _names(tally(kinds, 1.0 - after), most)
-    merged = [names[kind] for kind in kinds]
-    sums = _Sums(
-        positions=tally(merged, np.ones(len(kinds))),
-        rejected=tally(merged, rejections),
-        before=None if before is None else _merged(before, names),
-        after=tally(merged, after),
-    )
-    return tuple(sums.row(kind) for kind in dict.fromkeys(names.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """Over the positions of each row's kind; `before` and `after` sum the acceptance."""
-
-    positions: dict[str, float]
-    rejected: dict[str, float]
-    before: dict[str, float] | None
-    after: dict[str, float]
-
-    def row(self, kind: str) -> TokenKindRow:
-        """The row of a kind."""
-        number, total = self.positions[kind], sum(self.positions.values())
-        refused = total - sum(self.after.values())
-        return TokenKindRow(
-            kind=kind,
-            positions=int(number),
-            share=number / total,
-            rejected=int(self.rejected[kind]),
-            acceptance_before=None if self.before is None else self.before[kind] / number,
-            acceptance_after=self.after[kind] / number,
-            remaining=(number - self.after[kind]) / refused if refused > 0 else None,
-        )
-
-
-def _names(refused: Mapping[str, float], most: int) -> dict[str, str]:
-    """The row of every kind, in the order of the rows."""
-    ranked = sorted(refused, key=lambda kind: (-refused[kind], kind))
+    # 1. The row of every kind: what is rejected most comes first, ties by name.
+    still_rejected = sum_by_kind(kinds, 1.0 - after)
+    ranked = sorted(still_rejected, key=lambda kind: (-still_rejected[kind], kind))
     shown = len(ranked) if len(ranked) <= most + 1 else most
-    return {kind: kind if place < shown else OTHER for place, kind in enumerate(ranked)}
-
-
-def _merged(sums: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
-    merged: dict[str, float] = defaultdict(float)
-    for kind, value in sums.items():
-        merged[names[kind]] += value
-    return dict(merged)
+    row_of = {kind: kind if place < shown else OTHER for place, kind in enumerate(ranked)}
+    # 2. Sums over the positions of each row.
+    names = [row_of[kind] for kind in kinds]
+    positions, rejections = sum_by_kind(names, np.ones(len(kinds))), sum_by_kind(names, rejected)
+    accepted = sum_by_kind(names, after)
+    at_start = None if before is None else sum_by_kind((row_of[kind] for kind in before), before.values())
+    # 3. Their ratios.
+    missing = len(kinds) - sum(accepted.values())
+    return tuple(
+        TokenKindRow(
+            kind=name,
+            positions=int(positions[name]),
+            share=positions[name] / len(kinds),
+            rejected=int(rejections[name]),
+            acceptance_before=None if at_start is None else at_start[name] / positions[name],
+            acceptance_after=accepted[name] / positions[name],
+            remaining=(positions[name] - accepted[name]) / missing if missing > 0 else None,
+        )
+        for name in dict.fromkeys(row_of.values())
+    )

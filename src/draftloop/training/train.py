@@ -1,13 +1,18 @@
 """The one entry: records of a pair in, an immutable version of the draft's adapter out. Knows no command line.
 
-log + replay buffer -> material (failures, replay pool, validation) -> plan -> loop -> version. Training starts from
-the adapter that the pair's draft carries: a candidate goes on from the champion. A bare draft gets a fresh one of the
-configured shape. Nothing is deleted: what was used is written into the version's manifest.
+    log, replay buffer -> mixture  what is trained on            dataset.mixture
+                       -> plan     in which order, how long      dataset.batch_plan, dataset.curriculum
+                       -> teacher  p at every label              teacher_setup, teacher
+                       -> loop     steps within time and memory  loop -> step -> chunked_loss -> losses
+                       -> version  in the registry, and a result
+
+Training starts from the adapter that the pair's draft carries: a candidate goes on from the champion. A bare draft gets
+a fresh one of the configured shape. Nothing is deleted: what was used is written into the version's manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -22,7 +27,7 @@ from ..data.records import own_group
 from ..data_directory import DataDirectory
 from ..errors import AdapterError, RunError, TrainingFailed
 from ..models import adapter as lora
-from ..models.adapter_format import AdapterConfig, parse_config
+from ..models.adapter_format import parse_config
 from ..models.pair import Pair, load_pair
 from ..registry.registry import Version
 from ..runtime import memory
@@ -30,25 +35,26 @@ from ..runtime.bars import Bar
 from ..runtime.signals import StopRequest, stop_request
 from .dataset.batch_plan import make_batch_plan
 from .dataset.curriculum import Curriculum
-from .dataset.mixture import TrainingMixture, gather, regather
+from .dataset.mixture import TrainingMixture, gather, gather_again
 from .forward import make_forward
 from .loop import Loop, Progress, split_checkpoint
 from .memory.fitting import Fit
 from .memory.out_of_memory import OutOfMemoryFallback, estimate_fit
 from .report import WHAT, Reporter
-from .result import Ending, TrainResult, result_of
+from .result import TrainResult
 from .run import RunDirectory, environment
 from .step import Learner
 from .teacher import Teacher
 from .teacher_setup import set_up_teacher
 from .time_limit import TimeLimit
 from .token_acceptance import TokenReporter
-from .token_report import Counts, count, study
+from .token_report import TokenReport, count, with_records
 from .validation import validation_batches
 
 SCHEMA = 1
 OnStep = Callable[[int, int], None]
 """Told after every optimizer step how many are done and of how many."""
+Tensors = dict[str, mx.array]
 
 
 def train(
@@ -79,18 +85,45 @@ def train(
         Interrupted: stopped; a checkpoint was written, and the message says how to go on.
         StoreError: the disk refused.
     """
-    with _reading(_is_quiet(on_step, quiet)):
-        material = gather(data.log, data.replay, pair, config)
-    parent = pair.adapter if lora.is_attached(pair.draft) else None
-    if not lora.is_attached(pair.draft):
-        lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, config.training.lora), config.training.seed)
-    run = RunDirectory.create(data.runs, data.files)
-    run.describe({**_description(run, pair, parent, material, config), "purpose": purpose}, material.to_json())
-    reporter = _reporter(run, data, on_step, quiet)
-    for line in [*material.notes(config.training), *_kept_shape(pair, parent, config)]:
+    # 1. The training mixture.
+    quiet = on_step is not None if quiet is None else quiet
+    with _reading(quiet):
+        mixture = gather(data.log, data.replay, pair, config)
+
+    # 2. The adapter: the one that is trained on keeps its shape, a fresh one gets the configured one.
+    parent, notes = None, mixture.notes(config.training)
+    wanted = lora.shape_for(pair.draft, config.training.lora)
+    if lora.is_attached(pair.draft):
+        parent, shape = pair.adapter, lora.carried_shape(pair.draft)
+        if parent is not None and (shape.rank, shape.scale, shape.keys) != (wanted.rank, wanted.scale, wanted.keys):
+            matrices = len(lora.adapter_parameters(pair.draft)) // 2
+            kept = f"rank {shape.rank}, scale {shape.scale:g}, {matrices} matrices"
+            notes.append(f"{parent} is trained on as it is: {kept}; training.lora is for new ones")
+    else:
+        lora.attach_fresh(pair.draft, wanted, config.training.seed)
+
+    # 3. The run directory, with all that reproduces the run.
+    run, limit = RunDirectory.create(data.runs, data.files), TimeLimit.of(config.training.max_minutes)
+    description = {
+        "schema": SCHEMA,
+        "run": run.id,
+        **environment(),
+        "seed": config.training.seed,
+        "pair": asdict(pair.identity),
+        "parent": parent,
+        "adapter": lora.carried_shape(pair.draft).to_json(),
+        "data": mixture.summary(),
+        "config": config.model_dump(mode="json"),
+        "limits": [] if limit.minutes is None else [limit.to_json()],
+        "purpose": purpose,
+    }
+    run.describe(description, mixture.to_json())
+
+    # 4. The training.
+    reporter = Reporter(run.path, quiet, on_step, files=data.files)
+    for line in notes:
         reporter.say(line)
-    session = _Session(run, pair, data, config, material, parent, reporter, TimeLimit.of(config.training.max_minutes))
-    return session.work(stop, Progress(), None)
+    return _Session(run, pair, data, config, mixture, parent, reporter, limit).work(stop, Progress(), None)
 
 
 def resume(
@@ -105,7 +138,7 @@ def resume(
 ) -> TrainResult:
     """Go on with an interrupted run, on its own records and configuration, as if it had never stopped.
 
-    One that its time limit ended, too, where it is given more: it gives another version then.
+    A run that its time limit ended can go on too, where it is given more: it gives another version then.
 
     Args:
         reference: a run's id, or `latest` for the newest one that can be resumed.
@@ -120,6 +153,7 @@ def resume(
             is too little for one step.
         TrainingFailed, Interrupted, StoreError: as in `train`.
     """
+    # 1. The run, its checkpoint and its models.
     run = RunDirectory.find(data.runs, reference, data.files, more_time=more_minutes is not None)
     config, description = run.config(), run.description()
     data = replace(data, settings=config.data)
@@ -131,30 +165,41 @@ def resume(
             f"run {run.id} was made with other models than {config.models.target} and {config.models.draft} are now; "
             "start a new training"
         )
-    with _reading(_is_quiet(on_step, quiet)):
-        material = regather(run.material(), data.log, data.replay, pair, config)
-    lora.attach_fresh(pair.draft, _shape(run, description), config.training.seed)
-    reporter = _reporter(run, data, on_step, quiet)
+    # 2. Its records.
+    quiet = on_step is not None if quiet is None else quiet
+    with _reading(quiet):
+        mixture = gather_again(run.mixture(), data.log, data.replay, pair, config)
+    # 3. Its adapter and progress; the weights come from the checkpoint.
+    try:
+        shape = parse_config(description.get("adapter"), f"run {run.id}")
+    except AdapterError as error:
+        raise RunError(f"run {run.id} cannot be resumed: {error}") from None
+    lora.attach_fresh(pair.draft, shape, config.training.seed)
+    reporter = Reporter(run.path, quiet, on_step, files=data.files)
     try:
         progress = Progress.from_json(saved)
-    except (KeyError, TypeError) as error:
+    except ValueError as error:
         raise RunError(f"the checkpoint of run {run.id} is of another draftloop ({error}); start anew") from None
+    # 4. More time, from where the checkpoint is, if one step fits.
     if more_minutes is not None:
-        _give_more_time(run, progress, more_minutes)
-    session = _Session(run, pair, data, config, material, description.get("parent"), reporter, run.limit())
+        least = (progress.pace.step or 0.0) + (progress.pace.validation or 0.0)
+        if 60 * more_minutes < least:
+            raise RunError(
+                f"{more_minutes:g} more minutes are too few: a step of run {run.id} and a validation take {least:.2g} "
+                f"s; give more than {least / 60:.2g}"
+            )
+        run.give_more_time(TimeLimit.more(more_minutes, progress.step, progress.seconds))
+        progress.fitted = None
+    session = _Session(run, pair, data, config, mixture, description.get("parent"), reporter, run.limit())
     return session.work(stop, progress, tensors)
 
 
-def _give_more_time(run: RunDirectory, progress: Progress, minutes: float) -> None:
-    """Let the run go on for so many minutes from where its checkpoint is. Raises RunError: not one step fits."""
-    least = (progress.pace.step or 0.0) + (progress.pace.validation or 0.0)
-    if 60 * minutes < least:
-        raise RunError(
-            f"{minutes:g} more minutes are too few: a step of run {run.id} and a validation take {least:.2g} s; give "
-            f"more than {least / 60:.2g}"
-        )
-    run.give_more_time(TimeLimit.more(minutes, progress.step, progress.seconds))
-    progress.fitted = None
+@contextmanager
+def _reading(quiet: bool) -> Iterator[None]:
+    """A bar before there is a run with a reporter of its own."""
+    with Bar(WHAT, Console(stderr=True, quiet=quiet)) as bar:
+        bar.note("reading the log")
+        yield
 
 
 @dataclass(frozen=True)
@@ -165,56 +210,65 @@ class _Session:
     pair: Pair
     data: DataDirectory
     config: Config
-    material: TrainingMixture
+    mixture: TrainingMixture
     parent: str | None
     reporter: Reporter
     limit: TimeLimit
 
-    def work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
-        """Train from `progress` to the end and publish."""
+    def work(self, stop: StopRequest | None, progress: Progress, tensors: Tensors | None) -> TrainResult:
+        """Train from `progress` to the end and publish; `tensors` are those of the checkpoint, None at the start."""
         with self.reporter.live():
             return self._work(stop, progress, tensors)
 
-    def _work(self, stop: StopRequest | None, progress: Progress, tensors: dict[str, mx.array] | None) -> TrainResult:
-        settings, material = self.config.training, self.material
+    def _work(self, stop: StopRequest | None, progress: Progress, tensors: Tensors | None) -> TrainResult:
+        settings, mixture, reporter = self.config.training, self.mixture, self.reporter
         mx.reset_peak_memory()
         allowed = memory.budget(settings.memory, memory.read_device())
-        failures, pool = material.failures.examples, {one.record_id: one for one in material.pool.examples}
-        self.reporter.note("looking at what the teacher knows of the texts")
+
+        # 1. What is trained on, step by step, and the teacher of it.
+        failures, pool = mixture.failures.examples, {example.record_id: example for example in mixture.pool.examples}
+        reporter.note("setting up the teacher")
         plan = make_batch_plan(failures, pool, settings)
-        taught = set_up_teacher(
-            self.pair, material, self.data.blobs, self.run, settings, self.reporter, plan.passes, allowed
-        )
-        course = Curriculum(plan, failures, pool, settings, taught.stages, taught.more)
-        learner = self._learner(taught.teacher, course.steps)
-        probe = TokenReporter(self.pair, material)
-        best = self._restore(learner, tensors, progress, course.steps) if tensors is not None else {}
-        batches = validation_batches(material.validation.examples, settings.batch_size, settings.val_batches)
+        setup = set_up_teacher(self.pair, mixture, self.data.blobs, self.run, settings, reporter, plan.passes, allowed)
+        curriculum = Curriculum(plan, failures, pool, settings, setup.stages, setup.make_samples)
+
+        # 2. The learner, as it begins or where the checkpoint was.
+        learner = self._learner(setup.teacher, curriculum.steps)
+        token_reporter = TokenReporter(self.pair, mixture)
+        best = self._restore(learner, tensors, progress, curriculum.steps) if tensors is not None else {}
+        batches = validation_batches(mixture.validation.examples, settings.batch_size, settings.val_batches)
         if tensors is None:
-            self.reporter.note("trying the draft out before it is trained")
-            self.run.note_start(probe.tally())
-        self.reporter.note("measuring what a step takes of the memory")
+            reporter.note("measuring the draft before it is trained")
+            self.run.note_start(token_reporter.acceptance_by_kind())
+
+        # 3. The steps, within time and memory.
+        reporter.note("measuring what a step takes of the memory")
         with ExitStack() as stack:
             stop = stop if stop is not None else stack.enter_context(stop_request("stopping: a checkpoint is written"))
-            within = self._within_memory(learner, taught.teacher, course, progress, allowed, stack)
-            reporter, limit = self.reporter, self.limit
-            loop = Loop(self.run, learner, course, batches, settings, reporter, stop, progress, best, within, limit)
+            stack.enter_context(memory.limited(allowed))
+            stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
+            fallback = self._fit_into_memory(learner, setup.teacher, curriculum, progress, allowed)
+            loop = Loop(
+                self.run, learner, curriculum, batches, settings, reporter, stop, progress, best, fallback, self.limit
+            )
             ended = loop.run()
         if progress.step == 0:
             raise TrainingFailed(
                 f"the time limit is {self.limit}, and not one step was made in it; allow more with "
                 "training.max_minutes (and retrain.max_minutes)"
             )
-        metrics = {"run": self.run.id, "replay_share": course.plan.replay_share, **asdict(progress)}
+
+        # 4. A version, unless this run made it before it was killed; then the result.
+        metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
         metrics.pop("pace")
-        published = self._published(metrics) if tensors is not None else None
-        trained = self._trained_ids(course, progress)
-        version = published or self._publish(trained, metrics)
-        self.reporter.note("looking at what the draft still misses")
-        lessons = probe.lessons(self._learned_from(trained), self.run.start())
-        ending = Ending(ended, course.steps, course.plan.replay_share, within.peak, lessons)
-        result = result_of(self.run, version, self.parent, settings.loss, material, progress, ending)
-        self.data.replay.remember(material.failure_records, settings.seed)
+        trained = self._trained_ids(curriculum, progress)
+        version = (self._published(metrics) if tensors is not None else None) or self._publish(trained, metrics)
+        reporter.note("measuring what the draft still misses")
+        learned = [example for example in failures if example.record_id in set(trained)]
+        learned_from = count(with_records(learned, mixture.failure_records))
+        report = token_reporter.report(learned_from, self.run.start())
+        result = self._result(version, progress, ended, curriculum, fallback.peak, report)
+        self.data.replay.remember(mixture.failure_records, settings.seed)
         self.run.finish(asdict(result))
         return result
 
@@ -225,31 +279,7 @@ class _Session:
         forward = make_forward(pair.draft, "draft", self.reporter.say)
         return Learner(pair.draft, forward, teacher, pair.width, settings, steps)
 
-    def _within_memory(
-        self,
-        learner: Learner,
-        teacher: Teacher,
-        course: Curriculum,
-        progress: Progress,
-        allowed: memory.Budget,
-        stack: ExitStack,
-    ) -> OutOfMemoryFallback:
-        """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
-        setting, everything, foreseen = self.config.training.memory, course.plan.micro_batches, course.foreseen
-        stack.enter_context(memory.limited(allowed))
-        stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
-        fresh = estimate_fit(learner, foreseen, allowed, *teacher.takes)
-        saved = progress.fit  # what it was stepped down to counts, unless there is less memory now
-        learner.fit = saved if saved is not None and saved.is_within(fresh, foreseen) else fresh
-        if learner.fit.changes(foreseen):
-            self.reporter.say(
-                f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit.describe(everything)}"
-            )
-        return OutOfMemoryFallback(learner, everything, allowed, self.reporter.say)
-
-    def _restore(
-        self, learner: Learner, tensors: dict[str, mx.array], progress: Progress, steps: int
-    ) -> dict[str, mx.array]:
+    def _restore(self, learner: Learner, tensors: Tensors, progress: Progress, steps: int) -> Tensors:
         """Put the learner where the checkpoint was; returns the best weights so far."""
         state, best = split_checkpoint(tensors)
         learner.restore(state)
@@ -259,8 +289,35 @@ class _Session:
         self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
         return best
 
+    def _fit_into_memory(
+        self,
+        learner: Learner,
+        teacher: Teacher,
+        curriculum: Curriculum,
+        progress: Progress,
+        allowed: memory.Budget,
+    ) -> OutOfMemoryFallback:
+        """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
+        setting, everything = self.config.training.memory, curriculum.plan.micro_batches
+        foreseen = curriculum.foreseen
+        fresh = estimate_fit(learner, foreseen, allowed, *teacher.bytes_needed)
+        saved = progress.fit  # the fit that it fell back to counts, unless there is less memory now
+        learner.fit = saved if saved is not None and saved.is_within(fresh, foreseen) else fresh
+        if learner.fit.changes(foreseen):
+            self.reporter.say(
+                f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit.describe(everything)}"
+            )
+        return OutOfMemoryFallback(learner, everything, allowed, self.reporter.say)
+
+    def _trained_ids(self, curriculum: Curriculum, progress: Progress) -> tuple[str, ...]:
+        """Records of the steps made, but for those only ever skipped: in the log's order, then what was replayed."""
+        given = curriculum.times_given(progress.step)
+        seen = {name for name, times in given.items() if times > progress.skipped_records.get(name, 0)}
+        known = dict.fromkeys([*self.mixture.failures.ids, *self.mixture.pool.ids])
+        return tuple(record_id for record_id in known if record_id in seen)
+
     def _published(self, metrics: dict[str, Any]) -> Version | None:
-        """The version that this run made before it was killed on its last metres; a run's id alone may come again."""
+        """The version that this run made just before it was killed; a run's id alone may come again."""
         registry = self.data.registry
         for name in reversed(registry.versions()):
             with suppress(AdapterError):  # a damaged one is passed over; if it is this run's own, another is made
@@ -271,12 +328,13 @@ class _Session:
         return None
 
     def _publish(self, trained: tuple[str, ...], metrics: dict[str, Any]) -> Version:
-        offered, learned = [*self.material.failures.ids, *self.material.unusable], set(trained)
+        offered, learned = [*self.mixture.failures.ids, *self.mixture.unusable], set(trained)
+        records = chain(self.data.log.records({"train"}), self.data.replay.records())
         manifest = {
             "parent": self.parent,
             "pair": self.pair.identity,
             "record_ids": trained,
-            "trained_groups": self._groups_of(learned),
+            "trained_groups": sorted({own_group(record) for record in records if record.id in learned}),
             "passed_over_ids": [record_id for record_id in offered if record_id not in learned],
             "config": self.config.model_dump(mode="json"),
             "metrics": metrics,
@@ -285,68 +343,42 @@ class _Session:
         files = self.data.files
         return self.data.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, files), manifest)
 
-    def _groups_of(self, record_ids: Collection[str]) -> list[str]:
-        records = chain(self.data.log.records({"train"}), self.data.replay.records())
-        return sorted({own_group(record) for record in records if record.id in record_ids})
-
-    def _trained_ids(self, course: Curriculum, progress: Progress) -> tuple[str, ...]:
-        """Records of the steps made, but for those only ever skipped: in the log's order, then what was replayed."""
-        given = course.times_given(progress.step)
-        seen = {name for name, times in given.items() if times > progress.skipped_records.get(name, 0)}
-        known = dict.fromkeys([*self.material.failures.ids, *self.material.pool.ids])
-        return tuple(record_id for record_id in known if record_id in seen)
-
-    def _learned_from(self, trained: Collection[str]) -> Counts:
-        """The failures among what was trained on."""
-        seen, failures = set(trained), self.material.failures.examples
-        return count(study([e for e in failures if e.record_id in seen], self.material.failure_records))
-
-
-def _shape(run: RunDirectory, description: dict[str, Any]) -> AdapterConfig:
-    try:
-        return parse_config(description.get("adapter"), f"run {run.id}")
-    except AdapterError as error:
-        raise RunError(f"run {run.id} cannot be resumed: {error}") from None
-
-
-def _reporter(run: RunDirectory, data: DataDirectory, on_step: OnStep | None, quiet: bool | None) -> Reporter:
-    return Reporter(run.path, _is_quiet(on_step, quiet), on_step, files=data.files)
-
-
-def _is_quiet(on_step: OnStep | None, quiet: bool | None) -> bool:
-    return quiet if quiet is not None else on_step is not None
-
-
-@contextmanager
-def _reading(quiet: bool) -> Iterator[None]:
-    """Shows that work goes on before there is a run that could tell of it."""
-    with Bar(WHAT, Console(stderr=True, quiet=quiet)) as bar:
-        bar.note("reading the log")
-        yield
-
-
-def _kept_shape(pair: Pair, parent: str | None, config: Config) -> list[str]:
-    """Says that an adapter which is trained on keeps its rank, scale and matrices."""
-    shape, wanted = lora.carried_shape(pair.draft), lora.shape_for(pair.draft, config.training.lora)
-    if parent is None or (shape.rank, shape.scale, shape.keys) == (wanted.rank, wanted.scale, wanted.keys):
-        return []
-    kept = f"rank {shape.rank}, scale {shape.scale:g}, {len(lora.adapter_parameters(pair.draft)) // 2} matrices"
-    return [f"{parent} is trained on as it is: {kept}; training.lora is for new ones"]
-
-
-def _description(
-    run: RunDirectory, pair: Pair, parent: str | None, material: TrainingMixture, config: Config
-) -> dict[str, Any]:
-    """What `run.yaml` says."""
-    return {
-        "schema": SCHEMA,
-        "run": run.id,
-        **environment(),
-        "seed": config.training.seed,
-        "pair": asdict(pair.identity),
-        "parent": parent,
-        "adapter": lora.carried_shape(pair.draft).to_json(),
-        "data": material.summary(),
-        "config": config.model_dump(mode="json"),
-        "limits": [] if config.training.max_minutes is None else [TimeLimit.of(config.training.max_minutes).to_json()],
-    }
+    def _result(
+        self,
+        version: Version,
+        progress: Progress,
+        ended: str,
+        curriculum: Curriculum,
+        peak: int,
+        report: TokenReport,
+    ) -> TrainResult:
+        mixture, before, best = self.mixture, progress.before, progress.best
+        return TrainResult(
+            version=version.name,
+            path=str(version.path),
+            parent=self.parent,
+            run=self.run.id,
+            run_path=str(self.run.path),
+            ended=ended,
+            loss=self.config.training.loss,
+            steps=progress.step,
+            planned_steps=curriculum.steps,
+            best_step=progress.best_step,
+            failures=len(mixture.failures.examples),
+            validation_records=len(mixture.validation.examples),
+            replay_pool=len(mixture.pool.examples),
+            tokens=progress.tokens,
+            replay_share=curriculum.plan.replay_share,
+            seconds=progress.seconds,
+            peak_memory_gb=peak / memory.GIGABYTE,
+            train_loss_before=progress.first_loss,
+            train_loss_after=progress.epoch_mean_loss,
+            val_loss_before=before.loss if before else None,
+            val_loss_after=best.loss if best else None,
+            val_acceptance_before=before.acceptance if before else None,
+            val_acceptance_after=best.acceptance if best else None,
+            skipped_batches=progress.skipped,
+            cut_labels=mixture.failures.cut_labels,
+            left_out=dict(mixture.left_out),
+            lessons=report,
+        )

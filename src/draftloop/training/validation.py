@@ -1,7 +1,8 @@
 """How well the adapter does on the split `validation`: loss and acceptance per position. It chooses the weights kept.
 
-Better means a higher acceptance per position, the mean of Σ min(p, q): what speculative decoding pays for. A loss may
-fall while acceptance does not; it only breaks ties. Micro-batches are of one source each, so that both come by source.
+Better means a higher acceptance per position, the mean of Σ min(p, q), which is what speculative decoding gains from. A
+loss may fall while acceptance does not; it only breaks ties. A micro-batch is of one source, so that both come by
+source.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from .dataset.examples import Example
 from .losses import Sums
@@ -37,11 +37,6 @@ class ValidationScores:
             return False
         return other is None or (self.acceptance, -self.loss) > (other.acceptance, -other.loss)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any] | None) -> ValidationScores | None:
-        """The scores of a parsed JSON object, or none."""
-        return None if values is None else cls(**values)
-
 
 def validation_batches(examples: Iterable[Example], size: int, most: int) -> list[tuple[Example, ...]]:
     """Micro-batches of one source and of similar length each, the sources taking turns.
@@ -54,7 +49,10 @@ def validation_batches(examples: Iterable[Example], size: int, most: int) -> lis
     by_source: dict[str, list[Example]] = defaultdict(list)
     for example in sorted(examples, key=lambda example: (len(example.ids), example.record_id)):
         by_source[example.source].append(example)
-    rows = [_chunks(by_source[source], size) for source in sorted(by_source)]
+    rows = [
+        [tuple(by_source[source][i : i + size]) for i in range(0, len(by_source[source]), size)]
+        for source in sorted(by_source)
+    ]
     if most >= 0:
         rows = [[row[i] for i in _spread(len(row))] for row in rows]
     taking_turns = [batch for turn in zip_longest(*rows) for batch in turn if batch is not None]
@@ -79,10 +77,6 @@ def validate(
         tokens=int(tokens),
         by_source={source: accepted[source] / counted[source] for source in sorted(accepted)},
     )
-
-
-def _chunks(examples: list[Example], size: int) -> list[tuple[Example, ...]]:
-    return [tuple(examples[i : i + size]) for i in range(0, len(examples), size)]
 
 
 def _spread(count: int) -> list[int]:

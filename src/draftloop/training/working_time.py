@@ -1,7 +1,7 @@
-"""Seconds of work: what passes while the process is stopped or the machine sleeps is none of them.
+"""Seconds of work: time while the process is stopped or the machine sleeps does not count. Knows nothing of trainings.
 
-A thread notes once a second that the process runs. Where it could not for longer than a busy machine explains, nothing
-ran: that is a pause, and a training's time limit is not used up by it. Knows nothing of trainings.
+A thread notes once a second that the process runs. A gap longer than a busy machine explains is a pause, which uses up
+nothing of a training's time limit.
 """
 
 from __future__ import annotations

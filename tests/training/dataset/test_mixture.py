@@ -13,7 +13,7 @@ from draftloop.data.usable import OTHER_PAIR
 from draftloop.errors import NothingToDo, RunError
 from draftloop.training.dataset import mixture as material_module
 from draftloop.training.dataset.examples import select
-from draftloop.training.dataset.mixture import gather, regather
+from draftloop.training.dataset.mixture import gather, gather_again
 
 OTHER = PairId("another target", "draft", "tokenizer")
 
@@ -81,7 +81,9 @@ def test_what_was_collected_again_is_what_is_replayed_and_a_run_goes_on_with_it(
     places = {e.record_id: e.blob for e in again.failures.examples}
     assert all(e.blob is not None and e.blob == places[e.record_id] for e in again.pool.examples)
     assert all(record.teacher is not None for record in shop.replay.records())
-    assert regather(first.to_json(), shop.log, shop.replay, shop.pair, shop.config).failures.ids == first.failures.ids
+    assert (
+        gather_again(first.to_json(), shop.log, shop.replay, shop.pair, shop.config).failures.ids == first.failures.ids
+    )
 
 
 def test_used_failures_stay_material(shop):
@@ -168,7 +170,7 @@ def test_the_same_material_is_found_again_whatever_was_logged_since(shop):
     saved = material.to_json()
     shop.write(records_of(shop.pair, 6, seed=3))
     shop.replay.refresh(lambda: shop.log.records(), seed=0)
-    again = regather(saved, shop.log, shop.replay, shop.pair, shop.config)
+    again = gather_again(saved, shop.log, shop.replay, shop.pair, shop.config)
     assert again.to_json() == saved
     assert again.failures.examples == material.failures.examples
 
@@ -179,7 +181,7 @@ def test_a_replayed_record_that_only_the_buffer_still_has_is_found(shop):
     shop.write(new)
     saved = gathered(shop).to_json()
     assert {record.id for record in old} <= set(saved["replay_pool"])
-    assert regather(saved, shop.log, shop.replay, shop.pair, shop.config).to_json() == saved
+    assert gather_again(saved, shop.log, shop.replay, shop.pair, shop.config).to_json() == saved
 
 
 def test_a_record_that_is_gone_or_changed_is_refused(shop):
@@ -187,9 +189,9 @@ def test_a_record_that_is_gone_or_changed_is_refused(shop):
     saved = gathered(shop).to_json()
     changed = {**saved, "sha256": {**saved["sha256"], "failures": "0"}}
     with pytest.raises(RunError, match="records of failures are not what they were"):
-        regather(changed, shop.log, shop.replay, shop.pair, shop.config)
+        gather_again(changed, shop.log, shop.replay, shop.pair, shop.config)
     with pytest.raises(RunError, match="list of records is damaged"):
-        regather({}, shop.log, shop.replay, shop.pair, shop.config)
+        gather_again({}, shop.log, shop.replay, shop.pair, shop.config)
     shop.log.path.unlink()
     with pytest.raises(RunError, match="no longer in the log"):
-        regather(saved, shop.log, shop.replay, shop.pair, shop.config)
+        gather_again(saved, shop.log, shop.replay, shop.pair, shop.config)

@@ -24,7 +24,7 @@ LIMITS = OutputLimits(60, PAIR.stop_tokens)
 
 def rolled(times: int = 2, *, failures=FAILURES, own: bool = False, seed: int = 0, model=None, **how):
     model = model or (PAIR.draft if own else PAIR.target)
-    defaults = {"limits": LIMITS, "enough": lambda: False, "on_text": lambda done, of: None}
+    defaults = {"limits": LIMITS, "enough": lambda: False, "on_sample": lambda done, of: None}
     return sample_outputs(model, failures, times, own=own, seed=seed, **{**defaults, **how})
 
 

@@ -10,7 +10,8 @@ import pytest
 from tiny import sampler
 
 from draftloop.training.dataset.examples import Example
-from draftloop.training.memory.fitting import Cost, Curve, Fit, measured
+from draftloop.training.loop import Progress
+from draftloop.training.memory.fitting import Cost, Curve, Fit, measure_cost
 
 
 def example(length: int, labels: int = 8, name: str = "r") -> Example:
@@ -62,7 +63,7 @@ def test_every_example_is_in_one_part_in_full_or_cut_or_left_out():
 def test_a_fit_says_how_many_texts_it_cuts():
     assert Fit().describe([MIXED]) == "activations are kept"
     assert Fit(room=256.0, most=256.0).describe([MIXED]).endswith("worked on in parts")
-    assert Fit(room=128.0, most=128.0).describe([MIXED, MIXED]).endswith("the ends of 1 of 6 texts are left out")
+    assert Fit(room=128.0, most=128.0).describe([MIXED, MIXED]).endswith("the ends of 1 of 6 outputs are left out")
 
 
 def test_pieces_leave_nothing_out():
@@ -119,8 +120,8 @@ def test_the_smallest_has_one_example_a_part_and_keeps_nothing():
 
 @pytest.mark.parametrize("fit", [Fit(), Fit(Cost(Curve(0.1, 2.0), Curve(3.0, 4.0), 64, 1 / 3), 1e9 / 7, 1e9 / 3, True)])
 def test_a_fit_survives_its_checkpoint(fit):
-    assert Fit.from_json(orjson.loads(orjson.dumps(asdict(fit)))) == fit
-    assert Fit.from_json(None) is None
+    assert Progress.from_json(orjson.loads(orjson.dumps(asdict(Progress(fit=fit))))).fit == fit
+    assert Progress.from_json(asdict(Progress())).fit is None
 
 
 def probe(length: int, labels: int, piece: int) -> int:
@@ -131,7 +132,7 @@ def probe(length: int, labels: int, piece: int) -> int:
 
 
 def test_a_measured_cost_is_the_one_of_the_draft():
-    cost = measured(probe, longest=300, most_labels=4096, room=1e12, piece=1024, per_label=0)
+    cost = measure_cost(probe, longest=300, most_labels=4096, room=1e12, piece=1024, per_label=0)
     for length, labels in ((32, 8), (200, 128), (1000, 512), (1000, 1000)):
         rows = [example(length, labels)]
         padded = [-(-length // 16) * 16, -(-labels // 64) * 64]
@@ -142,7 +143,7 @@ def test_a_measured_cost_is_the_one_of_the_draft():
 
 
 def test_what_the_teacher_does_not_keep_is_counted_by_the_label():
-    cost = measured(probe, 100, 64, 1e12, 1024, per_label=1000)
+    cost = measure_cost(probe, 100, 64, 1e12, 1024, per_label=1000)
     assert cost.of([example(100, 64)]) == pytest.approx(probe(112, 64, 1024) + 64_000, rel=1e-6)
 
 
@@ -153,22 +154,22 @@ def test_no_length_is_tried_that_would_not_fit_by_those_before():
         tried.append(length)
         return probe(length, labels, piece)
 
-    cost = measured(watched, 10_000, 64, room=2 * probe(128, 64, 1024), piece=64, per_label=0)
+    cost = measure_cost(watched, 10_000, 64, room=2 * probe(128, 64, 1024), piece=64, per_label=0)
     assert max(tried) == 128
     assert cost.of([example(10_000, 64)]) > 2 * probe(128, 64, 1024)
 
 
 def test_what_was_refused_is_gone_without():
-    cost = measured(
+    cost = measure_cost(
         lambda length, labels, piece: probe(length, labels, piece) if length < 100 else None, 500, 64, 1e12, 64, 0
     )
     assert 0.5 < cost.of([example(64, 64)]) / probe(64, 64, 64) < 1.5
-    nothing = measured(lambda *_: None, 500, 64, 1e12, 64, 0)
+    nothing = measure_cost(lambda *_: None, 500, 64, 1e12, 64, 0)
     assert nothing.of([example(32)]) > 1e18
-    assert Fit.from_json(orjson.loads(orjson.dumps(asdict(Fit(nothing))))) == Fit(nothing)
+    assert Progress.from_json(orjson.loads(orjson.dumps(asdict(Progress(fit=Fit(nothing)))))).fit == Fit(nothing)
 
 
 def test_what_trembles_gives_no_negative_estimate():
     noise = iter([900, 1000, 1010, 1005, 1000, 995, 1000, 990])
-    cost = measured(lambda *_: next(noise), 100, 64, 1e12, 64, 0)
+    cost = measure_cost(lambda *_: next(noise), 100, 64, 1e12, 64, 0)
     assert cost.of([example(5000, 64)]) >= 1000

@@ -177,7 +177,7 @@ def test_another_error_is_not_tried_again():
         raise RuntimeError("[matmul] shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        within(learner(), None, []).do(work, [EXAMPLES], droppable=True)
+        within(learner(), None, []).run(work, [EXAMPLES], droppable=True)
     assert calls == [1]
 
 
@@ -190,7 +190,7 @@ def test_each_step_down_is_said_once_and_the_work_done_again(text):
             raise RuntimeError(text)
         return 7
 
-    assert within(found, None, lines).do(work, [EXAMPLES], droppable=True) == 7
+    assert within(found, None, lines).run(work, [EXAMPLES], droppable=True) == 7
     assert len(lines) == 3
     assert all(text in line and "trying again" in line for line in lines)
     assert "computed again in the backward pass" in lines[0]
@@ -205,7 +205,7 @@ def test_python_s_own_want_of_memory_is_one_too():
             raise MemoryError("std::bad_alloc")
         return 7
 
-    assert within(found, None, []).do(work, [EXAMPLES], droppable=True) == 7
+    assert within(found, None, []).run(work, [EXAMPLES], droppable=True) == 7
 
 
 def test_what_a_refused_try_took_is_not_charged_to_the_next():
@@ -217,7 +217,7 @@ def test_what_a_refused_try_took_is_not_charged_to_the_next():
             mx.eval(mx.ones((4 << 20,)) + 1)
             raise RuntimeError(METAL)
 
-    guard.do(work, [EXAMPLES], droppable=True)
+    guard.run(work, [EXAMPLES], droppable=True)
     assert len(lines) == 1
     assert found.fit == Fit(recompute=True)
     assert guard.peak >= 16 << 20
@@ -232,7 +232,7 @@ def test_texts_alone_that_are_refused_whatever_is_left_of_them_end_the_training(
 
     guard = OutOfMemoryFallback(found, [[one] for one in texts], None, lambda _line: None)
     with pytest.raises(TrainingFailed, match="one example alone"):
-        guard.do(work, [[one] for one in texts], droppable=True)
+        guard.run(work, [[one] for one in texts], droppable=True)
 
 
 def test_what_took_more_than_allowed_is_cut_smaller_from_then_on():
@@ -240,7 +240,7 @@ def test_what_took_more_than_allowed_is_cut_smaller_from_then_on():
     small = Budget(mx.get_active_memory() + (8 << 20), strict=False)
     guard = within(found, small, lines)
     for _ in range(10):
-        guard.do(lambda: mx.eval(mx.ones((4 << 20,)) + 1), [EXAMPLES], droppable=True)
+        guard.run(lambda: mx.eval(mx.ones((4 << 20,)) + 1), [EXAMPLES], droppable=True)
     assert found.fit.is_smallest([EXAMPLES])
     assert guard.peak >= 16 << 20
     assert all("are allowed" in line for line in lines)
@@ -252,7 +252,7 @@ def test_a_number_that_is_a_promise_is_kept_by_failing():
     found = learner(fit=Fit(room=16.0, most=32.0, recompute=True))
     small = Budget(mx.get_active_memory() + (8 << 20), strict=True)
     with pytest.raises(TrainingFailed, match=r"allowed, one example at a time; take training\.teacher logged, lower"):
-        within(found, small, []).do(lambda: mx.eval(mx.ones((4 << 20,)) + 1), [EXAMPLES], droppable=True)
+        within(found, small, []).run(lambda: mx.eval(mx.ones((4 << 20,)) + 1), [EXAMPLES], droppable=True)
 
 
 @pytest.mark.usefixtures("on_the_cpu")
@@ -267,11 +267,11 @@ def test_an_estimate_holds_what_a_pass_then_takes(recompute):
     found.fit = replace(fit, recompute=recompute)
     for batch in (long, long[:4], [replace(one, ids=one.ids[:129], prompt_length=100) for one in long]):
         batch = [replace(example, sampler=replace(example.sampler, temperature=0.0)) for example in batch]
-        found._part(batch)
+        found._evaluated_with_gradient(batch)
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        found._part(batch)
+        found._evaluated_with_gradient(batch)
         taken = mx.get_peak_memory() - before
         if recompute:
             assert taken < fit.cost.of(batch)
@@ -292,7 +292,7 @@ def test_a_budget_that_binds_is_kept_and_by_parts_first():
     assert not found.fit.recompute
     assert 3 <= len(found.fit.parts(long)[0]) <= 6
     guard = within(found, allowed, [])
-    guard.do(lambda: found.train(window(long), 0, 0, nothing), [long], droppable=True)
+    guard.run(lambda: found.train(window(long), 0, 0, nothing), [long], droppable=True)
     mx.clear_cache()
     assert guard.peak <= allowed.bytes
 

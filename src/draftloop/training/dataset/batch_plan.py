@@ -1,4 +1,4 @@
-"""The order of a whole training, as a function of examples, settings and seed alone. Knows no model and no mlx.
+"""The batch plan: the order of a training, a function of examples, settings and seed alone. Knows no model and no mlx.
 
 Epoch -> all examples once, and replay drawn anew -> shuffled micro-batches of similar length -> windows of
 `gradient_accumulation_steps` micro-batches, one optimizer step each. A window ends with its epoch, so the last one may
@@ -41,7 +41,7 @@ class BatchPlan:
 
     @property
     def passes(self) -> int:
-        """Over what is trained on; the last one may not be to its end."""
+        """Epochs begun; the last one may not be to its end."""
         return self.windows[-1].epoch + 1
 
     @property
@@ -60,17 +60,20 @@ def make_batch_plan(
     """The windows of so many optimizer steps.
 
     Args:
-        fresh: what is trained on, each once an epoch; at least one example with a label.
+        fresh: trained on once an epoch each; at least one example with a label.
         pool: what replay is drawn from, by record id; empty for no replay.
         settings: epochs, batch sizes, accumulation, replay ratio and seed.
         steps: windows in all; by default as many as `settings.epochs` epochs have, or `steps_for` where that is auto.
         first_epoch: the number of the first epoch, from which order and replay are drawn.
     """
+    # 1. How many steps, and how many tokens of an epoch are replayed.
     lengths = {record_id: len(example.labels) for record_id, example in pool.items()}
     tokens = sum(len(example.labels) for example in fresh)
     if steps is None and settings.epochs == "auto":
         steps = steps_for(tokens)
     replayed = replay_tokens(tokens, settings.replay_ratio) if lengths else 0
+
+    # 2. Epoch after epoch until there are as many.
     windows: list[Window] = []
     for epoch in count(first_epoch):
         if steps is None and epoch - first_epoch == settings.epochs:
@@ -78,7 +81,7 @@ def make_batch_plan(
         if steps is not None and len(windows) >= steps:
             break
         drawn = draw_replay(lengths, replayed, settings.seed, epoch)
-        examples = [*fresh, *(pool[one.record_id].shortened(one.tokens) for one in drawn)]
+        examples = [*fresh, *(pool[draw.record_id].shortened(draw.tokens) for draw in drawn)]
         micro_batches = order(examples, settings, np.random.default_rng([settings.seed, epoch, _ORDER]))
         size = settings.gradient_accumulation_steps
         windows += [Window(epoch, tuple(micro_batches[i : i + size])) for i in range(0, len(micro_batches), size)]
@@ -89,8 +92,8 @@ def make_batch_plan(
 def steps_for(tokens: int) -> int:
     """Optimizer steps on failures of so many supervised tokens.
 
-    Twice the tokens get √2 times the steps: few failures are gone through often, for as long as the split `validation`
-    says that it helps; many need fewer passes, and no night is long enough for more.
+    Twice the tokens get √2 times the steps: few failures need many epochs, for as long as the split `validation` says
+    that it helps; many need fewer.
     """
     return max(1, round(STEPS_AT_ONE_TOKEN * math.sqrt(tokens)))
 

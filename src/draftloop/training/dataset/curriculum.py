@@ -1,9 +1,11 @@
-"""Which micro-batches each step takes: the failures first, later also what more was written on their prompts.
+"""The curriculum: which micro-batches each step takes. Knows no model.
 
-A plan of the failures alone says how many steps there are. Its first part is trained on as it is, so that the draft is
-better within seconds. The rest comes in stages of equal length: each begins with new texts on the prompts that failed,
-and goes through failures and texts alike. The draft's own are of the draft as it is then: the better it is, the more
-what it writes is like what the target will let pass. Knows no model.
+A batch plan of the failures alone says how many steps there are. Its first part is trained on as it is, so that the
+draft is better within seconds. The rest comes in stages of equal length: each begins with new samples on the prompts
+that failed (target samples, and on-policy samples of the draft as it is then), and goes through failures and samples
+alike. The better the draft is, the more its own samples are like what the target accepts.
+
+    steps   0 … failures alone … | stage 0: failures + samples | stage 1: failures + samples | … | N
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from .examples import Example
 FIRST = 0.15  # of the steps, at least an epoch's, are on the failures alone
 
 Enough = Callable[[], bool]
-"""Asked again and again while texts are made: whether those that there are must do. May raise to stop."""
-More = Callable[[int, Enough], Sequence[Example]]
-"""Gives the texts of a stage, counted from 0."""
+"""Asked again and again while samples are made: whether those that there are must do. May raise to stop."""
+MakeSamples = Callable[[int, Enough], Sequence[Example]]
+"""Gives the samples of a stage, counted from 0."""
 
 
 class Curriculum:
@@ -33,8 +35,8 @@ class Curriculum:
         failures: what is trained on.
         pool: what replay is drawn from, by record id.
         settings: of the training.
-        stages: how often there are new texts; 0 for a training on the failures alone.
-        more: gives them when their stage begins.
+        stages: how often there are new samples; 0 for a training on the failures alone.
+        make_samples: gives them when their stage begins.
     """
 
     def __init__(
@@ -44,74 +46,68 @@ class Curriculum:
         pool: Mapping[str, Example],
         settings: Training,
         stages: int = 0,
-        more: More = lambda _stage, _enough: (),
+        make_samples: MakeSamples = lambda _stage, _enough: (),
     ) -> None:
         self.plan = plan
-        self._failures, self._pool, self._settings, self._more = failures, pool, settings, more
+        self._failures, self._pool, self._settings, self._make_samples = failures, pool, settings, make_samples
         self.steps = len(plan.windows)
-        self.begins = _begins(plan, stages)
+        # The step at which each stage begins; stages that would have no step are left out.
+        epoch = sum(window.epoch == 0 for window in plan.windows)
+        first = max(epoch, math.ceil(FIRST * self.steps))
+        begins = {first + (self.steps - first) * stage // stages for stage in range(stages)}
+        self.begins = sorted(begin for begin in begins if begin < self.steps)
         self._latest: tuple[int, BatchPlan] | None = None
 
     @property
     def foreseen(self) -> list[tuple[Example, ...]]:
-        """The plan's micro-batches and, where texts will be written, one as long and with as many labels as theirs.
+        """The plan's micro-batches and, where samples will be made, one as long and with as many labels as theirs.
 
-        A text follows any of the prompts, and is at most as long as the longest output of a failure.
+        A sample follows any of the prompts, and is at most as long as the longest output of a failure.
         """
         if not self.begins:
             return self.plan.micro_batches
         prompt = max(example.prompt_length for example in self._failures)
         labels = max(len(example.labels) for example in self._failures)
-        text = replace(self._failures[0], record_id="longest text", ids=(0,) * (prompt + labels), prompt_length=prompt)
+        longest = replace(
+            self._failures[0], record_id="longest sample", ids=(0,) * (prompt + labels), prompt_length=prompt
+        )
         rows = min(self._settings.batch_size, math.ceil(self._settings.batch_tokens / labels))
-        return [*self.plan.micro_batches, (text,) * rows]
+        return [*self.plan.micro_batches, (longest,) * rows]
 
     def window(self, step: int, enough: Enough) -> Window:
-        """What step `step`, from 0, is made of. Where `enough` raises while texts are made, nothing has changed.
+        """What step `step`, from 0, is made of. Where `enough` raises while samples are made, nothing has changed.
 
-        Its epoch is the one that it would have without new texts.
+        Its epoch is the one that it would have without new samples.
         """
-        return self._planned(step, self._stage(step), enough)
+        planned, stage = self.plan.windows[step], self._stage(step)
+        if stage < 0:
+            return planned
+        return replace(self._plan_of(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
 
     def known_window(self, step: int) -> Window | None:
-        """The window of a step; None behind the last one, and where texts are to be written first."""
+        """The window of a step; None behind the last one, and where samples are to be made first."""
         stage = self._stage(step)
         if step >= self.steps or (stage >= 0 and (self._latest is None or self._latest[0] != stage)):
             return None
-        return self._planned(step, stage, lambda: False)
+        return self.window(step, lambda: False)
 
     def times_given(self, steps: int) -> Counter[str]:
         """How often each record is in what the first `steps` steps were made of, by id."""
         windows = list(self.plan.windows[: min([steps, *self.begins])])
         for stage, begin in enumerate(self.begins):
             if begin < steps:
-                windows += self._plan(stage, lambda: False).windows[: steps - begin]
+                windows += self._plan_of(stage, lambda: False).windows[: steps - begin]
         return Counter(e.record_id for window in windows for batch in window.micro_batches for e in batch)
 
     def _stage(self, step: int) -> int:
         """-1 is the part on the failures alone."""
         return sum(begin <= step for begin in self.begins) - 1
 
-    def _planned(self, step: int, stage: int, enough: Enough) -> Window:
-        planned = self.plan.windows[step]
-        if stage < 0:
-            return planned
-        return replace(self._plan(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
-
-    def _plan(self, stage: int, enough: Enough) -> BatchPlan:
+    def _plan_of(self, stage: int, enough: Enough) -> BatchPlan:
         """The steps of one stage; the latest is kept."""
         if self._latest is None or self._latest[0] != stage:
             begin, end = [*self.begins, self.steps][stage : stage + 2]
             epoch = (stage + 1) * self.plan.passes  # orders and draws that no earlier stage has
-            fresh = [*self._failures, *self._more(stage, enough)]
+            fresh = [*self._failures, *self._make_samples(stage, enough)]
             self._latest = stage, make_batch_plan(fresh, self._pool, self._settings, end - begin, epoch)
         return self._latest[1]
-
-
-def _begins(plan: BatchPlan, stages: int) -> list[int]:
-    """The step at which each stage begins; stages that would have none are left out."""
-    steps = len(plan.windows)
-    epoch = sum(window.epoch == 0 for window in plan.windows)
-    first = max(epoch, math.ceil(FIRST * steps))
-    begins = [first + (steps - first) * stage // stages for stage in range(stages)]
-    return sorted({begin for begin in begins if begin < steps})

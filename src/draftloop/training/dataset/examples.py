@@ -1,8 +1,14 @@
-"""From records to examples: which ids a model reads and which of them it is trained on. Knows no batch and no mlx.
+"""From records to examples: which tokens a model reads and which of them it is trained on. Knows no batch and no mlx.
 
-A record with a prompt of P tokens and an output y_0 … y_{N−1} becomes ids (P + n), n = min(N, max_output_length). A
-model that has read ids[:k] predicts ids[k], so label y_i belongs to the logits at position P − 1 + i: all n labels are
-supervised, no prompt token is, and the last id is never read. A prompt is never cut; outputs are cut from the end.
+A record with a prompt of P tokens and an output y_0 … y_{N−1} becomes P + n tokens, n = min(N, max_output_length). A
+model that has read k tokens predicts the next one, so label y_i belongs to the logits at position P − 1 + i:
+
+    position     0 … P−2     P−1      P    …   P+n−2
+    reads        prompt …    last     y_0  …   y_{n−2}
+    label        none        y_0      y_1  …   y_{n−1}
+
+All n output tokens are labels, among them the target's token at every position where a token of the draft was rejected;
+no prompt token is. A prompt is never cut; an output is cut from the end.
 """
 
 from __future__ import annotations
@@ -17,21 +23,26 @@ from ...data.records import BlobRef, PairId, Record, Sampler
 from ...data.usable import why_unusable
 
 LONG_PROMPT = "prompt longer than data.max_prompt_length"
+LENGTH_STEP = 16  # a row is padded to a multiple of so many tokens: few shapes repeat
+POSITION_STEP = 64  # likewise the supervised positions of a batch
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One generation to train on.
 
+    Runs on disk hold its fields by name (`on_policy.to_json`), and a hash of its repr (`examples_hash`): a field that
+    is renamed makes every run that was cut off before unusable.
+
     Attributes:
         record_id: the record that it was made of.
         source: the record's source.
-        ids: prompt and supervised output, P + n of them.
+        ids: prompt and supervised output, P + n tokens.
         prompt_length: P ≥ 1.
         sampler: what the target sampled the output under.
-        rule: what is accepted in the record.
-        blob: where the collector kept what the target said.
-        own: the labels are the draft's, not the target's: only the teacher's distributions can be learned from.
+        rule: the acceptance rule of the record.
+        blob: where the collector kept the teacher probabilities.
+        own: the output is the draft's own (an on-policy sample): only teacher probabilities can be learned from.
     """
 
     record_id: str
@@ -45,12 +56,12 @@ class Example:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The n ids that are predicted."""
+        """The n tokens that are predicted."""
         return self.ids[self.prompt_length :]
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """What a model reads: all but the last id."""
+        """What a model reads: all but the last token."""
         return self.ids[:-1]
 
     @property
@@ -63,13 +74,25 @@ class Example:
         return replace(self, ids=self.ids[: self.prompt_length + tokens])
 
 
+def round_up(count: int, step: int) -> int:
+    """The next multiple of `step`, at least one: an array of size 0 is no shape that models take."""
+    return max(1, -(-count // step)) * step
+
+
+def padded_shape(examples: Sequence[Example]) -> tuple[int, int]:
+    """(L, M) of a micro-batch of at least one example: inputs a row, and supervised positions in all."""
+    length = max(len(example.inputs) for example in examples)
+    labels = sum(len(example.labels) for example in examples)
+    return round_up(length, LENGTH_STEP), round_up(labels, POSITION_STEP)
+
+
 @dataclass
 class Selection:
     """Examples, and what was left out on the way to them.
 
     Attributes:
         left_out: records that could not be used, counted by reason.
-        cut_labels: output tokens dropped because of `data.max_output_length`.
+        cut_labels: output tokens beyond `data.max_output_length`, which were dropped.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -93,12 +116,13 @@ def select(records: Iterable[Record], pair: PairId, width: int, data: Data) -> S
     Args:
         records: of any pair.
         pair: whose target and tokenizer are trained for.
-        width: ids that target and draft share.
+        width: tokens that target and draft share.
         data: the length limits.
     """
     selection = Selection()
     for record in records:
-        reason = _unusable(record, pair, width, data)
+        too_long = LONG_PROMPT if len(record.prompt_tokens) > data.max_prompt_length else None
+        reason = why_unusable(record, pair, width) or too_long
         if reason is not None:
             selection.left_out[reason] += 1
             continue
@@ -121,13 +145,8 @@ def to_example(record: Record, max_output_length: int) -> Example:
 
 
 def examples_hash(examples: Sequence[Example]) -> str:
-    """sha256 of what the examples say, in their order: two equal ones train alike, wherever their blobs lie."""
+    """sha256 of some examples in their order, but for the places of their blobs: equal ones train alike."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr(replace(example, blob=None)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def _unusable(record: Record, pair: PairId, width: int, data: Data) -> str | None:
-    too_long = LONG_PROMPT if len(record.prompt_tokens) > data.max_prompt_length else None
-    return why_unusable(record, pair, width) or too_long

@@ -1,16 +1,18 @@
-"""What a training works on: failures to train on, a pool to replay from, and validation. Knows no model and no mlx.
+"""The training mixture: failures to train on, a pool to replay from, and validation. Knows no model and no mlx.
 
-Only the splits `train` and `validation` are read; the log does not even decode the others, and what is near a prompt of
-another split is left out. Failures of the pair's
-target and tokenizer are trained on, used ones too; the rest of the split `train` comes in through the buffer alone.
+    log, split train       -> failures of the pair       -> trained on once an epoch, whether or not they were before
+    replay buffer          -> what must not be forgotten -> drawn from
+    log, split validation  -> validation                 -> never trained on
+
+The log does not even decode the other splits, and what is near a prompt of another split is left out. What was accepted
+whole in the split `train` comes in through the replay buffer alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...config import Config, Training
@@ -18,7 +20,7 @@ from ...data.joined_groups import PromptGroups
 from ...data.log import FailureLog
 from ...data.records import PairId, Record
 from ...data.replay import ReplayBuffer, drawable
-from ...data.usable import is_of_pair
+from ...data.usable import describe_counts, is_of_pair
 from ...errors import NothingToDo, RunError
 from .examples import Selection, examples_hash, select
 
@@ -55,10 +57,11 @@ class TrainingMixture:
     damaged_replay: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """What finds the same material again: record ids and a hash of each part, and what was left out."""
+        """What finds the same mixture again: record ids and a hash of each part, and what was left out."""
+        parts = self._parts().items()
         return {
-            **{name: part.ids for name, part in self._parts().items()},
-            "sha256": {name: examples_hash(part.examples) for name, part in self._parts().items()},
+            **{name: part.ids for name, part in parts},
+            "sha256": {name: examples_hash(part.examples) for name, part in parts},
             "unusable": self.unusable,
             "left_out": dict(self.left_out),
         }
@@ -76,35 +79,34 @@ class TrainingMixture:
         held_out = f"{len(self.validation.examples)} generations"
         if settings.val_batches > 0:
             held_out = f"{settings.val_batches} micro-batches of {held_out}"
-        found = [f"training on {counts}; validation on {held_out}"]
+        notes = [f"training on {counts}; validation on {held_out}"]
         if self.left_out:
-            reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(self.left_out.items()))
-            found.append(f"left out: {reasons}")
+            notes.append(f"left out: {describe_counts(self.left_out)}")
         if self.failures.cut_labels:
-            found.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
+            notes.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
         if self.damaged_lines:
-            found.append(f"damaged lines of the log, passed over: {', '.join(map(str, self.damaged_lines))}")
+            notes.append(f"damaged lines of the log, passed over: {', '.join(map(str, self.damaged_lines))}")
         if self.damaged_replay:
             lines = ", ".join(map(str, self.damaged_replay))
-            found.append(f"damaged lines of the replay buffer, moved to replay.jsonl.broken: {lines}")
+            notes.append(f"damaged lines of the replay buffer, moved to replay.jsonl.broken: {lines}")
         if not self.validation.examples:
-            found.append("nothing could be held out for validation: no early stop, and the last weights are kept")
+            notes.append("nothing could be held out for validation: no early stop, and the last weights are kept")
         elif settings.val_batches == 0:
-            found.append("training.val_batches is 0: no early stop, and the last weights are kept")
+            notes.append("training.val_batches is 0: no early stop, and the last weights are kept")
         if settings.replay_ratio > 0:
-            found.append(
+            notes.append(
                 f"replay draws from {len(self.pool.examples)} generations"
                 if self.pool.examples
                 else "the replay buffer has nothing to draw from: training on failures alone"
             )
-        return found
+        return notes
 
     def _parts(self) -> dict[str, Selection]:
         return {"failures": self.failures, "replay_pool": self.pool, "validation": self.validation}
 
 
 def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) -> TrainingMixture:
-    """The material of a new training; the replay buffer is brought up to date first.
+    """The mixture of a new training; the replay buffer is brought up to date first.
 
     The pair's own records are held, for almost every one is a failure, and those are needed to the end of the training.
 
@@ -112,26 +114,33 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
         NothingToDo: no failure that could be trained on.
         StoreError: the log or the buffer cannot be used.
     """
+    # 1. The log, one record an id: the latest.
     read = log.records(splits={"train", "validation"})
     records = list({record.id: _needed(record, pair.identity) for record in read}.values())
-    damaged = tuple(found.line_number for found in log.damage)
+    damaged = tuple(damage.line_number for damage in log.damage)
     left_out = Counter({NEAR: log.near_two_splits} if log.near_two_splits else {})
     train = [record for record in records if record.split == "train"]
+    validation_records = [record for record in records if record.split == "validation"]
+
+    # 2. Failures: generations of the split `train` in which a token of the draft was rejected.
+    failed = [record for record in train if record.is_failure]
+    failures = select(failed, pair.identity, pair.width, config.data)
+    left_out += failures.left_out
+
+    # 3. The replay pool.
     ours = [record for record in train if is_of_pair(record, pair.identity)]
     latest = {record.id: record for record in train}
-    buffered = (latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed))
-    damaged_replay = tuple(found.line_number for found in replay.damage)
-    blind = partial(_is_blind, log.groups())
-    kept = [record for record in buffered if is_of_pair(record, pair.identity) and blind(record)]
-    wanted = [record for record in train if record.is_failure]
-    failures = select(wanted, pair.identity, pair.width, config.data)
-    left_out += failures.left_out
+    groups = log.groups()
+    buffered = [latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed)]
+    damaged_replay = tuple(damage.line_number for damage in replay.damage)
     if not failures.examples:
-        raise NothingToDo(_nothing(log, train, left_out))
+        raise NothingToDo(_why_nothing(log, train, left_out))
+    kept = [record for record in buffered if is_of_pair(record, pair.identity) and _is_of_train(groups, record)]
     used = set(failures.ids)
-    failure_records = [record for record in wanted if record.id in used]
+    failure_records = [record for record in failed if record.id in used]
     pool = drawable(kept, failure_records, ours) if config.training.replay_ratio > 0 else []
-    validation_records = [record for record in records if record.split == "validation"]
+
+    # 4. Validation, and all of it together.
     validation = select(validation_records, pair.identity, pair.width, config.data)
     return TrainingMixture(
         failures=failures,
@@ -139,31 +148,37 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
         validation=validation,
         failure_records=failure_records,
         validation_records=validation_records,
-        unusable=tuple(r.id for r in wanted if r.id not in used and r.pair.target == pair.identity.target),
+        unusable=tuple(r.id for r in failed if r.id not in used and r.pair.target == pair.identity.target),
         left_out=left_out + validation.left_out,
         damaged_lines=damaged,
         damaged_replay=damaged_replay,
     )
 
 
-def regather(
+def gather_again(
     saved: Mapping[str, Any], log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config
 ) -> TrainingMixture:
-    """The material that `to_json` described, whatever was logged since.
+    """The mixture that `to_json` described, whatever was logged since.
 
     Raises:
         RunError: a record is gone, or is not what it was.
     """
-    blind = partial(_is_blind, log.groups())
-    found = {record.id: record for record in replay.records() if blind(record)}
-    found.update((record.id, record) for record in log.records(splits={"train", "validation"}))
+    groups = log.groups()
+    records = {record.id: record for record in replay.records() if _is_of_train(groups, record)}
+    records.update((record.id, record) for record in log.records(splits={"train", "validation"}))
     try:
-        parts = {name: list(saved[name]) for name in ("failures", "replay_pool", "validation")}
+        ids = {name: list(saved[name]) for name in ("failures", "replay_pool", "validation")}
         hashes, unusable, left_out = dict(saved["sha256"]), tuple(saved["unusable"]), Counter(saved["left_out"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"the run's list of records is damaged ({error}); start a new training") from None
-    records = {name: _look_up(ids, found) for name, ids in parts.items()}
-    selections = {name: select(part, pair.identity, pair.width, config.data) for name, part in records.items()}
+    missing = [record_id for part in ids.values() for record_id in part if record_id not in records]
+    if missing:
+        raise RunError(
+            f"{len(missing)} records of the run are no longer in the log, or near a prompt of another split by now; "
+            f"the first is {missing[0]}; start a new training"
+        )
+    parts = {name: [records[record_id] for record_id in part] for name, part in ids.items()}
+    selections = {name: select(part, pair.identity, pair.width, config.data) for name, part in parts.items()}
     for name, selection in selections.items():
         if examples_hash(selection.examples) != hashes.get(name):
             raise RunError(f"the records of {name} are not what they were when the run began; start a new training")
@@ -171,20 +186,20 @@ def regather(
         failures=selections["failures"],
         pool=selections["replay_pool"],
         validation=selections["validation"],
-        failure_records=records["failures"],
-        validation_records=records["validation"],
+        failure_records=parts["failures"],
+        validation_records=parts["validation"],
         unusable=unusable,
         left_out=left_out,
     )
 
 
-def _is_blind(groups: PromptGroups, record: Record) -> bool:
-    """Whether what a record of the replay buffer is near to trains; the log may have lost the record itself."""
+def _is_of_train(groups: PromptGroups, record: Record) -> bool:
+    """Whether all that a record of the replay buffer is near to is trained on; the log may have lost the record."""
     return groups.splits_near(record) <= {"train"}
 
 
 def _needed(record: Record, pair: PairId) -> Record:
-    """The record; without its text where it is another pair's, which is only counted."""
+    """The record; without its outputs where it is another pair's, which is only counted."""
     if is_of_pair(record, pair):
         return record
     return replace(
@@ -201,23 +216,11 @@ def _needed(record: Record, pair: PairId) -> Record:
     )
 
 
-def _look_up(ids: Iterable[str], found: Mapping[str, Record]) -> list[Record]:
-    ids = list(ids)
-    missing = [record_id for record_id in ids if record_id not in found]
-    if missing:
-        raise RunError(
-            f"{len(missing)} records of the run are no longer in the log, or near a prompt of another split by now; "
-            f"the first is {missing[0]}; "
-            "start a new training"
-        )
-    return [found[record_id] for record_id in ids]
-
-
-def _nothing(log: FailureLog, train: list[Record], left_out: Counter[str]) -> str:
+def _why_nothing(log: FailureLog, train: list[Record], left_out: Counter[str]) -> str:
     if not train:
         near = f" ({left_out[NEAR]} are near prompts of another split)" if left_out[NEAR] else ""
         return f"{log.path} holds no generation to train on{near}; run collect-data first"
     accepted = sum(not record.is_failure for record in train)
-    reasons = {**left_out, "every draft token accepted": accepted}
-    listed = ", ".join(f"{count} ({reason})" for reason, count in sorted(reasons.items()) if count)
-    return f"none of the {len(train)} generations to train on in {log.path} is a usable failure: {listed}"
+    reasons = left_out + Counter({"every draft token accepted": accepted})
+    counts = describe_counts(reasons)
+    return f"none of the {len(train)} generations to train on in {log.path} is a usable failure: {counts}"

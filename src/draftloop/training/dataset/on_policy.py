@@ -1,9 +1,10 @@
-"""More text on the prompts that failed: new answers of the target, or the draft's own. Knows no plan and no loss.
+"""New samples on the prompts that failed: the target's (target samples), or the draft's own (on-policy samples).
 
-A failure says where the draft is weak; its one text is a small sample of what the target says there. While the target
-is at hand it can be asked again, many prompts side by side, which costs it far less a token than one after the other.
-The draft's own text is cheaper still: only the teacher's one pass over it is needed (on-policy distillation, arXiv
-2306.13649). Both are sampled under the failure's own sampler, so that what is learned is what will be verified.
+A failure says where the draft is weak; its one output is a small sample of what the target says there. While the target
+is loaded it can answer again, many prompts in a batch, which costs far less a token than one after the other. The
+draft's own samples are cheaper still: only the teacher's one pass over them is needed (on-policy distillation, arXiv
+2306.13649). Both are sampled under the failure's own sampler, so that what is learned is what will be verified. Knows
+no plan and no loss.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ from .examples import Example
 
 @dataclass(frozen=True)
 class OutputLimits:
-    """What bounds a text.
+    """What bounds a sample.
 
     Attributes:
-        width: ids that target and draft share; no other is sampled.
-        stop_tokens: end a text, and are its last token.
+        width: tokens that target and draft share; no other is sampled.
+        stop_tokens: end a sample, and are its last token.
         context: tokens that both models can read; None is no bound.
-        room: bytes for the caches of texts written side by side.
+        room: bytes for the caches of a batch.
     """
 
     width: int
     stop_tokens: frozenset[int]
     context: int | None = None
     room: float = math.inf
+
+    def longest_after(self, prompt_length: int) -> float:
+        """The most tokens that may follow a prompt of so many; inf where nothing bounds them."""
+        return math.inf if self.context is None else max(0, self.context - prompt_length)
 
 
 def sample_outputs(
@@ -48,79 +53,82 @@ def sample_outputs(
     seed: int,
     limits: OutputLimits,
     enough: Callable[[], bool],
-    on_text: Callable[[int, int], None],
+    on_sample: Callable[[int, int], None],
     on_tokens: Callable[[int], None] = lambda _count: None,
 ) -> list[Example]:
     """Continue the prompt of each failure anew, `times` times.
 
     Args:
         model: target, or draft with whatever adapter it carries.
-        failures: whose prompts and samplers are used; the longest of their outputs says how long one may be.
+        failures: whose prompts and samplers are used; the longest of their outputs says how long a sample may be.
         times: 0 gives none.
-        own: the model is the draft, and what it says is no label.
+        own: the model is the draft, and its tokens are no labels.
         seed: of the training.
-        limits: of each text.
-        enough: asked before every token of the texts in work, which are dropped where it is so; may raise to stop.
-        on_text: told after every finished text how many there are and of how many.
-        on_tokens: told after every step how many tokens were written in it.
+        limits: of each sample.
+        enough: asked before every token of the samples in work, which are dropped where it is so; may raise to stop.
+        on_sample: told after every finished sample how many there are and of how many.
+        on_tokens: told after every step how many tokens were generated in it.
 
     Returns:
-        Examples whose `record_id` is that of their failure and a number. A prompt that leaves no room for an answer has
+        Examples whose `record_id` is that of their failure and a number. A prompt that leaves no room for an output has
         none.
 
     Raises:
-        NoRoom: not even one text at a time fits into memory.
+        NoRoom: not even one sample at a time fits into memory.
     """
-    drafts = [(example, number) for number in range(times) for example in failures if _longest(example, limits)]
+    # 1. One request for each failure and number, with a seed that does not depend on what it is generated beside.
     longest = max((len(example.labels) for example in failures), default=0)
-    wanted = [
+    asked = [
+        (example, number)
+        for number in range(times)
+        for example in failures
+        if limits.longest_after(example.prompt_length)
+    ]
+    requests = [
         OutputRequest(
             example.ids[: example.prompt_length],
             replace(example.sampler, seed=_seed(seed, example, number, own)),
-            int(min(longest, _longest(example, limits))),
+            int(min(longest, limits.longest_after(example.prompt_length))),
         )
-        for example, number in drafts
+        for example, number in asked
     ]
-    found: dict[int, Example] = {}
-    for text in generate_batched(
+    # 2. They are finished in any order, and returned in theirs.
+    samples: dict[int, Example] = {}
+    for output in generate_batched(
         model,
-        wanted,
+        requests,
         width=limits.width,
         stop_tokens=limits.stop_tokens,
         room=limits.room,
         enough=enough,
         on_tokens=on_tokens,
     ):
-        found[text.place] = _continued(*drafts[text.place], text.tokens, own)
-        on_text(len(found), len(drafts))
-    return [found[i] for i in sorted(found)]
+        example, number = asked[output.place]
+        samples[output.place] = replace(
+            example,
+            record_id=f"{example.record_id}/{'own' if own else 'again'}{number}",
+            ids=example.ids[: example.prompt_length] + tuple(output.tokens),
+            blob=None,
+            own=own,
+        )
+        on_sample(len(samples), len(asked))
+    return [samples[i] for i in sorted(samples)]
 
 
-def to_json(rollouts: Iterable[Example]) -> list[dict[str, Any]]:
+def to_json(samples: Iterable[Example]) -> list[dict[str, Any]]:
     """What `from_json` makes the same examples of."""
-    return [asdict(example) for example in rollouts]
+    return [asdict(example) for example in samples]
 
 
 def from_json(values: Iterable[Mapping[str, Any]]) -> list[Example]:
-    """The examples of a run that is gone on with. Raises RunError: damaged."""
+    """The samples of a run that is gone on with. Raises RunError: damaged."""
     try:
         return [Example(**{**v, "ids": tuple(v["ids"]), "sampler": Sampler(**v["sampler"])}) for v in values]
     except (KeyError, TypeError) as error:
-        raise RunError(f"the texts that this run was given are damaged ({error}); start a new training") from None
-
-
-def _longest(example: Example, limits: OutputLimits) -> int | float:
-    """The most tokens that may follow its prompt."""
-    return math.inf if limits.context is None else max(0, limits.context - example.prompt_length)
+        raise RunError(f"the samples that this run was given are damaged ({error}); start a new training") from None
 
 
 def _seed(seed: int, failure: Example, number: int, own: bool) -> int:
-    """Of one text, 0 .. 2**63 - 1: the same whatever texts it is written beside, another after another failure."""
+    """Of one sample, 0 .. 2**63 - 1: the same whatever it is generated beside, another after another failure."""
     digest = hashlib.sha256(f"{seed}:{failure.ids}:{number}:{own}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _continued(example: Example, number: int, tokens: Sequence[int], own: bool) -> Example:
-    ids = example.ids[: example.prompt_length] + tuple(tokens)
-    record_id = f"{example.record_id}/{'own' if own else 'again'}{number}"
-    return replace(example, record_id=record_id, ids=ids, blob=None, own=own)

@@ -1,34 +1,33 @@
-"""How micro-batches, and texts too long, are cut to fit into memory: by estimate, smaller after a want of it. No mlx.
+"""How micro-batches, and outputs too long, are cut to fit into memory: by estimate, smaller when out of memory. No mlx.
 
-What a forward and a backward pass over `rows` examples of `length` tokens take is, but for a constant, rows times
-a·length + b·length²: activations, and the attention's scores where a backend keeps them. The head adds so much for each
-position whose logits are there at a time. All of it is measured on the draft itself, in a few passes over one row; once
-with the logits of all positions at once and once a piece at a time, for then a pass keeps more of the body.
-The optimizer step stays what it is: the gradient sums of the parts are added, and divided once.
+A forward and a backward pass over `rows` examples of `length` tokens takes, but for a constant, rows times
+a·length + b·length²: activations, and the attention's scores where a backend keeps them. The head adds its share for
+each position whose logits exist at a time. All of it is measured on the draft itself, in a few passes over one row;
+once with the logits of all positions at once and once a piece at a time, for then a pass keeps more of the body. The
+optimizer step stays what it is: the gradient sums of the parts are added, and divided once.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from ..dataset.examples import Example
-from ..padding import LENGTH_STEP, POSITION_STEP, round_up
+from ..dataset.examples import POSITION_STEP, Example, padded_shape, round_up
 
 SAFETY = 0.85  # of the room that there is: estimates were within a tenth of what was measured
 _SHORTEST = 32  # row that is measured
 _ALL = 1 << 30
 _POINTS = 3  # that a curve is laid through
 _NEVER = 1e18  # bytes; infinity would not survive JSON
-_FEWER = 0.9  # of an example that was too much by itself
+_SHORTER = 0.9  # of an example that was too much by itself
 
-Batch = tuple[Example, ...]
-Probe = Callable[[int, int, int], int | None]
-"""Length of one row, labels, positions whose logits are there at a time -> bytes, or None: memory was refused."""
+Part = tuple[Example, ...]
+ProbePass = Callable[[int, int, int], int | None]
+"""Length of one row, labels, positions whose logits exist at a time -> bytes, or None: out of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Curve:
     per_position: float = 0.0
 
     def at(self, rows: int, length: int, positions: int) -> float:
-        """For rows of one length; `positions` are those whose logits are there at a time, the first few free."""
+        """For rows of one length; `positions` are those whose logits exist at a time, the first few free."""
         body = rows * (self.per_token * length + self.per_square * length**2)
         return self.fixed + body + self.per_position * max(0, positions - POSITION_STEP)
 
@@ -52,8 +51,8 @@ class Cost:
 
     Attributes:
         whole, cut: with the logits of all positions at once, and with those of `piece` of them where there are more.
-        piece: positions whose logits are there at a time; 0 is all of them.
-        per_label: of every supervised position, whatever is there at a time.
+        piece: positions whose logits exist at a time; 0 is all of them.
+        per_label: of every supervised position, however many exist at a time.
     """
 
     whole: Curve = Curve()
@@ -61,23 +60,17 @@ class Cost:
     piece: int = 0
     per_label: float = 0.0
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Cost:
-        """The cost that `asdict` made an object of."""
-        return cls(**{**values, "whole": Curve(**values["whole"]), "cut": Curve(**values["cut"])})
-
-    def of(self, batch: Sequence[Example]) -> float:
+    def of(self, examples: Sequence[Example]) -> float:
         """Bytes of one part, at least one example."""
-        length = round_up(max(len(example.inputs) for example in batch), LENGTH_STEP)
-        labels = round_up(sum(len(example.labels) for example in batch), POSITION_STEP)
+        length, labels = padded_shape(examples)
         if self.piece and labels > self.piece:
-            return self.cut.at(len(batch), length, self.piece) + self.per_label * labels
-        return self.whole.at(len(batch), length, labels) + self.per_label * labels
+            return self.cut.at(len(examples), length, self.piece) + self.per_label * labels
+        return self.whole.at(len(examples), length, labels) + self.per_label * labels
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How micro-batches are worked on.
+    """How micro-batches are worked on. Checkpoints hold its fields by name.
 
     Attributes:
         cost: of a part.
@@ -91,123 +84,101 @@ class Fit:
     most: float | None = None
     recompute: bool = False
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any] | None) -> Fit | None:
-        """The fit that `asdict` made an object of, or none."""
-        return None if values is None else cls(**{**values, "cost": Cost.from_json(values["cost"])})
-
     def changes(self, batches: Iterable[Sequence[Example]]) -> bool:
         """Whether these micro-batches are worked on otherwise than without regard to memory."""
         return self.recompute or not all(self.takes(batch) for batch in batches)
 
-    def takes(self, batch: Sequence[Example]) -> bool:
+    def takes(self, examples: Sequence[Example]) -> bool:
         """Whether a part fits."""
-        bound = self.room if len(batch) > 1 else self.most
-        return bound is None or self.cost.of(batch) <= bound
+        bound = self.room if len(examples) > 1 else self.most
+        return bound is None or self.cost.of(examples) <= bound
 
     def fitted(self, example: Example) -> Example | None:
         """The example with as many of its labels as fit alone; None where not one does."""
         if self.takes([example]):
             return example
-        fits, does_not = 0, len(example.labels)
-        while does_not - fits > 1:
-            middle = (fits + does_not) // 2
-            if self.takes([example.shortened(middle)]):
-                fits = middle
-            else:
-                does_not = middle
+        counts = range(1, len(example.labels) + 1)
+        fits = bisect_left(counts, True, key=lambda labels: not self.takes([example.shortened(labels)]))
         return example.shortened(fits) if fits else None
 
-    def parts(self, examples: Sequence[Example]) -> tuple[list[Batch], Batch]:
+    def parts(self, examples: Sequence[Example]) -> tuple[list[Part], Part]:
         """The parts of a micro-batch in its order, each as large as fits; and the examples of which no label fits."""
-        found: list[Batch] = []
-        alone: list[Example] = []
-        for example in examples:
-            fitted = self.fitted(example)
-            if fitted is None:
-                alone.append(example)
-            elif found and self.takes([*found[-1], fitted]):
-                found[-1] = (*found[-1], fitted)
-            else:
-                found.append((fitted,))
-        return found, tuple(alone)
+        fitted = [(example, self.fitted(example)) for example in examples]
+        too_long = tuple(example for example, cut in fitted if cut is None)
+        return self.pieces([cut for _, cut in fitted if cut is not None]), too_long
 
-    def pieces(self, examples: Sequence[Example]) -> list[Batch]:
-        """The parts of a micro-batch with nothing cut or left out: what alone does not fit is a part alone."""
-        found: list[Batch] = []
+    def pieces(self, examples: Sequence[Example]) -> list[Part]:
+        """The parts of a micro-batch with nothing cut or left out: what does not fit alone is a part alone."""
+        parts: list[Part] = []
         for example in examples:
-            if found and self.takes([*found[-1], example]):
-                found[-1] = (*found[-1], example)
+            if parts and self.takes([*parts[-1], example]):
+                parts[-1] = (*parts[-1], example)
             else:
-                found.append((example,))
-        return found
+                parts.append((example,))
+        return parts
 
     def is_within(self, other: Fit, batches: Iterable[Sequence[Example]]) -> bool:
         """Whether what this makes of micro-batches fits by the other's cost and room too."""
         return all(other.takes(part) for batch in batches for part in self.parts(batch)[0])
 
     def is_smallest(self, batches: Iterable[Sequence[Example]]) -> bool:
-        """Whether these micro-batches cannot be worked on in less memory without cutting a text."""
+        """Whether these micro-batches cannot be worked on in less memory without cutting an output."""
         return self.recompute and all(len(part) == 1 for batch in batches for part in self.pieces(batch))
 
     def fallback(self, batches: Iterable[Sequence[Example]], *, cut: bool = False) -> Fit | None:
-        """What to try after these micro-batches took too much; None where there is nothing.
-
-        Activations are computed again first; then parts are at most as large as half of the largest one was. Where all
-        have one example, there is room for what is shorter than the longest.
+        """What to try after these micro-batches took too much; None where nothing smaller is left.
 
         Args:
             batches: as they were given.
             cut: whether the ends of examples were left out where they did not fit.
         """
+        # 1. Activations are computed again in the backward pass.
         if not self.recompute:
             return replace(self, recompute=True)
         parts = [part for batch in batches for part in (self.parts(batch)[0] if cut else self.pieces(batch))]
         if not parts:
             return None
+        # 2. Parts are at most as large as half of the largest one was.
         largest = max(parts, key=lambda part: (len(part) > 1, self.cost.of(part)))
         below = math.nextafter(self.cost.of(largest), 0.0)
         middle = len(largest) // 2
         if middle:
             return replace(self, room=min(below, max(self.cost.of(largest[:middle]), self.cost.of(largest[middle:]))))
-        most = min(below, self.cost.of([_shorter(largest[0])]))
+        # 3. Where every part is one example, there is room for what is shorter than the longest.
+        longest = largest[0]
+        tokens = max(longest.prompt_length, int(_SHORTER * len(longest.ids)))
+        most = min(below, self.cost.of([replace(longest, ids=longest.ids[:tokens])]))
         return replace(self, most=most, room=most if self.room is None else min(self.room, most))
 
     def describe(self, batches: Iterable[Sequence[Example]]) -> str:
-        """In words, without a number that only a measured cost gives.
-
-        Args:
-            batches: whose texts are counted.
-        """
+        """In words, without a number that only a measured cost gives; the outputs of `batches` are counted."""
         how = "activations are computed again in the backward pass" if self.recompute else "activations are kept"
         if self.room is self.most is None:
             return how
+        examples = {example.record_id: example for batch in batches for example in batch}.values()
+        cut = sum(not self.takes([example]) for example in examples)
         how += ", micro-batches are worked on in parts"
-        everything = {one.record_id: one for batch in batches for one in batch}
-        cut = sum(not self.takes([one]) for one in everything.values())
-        return how + (f", the ends of {cut} of {len(everything)} texts are left out" if cut else "")
+        return how + (f", the ends of {cut} of {len(examples)} outputs are left out" if cut else "")
 
 
-def _shorter(example: Example) -> Example:
-    return replace(example, ids=example.ids[: max(example.prompt_length, int(_FEWER * len(example.ids)))])
-
-
-def measured(probe: Probe, longest: int, most_labels: int, room: float, piece: int, per_label: float) -> Cost:
+def measure_cost(probe: ProbePass, longest: int, most_labels: int, room: float, piece: int, per_label: float) -> Cost:
     """The cost of a pass, from passes over one row of growing length.
 
     Args:
         probe: makes one.
         longest: inputs of the longest example.
         most_labels: supervised positions of the largest micro-batch; with `piece` or fewer nothing is ever cut.
-        room: no length is tried of which those before say that it would take more.
-        piece: positions whose logits are there at a time.
+        room: bytes; no length is tried that takes more by the ones before.
+        piece: positions whose logits exist at a time.
         per_label: as in Cost.
     """
+    # 1. The body: with the logits of all positions at once, and a piece at a time where a micro-batch is ever cut.
     whole = _body(lambda length: probe(length, min(length, POSITION_STEP), _ALL), _SHORTEST, longest, room)
     cut = whole
     if round_up(most_labels, POSITION_STEP) > piece:
-        few = 2 * POSITION_STEP  # the fewest that are cut
-        cut = _body(lambda length: probe(length, few, POSITION_STEP), few, longest, room)
+        fewest = 2 * POSITION_STEP  # positions that are cut
+        cut = _body(lambda length: probe(length, fewest, POSITION_STEP), fewest, longest, room)
+    # 2. The head: what POSITION_STEP more positions of logits take.
     if piece > POSITION_STEP:
         length = 2 * POSITION_STEP
         whole = _with_head(whole, probe(length, length // 2, _ALL), probe(length, length, _ALL))
@@ -222,23 +193,22 @@ def _body(probe: Callable[[int], int | None], length: int, longest: int, room: f
     while len(points) < _POINTS or points[-1][0] < longest:
         if len(points) > 1 and _curve(points).at(1, length, 0) > room:
             break
-        found = probe(length)
-        if found is None:
+        taken = probe(length)
+        if taken is None:
             break
-        points.append((length, found))
+        points.append((length, taken))
         length *= 2
     return _curve(points)
 
 
 def _with_head(curve: Curve, few: int | None, many: int | None) -> Curve:
-    """With what POSITION_STEP more positions of logits take."""
     if few is None or many is None:
         return curve
     return replace(curve, per_position=max(0, many - few) / POSITION_STEP)
 
 
 def _curve(points: Sequence[tuple[int, int]]) -> Curve:
-    """Constant, slope and square through the last points: neither below 0, for what is measured trembles."""
+    """Constant, slope and square through the last points: none below 0, for measurements vary."""
     if not points:
         return Curve(per_token=_NEVER)  # not even the shortest row fits
     if len(points) == 1:

@@ -1,7 +1,8 @@
-"""Steps and validations within a budget of memory: stepped down where they took too much, and then tried again.
+"""The out-of-memory fallback: steps and validations within a budget, in smaller parts where they took too much.
 
-A want of memory is either told by MLX, as an error that gave the work up, or seen afterwards, as more taken than
-allowed: a CPU tells nothing until it is too late. Each step down is said once. Knows no plan but its micro-batches.
+MLX either says that it is out of memory, by an error that gave the work up, or has taken more than allowed by the time
+anybody can look: a CPU says nothing until it is too late. Each fallback is reported once. Knows no plan but its
+micro-batches.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ...models import adapter as lora
 from ...runtime import memory
 from ..dataset.examples import Example
 from ..step import Learner
-from .fitting import SAFETY, Cost, Fit, measured
+from .fitting import SAFETY, Fit, measure_cost
 
 Result = TypeVar("Result")
 Batches = Sequence[Sequence[Example]]
@@ -34,9 +35,9 @@ class OutOfMemoryFallback:
 
     Args:
         learner: whose fit is changed.
-        everything: the micro-batches that are trained on, but for texts still to be written.
+        everything: the micro-batches that are trained on, but for on-policy and target samples still to be made.
         budget: bytes that MLX may hold; None is no bound.
-        say: told of each step down.
+        say: told of each fallback.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class OutOfMemoryFallback:
         """The most bytes that MLX has held since the first work."""
         return max(self._peak, int(mx.get_peak_memory()))
 
-    def do(self, work: Callable[[], Result], batches: Batches, *, droppable: bool) -> Result:
-        """Do it, again and again in smaller parts while MLX is refused memory.
+    def run(self, work: Callable[[], Result], batches: Batches, *, droppable: bool) -> Result:
+        """Do it, again and again in smaller parts while MLX is out of memory.
 
         Args:
             work: on these micro-batches; where it raises, it has changed nothing.
@@ -60,30 +61,30 @@ class OutOfMemoryFallback:
             droppable: whether the end of an example may be left out where it does not fit alone.
 
         Raises:
-            TrainingFailed: nothing is left to step down to.
+            TrainingFailed: no smaller parts are left to try.
         """
         self._peak = self.peak
         mx.reset_peak_memory()
         while True:
             try:
-                found = work()
+                result = work()
                 break
             except memory.REFUSALS as error:
                 if not memory.is_out_of_memory(error):
                     raise
                 reason = " ".join(str(error).split())
-            self._after_refusal(reason, batches, droppable)  # not above: the error holds on to all of the work's arrays
+            self._after_error(reason, batches, droppable)  # not above: the error holds on to all of the work's arrays
         self._after_success(batches)
-        return found
+        return result
 
-    def _after_refusal(self, reason: str, batches: Batches, droppable: bool) -> None:
+    def _after_error(self, reason: str, batches: Batches, droppable: bool) -> None:
         gc.collect()
         memory.release()
         self._peak = self.peak
-        mx.reset_peak_memory()  # what was refused is not what the next try takes
+        mx.reset_peak_memory()  # what was given up is not what the next try takes
         stuck = not droppable and self._learner.fit.is_smallest(batches)
         fit = None if stuck else self._learner.fit.fallback(batches, cut=droppable)
-        if fit is None or not any(fit.fitted(one) for batch in self._everything for one in batch):
+        if fit is None or not any(fit.fitted(example) for batch in self._everything for example in batch):
             raise TrainingFailed(
                 f"one example alone, with activations computed again, does not fit into memory ({reason}); {ADVICE}"
             )
@@ -94,16 +95,16 @@ class OutOfMemoryFallback:
         peak, allowed = mx.get_peak_memory(), self._budget
         if allowed is None or peak <= allowed.bytes:
             return
-        found = f"{memory.gigabytes(peak)} GB were taken, and {allowed} are allowed"
+        taken = f"{memory.gigabytes(peak)} GB were taken, and {allowed} are allowed"
         fit = None if self._learner.fit.is_smallest(batches) else self._learner.fit.fallback(batches)
         if fit is not None:
             self._learner.fit = fit
-            self._say(f"{found}; from now on, {fit.describe(self._everything)}")
+            self._say(f"{taken}; from now on, {fit.describe(self._everything)}")
         elif allowed.strict:
-            raise TrainingFailed(f"{found}, one example at a time; {ADVICE}")
+            raise TrainingFailed(f"{taken}, one example at a time; {ADVICE}")
         elif not self._warned:
             self._warned = True
-            self._say(f"{found}, one example at a time; going on as long as it works")
+            self._say(f"{taken}, one example at a time; going on as long as it works")
 
 
 def estimate_fit(learner: Learner, batches: Batches, allowed: memory.Budget, kept: int, per_label: int) -> Fit:
@@ -119,29 +120,13 @@ def estimate_fit(learner: Learner, batches: Batches, allowed: memory.Budget, kep
     Raises:
         TrainingFailed: the models alone leave no room, or not one example fits.
     """
+    # 1. The room that models, teacher and adapter leave.
     adapter = sum(values.nbytes for values in lora.adapter_parameters(learner.draft).values())
     held = mx.get_active_memory() + kept + _ADAPTERS * adapter
     room = SAFETY * max(0, allowed.bytes - held)
-    examples = {one.record_id: one for batch in batches for one in batch}.values()
-    fits: list[Fit] = []
-    for recompute in (False, True):
-        fits.append(Fit(_cost(learner, recompute, batches, room, per_label), room, room, recompute))
-        if all(fits[-1].takes([one]) for one in examples):
-            return fits[-1]
-    trained_on = [sum(len(one.labels) for one in map(fit.fitted, examples) if one) for fit in fits]
-    if max(trained_on):
-        return fits[trained_on.index(max(trained_on))]  # with one layer there is nothing to gain by computing again
-    raise TrainingFailed(
-        f"the models and what the teacher keeps take {memory.gigabytes(held)} GB of the {allowed} allowed, and what is "
-        f"left fits no example, even with activations computed again; {ADVICE}"
-    )
-
-
-def _cost(learner: Learner, recompute: bool, batches: Batches, room: float, per_label: int) -> Cost:
-    longest = max(len(one.inputs) for batch in batches for one in batch)
-    most_labels = max(sum(len(one.labels) for one in batch) for batch in batches)
-    before = learner.fit
-    learner.fit = Fit(recompute=recompute)
+    examples = list({example.record_id: example for batch in batches for example in batch}.values())
+    longest = max(len(example.inputs) for example in examples)
+    most_labels = max(sum(len(example.labels) for example in batch) for batch in batches)
 
     def probe(length: int, labels: int, piece: int) -> int | None:
         try:
@@ -151,8 +136,25 @@ def _cost(learner: Learner, recompute: bool, batches: Batches, room: float, per_
                 raise
             return None
 
-    try:
-        return measured(probe, longest, most_labels, room, learner.piece, per_label)
-    finally:
-        learner.fit = before
-        memory.release()
+    # 2. What a pass costs, with activations kept; where not every example fits, with activations computed again.
+    fits: list[Fit] = []
+    before = learner.fit
+    for recompute in (False, True):
+        learner.fit = Fit(recompute=recompute)
+        try:
+            cost = measure_cost(probe, longest, most_labels, room, learner.piece, per_label)
+        finally:
+            learner.fit = before
+            memory.release()
+        fits.append(Fit(cost, room, room, recompute))
+        if all(fits[-1].takes([example]) for example in examples):
+            return fits[-1]
+
+    # 3. Neither takes every example whole: the one that trains on more labels. Of one layer, nothing is recomputed.
+    labels = [sum(len(cut.labels) for cut in map(fit.fitted, examples) if cut) for fit in fits]
+    if max(labels):
+        return fits[labels.index(max(labels))]
+    raise TrainingFailed(
+        f"the models and what the teacher keeps take {memory.gigabytes(held)} GB of the {allowed} allowed, and what is "
+        f"left fits no example, even with activations computed again; {ADVICE}"
+    )
