@@ -28,7 +28,7 @@ def test_every_part_is_looked_at_and_nothing_is_changed(config: Config, tmp_path
     found = findings(config, tmp_path / "data")
     assert list(found) == ["config", "platform", "packages", "BLAS", "device", "memory", "data", "pair", "caches"]
     assert all(one.state == "ok" for name, one in found.items() if name not in ("BLAS", "memory"))
-    assert "one tokenizer, 300 ids, 300 shared" in found["pair"].found
+    assert "one tokenizer, 300 tokens, 300 shared" in found["pair"].found
     assert "KVCache" in found["caches"].found
     assert "up to 512 tokens" in found["caches"].found
     assert list(tmp_path.iterdir()) == []
