@@ -365,8 +365,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     is empty, as a shell leaves it where what it was made of is not set.
     """
     variables = os.environ if environment is None else environment
-    for _ in _from_environment(variables):
-        pass
+    list(_from_environment(variables))
     empty = next((name for name in sorted(RESERVED_ENV) if variables.get(name) == ""), None)
     if empty is not None:
         raise ConfigError(f"environment variable {empty} is set and empty; expected a path, or unset it")
@@ -433,37 +432,24 @@ def _short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def to_yaml(config: Config | None = None) -> str:
-    """The configuration as commented YAML: what `configs/default.yaml` holds."""
-    lines: list[str] = []
-    _write_section(config or Config(), 0, lines)
-    return "\n".join(lines) + "\n"
-
-
-def _write_section(section: Section, depth: int, lines: list[str]) -> None:
-    indent = "  " * depth
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            if depth == 0 and lines:
-                lines.append("")
-            summary = (type(value).__doc__ or "").splitlines()[0].rstrip(".")
-            lines.append(f"{indent}{name}:  # {summary}")
-            _write_section(value, depth + 1, lines)
-        else:
-            lines.append(f"{indent}{name}: {_scalar(value)}  # {field.description}")
-
-
 _PLAIN = re.compile(r"(?!(null|true|false|yes|no|on|off|y|n)$)[A-Za-z_][\w./-]*", re.IGNORECASE | re.ASCII)
 
 
-def _scalar(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return json.dumps(value)  # which YAML reads as it is
-    if isinstance(value, str) and not _PLAIN.fullmatch(value):
-        return quoted(value)
-    return str(value)
+def to_yaml(config: Config | None = None) -> str:
+    """The configuration as commented YAML: what `configs/default.yaml` holds."""
+    return "\n".join(_yaml_lines(config or Config(), "")).lstrip("\n") + "\n"
+
+
+def _yaml_lines(section: Section, indent: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            if not indent:
+                yield ""
+            summary = (type(value).__doc__ or "").splitlines()[0].rstrip(".")
+            yield f"{indent}{name}:  # {summary}"
+            yield from _yaml_lines(value, f"{indent}  ")
+        else:
+            as_json = not isinstance(value, str)  # YAML reads all other JSON as it is
+            text = json.dumps(value) if as_json else value if _PLAIN.fullmatch(value) else quoted(value)
+            yield f"{indent}{name}: {text}  # {field.description}"

@@ -18,10 +18,11 @@ _MODELS = ("models.target", "models.draft")
 def in_a_line(resolved: Resolved, data_dir: Path) -> str:
     """Configuration, models and data directory as they were given."""
     file = "no configuration here" if resolved.file is None else f"config {resolved.file}"
+    file = f"{file} {remark(resolved)}".rstrip()
     models = resolved.config.models
     pair = f"{models.target} + {models.draft}"
     pair = f": the embedded pair, {pair}" if _are_by_default(resolved) else f" · {pair}"
-    return f"{_with(remark(resolved), file)}{pair} · data {data_dir}/"
+    return f"{file}{pair} · data {data_dir}/"
 
 
 def of_run(run: str, config: Config, data_dir: Path) -> str:
@@ -34,7 +35,7 @@ def in_rows(resolved: Resolved, data_dir: Path) -> dict[str, str]:
     found = places(resolved, data_dir)
     pair = " + ".join(found["models"].values())
     return {
-        "config": _with(remark(resolved), found["config"] or "none here"),
+        "config": f"{found['config'] or 'none here'} {remark(resolved)}".rstrip(),
         "models": f"{pair} (the embedded pair)" if _are_by_default(resolved) else pair,
         "data": found["data_dir"],
     }
@@ -62,10 +63,6 @@ def places(resolved: Resolved, data_dir: Path) -> dict[str, Any]:
 
 def _are_by_default(resolved: Resolved) -> bool:
     return resolved.given.isdisjoint(_MODELS)
-
-
-def _with(more: str, text: str) -> str:
-    return f"{text} {more}" if more else text
 
 
 def _absolute(name: str) -> str:

@@ -230,8 +230,8 @@ def _print(report: AcceptanceReport, live: list[LiveRow], found: HeldOut) -> Non
                 **which,
                 "acceptance length": "acceptance_length",
                 "estimated": "estimated_acceptance_length",
-                "tokens/s": "tokens_per_second",
-                "target alone": "plain_tokens_per_second",
+                "tokens/s": lambda row: f"{row.tokens_per_second:.1f}",
+                "target alone": lambda row: f"{row.plain_tokens_per_second:.1f}",
             },
             title=f"decoded live, and the estimate for these same outputs{marked}",
         )
