@@ -607,7 +607,7 @@ def test_unusable_prompts_are_skipped_named_and_counted(small_pair: Pair, log: F
     )
     assert report.generations == 2
     assert report.skipped == {"empty": 2, "too long": 1}
-    first, second, third = report.skipped_prompts
+    first, second, third = map(str, report.skipped_prompts)
     assert first == "prompt 1 (''): empty, no text"
     assert second.startswith("prompt 3 ('1234512345123451234512345123451234512345'): too long, 1,500 ")
     assert third == "prompt 5 (''): empty, no text"
@@ -618,7 +618,7 @@ def test_a_prompt_that_the_caches_cannot_hold_is_skipped(small_pair: Pair, log: 
     pair = replace(small_pair, context=20)
     report = run(pair, log, [Prompt("12345678"), Prompt("123456789")])
     assert (report.generations, report.skipped) == (1, {"too long": 1})
-    assert "need 21 positions, the pair holds 20" in report.skipped_prompts[0]
+    assert "need 21 positions, the pair holds 20" in str(report.skipped_prompts[0])
 
 
 def test_a_prompt_with_a_token_that_a_model_has_no_row_for_is_skipped(tmp_path: Path) -> None:

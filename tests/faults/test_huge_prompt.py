@@ -75,7 +75,7 @@ def test_in_a_batch_it_is_named_and_the_others_are_collected(tmp_path: Path, sma
     log = FailureLog(tmp_path / "failures.jsonl", NO_SYNC)
     report = collect_data(small_pair, prompts, log, SETTINGS)
     assert (report.generations, dict(report.skipped)) == (2, {"too long": 1})
-    (named,) = report.skipped_prompts
+    (named,) = map(str, report.skipped_prompts)
     assert named.startswith("prompt 2 ('zzz")
     assert len(named) < 200
     assert [record.prompt for record in log.records()] == ["red dog", "blue cat"]

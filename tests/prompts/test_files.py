@@ -25,9 +25,9 @@ def file(directory: Path, name: str, content: bytes | str) -> Path:
 def found(path: Path) -> list[str]:
     """Prompts by their text, and the rest with `!`, each behind the place it came from."""
     return [
-        f"{one.where.removeprefix(str(path))} !{one.why.detail}"
+        f"{str(one.where).removeprefix(str(path))} !{one.why.detail}"
         if isinstance(one, SkippedPrompt)
-        else f"{one.where.removeprefix(str(path))} {one.text}"
+        else f"{str(one.where).removeprefix(str(path))} {one.text}"
         for one in PromptFile(path)
     ]
 
@@ -196,7 +196,7 @@ def test_of_ten_thousand_mixed_lines_every_good_one_is_read_and_every_bad_one_na
     path = file(tmp_path, "mixed.jsonl", text)
     counted = survey_files([PromptFile(path)])
     assert counted.prompts == 9000
-    assert [int(one.where.rpartition(" ")[2]) for one in counted.skipped] == bad
+    assert [one.where.number for one in counted.skipped] == bad
     asked = [one.text for one in PromptFile(path) if isinstance(one, Prompt)]
     assert asked == [f"Question {i}" for i in range(1, 10_001) if i % 10]
 

@@ -89,7 +89,7 @@ def test_a_conversation_gives_a_prompt_for_every_turn(database: Callable[..., Pa
         second,
         [*second, ("assistant", "two"), ("system", "Be long."), ("user", "last")],
     ]
-    assert [one.where.rpartition(" ")[2] for one in asked(path)] == ["3", "2", "1", "4", "5"]
+    assert [one.where and one.where.number for one in asked(path)] == ["3", "2", "1", "4", "5"]
     counted = survey_files([PromptFile(path, is_log=True)])
     assert counted.to_json() == {"converted": {"llm's log": 5}, "reference_answers": 5}
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,9 @@ from .app import note
 
 if TYPE_CHECKING:
     from ..prompts.files import FileSurvey, PromptFile
-    from ..prompts.prompt import Prompt
+    from ..prompts.prompt import Prompt, SkippedPrompt
 
 IN_FULL = 20
-_PLACED = re.compile(r"(?P<file>.*?), (?P<kind>line|item|answer) (?P<place>\w+)[: ]")
 
 
 def prompts_of(path: Path, limit: int | None, strict: bool) -> list[Prompt]:
@@ -26,7 +24,7 @@ def prompts_of(path: Path, limit: int | None, strict: bool) -> list[Prompt]:
 
     file = PromptFile(path)
     found = counted([file], strict)
-    say_skipped([f"{skipped.where}: {skipped.why.reason}, {skipped.why.detail}" for skipped in found.skipped])
+    say_skipped(found.skipped)
     return list(islice((entry for entry in file if isinstance(entry, Prompt)), limit))
 
 
@@ -43,22 +41,15 @@ def counted(files: list[PromptFile], strict: bool, others: int = 0) -> FileSurve
     return found
 
 
-def say_skipped(skipped: list[str]) -> None:
-    """Name each skipped prompt: the first IN_FULL with the reason, the others by their places alone."""
-    for line in skipped[:IN_FULL]:
-        note(f"skipped: {line}")
-    for line in _places(skipped[IN_FULL:]):
-        note(f"skipped too: {line}")
-
-
-def _places(skipped: Iterable[str]) -> Iterator[str]:
-    """A line for each file, in order; a prompt that came from no file has its own."""
-    places: dict[tuple[str, str], list[str]] = {}
-    for line in skipped:
-        found = _PLACED.match(line)
-        if found is None:
-            yield line
+def say_skipped(skipped: Sequence[SkippedPrompt]) -> None:
+    """Name each skipped prompt: the first IN_FULL with the reason, those of files after that by their places alone."""
+    for prompt in skipped[:IN_FULL]:
+        note(f"skipped: {prompt}")
+    numbers: dict[tuple[str, str], list[str]] = {}
+    for prompt in skipped[IN_FULL:]:
+        if prompt.where.file:
+            numbers.setdefault((prompt.where.file, prompt.where.kind), []).append(str(prompt.where.number))
         else:
-            places.setdefault((found["file"], found["kind"]), []).append(found["place"])
-    for (file, kind), of_file in places.items():
-        yield f"{file}, {kind}s {', '.join(of_file)}"
+            note(f"skipped too: {prompt}")
+    for (file, kind), of_file in numbers.items():
+        note(f"skipped too: {file}, {kind}s {', '.join(of_file)}")

@@ -31,7 +31,7 @@ from ..errors import ConfigError, PromptError
 from ..evaluation.estimator import Acceptance, realised
 from ..models import adapter as lora
 from ..models.pair import Pair
-from ..prompts.prompt import Prompt, Reading, SkippedPrompt, Unusable
+from ..prompts.prompt import Place, Prompt, Reading, SkippedPrompt, Unusable
 from ..runtime.memory import budget, read_device, room_left
 from ..runtime.signals import StopRequest
 from ..store.json_values import without_surrogates
@@ -73,7 +73,7 @@ class CollectReport:
     acceptance: Acceptance = field(default_factory=lambda: Acceptance(0, 0, 0, 0))
     seconds: float = 0.0
     skipped: Counter[str] = field(default_factory=Counter)
-    skipped_prompts: list[str] = field(default_factory=list)
+    skipped_prompts: list[SkippedPrompt] = field(default_factory=list)
     interrupted: bool = False
 
     @property
@@ -93,7 +93,7 @@ class CollectReport:
             "acceptance_length": self.acceptance.acceptance_length if some else None,
             "failures": self.failures,
             "skipped": dict(self.skipped),
-            "skipped_prompts": self.skipped_prompts,
+            "skipped_prompts": list(map(str, self.skipped_prompts)),
             "tokens_per_second": self.tokens_per_second,
             "seconds": self.seconds,
             "interrupted": self.interrupted,
@@ -154,7 +154,7 @@ def collect_data(
                     on_record(report, record)
     report.interrupted = bool(stop)
     if not (report.generations or report.interrupted or report.skipped[ALREADY_COLLECTED] or settings.limit == 0):
-        reasons = "; ".join(report.skipped_prompts[:3])
+        reasons = "; ".join(map(str, report.skipped_prompts[:3]))
         raise PromptError(f"none of {report.prompts:,} prompts was usable: {reasons}")
     return report
 
@@ -184,7 +184,7 @@ def _asked(
             return  # reading takes long where a chat template does
         report.prompts += 1
         if isinstance(prompt, SkippedPrompt):
-            _skip(report, prompt.why, prompt.where)
+            _skip(report, prompt)
             continue
         ids = usable_tokens(
             pair,
@@ -195,7 +195,8 @@ def _asked(
             reading=settings.reading,
         )
         if isinstance(ids, Unusable):
-            _skip(report, ids, f"{prompt.where or f'prompt {number}'} ({_start(prompt)!r})")
+            start = prompt.text[:40].strip().replace("\n", " ")
+            _skip(report, SkippedPrompt(prompt.where or Place("prompt", number), ids, start))
             continue
         key = conditions.resume_key(ids)
         cut = known.get(key, 0)
@@ -348,10 +349,6 @@ def _conditions(pair: Pair, settings: CollectSettings) -> RunConditions:
     )
 
 
-def _skip(report: CollectReport, why: Unusable, where: str) -> None:
-    report.skipped[why.reason] += 1
-    report.skipped_prompts.append(f"{where}: {why.reason}, {why.detail}")
-
-
-def _start(prompt: Prompt) -> str:
-    return prompt.text[:40].strip().replace("\n", " ")
+def _skip(report: CollectReport, prompt: SkippedPrompt) -> None:
+    report.skipped[prompt.why.reason] += 1
+    report.skipped_prompts.append(prompt)

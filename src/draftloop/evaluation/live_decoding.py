@@ -23,7 +23,7 @@ from ..decoding.teacher_forced import TargetGeneration
 from ..errors import PromptError
 from ..models import adapter as lora
 from ..models.pair import Pair
-from ..prompts.prompt import Prompt, Reading, Unusable
+from ..prompts.prompt import Place, Prompt, Reading, SkippedPrompt, Unusable
 from .benchmark import BASE, Sample, accepted, samples_of
 from .estimator import Acceptance, realised, total
 from .scoring import score
@@ -125,7 +125,7 @@ def usable_prompts(
     for number, prompt in enumerate(prompts, 1):
         ids = usable_tokens(pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading)
         if isinstance(ids, Unusable):
-            skipped.append(f"{prompt.where or f'prompt {number}'}: {ids.reason}, {ids.detail}")
+            skipped.append(str(SkippedPrompt(prompt.where or Place("prompt", number), ids)))
         else:
             usable.append((prompt, ids))
     if not usable:

@@ -18,7 +18,7 @@ from ..errors import PromptError
 from .chat_messages import NoPrompt
 from .formats import Converted, prompt_of
 from .llm_log import is_database, logged_prompts
-from .prompt import Prompt, SkippedPrompt
+from .prompt import Place, Prompt, SkippedPrompt
 from .text_lines import NoText, numbered_lines
 
 LINES = (".jsonl", ".ndjson")
@@ -149,14 +149,14 @@ def _texts(path: Path) -> Iterator[Converted]:
         if isinstance(line, NoText):
             raise PromptError(f"{path}, line {number}: {line}")
         if line.strip():
-            yield Converted(Prompt(line, where=f"{path}, line {number}"))
+            yield Converted(Prompt(line, where=Place("line", number, str(path))))
 
 
 def _json_lines(path: Path) -> Iterator[Converted | SkippedPrompt]:
     """An object a line; each stands for itself."""
     for number, line in numbered_lines(path):
         if isinstance(line, NoText) or line.strip():
-            yield _converted(f"{path}, line {number}", line, _parsed_line)
+            yield _converted(Place("line", number, str(path)), line, _parsed_line)
 
 
 def _parsed_line(line: str | NoText) -> Any:
@@ -176,10 +176,12 @@ def _objects(path: Path) -> Iterator[Converted | SkippedPrompt]:
             raise PromptError(f"{path}, line {number}: {line}")
         lines.append(line)
     for number, value in enumerate(_values("\n".join(lines), path), 1):
-        yield _converted(f"{path}, item {number}", value)
+        yield _converted(Place("item", number, str(path)), value)
 
 
-def _converted(where: str, value: Any, parse: Callable[[Any], Any] = lambda value: value) -> Converted | SkippedPrompt:
+def _converted(
+    where: Place, value: Any, parse: Callable[[Any], Any] = lambda value: value
+) -> Converted | SkippedPrompt:
     """The prompt that a value holds, with the place that it came from; or why it holds none."""
     try:
         found = prompt_of(parse(value))

@@ -18,7 +18,7 @@ from ..errors import PromptError
 from ..store.json_values import why_not_kept
 from .chat_messages import NoPrompt, chat_prompt
 from .formats import Converted
-from .prompt import SkippedPrompt
+from .prompt import Place, SkippedPrompt
 
 FORMAT = "llm's log"
 _MAGIC = b"SQLite format 3\x00"
@@ -81,7 +81,7 @@ class _Layout:
     def _asked(
         self, row_id: str, messages: list[dict[str, Any]], tools: list[sqlite3.Row]
     ) -> Converted | SkippedPrompt:
-        where = f"{self._path}, answer {row_id}"
+        where = Place("answer", row_id, str(self._path))
         try:
             described = [_tool(row) for row in tools]
             why = why_not_kept([messages, described])
@@ -154,7 +154,7 @@ class _Turns(_Layout):
             try:
                 messages = self._chain(turn["parent_message_hash"])
             except NoPrompt as error:
-                yield SkippedPrompt(f"{self._path}, answer {turn['id']}", error.why)
+                yield SkippedPrompt(Place("answer", turn["id"], str(self._path)), error.why)
                 continue
             yield self._asked(turn["id"], messages, self._rows("tools turn_tools", query, turn["id"]))
 

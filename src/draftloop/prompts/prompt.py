@@ -22,6 +22,24 @@ _DEFAULTS = Speculative()
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a prompt stands.
+
+    Attributes:
+        kind: what is counted: `line`, `item` or `answer` of a file, or `prompt` of a command.
+        number: of it, from 1; of an answer its id.
+        file: the file, empty for a prompt that came from none.
+    """
+
+    kind: str
+    number: int | str
+    file: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.kind} {self.number}" if self.file else f"{self.kind} {self.number}"
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What a user asked: plain text, or chat messages.
 
@@ -29,15 +47,15 @@ class Prompt:
         text: of a chat, of all its messages.
         messages: each with `role` and `content` as text, and whatever else a chat template may want.
         tools: that the assistant may call.
-        where: file and line that it came from; not part of what it is.
+        where: its place in a file; not part of what it is.
     """
 
     text: str
     messages: tuple[dict[str, Any], ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
-    where: str = field(default="", compare=False)
+    where: Place | None = field(default=None, compare=False)
 
-    def at(self, where: str) -> Prompt:
+    def at(self, where: Place) -> Prompt:
         """The same, from there."""
         return replace(self, where=where)
 
@@ -52,10 +70,21 @@ class Unusable:
 
 @dataclass(frozen=True)
 class SkippedPrompt:
-    """Something in the place of a prompt, and why it is none."""
+    """A prompt that cannot be used, or something in the place of one.
 
-    where: str
+    Attributes:
+        where: its place.
+        why: the reason.
+        start: the beginning of its text; None where there is no text.
+    """
+
+    where: Place
     why: Unusable
+    start: str | None = None
+
+    def __str__(self) -> str:
+        start = "" if self.start is None else f" ({self.start!r})"
+        return f"{self.where}{start}: {self.why.reason}, {self.why.detail}"
 
 
 @dataclass(frozen=True)
