@@ -79,17 +79,14 @@ class Curriculum:
 
         Its epoch is the one that it would have without new samples.
         """
-        planned, stage = self.plan.windows[step], self._stage(step)
-        if stage < 0:
-            return planned
-        return replace(self._plan_of(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
+        return self._window(step, self._stage(step), enough)
 
     def known_window(self, step: int) -> Window | None:
         """The window of a step; None behind the last one, and where samples are to be made first."""
         stage = self._stage(step)
         if step >= self.steps or (stage >= 0 and (self._latest is None or self._latest[0] != stage)):
             return None
-        return self.window(step, lambda: False)
+        return self._window(step, stage, lambda: False)
 
     def times_given(self, steps: int) -> Counter[str]:
         """How often each record is in what the first `steps` steps were made of, by id."""
@@ -102,6 +99,12 @@ class Curriculum:
     def _stage(self, step: int) -> int:
         """-1 is the part on the failures alone."""
         return sum(begin <= step for begin in self.begins) - 1
+
+    def _window(self, step: int, stage: int, enough: Enough) -> Window:
+        planned = self.plan.windows[step]
+        if stage < 0:
+            return planned
+        return replace(self._plan_of(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
 
     def _plan_of(self, stage: int, enough: Enough) -> BatchPlan:
         """The steps of one stage; the latest is kept."""
