@@ -1,6 +1,7 @@
-"""Prompts become records: the target answers, and what the draft proposed or would have proposed is noted.
+"""Prompts become records: the target generates, and what the draft proposed or would have proposed is recorded.
 
-In: a pair, prompts, settings. Out: records in the log, and a report. Knows no training and no gate.
+In: a pair, prompts, settings. Out: records in the log, teacher probabilities in the blob file, and a report with the
+acceptance so far. A rejected token becomes a disagreement here (`record`). Knows no training and no gate.
 """
 
 import lazy_loader

@@ -1,9 +1,12 @@
 """From prompts to records: what the target emits, and what the draft proposed or would have proposed along it.
 
-By default the target writes many texts side by side, and how speculation would have gone is drawn afterwards, from one
-pass of both models (`decoding.offline_rounds`); `live` runs the decoder itself, one prompt after the other. Records of
-both have the same law, and greedy ones are the same. Every generation has a seed of its own, derived from the run's
-seed and the prompt, so the order of prompts, a resumed run or a skipped prompt changes nothing in the others.
+    prompts -> tokens -> generate_batched (target) -> simulate_rounds (both models) -> make_record -> log
+                      -> or `live`: Decoding, draft and target in turn              ->
+
+By default the target generates in batches, and the speculative rounds are simulated afterwards, from one pass of both
+models (`decoding.offline_rounds`); `live` runs the decoder itself, one prompt after the other. Records of both have the
+same distribution, and greedy ones are the same. Every generation has a seed of its own, derived from the run's seed and
+the prompt, so the order of prompts, a resumed run or a skipped prompt changes nothing in the others.
 """
 
 from __future__ import annotations
@@ -40,9 +43,11 @@ from .record import make_record
 _Item = TypeVar("_Item")
 
 ALREADY_COLLECTED = "already collected"
-AT_ONCE = 1024  # prompts that are handed over together; of them as many are written side by side as memory holds
-P_BYTES = 256 << 20  # of distributions that tokens are drawn from, kept so that the target need not read its own texts
-GROUP = 32  # finished texts that are looked back on and logged together
+AT_ONCE = 1024  # prompts that are handed over together; memory says how many of them are one batch
+P_BYTES = (
+    256 << 20
+)  # of distributions that tokens are drawn from, kept so that the target need not read its own outputs
+GROUP = 32  # finished outputs whose rounds are simulated and logged together
 
 
 def _nobody(_tokens: int) -> None:
@@ -103,8 +108,16 @@ class CollectReport:
 def batched(items: Iterable[_Item], count: int) -> Iterator[list[_Item]]:
     """Runs of `count` items; the last may be shorter."""
     rest = iter(items)
-    while found := list(islice(rest, count)):
-        yield found
+    while batch := list(islice(rest, count)):
+        yield batch
+
+
+@dataclass(frozen=True)
+class _EncodedPrompt:
+    """A prompt to generate from, and its tokens."""
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
 
 
 def collect_data(
@@ -122,26 +135,26 @@ def collect_data(
     Args:
         pair: target, draft and the adapter in use.
         prompts: in order, taken one after the other; what is none of them is counted and named.
-        log: where records go; a record is on disk when `on_record` hears of it.
-        settings: sampler, rule, lengths, source; whether speculation runs live or is drawn in hindsight.
+        log: where records go; a record is on disk when `on_record` is called with it.
+        settings: sampler, rule, lengths, source; whether speculation runs live or is simulated offline.
         stop: looked at before every prompt that is read and after every round, or token of a batch; a generation that
             is cut by it is not logged.
         on_record: called after each record with the report so far.
         blobs: where the target's distributions go; each is on disk before the record that points there.
-        on_tokens: told of every step, or round, how many tokens were written in it: records come many at a time, and
+        on_tokens: told of every step, or round, how many tokens were generated in it: records come many at a time, and
             the first ones late.
 
     Raises:
         ConfigError: `decoding.teacher_top_k` asks for distributions, and there are no `blobs`.
         PromptError: not one prompt was usable, and none had been collected before.
-        NoRoom: a text alone does not fit into memory.
+        NoRoom: a generation alone does not fit into memory.
     """
     if settings.decoding.teacher_top_k and blobs is None:
         raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
     report = CollectReport()
     stop = StopRequest() if stop is None else stop
-    asked = _asked(pair, prompts, log, settings, report, stop)
-    collected = (_live if settings.live else _batches)(pair, asked, settings, stop, blobs, on_tokens)
+    encoded = _encoded(pair, prompts, log, settings, report, stop)
+    collected = (_live if settings.live else _batches)(pair, encoded, settings, stop, blobs, on_tokens)
     began = time.perf_counter()
     with lora.merged(pair.draft):
         for group in collected:
@@ -159,186 +172,18 @@ def collect_data(
     return report
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A prompt to generate from."""
-
-    prompt: Prompt
-    ids: tuple[int, ...]
-
-
-def _asked(
+def _encoded(
     pair: Pair,
     prompts: Iterable[Prompt | SkippedPrompt],
     log: FailureLog,
     settings: CollectSettings,
     report: CollectReport,
     stop: StopRequest,
-) -> Iterator[_Asked]:
+) -> Iterator[_EncodedPrompt]:
     """The prompts to generate from, at most `limit` and until `stop`; the report says why others are not among them."""
+    decoding, count = settings.decoding, 0
     known = {} if settings.fresh else log.resume_keys()
-    most = settings.decoding.max_tokens
-    conditions, found = _conditions(pair, settings), 0
-    for number, prompt in enumerate(prompts, 1):
-        if stop or (settings.limit is not None and found >= settings.limit):
-            return  # reading takes long where a chat template does
-        report.prompts += 1
-        if isinstance(prompt, SkippedPrompt):
-            _skip(report, prompt)
-            continue
-        ids = usable_tokens(
-            pair,
-            prompt,
-            settings.decoding,
-            chat_template=settings.chat_template,
-            max_length=settings.max_prompt_length,
-            reading=settings.reading,
-        )
-        if isinstance(ids, Unusable):
-            start = prompt.text[:40].strip().replace("\n", " ")
-            _skip(report, SkippedPrompt(prompt.where or Place("prompt", number), ids, start))
-            continue
-        key = conditions.resume_key(ids)
-        cut = known.get(key, 0)
-        if cut is None or cut >= most:
-            report.skipped[ALREADY_COLLECTED] += 1
-            continue
-        known[key] = most
-        found += 1
-        yield _Asked(prompt, tuple(ids))
-
-
-def _live(
-    pair: Pair,
-    asked: Iterable[_Asked],
-    settings: CollectSettings,
-    stop: StopRequest,
-    blobs: BlobFile | None,
-    on_tokens: Callable[[int], None],
-) -> Iterator[list[Record]]:
-    """Each generation as the decoder makes it, one after the other."""
-    for one in asked:
-        if stop:
-            return
-        record = generate_record(pair, one.prompt, one.ids, settings, stop, blobs, on_tokens)
-        if record is None:
-            return
-        yield [record]
-
-
-def generate_record(
-    pair: Pair,
-    prompt: Prompt,
-    ids: Sequence[int],
-    settings: CollectSettings,
-    stop: StopRequest | None = None,
-    blobs: BlobFile | None = None,
-    on_tokens: Callable[[int], None] = _nobody,
-) -> Record | None:
-    """Decode one prompt to its end, draft and target in turn, and say all of it; None when `stop` came first.
-
-    What the decoder kept of the target's distributions is in `blobs` by then.
-    """
-    decoding = Decoding(pair, ids, _of_text(settings, ids))
-    rounds: list[Round] = []
-    for found in decoding:
-        rounds.append(found)
-        on_tokens(len(found.tokens))
-        if stop:
-            return None
-    decoding.settle()
-    mx.clear_cache()
-    assert decoding.finish is not None
-    made = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
-    (record,) = _stored(pair, [(_Asked(prompt, tuple(ids)), made)], settings, blobs)
-    return record
-
-
-def _batches(
-    pair: Pair,
-    asked: Iterable[_Asked],
-    settings: CollectSettings,
-    stop: StopRequest,
-    blobs: BlobFile | None,
-    on_tokens: Callable[[int], None],
-) -> Iterator[list[Record]]:
-    """Many generations at a time: the target writes side by side, and the draft's part is drawn in hindsight."""
-    for members in batched(asked, AT_ONCE):
-        wanted = [
-            OutputRequest(one.ids, _of_text(settings, one.ids).sampler, settings.decoding.max_tokens) for one in members
-        ]
-        done: list[FinishedOutput] = []
-        for written in generate_batched(
-            pair.target,
-            wanted,
-            width=pair.width,
-            stop_tokens=pair.stop_tokens,
-            room=room_left(budget("auto", read_device())),
-            enough=lambda: bool(stop),
-            p_bytes=P_BYTES,
-            on_tokens=on_tokens,
-        ):
-            done.append(written)
-            if len(done) == GROUP:
-                yield _looked_back(pair, members, done, settings, blobs)
-                done = []
-        if done:
-            yield _looked_back(pair, members, done, settings, blobs)
-        if stop:
-            return
-
-
-def _looked_back(
-    pair: Pair,
-    members: Sequence[_Asked],
-    done: list[FinishedOutput],
-    settings: CollectSettings,
-    blobs: BlobFile | None,
-) -> list[Record]:
-    """The records of texts that are finished, in the order of their prompts."""
-    done.sort(key=lambda written: written.place)
-    asked = [members[written.place] for written in done]
-    texts = [
-        TargetGeneration(a.ids, w.tokens, _of_text(settings, a.ids).sampler) for a, w in zip(asked, done, strict=True)
-    ]
-    found = dict(simulate_rounds(pair, texts, settings.decoding, [written.p for written in done]))
-    return _stored(pair, [(one, found[i]) for i, one in enumerate(asked)], settings, blobs)
-
-
-def _of_text(settings: CollectSettings, ids: Sequence[int]) -> Settings:
-    """The settings of one text, with its own seed."""
-    sampler = settings.decoding.sampler
-    return replace(settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, ids)))
-
-
-def _stored(
-    pair: Pair, texts: Sequence[tuple[_Asked, Generation]], settings: CollectSettings, blobs: BlobFile | None
-) -> list[Record]:
-    """The records of generations, once what they point to is on disk."""
-    run_seed = settings.decoding.sampler.seed
-    records = [
-        make_record(
-            pair,
-            asked.prompt,
-            asked.ids,
-            made,
-            _of_text(settings, asked.ids),
-            run_seed,
-            settings.source,
-            settings.reading.template_args,
-        )
-        for asked, made in texts
-    ]
-    kept = [made.rows for _, made in texts if made.rows is not None]
-    if blobs is None or not kept:
-        return records
-    places = blobs.extend(encode_top_k(rows) for rows in kept)
-    return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]
-
-
-def _conditions(pair: Pair, settings: CollectSettings) -> RunConditions:
-    decoding = settings.decoding
-    return RunConditions(
+    conditions = RunConditions(
         pair=pair.identity,
         adapter=pair.adapter,
         sampler=decoding.sampler,
@@ -348,7 +193,162 @@ def _conditions(pair: Pair, settings: CollectSettings) -> RunConditions:
         chat_template_args=without_surrogates(dict(settings.reading.template_args)) or None,
     )
 
+    def skip(prompt: SkippedPrompt) -> None:
+        report.skipped[prompt.why.reason] += 1
+        report.skipped_prompts.append(prompt)
 
-def _skip(report: CollectReport, prompt: SkippedPrompt) -> None:
-    report.skipped[prompt.why.reason] += 1
-    report.skipped_prompts.append(prompt)
+    for number, prompt in enumerate(prompts, 1):
+        if stop or (settings.limit is not None and count >= settings.limit):
+            return  # reading takes long where a chat template does
+        report.prompts += 1
+        # 1. Tokens that fit the pair.
+        if isinstance(prompt, SkippedPrompt):
+            skip(prompt)
+            continue
+        tokens = usable_tokens(
+            pair,
+            prompt,
+            decoding,
+            chat_template=settings.chat_template,
+            max_length=settings.max_prompt_length,
+            reading=settings.reading,
+        )
+        if isinstance(tokens, Unusable):
+            start = prompt.text[:40].strip().replace("\n", " ")
+            skip(SkippedPrompt(prompt.where or Place("prompt", number), tokens, start))
+            continue
+        # 2. Not collected yet, or cut by a limit that was lower than this one.
+        key = conditions.resume_key(tokens)
+        cut = known.get(key, 0)
+        if cut is None or cut >= decoding.max_tokens:
+            report.skipped[ALREADY_COLLECTED] += 1
+            continue
+        known[key] = decoding.max_tokens
+        count += 1
+        yield _EncodedPrompt(prompt, tuple(tokens))
+
+
+def _live(
+    pair: Pair,
+    prompts: Iterable[_EncodedPrompt],
+    settings: CollectSettings,
+    stop: StopRequest,
+    blobs: BlobFile | None,
+    on_tokens: Callable[[int], None],
+) -> Iterator[list[Record]]:
+    """Each generation as the decoder makes it, one after the other."""
+    for encoded in prompts:
+        if stop:
+            return
+        record = generate_record(pair, encoded.prompt, encoded.tokens, settings, stop, blobs, on_tokens)
+        if record is None:
+            return
+        yield [record]
+
+
+def generate_record(
+    pair: Pair,
+    prompt: Prompt,
+    tokens: Sequence[int],
+    settings: CollectSettings,
+    stop: StopRequest | None = None,
+    blobs: BlobFile | None = None,
+    on_tokens: Callable[[int], None] = _nobody,
+) -> Record | None:
+    """Decode one prompt to its end, draft and target in turn, and record it; None when `stop` came first.
+
+    What the decoder kept of the target's distributions is in `blobs` by then.
+    """
+    decoding = Decoding(pair, tokens, _with_own_seed(settings, tokens))
+    rounds: list[Round] = []
+    for round_ in decoding:
+        rounds.append(round_)
+        on_tokens(len(round_.tokens))
+        if stop:
+            return None
+    decoding.settle()
+    mx.clear_cache()
+    assert decoding.finish is not None
+    generation = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
+    (record,) = _records(pair, [(_EncodedPrompt(prompt, tuple(tokens)), generation)], settings, blobs)
+    return record
+
+
+def _batches(
+    pair: Pair,
+    prompts: Iterable[_EncodedPrompt],
+    settings: CollectSettings,
+    stop: StopRequest,
+    blobs: BlobFile | None,
+    on_tokens: Callable[[int], None],
+) -> Iterator[list[Record]]:
+    """Many generations at a time: the target generates in batches, and the draft's part is simulated afterwards."""
+
+    def simulated(encoded: Sequence[_EncodedPrompt], outputs: list[FinishedOutput]) -> list[Record]:
+        """The records of finished outputs, in the order of their prompts."""
+        outputs.sort(key=lambda output: output.place)
+        finished = [encoded[output.place] for output in outputs]
+        generations = [
+            TargetGeneration(prompt.tokens, output.tokens, _with_own_seed(settings, prompt.tokens).sampler)
+            for prompt, output in zip(finished, outputs, strict=True)
+        ]
+        rounds = dict(simulate_rounds(pair, generations, settings.decoding, [output.p for output in outputs]))
+        return _records(pair, [(prompt, rounds[i]) for i, prompt in enumerate(finished)], settings, blobs)
+
+    for encoded in batched(prompts, AT_ONCE):
+        requests = [
+            OutputRequest(prompt.tokens, _with_own_seed(settings, prompt.tokens).sampler, settings.decoding.max_tokens)
+            for prompt in encoded
+        ]
+        done: list[FinishedOutput] = []
+        for output in generate_batched(
+            pair.target,
+            requests,
+            width=pair.width,
+            stop_tokens=pair.stop_tokens,
+            room=room_left(budget("auto", read_device())),
+            enough=lambda: bool(stop),
+            p_bytes=P_BYTES,
+            on_tokens=on_tokens,
+        ):
+            done.append(output)
+            if len(done) == GROUP:
+                yield simulated(encoded, done)
+                done = []
+        if done:
+            yield simulated(encoded, done)
+        if stop:
+            return
+
+
+def _with_own_seed(settings: CollectSettings, tokens: Sequence[int]) -> Settings:
+    """The settings of one generation, whose seed follows from the run's and the prompt."""
+    sampler = settings.decoding.sampler
+    return replace(settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, tokens)))
+
+
+def _records(
+    pair: Pair,
+    generations: Sequence[tuple[_EncodedPrompt, Generation]],
+    settings: CollectSettings,
+    blobs: BlobFile | None,
+) -> list[Record]:
+    """The records of generations, once what they point to is on disk."""
+    records = [
+        make_record(
+            pair,
+            encoded.prompt,
+            encoded.tokens,
+            generation,
+            _with_own_seed(settings, encoded.tokens),
+            settings.decoding.sampler.seed,
+            settings.source,
+            settings.reading.template_args,
+        )
+        for encoded, generation in generations
+    ]
+    kept = [generation.rows for _, generation in generations if generation.rows is not None]
+    if blobs is None or not kept:
+        return records
+    places = blobs.extend(encode_top_k(rows) for rows in kept)
+    return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..data.records import Disagreement, Record
 from ..decoding.decoder import Settings
-from ..decoding.generation import Generation, RejectedToken
+from ..decoding.generation import Generation
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
 from ..store.json_values import without_surrogates
@@ -24,39 +24,51 @@ from ..store.json_values import without_surrogates
 def make_record(
     pair: Pair,
     prompt: Prompt,
-    ids: Sequence[int],
-    found: Generation,
+    tokens: Sequence[int],
+    generation: Generation,
     settings: Settings,
     run_seed: int,
     source: str,
     template_args: Mapping[str, Any],
 ) -> Record:
-    """The record of a generation; its split is for the log to decide, its blob for whoever stores one.
+    """The record of a generation; the log decides its split, and whoever stores its blob adds the place of that.
 
     Args:
         pair: that made it.
         prompt: that was given.
-        ids: of the prompt.
-        found: what happened.
-        settings: of the decoding; `sampler.seed` is that of this very text.
+        tokens: of the prompt.
+        generation: what was drafted, rejected and emitted.
+        settings: of the decoding; `sampler.seed` is that of this very generation.
         run_seed: from which that one follows.
         source: where the prompt comes from.
         template_args: what the chat template was given beside it.
     """
+    disagreements = [
+        Disagreement(
+            position=rejected.position,
+            draft_token=rejected.draft_token,
+            target_token=generation.output[rejected.position],
+            draft_logp=_mass(rejected.log_p),
+            draft_logq=_mass(rejected.log_q),
+            target_logp=_mass(generation.log_p[rejected.position]),
+            target_logq=_mass(generation.log_q[rejected.position]),
+        )
+        for rejected in generation.refused
+    ]
     return Record(
-        id=_content_id(pair, ids, found.output, settings, source),
+        id=_content_id(pair, tokens, generation.output, settings, source),
         prompt=prompt.text,
-        prompt_tokens=tuple(ids),
-        draft_output=found.draft_output,
-        target_output=found.output,
-        disagreements=tuple(_disagreement(found, one) for one in found.refused),
+        prompt_tokens=tuple(tokens),
+        draft_output=generation.draft_output,
+        target_output=generation.output,
+        disagreements=tuple(disagreements),
         sampler=settings.sampler,
         rule=settings.rule,
         num_draft_tokens=settings.num_draft_tokens,
-        rounds=found.rounds,
-        log_p=tuple(_mass(value) for value in found.log_p),
-        log_q=tuple(_mass(value) for value in found.log_q),
-        finish=found.finish,
+        rounds=generation.rounds,
+        log_p=tuple(_mass(value) for value in generation.log_p),
+        log_q=tuple(_mass(value) for value in generation.log_q),
+        finish=generation.finish,
         pair=pair.identity,
         adapter=pair.adapter,
         split="train",
@@ -69,27 +81,15 @@ def make_record(
     )
 
 
-def _disagreement(found: Generation, refused: RejectedToken) -> Disagreement:
-    return Disagreement(
-        position=refused.position,
-        draft_token=refused.draft_token,
-        target_token=found.output[refused.position],
-        draft_logp=_mass(refused.log_p),
-        draft_logq=_mass(refused.log_q),
-        target_logp=_mass(found.log_p[refused.position]),
-        target_logq=_mass(found.log_q[refused.position]),
-    )
-
-
 def _mass(log_probability: float) -> float | None:
     """A log-probability as a record keeps it: None where there is no mass."""
     return None if log_probability == -math.inf else log_probability
 
 
-def _content_id(pair: Pair, ids: Sequence[int], output: Sequence[int], decoding: Settings, source: str) -> str:
+def _content_id(pair: Pair, tokens: Sequence[int], output: Sequence[int], decoding: Settings, source: str) -> str:
     """32 hex digits that say what was generated: the same run has the same ids, so what draws by id repeats too."""
-    # What is told beside a text says nothing of the text, so teacher_top_k and bonus_draws are no part of this.
+    # teacher_top_k and bonus_draws change nothing in what was generated, so they are no part of this.
     how = (astuple(decoding.sampler), decoding.rule, decoding.num_draft_tokens)
     lengths = decoding.max_tokens, decoding.prefill_step_size
-    said = [list(ids), list(output), (*how, *lengths), astuple(pair.identity), pair.adapter, source]
-    return hashlib.sha256(repr(said).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    content = [list(tokens), list(output), (*how, *lengths), astuple(pair.identity), pair.adapter, source]
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:32]
