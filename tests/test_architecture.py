@@ -41,6 +41,7 @@ PURE = (
     "draftloop.status",
     "draftloop.data.prompt_groups",
     "draftloop.prompts.prompt",
+    "draftloop.data.record_lines",
     "draftloop.data.records",
     "draftloop.registry.registry",
     "draftloop.data.replay",

@@ -10,7 +10,7 @@ from builders import make_record
 from model_dirs import write_lora
 
 from draftloop.data.log import FailureLog
-from draftloop.data.records import to_line
+from draftloop.data.record_lines import to_line
 from draftloop.data.usable import FOREIGN_ID, NO_OUTPUT
 from draftloop.models.pair import Pair
 from draftloop.registry.registry import Registry

@@ -25,7 +25,7 @@ from model_dirs import write_lora
 from mortal import HANGS
 
 from draftloop.config import Models
-from draftloop.data.records import to_line
+from draftloop.data.record_lines import to_line
 from draftloop.models.pair import Pair
 from draftloop.registry.registry import Registry
 

@@ -9,7 +9,7 @@ import pytest
 from builders import make_record
 from model_dirs import write_lora
 
-from draftloop.data.records import to_line
+from draftloop.data.record_lines import to_line
 from draftloop.data_directory import DataDirectory
 from draftloop.evaluation import latency as costs
 from draftloop.models.pair import Pair

@@ -191,9 +191,9 @@ def assert_said(pair: Pair, record: Record, ids: list[int], rows: TopK) -> None:
     truth = np.array(sampling_log_probs(logits, record.sampler, pair.width))
     kept = np.isfinite(rows.log_probs)
     np.testing.assert_allclose(
-        rows.log_probs[kept], np.take_along_axis(truth, rows.ids, axis=1)[kept], atol=1e-4, rtol=0
+        rows.log_probs[kept], np.take_along_axis(truth, rows.tokens, axis=1)[kept], atol=1e-4, rtol=0
     )
-    np.put_along_axis(truth, np.where(kept, rows.ids, rows.ids[:, :1]), -np.inf, axis=1)
+    np.put_along_axis(truth, np.where(kept, rows.tokens, rows.tokens[:, :1]), -np.inf, axis=1)
     np.testing.assert_allclose(rows.tail, np.exp(truth).sum(axis=1), atol=1e-4)
     assert np.where(kept, -np.inf, 0).max() <= 0
     assert (truth.max(axis=1) <= rows.log_probs[:, -1] + 1e-4).all() or not kept.all()  # none likelier was left out
@@ -224,7 +224,7 @@ def test_kept_distributions_are_those_of_a_teacher_forced_pass(
 
 def test_greedy_rows_are_one_hot(small_pair: Pair, blobs: BlobFile) -> None:
     record, found = kept_of(small_pair, Settings(sampler(0.0), "greedy", 3, 12, teacher_top_k=32), blobs, [5, 6, 7])
-    assert found.ids.tolist() == [[token] for token in record.target_output]
+    assert found.tokens.tolist() == [[token] for token in record.target_output]
     assert (found.log_probs == 0).all()
     assert (found.tail == 0).all()
 
@@ -241,7 +241,7 @@ def test_the_embedded_pairs_distributions_are_those_of_a_teacher_forced_pass(
 def test_a_row_of_another_position_is_no_truth(small_pair: Pair, blobs: BlobFile) -> None:
     """The broken version that the tests above must catch."""
     record, found = kept_of(small_pair, replace(SHORT, teacher_top_k=8), blobs, [5, 6, 7])
-    shifted = TopK(*(np.roll(part, 1, axis=0) for part in (found.ids, found.log_probs, found.tail)))
+    shifted = TopK(*(np.roll(part, 1, axis=0) for part in (found.tokens, found.log_probs, found.tail)))
     with pytest.raises(AssertionError):
         check_against_truth(small_pair, record, shifted)
 

@@ -15,7 +15,8 @@ import pytest
 from builders import RecordedSyncs, make_record
 
 from draftloop.data.log import FailureLog
-from draftloop.data.records import Record, from_body, resume_key, to_line
+from draftloop.data.record_lines import from_body, to_line
+from draftloop.data.records import Record, resume_key
 from draftloop.data.splits import hashed_split
 from draftloop.errors import LockedError, StoreError
 from draftloop.store.lock import Lock

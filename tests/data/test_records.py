@@ -15,19 +15,8 @@ from builders import make_record
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from draftloop.data.records import (
-    BlobRef,
-    Disagreement,
-    Record,
-    Sampler,
-    from_body,
-    from_line,
-    opening_and_split_of,
-    resume_key,
-    split_of,
-    to_line,
-    whole_records,
-)
+from draftloop.data.record_lines import from_body, from_line, opening_and_split_of, split_of, to_line, whole_records
+from draftloop.data.records import BlobRef, Disagreement, Record, Sampler, resume_key
 from draftloop.errors import StoreError
 from draftloop.store.sealed_lines import RecordError, seal, unseal
 

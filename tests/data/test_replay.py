@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 from builders import CountingFiles, failing_files, make_record
 
-from draftloop.data.records import PairId, Record, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import PairId, Record
 from draftloop.data.replay import (
     DrawnReplay,
     ReplayBuffer,

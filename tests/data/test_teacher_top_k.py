@@ -42,10 +42,10 @@ def assert_same(found: TopK, expected: TopK) -> None:
     width = min(found.k, expected.k)
     for one in (found, expected):
         assert not np.isfinite(one.log_probs[:, width:]).any()
-    np.testing.assert_array_equal(found.ids[:, :width], expected.ids[:, :width])
+    np.testing.assert_array_equal(found.tokens[:, :width], expected.tokens[:, :width])
     np.testing.assert_array_equal(found.log_probs[:, :width], expected.log_probs[:, :width])
     np.testing.assert_array_equal(found.tail, expected.tail)
-    assert (found.ids.dtype, found.log_probs.dtype, found.tail.dtype) == (np.int32, np.float32, np.float32)
+    assert (found.tokens.dtype, found.log_probs.dtype, found.tail.dtype) == (np.int32, np.float32, np.float32)
 
 
 @settings(max_examples=200, deadline=None)
@@ -99,8 +99,8 @@ def test_any_bytes_at_all_are_refused_with_the_one_error(data: bytes, headed: bo
 def assert_valid(found: TopK) -> None:
     mass = np.exp(found.log_probs.astype(np.float64)).sum(axis=1) + found.tail
     np.testing.assert_allclose(mass, 1.0, atol=0.02)
-    assert (found.ids >= 0).all()
-    for ids, log_probs in zip(found.ids, found.log_probs, strict=True):
+    assert (found.tokens >= 0).all()
+    for ids, log_probs in zip(found.tokens, found.log_probs, strict=True):
         kept = ids[np.isfinite(log_probs)]
         assert len(set(kept.tolist())) == len(kept) > 0
 
@@ -117,10 +117,10 @@ def test_a_newer_version_is_refused_with_advice() -> None:
     [
         (lambda rows: rows.log_probs.__setitem__((2, 0), np.nan), "row 2 of 9 has log-prob.* no numbers"),
         (lambda rows: rows.log_probs.__setitem__((2, 0), 0.5), "row 2 of 9 has log-prob.* no numbers"),
-        (lambda rows: rows.log_probs.__setitem__(2, -np.inf), "row 2 of 9 has no id with mass"),
+        (lambda rows: rows.log_probs.__setitem__(2, -np.inf), "row 2 of 9 has no token with mass"),
         (lambda rows: rows.log_probs.__setitem__(2, rows.log_probs[2, ::-1]), "do not descend"),
-        (lambda rows: rows.ids.__setitem__((2, 1), -1), "row 2 of 9 has a negative id"),
-        (lambda rows: rows.ids.__setitem__((2, 1), rows.ids[2, 0]), "row 2 of 9 has an id twice"),
+        (lambda rows: rows.tokens.__setitem__((2, 1), -1), "row 2 of 9 has a negative token"),
+        (lambda rows: rows.tokens.__setitem__((2, 1), rows.tokens[2, 0]), "row 2 of 9 has a token twice"),
         (lambda rows: rows.tail.__setitem__(2, -0.001), "row 2 of 9 has a tail outside"),
         (lambda rows: rows.tail.__setitem__(2, np.nan), "row 2 of 9 has a tail outside"),
         (lambda rows: rows.log_probs.__isub__(0.5), "row 0 of 9 has a mass that is not 1"),
@@ -136,7 +136,7 @@ def test_rows_that_contradict_themselves_are_refused(change: object, problem: st
 
 def test_arrays_that_do_not_fit_together_are_refused() -> None:
     rows = top_k(9, 4)
-    for wrong in (TopK(rows.ids[:8], rows.log_probs, rows.tail), TopK(rows.ids, rows.log_probs, rows.tail[:8])):
+    for wrong in (TopK(rows.tokens[:8], rows.log_probs, rows.tail), TopK(rows.tokens, rows.log_probs, rows.tail[:8])):
         with pytest.raises(DistributionsError, match="found shapes"):
             check_top_k(wrong)
 
@@ -158,9 +158,9 @@ def test_rows_are_cut_and_joined_as_lists_are() -> None:
 def test_ids_that_a_narrower_draft_does_not_know_go_to_the_tail():
     rows = top_k(9, 6, narrow=True)
     found = within_width(rows, 50)
-    assert found.ids.max() < 50
+    assert found.tokens.max() < 50
     np.testing.assert_allclose(np.exp(found.log_probs).sum(axis=1) + found.tail, 1.0, atol=1e-5)
-    known = (rows.ids < 50) & np.isfinite(rows.log_probs)
+    known = (rows.tokens < 50) & np.isfinite(rows.log_probs)
     np.testing.assert_array_equal(found.log_probs[known], rows.log_probs[known])
     assert not np.isfinite(found.log_probs[~known]).any()
     assert within_width(rows, 100) is rows

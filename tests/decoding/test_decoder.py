@@ -300,7 +300,7 @@ def test_what_is_kept_are_the_distributions_that_verified(top_k: int) -> None:
         rows = one.target_rows
         assert rows is not None
         assert rows.k == (top_k or 8)
-        both = zip(rows.ids.tolist(), rows.log_probs.tolist(), strict=True)
+        both = zip(rows.tokens.tolist(), rows.log_probs.tolist(), strict=True)
         kept = [dict(zip(ids, values, strict=True)) for ids, values in both]
         for offset, draw in enumerate(one.draws):
             for token, log_p in ((draw.draft_token, draw.draft_log_p), (draw.token, draw.token_log_p)):

@@ -32,7 +32,7 @@ def test_they_are_the_first_of_a_full_sort(width: int, k: int) -> None:
     found = found_in(log_probs, k)
     everything = np.array(log_probs)
     order = np.argsort(-everything, axis=1)
-    np.testing.assert_array_equal(found.ids, order[:, :k])
+    np.testing.assert_array_equal(found.tokens, order[:, :k])
     np.testing.assert_allclose(found.log_probs, np.take_along_axis(everything, order, axis=1)[:, :k], atol=1e-5)
     rest = np.exp(np.take_along_axis(everything.astype(np.float64), order, axis=1)[:, k:]).sum(axis=1)
     np.testing.assert_allclose(found.tail, rest, rtol=1e-4)
@@ -54,7 +54,7 @@ def test_ids_without_mass_are_0_and_leave_no_tail(filters: dict[str, float], wid
     found = found_in(log_probs, 20)
     without = ~np.isfinite(found.log_probs)
     assert without.any()
-    assert (found.ids[without] == 0).all()
+    assert (found.tokens[without] == 0).all()
     assert (found.tail == 0).all()
     np.testing.assert_allclose(np.exp(found.log_probs).sum(axis=1), 1.0, rtol=1e-5)
 
@@ -62,7 +62,7 @@ def test_ids_without_mass_are_0_and_leave_no_tail(filters: dict[str, float], wid
 def test_a_one_hot_row_is_its_argmax() -> None:
     log_probs = rows_of(temperature=0.0)
     found = found_in(log_probs, 1)
-    np.testing.assert_array_equal(found.ids[:, 0], np.array(log_probs).argmax(axis=1))
+    np.testing.assert_array_equal(found.tokens[:, 0], np.array(log_probs).argmax(axis=1))
     assert (found.log_probs == 0).all()
     assert (found.tail == 0).all()
 
@@ -70,5 +70,5 @@ def test_a_one_hot_row_is_its_argmax() -> None:
 @pytest.mark.parametrize("width", [WIDTH, 1_001])
 def test_equal_log_probabilities_are_each_taken_once(width: int) -> None:
     found = found_in(mx.full((2, width), -np.log(width)), 10)
-    assert all(len(set(ids.tolist())) == 10 and max(ids) < width for ids in found.ids)
+    assert all(len(set(ids.tolist())) == 10 and max(ids) < width for ids in found.tokens)
     np.testing.assert_allclose(found.tail, 1 - 10 / width, rtol=1e-4)

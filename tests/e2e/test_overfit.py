@@ -14,7 +14,8 @@ from model_dirs import VOCABULARY, write_llama
 from tiny import sampler, tiny_llama
 
 from draftloop.config import Config, Models
-from draftloop.data.records import Record, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import Record
 from draftloop.data_directory import DataDirectory
 from draftloop.models.pair import Pair, load_pair
 from draftloop.training.train import train

@@ -182,7 +182,7 @@ def test_held_out_generations_that_cannot_be_used_are_counted_and_the_others_are
 
 def test_what_is_near_two_splits_is_measured_on_neither_way(data: DataDirectory) -> None:
     data.log.path.parent.mkdir(parents=True)
-    from draftloop.data.records import to_line
+    from draftloop.data.record_lines import to_line
 
     lines = [to_line(make_record(prompt=LION)), to_line(make_record(prompt=NEAR_LION, split="heldout"))]
     data.log.path.write_bytes(b"".join(lines))

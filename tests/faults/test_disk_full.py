@@ -23,7 +23,7 @@ from workshop import Workshop, records_of
 
 from draftloop.config import Models
 from draftloop.data.log import FailureLog
-from draftloop.data.records import to_line
+from draftloop.data.record_lines import to_line
 from draftloop.errors import DraftloopError, StoreError
 from draftloop.models import adapter as lora
 from draftloop.registry.registry import Registry

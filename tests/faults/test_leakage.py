@@ -14,7 +14,8 @@ from fault_table import Row
 from workshop import Workshop, records_of
 
 from draftloop.data.log import FailureLog
-from draftloop.data.records import Record, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import Record
 from draftloop.training.dataset.mixture import gather
 
 pytestmark = pytest.mark.row("leakage")

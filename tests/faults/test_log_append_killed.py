@@ -10,7 +10,8 @@ from fault_table import Row
 from log_files import broken, filled, put, read
 
 from draftloop.data.log import FailureLog
-from draftloop.data.records import PairId, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import PairId
 from draftloop.errors import StoreError
 
 pytestmark = pytest.mark.row("kill during a log append")

@@ -11,7 +11,7 @@ from fault_table import Row
 from log_files import broken, filled, put, read
 
 from draftloop.data.log import FailureLog
-from draftloop.data.records import to_line
+from draftloop.data.record_lines import to_line
 
 pytestmark = pytest.mark.row("damage in the middle of a log")
 

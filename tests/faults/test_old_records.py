@@ -15,7 +15,8 @@ from fault_table import Row
 
 from draftloop.data import records
 from draftloop.data.log import FailureLog
-from draftloop.data.records import BlobRef, Disagreement, PairId, Record, Sampler, from_line, to_line
+from draftloop.data.record_lines import from_line, to_line
+from draftloop.data.records import BlobRef, Disagreement, PairId, Record, Sampler
 from draftloop.data.replay import ReplayBuffer
 from draftloop.errors import StoreError
 from draftloop.models import manifest

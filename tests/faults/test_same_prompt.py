@@ -16,7 +16,8 @@ from workshop import Workshop, records_of
 from draftloop.data.joined_groups import joined_groups
 from draftloop.data.log import FailureLog
 from draftloop.data.prompt_groups import prompt_group
-from draftloop.data.records import Record, Split, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import Record, Split
 from draftloop.evaluation.looks import new_outputs
 from draftloop.status import read_overview
 from draftloop.training.dataset.mixture import NEAR, gather

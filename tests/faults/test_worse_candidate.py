@@ -14,7 +14,8 @@ from fault_table import Row
 from shop import Shop
 
 from draftloop.config import Gate
-from draftloop.data.records import Record, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import Record
 from draftloop.data_directory import DataDirectory
 from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.evaluation.gate import decide

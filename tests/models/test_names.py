@@ -8,7 +8,8 @@ import orjson
 import pytest
 from builders import NO_SYNC, failing_files, make_record, write_adapter
 
-from draftloop.data.records import PairId, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import PairId
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import StoreError
 from draftloop.models.fingerprints import Fingerprints

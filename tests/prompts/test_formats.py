@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftloop.data.records import to_line
+from draftloop.data.record_lines import to_line
 from draftloop.prompts.chat_messages import NoPrompt
 from draftloop.prompts.formats import prompt_of
 from draftloop.prompts.prompt import Prompt

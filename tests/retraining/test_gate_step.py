@@ -15,7 +15,8 @@ from shop import LATER, PROMPTS, Shop, config_of, fixed_costs, flip_a_bit, last_
 from draftloop.collection.collect import CollectReport
 from draftloop.config import Models
 from draftloop.data.log import FailureLog
-from draftloop.data.records import Record, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import Record
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterDamaged
 from draftloop.evaluation.gate_evaluation import score_outputs

@@ -16,7 +16,8 @@ from mlx.utils import tree_flatten
 from tiny import sampler, tiny_pair
 
 from draftloop.config import Config, Data
-from draftloop.data.records import Record, to_line
+from draftloop.data.record_lines import to_line
+from draftloop.data.records import Record
 from draftloop.data_directory import DataDirectory
 from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair

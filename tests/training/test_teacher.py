@@ -216,7 +216,7 @@ def test_logged_rows_are_what_was_kept_with_the_rest_in_a_bucket():
     taught = LoggedTeacher(kept).teach(make_batch(EXAMPLES[:2]))
     rows, n = taught.piece(slice(None)), len(EXAMPLES[0].labels)
     assert rows.p.shape == (taught.size, 9)
-    assert np.array_equal(np.array(rows.tokens)[:n], kept[EXAMPLES[0].record_id].ids)
+    assert np.array_equal(np.array(rows.tokens)[:n], kept[EXAMPLES[0].record_id].tokens)
     assert np.allclose(np.array(mx.log(rows.p))[n : n + 2, :8], kept[EXAMPLES[1].record_id].log_probs[:2], atol=1e-5)
     assert np.allclose(np.array(rows.p)[: n + len(EXAMPLES[1].labels)].sum(-1), 1, atol=1e-5)
 
@@ -242,7 +242,7 @@ def test_generations_kept_with_different_k_go_together():
 
 def test_a_tail_that_is_only_rounding_is_none():
     rows = top_k(EXAMPLES[0], 64)
-    whole = TopK(rows.ids, rows.log_probs, np.full(len(rows.tail), 3e-7, np.float32))
+    whole = TopK(rows.tokens, rows.log_probs, np.full(len(rows.tail), 3e-7, np.float32))
     found = LoggedTeacher({EXAMPLES[0].record_id: whole}).teach(make_batch(EXAMPLES[:1])).piece(slice(None))
     assert (np.array(found.p)[:, -1] == 0).all()
 

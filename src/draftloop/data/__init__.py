@@ -1,7 +1,8 @@
-"""What is kept of generations: the record, the log of them, the teacher's distributions beside it, replay and splits.
+"""What is kept of generations: records, the log, teacher probabilities beside it, the replay buffer, splits.
 
-In: records of finished generations. Out: the same records, by split, of any pair, as long as they last. Knows no model;
-`store` is what it writes with.
+In: records of finished generations, and the top-k tokens of their teacher. Out: the same records, by split, of any
+pair; near-duplicate prompts are in one group and one split (`joined_groups`). `store` writes the files. Knows no model
+and no training.
 """
 
 import lazy_loader

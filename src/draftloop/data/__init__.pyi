@@ -1,13 +1,13 @@
 from .joined_groups import PromptGroups as PromptGroups
 from .log import FailureLog as FailureLog
+from .record_lines import from_line as from_line
+from .record_lines import to_line as to_line
 from .records import BlobRef as BlobRef
 from .records import Disagreement as Disagreement
 from .records import PairId as PairId
 from .records import Record as Record
 from .records import RunConditions as RunConditions
 from .records import Sampler as Sampler
-from .records import from_line as from_line
-from .records import to_line as to_line
 from .replay import ReplayBuffer as ReplayBuffer
 from .replay import draw_replay as draw_replay
 from .teacher_blobs import BlobFile as BlobFile

@@ -52,7 +52,7 @@ class PromptGroups:
         self._owners = _Owners()
 
     def learn_trained(self, group: str) -> None:
-        """Take a prompt group for trained on by its name; until a text of it is learnt it is near to itself alone."""
+        """Learn by its name that a group was trained on; until a prompt of it is learnt, nothing else is near it."""
         number = self._numbers.get(group)
         if number is None:
             number = self._begin(group, "train")
@@ -62,7 +62,7 @@ class PromptGroups:
         self._note(root)
 
     def learn(self, opening: str, split: Split) -> str:
-        """Take over what a line of the log says; returns its prompt group, not joined."""
+        """Learn a line of the log; returns its prompt group, not joined."""
         group = prompt_group(opening)
         number = self._numbers.get(group)
         if number is None or number in self._without_text:
@@ -131,7 +131,7 @@ class PromptGroups:
         Its group's first one; else that of what it is near to; else `train` among the first ten, or the hash's.
         """
         fresh: dict[str | int, Split] = {}  # by group and by near key
-        found: list[Split] = []
+        splits: list[Split] = []
         began = 0
         for opening in openings:
             group = prompt_group(opening)
@@ -143,8 +143,8 @@ class PromptGroups:
                     first = self._roots + began < FIRST_TRAIN_GROUPS
                     split, began = "train" if first else hashed_split(group), began + 1
                 fresh.update(dict.fromkeys([group, *keys], split))
-            found.append(split)
-        return found
+            splits.append(split)
+        return splits
 
     def _split_of(self, group: str) -> Split | None:
         number = self._numbers.get(group)
@@ -209,12 +209,12 @@ class _Owners:
 
     def of(self, keys: Sequence[int]) -> list[int]:
         """The owners of those keys that have one."""
-        found = [self._recent[key] for key in keys if key in self._recent]
+        owners = [self._recent[key] for key in keys if key in self._recent]
         if keys and len(self._keys):
             wanted = np.array(keys, np.int64)
             at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-            found += self._numbers[at[self._keys[at] == wanted]].tolist()
-        return found
+            owners += self._numbers[at[self._keys[at] == wanted]].tolist()
+        return owners
 
     def add(self, keys: Sequence[int], number: int) -> None:
         """A key keeps the owner that it has."""

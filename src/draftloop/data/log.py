@@ -16,7 +16,8 @@ from ..store.files import FILES, Files, append_whole, reading, storing
 from ..store.lock import Lock
 from ..store.sealed_lines import RecordError, unseal
 from .joined_groups import PromptGroups
-from .records import Record, from_body, opening_and_split_of, resume_key, split_of, to_line, whole_records
+from .record_lines import from_body, opening_and_split_of, split_of, to_line, whole_records
+from .records import Record, resume_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,12 @@ class FailureLog:
 
         After a crash some of them may be there, in their order, and the last one torn.
         """
-        found = list(records)
-        if not found:
+        fresh = list(records)
+        if not fresh:
             return []
         with self._writable() as descriptor:
-            splits = self._groups.splits_for(record.opening for record in found)
-            placed = [replace(record, split=split) for record, split in zip(found, splits, strict=True)]
+            splits = self._groups.splits_for(record.opening for record in fresh)
+            placed = [replace(record, split=split) for record, split in zip(fresh, splits, strict=True)]
             lines = b"".join(to_line(record) for record in placed)
             start = append_whole(descriptor, lines, self._files, self._full_sync)  # a torn tail is mended by the next
             if start == self._known:  # else somebody wrote who takes no lock, and the next append reads it all
@@ -110,7 +111,7 @@ class FailureLog:
         The caller lets nobody write meanwhile. Raises OSError: what the system said.
         """
         with self.path.open("rb") as file:
-            for offset in dict.fromkeys(found.offset for found in self.damage):
+            for offset in dict.fromkeys(damage.offset for damage in self.damage):
                 file.seek(offset)
                 self._set_aside(file.readline().removesuffix(b"\n"))
 
@@ -161,12 +162,12 @@ class FailureLog:
 
         It need not be collected again under a limit that would cut it no later.
         """
-        found: dict[str, int | None] = {}
+        keys: dict[str, int | None] = {}
         for record in self.records():
             key, cut = resume_key(record), record.finish == "length"
-            before = found.get(key, 0)
-            found[key] = max(before, len(record.target_output)) if cut and before is not None else None
-        return found
+            before = keys.get(key, 0)
+            keys[key] = max(before, len(record.target_output)) if cut and before is not None else None
+        return keys
 
     # Reading
 

@@ -1,23 +1,16 @@
-"""The record: what one finished generation leaves behind, and its one sealed line. Knows no file, lock or model.
-
-JSON has no lone surrogates (Python text read from a broken file has): such a prompt is written with U+FFFD in their
-places, and `prompt_surrogates` lists [index, code point] of each, so that it comes back exactly.
-"""
+"""The record: what one finished generation leaves behind. Knows no line, file or model."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-import orjson
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
 from ..config import Rule
-from ..store.json_values import REPLACEMENT, SURROGATE
-from ..store.sealed_lines import RecordError, check_schema, dump, end_of_sealed, field_names, members, seal, unseal
+from ..store.sealed_lines import dump
 from .prompt_groups import opening, prompt_group
 
 SCHEMA = 1
@@ -29,11 +22,6 @@ Count = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True)]
 _CLOSED = ConfigDict(extra="forbid")
-
-_LINE_START = re.compile(rb'\{"adapter":')  # the first of the sorted keys; inside a JSON string its quotes are escaped
-_SPLIT = re.compile(rb',"split":"([a-z]+)"')
-_SURROGATES = range(0xD800, 0xE000)
-_LATER = ("messages", "tools", "chat_template_args")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +96,13 @@ class RunConditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One finished generation. All token ids; N tokens of output, the end of text counting as one.
+    """One finished generation: tokens, N of them in the output, an end-of-text token included.
 
     Attributes:
         id: 32 hex digits; a hash of what was generated, so that a repeated run has the same ids.
         prompt: its text; of a chat, of all messages.
-        draft_output: N ids, what the draft proposed at each position given the emitted prefix.
-        target_output: N ids, what was emitted.
+        draft_output: N tokens, what the draft proposed at each position given the emitted prefix.
+        target_output: N tokens, what was emitted.
         disagreements: the rejections of the verification, one for every round that rejected, in order.
         num_draft_tokens: the most proposals of a round (K).
         rounds: (drafted, accepted) each; a round that starts i tokens into the output drafts at most min(K, N - i).
@@ -199,8 +187,6 @@ class Record:
         )
 
 
-_RECORD = TypeAdapter(Record)
-
 GroupOf = Callable[[Record], str]
 """The unit that a record counts for; `groups().group_of` of the log that holds it, which joins near-duplicates."""
 
@@ -213,154 +199,3 @@ def own_group(record: Record) -> str:
 def resume_key(record: Record) -> str:
     """The key under which `record` was collected; equal to `RunConditions.resume_key` of its run."""
     return record.conditions.resume_key(record.prompt_tokens)
-
-
-def to_line(record: Record) -> bytes:
-    """The line of `record`, newline included.
-
-    Raises:
-        RecordError: it would not read back as this very record (NaN, a wrong length, a foreign type).
-    """
-    try:
-        body = dump(_to_json(record))
-    except TypeError as error:  # orjson: an integer past 64 bits, a lone surrogate outside the prompt, a foreign type
-        raise RecordError(f"it cannot be written as JSON: {error}") from error
-    back = from_body(body)
-    if back != record:
-        names = ", ".join(name for name in field_names(Record) if getattr(back, name) != getattr(record, name))
-        raise RecordError(f"{names}: holds what JSON cannot keep (NaN, infinity, a list for a tuple)")
-    return seal(body)
-
-
-def from_line(line: bytes) -> Record:
-    """The record of a line, checked from its checksum to the last length.
-
-    Raises:
-        RecordError: the line is damaged or contradicts itself.
-        StoreError: it was written by a newer draftloop.
-    """
-    return from_body(unseal(line))
-
-
-def from_body(body: bytes) -> Record:
-    """The record of an unsealed JSON object. Raises as `from_line` does."""
-    values = _parse(body)
-    surrogates = values.pop("prompt_surrogates", None)
-    try:
-        record = _RECORD.validate_python(values)
-        if surrogates:
-            record = replace(record, prompt=_with_surrogates(record.prompt, surrogates))
-    except (ValidationError, TypeError, ValueError, IndexError) as error:
-        raise RecordError(_first_problem(error)) from None
-    _check_lengths(record)
-    _check_rounds(record)
-    _check_disagreements(record)
-    return record
-
-
-def split_of(body: bytes) -> str:
-    """The split named in an unsealed JSON object, without reading anything else of it."""
-    if b'"tools":' in body:  # they come behind the split, and may have such a key too
-        split = _parse(body).get("split")
-        return split if isinstance(split, str) else ""
-    found = _SPLIT.match(body, body.rfind(b',"split":"'))  # the last one: a message may have such a key too
-    return found[1].decode() if found else ""
-
-
-def opening_and_split_of(body: bytes) -> tuple[str, Split]:
-    """`Record.opening` and the split of an unsealed JSON object, without its record. Raises as `from_line` does."""
-    values = _parse(body)
-    prompt: Any = values.get("prompt")
-    split: Any = values.get("split")
-    if not isinstance(prompt, str) or split not in get_args(Split):
-        raise RecordError(f"prompt and split: found {str(prompt)[:80]!r} and {split!r}, expected a text and a split")
-    messages: Any = values.get("messages")
-    chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    return opening(prompt, messages if chat else None), split
-
-
-def whole_records(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where whole records lie in damaged bytes, as (start, end): a newline that was lost joins two good ones."""
-    done = 0
-    for start in (found.start() for found in _LINE_START.finditer(data)):
-        end = end_of_sealed(data, start) if start >= done else None  # a message may hold such a start too
-        if end is not None:
-            done = end
-            yield start, done
-
-
-def _to_json(record: Record) -> dict[str, Any]:
-    values = members(record)
-    for name in _LATER:
-        if values[name] is None:
-            del values[name]  # as lines were before there was such a thing
-    values["prompt"] = SURROGATE.sub(REPLACEMENT, record.prompt)
-    values["prompt_surrogates"] = [(found.start(), ord(found[0])) for found in SURROGATE.finditer(record.prompt)]
-    return values
-
-
-def _with_surrogates(prompt: str, surrogates: list[tuple[int, int]]) -> str:
-    characters = list(prompt)
-    for index, code in surrogates:
-        if code not in _SURROGATES:
-            raise ValueError(f"found the code point {code}, expected a lone surrogate")
-        characters[index] = chr(code)
-    return "".join(characters)
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        values = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RecordError(f"it is no JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise RecordError("it is no JSON object")
-    check_schema(values.get("schema"), SCHEMA, "record")
-    return values
-
-
-def _first_problem(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return f"prompt_surrogates: {error}"
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: found {str(first['input'])[:80]!r}; {first['msg']}"
-
-
-def _check_lengths(record: Record) -> None:
-    length = len(record.target_output)
-    for name in ("draft_output", "log_p", "log_q"):
-        found = len(getattr(record, name))
-        if found != length:
-            raise RecordError(f"{name} has {found} entries, expected the {length} of target_output")
-
-
-def _check_rounds(record: Record) -> None:
-    start, length = 0, len(record.target_output)
-    for drafted, accepted in record.rounds:
-        most = min(record.num_draft_tokens, length - start)
-        if start >= length or not accepted <= drafted <= most:
-            raise RecordError(
-                f"rounds: the one at position {start} of {length} accepted {accepted} of {drafted} proposals, "
-                f"expected accepted <= drafted <= {max(most, 0)}"
-            )
-        start += accepted + 1
-    if start - length not in (0, 1):  # the last round may end in an accepted token, without one of the target's own
-        raise RecordError(f"rounds: they cover {start} tokens, expected the {length} of target_output")
-
-
-def _check_disagreements(record: Record) -> None:
-    found = tuple((d.position, d.draft_token, d.target_token) for d in record.disagreements)
-    expected = tuple((i, record.draft_output[i], record.target_output[i]) for i in _rejections(record))
-    if found != expected:
-        raise RecordError(
-            f"disagreements: found (position, draft token, target token) {str(found)[:200]}, "
-            f"expected {str(expected)[:200]} by rounds, draft_output and target_output"
-        )
-
-
-def _rejections(record: Record) -> Iterator[int]:
-    start = 0
-    for drafted, accepted in record.rounds:
-        if accepted < drafted:
-            yield start + accepted
-        start += accepted + 1

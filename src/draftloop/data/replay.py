@@ -1,26 +1,26 @@
 """The replay buffer: generations that keep the draft from forgetting what it does well. Knows no model and no training.
 
-What enters, always from the split `train` alone: of every source the generations at or above its median acceptance, and
-the examples of earlier trainings. What stays when there are more than `capacity`: every source keeps its share (largest
+What enters, from the split `train` alone: of every source the generations at or above its median acceptance, and the
+examples of earlier trainings. What stays when there are more than `capacity`: every source keeps its share (largest
 remainders), and within a source the records with the smallest hash of seed and id, which is a uniform reservoir sample
 that does not depend on the order of arrival. `replay.jsonl` holds whole records, in the failure log's own lines, so the
-buffer outlives the log; it is replaced atomically, and damaged lines of it go to `replay.jsonl.broken`. Generations are
-gone through twice, one at a time: however long the log is, at most `capacity` of each source are held at once.
+buffer outlives the log; it is replaced atomically, and its damaged lines go to `replay.jsonl.broken`. Generations are
+read twice, one at a time: however long the log is, at most `capacity` of each source are held.
 
-What is drawn. All failures are trained on once an epoch, and in a first training the buffer is nothing but failures.
-Drawing one of those again would protect nothing when its source is the very one the draft is being taught. So a failure
-of the running training is drawn only if its source is one the draft already does well in: acceptance at or above
-that of all generations together. What the log lost, and what had no rejection, is drawn whatever its source.
+What is drawn. All failures are trained on once an epoch, and in a first training the buffer is nothing but failures. To
+draw one of those again would protect nothing when its source is the very one that the draft learns now. So a failure of
+the running training is drawn only if the draft already does well in its source: acceptance at or above that of all
+generations together. What the log lost, and what had no rejection, is drawn whatever its source.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from itertools import chain
 from pathlib import Path
 
@@ -31,10 +31,11 @@ from ..store.atomic import remove_leftovers, write_atomically
 from ..store.files import FILES, Files, storing
 from ..store.lock import Lock
 from .log import Damage, FailureLog
-from .records import Record, to_line
+from .record_lines import to_line
+from .records import Record
 
 FILE = "replay.jsonl"
-_ID_BYTES = 16  # of a rank tell ids apart
+_ID_BYTES = 16  # of a rank, enough to tell ids apart
 _DRAW = 0x5E91A7  # keeps this random stream apart from others of one seed
 
 
@@ -64,7 +65,7 @@ class ReplayBuffer:
         return [record for record in self._stored.records() if record.split == "train"]
 
     def refresh(self, records: Callable[[], Iterable[Record]], seed: int) -> list[Record]:
-        """Let in what must not be forgotten of `records`, asked for twice; returns what is kept now.
+        """Admit what must not be forgotten of `records`, which is called twice; returns what is kept now.
 
         Raises:
             StoreError: not writable.
@@ -72,7 +73,7 @@ class ReplayBuffer:
         return self._admit(worth_keeping(records), seed)
 
     def remember(self, trained: Iterable[Record], seed: int) -> list[Record]:
-        """Let in the examples of a training; returns what is kept now. Raises StoreError: not writable."""
+        """Admit the examples of a training; returns what is kept now. Raises StoreError: not writable."""
         return self._admit(trained, seed)
 
     def _admit(self, newcomers: Iterable[Record], seed: int) -> list[Record]:
@@ -103,26 +104,26 @@ def worth_keeping(records: Callable[[], Iterable[Record]]) -> Iterator[Record]:
     def usable() -> Iterator[Record]:
         return (record for record in records() if record.split == "train" and record.target_output)
 
-    found: dict[_Source, array[float]] = defaultdict(lambda: array("d"))
+    acceptances: dict[_Source, array[float]] = defaultdict(lambda: array("d"))
     for record in usable():
-        found[_source(record)].append(generation_acceptance(record))
-    medians = {source: float(np.median(values)) for source, values in found.items()}
+        acceptances[_source(record)].append(generation_acceptance(record))
+    medians = {source: float(np.median(values)) for source, values in acceptances.items()}
     return (record for record in usable() if generation_acceptance(record) >= medians.get(_source(record), 0.0))
 
 
 def reservoir(records: Iterable[Record], capacity: int, seed: int) -> list[Record]:
     """At most `capacity` of `records`, each once: every source in proportion, within it a seeded uniform sample.
 
-    Of records with one id the last one counts. No more than `capacity` of a source are held at a time.
+    Of records with the same id the last one counts. No more than `capacity` of a source are held at a time.
 
     Returns:
-        Them in the order of their ids.
+        They are in the order of their ids.
     """
     by_source: dict[_Source, _Lowest] = defaultdict(lambda: _Lowest(capacity))
     for record in records:
         by_source[_source(record)].add(record, _rank(record.id, seed))
-    quotas = _shares({source: found.count for source, found in by_source.items()}, capacity)
-    kept = [record for source, found in by_source.items() for record in found.records(quotas[source])]
+    quotas = _shares({source: lowest.count for source, lowest in by_source.items()}, capacity)
+    kept = [record for source, lowest in by_source.items() for record in lowest.records(quotas[source])]
     return sorted(kept, key=lambda record: record.id)
 
 
@@ -132,8 +133,8 @@ class _Lowest:
     def __init__(self, most: int) -> None:
         self._most = most
         self._ids: set[bytes] = set()
-        self._held: dict[bytes, Record] = {}  # by rank, which an id has alone
-        self._heap: list[bytes] = []  # the highest rank first: complements
+        self._ranks: list[bytes] = []  # of those held, sorted
+        self._held: dict[bytes, Record] = {}  # by rank, which no two ids share
 
     @property
     def count(self) -> int:
@@ -141,23 +142,21 @@ class _Lowest:
         return len(self._ids)
 
     def add(self, record: Record, rank: bytes) -> None:
-        """One more; it takes the place of one with its id."""
+        """One more; it takes the place of the one with its id."""
         self._ids.add(rank[:_ID_BYTES])
-        if rank in self._held:
-            self._held[rank] = record
-            return
-        heappush(self._heap, _complement(rank))
+        if rank not in self._held:
+            self._ranks.insert(bisect_left(self._ranks, rank), rank)
         self._held[rank] = record
-        if len(self._heap) > self._most:
-            del self._held[_complement(heappop(self._heap))]
+        if len(self._ranks) > self._most:
+            del self._held[self._ranks.pop()]
 
     def records(self, count: int) -> list[Record]:
         """The `count` lowest."""
-        return [self._held[rank] for rank in sorted(self._held)[:count]]
+        return [self._held[rank] for rank in self._ranks[:count]]
 
 
 def drawable(kept: Iterable[Record], failures: Collection[Record], generations: Iterable[Record]) -> list[Record]:
-    """The records of the buffer that protect something in a training on `failures`: see the head of this module.
+    """The records of the buffer that protect something in a training on `failures` (see the top of this file).
 
     Args:
         kept: the buffer's records of the pair.
@@ -198,8 +197,8 @@ def replay_tokens(fresh_tokens: int, replay_ratio: float) -> int:
 def draw_replay(lengths: Mapping[str, int], tokens: int, seed: int, epoch: int) -> list[DrawnReplay]:
     """Exactly `tokens` supervised tokens from a pool, anew for every epoch.
 
-    The pool is gone through in a random order, as often as needed, so no record comes twice more than another. The last
-    one drawn is cut to fit.
+    The pool is passed through in a random order, as often as needed, so no record comes twice more than another. The
+    last draw is cut to fit.
 
     Args:
         lengths: supervised tokens of each record, by id.
@@ -227,7 +226,7 @@ _Source = tuple[str, str, str]
 
 
 def _source(record: Record) -> _Source:
-    """A source of one pair: another pair's generations are other text."""
+    """A source of one pair: another pair's generations are other outputs."""
     return record.pair.target, record.pair.tokenizer, record.source
 
 
@@ -237,11 +236,6 @@ def _weights(record: Record) -> np.ndarray:
 
 def _rank(record_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"replay:{seed}:{record_id}".encode()).digest()
-
-
-def _complement(rank: bytes) -> bytes:
-    """Sorts the other way round."""
-    return bytes(255 - byte for byte in rank)
 
 
 def _shares(counts: Mapping[_Source, int], capacity: int) -> dict[_Source, int]:

@@ -1,4 +1,4 @@
-"""An append-only file of blobs, each found by its place and checksum. Knows not what they hold, nor who points there.
+"""An append-only file of blobs, each found by its place and checksum. Does not know what they hold or who points there.
 
 A blob is acknowledged when `append` returns its place. Whatever a killed writer left half-written is not pointed to by
 anybody: it stays, and the next blob comes after it.
@@ -49,19 +49,19 @@ class BlobFile:
             StoreError: the disk refused, and what was there before is unharmed.
             LockedError: another process kept the lock.
         """
-        found = list(blobs)
-        if not found:
+        contents = list(blobs)
+        if not contents:
             return []
         with self._lock, storing(self.path):
             descriptor = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 if os.fstat(descriptor).st_size == 0:
                     self._files.sync_directory(self.path.parent, self._full_sync)
-                start = append_whole(descriptor, b"".join(found), self._files, self._full_sync)
+                start = append_whole(descriptor, b"".join(contents), self._files, self._full_sync)
             finally:
                 os.close(descriptor)
-        starts = accumulate(map(len, found), initial=start)
-        return [BlobRef(at, len(blob), checksum(blob)) for at, blob in zip(starts, found, strict=False)]
+        starts = accumulate(map(len, contents), initial=start)
+        return [BlobRef(at, len(blob), checksum(blob)) for at, blob in zip(starts, contents, strict=False)]
 
     def read(self, place: BlobRef) -> bytes:
         """The blob that was written at `place`.
@@ -75,12 +75,12 @@ class BlobFile:
                 size = os.fstat(file.fileno()).st_size
                 if size < place.offset + place.length:
                     raise self._error(place, f"the file ends at byte {size:,}")
-                found = os.pread(file.fileno(), place.length, place.offset)
+                blob = os.pread(file.fileno(), place.length, place.offset)
         except OSError as error:
             raise self._error(place, error.strerror or str(error)) from error
-        if checksum(found) != place.checksum:
+        if checksum(blob) != place.checksum:
             raise self._error(place, "its checksum does not match")
-        return found
+        return blob
 
     def _error(self, place: BlobRef, reason: str) -> BlobError:
         return BlobError(

@@ -1,11 +1,11 @@
-"""What the target said along one generation, cut to its likeliest ids, and the bytes of it. Knows no model and no file.
+"""Teacher probabilities along one generation, cut to the top-k tokens, and their bytes. Knows no model and no file.
 
 The bytes, little endian: a header (magic `DLTD`, version, N rows), then
-    counts (N) uint32       ids with mass kept of each row
-    ids (sum of counts) uint32, log-probabilities (as many) float32
+    counts (N) uint32       tokens with mass kept of each row
+    tokens (sum of counts) uint32, log-probabilities (as many) float32
     tails (N) float32
-Rows keep only what has mass, so a one-hot row costs 16 bytes whatever k is. A checksum is the business of whoever
-stores the bytes.
+Rows keep only what has mass, so a one-hot row costs 16 bytes whatever k is. Whoever stores the bytes adds a
+checksum.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAGIC = b"DLTD"
 VERSION = 1
 _HEADER = struct.Struct("<4sII")
 _INTEGER, _REAL = np.dtype("<u4"), np.dtype("<f4")
-_MOST_ID = 2**31 - 1
+_MOST_TOKEN = 2**31 - 1
 _MASS_TOLERANCE = 0.01  # float32 sums over a vocabulary of 150,000 stay far below it; damage does not
 
 
@@ -34,15 +34,15 @@ class DistributionsError(StoreError):
 
 @dataclass(frozen=True, eq=False)
 class TopK:
-    """The likeliest ids of M distributions of the target, after the sampler's transforms.
+    """The top-k tokens of M distributions of the target, after the sampler's transforms.
 
     Attributes:
-        ids: (M, k) int32, the likeliest first; 0 where a row has fewer than k ids with mass.
+        tokens: (M, k) int32, the most likely first; 0 where a row has fewer than k tokens with mass.
         log_probs: (M, k) float32, descending; -inf there.
-        tail: (M,) float32, the mass of every other id, in [0, 1].
+        tail: (M,) float32, the mass of every other token, in [0, 1].
     """
 
-    ids: NDArray[np.int32]
+    tokens: NDArray[np.int32]
     log_probs: NDArray[np.float32]
     tail: NDArray[np.float32]
 
@@ -50,25 +50,25 @@ class TopK:
         return len(self.tail)
 
     def __getitem__(self, rows: slice) -> TopK:
-        return TopK(self.ids[rows], self.log_probs[rows], self.tail[rows])
+        return TopK(self.tokens[rows], self.log_probs[rows], self.tail[rows])
 
     @property
     def k(self) -> int:
-        """The most ids a row may hold."""
-        return int(self.ids.shape[1])
+        """The most tokens that a row may hold."""
+        return int(self.tokens.shape[1])
 
 
 def concatenate_top_k(parts: Sequence[TopK]) -> TopK:
     """Rows one after another, in the order of `parts`, which are at least one and of one k."""
     return TopK(
-        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
         np.concatenate([part.log_probs for part in parts]),
         np.concatenate([part.tail for part in parts]),
     )
 
 
 def encode_top_k(rows: TopK) -> bytes:
-    """The bytes of `rows`, one for every position of an output; ids without mass are not among them.
+    """The bytes of `rows`, one for every position of an output; tokens without mass are not among them.
 
     Raises:
         DistributionsError: they contradict themselves, or a number is not finite.
@@ -77,7 +77,7 @@ def encode_top_k(rows: TopK) -> bytes:
     kept = rows.log_probs > -np.inf  # (N, k)
     sections = [
         _integers(kept.sum(axis=1)),
-        _integers(rows.ids[kept]),
+        _integers(rows.tokens[kept]),
         _reals(rows.log_probs[kept]),
         _reals(rows.tail),
     ]
@@ -85,7 +85,7 @@ def encode_top_k(rows: TopK) -> bytes:
 
 
 def decode_top_k(data: bytes) -> TopK:
-    """The rows of `encode_top_k`d bytes; k becomes the most ids with mass that any of them has.
+    """The rows of `encode_top_k`d bytes; k becomes the most tokens with mass that any of them has.
 
     Raises:
         DistributionsError: the bytes are cut short, too long, of a newer draftloop, or contradict themselves.
@@ -94,8 +94,8 @@ def decode_top_k(data: bytes) -> TopK:
     length = reader.header()
     counts = reader.integers(length)
     entries = int(counts.sum())
-    ids, log_probs = reader.integers(entries), reader.reals(entries)
-    rows = _dense(counts, ids, log_probs, reader.reals(length))
+    tokens, log_probs = reader.integers(entries), reader.reals(entries)
+    rows = _dense(counts, tokens, log_probs, reader.reals(length))
     reader.end()
     check_top_k(rows)
     return rows
@@ -107,22 +107,24 @@ def check_top_k(rows: TopK) -> None:
     Raises:
         DistributionsError: they contradict themselves, or a number is not finite.
     """
-    shapes = rows.ids.shape, rows.log_probs.shape, rows.tail.shape
+    shapes = rows.tokens.shape, rows.log_probs.shape, rows.tail.shape
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][:1] != shapes[2] or rows.k < 1:
-        raise DistributionsError(f"ids, log-probabilities, tails: found shapes {shapes}, expected (M, k), (M, k), (M,)")
+        raise DistributionsError(
+            f"tokens, log-probabilities, tails: found shapes {shapes}, expected (M, k), (M, k), (M,)"
+        )
     for problem, wrong in _problems(rows).items():
         if wrong.any():
             raise DistributionsError(f"row {int(wrong.argmax())} of {len(rows)} has {problem}")
 
 
 def within_width(rows: TopK, width: int) -> TopK:
-    """The same distributions where ids from `width` on are none: their mass is in the tail."""
-    beyond = (rows.ids >= width) & (rows.log_probs > -np.inf)
+    """The same distributions where tokens from `width` on are none: their mass is in the tail."""
+    beyond = (rows.tokens >= width) & (rows.log_probs > -np.inf)
     if not beyond.any():
         return rows
     moved = np.where(beyond, np.exp(rows.log_probs), 0.0).sum(axis=1, dtype=np.float32)
     log_probs = np.where(beyond, -np.inf, rows.log_probs).astype(np.float32)
-    return TopK(np.where(beyond, 0, rows.ids), log_probs, np.minimum(rows.tail + moved, np.float32(1.0)))
+    return TopK(np.where(beyond, 0, rows.tokens), log_probs, np.minimum(rows.tail + moved, np.float32(1.0)))
 
 
 class _Reader:
@@ -146,10 +148,10 @@ class _Reader:
 
     def integers(self, count: int) -> NDArray[np.int64]:
         """The next `count` numbers below 2**31."""
-        found = self._take(count, _INTEGER).astype(np.int64)
-        if found.max(initial=0) > _MOST_ID:
-            raise DistributionsError(f"found the number {found.max()}, expected at most {_MOST_ID}")
-        return found
+        numbers = self._take(count, _INTEGER).astype(np.int64)
+        if numbers.max(initial=0) > _MOST_TOKEN:
+            raise DistributionsError(f"found the number {numbers.max()}, expected at most {_MOST_TOKEN}")
+        return numbers
 
     def reals(self, count: int) -> NDArray[np.float32]:
         """The next `count` float32 numbers."""
@@ -164,9 +166,9 @@ class _Reader:
         end = self._at + count * kind.itemsize
         if end > len(self._data):
             raise DistributionsError(f"found {len(self._data)} bytes, expected at least {end} by the counts in them")
-        found = np.frombuffer(self._data, kind, count, self._at)
+        section = np.frombuffer(self._data, kind, count, self._at)
         self._at = end
-        return found
+        return section
 
 
 def _integers(values: NDArray[Any]) -> bytes:
@@ -178,27 +180,27 @@ def _reals(values: NDArray[np.float32]) -> bytes:
 
 
 def _dense(
-    counts: NDArray[np.int64], ids: NDArray[np.int64], log_probs: NDArray[np.float32], tail: NDArray[np.float32]
+    counts: NDArray[np.int64], tokens: NDArray[np.int64], log_probs: NDArray[np.float32], tail: NDArray[np.float32]
 ) -> TopK:
     k = int(counts.max(initial=1))
     kept = np.arange(k) < counts[:, None]  # (M, k)
     dense = TopK(np.zeros(kept.shape, np.int32), np.full(kept.shape, -np.inf, np.float32), tail)
-    dense.ids[kept], dense.log_probs[kept] = ids, log_probs
+    dense.tokens[kept], dense.log_probs[kept] = tokens, log_probs
     return dense
 
 
 def _problems(rows: TopK) -> dict[str, NDArray[np.bool_]]:
-    """What a row may have wrong, and which of the M rows have it; a comparison with NaN is false."""
+    """What may be wrong with a row, and which of the M rows have it; a comparison with NaN is false."""
     log_probs = rows.log_probs
-    ids = np.sort(np.where(log_probs > -np.inf, rows.ids, -1 - np.arange(rows.k)), axis=1)
+    tokens = np.sort(np.where(log_probs > -np.inf, rows.tokens, -1 - np.arange(rows.k)), axis=1)
     with np.errstate(invalid="ignore"):  # damaged bytes may be a NaN that numpy warns of
         mass = np.exp(np.minimum(log_probs, 0.0), dtype=np.float64).sum(axis=1) + rows.tail
     return {
         "log-probabilities that are no numbers up to 0": ~(log_probs <= 0).all(axis=1),
-        "no id with mass": ~(log_probs[:, 0] > -np.inf),
+        "no token with mass": ~(log_probs[:, 0] > -np.inf),
         "log-probabilities that do not descend": ~(log_probs[:, 1:] <= log_probs[:, :-1]).all(axis=1),
-        "a negative id": (rows.ids < 0).any(axis=1),
-        "an id twice": (ids[:, 1:] == ids[:, :-1]).any(axis=1),
+        "a negative token": (rows.tokens < 0).any(axis=1),
+        "a token twice": (tokens[:, 1:] == tokens[:, :-1]).any(axis=1),
         "a tail outside of 0 to 1": ~((rows.tail >= 0) & (rows.tail <= 1)),
         "a mass that is not 1": ~(np.abs(mass - 1) <= _MASS_TOLERANCE),
     }

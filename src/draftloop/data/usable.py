@@ -1,7 +1,7 @@
-"""Which generations a pair can be judged on and trained with, and why others cannot. Knows no file, split or mlx.
+"""Which generations a pair can be measured on and trained with, and why others cannot. Knows no file, split or mlx.
 
-Whether a model has a row for every id is known once the pair is loaded: where another draft with wider logits collected
-before, what was logged holds ids that today's narrower model has no row for.
+Whether a model has a row for every token is known once the pair is loaded: where another draft with wider logits
+collected before, the log holds tokens that today's narrower model has no row for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def why_unusable(record: Record, pair: PairId, width: int) -> str | None:
     Args:
         record: any.
         pair: whose target and tokenizer are worked for.
-        width: ids 0 .. width - 1 have a logit in both models.
+        width: tokens 0 .. width - 1 have a logit in both models.
     """
     if not is_of_pair(record, pair):
         return OTHER_PAIR

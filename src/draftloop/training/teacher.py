@@ -220,7 +220,7 @@ class LoggedTeacher:
             if rows is None:
                 tokens[start:stop, 0], log_p[start:stop, 0] = example.labels, 0.0
                 continue
-            tokens[start:stop, : rows.k] = np.where(np.isneginf(rows.log_probs[:n]), -1, rows.ids[:n])
+            tokens[start:stop, : rows.k] = np.where(np.isneginf(rows.log_probs[:n]), -1, rows.tokens[:n])
             log_p[start:stop, : rows.k] = rows.log_probs[:n]
             with np.errstate(divide="ignore"):
                 log_p[start:stop, -1] = np.log(np.where(rows.tail[:n] > _NOISE, rows.tail[:n], 0.0))
