@@ -430,7 +430,7 @@ def test_some_positions_of_a_batch_may_be_under_match():
 @pytest.mark.parametrize("named_ids", [False, True])
 def test_on_the_draft_s_own_greedy_text_a_hit_is_the_target_s_choice_and_not_the_draft_s_token(named_ids):
     best = mx.array(LOGITS[:, :WIDTH].argmax(-1).astype(np.int32))
-    here = asked(greedy=mx.array([True] * M))._replace(labels=best)  # the draft always says its likeliest id
+    here = asked(greedy=mx.array([True] * M))._replace(tokens=best)  # the draft always says its likeliest id
     target = mx.array([int(best[0].item()), *((int(i) + 1) % WIDTH for i in best.tolist()[1:])], mx.int32)
     ids = target[:, None] if named_ids else None
     whole = mx.where(mx.arange(WIDTH) == target[:, None], 0.0, -mx.inf)

@@ -79,7 +79,7 @@ def test_what_was_not_kept_is_learned_from_the_tokens_and_said(tmp_path, capsys)
     records = RECORDS[:8]
     shop.write([*(with_kept(shop, record) for record in records[:5]), *records[5:]])
     shop.train(quiet=False)
-    assert "of 3 of 8 generations nothing is kept" in capsys.readouterr().err
+    assert "for 3 of 8 generations no teacher probabilities are kept" in capsys.readouterr().err
 
 
 def test_a_damaged_blob_is_named_and_passed_over(tmp_path, capsys):
@@ -112,10 +112,10 @@ def test_collecting_again_gives_a_logged_teacher_back_what_was_lost(tmp_path, ca
     shop.train(quiet=False)
     shop.data.blobs.path.unlink()
     shop.train(quiet=False)
-    assert "nothing is kept" in capsys.readouterr().err
+    assert "no teacher probabilities are kept" in capsys.readouterr().err
     shop.write([with_kept(shop, record) for record in reversed(RECORDS[:8])])
     shop.train(quiet=False)
-    assert "nothing is kept" not in capsys.readouterr().err
+    assert "no teacher probabilities are kept" not in capsys.readouterr().err
 
 
 def test_writing_new_texts_takes_a_share_of_the_time_limit_and_the_training_goes_on(tmp_path, capsys, monkeypatch):
