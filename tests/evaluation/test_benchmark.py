@@ -250,7 +250,7 @@ def test_logged_generations_of_another_target_or_tokenizer_are_left_out(small_pa
     records = [make_record(prompt_tokens=(i, 5), pair=identity) for i, identity in enumerate(identities)]
     kept = logged_samples(records, small_pair)
     assert [sample.generation.prompt_tokens for sample in kept] == [(0, 5), (3, 5)]
-    assert kept[0].text == TargetGeneration.of(records[0])
+    assert kept[0].generation == TargetGeneration.of(records[0])
     unusable = r"none of 2 held-out generations can be used: 2 \(another target or tokenizer\); collect with this"
     with pytest.raises(PromptError, match=unusable):
         logged_samples(records[1:3], small_pair)

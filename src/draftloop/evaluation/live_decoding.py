@@ -172,36 +172,24 @@ def decode_live(
         for (name, path), k in product(drafts, draft_lengths):
             variant = pair.with_adapter(path)
             run = replace(settings, rule=rule, num_draft_tokens=k, sampler=replace(sampler, seed=settings.sampler.seed))
-            rows.append(live_row(variant, decode_all(variant, prompts, run, on_text), run, name, path, plain))
+            decoded = decode_all(variant, prompts, run, on_text)
+            scores = score(variant, decoded.generations, rule, {name: path})[name]
+            counted = total(decoded.outputs)
+            rows.append(
+                LiveRow(
+                    adapter=name,
+                    rule=rule,
+                    num_draft_tokens=k,
+                    acceptance_length=counted.acceptance_length,
+                    estimated_acceptance_length=total(accepted(one, rule, k) for one in scores).acceptance_length,
+                    acceptance_rate=counted.acceptance_rate,
+                    prompts=len(decoded.generations),
+                    tokens=counted.tokens,
+                    tokens_per_second=counted.tokens / decoded.seconds,
+                    plain_tokens_per_second=plain,
+                )
+            )
     return rows
-
-
-def live_row(pair: Pair, decoded: Decoded, settings: Settings, name: str, path: Path | None, plain: float) -> LiveRow:
-    """A live decoding beside the estimate on what it emitted.
-
-    Args:
-        pair: the pair that decoded; its adapter is set to `path`.
-        decoded: by `decode_all`.
-        settings: those of the decoding.
-        name: of the adapter.
-        path: of the adapter; None is the bare draft.
-        plain: tokens a second of the target alone.
-    """
-    scores = score(pair, decoded.generations, settings.rule, {name: path})[name]
-    estimated = total(accepted(one, settings.rule, settings.num_draft_tokens) for one in scores)
-    summed = total(decoded.outputs)
-    return LiveRow(
-        adapter=name,
-        rule=settings.rule,
-        num_draft_tokens=settings.num_draft_tokens,
-        acceptance_length=summed.acceptance_length,
-        estimated_acceptance_length=estimated.acceptance_length,
-        acceptance_rate=summed.acceptance_rate,
-        prompts=len(decoded.generations),
-        tokens=summed.tokens,
-        tokens_per_second=summed.tokens / decoded.seconds,
-        plain_tokens_per_second=plain,
-    )
 
 
 def plain_speed(pair: Pair, prompts: Sequence[Sequence[int]], sampler: Sampler, max_tokens: int) -> float:

@@ -29,7 +29,7 @@ from . import latency as costs
 from .benchmark import accepted
 from .estimator import forecast, total
 from .latency_profiles import Advice
-from .scoring import OutputScores, score_carried
+from .scoring import score_carried
 
 PLAIN, STOCK, OURS = "plain", "mlx-lm", "draftloop"
 
@@ -123,7 +123,13 @@ def measure_speed(
         generations = passes[Way(OURS, rules[0], lengths[0])][0].generations
         scores = {rule: score_carried(pair, generations, rule) for rule in rules}
     plain = [one.tokens / one.seconds for one in passes[ways[0]][1:]]
-    rows = [_row(way, counted[1:], plain, _forecast(way, scores, measured)) for way, counted in passes.items()]
+    rows = []
+    for way, counted in passes.items():
+        promised = None  # the speed-up that the latency profile and the estimated acceptance promise
+        if way.by == OURS and way.rule is not None and (k := way.num_draft_tokens) is not None:
+            length = total(accepted(one, way.rule, k) for one in scores[way.rule]).acceptance_length
+            promised = forecast(length, measured.t_draft, measured.t_target[0], measured.t_target[k], k)
+        rows.append(_row(way, counted[1:], plain, promised))
     experience = {rule: policy.experience for rule, policy in policies.items()}
 
     # The fastest fixed K of ours; 0 where plain decoding is faster.
@@ -200,12 +206,3 @@ def _row(way: Way, passes: Sequence[_Pass], plain: Sequence[float], forecasted: 
         speed_up=statistics.median(speed / bare for speed, bare in zip(speeds, plain, strict=True)),
         forecast=forecasted,
     )
-
-
-def _forecast(way: Way, scores: dict[Rule, list[OutputScores]], measured: LatencyProfile) -> float | None:
-    """The speed-up that the latency profile and the estimated acceptance promise."""
-    if way.by != OURS or way.rule is None or way.num_draft_tokens is None:
-        return None
-    k = way.num_draft_tokens
-    length = total(accepted(one, way.rule, k) for one in scores[way.rule]).acceptance_length
-    return forecast(length, measured.t_draft, measured.t_target[0], measured.t_target[k], k)

@@ -224,11 +224,19 @@ def _fill(
         adapter = (job.version.name, job.version.path)
         k, seed = config.speculative.num_draft_tokens, config.speculative.seed
         measured = measure_export(pair, exported, adapter, samples, k, seed=seed)
+    if written is None:
+        shape = read_config(job.version.path)
+        weights = f"LoRA, rank {shape.rank}, scale {shape.scale:g}"
+    else:
+        bits, kind = f"{written.bits_per_weight:.3g} bits a weight", written.quantization
+        weights = f"not quantized, {bits}"
+        if kind is not None:
+            weights = f"{kind['bits']} bits in groups of {kind['group_size']}, {bits} in all"
     made = Exported(
         version=job.version.name,
         path=str(job.destination),
         fused=job.fuse,
-        weights=_describe(written, job.version.path),
+        weights=weights,
         quantization=written.quantization if written else None,
         bits_per_weight=written.bits_per_weight if written else None,
         fingerprint=exported.identity.draft if job.fuse else None,
@@ -280,16 +288,6 @@ def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> 
     draft.eval()
     identity = replace(pair.identity, draft=fingerprints(directory).model) if job.fuse else pair.identity
     return replace(pair, draft=draft, adapter=None, identity=identity)
-
-
-def _describe(written: FusedDraft | None, adapter: Path) -> str:
-    if written is None:
-        shape = read_config(adapter)
-        return f"LoRA, rank {shape.rank}, scale {shape.scale:g}"
-    bits = f"{written.bits_per_weight:.3g} bits a weight"
-    if written.quantization is None:
-        return f"not quantized, {bits}"
-    return f"{written.quantization['bits']} bits in groups of {written.quantization['group_size']}, {bits} in all"
 
 
 def _card(made: Exported, job: ExportPlan, pair: Pair, config: Config) -> Card:
