@@ -627,7 +627,9 @@ def test_a_prompt_with_a_token_that_a_model_has_no_row_for_is_skipped(tmp_path: 
         add_token(tmp_path / name, "<tool>")
     pair = load_pair(Models(target=str(tmp_path / "target"), draft=str(tmp_path / "draft")))
     found = usable_tokens(pair, Prompt("use <tool>"), SHORT, chat_template=False, max_length=99)
-    assert found == Unusable("unknown token", f"target and draft share ids up to {VOCABULARY - 1}, found {VOCABULARY}")
+    assert found == Unusable(
+        "unknown token", f"target and draft share tokens up to {VOCABULARY - 1}, found {VOCABULARY}"
+    )
     assert isinstance(usable_tokens(pair, Prompt("use"), SHORT, chat_template=False, max_length=99), list)
 
 

@@ -23,12 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
-from numpy.typing import NDArray
 
 from ..data.records import Sampler
 from ..errors import DraftloopError
@@ -163,26 +161,21 @@ def _several(rows: int) -> int:
 
 @dataclass(eq=False)
 class _Row:
-    """An output in work or at its end: its uniforms, how many are used, its tokens, and what they were drawn from."""
+    """An output in work or at its end: the uniforms that are left, its tokens, and what they were drawn from."""
 
     place: int
     prompt: tuple[int, ...]
     most: int
-    uniforms: NDArray[np.float32]
+    uniforms: Iterator[float]
     ended: bool = False
     tokens: list[int] = field(default_factory=list)
     p: list[mx.array] = field(default_factory=list)
-    _drawn: int = 0
 
     @classmethod
     def of(cls, place: int, request: OutputRequest) -> _Row:
         """The row of an output that is to begin."""
-        return cls(place, request.prompt, request.most, Uniforms(request.sampler.seed).on_host(request.most))
-
-    def uniform(self) -> float:
-        """The next one; any where no more is drawn from."""
-        self._drawn += 1
-        return float(self.uniforms[self._drawn - 1]) if self._drawn <= self.most else 0.0
+        uniforms = iter(Uniforms(request.sampler.seed).on_host(request.most).tolist())
+        return cls(place, request.prompt, request.most, uniforms)
 
     def take(self, token: int, stop_tokens: frozenset[int]) -> bool:
         """Append a token, unless the output has ended; whether it ends with this token."""
@@ -217,7 +210,7 @@ class _Drawing:
             for i, row in enumerate(rows):
                 if not row.ended:
                     row.p.append(p[i])
-        return draw_tokens(p, mx.array([row.uniform() for row in rows]))
+        return draw_tokens(p, mx.array([next(row.uniforms, 0.0) for row in rows]))
 
 
 def _one_by_one(

@@ -129,7 +129,7 @@ class Decoding:
 
         Args:
             pair: the models.
-            prompt: ids.
+            prompt: tokens, at least one.
             settings: how; its `num_draft_tokens` is the most that a round drafts.
             draft_length: chooses K round by round; None drafts `num_draft_tokens` in each.
 
@@ -148,7 +148,7 @@ class Decoding:
         self._draft_length = draft_length
         self._pending = int(prompt[-1])  # the last kept token: neither cache has it
         self._draft_lacks: list[int] = [self._pending]
-        self._unsettled: tuple[int, int] | None = None  # position and id of a bonus token
+        self._unsettled: tuple[int, int] | None = None  # position and token of a bonus draw
         self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.kept_ids(pair.width))
 
     @property

@@ -123,12 +123,14 @@ def usable_tokens(
     max_length: int,
     reading: Reading | None = None,
 ) -> list[int] | Unusable:
-    """The ids of a prompt that fits the pair, or why it does not."""
+    """The tokens of a prompt that fits the pair, or why it does not."""
     ids = encode_prompt(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
     if isinstance(ids, list):
         beyond = next((i for i in ids if i >= pair.width), None)
         if beyond is not None:  # a token that the tokenizer has and a model has no row for
-            return Unusable("unknown token", f"target and draft share ids up to {pair.width - 1:,}, found {beyond:,}")
+            return Unusable(
+                "unknown token", f"target and draft share tokens up to {pair.width - 1:,}, found {beyond:,}"
+            )
         try:
             check_length(pair, len(ids), decoding)
         except PromptError as error:

@@ -170,28 +170,19 @@ def compare(
 
 def conditions_of(pair: Pair, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
     """The conditions of a measurement on these outputs, whatever is compared on them."""
+    samplers = {tuple(asdict(replace(sample.generation.sampler, seed=0)).items()): None for sample in samples}
+    groups = "\n".join(sorted(sample.group for sample in samples))  # whatever their order
     return {
-        "samplers": distinct_samplers(samples),
+        "samplers": [{name: value for name, value in items if name != "seed"} for items in samplers],
         "pair": asdict(pair.identity),
         "texts": len(samples),
         "prompt_groups": len({sample.group for sample in samples}),
-        "prompts_sha256": hash_of_groups(samples),
+        "prompts_sha256": hashlib.sha256(groups.encode()).hexdigest(),
         "tokens": sum(len(sample.generation.output) for sample in samples),
         "interval": f"{LEVEL:.0%} cluster bootstrap over prompt groups",
         "seed": seed,
         "device": str(mx.default_device()),
     }
-
-
-def hash_of_groups(samples: Sequence[Sample]) -> str:
-    """Which prompts these were: a hash of their groups, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(sample.group for sample in samples)).encode()).hexdigest()
-
-
-def distinct_samplers(samples: Sequence[Sample]) -> list[dict[str, float]]:
-    """The distinct samplers of the outputs, without their seeds."""
-    samplers = {tuple(asdict(replace(sample.generation.sampler, seed=0)).items()): None for sample in samples}
-    return [{name: value for name, value in items if name != "seed"} for items in samplers]
 
 
 def accepted(scores: OutputScores, rule: Rule, num_draft_tokens: int) -> Acceptance:

@@ -64,7 +64,7 @@ def decode_all(
 
     Args:
         pair: target, draft and the adapter in use.
-        prompts: token ids of each.
+        prompts: tokens of each.
         settings: `sampler.seed` is the run's seed, from which each prompt's own follows.
         on_text: called with the number of tokens of each finished output.
     """

@@ -3,9 +3,9 @@
 Several drafts are scored on the same outputs against the same target distributions, so comparisons are paired to the
 bit. The target reads each output once, however many drafts and draft lengths are asked for.
 
-What flows, for a block of outputs with N tokens in all: ids (B, L) -> target logits (B, L, V) -> p at the N output
-positions (N, V) float32, kept for the block; then per draft ids -> q (N, V) -> three scalars a position. A block is as
-large as `BLOCK_BYTES` allows.
+What flows, for a block of outputs with N tokens in all: tokens (B, L) -> target logits (B, L, V) -> p at the N output
+positions (N, V) float32, kept for the block; then per draft tokens -> q (N, V) -> three scalars a position. A block is
+as large as `BLOCK_BYTES` allows.
 """
 
 from __future__ import annotations

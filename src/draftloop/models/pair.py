@@ -35,8 +35,8 @@ class Pair:
 
     Attributes:
         tokenizer: the target's, as mlx-lm wraps it.
-        width: ids 0 .. width - 1 have a logit in both models.
-        stop_tokens: ids that end a generation, the target's.
+        width: tokens 0 .. width - 1 have a logit in both models.
+        stop_tokens: end a generation, the target's.
         context: the longest sequence that both caches and position encodings hold; None is unlimited.
         identity: the models by the names that a data directory knows them by.
         adapter: version or directory attached to the draft; None is the bare draft.
@@ -148,7 +148,7 @@ def _load(
 
 
 def check_tokenizers(target: Any, draft: Any, width: int) -> None:
-    """Raise PairError, naming the first difference, unless every id below `width` means the same to both models.
+    """Raise PairError, naming the first difference, unless every token id below `width` means the same to both models.
 
     The target's tokenizer alone is used, so which tokens are special to the draft, which it pads with and where its own
     outputs begin and end does not count.

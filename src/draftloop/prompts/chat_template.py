@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: what it is given, and the token ids of what it writes. Knows no prompt and no file.
+"""A tokenizer's chat template: what it is given, and the tokens of what it writes. Knows no prompt and no file.
 
 Messages come as clients send them, and templates were written for what transformers gives them. So arguments of calls
 are objects, reasoning has the names that templates look for, and a template that takes contents as lists of parts
@@ -54,7 +54,7 @@ class ChatTemplate:
         self._template = None if _renders_itself(tokenizer) else chosen(self._tokenizer.chat_template, with_tools)
 
     def ids(self, messages: Messages, tools: Tools | None, *, parse_special: bool = False) -> list[int]:
-        """Token ids of a chat, up to where the assistant begins.
+        """The tokens of a chat, up to where the assistant begins.
 
         Args:
             messages: with text as content, and without lone surrogates.

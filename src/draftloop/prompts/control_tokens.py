@@ -203,7 +203,7 @@ def _parts(control: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def read_as_text(tokenizer: Any, rendered: Unmarked, tokens: ControlTokens, stand_in: str) -> list[int] | None:
-    """Ids of a rendered text in which the template's own control tokens alone are read as such.
+    """The tokens of a rendered text in which the template's own control tokens alone are read as such.
 
     Args:
         tokenizer: of transformers, with a backend of tokenizers.
@@ -266,7 +266,7 @@ def _reader(tokenizer: Any, control: frozenset[str], stand_in: str) -> _Reader:
 
 
 def _reads_by_backend(tokenizer: Any) -> bool:
-    """Whether ids are what the backend makes of the very text."""
+    """Whether the tokens are what the backend makes of the very text."""
     from tokenizers import Tokenizer
 
     defines = next(kind for kind in type(tokenizer).__mro__ if "encode" in vars(kind))

@@ -141,7 +141,7 @@ class _Responses(_Layout):
             _call(found["tool_call_id"], found["name"], found["arguments"] or "{}")
             for found in self._rows("tool_calls", query, row["id"])
         ]
-        return {"role": "assistant", "content": row["response"], **({"tool_calls": calls} if calls else {})}
+        return {"role": "assistant", "content": row["response"], "tool_calls": calls or None}
 
 
 class _Turns(_Layout):
@@ -199,8 +199,8 @@ class _Turns(_Layout):
         whole = {
             "role": row["role"],
             "content": said,
-            **({"tool_calls": calls} if calls else {}),
-            **({"reasoning_content": thought} if thought else {}),
+            "tool_calls": calls or None,
+            "reasoning_content": thought or None,
         }
         return [*results, whole]
 
