@@ -171,13 +171,21 @@ def expected_rounds(
     """
     reached_at_least = survival(log_p, log_q, rule, num_draft_tokens)  # (N, K+1)
     starts = _round_starts(reached_at_least)  # (N,)
+    position_sum = None
+    if position_acceptance is not None:
+        acceptance = np.asarray(position_acceptance, dtype=np.float64)
+        if acceptance.shape != starts.shape:
+            raise ValueError(f"position_acceptance has the shape {acceptance.shape}: expected {starts.shape}")
+        if not np.all((acceptance >= -_ROUNDING) & (acceptance <= 1.0 + _ROUNDING)):
+            raise ValueError("position_acceptance is not in [0, 1] everywhere: expected probabilities")
+        position_sum = float(np.clip(acceptance, 0.0, 1.0).sum())
     left = np.arange(len(starts), 0, -1)  # N−i
     return Acceptance(
         tokens=len(starts),
         rounds=float(starts.sum()),
         drafted=float((starts * np.minimum(num_draft_tokens, left)).sum()),
         accepted=float((starts * reached_at_least[:, 1:].sum(axis=1)).sum()),
-        position_sum=None if position_acceptance is None else _position_sum(position_acceptance, len(starts)),
+        position_sum=position_sum,
     )
 
 
@@ -332,15 +340,6 @@ def _round_starts(reached_at_least: FloatArray) -> FloatArray:
     for i in range(length):
         starts[i + 1 : i + 1 + width] += starts[i] * stops[i]
     return starts[:length]
-
-
-def _position_sum(position_acceptance: FloatArray, tokens: int) -> float:
-    acceptance = np.asarray(position_acceptance, dtype=np.float64)
-    if acceptance.shape != (tokens,):
-        raise ValueError(f"position_acceptance has the shape {acceptance.shape}: expected ({tokens},)")
-    if not np.all((acceptance >= -_ROUNDING) & (acceptance <= 1.0 + _ROUNDING)):
-        raise ValueError("position_acceptance is not in [0, 1] everywhere: expected probabilities")
-    return float(np.clip(acceptance, 0.0, 1.0).sum())
 
 
 def _ratio(numerator: float, denominator: float, name: str, unit: str) -> float:

@@ -176,29 +176,40 @@ class Verdicts(RegistryFiles):
         Raises:
             StoreError: the disk refused, or a newer draftloop wrote the epoch.
         """
-        given = self._given(pair)
-        epoch = self._whole_epoch(pair) or _remembered(given, pair, settings, draw)
-        if epoch is None or _is_over(epoch, attempt, given, present):
-            epoch = _begin(epoch.number + 1 if epoch else 1, pair, settings, draw)
+
+        def begun(number: int, settings: config.Gate) -> Epoch:
+            fixed = {name: getattr(settings, name) for name in _FIXED}
+            return Epoch(number=number, pair=pair, record_ids=tuple(draw(number)), **fixed)
+
+        # 1. All verdicts of this target's epochs. What a damaged one said is not known, and `of` reports it.
+        verdicts: list[Verdict] = []
+        for path in sorted((self.root / FOLDER).glob("*.json")):
+            with suppress(DamagedFile):
+                verdict = self.of(path.stem)
+                if verdict is not None and verdict.pair is not None and _key(verdict.pair) == _key(pair):
+                    verdicts.append(verdict)
+
+        # 2. The epoch in work. Where its file is damaged or lost the verdicts remember how much of it was spent;
+        #    attempts that came to no verdict are forgotten with it.
+        epoch = None
+        with suppress(DamagedFile):
+            epoch = self.epoch(pair)
+        number = max((verdict.epoch for verdict in verdicts), default=0)
+        if epoch is None and number > 0:
+            last = [verdict for verdict in verdicts if verdict.epoch == number]
+            remembered = begun(number, settings.model_copy(update=last[-1].numbers.get("epoch", {})))
+            epoch = replace(remembered, lost=max(verdict.attempt for verdict in last))
+
+        # 3. It ends by a promotion, by its last attempt, or when too few prompts of it are left to say anything.
+        if epoch is None or _is_over(epoch, attempt, verdicts, present):
+            epoch = begun(epoch.number + 1 if epoch else 1, settings)
+
+        # 4. The same weights against the same weights are the same attempt again.
         if attempt not in epoch.attempts:
             epoch = replace(epoch, attempts=(*epoch.attempts, attempt))
             write_sealed(self._epoch_path(pair), epoch, self._files)
         kept = tuple(record_id for record_id in epoch.record_ids if record_id in present)
         return replace(epoch, record_ids=kept), epoch.lost + epoch.attempts.index(attempt) + 1
-
-    def _whole_epoch(self, pair: PairId) -> Epoch | None:
-        """The epoch in its file; a damaged one is as good as none, for the verdicts remember it."""
-        with suppress(DamagedFile):
-            return self.epoch(pair)
-        return None
-
-    def _given(self, pair: PairId) -> list[Verdict]:
-        """All verdicts of a target's epochs; what a damaged one said is not known, and `of` reports it."""
-        verdicts = []
-        for path in sorted((self.root / FOLDER).glob("*.json")):
-            with suppress(DamagedFile):
-                verdicts.append(self.of(path.stem))
-        return [one for one in verdicts if one is not None and one.pair is not None and _key(one.pair) == _key(pair)]
 
     def _epoch_path(self, pair: PairId) -> Path:
         name = hashlib.sha256(" ".join(_key(pair)).encode()).hexdigest()[:16]
@@ -216,29 +227,8 @@ def _key(pair: PairId) -> tuple[str, str]:
     return pair.target, pair.tokenizer
 
 
-def _begin(number: int, pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]) -> Epoch:
-    fixed = {name: getattr(settings, name) for name in _FIXED}
-    return Epoch(number=number, pair=pair, record_ids=tuple(draw(number)), **fixed)
-
-
-def _remembered(
-    given: list[Verdict], pair: PairId, settings: config.Gate, draw: Callable[[int], list[str]]
-) -> Epoch | None:
-    """What the verdicts tell of the last epoch where its file is lost; None where they know of none.
-
-    Attempts that came to no verdict are forgotten with it.
-    """
-    number = max((found.epoch for found in given), default=0)
-    if number == 0:
-        return None
-    last = [found for found in given if found.epoch == number]
-    settings = settings.model_copy(update=last[-1].numbers.get("epoch", {}))
-    return replace(_begin(number, pair, settings, draw), lost=max(found.attempt for found in last))
-
-
-def _is_over(epoch: Epoch, attempt: Attempt, given: list[Verdict], present: Mapping[str, str]) -> bool:
-    """By a promotion, by its last attempt, or because too few prompts of it are left to say anything."""
+def _is_over(epoch: Epoch, attempt: Attempt, verdicts: list[Verdict], present: Mapping[str, str]) -> bool:
     groups = {present[record_id] for record_id in epoch.record_ids if record_id in present}
-    promoted = any((found.outcome, found.epoch) == ("promoted", epoch.number) for found in given)
+    promoted = any((one.outcome, one.epoch) == ("promoted", epoch.number) for one in verdicts)
     spent = epoch.lost + len(epoch.attempts) >= epoch.max_attempts and attempt not in epoch.attempts
     return promoted or spent or len(groups) < epoch.min_heldout_prompts

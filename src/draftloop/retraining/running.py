@@ -124,18 +124,12 @@ def is_stopped(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):  # no Linux, or gone
-        state = _state_by_ps(process)
+        command = ["ps", "-o", "state=", "-p", str(process)]
+        try:
+            state = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return False
     return state[:1] in ("T", "t")
-
-
-def _state_by_ps(process: int) -> str:
-    try:
-        done = subprocess.run(
-            ["ps", "-o", "state=", "-p", str(process)], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
 
 
 def in_minutes(seconds: float) -> str:
