@@ -211,8 +211,15 @@ def difference_of(
     rule: Rule, k: int, base: list[Acceptance], adapted: list[Acceptance], groups: list[str], seed: int
 ) -> Difference:
     """`adapted` minus `base` at one K, paired by prompt group."""
-    length = _paired(base, adapted, groups, seed, lambda o: (o.tokens, o.rounds))
-    position = _paired(base, adapted, groups, seed, lambda o: (o.position_sum or 0.0, o.tokens))
+
+    def interval(ratio: Callable[[Acceptance], tuple[float, float]]) -> Interval:
+        (before, rounds_before), (after, rounds_after) = (
+            zip(*map(ratio, outputs), strict=True) for outputs in (base, adapted)
+        )
+        return paired_ratio_difference_interval(before, rounds_before, after, rounds_after, groups, seed=seed)
+
+    length = interval(lambda output: (output.tokens, output.rounds))
+    position = interval(lambda output: (output.position_sum or 0.0, output.tokens))
     return Difference(
         rule=rule,
         num_draft_tokens=k,
@@ -222,22 +229,4 @@ def difference_of(
         delta_acceptance_per_position=position.estimate,
         position_ci_low=position.low,
         position_ci_high=position.high,
-    )
-
-
-def _paired(
-    base: list[Acceptance],
-    adapted: list[Acceptance],
-    groups: list[str],
-    seed: int,
-    ratio: Callable[[Acceptance], tuple[float, float]],
-) -> Interval:
-    before, after = ([ratio(output) for output in outputs] for outputs in (base, adapted))
-    return paired_ratio_difference_interval(
-        [part for part, _ in before],
-        [whole for _, whole in before],
-        [part for part, _ in after],
-        [whole for _, whole in after],
-        groups,
-        seed=seed,
     )

@@ -69,18 +69,14 @@ def sign_flip_test(differences: Numbers, groups: Sequence[Hashable], *, alpha: f
     tie = _ROUNDING * float(np.abs(np.asarray(differences, dtype=np.float64)).sum())
     active = sums[sums != 0.0]
     if len(active) <= EXACT_GROUPS:
+        half = len(active) // 2
+        low, high = (np.sort(_subset_sums(part)) for part in (active[:half], active[half:]))
+        hits = int(np.searchsorted(low, tie - high, side="right").sum())  # of all subsets; the empty one adds up to 0
         assignments = 1 << len(active)
-        return SignFlip(_subsets_up_to(active, tie) / assignments, True, assignments, len(sums))
+        return SignFlip(hits / assignments, True, assignments, len(sums))
     draws = max(LEAST_DRAWS, math.ceil(DRAWS_PER_ALPHA / alpha))
     hits = _drawn_up_to(active, tie, draws, np.random.default_rng(seed))
     return SignFlip((1 + hits) / (1 + draws), False, 1 + draws, len(sums))
-
-
-def _subsets_up_to(values: FloatArray, bound: float) -> int:
-    """How many of the 2^m subsets of `values` (m,) add up to `bound` or less; the empty one adds up to 0."""
-    half = len(values) // 2
-    low, high = (np.sort(_subset_sums(part)) for part in (values[:half], values[half:]))
-    return int(np.searchsorted(low, bound - high, side="right").sum())
 
 
 def _subset_sums(values: FloatArray) -> FloatArray:

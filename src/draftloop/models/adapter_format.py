@@ -7,10 +7,10 @@ Directories come from elsewhere too: nothing in them is taken on trust, and a re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
@@ -154,7 +154,9 @@ def check_finite(directory: Path) -> None:
             for name in sorted(header.keys() - {"__metadata__"}):
                 kind, exponent = _FLOATS[header[name]["dtype"]]
                 begin, end = header[name]["data_offsets"]
-                chunks = _chunks(file, start + begin, end - begin)
+                file.seek(start + begin)
+                sizes = (min(_CHUNK_BYTES, end - at) for at in range(begin, end, _CHUNK_BYTES))
+                chunks = (file.read(size) for size in sizes)
                 if any(np.any((np.frombuffer(chunk, kind) & exponent) == exponent) for chunk in chunks):
                     raise AdapterError(f"{path}: {name} holds NaN or infinity; the adapter is damaged")
     except OSError as error:
@@ -170,9 +172,3 @@ def check_leaves(found: Shapes, expected: Shapes, where: str) -> None:
             raise AdapterError(f"{where}: {name} has no place in this draft; was the adapter made for another one?")
         if found[name] != expected[name]:
             raise AdapterError(f"{where}: {name} has the shape {found[name]}, this draft needs {expected[name]}")
-
-
-def _chunks(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
-    file.seek(offset)
-    for begin in range(0, length, _CHUNK_BYTES):
-        yield file.read(min(_CHUNK_BYTES, length - begin))

@@ -102,7 +102,9 @@ def _vocabulary(path: Path) -> dict[tuple[str, str], None]:
     found = dict.fromkeys(_numbered(_member(whole, "model").get("vocab")))  # a set that is all but sorted already
     for vocabulary in (_read(path / "vocab.json"), _read(path / "added_tokens.json")):
         found.update(dict.fromkeys(_numbered(vocabulary)))
-    found.update(dict.fromkeys(_added(whole.get("added_tokens"))))
+    added = whole.get("added_tokens")
+    entries = [entry for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+    found.update({(_id(entry.get("id")), _content(entry)): None for entry in entries})
     found.update(dict.fromkeys((_id(number), _content(token)) for number, token in decoder.items()))
     if not whole:
         files = (file for pattern in _RAW_VOCABULARIES for file in path.glob(pattern))
@@ -126,11 +128,6 @@ def _numbered(vocabulary: Any) -> Iterator[tuple[str, str]]:
 def _id(number: object) -> str:
     """An id as text that sorts as the number does: what is sorted already is sorted quickly."""
     return str(number).rjust(8)
-
-
-def _added(tokens: Any) -> Iterator[tuple[str, str]]:
-    entries = tokens if isinstance(tokens, list) else []
-    yield from ((_id(entry.get("id")), _content(entry)) for entry in entries if isinstance(entry, dict))
 
 
 def _special(config: Mapping[str, Any]) -> Iterator[Any]:

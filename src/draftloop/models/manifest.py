@@ -135,12 +135,12 @@ def read_sealed_manifest(path: Path) -> Manifest:
 def hash_files(directory: Path) -> dict[str, FileHash]:
     """Size and sha256 of every file under a version's directory but its manifest."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
-    return {path.relative_to(directory).as_posix(): _hash(path) for path in paths}
-
-
-def _hash(path: Path) -> FileHash:
-    with path.open("rb") as file:
-        return FileHash(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    hashes = {}
+    for path in paths:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        hashes[path.relative_to(directory).as_posix()] = FileHash(path.stat().st_size, digest)
+    return hashes
 
 
 def _check_hashes(path: Path, manifest: Manifest) -> None:
