@@ -35,9 +35,9 @@ def ten_others() -> PromptGroups:
 def test_the_first_ten_groups_train_and_the_eleventh_goes_by_its_hash() -> None:
     groups = PromptGroups()
     for topic in HELD_OUT[:10]:
-        assert groups.split_for(topic) == "train"
+        assert groups.splits_for([topic])[0] == "train"
         groups.learn(topic, "train")
-    assert groups.split_for(HELD_OUT[10]) == "heldout"
+    assert groups.splits_for([HELD_OUT[10]])[0] == "heldout"
 
 
 def test_near_duplicates_count_as_one_of_the_first_ten() -> None:
@@ -46,7 +46,7 @@ def test_near_duplicates_count_as_one_of_the_first_ten() -> None:
         groups.learn(prompt, "train")
     for topic in HELD_OUT[:9]:
         groups.learn(topic, "train")
-    assert groups.split_for(HELD_OUT[10]) == "heldout"
+    assert groups.splits_for([HELD_OUT[10]])[0] == "heldout"
     assert PromptGroups().splits_for([PYTHON, *VARIANTS, *HELD_OUT[:10]])[-2:] == ["train", "heldout"]
 
 
@@ -54,7 +54,7 @@ def test_a_group_keeps_the_split_of_its_first_line() -> None:
     groups = ten_others()
     groups.learn(PYTHON, "heldout")
     groups.learn(PYTHON, "train")
-    assert groups.split_for(PYTHON) == "heldout"
+    assert groups.splits_for([PYTHON])[0] == "heldout"
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "heldout"])
@@ -73,7 +73,7 @@ def test_prompts_of_one_batch_that_are_near_go_together() -> None:
 def test_asking_fixes_nothing() -> None:
     groups = PromptGroups()
     for topic in TOPICS[:100]:
-        assert groups.split_for(topic) == "train"
+        assert groups.splits_for([topic])[0] == "train"
 
 
 def test_what_is_joined_does_not_depend_on_the_order() -> None:
@@ -114,7 +114,7 @@ def test_a_prompt_between_two_others_joins_them() -> None:
     groups.learn(right, "heldout")
     assert groups.groups_in_two_splits == 0
     assert groups.splits_near(make_record(prompt=between)) == {"train", "heldout"}
-    groups.learn(between, groups.split_for(between))
+    groups.learn(between, groups.splits_for([between])[0])
     assert groups.groups_in_two_splits == 1
 
 
@@ -150,7 +150,7 @@ def test_what_was_trained_on_by_name_is_near_to_others_as_soon_as_its_text_is_le
     groups.learn(PYTHON, "train")
     assert (groups.all_have_text, groups.has_text(prompt_group(PYTHON))) == (True, True)
     for variant in VARIANTS:
-        assert groups.split_for(variant) == "train"
+        assert groups.splits_for([variant])[0] == "train"
         assert groups.splits_near(make_record(prompt=variant)) == {"train"}
 
 

@@ -360,7 +360,7 @@ def test_resuming_with_other_models_or_a_foreign_checkpoint_is_refused(tmp_path,
         shop.resume(load=lambda _models: other)
     tensors, progress = Checkpoints(shop.runs / "r0001" / "checkpoints").load()
     monkeypatch.setattr(Checkpoints, "load", lambda self: (tensors, {**progress, "other": 1}))
-    with pytest.raises(RunError, match=r"of another draftloop \(other: Extra inputs are not permitted\)"):
+    with pytest.raises(RunError, match=r"of another draftloop \(other: "):
         shop.resume()
 
 

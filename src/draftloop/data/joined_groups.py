@@ -121,10 +121,6 @@ class PromptGroups:
         near = self._near(record.opening, near_keys(record.opening))
         return {self._names[root] for root in near} | {self.joined(prompt_group(record.opening))}
 
-    def split_for(self, opening: str) -> Split:
-        """The split of the next line; see `splits_for`."""
-        return self.splits_for([opening])[0]
-
     def splits_for(self, openings: Iterable[str]) -> list[Split]:
         """The splits of the next lines, in their order, as if each were learnt before the one after it.
 

@@ -21,7 +21,7 @@ from ..store.atomic import publish_directory, remove_leftovers, temporary_path, 
 from ..store.files import FILES, Files, reading, storing
 
 if TYPE_CHECKING:
-    import mlx.core as mx  # imported where tensors are, so that looking for checkpoints needs no model's machinery
+    import mlx.core as mx  # only where tensors are: `status` looks for checkpoints without MLX
 
 TENSORS = "tensors.safetensors"
 PROGRESS = "progress.json"

@@ -1,8 +1,9 @@
 """Logits at chosen positions only: the head over a large vocabulary is what costs, and prompts need none.
 
-inputs (B, L) -> hidden (B, L, D) -> the M chosen rows (M, D) -> logits (M, V). Most models of mlx-lm are a body,
-`model`, and a head, `lm_head` or the tied embedding; but some scale or cap their logits in between. So the short way is
-tried once against the model's own call and given up where the two differ.
+    inputs (B, L) -> hidden (B, L, D) -> the M chosen rows (M, D) -> logits (M, V)
+
+Most models of mlx-lm are a body, `model`, and a head, `lm_head` or the tied embedding; but some scale or cap their
+logits in between. So head and body are tried once against the model's own call, which is used where the two differ.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _PROBE = ((3, 1, 2, 0, 1, 3), (1, 1, 0, 2, 3, 0))
 
 
 def positions_at_a_time(width: int, piece_bytes: int = PIECE_BYTES) -> int:
-    """Positions whose logits over `width` ids are there at a time, so that they take so many bytes in float32."""
+    """Positions whose logits over `width` tokens take so many bytes in float32."""
     return max(LEAST_PIECE, piece_bytes // (4 * width))
 
 
@@ -53,12 +54,12 @@ class Forward:
 
 
 def make_forward(model: nn.Module, name: str, say: Callable[[str], None]) -> Forward:
-    """The way to logits at chosen positions of `model`, tried out once.
+    """The logits at chosen positions of `model`, compared once with those of its own call.
 
     Args:
         model: in mlx-lm's shape; it may change its weights or adapter later, but not its layers.
         name: target or draft, for the message.
-        say: told when the short way is not the model's own.
+        say: told when head and body are not all of the model.
     """
     if _agrees(model):
         return Forward(
@@ -87,8 +88,8 @@ def _head(model: nn.Module) -> Callable[[mx.array], mx.array]:
 
 
 def _head_module(model: nn.Module) -> nn.Module:
-    found: nn.Module = model.lm_head if "lm_head" in model else model.model.embed_tokens
-    return found
+    module: nn.Module = model.lm_head if "lm_head" in model else model.model.embed_tokens
+    return module
 
 
 def _rows(values: mx.array, positions: mx.array) -> mx.array:

@@ -28,7 +28,7 @@ from .memory.fitting import Fit
 from .memory.out_of_memory import OutOfMemoryFallback
 from .report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 from .run import RunDirectory
-from .step import Learner, StepResult, under
+from .step import Learner, StepResult
 from .time_limit import WRITING, Pace, TimeLimit, Timetable, describe_schedule, refitted
 from .validation import ValidationScores, validate
 from .working_time import WorkingTime
@@ -385,9 +385,3 @@ class Loop:
         self._evaluated += 1
         self._reporter.note(f"validation: {self._evaluated} of {len(self._validation)} batches")
         return self._learner.evaluate(batch)
-
-
-def split_checkpoint(tensors: dict[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
-    """The learner's state and the best weights out of a checkpoint's tensors."""
-    best = under("best.", tensors)
-    return {name: value for name, value in tensors.items() if not name.startswith("best.")}, best

@@ -121,25 +121,20 @@ def draft_logits(logits: mx.array, labels: Labels, width: int, tokens: mx.array 
     return DraftLogits(mx.concatenate([named, bucket], axis=-1), label, argmax)
 
 
-class Overlap(NamedTuple):
-    """Where q meets p, at M positions. `q` itself has no gradient of its own.
-
-    Attributes:
-        log_z: (M,) log Σ exp(scaled).
-        overlap: (M,) Σ min(p, q).
-        cross: (M,) Σ p·scaled.
-        q: (M, S) exp(scaled − log z).
-    """
-
-    log_z: mx.array
-    overlap: mx.array
-    cross: mx.array
-    q: mx.array
-
-
 @mx.custom_function  # type: ignore[untyped-decorator]
-def _overlap(scaled: mx.array, p: mx.array) -> tuple[mx.array, ...]:
-    """Exponentials are what a large vocabulary costs, so there is one per logit, and none in the gradient."""
+def overlap_of(scaled: mx.array, p: mx.array) -> tuple[mx.array, ...]:
+    """What the losses need of p and q together, with a gradient through the draft's logits.
+
+    Exponentials are what a large vocabulary costs, so there is one per logit, and none in the gradient.
+
+    Args:
+        scaled: (M, S) as in DraftLogits.
+        p: (M, S).
+
+    Returns:
+        log z = log Σ exp(scaled), (M,); the overlap Σ min(p, q), (M,); Σ p·scaled, (M,); and q = exp(scaled − log z),
+        (M, S), which has no gradient of its own.
+    """
     exponentials = exp(scaled)
     z = mx.sum(exponentials, axis=-1, keepdims=True)
     q = exponentials / z
@@ -147,7 +142,7 @@ def _overlap(scaled: mx.array, p: mx.array) -> tuple[mx.array, ...]:
     return mx.log(z).squeeze(-1), overlap, mx.sum(p * scaled, axis=-1), q
 
 
-@_overlap.vjp  # type: ignore[untyped-decorator]
+@overlap_of.vjp  # type: ignore[untyped-decorator]
 def _overlap_gradient(
     primals: tuple[mx.array, mx.array], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
 ) -> tuple[mx.array, mx.array]:
@@ -158,11 +153,6 @@ def _overlap_gradient(
     below = q * (q < p)  # a third of what mx.where takes on a CPU
     inside = of_log_z - of_overlap * mx.sum(below, axis=-1, keepdims=True)
     return q * inside + of_overlap * below + of_cross * p, mx.zeros_like(p)
-
-
-def overlap_of(draft: DraftLogits, p: mx.array) -> Overlap:
-    """What the losses need of p and q together, with a gradient through the draft's logits."""
-    return Overlap(*_overlap(draft.scaled, p))
 
 
 def log_acceptance(
@@ -220,7 +210,7 @@ def terms(kind: Loss, draft: DraftLogits, teacher: TeacherProbs, labels: Labels)
         divergence = teacher.negative_entropy - mx.sum(teacher.p * log_q, axis=-1)
         overlap, negative_log_a = mx.exp(log_a), -log_a
     else:
-        log_z, overlap, cross, _ = overlap_of(draft, teacher.p)
+        log_z, overlap, cross, _ = overlap_of(draft.scaled, teacher.p)
         divergence = teacher.negative_entropy + log_z - cross
         negative_log_a = mx.zeros_like(overlap)  # no other loss needs it
 

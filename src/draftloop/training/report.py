@@ -88,7 +88,7 @@ class Reporter:
 
         Args:
             step, steps: made, and of how many.
-            text: how it goes, for the bar.
+            text: loss and acceptance, for the bar.
             left: seconds to the end; None where unknown.
         """
         if self._on_step is not None:
@@ -97,7 +97,7 @@ class Reporter:
             self._bar.tell(Frame(WHAT, step, steps, step / steps, left=left, detail=text))
 
     def note(self, text: str) -> None:
-        """What is going on between two steps, for the bar; where there is none, for a line every ten seconds."""
+        """What happens between two steps: in the bar, or where there is none in a line every ten seconds."""
         if self._bar is not None:
             self._bar.note(text)
         elif self._clock() - self._said >= SECONDS_BETWEEN_NOTES:

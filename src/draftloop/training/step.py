@@ -131,7 +131,7 @@ class Learner:
         return {**adapter, **optimizer, "random": get_state()}
 
     def restore(self, state: State) -> None:
-        """Go back to what `state` returned."""
+        """Go back to what `state` returned; what else is in it is passed over."""
         lora.load_parameters(self.draft, under("adapter.", state))
         self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
         set_state(state["random"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mlx import nn
 
@@ -112,63 +112,59 @@ def _kept(examples: Sequence[Example], blobs: BlobFile, width: int, reporter: Re
     return kept
 
 
+@dataclass
 class _Samples:
-    """The samples of each stage: the target's, which stay, and the draft's latest."""
+    """The samples of each stage: the target's, which stay, and the draft's latest, `on_policy`."""
 
-    def __init__(
-        self,
-        pair: Pair,
-        failures: Sequence[Example],
-        settings: Training,
-        teacher: LiveTeacher,
-        run: RunDirectory,
-        reporter: Reporter,
-        allowed: Budget | None,
-    ) -> None:
-        self._pair, self._failures, self._settings = pair, failures, settings
-        self._teacher, self._run, self._reporter, self._allowed = teacher, run, reporter, allowed
-        self._on_policy: list[Example] = []
+    pair: Pair
+    failures: Sequence[Example]
+    settings: Training
+    teacher: LiveTeacher
+    run: RunDirectory
+    reporter: Reporter
+    allowed: Budget | None
+    on_policy: list[Example] = field(default_factory=list)
 
     def of(self, stage: int, enough: Enough) -> list[Example]:
         """The samples of stage `stage`: made at its beginning, read again by a resumed run."""
-        kept = self._run.samples(stage)
+        kept = self.run.samples(stage)
         samples = self._made(stage, enough) if kept is None else from_json(kept)
         if kept is None:
-            self._run.keep_samples(stage, to_json(samples))
-        self._teacher.forget(self._on_policy)
-        self._teacher.add(samples)
-        self._on_policy = [sample for sample in samples if sample.own]
+            self.run.keep_samples(stage, to_json(samples))
+        self.teacher.forget(self.on_policy)
+        self.teacher.add(samples)
+        self.on_policy = [sample for sample in samples if sample.own]
         return samples
 
     def _made(self, stage: int, enough: Enough) -> list[Example]:
-        settings = self._settings
+        settings = self.settings
         target_samples: list[Example] = []
         if settings.answers:
-            first = self._run.samples(0) if stage else None
+            first = self.run.samples(0) if stage else None
             if first is None:
-                target_samples = self._sampled(self._pair.target, settings.answers, 0, enough)
+                target_samples = self._sampled(self.pair.target, settings.answers, 0, enough)
             else:
                 target_samples = [sample for sample in from_json(first) if not sample.own]
-        on_policy = self._sampled(self._pair.draft, 1, stage + 1, enough) if settings.proposals else []
+        on_policy = self._sampled(self.pair.draft, 1, stage + 1, enough) if settings.proposals else []
         return [*target_samples, *on_policy]
 
     def _sampled(self, model: nn.Module, times: int, number: int, enough: Enough) -> list[Example]:
         """By the target, whose number is 0, or by the draft as it is at the beginning of a stage."""
         what = "on-policy samples of the draft" if number else "target samples"
         # At temperature 0 the target would say again what it said.
-        failures = [example for example in self._failures if number or example.sampler.temperature > 0]
+        failures = [example for example in self.failures if number or example.sampler.temperature > 0]
         if not failures:
             return []
-        self._reporter.say(f"{what}: {len(failures)} prompts" + (f", {times} times" if times > 1 else ""))
+        self.reporter.say(f"{what}: {len(failures)} prompts" + (f", {times} times" if times > 1 else ""))
 
         wanted, made = times * len(failures), Counter[str]()
 
         def count(unit: str, more: int) -> None:
             made[unit] += more
-            self._reporter.note(f"{what}: {made['samples']:,} of {wanted:,}, {made['tokens']:,} tokens")
+            self.reporter.note(f"{what}: {made['samples']:,} of {wanted:,}, {made['tokens']:,} tokens")
 
         # Bytes for the caches of a batch.
-        room = math.inf if self._allowed is None else SAFETY * room_left(self._allowed)
+        room = math.inf if self.allowed is None else SAFETY * room_left(self.allowed)
         model.eval()
         try:
             samples = sample_outputs(
@@ -176,19 +172,19 @@ class _Samples:
                 failures,
                 times,
                 own=number > 0,
-                seed=self._settings.seed + (number << 40),
-                limits=OutputLimits(self._pair.width, self._pair.stop_tokens, self._pair.context, room),
+                seed=self.settings.seed + (number << 40),
+                limits=OutputLimits(self.pair.width, self.pair.stop_tokens, self.pair.context, room),
                 enough=enough,
                 on_sample=lambda _done, _of: count("samples", 1),
                 on_tokens=lambda more: count("tokens", more),
             )
         except NoRoom as error:
-            self._reporter.say(
+            self.reporter.say(
                 f"{error}; going on without these samples. training.answers and training.proposals of 0 ask for none"
             )
             return []
         if len(samples) < wanted:
-            self._reporter.say(
+            self.reporter.say(
                 f"{what}: {len(samples):,} of {wanted:,}, as many as the time limit or the models' context leaves room "
                 "for"
             )

@@ -1,6 +1,6 @@
 """What kind of text a token is, from its text and the character before it. Knows no model, no record and no mlx.
 
-The kind is told by the first character that is no blank:
+The first character that is no blank decides the kind:
 
   word start          a letter or "_" after a blank, after punctuation, or at the very beginning
   inside a word       a letter or "_" right after a letter, a digit or "_"
@@ -13,8 +13,8 @@ The kind is told by the first character that is no blank:
   end of text         a token that ends a generation
   special             any other token that stands for no text of its own
 
-A token's text is what one more of it adds to the text of itself: decoded alone, "▁a" and "a" look alike with tokenizers
-that drop the blank at the beginning of a text. So every tokenizer that can decode will do.
+A token's text is what a second one adds to the first: decoded alone, "▁a" and "a" look alike with tokenizers that drop
+the blank at the beginning of a text. So every tokenizer that can decode will do.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _OF_CODE = frozenset("*/%&@#\\")  # Unicode calls them punctuation
 
 
 class TokenKinds:
-    """The kinds of the tokens of one tokenizer; each id is decoded once.
+    """The kinds of the tokens of one tokenizer; each token is decoded once.
 
     Args:
         tokenizer: as mlx-lm wraps it, or any with `decode` and `all_special_ids`.
-        stop_tokens: ids that end a generation.
+        stop_tokens: tokens that end a generation.
     """
 
     def __init__(self, tokenizer: Any, stop_tokens: Collection[int]) -> None:
@@ -58,8 +58,8 @@ class TokenKinds:
 
     def of(self, before: Sequence[int], output: Sequence[int]) -> list[Kind]:
         """The kind of each token of `output`, which goes on from `before`."""
-        ids, start = [*before, *output], len(before)
-        return [self._kind(ids, at) for at in range(start, len(ids))]
+        tokens, start = [*before, *output], len(before)
+        return [self._kind(tokens, at) for at in range(start, len(tokens))]
 
     def text(self, token: int) -> str:
         """What a token adds to a text that it does not begin; U+FFFD where it is no whole text."""
@@ -68,23 +68,23 @@ class TokenKinds:
             self._texts[token] = _BROKEN if _BROKEN in alone else twice[len(alone) :]
         return self._texts[token]
 
-    def _kind(self, ids: Sequence[int], at: int) -> Kind:
-        token = ids[at]
+    def _kind(self, tokens: Sequence[int], at: int) -> Kind:
+        token = tokens[at]
         if token in self._stop:
             return "end of text"
         if token in self._special:
             return "special"
-        return kind_of(self.text(token), self._character_before(ids, at))
+        return kind_of(self.text(token), self._character_before(tokens, at))
 
-    def _character_before(self, ids: Sequence[int], at: int) -> str:
+    def _character_before(self, tokens: Sequence[int], at: int) -> str:
         """The last one, or nothing at the beginning; one that was spelled in bytes is put together."""
         if at == 0:
             return ""
-        last = self.text(ids[at - 1])
-        return (self._decode(ids[max(0, at - _MOST_BYTES) : at]) if last == _BROKEN else last)[-1:]
+        last = self.text(tokens[at - 1])
+        return (self._decode(tokens[max(0, at - _MOST_BYTES) : at]) if last == _BROKEN else last)[-1:]
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
 

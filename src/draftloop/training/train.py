@@ -37,13 +37,13 @@ from .dataset.batch_plan import make_batch_plan
 from .dataset.curriculum import Curriculum
 from .dataset.mixture import TrainingMixture, gather, gather_again
 from .forward import make_forward
-from .loop import Loop, Progress, split_checkpoint
+from .loop import Loop, Progress
 from .memory.fitting import Fit
 from .memory.out_of_memory import OutOfMemoryFallback, estimate_fit
 from .report import WHAT, Reporter
 from .result import TrainResult
 from .run import RunDirectory, environment
-from .step import Learner
+from .step import Learner, under
 from .teacher import Teacher
 from .teacher_setup import set_up_teacher
 from .time_limit import TimeLimit
@@ -281,13 +281,12 @@ class _Session:
 
     def _restore(self, learner: Learner, tensors: Tensors, progress: Progress, steps: int) -> Tensors:
         """Put the learner where the checkpoint was; returns the best weights so far."""
-        state, best = split_checkpoint(tensors)
-        learner.restore(state)
+        learner.restore(tensors)
         self.reporter.forget_after(progress.step)
         of = f"{progress.fitted} that fit" if progress.fitted is not None else str(steps)
         more = f", for {self.limit} from there" if self.limit.since == progress.step > 0 else ""
         self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
-        return best
+        return under("best.", tensors)
 
     def _fit_into_memory(
         self,

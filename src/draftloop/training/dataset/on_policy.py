@@ -78,7 +78,7 @@ def sample_outputs(
     """
     # 1. One request for each failure and number, with a seed that does not depend on what it is generated beside.
     longest = max((len(example.labels) for example in failures), default=0)
-    asked = [
+    wanted = [
         (example, number)
         for number in range(times)
         for example in failures
@@ -90,7 +90,7 @@ def sample_outputs(
             replace(example.sampler, seed=_seed(seed, example, number, own)),
             int(min(longest, limits.longest_after(example.prompt_length))),
         )
-        for example, number in asked
+        for example, number in wanted
     ]
     # 2. They are finished in any order, and returned in theirs.
     samples: dict[int, Example] = {}
@@ -103,7 +103,7 @@ def sample_outputs(
         enough=enough,
         on_tokens=on_tokens,
     ):
-        example, number = asked[output.place]
+        example, number = wanted[output.place]
         samples[output.place] = replace(
             example,
             record_id=f"{example.record_id}/{'own' if own else 'again'}{number}",
@@ -111,7 +111,7 @@ def sample_outputs(
             blob=None,
             own=own,
         )
-        on_sample(len(samples), len(asked))
+        on_sample(len(samples), len(wanted))
     return [samples[i] for i in sorted(samples)]
 
 

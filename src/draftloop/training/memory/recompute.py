@@ -34,9 +34,9 @@ def is_recomputed(model: nn.Module) -> bool:
 
 
 def _layers(model: nn.Module) -> Sequence[nn.Module]:
-    """None in a model that is all one piece: there is nothing then that could be computed again."""
-    found: Sequence[nn.Module] = getattr(model, "layers", ())
-    return found
+    """None in a model without a list of layers: nothing can be computed again there."""
+    layers: Sequence[nn.Module] = getattr(model, "layers", ())
+    return layers
 
 
 def _is_recomputed(layer: nn.Module) -> bool:
