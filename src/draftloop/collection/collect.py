@@ -44,9 +44,7 @@ _Item = TypeVar("_Item")
 
 ALREADY_COLLECTED = "already collected"
 AT_ONCE = 1024  # prompts that are handed over together; memory says how many of them are one batch
-P_BYTES = (
-    256 << 20
-)  # of distributions that tokens are drawn from, kept so that the target need not read its own outputs
+P_BYTES = 256 << 20  # of kept distributions that tokens are drawn from: the target need not read its own outputs then
 GROUP = 32  # finished outputs whose rounds are simulated and logged together
 
 
@@ -153,8 +151,9 @@ def collect_data(
         raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
     report = CollectReport()
     stop = StopRequest() if stop is None else stop
-    encoded = _encoded(pair, prompts, log, settings, report, stop)
-    collected = (_live if settings.live else _batches)(pair, encoded, settings, stop, blobs, on_tokens)
+    collector = _Collector(pair, settings, stop, blobs, on_tokens)
+    encoded = collector.encoded(prompts, log, report)
+    collected = collector.live(encoded) if settings.live else collector.batches(encoded)
     began = time.perf_counter()
     with lora.merged(pair.draft):
         for group in collected:
@@ -172,183 +171,154 @@ def collect_data(
     return report
 
 
-def _encoded(
-    pair: Pair,
-    prompts: Iterable[Prompt | SkippedPrompt],
-    log: FailureLog,
-    settings: CollectSettings,
-    report: CollectReport,
-    stop: StopRequest,
-) -> Iterator[_EncodedPrompt]:
-    """The prompts to generate from, at most `limit` and until `stop`; the report says why others are not among them."""
-    decoding, count = settings.decoding, 0
-    known = {} if settings.fresh else log.resume_keys()
-    conditions = RunConditions(
-        pair=pair.identity,
-        adapter=pair.adapter,
-        sampler=decoding.sampler,
-        run_seed=decoding.sampler.seed,
-        num_draft_tokens=decoding.num_draft_tokens,
-        rule=decoding.rule,
-        chat_template_args=without_surrogates(dict(settings.reading.template_args)) or None,
-    )
-
-    def skip(prompt: SkippedPrompt) -> None:
-        report.skipped[prompt.why.reason] += 1
-        report.skipped_prompts.append(prompt)
-
-    for number, prompt in enumerate(prompts, 1):
-        if stop or (settings.limit is not None and count >= settings.limit):
-            return  # reading takes long where a chat template does
-        report.prompts += 1
-        # 1. Tokens that fit the pair.
-        if isinstance(prompt, SkippedPrompt):
-            skip(prompt)
-            continue
-        tokens = usable_tokens(
-            pair,
-            prompt,
-            decoding,
-            chat_template=settings.chat_template,
-            max_length=settings.max_prompt_length,
-            reading=settings.reading,
-        )
-        if isinstance(tokens, Unusable):
-            start = prompt.text[:40].strip().replace("\n", " ")
-            skip(SkippedPrompt(prompt.where or Place("prompt", number), tokens, start))
-            continue
-        # 2. Not collected yet, or cut by a limit that was lower than this one.
-        key = conditions.resume_key(tokens)
-        cut = known.get(key, 0)
-        if cut is None or cut >= decoding.max_tokens:
-            report.skipped[ALREADY_COLLECTED] += 1
-            continue
-        known[key] = decoding.max_tokens
-        count += 1
-        yield _EncodedPrompt(prompt, tuple(tokens))
-
-
-def _live(
-    pair: Pair,
-    prompts: Iterable[_EncodedPrompt],
-    settings: CollectSettings,
-    stop: StopRequest,
-    blobs: BlobFile | None,
-    on_tokens: Callable[[int], None],
-) -> Iterator[list[Record]]:
-    """Each generation as the decoder makes it, one after the other."""
-    for encoded in prompts:
-        if stop:
-            return
-        record = generate_record(pair, encoded.prompt, encoded.tokens, settings, stop, blobs, on_tokens)
-        if record is None:
-            return
-        yield [record]
-
-
 def generate_record(
-    pair: Pair,
-    prompt: Prompt,
-    tokens: Sequence[int],
-    settings: CollectSettings,
-    stop: StopRequest | None = None,
-    blobs: BlobFile | None = None,
-    on_tokens: Callable[[int], None] = _nobody,
-) -> Record | None:
-    """Decode one prompt to its end, draft and target in turn, and record it; None when `stop` came first.
+    pair: Pair, prompt: Prompt, tokens: Sequence[int], settings: CollectSettings, blobs: BlobFile | None = None
+) -> Record:
+    """Decode one prompt to its end, draft and target in turn, and record it.
 
     What the decoder kept of the target's distributions is in `blobs` by then.
     """
-    decoding = Decoding(pair, tokens, _with_own_seed(settings, tokens))
-    rounds: list[Round] = []
-    for round_ in decoding:
-        rounds.append(round_)
-        on_tokens(len(round_.tokens))
-        if stop:
-            return None
-    decoding.settle()
-    mx.clear_cache()
-    assert decoding.finish is not None
-    generation = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
-    (record,) = _records(pair, [(_EncodedPrompt(prompt, tuple(tokens)), generation)], settings, blobs)
-    return record
+    (group,) = _Collector(pair, settings, StopRequest(), blobs, _nobody).live([_EncodedPrompt(prompt, tuple(tokens))])
+    return group[0]
 
 
-def _batches(
-    pair: Pair,
-    prompts: Iterable[_EncodedPrompt],
-    settings: CollectSettings,
-    stop: StopRequest,
-    blobs: BlobFile | None,
-    on_tokens: Callable[[int], None],
-) -> Iterator[list[Record]]:
-    """Many generations at a time: the target generates in batches, and the draft's part is simulated afterwards."""
+@dataclass(frozen=True)
+class _Collector:
+    """What every generation of a run has in common."""
 
-    def simulated(encoded: Sequence[_EncodedPrompt], outputs: list[FinishedOutput]) -> list[Record]:
+    pair: Pair
+    settings: CollectSettings
+    stop: StopRequest
+    blobs: BlobFile | None
+    on_tokens: Callable[[int], None]
+
+    def encoded(
+        self, prompts: Iterable[Prompt | SkippedPrompt], log: FailureLog, report: CollectReport
+    ) -> Iterator[_EncodedPrompt]:
+        """The prompts to generate from, at most `limit` and until `stop`; the report says why others are left out."""
+        pair, settings, decoding, count = self.pair, self.settings, self.settings.decoding, 0
+        known = {} if settings.fresh else log.resume_keys()
+        conditions = RunConditions(
+            pair=pair.identity,
+            adapter=pair.adapter,
+            sampler=decoding.sampler,
+            run_seed=decoding.sampler.seed,
+            num_draft_tokens=decoding.num_draft_tokens,
+            rule=decoding.rule,
+            chat_template_args=without_surrogates(dict(settings.reading.template_args)) or None,
+        )
+
+        def skip(prompt: SkippedPrompt) -> None:
+            report.skipped[prompt.why.reason] += 1
+            report.skipped_prompts.append(prompt)
+
+        for number, prompt in enumerate(prompts, 1):
+            if self.stop or (settings.limit is not None and count >= settings.limit):
+                return  # reading takes long where a chat template does
+            report.prompts += 1
+            # 1. Tokens that fit the pair.
+            if isinstance(prompt, SkippedPrompt):
+                skip(prompt)
+                continue
+            tokens = usable_tokens(
+                pair,
+                prompt,
+                decoding,
+                chat_template=settings.chat_template,
+                max_length=settings.max_prompt_length,
+                reading=settings.reading,
+            )
+            if isinstance(tokens, Unusable):
+                start = prompt.text[:40].strip().replace("\n", " ")
+                skip(SkippedPrompt(prompt.where or Place("prompt", number), tokens, start))
+                continue
+            # 2. Not collected yet, or cut by a limit that was lower than this one.
+            key = conditions.resume_key(tokens)
+            cut = known.get(key, 0)
+            if cut is None or cut >= decoding.max_tokens:
+                report.skipped[ALREADY_COLLECTED] += 1
+                continue
+            known[key] = decoding.max_tokens
+            count += 1
+            yield _EncodedPrompt(prompt, tuple(tokens))
+
+    def live(self, prompts: Iterable[_EncodedPrompt]) -> Iterator[list[Record]]:
+        """Each generation as the decoder makes it, draft and target in turn, one prompt after the other."""
+        for encoded in prompts:
+            if self.stop:
+                return
+            decoding = Decoding(self.pair, encoded.tokens, self._seeded(encoded.tokens))
+            rounds: list[Round] = []
+            for round_ in decoding:
+                rounds.append(round_)
+                self.on_tokens(len(round_.tokens))
+                if self.stop:
+                    return
+            decoding.settle()
+            mx.clear_cache()
+            assert decoding.finish is not None
+            generation = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
+            yield self._records([(encoded, generation)])
+
+    def batches(self, prompts: Iterable[_EncodedPrompt]) -> Iterator[list[Record]]:
+        """Many generations at a time: the target generates in batches, and the draft's part is simulated afterwards."""
+        for encoded in batched(prompts, AT_ONCE):
+            most = self.settings.decoding.max_tokens
+            done: list[FinishedOutput] = []
+            for output in generate_batched(
+                self.pair.target,
+                [OutputRequest(prompt.tokens, self._seeded(prompt.tokens).sampler, most) for prompt in encoded],
+                width=self.pair.width,
+                stop_tokens=self.pair.stop_tokens,
+                room=room_left(budget("auto", read_device())),
+                enough=lambda: bool(self.stop),
+                p_bytes=P_BYTES,
+                on_tokens=self.on_tokens,
+            ):
+                done.append(output)
+                if len(done) == GROUP:
+                    yield self._simulated(encoded, done)
+                    done = []
+            if done:
+                yield self._simulated(encoded, done)
+            if self.stop:
+                return
+
+    def _simulated(self, encoded: Sequence[_EncodedPrompt], outputs: list[FinishedOutput]) -> list[Record]:
         """The records of finished outputs, in the order of their prompts."""
         outputs.sort(key=lambda output: output.place)
-        finished = [encoded[output.place] for output in outputs]
+        prompts = [encoded[output.place] for output in outputs]
         generations = [
-            TargetGeneration(prompt.tokens, output.tokens, _with_own_seed(settings, prompt.tokens).sampler)
-            for prompt, output in zip(finished, outputs, strict=True)
+            TargetGeneration(prompt.tokens, output.tokens, self._seeded(prompt.tokens).sampler)
+            for prompt, output in zip(prompts, outputs, strict=True)
         ]
-        rounds = dict(simulate_rounds(pair, generations, settings.decoding, [output.p for output in outputs]))
-        return _records(pair, [(prompt, rounds[i]) for i, prompt in enumerate(finished)], settings, blobs)
+        known_p = [output.p for output in outputs]
+        rounds = dict(simulate_rounds(self.pair, generations, self.settings.decoding, known_p))
+        return self._records([(prompt, rounds[i]) for i, prompt in enumerate(prompts)])
 
-    for encoded in batched(prompts, AT_ONCE):
-        requests = [
-            OutputRequest(prompt.tokens, _with_own_seed(settings, prompt.tokens).sampler, settings.decoding.max_tokens)
-            for prompt in encoded
+    def _seeded(self, tokens: Sequence[int]) -> Settings:
+        """The settings of one generation, whose seed follows from the run's and the prompt."""
+        sampler = self.settings.decoding.sampler
+        return replace(self.settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, tokens)))
+
+    def _records(self, generations: Sequence[tuple[_EncodedPrompt, Generation]]) -> list[Record]:
+        """The records of generations, once what they point to is on disk."""
+        settings = self.settings
+        records = [
+            make_record(
+                self.pair,
+                encoded.prompt,
+                encoded.tokens,
+                generation,
+                self._seeded(encoded.tokens),
+                settings.decoding.sampler.seed,
+                settings.source,
+                settings.reading.template_args,
+            )
+            for encoded, generation in generations
         ]
-        done: list[FinishedOutput] = []
-        for output in generate_batched(
-            pair.target,
-            requests,
-            width=pair.width,
-            stop_tokens=pair.stop_tokens,
-            room=room_left(budget("auto", read_device())),
-            enough=lambda: bool(stop),
-            p_bytes=P_BYTES,
-            on_tokens=on_tokens,
-        ):
-            done.append(output)
-            if len(done) == GROUP:
-                yield simulated(encoded, done)
-                done = []
-        if done:
-            yield simulated(encoded, done)
-        if stop:
-            return
-
-
-def _with_own_seed(settings: CollectSettings, tokens: Sequence[int]) -> Settings:
-    """The settings of one generation, whose seed follows from the run's and the prompt."""
-    sampler = settings.decoding.sampler
-    return replace(settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, tokens)))
-
-
-def _records(
-    pair: Pair,
-    generations: Sequence[tuple[_EncodedPrompt, Generation]],
-    settings: CollectSettings,
-    blobs: BlobFile | None,
-) -> list[Record]:
-    """The records of generations, once what they point to is on disk."""
-    records = [
-        make_record(
-            pair,
-            encoded.prompt,
-            encoded.tokens,
-            generation,
-            _with_own_seed(settings, encoded.tokens),
-            settings.decoding.sampler.seed,
-            settings.source,
-            settings.reading.template_args,
-        )
-        for encoded, generation in generations
-    ]
-    kept = [generation.rows for _, generation in generations if generation.rows is not None]
-    if blobs is None or not kept:
-        return records
-    places = blobs.extend(encode_top_k(rows) for rows in kept)
-    return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]
+        kept = [generation.rows for _, generation in generations if generation.rows is not None]
+        if self.blobs is None or not kept:
+            return records
+        places = self.blobs.extend(encode_top_k(rows) for rows in kept)
+        return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]

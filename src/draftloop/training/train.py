@@ -44,7 +44,6 @@ from .report import WHAT, Reporter
 from .result import TrainResult
 from .run import RunDirectory, environment
 from .step import Learner, under
-from .teacher import Teacher
 from .teacher_setup import set_up_teacher
 from .time_limit import TimeLimit
 from .token_acceptance import TokenReporter
@@ -233,7 +232,11 @@ class _Session:
         curriculum = Curriculum(plan, failures, pool, settings, setup.stages, setup.make_samples)
 
         # 2. The learner, as it begins or where the checkpoint was.
-        learner = self._learner(setup.teacher, curriculum.steps)
+        draft = self.pair.draft
+        lora.set_dropout(draft, settings.lora.dropout)
+        draft.eval()  # a run that was stopped leaves it where dropout acts
+        forward = make_forward(draft, "draft", reporter.say)
+        learner = Learner(draft, forward, setup.teacher, self.pair.width, settings, curriculum.steps)
         token_reporter = TokenReporter(self.pair, mixture)
         best = self._restore(learner, tensors, progress, curriculum.steps) if tensors is not None else {}
         batches = validation_batches(mixture.validation.examples, settings.batch_size, settings.val_batches)
@@ -247,7 +250,14 @@ class _Session:
             stop = stop if stop is not None else stack.enter_context(stop_request("stopping: a checkpoint is written"))
             stack.enter_context(memory.limited(allowed))
             stack.callback(setattr, learner, "fit", Fit())  # the layers are as they were
-            fallback = self._fit_into_memory(learner, setup.teacher, curriculum, progress, allowed)
+            foreseen, planned = curriculum.foreseen, plan.micro_batches
+            fresh = estimate_fit(learner, foreseen, allowed, *setup.teacher.bytes_needed)
+            saved = progress.fit  # a resumed run goes on with it, unless there is less memory now
+            learner.fit = saved if saved is not None and saved.is_within(fresh, foreseen) else fresh
+            if learner.fit.changes(foreseen):
+                limits = f"MLX may hold {allowed} (training.memory is {settings.memory})"
+                reporter.say(f"memory: {limits}: {learner.fit.describe(planned)}")
+            fallback = OutOfMemoryFallback(learner, planned, allowed, reporter.say)
             loop = Loop(
                 self.run, learner, curriculum, batches, settings, reporter, stop, progress, best, fallback, self.limit
             )
@@ -272,13 +282,6 @@ class _Session:
         self.run.finish(asdict(result))
         return result
 
-    def _learner(self, teacher: Teacher, steps: int) -> Learner:
-        pair, settings = self.pair, self.config.training
-        lora.set_dropout(pair.draft, settings.lora.dropout)
-        pair.draft.eval()  # a run that was stopped leaves it where dropout acts
-        forward = make_forward(pair.draft, "draft", self.reporter.say)
-        return Learner(pair.draft, forward, teacher, pair.width, settings, steps)
-
     def _restore(self, learner: Learner, tensors: Tensors, progress: Progress, steps: int) -> Tensors:
         """Put the learner where the checkpoint was; returns the best weights so far."""
         learner.restore(tensors)
@@ -287,26 +290,6 @@ class _Session:
         more = f", for {self.limit} from there" if self.limit.since == progress.step > 0 else ""
         self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
         return under("best.", tensors)
-
-    def _fit_into_memory(
-        self,
-        learner: Learner,
-        teacher: Teacher,
-        curriculum: Curriculum,
-        progress: Progress,
-        allowed: memory.Budget,
-    ) -> OutOfMemoryFallback:
-        """Fit the learner into what `training.memory` allows, by estimate; a resumed run goes on as it was cut."""
-        setting, everything = self.config.training.memory, curriculum.plan.micro_batches
-        foreseen = curriculum.foreseen
-        fresh = estimate_fit(learner, foreseen, allowed, *teacher.bytes_needed)
-        saved = progress.fit  # the fit that it fell back to counts, unless there is less memory now
-        learner.fit = saved if saved is not None and saved.is_within(fresh, foreseen) else fresh
-        if learner.fit.changes(foreseen):
-            self.reporter.say(
-                f"memory: MLX may hold {allowed} (training.memory is {setting}): {learner.fit.describe(everything)}"
-            )
-        return OutOfMemoryFallback(learner, everything, allowed, self.reporter.say)
 
     def _trained_ids(self, curriculum: Curriculum, progress: Progress) -> tuple[str, ...]:
         """Records of the steps made, but for those only ever skipped: in the log's order, then what was replayed."""
