@@ -274,7 +274,8 @@ class _Session:
         trained = self._trained_ids(curriculum, progress)
         version = (self._published(metrics) if tensors is not None else None) or self._publish(trained, metrics)
         reporter.note("measuring what the draft still misses")
-        learned = [example for example in failures if example.record_id in set(trained)]
+        seen = set(trained)
+        learned = [example for example in failures if example.record_id in seen]
         learned_from = count(with_records(learned, mixture.failure_records))
         report = token_reporter.report(learned_from, self.run.start())
         result = self._result(version, progress, ended, curriculum, fallback.peak, report)
