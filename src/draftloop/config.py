@@ -134,7 +134,7 @@ class Speculative(Section):
     rule: Literal["auto", Rule] = setting(
         "auto", "acceptance rule; auto: greedy at temperature 0, else rejection (generate: the fastest measured)"
     )
-    temperature: float = setting(0.8, "of sampling; 0 is greedy", ge=0.0, le=10.0)
+    temperature: float = setting(0.8, "sampling temperature; 0 is greedy", ge=0.0, le=10.0)
     top_p: float = setting(1.0, "probability mass of the nucleus; 0 and 1 are off", ge=0.0, le=1.0)
     min_p: float = setting(0.0, "least probability, as a share of the most probable token's; 0 is off", ge=0.0, le=1.0)
     top_k: NotNegative = setting(0, "how many of the most probable tokens are kept; 0 is off")
@@ -161,7 +161,7 @@ class Training(Section):
     """How an adapter is trained from failures."""
 
     loss: Loss = setting(
-        "lk", "ce: target's tokens; kl, tv: its distribution; nla: negative log acceptance; lk: kl and tv mixed"
+        "lk", "loss; ce: target's tokens; kl, tv: its distribution; nla: negative log acceptance; lk: kl and tv"
     )
     learning_rate: float = setting(6e-3, "peak learning rate", gt=0.0, le=1.0)
     batch_size: Positive = setting(16, "most generations per micro-batch")
@@ -185,7 +185,7 @@ class Training(Section):
     val_batches: int = setting(-1, "micro-batches per validation; -1 is all", ge=-1)
     save_every: Positive = setting(50, "optimizer steps between checkpoints")
     patience: Positive = setting(8, "validations without an improvement before the run stops early")
-    max_minutes: float | None = setting(None, "time limit, which the schedule fits; none by default", gt=0.0)
+    max_minutes: float | None = setting(None, "time limit, to which the schedule is fitted; none by default", gt=0.0)
     memory: Memory = setting("auto", "GB that MLX may hold; auto: 80% of what the device has")
     teacher_memory_mb: Positive = setting(
         2048, "MB for the target's full distributions; else their top-k tokens are used"

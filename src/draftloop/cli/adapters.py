@@ -137,8 +137,6 @@ def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
 
     VERSION is vNNNN, latest, or none for the bare draft. The gate is not asked.
     """
-    from ..retraining.gate_step import watch_from_now
-
     registry = app.data.registry
     name = {"latest": registry.latest(), "none": None}.get(version, version)
     if name is None and version == "latest":
@@ -147,8 +145,7 @@ def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
     pointer = registry.promote(name, why)
     if name is not None:
         app.data.verdicts.give_by_hand(name, before.champion, before.sequence, why)
-    watch_from_now(app.data, app.config, pointer)
-    _print_pointer(pointer, as_json)
+    _watch_and_print(app, pointer, as_json)
 
 
 @adapters_group.command("rollback", cls=Doing)
@@ -161,11 +158,7 @@ def rollback_version(app: App, why: str, as_json: bool) -> None:
     A second rollback undoes the first. From then on a version that was rolled back, and every version trained on top of
     it, is promoted only by hand.
     """
-    from ..retraining.gate_step import watch_from_now
-
-    pointer = app.data.registry.rollback(why)
-    watch_from_now(app.data, app.config, pointer)
-    _print_pointer(pointer, as_json)
+    _watch_and_print(app, app.data.registry.rollback(why), as_json)
 
 
 @adapters_group.command("prune", cls=Doing)
@@ -232,9 +225,12 @@ def _row(data: DataDirectory, name: str, roles: dict[str, str]) -> dict[str, Any
     }
 
 
-def _print_pointer(pointer: Pointer, as_json: bool) -> None:
+def _watch_and_print(app: App, pointer: Pointer, as_json: bool) -> None:
+    """Watch the new champion from now on, and say which it is."""
+    from ..retraining.gate_step import watch_from_now
     from .tables import print_text
 
+    watch_from_now(app.data, app.config, pointer)
     if as_json:
         print_json({"status": "ok", "champion": pointer.champion, "previous": pointer.previous})
     else:
