@@ -118,7 +118,7 @@ def test_what_rounding_costs_is_told_and_that_it_ends_below_the_bare_draft(
     assert "below the adapter's (rule greedy), because its weights are rounded; --q-bits 8" in rough.err
     exact = call_with_pair("adapters", "export", "latest", "--to", "exact", "--fuse")
     assert "weights are rounded" not in exact.err
-    below = "Below the bare draft: under rule greedy at K = 4 this export yields "
+    below = "Below the bare draft: under rule greedy at K = 4 the acceptance length of this export is "
     assert below in rough.out
     assert below in Path("out/README.md").read_text()
     assert "Below the bare draft" not in exact.out + Path("exact/README.md").read_text()  # a zero adapter is as good

@@ -41,7 +41,7 @@ def data(_place: None) -> Iterator[DataDirectory]:
     found.costs.keep("key", StoredProfile(LatencyProfile(1.0, (1.0, 1.0))))
     run = RunDirectory.create(found.runs)
     run.describe({"purpose": "retrain", "config": {"models": {}}}, {})
-    run.keep_texts(0, [])
+    run.keep_samples(0, [])
     run.checkpoints.save({"a": mx.array(1.0)}, {"step": 1})
     yield found
     for path in found.root.rglob("*"):
@@ -120,8 +120,8 @@ READERS: dict[str, Read] = {
     "adapters/verdicts/v0001.json": lambda data, _: data.verdicts.of("v0001"),
     "runs/audit.jsonl": lambda data, _: data.audit.entries(),
     "runs/r0001/run.yaml": lambda _, run: run.config(),
-    "runs/r0001/material.json": lambda _, run: run.material(),
-    "runs/r0001/texts-0.json": lambda _, run: run.texts(0),
+    "runs/r0001/material.json": lambda _, run: run.mixture(),
+    "runs/r0001/texts-0.json": lambda _, run: run.samples(0),
     "runs/r0001/checkpoints": lambda _, run: run.note_resumption(),
     "runs/r0001/checkpoints/c0001/tensors.safetensors": lambda _, run: run.checkpoints.load(),
 }
