@@ -106,11 +106,14 @@ def parse_config(found: object, where: str) -> AdapterConfig:
         config = _AdapterJson.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
-        name, given = str(first["loc"][-1]) if first["loc"] else "the whole", first["input"]
+        names, given = [part for part in first["loc"] if isinstance(part, str)], first["input"]
+        name = names[-1] if names else "the whole"
         if first["type"] == "model_type":
             raise AdapterError(f"{where}: {name}: found {type(given).__name__}, expected an object") from None
-        given = None if first["type"] == "missing" else given
-        raise AdapterError(f"{where}: {name} is {given!r}: {first['msg'].lower()}") from None
+        if first["type"] == "missing":
+            raise AdapterError(f"{where}: {name} is None, expected a value") from None
+        expected = first["msg"].replace("Input should be", "expected").replace("List should have", "expected")
+        raise AdapterError(f"{where}: {name} is {given!r}, {expected}") from None
     shape = config.lora_parameters
     keys = None if shape.keys is None else tuple(shape.keys)
     return AdapterConfig(shape.rank, float(shape.scale), shape.dropout, config.num_layers, keys)

@@ -55,8 +55,8 @@ class Verdict:
     reasons: tuple[str, ...]
     pointer: int
     when: float
-    epoch: int = 0
-    attempt: int = 0
+    epoch: int
+    attempt: int
     pair: PairId | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     schema: Literal[1] = 1
@@ -135,6 +135,8 @@ class Verdicts(RegistryFiles):
                     champion=champion,
                     outcome="by hand",
                     reasons=(why,),
+                    epoch=0,
+                    attempt=0,
                     pointer=pointer,
                     when=time.time(),
                 )

@@ -180,7 +180,7 @@ def _verdict(
         reasons=reasons,
         pointer=pointer.sequence,
         when=work.clock(),
-        **scored,
+        **{"epoch": 0, "attempt": 0, **scored},
     )
 
 
