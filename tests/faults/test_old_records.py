@@ -20,7 +20,7 @@ from draftloop.data.records import BlobRef, Disagreement, PairId, Record, Sample
 from draftloop.data.replay import ReplayBuffer
 from draftloop.errors import StoreError
 from draftloop.models import manifest
-from draftloop.models.manifest import FileHash, read_sealed_manifest
+from draftloop.models.manifest import FileHash, read_manifest_file
 from draftloop.registry.registry import Registry
 from draftloop.store.sealed_lines import RecordError, seal, unseal
 
@@ -81,7 +81,7 @@ def test_what_is_written_today_is_what_was_written_then(tmp_path: Path) -> None:
 
 
 def test_a_frozen_manifest_is_read(row: Row) -> None:
-    found = read_sealed_manifest(FROZEN / "manifest-schema-1.json")
+    found = read_manifest_file(FROZEN / "manifest-schema-1.json")
     assert (found.name, found.parent, found.draftloop_version) == ("v0007", "v0006", "0.1.0")
     assert found.files["adapters.safetensors"] == FileHash(12345, "ab" * 32)
     assert found.record_ids == (f"{1:032x}", f"{6:032x}")

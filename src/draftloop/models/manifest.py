@@ -18,7 +18,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from ..data.records import PairId
 from ..errors import AdapterDamaged, StoreError
 from ..store.files import reading
-from ..store.sealed_lines import RecordError, check_schema, dump, unseal
+from ..store.sealed import DamagedFile, read_sealed
+from ..store.sealed_lines import dump
 from .adapter_format import CONFIG, WEIGHTS, check_finite, read_config, read_shapes
 
 SCHEMA = 1
@@ -105,31 +106,24 @@ def _all_finite(value: object) -> bool:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of an adapter directory; None where it has none. Raises as `read_sealed_manifest`."""
-    try:
-        return read_sealed_manifest(path / MANIFEST)
-    except FileNotFoundError:
-        return None
+    """The manifest of an adapter directory; None where it has none. Raises as `read_manifest_file`."""
+    return read_manifest_file(path / MANIFEST)
 
 
-def read_sealed_manifest(path: Path) -> Manifest:
-    """The manifest in a file.
+def read_manifest_file(path: Path) -> Manifest | None:
+    """The manifest in a file; None where there is none.
 
     Raises:
-        FileNotFoundError: there is none.
-        AdapterDamaged: it is.
+        AdapterDamaged: it is not what was written.
         AccessDenied: this user may not read it.
         StoreError: a newer draftloop wrote it.
     """
     try:
-        with reading(path):
-            values = orjson.loads(unseal(path.read_bytes()))
-        check_schema(values.get("schema"), SCHEMA, "manifest")
-        return _MANIFEST.validate_python(values)
-    except FileNotFoundError:
-        raise
-    except (RecordError, ValueError, OSError) as error:
-        raise AdapterDamaged(f"{path} is damaged: {error}. Take the adapter from its source again.") from None
+        return read_sealed(path, _MANIFEST, SCHEMA, "Take the adapter from its source again.")
+    except DamagedFile as error:
+        raise AdapterDamaged(str(error)) from None
+    except OSError as error:
+        raise AdapterDamaged(f"{path} cannot be read: {error}. Take the adapter from its source again.") from None
 
 
 def hash_files(directory: Path) -> dict[str, FileHash]:

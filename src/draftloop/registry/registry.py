@@ -27,8 +27,7 @@ from ..models.manifest import (
     Manifest,
     hash_files,
     make_manifest,
-    read_manifest,
-    read_sealed_manifest,
+    read_manifest_file,
     verify_adapter,
 )
 from ..store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
@@ -296,13 +295,12 @@ class Registry(RegistryFiles):
             AdapterError: no such version, or its manifest is missing or damaged.
             StoreError: a newer draftloop wrote the manifest.
         """
-        pruned = self.root / PRUNED / f"{name}.json"
-        if name in self.pruned() and not (self.root / name).exists():
-            return read_sealed_manifest(pruned)
-        found = read_manifest(self._version_path(name))
-        if found is None:
-            raise AdapterError(f"{self.root / name / MANIFEST} is missing: this is no finished version.")
-        return found
+        is_pruned = name in self.pruned() and not (self.root / name).exists()
+        path = self.root / PRUNED / f"{name}.json" if is_pruned else self._version_path(name) / MANIFEST
+        manifest = read_manifest_file(path)
+        if manifest is None:
+            raise AdapterError(f"{path} is missing: this is no finished version.")
+        return manifest
 
     def _whole_champion(self) -> Path | None:
         name = self.champion()
