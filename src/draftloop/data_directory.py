@@ -51,9 +51,9 @@ class DataDirectory:
     def log(self) -> FailureLog:
         """Every finished generation."""
         path = self.root / "failures" / "failures.jsonl"
-        return FailureLog(path, self.files, self.settings.full_sync, self._teach_trained)
+        return FailureLog(path, self.files, self.settings.full_sync, self._add_trained_groups)
 
-    def _teach_trained(self, groups: PromptGroups) -> None:
+    def _add_trained_groups(self, groups: PromptGroups) -> None:
         """What versions learned from stays a prompt of training, also where people deleted the log.
 
         Of a manifest or a replay buffer that cannot be read nothing is known; whoever works with it says so.

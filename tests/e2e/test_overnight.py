@@ -102,7 +102,7 @@ def test_champion_records_epoch_and_history_go_on(changes: tuple[tuple[str, Chan
     assert (files is not None and after.target) == before.target == (files and files.former)
     assert (after.overview.other_pairs, after.overview.candidate) == (0, None)
     assert after.overview.failures == before.overview.failures > 0
-    assert after.watches == before.watches
+    assert after.drift_checks == before.drift_checks
     assert History(shop.data.audit.entries(), after.target).settled(after.overview.ids) == settled
     pair = champion_of(shop)
     assert pair.adapter == "v0001"

@@ -19,7 +19,7 @@ from draftloop.errors import TrainingFailed
 from draftloop.models.hub import local_fingerprints
 from draftloop.registry.registry import Pointer, Registry
 from draftloop.retraining.run import retrain
-from draftloop.retraining.work import Outcome
+from draftloop.retraining.work import RetrainResult
 
 pytestmark = pytest.mark.row("clock goes backward")
 
@@ -49,7 +49,7 @@ class Machine:
         self.true += minutes * MINUTE
         self.clock += minutes * MINUTE
 
-    def retrain(self) -> Outcome | None:
+    def retrain(self) -> RetrainResult | None:
         """One run by cron, with enough to train on again; None where it began a training."""
         for _ in range(2 * LEAST):
             self.data.log.append(make_record(pair=self.pair))

@@ -18,9 +18,10 @@ from draftloop.data.log import FailureLog
 from draftloop.data.prompt_groups import prompt_group
 from draftloop.data.record_lines import to_line
 from draftloop.data.records import Record, Split
+from draftloop.data.usable import NEAR_TWO_SPLITS
 from draftloop.evaluation.looks import new_outputs
 from draftloop.status import read_overview
-from draftloop.training.dataset.mixture import NEAR, gather
+from draftloop.training.dataset.mixture import gather
 
 pytestmark = pytest.mark.row("the same prompt in other words")
 
@@ -107,7 +108,7 @@ def test_what_is_near_two_splits_is_used_in_neither_and_counted(tmp_path: Path, 
     result = shop.train()
     assert not ids & set(shop.registry.manifest(result.version).record_ids)
     assert not ids & {record.id for record in shop.replay.records()}
-    assert gather(shop.log, shop.replay, shop.pair, shop.config).left_out[NEAR] == 5
+    assert gather(shop.log, shop.replay, shop.pair, shop.config).left_out[NEAR_TWO_SPLITS] == 5
     assert shop.log.path.read_bytes() == before
     row.did(len(near), "records near two splits, used in neither")
 

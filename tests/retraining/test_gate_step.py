@@ -444,7 +444,7 @@ def test_drift_says_how_few_generations_it_may_look_at(promoted: Shop, tmp_path:
     """The hundred prompts all trained, validated or were held out; only the held-out ones are news."""
     shop = promoted.copy(tmp_path / "data")
     shop.collect(PROMPTS, seed=1)
-    unseen, all_of_them = read_facts(shop.data, shop.config, 0.0).watched
+    unseen, all_of_them = read_facts(shop.data, shop.config, 0.0).champion_generations
     assert all_of_them == len(PROMPTS)
     splits = Counter(record.split for record in shop.data.log.records() if record.adapter == "v0001")
     trained = shop.data.registry.manifest("v0001").record_ids

@@ -33,9 +33,9 @@ def facts(**changes: Any) -> Facts:
         "pointer": Pointer(),
         "pending": None,
         "run": None,
-        "watches": (),
+        "drift_checks": (),
         "looks": (),
-        "watched": (0, 0),
+        "champion_generations": (0, 0),
         "minutes": None,
         "failed": None,
         "recipe": "as before",
@@ -55,17 +55,17 @@ def test_too_few_failures_are_nothing_to_do_and_it_says_how_many_there_are() -> 
 
 def test_enough_failures_are_trained_on() -> None:
     assert action(facts(failures_new=50)) == "train"
-    assert action(facts(failures_new=50, watches=(CALM,))) == "train"
+    assert action(facts(failures_new=50, drift_checks=(CALM,))) == "train"
 
 
 def test_drift_acts_before_the_count_is_reached_but_not_on_a_handful() -> None:
-    step = next_action(facts(failures_new=10, watches=(ALARM, CALM)), CONFIG)
+    step = next_action(facts(failures_new=10, drift_checks=(ALARM, CALM)), CONFIG)
     assert step.action == "train"
     assert "acceptance of chat fell from 0.600 to 0.400" in step.why
-    few = next_action(facts(failures_new=9, watches=(ALARM,)), CONFIG)
+    few = next_action(facts(failures_new=9, drift_checks=(ALARM,)), CONFIG)
     assert few.action == "nothing"
     assert "acceptance of chat fell" in few.why
-    assert action(facts(failures_new=10, watches=(CALM,))) == "nothing"
+    assert action(facts(failures_new=10, drift_checks=(CALM,))) == "nothing"
 
 
 def test_the_interval_holds_a_training_back_and_nothing_else() -> None:
@@ -115,7 +115,7 @@ def test_a_training_that_was_cut_off_is_gone_on_with_before_a_candidate_is_gated
 
 
 def test_a_promotion_that_was_cut_off_comes_first() -> None:
-    step = next_action(facts(pending="v0002", run="r0003", watches=(ALARM,), failures_new=500), CONFIG, force=True)
+    step = next_action(facts(pending="v0002", run="r0003", drift_checks=(ALARM,), failures_new=500), CONFIG, force=True)
     assert (step.action, step.subject) == ("finish", "v0002")
 
 
@@ -134,7 +134,7 @@ def test_a_look_that_is_due_comes_before_a_candidate_and_once_a_run() -> None:
 
 
 def test_a_check_after_an_alarm_says_what_fell() -> None:
-    alarmed = facts(pointer=Pointer("v0002", "v0001", 2), looks=(CHECK,), watches=(ALARM,))
+    alarmed = facts(pointer=Pointer("v0002", "v0001", 2), looks=(CHECK,), drift_checks=(ALARM,))
     step = next_action(alarmed, CONFIG)
     assert (step.action, step.subject) == ("check", "v0002")
     assert step.why == "acceptance of chat fell from 0.600 to 0.400 (what it was), under v0002"

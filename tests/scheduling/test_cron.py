@@ -35,7 +35,7 @@ def test_putting_a_block_in_and_taking_it_out_again_gives_the_same_bytes(before:
 def test_a_line_with_undecodable_bytes_is_read_into_what_can_be_printed(make_job: MakeJob, tools: Path) -> None:
     job = make_job(config_file=Path("/x/y.yaml"))
     (tools / "crontab").write_bytes(cron_block(job).encode().replace(b"/y", b"/\xe4"))
-    command = Cron().read(Cron().found(job.id)).parts["command"]
+    command = Cron().read(Cron().installed(job.id)).parts["command"]
     assert "/x/\ufffd.yaml" in command
 
 
@@ -68,10 +68,10 @@ def test_marks_that_someone_edited_are_reported_and_nothing_is_guessed(text: byt
 
 def test_where_there_is_no_crontab_one_is_made_and_taken_away_again(make_job: MakeJob, tools: Path) -> None:
     job, cron = make_job(), Cron()
-    assert cron.found(job.id) == {}
+    assert cron.installed(job.id) == {}
     cron.install(job)
     assert (tools / "crontab").read_text() == cron_block(job)
-    assert cron.found(job.id) == cron.render(job) == {PLACE: cron_block(job)}
+    assert cron.installed(job.id) == cron.render(job) == {PLACE: cron_block(job)}
     cron.remove(job.id)
     assert not (tools / "crontab").exists()
 
@@ -106,7 +106,7 @@ def test_a_crontab_that_cannot_be_read_is_never_written(said: str, make_job: Mak
 )
 def test_every_crons_way_of_saying_that_there_is_none_is_known(said: str, tools: Path) -> None:
     write_tool(tools.parent / "bin", "crontab", f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
-    assert Cron().found("0000abcd") == {}
+    assert Cron().installed("0000abcd") == {}
 
 
 def test_a_refusal_is_told_in_crontabs_own_words(make_job: MakeJob, tools: Path) -> None:

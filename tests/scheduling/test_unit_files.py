@@ -25,14 +25,14 @@ def calls(state: Path) -> list[str]:
 
 def test_a_timer_is_written_enabled_and_started(make_job: MakeJob, tools: Path, tmp_path: Path) -> None:
     job, systemd = make_job(), Systemd()
-    assert systemd.found(job.id) == {}
+    assert systemd.installed(job.id) == {}
     systemd.install(job)
     folder = tmp_path / "home/.config/systemd/user"
     assert {file.name: file.read_text() for file in folder.iterdir()} == systemd_units(job)
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
     timer = f"draftloop-{job.id}.timer"
     assert calls(tools)[-3:] == ["--user daemon-reload", f"--user enable {timer}", f"--user restart {timer}"]
-    assert systemd.found(job.id) == systemd.render(job)
+    assert systemd.installed(job.id) == systemd.render(job)
     assert systemd.is_active(job.id)
 
 
@@ -59,7 +59,7 @@ def test_a_refused_timer_leaves_nothing_behind(make_job: MakeJob, tools: Path, t
     elsewhere = Systemd({"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "unseen")})
     with pytest.raises(ScheduleError, match=r"did not take .* does not exist\."):
         elsewhere.install(job)
-    assert elsewhere.found(job.id) == {}
+    assert elsewhere.installed(job.id) == {}
 
 
 def test_a_refused_change_leaves_the_files_of_before(make_job: MakeJob, tools: Path) -> None:
@@ -68,10 +68,10 @@ def test_a_refused_change_leaves_the_files_of_before(make_job: MakeJob, tools: P
     write_tool(tools.parent / "bin", "systemctl", '#!/bin/sh\necho "Failed to connect to bus" >&2\nexit 1\n')
     with pytest.raises(ScheduleError, match=r"as they were before: .*Failed to connect to bus"):
         systemd.install(make_job(when=Daily(3, 5)))
-    assert systemd.found(job.id) == systemd.render(job)
+    assert systemd.installed(job.id) == systemd.render(job)
     with pytest.raises(ScheduleError, match=r"did not let go of the timer: .*Failed to connect to bus"):
         systemd.remove(job.id)
-    assert systemd.found(job.id) == systemd.render(job)
+    assert systemd.installed(job.id) == systemd.render(job)
 
 
 @pytest.mark.parametrize(("kind", "tool"), [(Systemd, "systemctl"), (Launchd, "launchctl")])
@@ -82,7 +82,7 @@ def test_where_there_is_no_such_manager_another_kind_is_named(
     place = kind({"HOME": str(tmp_path / "home")})
     with pytest.raises(ScheduleError, match=rf"no `{tool}` was found on PATH .*choose --kind"):
         place.install(make_job())
-    assert place.found(make_job().id) == {}
+    assert place.installed(make_job().id) == {}
 
 
 def test_an_agent_is_written_and_loaded_and_taken_away(make_job: MakeJob, tools: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_an_agent_is_written_and_loaded_and_taken_away(make_job: MakeJob, tools:
     file = tmp_path / "home/Library/LaunchAgents" / f"draftloop.{job.id}.plist"
     assert file.read_text() == launchd_plist(job)
     assert launchd.is_active(job.id)
-    assert launchd.found(job.id) == launchd.render(job)
+    assert launchd.installed(job.id) == launchd.render(job)
     launchd.remove(job.id)
     assert not file.exists()
     assert not launchd.is_active(job.id)
@@ -112,7 +112,7 @@ def test_an_agent_that_launchd_never_takes_is_not_left_lying(make_job: MakeJob, 
     (tools / "busy").write_text(9 * "x\n")
     with pytest.raises(ScheduleError, match=r"launchd did not take .*5: Input/output error"):
         launchd.install(make_job())
-    assert launchd.found(make_job().id) == {}
+    assert launchd.installed(make_job().id) == {}
 
 
 def test_removing_an_agent_that_is_not_loaded_removes_its_file(make_job: MakeJob, tools: Path) -> None:
@@ -120,4 +120,4 @@ def test_removing_an_agent_that_is_not_loaded_removes_its_file(make_job: MakeJob
     launchd.install(job)
     (tools / f"draftloop.{job.id}").unlink()
     launchd.remove(job.id)
-    assert launchd.found(job.id) == {}
+    assert launchd.installed(job.id) == {}

@@ -21,7 +21,7 @@ from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
 from draftloop.retraining.gate_step import watch_from_now
 from draftloop.retraining.run import retrain
-from draftloop.retraining.work import Outcome
+from draftloop.retraining.work import RetrainResult
 
 WORDS = ("red", "green", "blue", "dog", "cat", "sun", "moon", "tree", "house", "river")
 PROMPTS = [Prompt(f"{a} {b}") for a in WORDS for b in WORDS]
@@ -65,7 +65,7 @@ class Shop:
     data: DataDirectory
     config: Config
 
-    def retrain(self, **options: Any) -> Outcome:
+    def retrain(self, **options: Any) -> RetrainResult:
         """One run, on a machine whose costs are fixed."""
         return retrain(self.data, self.config, **{"timing": fixed_costs, **options})
 

@@ -115,7 +115,7 @@ def remove_schedule(app: App, kind: str | None, yes: bool, as_json: bool) -> Non
     kinds = [name for name in kinds_in_place(identity) if kind in (None, name)]
     if not kinds:
         raise NothingToDo(f"nothing is scheduled for {app.data_dir.absolute()}" + (f" by {kind}" if kind else ""))
-    found = {name: scheduler(name).found(identity) for name in kinds}
+    found = {name: scheduler(name).installed(identity) for name in kinds}
     for name in kinds if yes else ():
         scheduler(name).remove(identity)
     if as_json:
@@ -156,7 +156,7 @@ def _scheduler_and_job(
     if every is not None and at is not None:
         raise click.UsageError("--every and --at say two different things; give one of them")
     when: Daily | Every | None = Daily(*at) if at is not None else Every(every) if every is not None else None
-    if when is None and (found := place.found(identity_of(app.data_dir))):
+    if when is None and (found := place.installed(identity_of(app.data_dir))):
         unit = place.read(found)
         when = unit.when
         if when is None:

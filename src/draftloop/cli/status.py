@@ -76,8 +76,8 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
         "next": asdict(action),
         "running": asdict(running) if running else None,
         "unfinished": [asdict(run) for run in unfinished(data, running)],
-        "drift": [{**asdict(watch), "alarm": watch.alarm} for watch in facts.watches],
-        "generations_of_champion": {"unseen": facts.watched[0], "all": facts.watched[1]},
+        "drift": [{**asdict(watch), "alarm": watch.alarm} for watch in facts.drift_checks],
+        "generations_of_champion": {"unseen": facts.champion_generations[0], "all": facts.champion_generations[1]},
         "chat_template_changed": facts.template,
         "log": str(data.log.path),
         "log_bytes": data.log.path.stat().st_size if data.log.path.exists() else 0,
@@ -114,7 +114,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
     }
     if last := values["last_retrain"]:
         rows["last retrain"] = f"{last['outcome']}, {moment(last['when'])}"
-    unseen, every = facts.watched
+    unseen, every = facts.champion_generations
     if every:  # the others flatter the draft that was trained on their prompts
         draft = facts.pointer.champion or "the bare draft"
         since = f"generations of {draft} since the last verdict"

@@ -47,7 +47,7 @@ class FailureLog:
         path: the log; it and its directory are made at the first append.
         files: the seam for the operations that change something.
         full_sync: outlive a power loss on macOS too, at the price of slow appends.
-        teach: tells fresh prompt groups what was trained on, whether the log still has it or not.
+        add_trained_groups: tells fresh prompt groups what was trained on, whether the log still has it or not.
 
     Attributes:
         damage: what the latest reading by `records` found damaged so far.
@@ -59,10 +59,10 @@ class FailureLog:
         path: Path,
         files: Files = FILES,
         full_sync: bool = False,
-        teach: Callable[[PromptGroups], None] = lambda _: None,
+        add_trained_groups: Callable[[PromptGroups], None] = lambda _: None,
     ) -> None:
         self.path = path
-        self._teach = teach
+        self._add_trained_groups = add_trained_groups
         self.damage: list[Damage] = []
         self.near_two_splits = 0
         self._files = files
@@ -230,7 +230,7 @@ class FailureLog:
     def _learn_trained(self) -> None:
         if not self._knows_trained:
             self._knows_trained = True
-            self._teach(self._groups)
+            self._add_trained_groups(self._groups)
 
     def _learn(self) -> None:
         self._learn_trained()

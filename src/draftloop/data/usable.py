@@ -14,6 +14,7 @@ OTHER_PAIR = "another target or tokenizer"
 NO_OUTPUT = "no output token"
 NO_PROMPT = "no prompt token"
 FOREIGN_ID = "token id beyond the logits that target and draft share"
+NEAR_TWO_SPLITS = "near a prompt of another split"
 
 
 def is_of_pair(record: Record, pair: PairId) -> bool:

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from ..config import Rule
-from ..data.records import Sampler
+from ..data.records import Finish, Sampler
 from ..data.teacher_top_k import TopK
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .acceptance_rules import rule_for
 from .round_sampler import BonusDraw, round_sampler_for
-
-Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..config import Speculative
-from ..data.records import Sampler
+from ..data.records import Finish, Sampler
 from ..errors import PromptError
 from ..evaluation.estimator import realised
 from ..models import adapter as lora
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt, Reading, Unusable, encode_prompt
 from .acceptance_rules import rule_for
-from .decoder import Decoding, DraftLength, Finish, Settings, check_length, count_rounds
+from .decoder import Decoding, DraftLength, Settings, check_length, count_rounds
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..data.records import Finish
 from ..data.teacher_top_k import TopK, concatenate_top_k
-from .decoder import Finish, Round, count_rounds
+from .decoder import Round, count_rounds
 from .round_sampler import BonusDraw
 
 

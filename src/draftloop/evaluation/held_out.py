@@ -16,7 +16,7 @@ from typing import Any
 
 from ..data.log import FailureLog
 from ..data.records import Record
-from ..data.usable import describe_counts
+from ..data.usable import NEAR_TWO_SPLITS, describe_counts
 from ..errors import DraftloopError, PromptError
 from ..models.manifest import Manifest, read_manifest
 from ..registry.registry import Registry
@@ -26,7 +26,6 @@ SEEN = "seen in training: flattering"
 NOT_HELD_OUT = "not held out"
 UNKNOWN = "not known to be held out"
 _UNKNOWN_PART = "not all that was trained on is known here"
-NEAR = "near a prompt of another split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def generations_to_measure(log: FailureLog, why_not: Callable[[Record], str | No
         kept = [record for record, why in found if why is None]
         if kept:
             return LoggedGenerations(kept, left_out, near)
-    reasons = left_out + Counter({NEAR: near})
+    reasons = left_out + Counter({NEAR_TWO_SPLITS: near})
     raise PromptError(
         f"none of {read + near} {what} generations can be used: {describe_counts(reasons)}; collect more with this "
         "target, or give --prompts-file"

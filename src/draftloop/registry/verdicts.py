@@ -30,7 +30,7 @@ FOLDER = "verdicts"
 EPOCHS = "epochs"
 _CLOSED = ConfigDict(extra="forbid")
 
-Outcome = Literal["promoted", "refused", "discarded", "by hand"]
+VerdictOutcome = Literal["promoted", "refused", "discarded", "by hand"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Verdict:
 
     version: str
     champion: str | None
-    outcome: Outcome
+    outcome: VerdictOutcome
     reasons: tuple[str, ...]
     pointer: int
     when: float

@@ -41,9 +41,10 @@ class Facts:
         pointer: of the registry.
         pending: a version that passed the gate while the pointer stood where it still stands.
         run: an unfinished run of an earlier `retrain` on top of this champion and with these models.
-        watches: what drift sees in the generations since the last verdict, alarms first.
+        drift_checks: what drift sees in the generations since the last verdict, alarms first.
         looks: due at the champion, on held-out prompts that are new since its promotion.
-        watched: generations of the champion since the last verdict: of prompts that it was not trained on, and all.
+        champion_generations: of the champion since the last verdict: how many of prompts that it was not trained on,
+            and how many in all.
         minutes: since the last training, None before the first; negative where the clock went backward.
         failed: what is known of the last training where it failed; None where it did not.
         recipe: of the configuration that a training would have now.
@@ -55,9 +56,9 @@ class Facts:
     pointer: Pointer
     pending: str | None
     run: str | None
-    watches: tuple[StreamCheck, ...]
+    drift_checks: tuple[StreamCheck, ...]
     looks: tuple[Look, ...]
-    watched: tuple[int, int]
+    champion_generations: tuple[int, int]
     minutes: float | None
     failed: Failed | None
     recipe: str
@@ -67,7 +68,7 @@ class Facts:
     @property
     def alarms(self) -> list[StreamCheck]:
         """The streams whose acceptance fell."""
-        return [stream for stream in self.watches if stream.alarm]
+        return [stream for stream in self.drift_checks if stream.alarm]
 
 
 def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
@@ -97,9 +98,9 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
         pointer=pointer,
         pending=_pending(data, pointer),
         run=_resumable(data, config, pointer),
-        watches=streams,
+        drift_checks=streams,
         looks=_looks(data, config, pointer, overview, history, alarm=any(stream.alarm for stream in streams)),
-        watched=(sum(one.unseen for one in own), len(own)),
+        champion_generations=(sum(one.unseen for one in own), len(own)),
         minutes=history.minutes(now),
         failed=history.failed,
         recipe=recipe(config),

@@ -23,7 +23,7 @@ from ..evaluation.looks import Look, LookResult, compare_with_previous, describe
 from ..models.adapter_format import CONFIG, WEIGHTS
 from ..models.hub import local_fingerprints
 from ..registry.registry import Pointer, Registry
-from ..registry.verdicts import Attempt, Epoch, Outcome, Verdict
+from ..registry.verdicts import Attempt, Epoch, Verdict, VerdictOutcome
 from ..status import read_overview
 from .facts import Facts, History
 from .work import Work
@@ -46,7 +46,7 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
     if unscored is not None:
         outcome, why = unscored
         verdicts.give(_verdict(work, version, pointer, outcome, (why,)))
-        work.outcome.end("refused", why, version)
+        work.result.end("refused", why, version)
         return
 
     # 2. The held-out records that this pair can be evaluated on. What is logged from now on is kept for the looks.
@@ -56,7 +56,7 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
     prompts, least = len({group_of(record) for record in records.values()}), gate.min_heldout_prompts
     if prompts < least:  # more were counted before the pair was loaded
         why = f"this pair can use {prompts} of {version}'s held-out prompts, and the gate wants {least}"
-        work.outcome.end("inconclusive", why, version)
+        work.result.end("inconclusive", why, version)
         return
 
     # 3. Write the attempt down before anything is scored: it fixes the records and spends a share of alpha.
@@ -93,9 +93,9 @@ def _settle(work: Work, evaluation: GateEvaluation, version: str, pointer: Point
     """Write the verdict down, then move the pointer, if the champion is still the one that was compared with."""
     decision, reasons = evaluation.decision, "; ".join(evaluation.decision.reasons)
     registry, verdicts = work.data.registry, work.data.verdicts
-    work.outcome.numbers = evaluation.to_json()
+    work.result.numbers = evaluation.to_json()
     if decision.outcome == "inconclusive":
-        work.outcome.end("inconclusive", reasons, version)
+        work.result.end("inconclusive", reasons, version)
         return
     outcome: Literal["promoted", "refused"] = "promoted" if decision.outcome == "promote" else "refused"
     conditions = {"conditions": _conditions(work.config, epoch.pair), "epoch": epoch.fixed}
@@ -111,9 +111,9 @@ def _settle(work: Work, evaluation: GateEvaluation, version: str, pointer: Point
                 verdicts.withdraw(version)
                 raise
     except ChampionMoved as moved:
-        work.outcome.end("inconclusive", f"{moved}. Nothing was decided about {version}", version)
+        work.result.end("inconclusive", f"{moved}. Nothing was decided about {version}", version)
         return
-    work.outcome.end(outcome, reasons, version)
+    work.result.end(outcome, reasons, version)
 
 
 def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> None:
@@ -125,10 +125,10 @@ def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> No
         assert verdict is not None  # it said `promoted` when the facts were read, under this lock
         why = f"it passed the gate and was damaged since: {error}"
         work.data.verdicts.give(replace(verdict, outcome="discarded", reasons=(why,)))
-        work.outcome.end("refused", why, version)
+        work.result.end("refused", why, version)
         return
     work.watch(moved)
-    work.outcome.end("promoted", why, version)
+    work.result.end("promoted", why, version)
 
 
 def heldout_sample(records: Iterable[Record], most: int, seed: int, group_of: GroupOf = own_group) -> list[str]:
@@ -171,7 +171,7 @@ def _weights_hash(registry: Registry, version: str) -> str:
 
 
 def _verdict(
-    work: Work, version: str, pointer: Pointer, outcome: Outcome, reasons: tuple[str, ...], **scored: Any
+    work: Work, version: str, pointer: Pointer, outcome: VerdictOutcome, reasons: tuple[str, ...], **scored: Any
 ) -> Verdict:
     return Verdict(
         version=version,
@@ -199,7 +199,7 @@ def _conditions(config: Config, pair: PairId) -> dict[str, Any]:
 def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None:
     """Make the looks at the champion that are due, and roll back where the draft before it proves better."""
     registry, watch = work.data.registry, work.data.promotion_watch
-    work.outcome.checked = pointer.sequence
+    work.result.checked = pointer.sequence
     if pointer.previous is not None:
         try:
             registry.verify(registry.root / pointer.previous)
@@ -221,8 +221,8 @@ def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]
             registry.rollback(f"{why}; {sentence}", pointer.sequence)
             conditions = _conditions(work.config, work.pair(pointer).identity)
             made = {"look": {**asdict(look), "record_ids": []}, **asdict(result)}
-            work.outcome.numbers = {**made, "conditions": conditions}
-            work.outcome.end("rolled back", f"{why}; {sentence}", pointer.champion)
+            work.result.numbers = {**made, "conditions": conditions}
+            work.result.end("rolled back", f"{why}; {sentence}", pointer.champion)
             return
         watching = watch.note_done(watching, look, result.p_value)
         work.say(f"{pointer.champion} stays: {sentence}")

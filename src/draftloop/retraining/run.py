@@ -23,7 +23,7 @@ from .facts import SETTLING, Facts, read_facts
 from .gate_step import check_champion, finish_promotion, gate_candidate, watch_champion
 from .plan import NextAction, next_action
 from .train_step import resume_training, train_candidate
-from .work import Load, Outcome, Say, Work, loader
+from .work import Load, RetrainResult, Say, Work, loader
 
 if TYPE_CHECKING:
     from ..evaluation.gate_evaluation import OnWork, Timing
@@ -42,7 +42,7 @@ def retrain(
     stop: StopRequest | None = None,
     clock: Callable[[], float] = time.time,
     timing: Timing | None = None,
-) -> Outcome:
+) -> RetrainResult:
     """Do what is due, and write one line about it.
 
     Args:
@@ -78,8 +78,8 @@ def retrain(
                 error.add_note(f"the audit could not be written either: {also}")
             raise
         _audit(work, began, {})
-        work.outcome.seconds = time.monotonic() - began
-    return work.outcome
+        work.result.seconds = time.monotonic() - began
+    return work.result
 
 
 def give_way(niceness: int) -> None:
@@ -90,7 +90,7 @@ def give_way(niceness: int) -> None:
 
 def _do_what_is_due(work: Work, force: bool) -> None:
     """Action after action until a verdict, or nothing is left to do."""
-    data, config, outcome = work.data, work.config, work.outcome
+    data, config, result = work.data, work.config, work.result
     # 1. A damaged champion is reported at once, and not when a training is due. A model that draftloop 0.1 named is
     #    recognised only until its template changes, and most runs load none: so its name is kept now.
     data.registry.resolve("champion")
@@ -103,30 +103,30 @@ def _do_what_is_due(work: Work, force: bool) -> None:
         raise facts.overview.denied
     if watch_champion(data, config, facts):
         facts = read_facts(data, config, work.clock())
-    outcome.failures, outcome.trainable = facts.overview.failures_new, facts.overview.failures_trainable
-    outcome.generations, outcome.recipe = len(facts.overview.stream), facts.recipe
-    outcome.mark = mark_of(facts.overview.ids)
-    outcome.target = facts.target
-    outcome.clock = facts.minutes is not None and facts.minutes < 0
+    result.failures, result.trainable = facts.overview.failures_new, facts.overview.failures_trainable
+    result.generations, result.recipe = len(facts.overview.stream), facts.recipe
+    result.mark = mark_of(facts.overview.ids)
+    result.target = facts.target
+    result.clock = facts.minutes is not None and facts.minutes < 0
 
     # 3. Plan and act; after each action the facts are others.
-    while not outcome.why:
-        if outcome.steps:
+    while not result.why:
+        if result.steps:
             facts = read_facts(data, config, work.clock())
         work.stream = facts.overview.stream
-        planned = next_action(facts, config, force=force and not outcome.trained, checked=bool(outcome.steps))
-        if planned.action == "train" and outcome.trained:
-            raise StoreError(f"{outcome.version} was trained and is no candidate: see `status` for what is damaged")
+        planned = next_action(facts, config, force=force and not result.trained, checked=bool(result.steps))
+        if planned.action == "train" and result.trained:
+            raise StoreError(f"{result.version} was trained and is no candidate: see `status` for what is damaged")
         work.say(f"{planned.action}: {planned.why}")
         data.presence.doing(f"{planned.action}: {planned.why}")
-        outcome.steps.append(planned.action)
+        result.steps.append(planned.action)
         _act(work, planned, facts)
-        outcome.champion = data.registry.champion()
+        result.champion = data.registry.champion()
 
     # 4. Delete the weights of old versions, but never a candidate's.
-    if outcome.outcome in ("promoted", "refused"):
+    if result.outcome in ("promoted", "refused"):
         candidate = facts.overview.candidate
-        outcome.pruned = data.registry.prune(config.retrain.keep_versions, [candidate] if candidate else [])
+        result.pruned = data.registry.prune(config.retrain.keep_versions, [candidate] if candidate else [])
 
 
 def _act(work: Work, planned: NextAction, facts: Facts) -> None:
@@ -142,12 +142,12 @@ def _act(work: Work, planned: NextAction, facts: Facts) -> None:
     elif planned.action == "train":
         train_candidate(work)
     else:
-        work.outcome.end("nothing" if planned.action == "nothing" else "inconclusive", planned.why, planned.subject)
+        work.result.end("nothing" if planned.action == "nothing" else "inconclusive", planned.why, planned.subject)
 
 
 def _audit(work: Work, began: float, ending: dict[str, Any]) -> None:
     """The one line of this run."""
-    line = {"when": work.clock(), **asdict(work.outcome), **ending, "seconds": time.monotonic() - began}
+    line = {"when": work.clock(), **asdict(work.result), **ending, "seconds": time.monotonic() - began}
     if line["outcome"] not in SETTLING:
         del line["mark"]
     work.data.audit.append(line)

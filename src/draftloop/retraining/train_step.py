@@ -45,11 +45,11 @@ def resume_training(work: Work, run: str) -> None:
     """
     from ..training.train import resume as resume_run
 
-    work.outcome.run = run
+    work.result.run = run
     directory = RunDirectory(work.data.runs / run, work.data.files)
     try:
         if directory.config() != _config_of_training(work.config):
-            work.outcome.recipe = None  # what fails then fails by other settings than today's
+            work.result.recipe = None  # what fails then fails by other settings than today's
         with _training(work) as on_step:
             if directory.note_resumption() > MAX_RESUMPTIONS:
                 raise TrainingFailed(f"run {run} was resumed {MAX_RESUMPTIONS} times and came no further")
@@ -83,8 +83,8 @@ def _training(work: Work) -> Iterator[OnStep]:
             run.give_up(str(error))
         raise
     except NothingToDo as error:
-        work.outcome.trained = True
-        work.outcome.end("nothing", str(error))
+        work.result.trained = True
+        work.result.end("nothing", str(error))
     except Interrupted as error:
         raise Interrupted(f"{str(error).partition(';')[0]}; the next `retrain` goes on from there") from None
 
@@ -103,7 +103,7 @@ def _unfinished(work: Work) -> list[RunDirectory]:
 
 
 def _note_trained(work: Work, result: TrainResult) -> None:
-    work.outcome.trained, work.outcome.run, work.outcome.version = True, result.run, result.version
+    work.result.trained, work.result.run, work.result.version = True, result.run, result.version
     work.forget_pair()
     work.say(
         f"trained {result.version} in run {result.run}: {result.steps} steps ({result.ended}), "

@@ -29,7 +29,7 @@ EXIT_CODES: dict[Ending, int] = {"promoted": 0, "rolled back": 0, "nothing": 10,
 
 
 @dataclass
-class Outcome:
+class RetrainResult:
     """What one run of `retrain` did; the audit's line says the same.
 
     Attributes:
@@ -107,7 +107,7 @@ class Work:
         stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
         clock: unix seconds.
         timing: measures the latency profile; None is `latency.measure_latency`.
-        outcome: what was found out so far.
+        result: what was done so far.
         stream: the target's generations, as of the latest look at the facts.
         on_work: called with what else is done and how far it is.
     """
@@ -120,7 +120,7 @@ class Work:
     stop: StopRequest | None
     clock: Callable[[], float]
     timing: Timing | None
-    outcome: Outcome = field(default_factory=Outcome)
+    result: RetrainResult = field(default_factory=RetrainResult)
     stream: Sequence[LoggedGeneration] = ()
     on_work: OnWork | None = None
     _pair: Pair | None = None

@@ -29,7 +29,7 @@ class Cron(Scheduler):
         """The block, under the name PLACE."""
         return {PLACE: cron_block(job)}
 
-    def found(self, identity: str) -> dict[str, str]:
+    def installed(self, identity: str) -> dict[str, str]:
         """The block that is in the crontab now. Raises ScheduleError: also for a mark without its match."""
         if shutil.which("crontab") is None:
             return {}
@@ -42,7 +42,7 @@ class Cron(Scheduler):
 
     def is_active(self, identity: str) -> bool:
         """Always for a block in the crontab."""
-        return bool(self.found(identity))
+        return bool(self.installed(identity))
 
     def install(self, job: ScheduledJob) -> None:
         """Put the block where it was, or at the end, and see that it is there."""

@@ -51,12 +51,12 @@ class Scheduler(ABC):
         """What `install` would write: place to text."""
 
     @abstractmethod
-    def found(self, identity: str) -> dict[str, str]:
+    def installed(self, identity: str) -> dict[str, str]:
         """What is in place now, as `render` names it; empty where nothing is. Raises ScheduleError: unreadable."""
 
     @abstractmethod
     def read(self, texts: Mapping[str, str]) -> Unit:
-        """Parse what `render` or `found` returned; a unit that somebody edited is no error."""
+        """Parse what `render` or `installed` returned; a unit that somebody edited is no error."""
 
     @abstractmethod
     def is_active(self, identity: str) -> bool:
@@ -130,13 +130,13 @@ class UnitFiles(Scheduler):
     def disable(self, identity: str) -> None:
         """Have the scheduler start the job no more. Raises ScheduleError: it refuses."""
 
-    def found(self, identity: str) -> dict[str, str]:
+    def installed(self, identity: str) -> dict[str, str]:
         """The files that are there now."""
         return {str(path): path.read_text("utf-8", "replace") for path in self.paths(identity) if path.is_file()}
 
     def install(self, job: ScheduledJob) -> None:
         """As `Scheduler.install`."""
-        before = self.found(job.id)
+        before = self.installed(job.id)
         self.is_active(job.id)  # raises where the tool is missing, before anything is written
         try:
             self._write(self.render(job))

@@ -18,7 +18,7 @@ from .launchd import Launchd
 from .scheduler import RHYTHM, Scheduler, Unit
 from .systemd import Systemd
 
-_KINDS: Mapping[str, type[Scheduler]] = {found.kind: found for found in (Cron, Launchd, Systemd)}
+_KINDS: Mapping[str, type[Scheduler]] = {kind.kind: kind for kind in (Cron, Launchd, Systemd)}
 KINDS = tuple(_KINDS)
 
 
@@ -71,28 +71,28 @@ def usual_kind(
 
 def schedule_state(place: Scheduler, job: ScheduledJob) -> ScheduleState:
     """Compare what would be installed with what is."""
-    found, wanted = place.found(job.id), place.render(job)
-    if not found:
+    installed, wanted = place.installed(job.id), place.render(job)
+    if not installed:
         return ScheduleState(installed=False, current=False, stray=False)
-    active, unit = place.is_active(job.id), place.read(found)
+    active, unit = place.is_active(job.id), place.read(installed)
     return ScheduleState(
         installed=active,
-        current=active and found == wanted,
+        current=active and installed == wanted,
         stray=not active,
         rhythm=unit.parts[RHYTHM],
         differs=differences(unit, place.read(wanted)),
     )
 
 
-def differences(found: Unit, wanted: Unit) -> dict[str, str | None]:
-    """The parts in which two units differ, variables last, each with its value in `found`; None where it has none."""
-    names = sorted(dict.fromkeys((*wanted.parts, *found.parts)), key=str.isupper)
-    return {name: found.parts.get(name) for name in names if found.parts.get(name) != wanted.parts.get(name)}
+def differences(installed: Unit, wanted: Unit) -> dict[str, str | None]:
+    """The parts in which two units differ, variables last, each as it is installed; None for one that is not."""
+    names = sorted(dict.fromkeys((*wanted.parts, *installed.parts)), key=str.isupper)
+    return {name: installed.parts.get(name) for name in names if installed.parts.get(name) != wanted.parts.get(name)}
 
 
 def kinds_in_place(identity: str) -> list[str]:
     """The kinds that have something of the job `identity` now."""
-    return [kind for kind in KINDS if scheduler(kind).found(identity)]
+    return [kind for kind in KINDS if scheduler(kind).installed(identity)]
 
 
 def install_job(place: Scheduler, job: ScheduledJob) -> None:

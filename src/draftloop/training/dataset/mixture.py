@@ -20,14 +20,12 @@ from ...data.joined_groups import PromptGroups
 from ...data.log import FailureLog
 from ...data.records import PairId, Record
 from ...data.replay import ReplayBuffer, drawable
-from ...data.usable import describe_counts, is_of_pair
+from ...data.usable import NEAR_TWO_SPLITS, describe_counts, is_of_pair
 from ...errors import NothingToDo, RunError
 from .examples import Selection, examples_hash, select
 
 if TYPE_CHECKING:
     from ...models.pair import Pair
-
-NEAR = "near a prompt of another split"  # why a record is left out
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     read = log.records(splits={"train", "validation"})
     records = list({record.id: _needed(record, pair.identity) for record in read}.values())
     damaged = tuple(damage.line_number for damage in log.damage)
-    left_out = Counter({NEAR: log.near_two_splits} if log.near_two_splits else {})
+    left_out = Counter({NEAR_TWO_SPLITS: log.near_two_splits} if log.near_two_splits else {})
     train = [record for record in records if record.split == "train"]
     validation_records = [record for record in records if record.split == "validation"]
 
@@ -218,7 +216,7 @@ def _needed(record: Record, pair: PairId) -> Record:
 
 def _why_nothing(log: FailureLog, train: list[Record], left_out: Counter[str]) -> str:
     if not train:
-        near = f" ({left_out[NEAR]} are near prompts of another split)" if left_out[NEAR] else ""
+        near = f" ({left_out[NEAR_TWO_SPLITS]} are near prompts of another split)" if left_out[NEAR_TWO_SPLITS] else ""
         return f"{log.path} holds no generation to train on{near}; run collect-data first"
     accepted = sum(not record.is_failure for record in train)
     reasons = left_out + Counter({"every draft token accepted": accepted})
