@@ -168,7 +168,7 @@ def test_a_manifest_of_a_newer_draftloop_asks_for_an_update(registry: Registry) 
     path = registry.root / "v0001" / "manifest.json"
     values = {**orjson.loads(unseal(path.read_bytes())), "schema": 2, "novelty": 1}
     path.write_bytes(seal(orjson.dumps(values)))
-    with pytest.raises(StoreError, match=r"manifest has schema 2.*Update draftloop"):
+    with pytest.raises(StoreError, match=r"manifest\.json has schema 2.*Update draftloop"):
         registry.verify(path.parent)
 
 
