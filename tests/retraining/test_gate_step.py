@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,36 @@ def test_a_refusal_rests_on_the_champion_that_it_was_compared_with_too(shop: Sho
     found = shop.retrain(timing=_promote_meanwhile(shop, other))
     assert (found.outcome, found.version, found.steps) == ("inconclusive", worse, ["gate"])
     assert shop.data.verdicts.of(worse) is None
+
+
+def test_a_promotion_is_not_finished_if_the_champion_moves_meanwhile_and_is_gated_again(shop: Shop) -> None:
+    other, passed = shop.add_version(0.0), shop.add_version(0.1)
+    shop.data.verdicts.give_by_hand(other, None, 0, "set aside")
+    shop.data.verdicts.give(replace(PASSED, version=passed))
+    found = shop.retrain(load=never, say=_promote_at(shop, "finish: ", other))
+    assert (found.outcome, found.exit_code, found.steps) == ("inconclusive", 12, ["finish"])
+    assert f"the champion is {other} now" in found.why
+    assert (last_line(shop)["outcome"], last_line(shop)["champion"]) == ("inconclusive", other)
+    assert next_action(read_facts(shop.data, shop.config, 0.0), shop.config).subject == passed
+
+
+def test_a_champion_that_moves_during_a_look_is_not_rolled_back(shop: Shop) -> None:
+    other, bad = shop.add_version(0.0), bad_champion(shop)
+    shop.collect(LATER, seed=1)
+    found = shop.retrain(say=_promote_at(shop, "check: ", other))
+    assert (found.outcome, found.exit_code, found.steps) == ("inconclusive", 12, ["check"])
+    assert (last_line(shop)["outcome"], last_line(shop)["version"]) == ("inconclusive", bad)
+    assert shop.data.registry.pointer() == Pointer(other, bad, 2)
+
+
+def _promote_at(shop: Shop, begin: str, version: str) -> Callable[[str], None]:
+    """Promotes a version when `retrain` has read its facts and says what it does."""
+
+    def say(line: str) -> None:
+        if line.startswith(begin):
+            shop.data.registry.promote(version)
+
+    return say
 
 
 def _promote_meanwhile(shop: Shop, version: str) -> Any:

@@ -101,25 +101,17 @@ def _settle(work: Work, evaluation: GateEvaluation, version: str, pointer: Point
     conditions = {"conditions": _conditions(work.config, epoch.pair), "epoch": epoch.fixed}
     scored = {"epoch": epoch.number, "attempt": attempt, "pair": epoch.pair}
     numbers = {**evaluation.to_json(), **conditions}
-    try:
-        registry.expect(pointer.sequence)
-        verdicts.give(_verdict(work, version, pointer, outcome, decision.reasons, **scored, numbers=numbers))
-        if outcome == "promoted":
-            try:
-                work.watch(registry.promote(version, reasons, pointer.sequence))
-            except ChampionMoved:  # somebody was quicker: it is a candidate again
-                verdicts.withdraw(version)
-                raise
-    except ChampionMoved as moved:
-        work.result.end("inconclusive", f"{moved}. Nothing was decided about {version}", version)
-        return
+    registry.expect(pointer.sequence)
+    verdicts.give(_verdict(work, version, pointer, outcome, decision.reasons, **scored, numbers=numbers))
+    if outcome == "promoted":
+        _promote(work, version, reasons, pointer)
     work.result.end(outcome, reasons, version)
 
 
 def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> None:
-    """Make the promotion that a crash cut off."""
+    """Make the promotion that a crash cut off. Raises ChampionMoved: the champion is another one by now."""
     try:
-        moved = work.data.registry.promote(version, why, pointer.sequence)
+        _promote(work, version, why, pointer)
     except AdapterError as error:
         verdict = work.data.verdicts.of(version)
         assert verdict is not None  # it said `promoted` when the facts were read, under this lock
@@ -127,8 +119,16 @@ def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> No
         work.data.verdicts.give(replace(verdict, outcome="discarded", reasons=(why,)))
         work.result.end("refused", why, version)
         return
-    work.watch(moved)
     work.result.end("promoted", why, version)
+
+
+def _promote(work: Work, version: str, why: str, pointer: Pointer) -> None:
+    """Promote a version that passed the gate, and watch it; where the champion has moved, it is a candidate again."""
+    try:
+        work.watch(work.data.registry.promote(version, why, pointer.sequence))
+    except ChampionMoved:
+        work.data.verdicts.withdraw(version)
+        raise
 
 
 def heldout_sample(records: Iterable[Record], most: int, seed: int, group_of: GroupOf = own_group) -> list[str]:

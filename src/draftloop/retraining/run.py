@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config
 from ..data.log_position import mark_of
 from ..data_directory import DataDirectory
-from ..errors import Interrupted, StoreError, TrainingFailed
+from ..errors import ChampionMoved, Interrupted, StoreError, TrainingFailed
 from ..models.hub import local_fingerprints
 from ..runtime.signals import StopRequest
 from .facts import SETTLING, Facts, read_facts
@@ -131,18 +131,21 @@ def _do_what_is_due(work: Work, force: bool) -> None:
 
 def _act(work: Work, planned: NextAction, facts: Facts) -> None:
     subject, pointer = str(planned.subject), facts.pointer
-    if planned.action == "finish":
-        finish_promotion(work, subject, planned.why, pointer)
-    elif planned.action == "check":
-        check_champion(work, planned.why, pointer, facts.looks)
-    elif planned.action == "gate":
-        gate_candidate(work, subject, pointer)
-    elif planned.action == "resume":
-        resume_training(work, subject)
-    elif planned.action == "train":
-        train_candidate(work)
-    else:
-        work.result.end("nothing" if planned.action == "nothing" else "inconclusive", planned.why, planned.subject)
+    try:
+        if planned.action == "finish":
+            finish_promotion(work, subject, planned.why, pointer)
+        elif planned.action == "check":
+            check_champion(work, planned.why, pointer, facts.looks)
+        elif planned.action == "gate":
+            gate_candidate(work, subject, pointer)
+        elif planned.action == "resume":
+            resume_training(work, subject)
+        elif planned.action == "train":
+            train_candidate(work)
+        else:
+            work.result.end("nothing" if planned.action == "nothing" else "inconclusive", planned.why, planned.subject)
+    except ChampionMoved as moved:  # by a person, since the facts were read: nothing holds that lock for so long
+        work.result.end("inconclusive", f"{moved}. Nothing was decided about {subject}", subject)
 
 
 def _audit(work: Work, began: float, ending: dict[str, Any]) -> None:
