@@ -1,8 +1,9 @@
-"""The versions of the draft's adapter: made once, never changed, one of them the champion.
+"""The versions of the draft's adapter: each is made once and never changed, and one of them is the champion.
 
-In: a trained adapter, and what it was trained on. Out: versions and the pointer to the champion (`registry`, the only
-place that moves it), and the verdicts that were given. Knows no training, and decides nothing: what a verdict says is
-decided in `evaluation.gate`, when a version is promoted in `retraining.gate_step`.
+In: a trained adapter, and what it was trained on. Out: versions and the pointer to the champion (`registry`), and the
+verdict on each version (`verdicts`). Knows no training, and decides nothing: `evaluation.gate.decide` decides; the live
+check of `evaluation.gate_evaluation` may still refuse; `retraining.gate_step` acts on it; `Registry._move` moves the
+pointer.
 """
 
 import lazy_loader

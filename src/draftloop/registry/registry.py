@@ -1,9 +1,9 @@
 """The versions of the draft's adapter, and the pointer to the champion, which moves in `Registry._move` alone.
 
 A version is a directory `vNNNN` that is renamed into place whole and never changed. `pointer.json` names champion and
-previous in one file, so that they move together. `audit.jsonl` gets its line before the pointer moves: no promotion
-goes unrecorded, and a line whose `pointer` the next one repeats is one that a crash cut off before it happened. Of a
-version whose weights were pruned the manifest stays, in `pruned/`: it says which records were learned from.
+previous in one file, so that they move together. `audit.jsonl` gets its line before the pointer moves, so that no
+promotion goes unrecorded; of two lines with one `pointer`, a crash cut off the first. Where the weights of a version
+were pruned, its manifest stays in `pruned/`: it says which records the version learned from.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Which version is in use, which was before, and how many promotions there were."""
+    """Which version is in use, which was before, and how often the pointer moved (`sequence`)."""
 
     champion: str | None = None
     previous: str | None = None
@@ -155,8 +155,8 @@ class Registry(RegistryFiles):
             with reading(path):
                 return _POINTER.validate_python(orjson.loads(path.read_bytes()))
         except FileNotFoundError:
-            # No number of a move is given twice. A first one may have been cut off before there was a pointer, though:
-            # it is still to be made.
+            # The file was deleted, or never written. Numbers go on after the audit's last one, so that none is given
+            # twice. A line 1 alone may be of a first move that a crash cut off: that one keeps its number.
             moves = max(self._moves(), default=0)
             return Pointer(sequence=moves if moves > 1 else 0)
         except (orjson.JSONDecodeError, ValidationError):
@@ -166,12 +166,13 @@ class Registry(RegistryFiles):
             ) from None
 
     def promote(self, name: str | None, why: str = "by hand", expected: int | None = None) -> Pointer:
-        """Make `name` the champion and the champion `previous`, after proving that it is whole. Twice is once.
+        """Make `name` the champion and the champion `previous`, after proving that `name` is whole. Idempotent.
 
         Args:
-            name: a version; None is the bare draft.
+            name: a version; None is the bare draft. The audit has that as a rollback, so the champion counts as rolled
+                back (`rolled_back`), and `retrain` discards what is trained on top of it.
             why: for the audit.
-            expected: the pointer's sequence that the decision rests on; None promotes whatever it is.
+            expected: the pointer's sequence that the decision rests on; None promotes at any.
 
         Raises:
             AdapterError: there is no such version, or it is damaged; the pointer did not move.
@@ -192,9 +193,9 @@ class Registry(RegistryFiles):
             return self._move(Pointer(name, now.champion, now.sequence + 1), what, why)
 
     def rollback(self, why: str = "by hand", expected: int | None = None) -> Pointer:
-        """Change champion and previous over, after proving that the previous one is whole; twice is back again.
+        """Swap champion and previous, after proving that the previous one is whole; a second call undoes it.
 
-        Before the first promotion the bare draft was in use, so that is what the first champion is rolled back to.
+        Before the first promotion the bare draft was in use, so the first champion is rolled back to that.
 
         Args and errors as `promote`; AdapterError too where nothing was ever promoted.
         """
@@ -210,25 +211,25 @@ class Registry(RegistryFiles):
             return self._move(Pointer(now.previous, now.champion, now.sequence + 1), "rollback", why)
 
     def expect(self, sequence: int) -> None:
-        """Raise ChampionMoved where the pointer's sequence is another one than a decision rests on."""
+        """Raise ChampionMoved unless the pointer still has the sequence that a decision rests on."""
         self._pointer_at(sequence)
 
     def rolled_back(self) -> set[str]:
         """The versions that a rollback took out of use and no later move brought back."""
-        moves, found = self._moves(), set[str]()
-        for number in sorted(number for number in moves if number <= self.pointer().sequence):
+        moves, last, rolled_back = self._moves(), self.pointer().sequence, set[str]()
+        for number in sorted(number for number in moves if number <= last):
             move = moves[number]
-            found.discard(move["champion"])
+            rolled_back.discard(move["champion"])
             if move["what"] == "rollback" and move["previous"] is not None:
-                found.add(move["previous"])
-        return found
+                rolled_back.add(move["previous"])
+        return rolled_back
 
     def prune(self, keep: int, protected: Collection[str] = ()) -> list[str]:
         """Delete the weights of old versions; their manifests stay. Returns the names of the deleted.
 
         Args:
-            keep: how many of the newest versions stay; champion and previous stay besides, and any whose manifest is
-                damaged, for what it learned from would be forgotten.
+            keep: how many of the newest versions stay. Champion and previous stay too, and every version whose
+                manifest is damaged, because nothing else says what it learned from.
             protected: names that stay whatever their age.
 
         Raises:
@@ -281,7 +282,7 @@ class Registry(RegistryFiles):
         return path
 
     def verify(self, path: Path) -> Manifest | None:
-        """`verify`, and for a version of this registry that it is a real directory with a manifest."""
+        """As `verify_adapter`; a version of this registry must also be a real directory with a manifest."""
         self._refuse_symlink(path)
         manifest = verify_adapter(path)
         if manifest is None and self._is_inside(path):
@@ -310,7 +311,7 @@ class Registry(RegistryFiles):
             self.verify(self._version_path(name))
         except AdapterError as error:
             raise AdapterDamaged(
-                f"the champion is not whole: {error} `adapters rollback` goes back to the draft before it, and "
+                f"the champion is not whole: {error} `adapters rollback` goes back to the previous draft, and "
                 "`adapters promote` to any other version, or with none to the bare draft"
             ) from None
         return self.root / name

@@ -1,10 +1,10 @@
 """The gate's verdict on each version, and the held-out epochs that verdicts were given in. Knows no model and no test.
 
-`verdicts/vNNNN.json` is the verdict of a version. `epochs/<pair>.json` is the epoch in work of a target: the held-out
-records that candidates are scored on and the chance of an error, both fixed at its first attempt, and the attempts
-made. An attempt is written down before it is scored, so that a crash gives nobody a second look for nothing: the same
-weights against the same weights are the same attempt again, and everything else is the next one, at a smaller share of
-alpha. Where the file of an epoch is lost, the verdicts tell how much of it was spent.
+`verdicts/vNNNN.json` is the verdict on a version. `epochs/<pair>.json` is the current epoch of a target: the held-out
+records that candidates are scored on and alpha, both fixed at its first attempt, and the attempts made. An attempt is
+written down before it is scored, so that a crash gives nobody another one for free: the same weights against the same
+weights are the same attempt again, and everything else is the next one, at a smaller share of alpha. Where the file of
+an epoch is lost, the verdicts say how much of it was spent.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Verdict:
         epoch, attempt: which attempt of which epoch, from 1; 0 and 0 where no held-out output was scored.
         pointer: the sequence of the registry's pointer that the verdict rests on.
         when: unix seconds.
-        pair: whose epoch it was; None where no held-out output was scored.
+        pair: the one that the epoch belongs to; None where no held-out output was scored.
         numbers: all that was measured, with its conditions, and under `epoch` the settings that were fixed with it.
     """
 
@@ -65,7 +65,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One look at an epoch: a candidate against a champion. Which it is lies in the files, not in the names.
+    """One use of an epoch: a candidate against a champion. Two are equal if their files are, whatever their names.
 
     Attributes:
         version, champion: names; None is the bare draft.
@@ -85,10 +85,10 @@ class Epoch:
 
     Attributes:
         number: from 1.
-        pair: whose records they are.
+        pair: the one that its records belong to.
         record_ids: the records.
-        alpha, max_attempts, min_heldout_prompts: what the settings of these names said when it began.
-        lost: attempts of which no more is known than that they were made.
+        alpha, max_attempts, min_heldout_prompts: the settings of these names when it began.
+        lost: how many attempts were made of which nothing else is known.
         attempts: in order; the n-th after the lost ones spends the (lost + n)-th share of alpha.
     """
 
@@ -148,7 +148,7 @@ class Verdicts(RegistryFiles):
             self._files.remove(self._path(version))
 
     def epoch(self, pair: PairId) -> Epoch | None:
-        """The epoch in work of this target and tokenizer, or their last one; None before the first attempt.
+        """The current epoch of this target and tokenizer, or their last one; None before the first attempt.
 
         Raises:
             StoreError: it is damaged.
@@ -167,7 +167,7 @@ class Verdicts(RegistryFiles):
 
         Args:
             attempt: the candidate and what it is compared with.
-            pair: whose held-out records there are.
+            pair: the one that the held-out records belong to.
             settings: of an epoch that begins now.
             present: the prompt group of each held-out record that the log has, by id.
             draw: given the number of a new epoch, the ids of its records.
@@ -183,7 +183,7 @@ class Verdicts(RegistryFiles):
             fixed = {name: getattr(settings, name) for name in _FIXED}
             return Epoch(number=number, pair=pair, record_ids=tuple(draw(number)), **fixed)
 
-        # 1. All verdicts of this target's epochs. What a damaged one said is not known, and `of` reports it.
+        # 1. All verdicts of this target's epochs. Nobody knows what a damaged one said; `of` reports it.
         verdicts: list[Verdict] = []
         for path in sorted((self.root / FOLDER).glob("*.json")):
             with suppress(DamagedFile):
@@ -191,8 +191,8 @@ class Verdicts(RegistryFiles):
                 if verdict is not None and verdict.pair is not None and _key(verdict.pair) == _key(pair):
                     verdicts.append(verdict)
 
-        # 2. The epoch in work. Where its file is damaged or lost the verdicts remember how much of it was spent;
-        #    attempts that came to no verdict are forgotten with it.
+        # 2. The current epoch. Where its file is damaged or lost, the verdicts say how much of it was spent; attempts
+        #    without a verdict are forgotten with it.
         epoch = None
         with suppress(DamagedFile):
             epoch = self.epoch(pair)
@@ -202,7 +202,7 @@ class Verdicts(RegistryFiles):
             remembered = begun(number, settings.model_copy(update=last[-1].numbers.get("epoch", {})))
             epoch = replace(remembered, lost=max(verdict.attempt for verdict in last))
 
-        # 3. It ends by a promotion, by its last attempt, or when too few prompts of it are left to say anything.
+        # 3. It ends by a promotion, by its last attempt, or when too few of its prompts are left.
         if epoch is None or _is_over(epoch, attempt, verdicts, present):
             epoch = begun(epoch.number + 1 if epoch else 1, settings)
 
@@ -225,7 +225,7 @@ class Verdicts(RegistryFiles):
 
 
 def _key(pair: PairId) -> tuple[str, str]:
-    """Of whom the held-out records of a pair are; its draft may be another one."""
+    """The part of a pair that its held-out records depend on: not the draft."""
     return pair.target, pair.tokenizer
 
 

@@ -1,8 +1,8 @@
-"""The gate step of `retrain`: promote or refuse a candidate, keep or roll back the champion, and watch what is in use.
+"""The gate step of `retrain`: promote or refuse a candidate, test the champion again, and roll it back if it is worse.
 
-`gate_candidate` is where a promotion is decided: `evaluation.gate_evaluation` scores candidate and champion on held-out
-outputs, `evaluation.gate.decide` decides, the verdict is written down, and the registry's pointer moves. What a crash
-cuts off between the last two is finished by the next run (`finish_promotion`).
+`gate_candidate` has both drafts scored on held-out outputs: `evaluation.gate.decide` decides, the live check of
+`evaluation.gate_evaluation` may still refuse, `gate_step` writes the verdict down, and `Registry._move` moves the
+pointer. Where a crash comes between the last two, the next run moves it (`finish_promotion`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..config import Config
 from ..data.log_position import is_gone
@@ -23,30 +23,28 @@ from ..evaluation.looks import Look, LookResult, compare_with_previous, describe
 from ..models.adapter_format import CONFIG, WEIGHTS
 from ..models.hub import local_fingerprints
 from ..registry.registry import Pointer, Registry
-from ..registry.verdicts import Attempt, Epoch, Verdict, VerdictOutcome
+from ..registry.verdicts import Attempt, Verdict, VerdictOutcome
 from ..status import read_overview
 from .facts import Facts, History
 from .work import Work
-
-if TYPE_CHECKING:
-    from ..evaluation.gate_evaluation import GateEvaluation
-
-Unscored = Literal["refused", "discarded"]
-
 
 # -- a candidate ------------------------------------------------------------------------------------------------------
 
 
 def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
-    """Evaluate a candidate against the champion, and promote or refuse it."""
+    """Evaluate a candidate against the champion, and promote or refuse it.
+
+    Raises:
+        ChampionMoved: the champion is another one than the candidate was compared with; nothing was decided.
+    """
     registry, verdicts, gate = work.data.registry, work.data.verdicts, work.config.gate
 
     # 1. Some candidates are refused or discarded whatever their scores: nothing is scored, and nothing spent.
     unscored = _without_scores(registry, version)
     if unscored is not None:
-        outcome, why = unscored
-        verdicts.give(_verdict(work, version, pointer, outcome, (why,)))
-        work.result.end("refused", why, version)
+        verdict, why = unscored
+        verdicts.give(_verdict(work, version, pointer, verdict, (why,)))
+        work.result.end("refused", why, version)  # a run ends alike; what is discarded leaves its failures unused
         return
 
     # 2. The held-out records that this pair can be evaluated on. What is logged from now on is kept for the looks.
@@ -86,17 +84,13 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
         group_of=group_of,
         on_work=work.on_work or ignore_work,
     )
-    _settle(work, evaluation, version, pointer, epoch, attempt)
-
-
-def _settle(work: Work, evaluation: GateEvaluation, version: str, pointer: Pointer, epoch: Epoch, attempt: int) -> None:
-    """Write the verdict down, then move the pointer, if the champion is still the one that was compared with."""
     decision, reasons = evaluation.decision, "; ".join(evaluation.decision.reasons)
-    registry, verdicts = work.data.registry, work.data.verdicts
     work.result.numbers = evaluation.to_json()
     if decision.outcome == "inconclusive":
         work.result.end("inconclusive", reasons, version)
         return
+
+    # 5. Write the verdict down, then move the pointer, if the champion is still the one that was compared with.
     outcome: Literal["promoted", "refused"] = "promoted" if decision.outcome == "promote" else "refused"
     conditions = {"conditions": _conditions(work.config, epoch.pair), "epoch": epoch.fixed}
     scored = {"epoch": epoch.number, "attempt": attempt, "pair": epoch.pair}
@@ -132,7 +126,7 @@ def _promote(work: Work, version: str, why: str, pointer: Pointer) -> None:
 
 
 def heldout_sample(records: Iterable[Record], most: int, seed: int, group_of: GroupOf = own_group) -> list[str]:
-    """Ids of at most so many records: one of as many prompt groups as there are, then others.
+    """Ids of at most so many records: first one record per prompt group, then more from the same groups.
 
     Args:
         records: held-out ones.
@@ -149,7 +143,7 @@ def heldout_sample(records: Iterable[Record], most: int, seed: int, group_of: Gr
     return [record.id for record in chosen]
 
 
-def _without_scores(registry: Registry, version: str) -> tuple[Unscored, str] | None:
+def _without_scores(registry: Registry, version: str) -> tuple[VerdictOutcome, str] | None:
     """What becomes of a candidate whatever its scores, and why; None where it is to be scored."""
     try:
         registry.verify(registry.root / version)
@@ -197,7 +191,11 @@ def _conditions(config: Config, pair: PairId) -> dict[str, Any]:
 
 
 def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]) -> None:
-    """Make the looks at the champion that are due, and roll back where the draft before it proves better."""
+    """Make the looks at the champion that are due, and roll back where the previous draft proves better.
+
+    Raises:
+        ChampionMoved: the champion is another one than was looked at; nothing was rolled back.
+    """
     registry, watch = work.data.registry, work.data.promotion_watch
     work.result.checked = pointer.sequence
     if pointer.previous is not None:
@@ -209,7 +207,7 @@ def check_champion(work: Work, why: str, pointer: Pointer, looks: Sequence[Look]
     watching = watch.of(pointer)
     assert watching is not None  # the looks come from it
     for look in looks:
-        work.say(f"scoring {pointer.champion} and the draft before it on {look.groups} new held-out prompts")
+        work.say(f"scoring {pointer.champion} and the previous draft on {look.groups} new held-out prompts")
         watching = watch.note_begun(watching, look)
         result = _score_look(work, look, pointer)
         if result is None:

@@ -1,7 +1,7 @@
 """The planner: a pure function from the facts of a data directory to the next action of `retrain`. Reads nothing.
 
-What is most nearly done comes first: a promotion that a crash cut off, looks at the champion, a training that was cut
-off, a candidate without a verdict, and only then a new training.
+It completes what was begun before it begins anything: a promotion that a crash cut off, looks at the champion, a
+training that was cut off, a candidate without a verdict, and only then a new training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NextAction:
     """What `retrain` does next.
 
     Attributes:
-        action: `finish` a promotion, `check` the champion against the draft before it (looks, and alarms), `resume` a
+        action: `finish` a promotion, `check` the champion against the previous draft (looks, and alarms), `resume` a
             run, `gate` a candidate, `wait` for held-out prompts to gate it on, `train`, or `nothing`.
         why: one sentence.
         subject: the version or run that it is about.
@@ -42,7 +42,7 @@ def next_action(facts: Facts, config: Config, *, force: bool = False, checked: b
         facts: by `read_facts`.
         config: thresholds.
         force: train whatever the count, the interval or a waiting candidate says.
-        checked: the champion was compared with the one before it in this very run.
+        checked: this run has compared the champion with the previous draft already.
     """
     # 1. Finish a promotion: the verdict is written, the pointer has not moved.
     if facts.pending is not None:
@@ -106,5 +106,5 @@ def _too_soon(minutes: float, config: Config) -> str:
 
 
 def _fallen(alarm: StreamCheck) -> str:
-    usual = "what it was" if alarm.kind == "drift" else "what the draft before it reached"
+    usual = "what it was" if alarm.kind == "drift" else "what the previous draft reached"
     return f"acceptance of {alarm.source} fell from {alarm.reference:.3f} to {alarm.recent:.3f} ({usual})"
