@@ -72,19 +72,19 @@ _WITH_THE_PROMPT = {"messages", "tools", "add_generation_prompt"}
 
 def _template_args(value: object) -> object:
     """An object, or JSON text of one; what comes with a prompt is not to be set."""
-    found = {} if value is None else value
+    arguments = {} if value is None else value
     if isinstance(value, str):
         with suppress(ValueError, RecursionError):
-            found = json.loads(value)
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+            arguments = json.loads(value)
+    if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
         raise ValueError('expected a JSON object, such as {"enable_thinking": false}')
-    taken = sorted(found.keys() & _WITH_THE_PROMPT)
+    taken = sorted(arguments.keys() & _WITH_THE_PROMPT)
     if taken:
         raise ValueError(f"{taken[0]} comes with the prompt and cannot be set")
-    why = why_not_kept(found)
+    why = why_not_kept(arguments)
     if why:
         raise ValueError(why)
-    return found
+    return arguments
 
 
 _Gigabytes = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -309,14 +309,14 @@ def deprecations(config: Config) -> list[str]:
 
 def leaves(section: type[Section] = Config, prefix: str = "") -> dict[str, FieldInfo]:
     """Every dotted key and its field, in the order of the classes."""
-    found: dict[str, FieldInfo] = {}
+    fields: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
-            found |= leaves(inner, f"{prefix}{name}.")
+            fields |= leaves(inner, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = field
-    return found
+            fields[f"{prefix}{name}"] = field
+    return fields
 
 
 def resolve(
@@ -335,7 +335,7 @@ def resolve(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     # One that is there and cannot be read is a mistake, a link to nowhere too, and no reason to take the next one.
-    path = file or next((found for found in DEFAULT_FILES if found.is_symlink() or found.exists()), None)
+    path = file or next((path for path in DEFAULT_FILES if path.is_symlink() or path.exists()), None)
     if path is not None:
         tree, lines = read_yaml_lines(path)
         for key, value in _flatten(tree):
@@ -424,8 +424,8 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
         remedy = f"did you mean {close[0]}?" if close else f"known ones: {', '.join(known)}"
         return f"{origins.get(key, 'configuration')}: unknown key {_short(key)}; {remedy}"
     message = error["msg"].removeprefix("Value error, ")
-    found = _short(repr(error["input"]))
-    return f"{origins.get(key, 'configuration')}: {key} = {found}: {message[0].lower()}{message[1:]}"
+    shown = _short(repr(error["input"]))
+    return f"{origins.get(key, 'configuration')}: {key} = {shown}: {message[0].lower()}{message[1:]}"
 
 
 def _short(text: str, limit: int = 80) -> str:

@@ -84,9 +84,9 @@ class LoopResult:
         }
 
     def _before_and_after(self, domain: str) -> dict[str, dict[str, float]]:
-        found = {"base": self.row(domain, False), "adapter": self.row(domain, True)}
+        rows = {"base": self.row(domain, False), "adapter": self.row(domain, True)}
         names = ("acceptance_per_position", "acceptance_rate", "acceptance_length")
-        return {side: {name: getattr(row, name) for name in names} for side, row in found.items()}
+        return {side: {name: getattr(row, name) for name in names} for side, row in rows.items()}
 
 
 def short_training(seed: int) -> Training:

@@ -81,22 +81,22 @@ def read_overview(data: DataDirectory, target: str | None = None, draft: str | N
     Raises:
         StoreError: a newer draftloop wrote some of it.
     """
-    found = Overview()
-    used, trained = _used(data, found, draft)
+    overview = Overview()
+    used, trained = _used(data, overview, draft)
     groups = data.log.groups()
     prompts, seen = SeenPrompts(trained, groups.group_of, groups.joined), set[str]()
     for record in data.log.records():
         if record.id not in seen:
             seen.add(record.id)
             prompts.note(record)
-            _count(found, record, used, target, groups)
-    found.stream = [replace(one, unseen=prompts.is_unseen(one)) for one in found.stream]
+            _count(overview, record, used, target, groups)
+    overview.stream = [replace(one, unseen=prompts.is_unseen(one)) for one in overview.stream]
     try:
         data.registry.resolve("champion")
     except (AdapterError, AccessDenied) as error:
-        found.note(error)
-    found.damage = [f"line {one.line_number}: {one.reason}" for one in data.log.damage] + found.damage
-    return found
+        overview.note(error)
+    overview.damage = [f"line {one.line_number}: {one.reason}" for one in data.log.damage] + overview.damage
+    return overview
 
 
 def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
@@ -104,7 +104,7 @@ def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
 
     Reads every file, except those of the version `but_of`.
     """
-    registry, found = data.registry, []
+    registry, damage = data.registry, []
     previous = registry.previous()
     for name in registry.versions():
         role = ", to which `adapters rollback` would go back" if name == previous else ""
@@ -116,42 +116,42 @@ def damaged_files(data: DataDirectory, but_of: str | None = None) -> list[str]:
             if name != but_of:
                 registry.verify(registry.root / name)
         except DraftloopError as error:
-            found.append(f"{name}{role}: {error}")
+            damage.append(f"{name}{role}: {error}")
     try:
         data.replay.records()
     except AccessDenied as error:
-        return [*found, f"replay buffer: {error}"]
-    return [*found, *(f"replay buffer, line {one.line_number}: {one.reason}" for one in data.replay.damage)]
+        return [*damage, f"replay buffer: {error}"]
+    return [*damage, *(f"replay buffer, line {one.line_number}: {one.reason}" for one in data.replay.damage)]
 
 
-def _count(found: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
+def _count(overview: Overview, record: Record, used: set[str], target: str | None, groups: PromptGroups) -> None:
     group = groups.group_of(record)
-    found.generations += 1
-    found.prompts.add(group)
-    found.splits[record.split] += 1
-    found.sources[record.source] += 1
+    overview.generations += 1
+    overview.prompts.add(group)
+    overview.splits[record.split] += 1
+    overview.sources[record.source] += 1
     if target is not None and record.pair.target != target:
-        found.other_pairs += 1
+        overview.other_pairs += 1
         return
     blind = not groups.is_in_two_splits(group)
-    found.near_two_splits += not blind
+    overview.near_two_splits += not blind
     if record.target_output:
         generation = generation_of(record, lambda _: group)
-        found.stream.append(generation if blind else replace(generation, split=None))
+        overview.stream.append(generation if blind else replace(generation, split=None))
         if blind and record.split == "heldout":
-            found.heldout_prompts.add(generation.group)
+            overview.heldout_prompts.add(generation.group)
     if record.is_failure:
         if not blind:
-            found.failures_near_two_splits += 1
+            overview.failures_near_two_splits += 1
         elif record.split != "train":
-            found.failures_held_out += 1
+            overview.failures_held_out += 1
         elif record.id in used:
-            found.failures_used += 1
+            overview.failures_used += 1
         else:
-            found.failures_new += 1
+            overview.failures_new += 1
 
 
-def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[str], dict[str, Trained]]:
+def _used(data: DataDirectory, overview: Overview, draft: str | None) -> tuple[set[str], dict[str, Trained]]:
     """Records that gated versions were trained on or were offered, and what every version was trained on.
 
     The newest version without a verdict, if it is for this draft, becomes the candidate.
@@ -159,11 +159,11 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[
     registry, used, trained = data.registry, set[str](), dict[str, Trained]()
     now, pruned = registry.pointer(), registry.pruned()
     for name in [*pruned, *registry.versions()]:
-        found.candidate = None
+        overview.candidate = None
         try:
             verdict, manifest = data.verdicts.of(name), registry.manifest(name)
         except DraftloopError as error:
-            found.note(error, f"{name}: ")
+            overview.note(error, f"{name}: ")
             continue
         trained[name] = Trained(manifest.parent, frozenset(manifest.record_ids), frozenset(manifest.trained_groups))
         in_use = name in (now.champion, now.previous)
@@ -172,5 +172,5 @@ def _used(data: DataDirectory, found: Overview, draft: str | None) -> tuple[set[
         if verdict is not None or in_use:
             used.update(manifest.record_ids, manifest.passed_over_ids)
         elif name not in pruned and (draft is None or manifest.pair is None or manifest.pair.draft == draft):
-            found.candidate = name
+            overview.candidate = name
     return used, trained

@@ -32,12 +32,12 @@ def of_run(run: str, config: Config, data_dir: Path) -> str:
 
 def in_rows(resolved: Resolved, data_dir: Path) -> dict[str, str]:
     """The same by name, with absolute paths."""
-    found = places(resolved, data_dir)
-    pair = " + ".join(found["models"].values())
+    where = places(resolved, data_dir)
+    pair = " + ".join(where["models"].values())
     return {
-        "config": f"{found['config'] or 'none here'} {remark(resolved)}".rstrip(),
+        "config": f"{where['config'] or 'none here'} {remark(resolved)}".rstrip(),
         "models": f"{pair} (the embedded pair)" if _are_by_default(resolved) else pair,
-        "data": found["data_dir"],
+        "data": where["data_dir"],
     }
 
 

@@ -207,9 +207,9 @@ def _is_judged(data: DataDirectory, name: str) -> bool:
 def _roles(data: DataDirectory) -> dict[str, str]:
     """The role of each version that has one: champion, previous or rolled back."""
     pointer = data.registry.pointer()
-    found = dict.fromkeys(data.registry.rolled_back(), "rolled back")
-    found |= {name: "previous" for name in [pointer.previous] if name and name not in found}
-    return found | {name: "champion" for name in [pointer.champion] if name}
+    roles = dict.fromkeys(data.registry.rolled_back(), "rolled back")
+    roles |= {name: "previous" for name in [pointer.previous] if name and name not in roles}
+    return roles | {name: "champion" for name in [pointer.champion] if name}
 
 
 def _row(data: DataDirectory, name: str, roles: dict[str, str]) -> dict[str, Any]:

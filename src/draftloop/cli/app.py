@@ -42,12 +42,12 @@ class App:
     @cached_property
     def resolved(self) -> Resolved:
         """The configuration with the origin of every value; read once all flags are parsed."""
-        found = resolve(self.config_file, self.flags)
-        for key, origin in found.origins.items():
+        resolved = resolve(self.config_file, self.flags)
+        for key, origin in resolved.origins.items():
             _log.info("%s comes from %s", key, origin)
-        for line in deprecations(found.config):
+        for line in deprecations(resolved.config):
             note(line)
-        return found
+        return resolved
 
     @property
     def config(self) -> Config:

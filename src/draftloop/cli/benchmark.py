@@ -127,8 +127,10 @@ def acceptance_command(
     with Steps() as steps:
         watch = partial(steps.at, "scoring")
         report = compare(pair, samples, rule, lengths, chosen, seed=speculative.seed, on_text=watch)
-    found = check_held_out((MeasuredPrompt(sample.group, sample.opening) for sample in samples), app.data.log, chosen)
-    report = replace(report, conditions=report.conditions | found.to_json() | conditions)
+    held_out = check_held_out(
+        (MeasuredPrompt(sample.group, sample.opening) for sample in samples), app.data.log, chosen
+    )
+    report = replace(report, conditions=report.conditions | held_out.to_json() | conditions)
     rows: list[LiveRow] = []
     if live:
         rules = rules_that_fit(samples, rule)
@@ -140,7 +142,7 @@ def acceptance_command(
         live_rows = [asdict(row) for row in rows]
         print_json({"status": "ok", **report.to_json(), "live": live_rows, "peak_memory_gb": peak_gigabytes()})
     else:
-        _print(report, rows, found)
+        _print(report, rows, held_out)
 
 
 def refuse_empty_log(app: App) -> None:
@@ -160,16 +162,16 @@ def logged_to_measure_on(app: App, why_not: Callable[[Record], str | None]) -> L
 
     log = app.data.log
     try:
-        found = generations_to_measure(log, why_not)
+        logged = generations_to_measure(log, why_not)
     finally:
         note_damaged_lines(log)
-    note_near_two_splits(found.near_two_splits)
-    if all(record.split != "heldout" for record in found.records):
+    note_near_two_splits(logged.near_two_splits)
+    if all(record.split != "heldout" for record in logged.records):
         note(
             "there is no held-out generation yet, so generations for training are measured: the first ten prompts all "
             "train, of the others one in five is held out; collect more, or give --prompts-file"
         )
-    return found
+    return logged
 
 
 def note_damaged_lines(log: FailureLog) -> None:
@@ -209,15 +211,15 @@ def print_conditions(conditions: Mapping[str, Any], what: str, *more: str) -> No
     print_text("; ".join([f"target {pair['target'][:12]}, draft {pair['draft'][:12]}", *samplers, *more]))
 
 
-def _print(report: AcceptanceReport, live: list[LiveRow], found: HeldOut) -> None:
+def _print(report: AcceptanceReport, live: list[LiveRow], held_out: HeldOut) -> None:
     from .tables import ACCEPTANCE, GAIN, print_records, print_text
 
-    marked = f"\n{found.mark}" if found.mark else ""
+    marked = f"\n{held_out.mark}" if held_out.mark else ""
     print_conditions(report.conditions, "generations", f"peak memory {peak_gigabytes():.2f} GB")
-    if found.sentence:
-        print_text(found.sentence)
+    if held_out.sentence:
+        print_text(held_out.sentence)
     which = {"rule": "rule", "K": "num_draft_tokens"}
-    print_records(report.results, {"adapter": "adapter", **which, **ACCEPTANCE}, title=found.mark)
+    print_records(report.results, {"adapter": "adapter", **which, **ACCEPTANCE}, title=held_out.mark)
     if report.comparison:
         print_records(report.comparison, {**which, **GAIN}, title=f"adapter minus bare draft, paired{marked}")
     else:

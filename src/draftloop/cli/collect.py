@@ -79,7 +79,7 @@ def collect_data_command(
     if not source.strip() or not source.isprintable():
         raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
 
-    found = counted(files, strict, others=len(prompts))
+    survey = counted(files, strict, others=len(prompts))
 
     from ..collection.collect import ALREADY_COLLECTED, CollectSettings, collect_data
     from ..decoding.generate import decoding_settings
@@ -98,9 +98,9 @@ def collect_data_command(
         from ..prompts.chat_template import has_place_for
 
         for what, name, left_out in (
-            ("role", "roles", found.with_turns),
-            ("tools", "tools", found.with_tools),
-            ("tool_calls", "calls of tools", found.with_calls),
+            ("role", "roles", survey.with_turns),
+            ("tools", "tools", survey.with_tools),
+            ("tool_calls", "calls of tools", survey.with_calls),
         ):
             if left_out and not has_place_for(pair.tokenizer, what):
                 note(f"the target's chat template has no place for {name}: it leaves out those of {left_out:,} prompts")
@@ -114,7 +114,7 @@ def collect_data_command(
         limit=limit,
         live=live,
     )
-    count = len(prompts) + found.prompts
+    count = len(prompts) + survey.prompts
     total = min(count, limit or count)
     with stop_request("stopping: what is logged is kept") as stop, ProgressBar("collecting", total) as progress:
         display = _Display(app, progress, total * decoding.max_tokens)
@@ -133,7 +133,7 @@ def collect_data_command(
     say_skipped(report.skipped_prompts)
     values = (
         report.to_json()
-        | found.to_json()
+        | survey.to_json()
         | {
             "chat_template_changed": changed,
             "log": str(app.data.log.path),

@@ -81,13 +81,13 @@ def _print(made: Exported) -> None:
 
     what = "draft with the adapter in its weights" if made.fused else "adapter"
     print_text(f"{made.path}: {what}, {made.version}; {made.weights}")
-    found = made.measured
-    if found is None:
+    measured = made.measured
+    if measured is None:
         print_text(f"not measured: {made.not_measured}")
         return
-    print_conditions(found.conditions, "held-out generations", f"K = {found.conditions['num_draft_tokens']}")
-    print_records(found.results, {"draft": "adapter", "rule": "rule", **ACCEPTANCE})
+    print_conditions(measured.conditions, "held-out generations", f"K = {measured.conditions['num_draft_tokens']}")
+    print_records(measured.results, {"draft": "adapter", "rule": "rule", **ACCEPTANCE})
     difference: Columns = {"difference": lambda change: f"{change.of} minus {change.against}", "rule": "rule"}
-    print_records(found.comparison, {**difference, **GAIN}, title="paired")
-    for change in found.below_bare_draft():
+    print_records(measured.comparison, {**difference, **GAIN}, title="paired")
+    for change in measured.below_bare_draft():
         print_text(below_in_words(change))

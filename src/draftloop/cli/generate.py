@@ -57,7 +57,7 @@ def generate_command(app: App, prompt: str, adapter: str, as_json: bool) -> None
         is_open = config.speculative.rule == "auto" and settings.sampler.temperature
         rule = (adaptive.fastest_rule() if is_open else None) or settings.rule
         settings = replace(settings, num_draft_tokens=config.speculative.max_draft_tokens, rule=rule)
-    found = generate(
+    output = generate(
         pair,
         prompt,
         settings,
@@ -70,13 +70,13 @@ def generate_command(app: App, prompt: str, adapter: str, as_json: bool) -> None
     if adaptive is not None:
         adaptive.remember(settings.rule)
     if as_json:
-        print_json({"status": "ok", **asdict(found), "adapter": pair.adapter, "rule": settings.rule})
+        print_json({"status": "ok", **asdict(output), "adapter": pair.adapter, "rule": settings.rule})
         return
     click.echo()
-    rate = "nothing drafted" if found.acceptance_rate is None else f"acceptance rate {found.acceptance_rate:.0%}"
+    rate = "nothing drafted" if output.acceptance_rate is None else f"acceptance rate {output.acceptance_rate:.0%}"
     note(
-        f"{len(found.tokens)} tokens, {found.tokens_per_second:.0f} tokens/s, "
-        f"acceptance length {found.acceptance_length:.2f}, {rate}"
+        f"{len(output.tokens)} tokens, {output.tokens_per_second:.0f} tokens/s, "
+        f"acceptance length {output.acceptance_length:.2f}, {rate}"
     )
 
 

@@ -23,8 +23,8 @@ def prompts_of(path: Path, limit: int | None, strict: bool) -> list[Prompt]:
     from ..prompts.prompt import Prompt
 
     file = PromptFile(path)
-    found = counted([file], strict)
-    say_skipped(found.skipped)
+    survey = counted([file], strict)
+    say_skipped(survey.skipped)
     return list(islice((entry for entry in file if isinstance(entry, Prompt)), limit))
 
 
@@ -32,13 +32,13 @@ def counted(files: list[PromptFile], strict: bool, others: int = 0) -> FileSurve
     """Count the prompts in files; says what was converted. Raises PromptError: there are none, and no `others`."""
     from ..prompts.files import survey_files
 
-    found = survey_files(files, strict=strict)
-    if not others and not found.prompts:
-        first = found.skipped[0]
-        raise PromptError(f"none of {len(found.skipped):,} prompts is usable: {first.where}: {first.why.detail}")
-    for line in found.said():
+    survey = survey_files(files, strict=strict)
+    if not others and not survey.prompts:
+        first = survey.skipped[0]
+        raise PromptError(f"none of {len(survey.skipped):,} prompts is usable: {first.where}: {first.why.detail}")
+    for line in survey.said():
         note(line)
-    return found
+    return survey
 
 
 def say_skipped(skipped: Sequence[SkippedPrompt]) -> None:

@@ -89,7 +89,7 @@ def _dry_run(app: App, force: bool, as_json: bool) -> int:
                 "dry_run": True,
                 **asdict(action),
                 "failures_new": facts.overview.failures_new,
-                "drift": [{**asdict(found), "alarm": found.alarm} for found in facts.drift_checks],
+                "drift": [{**asdict(check), "alarm": check.alarm} for check in facts.drift_checks],
                 "running": asdict(running) if running else None,
             }
         )

@@ -32,10 +32,10 @@ def schedule_group() -> None:
 def _time_of_day(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    found = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", value, re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", value, re.ASCII)
+    if match is None:
         raise click.BadParameter(f"{value!r}: a time of day between 00:00 and 23:59 is expected")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _kind_option(help_text: str) -> Callable[[Command], Command]:
@@ -115,13 +115,13 @@ def remove_schedule(app: App, kind: str | None, yes: bool, as_json: bool) -> Non
     kinds = [name for name in kinds_in_place(identity) if kind in (None, name)]
     if not kinds:
         raise NothingToDo(f"nothing is scheduled for {app.data_dir.absolute()}" + (f" by {kind}" if kind else ""))
-    found = {name: scheduler(name).installed(identity) for name in kinds}
+    installed = {name: scheduler(name).installed(identity) for name in kinds}
     for name in kinds if yes else ():
         scheduler(name).remove(identity)
     if as_json:
-        print_json({"status": "ok", "id": identity, "kinds": kinds, "found": found, "removed": yes})
+        print_json({"status": "ok", "id": identity, "kinds": kinds, "found": installed, "removed": yes})
     else:
-        for units in found.values():
+        for units in installed.values():
             _print_units(units)
     note(f"removed from {' and '.join(kinds)}" if yes else "nothing was removed; add --yes")
 
@@ -156,8 +156,8 @@ def _scheduler_and_job(
     if every is not None and at is not None:
         raise click.UsageError("--every and --at say two different things; give one of them")
     when: Daily | Every | None = Daily(*at) if at is not None else Every(every) if every is not None else None
-    if when is None and (found := place.installed(identity_of(app.data_dir))):
-        unit = place.read(found)
+    if when is None and (installed := place.installed(identity_of(app.data_dir))):
+        unit = place.read(installed)
         when = unit.when
         if when is None:
             note(
@@ -184,10 +184,10 @@ def _absolute(path: Path | None) -> Path | None:
 def _warnings(scheduler: Scheduler) -> list[str]:
     from ..scheduling.job import SECRET
 
-    found = scheduler.warnings()
+    warnings = scheduler.warnings()
     if os.environ.get(SECRET):
-        found.append(f"{SECRET} is a secret and goes into no unit; `hf auth login` keeps it where the job finds it")
-    return found
+        warnings.append(f"{SECRET} is a secret and goes into no unit; `hf auth login` keeps it where the job finds it")
+    return warnings
 
 
 def _print(app: App, scheduler: Scheduler, job: ScheduledJob, as_json: bool, **more: Any) -> None:

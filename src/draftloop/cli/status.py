@@ -53,25 +53,25 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
     from ..retraining.running import unfinished
     from ..status import damaged_files
 
-    found, data = facts.overview, app.data
+    overview, data = facts.overview, app.data
     last = next(reversed(data.audit.entries()), None)
     return {
-        "generations": found.generations,
-        "failures": found.failures,
-        "failures_new": found.failures_new,
-        "failures_used": found.failures_used,
-        "failures_held_out": found.failures_held_out,
-        "failures_near_two_splits": found.failures_near_two_splits,
-        "near_two_splits": found.near_two_splits,
-        "other_pairs": found.other_pairs,
+        "generations": overview.generations,
+        "failures": overview.failures,
+        "failures_new": overview.failures_new,
+        "failures_used": overview.failures_used,
+        "failures_held_out": overview.failures_held_out,
+        "failures_near_two_splits": overview.failures_near_two_splits,
+        "near_two_splits": overview.near_two_splits,
+        "other_pairs": overview.other_pairs,
         "min_failure_cases": app.config.training.min_failure_cases,
-        "heldout_prompts": len(found.heldout_prompts),
-        "splits": dict(found.splits),
-        "sources": dict(found.sources),
+        "heldout_prompts": len(overview.heldout_prompts),
+        "splits": dict(overview.splits),
+        "sources": dict(overview.sources),
         "adapters": data.registry.versions(),
         "champion": facts.pointer.champion,
         "previous": facts.pointer.previous,
-        "candidate": found.candidate,
+        "candidate": overview.candidate,
         "last_retrain": {name: last[name] for name in ("when", "outcome", "why")} if last else None,
         "next": asdict(action),
         "running": asdict(running) if running else None,
@@ -81,7 +81,7 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
         "chat_template_changed": facts.template,
         "log": str(data.log.path),
         "log_bytes": data.log.path.stat().st_size if data.log.path.exists() else 0,
-        "damage": [*found.damage, *damaged_files(data, but_of=facts.pointer.champion)],
+        "damage": [*overview.damage, *damaged_files(data, but_of=facts.pointer.champion)],
     }
 
 

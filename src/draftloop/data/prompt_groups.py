@@ -133,7 +133,7 @@ def _casefolded(prompt: str) -> str:
 
 def _without_punctuation(text: str) -> str:
     if _OPERATORS.search(text):
-        text = _NAMED.sub(lambda found: "".join(chr(0xE000 + ord(c)) for c in found[0]), text)  # private use, not in P*
+        text = _NAMED.sub(lambda match: "".join(chr(0xE000 + ord(c)) for c in match[0]), text)  # private use, not in P*
     return _THOUSANDS.sub("", _APOSTROPHE.sub("", text)).translate(_PUNCTUATION)
 
 

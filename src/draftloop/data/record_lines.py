@@ -140,9 +140,9 @@ def _first_problem(error: Exception) -> str:
 def _check_lengths(record: Record) -> None:
     length = len(record.target_output)
     for name in ("draft_output", "log_p", "log_q"):
-        found = len(getattr(record, name))
-        if found != length:
-            raise RecordError(f"{name} has {found} entries, expected the {length} of target_output")
+        count = len(getattr(record, name))
+        if count != length:
+            raise RecordError(f"{name} has {count} entries, expected the {length} of target_output")
 
 
 def _check_rounds(record: Record) -> None:
@@ -160,15 +160,15 @@ def _check_rounds(record: Record) -> None:
 
 
 def _check_disagreements(record: Record) -> None:
-    found = tuple((d.position, d.draft_token, d.target_token) for d in record.disagreements)
+    recorded = tuple((d.position, d.draft_token, d.target_token) for d in record.disagreements)
     positions, start = [], 0
     for drafted, accepted in record.rounds:
         if accepted < drafted:
             positions.append(start + accepted)
         start += accepted + 1
     expected = tuple((i, record.draft_output[i], record.target_output[i]) for i in positions)
-    if found != expected:
+    if recorded != expected:
         raise RecordError(
-            f"disagreements: found (position, draft token, target token) {str(found)[:200]}, "
+            f"disagreements: found (position, draft token, target token) {str(recorded)[:200]}, "
             f"expected {str(expected)[:200]} by rounds, draft_output and target_output"
         )

@@ -110,13 +110,13 @@ class Unfinished:
 
 def unfinished(data: DataDirectory, at_work: Running | None) -> list[Unfinished]:
     """The trainings that were stopped or cut off, oldest first; not the one at work."""
-    found = []
+    resumable = []
     for run in RunDirectory.all(data.runs):
         if run.is_finished() or not run.checkpoints.exist() or (at_work is not None and at_work.run == run.id):
             continue
         with suppress(RunError):  # nobody can go on with it
-            found.append(Unfinished(run.id, run.checkpoints.step(), str(run.description().get("purpose"))))
-    return found
+            resumable.append(Unfinished(run.id, run.checkpoints.step(), str(run.description().get("purpose"))))
+    return resumable
 
 
 def is_stopped(process: int) -> bool:

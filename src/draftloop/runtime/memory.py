@@ -145,8 +145,8 @@ def read_device() -> DeviceMemory:
     if mx.default_device() == mx.gpu:
         return of_gpu(mx.device_info(), held)
     heap.give_back()  # memory that is kept for reuse counts as free
-    found = min(_ram(), key=lambda one: one.bytes)
-    return DeviceMemory(held + found.bytes, found.figure)
+    least = min(_ram(), key=lambda one: one.bytes)
+    return DeviceMemory(held + least.bytes, least.figure)
 
 
 def of_gpu(info: dict[str, str | int], held: int) -> DeviceMemory:

@@ -115,8 +115,8 @@ def _nothing(_signal: int, _frame: FrameType | None) -> None:
 
 def _answer(read: int, over: threading.Event) -> None:
     count = 0
-    while found := os.read(read, 1):
-        if found[0] not in _SIGNALS:
+    while received := os.read(read, 1):
+        if received[0] not in _SIGNALS:
             continue
         count += 1
         answer = _answers[-1]  # of the block that may have ended by the time that this is printed

@@ -153,7 +153,7 @@ def entry_point(python: Path, package: Path = _PACKAGE) -> tuple[str, ...]:
     # ask `python` itself which draftloop it would import: this process may have found another way
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([python, "-P", "-c", _FIND], cwd="/", env=bare, capture_output=True, text=True, check=False)
-    if (found := done.stdout.strip()) and Path(found).resolve() == package / "__init__.py":
+    if (origin := done.stdout.strip()) and Path(origin).resolve() == package / "__init__.py":
         return ("-m", "draftloop")
     main = package.parent / "main.py"
     if main.is_file():
@@ -178,8 +178,8 @@ def interpreter() -> Path:
 def carried(environment: Mapping[str, str], python: Path) -> dict[str, str]:
     """The variables of a scheduled run: a PATH, and those of CARRIED and of draftloop's settings that are set."""
     settings = (ENV_PREFIX + key.upper().replace(".", "_") for key in leaves())
-    found = {name: environment[name] for name in (*CARRIED, *settings) if environment.get(name)}
-    return {"PATH": search_path(environment.get("PATH", ""), python), **found}
+    variables = {name: environment[name] for name in (*CARRIED, *settings) if environment.get(name)}
+    return {"PATH": search_path(environment.get("PATH", ""), python), **variables}
 
 
 def search_path(path: str, python: Path) -> str:
@@ -191,6 +191,6 @@ def search_path(path: str, python: Path) -> str:
     """
     usual = (str(python.parent), *SYSTEM_PATH)
     absolute = os.pathsep.join(name for name in path.split(os.pathsep) if name.startswith("/"))
-    programs = [found for name in PROGRAMS if (found := shutil.which(name, path=absolute))]
+    programs = [program for name in PROGRAMS if (program := shutil.which(name, path=absolute))]
     special = (folder for program in programs if (folder := str(Path(program).parent)) not in usual)
     return os.pathsep.join(dict.fromkeys((*special, *usual)))

@@ -40,17 +40,17 @@ class Journal:
                 lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        found = []
+        entries = []
         for number, line in enumerate(lines, 1):
             try:
-                found += [orjson.loads(unseal(line))] if line else []
+                entries += [orjson.loads(unseal(line))] if line else []
             except (RecordError, orjson.JSONDecodeError):
                 self.damage.append(number)
-        return found
+        return entries
 
     def append(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Write an entry, durably, and return it with its `sequence`. Raises StoreError: the disk refused."""
-        sequence = max((int(found.get("sequence", 0)) for found in self.entries()), default=0) + 1
+        sequence = max((int(earlier.get("sequence", 0)) for earlier in self.entries()), default=0) + 1
         numbered = {"sequence": sequence, **entry}
         with storing(self.path):
             self._files.make_directory(self.path.parent)

@@ -49,18 +49,18 @@ def unseal(line: bytes) -> bytes:
     return body
 
 
-def check_schema(found: object, known: int, what: str) -> None:
+def check_schema(schema: object, known: int, what: str) -> None:
     """Refuse what a newer draftloop wrote.
 
     Raises:
-        RecordError: `found` is no schema number.
-        StoreError: `found` is newer than `known`.
+        RecordError: `schema` is no schema number.
+        StoreError: `schema` is newer than `known`.
     """
-    if type(found) is not int or found < 1:
-        raise RecordError(f"schema: found {found!r}, expected a number from 1 to {known}")
-    if found > known:
+    if type(schema) is not int or schema < 1:
+        raise RecordError(f"schema: found {schema!r}, expected a number from 1 to {known}")
+    if schema > known:
         raise StoreError(
-            f"A {what} has schema {found}; this draftloop reads schemas up to {known}. "
+            f"A {what} has schema {schema}; this draftloop reads schemas up to {known}. "
             "Update draftloop to work with this data directory."
         )
 
@@ -68,13 +68,13 @@ def check_schema(found: object, known: int, what: str) -> None:
 def end_of_sealed(data: bytes, start: int) -> int | None:
     """Where the sealed object that begins at `start` ends; None where none does. A message may hold such an end too."""
     so_far, at = hashlib.sha256(), start
-    for found in _SEAL_END.finditer(data, start):
-        so_far.update(data[at : found.start()])
-        at = found.start()
+    for end in _SEAL_END.finditer(data, start):
+        so_far.update(data[at : end.start()])
+        at = end.start()
         of_it = so_far.copy()
         of_it.update(b"}")
-        if found[0] == _checksum(of_it) + b"}":
-            return found.end()
+        if end[0] == _checksum(of_it) + b"}":
+            return end.end()
     return None
 
 

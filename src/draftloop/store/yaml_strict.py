@@ -69,7 +69,7 @@ def read_yaml_lines(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        found = None if node is None else loader.construct_document(node)
+        values = None if node is None else loader.construct_document(node)
     except ConfigError as error:
         raise ConfigError(f"{path}, {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -79,11 +79,11 @@ def read_yaml_lines(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{path}: nested too deeply for a configuration") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if found is None:
+    if values is None:
         return {}, {}
-    if not isinstance(found, dict) or not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}: a mapping of sections was expected, found {type(found).__name__}")
-    return found, dict(_lines(node))
+    if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}: a mapping of sections was expected, found {type(values).__name__}")
+    return values, dict(_lines(node))
 
 
 def _read_text(path: Path) -> str:
