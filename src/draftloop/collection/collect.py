@@ -1,4 +1,4 @@
-"""From prompts to records: what the target emits, and what the draft proposed or would have proposed along it.
+"""Collecting: from prompts to records of what the target emits, and of what the draft proposes along it.
 
     prompts -> tokens -> generate_batched (target) -> simulate_rounds (both models) -> make_record -> log
                       -> or `live`: Decoding, draft and target in turn              ->
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from ..data.log import FailureLog
-from ..data.records import Record, RunConditions
+from ..data.records import BlobRef, Record, RunConditions
 from ..data.teacher_blobs import BlobFile
 from ..data.teacher_top_k import encode_top_k
 from ..decoding.batched_generation import FinishedOutput, OutputRequest, generate_batched
@@ -49,7 +49,7 @@ GROUP = 32  # finished outputs whose rounds are simulated and logged together
 
 
 def _nobody(_tokens: int) -> None:
-    """Nobody wants to know."""
+    """Nothing is shown."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,15 @@ def collect_data(
 
     Args:
         pair: target, draft and the adapter in use.
-        prompts: in order, taken one after the other; what is none of them is counted and named.
+        prompts: taken in order; a `SkippedPrompt` among them is counted and named.
         log: where records go; a record is on disk when `on_record` is called with it.
         settings: sampler, rule, lengths, source; whether speculation runs live or is simulated offline.
-        stop: looked at before every prompt that is read and after every round, or token of a batch; a generation that
-            is cut by it is not logged.
+        stop: read before every prompt and after every round, or token of a batch; a generation that it cuts off is not
+            logged.
         on_record: called after each record with the report so far.
         blobs: where the target's distributions go; each is on disk before the record that points there.
-        on_tokens: told of every step, or round, how many tokens were generated in it: records come many at a time, and
-            the first ones late.
+        on_tokens: called after every step or round with the number of tokens generated in it: records come many at a
+            time, and the first ones late.
 
     Raises:
         ConfigError: `decoding.teacher_top_k` asks for distributions, and there are no `blobs`.
@@ -184,7 +184,7 @@ def generate_record(
 
 @dataclass(frozen=True)
 class _Collector:
-    """What every generation of a run has in common."""
+    """What all generations of a run have in common."""
 
     pair: Pair
     settings: CollectSettings
@@ -195,7 +195,7 @@ class _Collector:
     def encoded(
         self, prompts: Iterable[Prompt | SkippedPrompt], log: FailureLog, report: CollectReport
     ) -> Iterator[_EncodedPrompt]:
-        """The prompts to generate from, at most `limit` and until `stop`; the report says why others are left out."""
+        """The prompts to generate from, at most `limit` and until `stop`; the report says why others were skipped."""
         pair, settings, decoding, count = self.pair, self.settings, self.settings.decoding, 0
         known = {} if settings.fresh else log.resume_keys()
         conditions = RunConditions(
@@ -302,9 +302,15 @@ class _Collector:
         return replace(self.settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, tokens)))
 
     def _records(self, generations: Sequence[tuple[_EncodedPrompt, Generation]]) -> list[Record]:
-        """The records of generations, once what they point to is on disk."""
-        settings = self.settings
-        records = [
+        """The records of generations, once the distributions that they point to are on disk."""
+        settings, kept = (
+            self.settings,
+            [generation.rows for _, generation in generations if generation.rows is not None],
+        )
+        places: Sequence[BlobRef | None] = [None] * len(generations)
+        if self.blobs is not None and kept:
+            places = self.blobs.extend(encode_top_k(rows) for rows in kept)
+        return [
             make_record(
                 self.pair,
                 encoded.prompt,
@@ -314,11 +320,7 @@ class _Collector:
                 settings.decoding.sampler.seed,
                 settings.source,
                 settings.reading.template_args,
+                place,
             )
-            for encoded, generation in generations
+            for (encoded, generation), place in zip(generations, places, strict=True)
         ]
-        kept = [generation.rows for _, generation in generations if generation.rows is not None]
-        if self.blobs is None or not kept:
-            return records
-        places = self.blobs.extend(encode_top_k(rows) for rows in kept)
-        return [replace(record, teacher=place) for record, place in zip(records, places, strict=True)]

@@ -1,7 +1,6 @@
-"""The record that is made of a generation: where a rejected token becomes a disagreement. Knows no model.
+"""`make_record` makes the record of a generation, where each rejected token becomes a disagreement. Runs no model.
 
-A disagreement is what training learns from: the draft's token at a position, the target's own, and how likely both
-models held either.
+A disagreement records a rejection: it makes the record a failure. Training learns from all output tokens of failures.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from ..data.records import Disagreement, Record
+from ..data.records import BlobRef, Disagreement, Record
 from ..decoding.decoder import Settings
 from ..decoding.generation import Generation
 from ..models.pair import Pair
@@ -30,18 +29,20 @@ def make_record(
     run_seed: int,
     source: str,
     template_args: Mapping[str, Any],
+    teacher: BlobRef | None,
 ) -> Record:
-    """The record of a generation; the log decides its split, and whoever stores its blob adds the place of that.
+    """The record of a generation. Its split is `train` until the log decides on one (`FailureLog.extend`).
 
     Args:
-        pair: that made it.
-        prompt: that was given.
+        pair: the one that made it.
+        prompt: what was given to it.
         tokens: of the prompt.
         generation: what was drafted, rejected and emitted.
         settings: of the decoding; `sampler.seed` is that of this very generation.
-        run_seed: from which that one follows.
+        run_seed: the seed of the run, from which that one follows.
         source: where the prompt comes from.
         template_args: what the chat template was given beside it.
+        teacher: the place of the target's distributions in the blob file; None where none are kept.
     """
     disagreements = [
         Disagreement(
@@ -75,6 +76,7 @@ def make_record(
         source=source,
         time=time.time(),
         run_seed=run_seed,
+        teacher=teacher,
         messages=None if prompt.messages is None else tuple(without_surrogates(prompt.messages)),
         tools=None if prompt.tools is None else tuple(without_surrogates(prompt.tools)),
         chat_template_args=without_surrogates(dict(template_args)) or None,
@@ -87,7 +89,7 @@ def _mass(log_probability: float) -> float | None:
 
 
 def _content_id(pair: Pair, tokens: Sequence[int], output: Sequence[int], decoding: Settings, source: str) -> str:
-    """32 hex digits that say what was generated: the same run has the same ids, so what draws by id repeats too."""
+    """32 hex digits of what was generated and how: a repeated run has the same ids, and all draws by id repeat."""
     # teacher_top_k and bonus_draws change nothing in what was generated, so they are no part of this.
     how = (astuple(decoding.sampler), decoding.rule, decoding.num_draft_tokens)
     lengths = decoding.max_tokens, decoding.prefill_step_size
