@@ -106,8 +106,8 @@ def test_on_a_terminal_of_80_columns_each_frame_is_drawn_whole_on_one_line(state
     screen, times = io.StringIO(), iter([0.0, 0.0])
     console = Console(file=screen, force_terminal=True, width=80, color_system=None, _environ={"TERM": "xterm"})
     with Bar("", console, clock=lambda: next(times, frame.elapsed)) as bar:
-        bar.tell(frame)
-        bar.tell(frame)
+        bar.show(frame)
+        bar.show(frame)
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()))
     assert expected in [one.rstrip() for one in lines]
     assert max(map(len, lines)) <= 80
@@ -116,7 +116,7 @@ def test_on_a_terminal_of_80_columns_each_frame_is_drawn_whole_on_one_line(state
 def test_the_time_goes_on_by_itself_and_what_is_left_shrinks_with_it():
     now = [100.0]
     bar = Bar("training", Console(file=io.StringIO()), clock=lambda: now[0])
-    bar.tell(Frame("training", 1, 2, 0.5, left=30.0))
+    bar.show(Frame("training", 1, 2, 0.5, left=30.0))
     now[0] += 10.0
     assert (bar.frame.elapsed, bar.frame.left) == (10.0, 20.0)
     now[0] += 60.0
@@ -126,7 +126,7 @@ def test_the_time_goes_on_by_itself_and_what_is_left_shrinks_with_it():
 def test_where_there_is_no_terminal_a_bar_shows_nothing():
     screen = io.StringIO()
     with Bar("training", Console(file=screen)) as bar:
-        bar.tell(MIDDLE)
+        bar.show(MIDDLE)
         assert not bar.is_live
     assert screen.getvalue() == ""
     assert sys.stderr is not None

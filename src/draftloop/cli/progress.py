@@ -39,7 +39,7 @@ class ProgressBar:
         self._clock, self._began = clock, clock()
         self._said, self._says_last = self._began, last_line
         self._bar = Bar(what, console, clock)
-        self._bar.tell(Frame(what, begun, total or None, self._share))
+        self._bar.show(Frame(what, begun, total or None, self._share))
 
     def __enter__(self) -> ProgressBar:
         self._bar.__enter__()
@@ -71,7 +71,7 @@ class ProgressBar:
             self._bar.note(detail)
             return
         if self._bar.is_live:
-            self._bar.tell(Frame(self._what, self._done, self._total, self._share, left=self._left(), detail=detail))
+            self._bar.show(Frame(self._what, self._done, self._total, self._share, left=self._left(), detail=detail))
         elif self._done >= self._total:
             if self._says_last:
                 self._says_last = False

@@ -1,7 +1,7 @@
 """A progress bar that is one whole line on a terminal of any width. Knows no work and makes no estimate.
 
 `what bar done/total elapsed, left, detail`: a line that is too long first loses parts of its detail, from the end, then
-its bar, then its times; no word is ever cut. The elapsed time moves by itself, four times a second.
+its bar, then its times; no word is ever cut. The elapsed time moves by itself, four times per second.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Bar:
     def __init__(self, what: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or Console(stderr=True)
         self._clock, self._began = clock, clock()
-        self._frame, self._told = Frame(what), self._began
+        self._frame, self._frame_at = Frame(what), self._began
         self._live: Live | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal and not self.console.quiet:
             self._live = Live(get_renderable=self._shown, console=self.console, transient=True)
@@ -137,9 +137,9 @@ class Bar:
         """Whether it is shown on a terminal."""
         return self._live is not None
 
-    def tell(self, frame: Frame) -> None:
+    def show(self, frame: Frame) -> None:
         """Show this from now on; the elapsed time and the time left move by themselves."""
-        self._frame, self._told = frame, self._clock()
+        self._frame, self._frame_at = frame, self._clock()
 
     def note(self, detail: str) -> None:
         """Show another detail."""
@@ -149,7 +149,7 @@ class Bar:
     def frame(self) -> Frame:
         """What is shown now."""
         now, left = self._clock(), self._frame.left
-        left = None if left is None else left - (now - self._told)
+        left = None if left is None else left - (now - self._frame_at)
         return replace(self._frame, elapsed=now - self._began, left=left if left is None or left > 0 else None)
 
     def _shown(self) -> RenderableType:

@@ -94,7 +94,7 @@ class Reporter:
         if self._on_step is not None:
             self._on_step(step, steps)
         if self._bar is not None:
-            self._bar.tell(Frame(WHAT, step, steps, step / steps, left=left, detail=text))
+            self._bar.show(Frame(WHAT, step, steps, step / steps, left=left, detail=text))
 
     def note(self, text: str) -> None:
         """What happens between two steps: in the bar, or where there is none in a line every ten seconds."""
