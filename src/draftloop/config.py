@@ -239,7 +239,7 @@ class Gate(Section):
         if self.max_heldout_generations < self.min_heldout_prompts:
             raise ValueError(
                 f"max_heldout_generations is {self.max_heldout_generations}: expected min_heldout_prompts "
-                f"({self.min_heldout_prompts}) or more, or no candidate could ever be judged"
+                f"({self.min_heldout_prompts}) or more, or no candidate could ever be tested"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The command line, one file a command: parse, resolve the configuration, make one call, print text or JSON.
+"""The command line, one file per command: parse, resolve the configuration, make one call, print text or JSON.
 
 In: arguments, environment variables, a YAML file. Out: results on stdout, progress and messages on stderr, an exit
 code; a user's mistake is one line, never a traceback.

@@ -1,4 +1,4 @@
-"""What is kept of generations: records, the log, teacher probabilities beside it, the replay buffer, splits.
+"""The data that training and measuring read: records, the log, teacher probabilities, the replay buffer, splits.
 
 In: records of finished generations, and the top-k tokens of their teacher. Out: the same records, by split, of any
 pair; near-duplicate prompts are in one group and one split (`joined_groups`). `store` writes the files. Knows no model

@@ -1,12 +1,12 @@
-"""The overlay beside a log: near-duplicate prompt groups joined, and the split of each. Knows no file and no model.
+"""`PromptGroups` joins near-duplicate prompt groups of a log, and knows the splits of each. Knows no file and no model.
 
-Lines of the log stay as they are. Told every line's prompt and split, it joins groups that share a near key, at once
-and for good; what is joined does not depend on the order of the lines. A joined group with lines in two splits is used
-in neither: what is trained on one side would be measured on the other. A new prompt goes where what it is near to
-went, so that comes of old logs, and of a prompt near to two others that are not near to each other.
+The lines of the log stay as they are. `learn` takes the prompt and the split of every line, and joins groups that share
+a near key, at once and for good; the result does not depend on the order of the lines. A joined group with lines in two
+splits is used in neither: what is trained on in one would be measured on in the other. A new prompt gets the split of
+what it is near to, so two splits come of old logs, and of a prompt near two others that are not near each other.
 
     groups = log.groups()
-    groups.group_of(record)          the joined group, the unit of every test
+    groups.group_of(record)          the joined group, which every test counts as one
     groups.in_two_splits(record)     True: it is used in no split
     groups.splits_near(record)       of any record, in the log or not: the splits of what it is near to
     groups.groups_near(record)       and the joined groups of that
@@ -29,7 +29,7 @@ _RECENT = 1 << 16  # keys that are held in a dict, at 100 bytes each; the others
 
 
 class Opened(Protocol):
-    """A record, as far as groups go: the text that decides its own."""
+    """What a group needs of a record: the text that decides it."""
 
     @property
     def opening(self) -> str:
@@ -38,7 +38,7 @@ class Opened(Protocol):
 
 
 class PromptGroups:
-    """The groups of one log, joined where they are near. A number stands for each, in the order in which they came."""
+    """The groups of one log, joined where they are near. Each has a number, in the order in which they came."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -52,7 +52,7 @@ class PromptGroups:
         self._owners = _Owners()
 
     def learn_trained(self, group: str) -> None:
-        """Learn by its name that a group was trained on; until a prompt of it is learnt, nothing else is near it."""
+        """Note that the group of this name was trained on; until a prompt of it is learnt, nothing else is near it."""
         number = self._numbers.get(group)
         if number is None:
             number = self._begin(group, "train")
@@ -97,7 +97,7 @@ class PromptGroups:
 
     @property
     def all_have_text(self) -> bool:
-        """Whether near-duplicates of all that was trained on are known; not where the log was deleted since."""
+        """Whether a text of every group that was trained on is known; not where the log was deleted since."""
         return not self._without_text
 
     def has_text(self, group: str) -> bool:
@@ -110,7 +110,7 @@ class PromptGroups:
         return len(self._in_two)
 
     def splits_near(self, record: Opened) -> set[Split]:
-        """The splits of what a record's prompt is near to, lines of that very prompt among it."""
+        """The splits of the lines that a record's prompt is near to, those of the very same prompt included."""
         bits = 0
         for root in self._near(record.opening, near_keys(record.opening)):
             bits |= self._splits[root]

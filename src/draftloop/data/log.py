@@ -1,7 +1,7 @@
-"""The failure log: records appended for good, read back lazily. Knows no model, and nothing of who trains on what.
+"""The failure log: records are appended, never changed, and read back lazily. Knows no model and no training.
 
-Every line is one `os.write` on an O_APPEND descriptor under a lock that is held for that append alone, so several
-processes may write. A record is acknowledged when `append` returns: a crash of process or kernel then loses it no more.
+An append is one `os.write` on an O_APPEND descriptor, under a lock that is held for that append alone, so several
+processes may write. A record is acknowledged when `append` returns: no crash of process or kernel loses it then.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class FailureLog:
     Args:
         path: the log; it and its directory are made at the first append.
         files: the seam for the operations that change something.
-        full_sync: outlive a power loss on macOS too, at the price of slow appends.
-        add_trained_groups: tells fresh prompt groups what was trained on, whether the log still has it or not.
+        full_sync: appends survive a power loss on macOS too, and are slow.
+        add_trained_groups: adds to fresh prompt groups what was trained on, whether the log still has it or not.
 
     Attributes:
         damage: what the latest reading by `records` found damaged so far.

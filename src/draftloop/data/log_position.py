@@ -1,7 +1,7 @@
-"""A place in the log that outlives what is deleted from it: the ids of the latest generations at one moment.
+"""A mark: the ids of the latest generations at one moment, a place in the log that survives deletions from it.
 
-A count of generations is no such place: where people delete the log, or a part of it, the count points past its end and
-everything new looks old. Of ids that are gone nothing is remembered; what is there then counts as new.
+A count of generations does not survive them: where people delete the log, or a part of it, the count points past its
+end, and everything new looks old. Where all ids of a mark are gone, everything that is there counts as new.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def position_after(mark: Sequence[str], ids: Sequence[str]) -> int:
 
 
 def is_gone(mark: Sequence[str], ids: Sequence[str]) -> bool:
-    """Whether there was something at the mark, and nothing of it is left."""
+    """Whether the mark has ids, and none of them is left."""
     return bool(mark) and set(mark).isdisjoint(ids)

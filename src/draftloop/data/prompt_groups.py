@@ -1,23 +1,23 @@
-"""Which prompts count as one: the group of a prompt, and what makes two near-duplicates. Knows no file and no record.
+"""The group of a prompt, and the keys that two near-duplicates share. Knows no file and no record.
 
     prompt_group(text)        16 hex digits; case, spaces, digits and punctuation are folded
-    opening(text, messages)   what of a prompt its group is made of: of a chat, the user turn that it begins with
+    opening(text, messages)   the part of a prompt that decides its group: of a chat, the user turn that it begins with
     near_keys(text)           a few dozen numbers; two prompts that share one are near-duplicates
 
 `joined_groups.PromptGroups` joins what is near, beside the log, and says which joined group lies in two splits.
 
 A chat is grouped by the first user turn that says something ("hi" does not), so all turns of a conversation are one
-group, and a system prompt joins nothing. Near-duplicates say the same content words in the same order, where
+group, and a system prompt joins nothing. Near-duplicates have the same content words in the same order, where
 
 - words of politeness and of the frame of a question (please, can you, the, what is) are left out,
 - plurals, accents, number words and clitics are folded,
-- a clause may have changed its place: "In Python, sort a list" and "Sort a list in Python" (rotations of each other,
+- a clause may stand in another place: "In Python, sort a list" and "Sort a list in Python" (rotations of each other,
   or behind the first word), and so may a "not",
-- one word of six or more letters may have a letter too many, too few, another or two exchanged, not the first one;
+- one word of six or more letters may have one letter more, one less, another one, or two exchanged, except the first;
   in more than `EXACT_WORDS` words any number of longer ones may differ between their first and last letter.
 
-No share of common shingles is asked for: two prompts of one template share nearly all of theirs (docs/decisions,
-near-duplicates). Keys hold within one process and are never written down.
+Common shingles do not count: two prompts of one template share nearly all of theirs (docs/decisions, near-duplicates).
+Keys hold within one process and are never written down.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 EXACT_WORDS = 16  # content words up to which a typo is looked for word by word
 _TYPO_LETTERS = 6  # a word with a typo has as many, before it or after
-_AT_ONCE = 128  # prompts that are asked about again shortly: for their split, and when they are logged
+_AT_ONCE = 128  # prompts that come again shortly: first for their split, then when they are logged
 _CLAUSE_WORDS = 6  # with fewer, two clauses behind the first word are as good as two names: English to French
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -79,7 +79,7 @@ def opening(prompt: str, messages: Sequence[Mapping[str, Any]] | None = None) ->
     """The text that decides the group of a prompt.
 
     Args:
-        prompt: all of it; where there are no messages, it is the answer.
+        prompt: all of it; it is returned where there are no messages.
         messages: of a chat, each with `role` and `content` (text, parts, or None).
 
     Returns:
@@ -94,7 +94,7 @@ def near_keys(prompt: str) -> tuple[int, ...]:
     """Two prompts that share a key are near-duplicates; the first key is shared by those without a typo.
 
     Returns:
-        None for a prompt without a content word.
+        An empty tuple for a prompt without a content word.
     """
     words = content_words(prompt)
     if not words:

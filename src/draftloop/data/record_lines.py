@@ -1,7 +1,7 @@
 """A record as one sealed line of the log, checked from its checksum to the last length. Knows no file, lock or model.
 
-JSON has no lone surrogates (Python text read from a broken file has): such a prompt is written with U+FFFD in their
-places, and `prompt_surrogates` lists [index, code point] of each, so that it comes back exactly.
+JSON cannot hold lone surrogates, and Python text that was read from a broken file can. A prompt with some is written
+with U+FFFD in their places, and `prompt_surrogates` lists [index, code point] of each, so that it comes back exactly.
 """
 
 from __future__ import annotations

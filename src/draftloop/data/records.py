@@ -1,4 +1,4 @@
-"""The record: what one finished generation leaves behind. Knows no line, file or model."""
+"""The record of one finished generation: tokens, rejections, log-probabilities, conditions. Knows no file or model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sampler:
 class Disagreement:
     """A rejected draft token and the token emitted in its place.
 
-    Of both: log p (target model) and log q (draft model), None where the sampler's transforms leave no mass.
+    For each of the two tokens: log p (target) and log q (draft), None where the sampler's transforms leave no mass.
     """
 
     position: Count
@@ -75,7 +75,7 @@ class BlobRef:
 
 @dataclass(frozen=True, slots=True)
 class RunConditions:
-    """What a prompt is collected once under. `sampler.seed` does not count: `run_seed` stands for all of them."""
+    """The conditions under which a prompt is collected at most once. `run_seed` counts, `sampler.seed` does not."""
 
     pair: PairId
     adapter: str | None
@@ -86,11 +86,11 @@ class RunConditions:
     chat_template_args: dict[str, Any] | None = None
 
     def resume_key(self, prompt_tokens: Iterable[int]) -> str:
-        """The key by which a resumed run finds that these prompt tokens were already collected."""
+        """The key by which a resumed run knows that these prompt tokens were already collected."""
         s = self.sampler
         transforms = [float(s.temperature), float(s.top_p), float(s.min_p), s.top_k]
         run: list[Any] = [self.pair, self.adapter, transforms, self.run_seed, self.num_draft_tokens, self.rule]
-        run += [self.chat_template_args] if self.chat_template_args else []  # nothing where there were none yet
+        run += [self.chat_template_args] if self.chat_template_args else []  # omitted when empty, as in older keys
         return hashlib.sha256(dump([list(prompt_tokens), run])).hexdigest()
 
 
@@ -113,8 +113,8 @@ class Record:
         teacher: the place of the teacher's distributions, None until there is one.
         messages: of a chat, as they were given, but for lone surrogates (U+FFFD in their places); None, and no member
             of the line, for plain text.
-        tools: that the chat's assistant might call, likewise; None, and no member, where there were none.
-        chat_template_args: what the chat template was given beside them; None, and no member, where it was nothing.
+        tools: the ones that the chat's assistant might call, likewise; None, and no member, where there were none.
+        chat_template_args: what else the chat template was given; None, and no member, where it was nothing.
     """
 
     id: Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{32}$")]
@@ -175,7 +175,7 @@ class Record:
 
     @property
     def conditions(self) -> RunConditions:
-        """What it was collected under."""
+        """The conditions that it was collected under."""
         return RunConditions(
             pair=self.pair,
             adapter=self.adapter,
@@ -188,11 +188,11 @@ class Record:
 
 
 GroupOf = Callable[[Record], str]
-"""The unit that a record counts for; `groups().group_of` of the log that holds it, which joins near-duplicates."""
+"""The prompt group of a record: `groups().group_of` of the log that holds it, which joins near-duplicates."""
 
 
 def own_group(record: Record) -> str:
-    """The group of a record of which no log is known."""
+    """The group of a record by itself, where no log is at hand."""
     return record.group
 
 

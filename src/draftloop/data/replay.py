@@ -1,16 +1,16 @@
 """The replay buffer: generations that keep the draft from forgetting what it does well. Knows no model and no training.
 
-What enters, from the split `train` alone: of every source the generations at or above its median acceptance, and the
-examples of earlier trainings. What stays when there are more than `capacity`: every source keeps its share (largest
-remainders), and within a source the records with the smallest hash of seed and id, which is a uniform reservoir sample
-that does not depend on the order of arrival. `replay.jsonl` holds whole records, in the failure log's own lines, so the
-buffer outlives the log; it is replaced atomically, and its damaged lines go to `replay.jsonl.broken`. Generations are
-read twice, one at a time: however long the log is, at most `capacity` of each source are held.
+Records of the split `train` enter it: of every source the generations at or above its median acceptance, and the
+examples of earlier trainings. Where these are more than `capacity`, every source keeps its share (largest remainders),
+and within a source the records with the smallest hash of seed and id stay: a uniform reservoir sample that does not
+depend on the order of arrival. `replay.jsonl` holds whole records as lines of the failure log, so the buffer outlives
+the log. It is replaced atomically, and its damaged lines go to `replay.jsonl.broken`. Generations are read twice, one
+at a time: however long the log is, at most `capacity` of each source are held in memory.
 
-What is drawn. All failures are trained on once an epoch, and in a first training the buffer is nothing but failures. To
-draw one of those again would protect nothing when its source is the very one that the draft learns now. So a failure of
-the running training is drawn only if the draft already does well in its source: acceptance at or above that of all
-generations together. What the log lost, and what had no rejection, is drawn whatever its source.
+`drawable` says which of them a training may replay. All failures are trained on once per epoch, and in a first training
+the buffer holds nothing but failures. To replay one protects nothing if the draft is learning its source just now. So a
+failure of the running training is drawn only if the draft already does well in its source: acceptance at or above that
+of all generations together. A record that the log lost, or that has no rejection, is drawn whatever its source.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ReplayBuffer:
         return [record for record in self._stored.records() if record.split == "train"]
 
     def refresh(self, records: Callable[[], Iterable[Record]], seed: int) -> list[Record]:
-        """Admit what must not be forgotten of `records`, which is called twice; returns what is kept now.
+        """Admit of `records` what is `worth_keeping`; returns what is kept now.
 
         Raises:
             StoreError: not writable.
@@ -98,7 +98,7 @@ def worth_keeping(records: Callable[[], Iterable[Record]]) -> Iterator[Record]:
     """Of every source of the split `train`, the generations at or above its median acceptance, in their order.
 
     Args:
-        records: called twice, for medians and then for the records; those that came between are judged alike.
+        records: called twice, for the medians and then for the records; new ones are compared with these medians too.
     """
 
     def usable() -> Iterator[Record]:
@@ -128,7 +128,7 @@ def reservoir(records: Iterable[Record], capacity: int, seed: int) -> list[Recor
 
 
 class _Lowest:
-    """Of a stream, the records of lowest rank, at most `most` of them; `count` is of all ids that came."""
+    """The records of lowest rank in a stream, at most `most` of them; `count` counts all ids of the stream."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -142,7 +142,7 @@ class _Lowest:
         return len(self._ids)
 
     def add(self, record: Record, rank: bytes) -> None:
-        """One more; it takes the place of the one with its id."""
+        """Add a record; it replaces one with the same id."""
         self._ids.add(rank[:_ID_BYTES])
         if rank not in self._held:
             self._ranks.insert(bisect_left(self._ranks, rank), rank)

@@ -1,4 +1,4 @@
-"""Which split a prompt group begins in, where nothing that it is near to has one. Knows no log."""
+"""The split that a new prompt group gets by its hash, unless it is near to one that has a split. Knows no log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An append-only file of blobs, each found by its place and checksum. Does not know what they hold or who points there.
+"""An append-only file of blobs, read by place and checksum. Knows neither what they hold nor who refers to them.
 
-A blob is acknowledged when `append` returns its place. Whatever a killed writer left half-written is not pointed to by
-anybody: it stays, and the next blob comes after it.
+A blob is acknowledged when `append` returns its place. Nobody refers to what a killed writer left half-written: it
+stays, and the next blob comes after it.
 """
 
 from __future__ import annotations

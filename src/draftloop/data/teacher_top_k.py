@@ -1,11 +1,10 @@
 """Teacher probabilities along one generation, cut to the top-k tokens, and their bytes. Knows no model and no file.
 
-The bytes, little endian: a header (magic `DLTD`, version, N rows), then
-    counts (N) uint32       tokens with mass kept of each row
+The bytes are little endian: a header (magic `DLTD`, version, N rows), then
+    counts (N) uint32       how many tokens with mass each row keeps
     tokens (sum of counts) uint32, log-probabilities (as many) float32
     tails (N) float32
-Rows keep only what has mass, so a one-hot row costs 16 bytes whatever k is. Whoever stores the bytes adds a
-checksum.
+Rows keep only tokens with mass, so a one-hot row takes 16 bytes whatever k is. Who stores the bytes adds a checksum.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class TopK:
     """The top-k tokens of M distributions of the target, after the sampler's transforms.
 
     Attributes:
-        tokens: (M, k) int32, the most likely first; 0 where a row has fewer than k tokens with mass.
+        tokens: (M, k) int32, the most probable first; 0 where a row has fewer than k tokens with mass.
         log_probs: (M, k) float32, descending; -inf there.
         tail: (M,) float32, the mass of every other token, in [0, 1].
     """
@@ -118,7 +117,7 @@ def check_top_k(rows: TopK) -> None:
 
 
 def within_width(rows: TopK, width: int) -> TopK:
-    """The same distributions where tokens from `width` on are none: their mass is in the tail."""
+    """The same distributions without the tokens from `width` on, whose mass goes to the tail."""
     beyond = (rows.tokens >= width) & (rows.log_probs > -np.inf)
     if not beyond.any():
         return rows

@@ -1,7 +1,7 @@
-"""Which generations a pair can be measured on and trained with, and why others cannot. Knows no file, split or mlx.
+"""`why_unusable` says why a pair cannot be measured on or trained with a generation. Knows no file, split or mlx.
 
-Whether a model has a row for every token is known once the pair is loaded: where another draft with wider logits
-collected before, the log holds tokens that today's narrower model has no row for.
+Only once the pair is loaded is it known whether both models have a logit for every token: where a draft with wider
+logits collected before, the log holds tokens for which today's narrower model has none.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def is_of_pair(record: Record, pair: PairId) -> bool:
 
 
 def why_unusable(record: Record, pair: PairId, width: int) -> str | None:
-    """Why a record is left out, in words to count by; None where it can be used.
+    """The reason for which a record is left out, in words to count by; None where it can be used.
 
     Args:
         record: any.
-        pair: whose target and tokenizer are worked for.
+        pair: the one to measure or train.
         width: tokens 0 .. width - 1 have a logit in both models.
     """
     if not is_of_pair(record, pair):

@@ -1,4 +1,4 @@
-"""launchd: an agent of the user who is logged in to a Mac, one property list a data directory."""
+"""launchd: an agent of the user who is logged in to a Mac, one property list per data directory."""
 
 from __future__ import annotations
 

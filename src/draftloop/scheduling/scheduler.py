@@ -80,7 +80,7 @@ class Scheduler(ABC):
         return []
 
     def call(self, *arguments: str, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
-        """Run the scheduler's own tool in plain English; the caller judges the exit code.
+        """Run the scheduler's own tool in plain English; the caller reads the exit code.
 
         Args:
             arguments: the tool's name, looked up on PATH, and its arguments.
@@ -112,7 +112,7 @@ def refusal(done: subprocess.CompletedProcess[bytes]) -> str | None:
 
 
 class UnitFiles(Scheduler):
-    """A scheduler that reads whole files of the user: written before it is told of them, deleted afterwards."""
+    """A scheduler that reads whole files of the user: they are written before it is called, and deleted after it."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__(environment)
@@ -176,7 +176,7 @@ def clock_fields(when: Every | Daily) -> tuple[str, str] | None:
 
 
 def when_of(minute: str, hour: str) -> Every | Daily | None:
-    """The inverse of `clock_fields`, None for other fields; 24 hours at 0:00 are once a day."""
+    """The inverse of `clock_fields`, None for other fields; every 24 hours at 0:00 is once per day."""
     known: list[Every | Daily] = [Every(number) for number in range(1, 24 * 60)]
     known += [Daily(number // 60, number % 60) for number in range(24 * 60)]
     return next((when for when in known if clock_fields(when) == (minute, hour)), None)

@@ -1,4 +1,4 @@
-"""systemd: a service and its timer in the user's own manager, one pair a data directory."""
+"""systemd: a service and its timer in the user's own manager, one such pair per data directory."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def members(value: Any) -> dict[str, Any]:
 
 @cache
 def field_names(of: type[Any]) -> tuple[str, ...]:
-    """Of a dataclass's fields; asked for several times a token. Raises TypeError: it is none."""
+    """The names of a dataclass's fields; called several times per token. Raises TypeError: it is none."""
     return tuple(field.name for field in fields(of))
 
 
