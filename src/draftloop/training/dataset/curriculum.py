@@ -56,7 +56,7 @@ class Curriculum:
         first = max(epoch, math.ceil(FIRST * self.steps))
         begins = {first + (self.steps - first) * stage // stages for stage in range(stages)}
         self.begins = sorted(begin for begin in begins if begin < self.steps)
-        self._latest: tuple[int, BatchPlan] | None = None
+        self._latest = -1, plan  # the stage planned last, and its steps
 
     @property
     def foreseen(self) -> list[tuple[Example, ...]]:
@@ -79,36 +79,29 @@ class Curriculum:
 
         Its epoch is the one that it would have without new samples.
         """
-        return self._window(step, self._stage(step), enough)
+        stage = self._stage(step)
+        begin = self.begins[stage] if stage >= 0 else 0
+        return replace(self._plan_of(stage, enough).windows[step - begin], epoch=self.plan.windows[step].epoch)
 
     def known_window(self, step: int) -> Window | None:
         """The window of a step; None behind the last one, and where samples are to be made first."""
-        stage = self._stage(step)
-        if step >= self.steps or (stage >= 0 and (self._latest is None or self._latest[0] != stage)):
-            return None
-        return self._window(step, stage, lambda: False)
+        is_known = step < self.steps and self._stage(step) in (-1, self._latest[0])
+        return self.window(step, lambda: False) if is_known else None
 
     def times_given(self, steps: int) -> Counter[str]:
         """How often each record is in what the first `steps` steps were made of, by id."""
-        windows = list(self.plan.windows[: min([steps, *self.begins])])
-        for stage, begin in enumerate(self.begins):
-            if begin < steps:
-                windows += self._plan_of(stage, lambda: False).windows[: steps - begin]
+        windows = (self.window(step, lambda: False) for step in range(steps))
         return Counter(e.record_id for window in windows for batch in window.micro_batches for e in batch)
 
     def _stage(self, step: int) -> int:
         """-1 is the part on the failures alone."""
         return sum(begin <= step for begin in self.begins) - 1
 
-    def _window(self, step: int, stage: int, enough: Enough) -> Window:
-        planned = self.plan.windows[step]
-        if stage < 0:
-            return planned
-        return replace(self._plan_of(stage, enough).windows[step - self.begins[stage]], epoch=planned.epoch)
-
     def _plan_of(self, stage: int, enough: Enough) -> BatchPlan:
         """The steps of one stage; the latest is kept."""
-        if self._latest is None or self._latest[0] != stage:
+        if stage < 0:
+            return self.plan
+        if self._latest[0] != stage:
             begin, end = [*self.begins, self.steps][stage : stage + 2]
             epoch = (stage + 1) * self.plan.passes  # orders and draws that no earlier stage has
             fresh = [*self._failures, *self._make_samples(stage, enough)]
