@@ -52,6 +52,7 @@ from draftloop.training.run import RunDirectory
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
 from draftloop.training.teacher_setup import set_up_teacher
+from draftloop.training.time_limit import TimeLimit
 from draftloop.training.validation import validation_batches
 
 K = 4
@@ -249,7 +250,8 @@ def _run(pair: Pair, task: Task, folder: Path) -> tuple[Progress, list[tuple[flo
     batches = validation_batches(task.validation, settings.batch_size, settings.val_batches)
     within = OutOfMemoryFallback(learner, course.plan.micro_batches, None, _silent)
     progress, curve = Progress(), _Curve()
-    loop = Loop(run, learner, course, batches, settings, reporter, StopRequest(), progress, {}, within)
+    limit = TimeLimit.of(settings.max_minutes)
+    loop = Loop(run, learner, course, batches, settings, reporter, StopRequest(), progress, {}, within, limit)
     curve.follow(loop)
     loop.run()
     return progress, curve.points, within.peak
@@ -263,14 +265,14 @@ class _Curve:
 
     def follow(self, loop: Loop) -> None:
         """Be told of every validation."""
-        report = loop._reporter.report
+        report = loop.reporter.report
 
         def told(kind: str, values: dict[str, Any], text: str) -> None:
             if kind == "validation":
                 self.points.append((loop.progress.seconds, values["acceptance"]))
             report(kind, values, text)
 
-        loop._reporter.report = told  # type: ignore[method-assign]
+        loop.reporter.report = told  # type: ignore[method-assign]
 
 
 def rejected_only(pair: Pair, task: Task) -> Weights:

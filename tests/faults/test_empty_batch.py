@@ -57,7 +57,7 @@ def test_a_masked_batch_has_loss_0_and_finite_gradients_and_changes_nothing(loss
         examples = masked(choose)
         batch = make_batch(examples)
         assert (batch.tokens, mx.sum(batch.labels.weights).item()) == (0, 0.0)
-        sums, gradients = found._sums_and_gradients(batch, found._teacher.teach(batch))
+        sums, gradients = found._sums_and_gradients(batch, found.teacher.teach(batch))
         assert (sums.loss.item(), sums.tokens.item(), sums.acceptance.item()) == (0.0, 0.0, 0.0)
         assert all(mx.all(leaf == 0.0).item() for _, leaf in tree_flatten(gradients))
         result = found.train(Window(0, (tuple(examples),)), 1, 0, lambda: None)

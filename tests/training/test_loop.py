@@ -196,7 +196,7 @@ def scripted(monkeypatch, acceptances: list[float]) -> list[dict[str, bytes]]:
     seen: list[dict[str, bytes]] = []
 
     def validate(_batches, evaluate):
-        learner = evaluate.__self__._learner
+        learner = evaluate.__self__.learner
         seen.append({n: bytes(memoryview(a)) for n, a in lora.adapter_parameters(learner.draft).items()})
         return ValidationScores(1.0, acceptances[min(len(seen), len(acceptances)) - 1], 10, {})
 

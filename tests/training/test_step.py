@@ -128,7 +128,7 @@ def test_positions_in_pieces_give_the_gradient_of_all_at_once(kind, keys):
     whole, pieces = learner(loss=kind, keys=keys), learner(loss=kind, keys=keys, piece_bytes=1)
     batch = make_batch([*EXAMPLES, *EXAMPLES])
     assert batch.size > 2 * LEAST_PIECE
-    found = [one._sums_and_gradients(batch, one._teacher.teach(batch)) for one in (whole, pieces)]
+    found = [one._sums_and_gradients(batch, one.teacher.teach(batch)) for one in (whole, pieces)]
     sums, gradients = zip(*found, strict=True)
     expected = pytest.approx([value.item() for value in sums[0]], rel=1e-5)
     assert [value.item() for value in sums[1]] == expected

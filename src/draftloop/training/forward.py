@@ -9,6 +9,7 @@ logits in between. So head and body are tried once against the model's own call,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import mlx.core as mx
 from mlx import nn
@@ -23,30 +24,20 @@ def positions_at_a_time(width: int, piece_bytes: int = PIECE_BYTES) -> int:
     return max(LEAST_PIECE, piece_bytes // (4 * width))
 
 
+@dataclass(frozen=True)
 class Forward:
     """From inputs (B, L) and flat positions (M,) to logits (M, V), in two halves: the second may be done in pieces.
 
-    Args:
+    Attributes:
         hidden: inputs and positions to rows (M, D).
         head: rows (m, D) to logits (m, V).
-        module: whose parameters the head reads; None where it has none.
+        module: gives the module whose parameters the head reads, as it is now: an adapter may have been put on it. None
+            where it has none.
     """
 
-    def __init__(
-        self,
-        hidden: Callable[[mx.array, mx.array], mx.array],
-        head: Callable[[mx.array], mx.array],
-        module: Callable[[], nn.Module] | None = None,
-    ) -> None:
-        """Take both halves."""
-        self.hidden = hidden
-        self.head = head
-        self._module = module
-
-    @property
-    def module(self) -> nn.Module | None:
-        """The head's module as it is now: an adapter may have been put on it."""
-        return None if self._module is None else self._module()
+    hidden: Callable[[mx.array, mx.array], mx.array]
+    head: Callable[[mx.array], mx.array]
+    module: Callable[[], nn.Module | None] = lambda: None
 
     def __call__(self, inputs: mx.array, positions: mx.array) -> mx.array:
         """Both halves at once."""

@@ -109,11 +109,12 @@ class _SinceReport:
     seconds: float = 0.0
 
 
+@dataclass
 class Loop:
     """One run from where it stands to its end.
 
-    Args:
-        run: its directory.
+    Attributes:
+        directory: of the run.
         learner: makes the steps.
         curriculum: what each step is made of.
         validation: micro-batches; empty where nothing could be held out.
@@ -123,35 +124,29 @@ class Loop:
         progress: where the run stands.
         best: the weights kept so far, where `progress.best` is set.
         fallback: keeps steps and validations within memory.
-        limit: of time; that of the settings by default.
+        limit: of time.
     """
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        learner: Learner,
-        curriculum: Curriculum,
-        validation: Sequence[tuple[Example, ...]],
-        settings: Training,
-        reporter: Reporter,
-        stop: StopRequest,
-        progress: Progress,
-        best: dict[str, mx.array],
-        fallback: OutOfMemoryFallback,
-        limit: TimeLimit | None = None,
-    ) -> None:
-        self.progress = progress
-        self._run, self._learner, self._curriculum, self._validation = run, learner, curriculum, validation
-        self._settings, self._reporter, self._stop = settings, reporter, stop
-        self._best = best
-        learner.slower = 0.5**progress.slowed
-        self._fallback = fallback
-        self._limit = TimeLimit.of(settings.max_minutes) if limit is None else limit
-        every = settings.steps_per_eval if validation else None
-        self._timetable = Timetable(curriculum.steps, every, settings.save_every, tuple(curriculum.begins))
+    directory: RunDirectory
+    learner: Learner
+    curriculum: Curriculum
+    validation: Sequence[tuple[Example, ...]]
+    settings: Training
+    reporter: Reporter
+    stop: StopRequest
+    progress: Progress
+    best: dict[str, mx.array]
+    fallback: OutOfMemoryFallback
+    limit: TimeLimit
+
+    def __post_init__(self) -> None:
+        self.learner.slower = 0.5**self.progress.slowed
+        every = self.settings.steps_per_eval if self.validation else None
+        begins = tuple(self.curriculum.begins)
+        self._timetable = Timetable(self.curriculum.steps, every, self.settings.save_every, begins)
         self._since = _SinceReport()
         self._time = WorkingTime()
-        self._first = progress.step  # of this process
+        self._first = self.progress.step  # of this process
         self._reported: int | None = None  # the steps that fit, as reported last
         self._saved_step: int | None = None
         self._evaluated = 0  # batches of the validation in work
@@ -174,38 +169,38 @@ class Loop:
                 validation is not finite.
         """
         with self._time:
-            self._reporter.move(self.progress.step, self.end, left=self._seconds_left())
-            self._run.note_progress(self.progress.step, self.end, self._seconds_left())
+            self.reporter.move(self.progress.step, self.end, left=self._seconds_left())
+            self.directory.note_progress(self.progress.step, self.end, self._seconds_left())
             try:
                 ended = self._until_the_end()
             except _StopNow:
                 self.save()
                 raise Interrupted(
-                    f"after step {self.progress.step} of {self.end} of run {self._run.id}; "
-                    f"`train --resume {self._run.id}` goes on from there"
+                    f"after step {self.progress.step} of {self.end} of run {self.directory.id}; "
+                    f"`train --resume {self.directory.id}` goes on from there"
                 ) from None
         self.save()
-        if self._best:
-            lora.load_parameters(self._learner.draft, self._best)
-        self._learner.draft.eval()
+        if self.best:
+            lora.load_parameters(self.learner.draft, self.best)
+        self.learner.draft.eval()
         return ended
 
     def save(self) -> None:
         """Write a checkpoint of where the run stands. Raises StoreError: the disk refused."""
-        self.progress.fit = self._learner.fit
-        best = {f"best.{name}": value for name, value in self._best.items()}
-        self._run.checkpoints.save({**self._learner.state(), **best}, asdict(self.progress))
+        self.progress.fit = self.learner.fit
+        best = {f"best.{name}": value for name, value in self.best.items()}
+        self.directory.checkpoints.save({**self.learner.state(), **best}, asdict(self.progress))
         self._saved_step = self.progress.step
 
     def _until_the_end(self) -> str:
-        progress, settings = self.progress, self._settings
+        progress, settings = self.progress, self.settings
         while True:
             # 1. How many steps fit into the time limit, and whether one more does.
             self._fit_to_the_limit()
             ended = self._why_ended()
             # 2. Validate. Before on-policy samples, too: a wrecked draft would make the samples of a whole stage.
             regular = progress.step % settings.steps_per_eval == 0 or progress.step in self._timetable.stages
-            if self._validation and (regular or ended is not None) and not self._is_validated:
+            if self.validation and (regular or ended is not None) and not self._is_validated:
                 progress.pace.validation = self._timed(self._validate)
                 continue  # it may have been one too many without a better one
             if ended is not None:
@@ -218,7 +213,7 @@ class Loop:
             if made > self._first:
                 sampling = (progress.pace.writing or 0.0) if made in self._timetable.stages else 0.0
                 progress.pace.note_step(seconds - sampling)
-            self._run.note_progress(progress.step, self.end, self._seconds_left())
+            self.directory.note_progress(progress.step, self.end, self._seconds_left())
 
     @property
     def _is_validated(self) -> bool:
@@ -226,7 +221,7 @@ class Loop:
 
     def _fit_to_the_limit(self) -> None:
         """Estimate anew how many steps fit; once the end is reached it is the end."""
-        progress, left = self.progress, self._limit.seconds - self.progress.seconds
+        progress, left = self.progress, self.limit.seconds - self.progress.seconds
         if left < math.inf and (progress.fitted is None or progress.step < progress.fitted):
             fits = self._timetable.fits(progress.step, left, progress.pace, self._is_validated)
             if fits is not None:
@@ -235,22 +230,22 @@ class Loop:
                 if self._reported is None or self._reported - fitted > max(CHANGED * self._reported, 2):
                     self._reported = fitted
                     a_step = progress.pace.step or 0.0
-                    self._reporter.say(describe_schedule(a_step, fitted, self._timetable.planned, self._limit))
-        self._learner.steps = self.end
+                    self.reporter.say(describe_schedule(a_step, fitted, self._timetable.planned, self.limit))
+        self.learner.steps = self.end
 
     def _seconds_left(self) -> float | None:
         """At most, at the pace of the latest steps, and within the time limit; None before a step was measured."""
         progress = self.progress
         seconds = self._timetable.seconds_to(self.end, progress.step, progress.pace, self._is_validated)
-        return None if seconds is None else min(seconds, max(0.0, self._limit.seconds - progress.seconds))
+        return None if seconds is None else min(seconds, max(0.0, self.limit.seconds - progress.seconds))
 
     def _why_ended(self) -> str | None:
         progress = self.progress
         if progress.step >= self._timetable.planned:
             return "finished"
-        if self._validation and progress.stale >= self._settings.patience:
+        if self.validation and progress.stale >= self.settings.patience:
             return "early stop"
-        over = progress.seconds >= self._limit.seconds or progress.step >= self.end
+        over = progress.seconds >= self.limit.seconds or progress.step >= self.end
         return "time limit" if over else None
 
     def _timed(self, work: Callable[[], None]) -> float:
@@ -264,19 +259,19 @@ class Loop:
         return taken
 
     def _check(self) -> None:
-        if self._stop:
+        if self.stop:
             raise _StopNow
 
     def _window(self) -> Window:
         """What the next step is made of; where there is a time limit, new samples get their share of it."""
         start, step = self._time.now(), self.progress.step
-        allowed = WRITING * (self._limit.seconds - self.progress.seconds)
+        allowed = WRITING * (self.limit.seconds - self.progress.seconds)
 
         def enough() -> bool:
             self._check()
             return self._time.now() - start >= allowed
 
-        window = self._curriculum.window(step, enough)
+        window = self.curriculum.window(step, enough)
         if step in self._timetable.stages:
             self.progress.pace.writing = self._time.now() - start
         return window
@@ -285,10 +280,10 @@ class Loop:
         # 1. The step.
         progress, since = self.progress, self._since
         window = self._window()
-        following = self._curriculum.known_window(progress.step + 1)
+        following = self.curriculum.known_window(progress.step + 1)
         start = self._time.now()
-        result = self._fallback.run(
-            lambda: self._learner.train(window, progress.step, progress.skipped_in_row, self._check, following),
+        result = self.fallback.run(
+            lambda: self.learner.train(window, progress.step, progress.skipped_in_row, self._check, following),
             window.micro_batches,
             droppable=True,
         )
@@ -307,15 +302,15 @@ class Loop:
         for batch in result.skipped:
             for record_id in batch.record_ids:
                 progress.skipped_records[record_id] = progress.skipped_records.get(record_id, 0) + 1
-            self._reporter.say(f"step {progress.step}: skipped records {', '.join(batch.record_ids)}: {batch.reason}")
+            self.reporter.say(f"step {progress.step}: skipped records {', '.join(batch.record_ids)}: {batch.reason}")
         # 3. The report.
         since.loss += result.loss
         since.acceptance += result.acceptance
         since.tokens += result.tokens
         values = self._metrics(result)
-        self._reporter.move(progress.step, self.end, detail_of(values), self._seconds_left())
-        if progress.step % self._settings.steps_per_report == 0 or progress.step == self.end:
-            self._reporter.report(TRAIN, values, line_of(values, self.end))
+        self.reporter.move(progress.step, self.end, detail_of(values), self._seconds_left())
+        if progress.step % self.settings.steps_per_report == 0 or progress.step == self.end:
+            self.reporter.report(TRAIN, values, line_of(values, self.end))
             self._since = _SinceReport()
 
     def _metrics(self, result: StepResult) -> dict[str, Any]:
@@ -329,7 +324,7 @@ class Loop:
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "tokens_per_second": since.tokens / max(since.seconds, 1e-9),
-            "peak_memory_gb": self._fallback.peak / GIGABYTE,
+            "peak_memory_gb": self.fallback.peak / GIGABYTE,
             "skipped_batches": self.progress.skipped,
             "tokens": self.progress.tokens,
             "seconds": self.progress.seconds,
@@ -338,9 +333,7 @@ class Loop:
     def _validate(self) -> None:
         # 1. The scores of the weights as they are.
         self._evaluated = 0
-        scores = self._fallback.run(
-            lambda: validate(self._validation, self._evaluate), self._validation, droppable=False
-        )
+        scores = self.fallback.run(lambda: validate(self.validation, self._evaluate), self.validation, droppable=False)
         progress = self.progress
         if progress.before is None and not scores.are_finite:
             raise TrainingFailed(
@@ -351,7 +344,7 @@ class Loop:
         # 2. The best weights so far are kept.
         if scores.better_than(progress.best):
             progress.best, progress.best_step, progress.stale = scores, progress.step, 0
-            self._best = lora.adapter_parameters(self._learner.draft)
+            self.best = lora.adapter_parameters(self.learner.draft)
         else:
             progress.stale += 1
         progress.before = progress.before or scores
@@ -360,7 +353,7 @@ class Loop:
             self._slow_down(scores, progress.before)
         progress.validated_step = progress.step
         mark = " (best so far)" if progress.best_step == progress.step else ""
-        self._reporter.report(
+        self.reporter.report(
             VALIDATION,
             {"step": progress.step, **asdict(scores), "best": bool(mark)},
             f"validation after step {progress.step}: loss {scores.loss:.4f}, "
@@ -371,9 +364,9 @@ class Loop:
         """Back to the best weights with half the rate, and without the moments that led away from them."""
         progress = self.progress
         progress.slowed, progress.stale = progress.slowed + 1, 0
-        lora.load_parameters(self._learner.draft, self._best)
-        self._learner.begin_anew(0.5**progress.slowed)
-        self._reporter.say(
+        lora.load_parameters(self.learner.draft, self.best)
+        self.learner.begin_anew(0.5**progress.slowed)
+        self.reporter.say(
             f"after step {progress.step} the draft is worse than it was at the start (accepted per "
             f"position {scores.acceptance:.4f} of {before.acceptance:.4f}): back to the weights of step "
             f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
@@ -383,5 +376,5 @@ class Loop:
     def _evaluate(self, batch: tuple[Example, ...]) -> Sums:
         self._check()
         self._evaluated += 1
-        self._reporter.note(f"validation: {self._evaluated} of {len(self._validation)} batches")
-        return self._learner.evaluate(batch)
+        self.reporter.note(f"validation: {self._evaluated} of {len(self.validation)} batches")
+        return self.learner.evaluate(batch)

@@ -35,7 +35,7 @@ from .dataset.examples import Example
 from .forward import PIECE_BYTES, Forward, positions_at_a_time
 from .losses import Sums
 from .memory.fitting import Fit
-from .memory.recompute import is_recomputed, set_recompute
+from .memory.recompute import set_recompute
 from .teacher import Teacher, TeacherParts
 
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
@@ -67,10 +67,11 @@ class StepResult:
     skipped_in_row: int
 
 
+@dataclass
 class Learner:
     """The draft's adapter, what it learns from, and its optimizer.
 
-    Args:
+    Attributes:
         draft: carries the adapter; nothing else in it is trained.
         forward: the draft's logits at chosen positions.
         teacher: gives the teacher probabilities of any batch.
@@ -78,31 +79,22 @@ class Learner:
         settings: of the training.
         steps: of the whole training, at which the learning rate ends; the loop lowers it for a time limit.
         piece_bytes: of draft logits in float32 that exist at a time.
-
-    Attributes:
         piece: positions whose logits exist at a time.
         slower: a factor on the scheduled learning rate.
     """
 
-    def __init__(
-        self,
-        draft: nn.Module,
-        forward: Forward,
-        teacher: Teacher,
-        width: int,
-        settings: Training,
-        steps: int,
-        piece_bytes: int = PIECE_BYTES,
-    ) -> None:
-        self.draft = draft
-        self._forward = forward
-        self._teacher = teacher
-        self._width = width
-        self._settings = settings
-        self.steps = steps
+    draft: nn.Module
+    forward: Forward
+    teacher: Teacher
+    width: int
+    settings: Training
+    steps: int
+    piece_bytes: int = PIECE_BYTES
+
+    def __post_init__(self) -> None:
         self.begin_anew(1.0)
-        self.piece = positions_at_a_time(width, piece_bytes)
-        self._sums_and_gradients = nn.value_and_grad(draft, self._sums)
+        self.piece = positions_at_a_time(self.width, self.piece_bytes)
+        self._sums_and_gradients = nn.value_and_grad(self.draft, self._sums)
         self.fit = Fit()
         self._prepared: Batch | None = None
 
@@ -114,12 +106,11 @@ class Learner:
     @fit.setter
     def fit(self, fit: Fit) -> None:
         self._fit = fit
-        if fit.recompute != is_recomputed(self.draft):
-            set_recompute(self.draft, fit.recompute)
+        set_recompute(self.draft, fit.recompute)
 
     def begin_anew(self, slower: float) -> None:
         """Forget all moments, and go on with the scheduled learning rate times `slower`."""
-        settings, self.slower = self._settings, slower
+        settings, self.slower = self.settings, slower
         self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
         self.optimizer.init(self.draft.trainable_parameters())
         mx.eval(self.optimizer.state)  # so that the moments count when the memory that is taken is measured
@@ -174,14 +165,14 @@ class Learner:
         before: State,
     ) -> StepResult:
         self.draft.train()
-        rate = self.slower * learning_rate(step, self.steps, self._settings)
+        rate = self.slower * learning_rate(step, self.steps, self.settings)
         gradients: Any = None
         loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
         skipped: list[SkippedBatch] = []
         for number, examples in enumerate(window.micro_batches):
             # 1. Parts that fit into memory, and a seed that depends on nothing but where the micro-batch stands.
             check()
-            mx.random.seed(_mixed(self._settings.seed, step, number))
+            mx.random.seed(_mixed(self.settings.seed, step, number))
             parts, too_long = self.fit.parts(examples)
             skipped += [_skipped_for_length(example) for example in too_long]
             if not parts:
@@ -260,7 +251,7 @@ class Learner:
         batch, self._prepared = self._prepared, None
         if batch is None or batch.examples != tuple(examples):
             batch = make_batch(examples)
-        result: tuple[Sums, Any] = self._sums_and_gradients(batch, self._teacher.teach(batch))
+        result: tuple[Sums, Any] = self._sums_and_gradients(batch, self.teacher.teach(batch))
         return result
 
     def _sums(self, batch: Batch, teacher: TeacherParts) -> Sums:
@@ -268,14 +259,14 @@ class Learner:
         return loss.sums(rows, self.piece)
 
     def _loss(self, batch: Batch, teacher: TeacherParts) -> tuple[ChunkedLoss, mx.array]:
-        forward = self._forward
+        forward = self.forward
         rows = forward.hidden(batch.inputs, batch.positions)  # (M, D)
-        return ChunkedLoss(self._settings.loss, forward.head, batch, teacher, self._width, forward.module), rows
+        return ChunkedLoss(self.settings.loss, forward.head, batch, teacher, self.width, forward.module()), rows
 
     def _update(self, gradients: Any, tokens: mx.array | int, rate: float) -> mx.array:
         """Enqueue the update with the mean gradient; gives its norm before clipping."""
         mean = tree_map(lambda gradient: gradient / tokens, gradients)
-        clipped, norm = optim.clip_grad_norm(mean, self._settings.max_grad_norm)
+        clipped, norm = optim.clip_grad_norm(mean, self.settings.max_grad_norm)
         self.optimizer.learning_rate = rate
         self.optimizer.update(self.draft, clipped)
         return norm
@@ -283,11 +274,11 @@ class Learner:
     def _unusable(self, examples: Sequence[Example], sums: Sums, norm: float) -> SkippedBatch | None:
         """Why a micro-batch with these sums, and this norm of a gradient, must not be trained on; None where it may."""
         coldest = min(example.sampler.temperature or 1.0 for example in examples)
-        reason = problem(sums, norm, self._settings.max_loss / min(1.0, coldest))
+        reason = problem(sums, norm, self.settings.max_loss / min(1.0, coldest))
         return None if reason is None else SkippedBatch(tuple(example.record_id for example in examples), reason)
 
     def _give_up_after(self, in_row: int, last: SkippedBatch, step: int) -> None:
-        if in_row >= self._settings.max_skipped_batches:
+        if in_row >= self.settings.max_skipped_batches:
             raise TrainingFailed(
                 f"training stopped at step {step}: {in_row} micro-batches in a row could not be used; of the last one, "
                 f"records {', '.join(last.record_ids)}, {last.reason}. Lower training.learning_rate or look at these "
@@ -301,7 +292,7 @@ class Learner:
 
     def _evaluated(self, examples: Sequence[Example]) -> Sums:
         batch = make_batch(examples)
-        loss, rows = self._loss(batch, self._teacher.teach(batch))
+        loss, rows = self._loss(batch, self.teacher.teach(batch))
         return Sums(*(value.item() for value in loss.values(rows, self.piece)))
 
     def probe(self, length: int, labels: int, piece: int) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...config import Training
 from .batch_plan import BatchPlan, Window, make_batch_plan
@@ -27,36 +27,35 @@ MakeSamples = Callable[[int, Enough], Sequence[Example]]
 """Gives the samples of a stage, counted from 0."""
 
 
+@dataclass
 class Curriculum:
     """A training's steps in order.
 
-    Args:
+    Attributes:
         plan: of the failures alone.
         failures: what is trained on.
         pool: what replay is drawn from, by record id.
         settings: of the training.
         stages: how often there are new samples; 0 for a training on the failures alone.
         make_samples: gives them when their stage begins.
+        steps: in all.
+        begins: the step at which each stage begins; stages that would have no step are left out.
     """
 
-    def __init__(
-        self,
-        plan: BatchPlan,
-        failures: Sequence[Example],
-        pool: Mapping[str, Example],
-        settings: Training,
-        stages: int = 0,
-        make_samples: MakeSamples = lambda _stage, _enough: (),
-    ) -> None:
-        self.plan = plan
-        self._failures, self._pool, self._settings, self._make_samples = failures, pool, settings, make_samples
-        self.steps = len(plan.windows)
-        # The step at which each stage begins; stages that would have no step are left out.
-        epoch = sum(window.epoch == 0 for window in plan.windows)
+    plan: BatchPlan
+    failures: Sequence[Example]
+    pool: Mapping[str, Example]
+    settings: Training
+    stages: int = 0
+    make_samples: MakeSamples = lambda _stage, _enough: ()
+
+    def __post_init__(self) -> None:
+        self.steps = len(self.plan.windows)
+        epoch = sum(window.epoch == 0 for window in self.plan.windows)
         first = max(epoch, math.ceil(FIRST * self.steps))
-        begins = {first + (self.steps - first) * stage // stages for stage in range(stages)}
+        begins = {first + (self.steps - first) * stage // self.stages for stage in range(self.stages)}
         self.begins = sorted(begin for begin in begins if begin < self.steps)
-        self._latest = -1, plan  # the stage planned last, and its steps
+        self._latest = -1, self.plan  # the stage planned last, and its steps
 
     @property
     def foreseen(self) -> list[tuple[Example, ...]]:
@@ -66,12 +65,12 @@ class Curriculum:
         """
         if not self.begins:
             return self.plan.micro_batches
-        prompt = max(example.prompt_length for example in self._failures)
-        labels = max(len(example.labels) for example in self._failures)
+        prompt = max(example.prompt_length for example in self.failures)
+        labels = max(len(example.labels) for example in self.failures)
         longest = replace(
-            self._failures[0], record_id="longest sample", ids=(0,) * (prompt + labels), prompt_length=prompt
+            self.failures[0], record_id="longest sample", ids=(0,) * (prompt + labels), prompt_length=prompt
         )
-        rows = min(self._settings.batch_size, math.ceil(self._settings.batch_tokens / labels))
+        rows = min(self.settings.batch_size, math.ceil(self.settings.batch_tokens / labels))
         return [*self.plan.micro_batches, (longest,) * rows]
 
     def window(self, step: int, enough: Enough) -> Window:
@@ -104,6 +103,6 @@ class Curriculum:
         if self._latest[0] != stage:
             begin, end = [*self.begins, self.steps][stage : stage + 2]
             epoch = (stage + 1) * self.plan.passes  # orders and draws that no earlier stage has
-            fresh = [*self._failures, *self._make_samples(stage, enough)]
-            self._latest = stage, make_batch_plan(fresh, self._pool, self._settings, end - begin, epoch)
+            fresh = [*self.failures, *self.make_samples(stage, enough)]
+            self._latest = stage, make_batch_plan(fresh, self.pool, self.settings, end - begin, epoch)
         return self._latest[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import mlx.core as mx
@@ -30,22 +31,23 @@ ADVICE = (
 )
 
 
+@dataclass
 class OutOfMemoryFallback:
     """Does a learner's work, and changes its fit.
 
-    Args:
+    Attributes:
         learner: whose fit is changed.
         everything: the micro-batches that are trained on, but for on-policy and target samples still to be made.
         budget: bytes that MLX may hold; None is no bound.
         say: told of each fallback.
     """
 
-    def __init__(
-        self, learner: Learner, everything: Batches, budget: memory.Budget | None, say: Callable[[str], None]
-    ) -> None:
-        self._learner, self._everything, self._budget, self._say = learner, everything, budget, say
-        self._peak = 0
-        self._warned = False
+    learner: Learner
+    everything: Batches
+    budget: memory.Budget | None
+    say: Callable[[str], None]
+    _peak: int = field(default=0, init=False)
+    _warned: bool = field(default=False, init=False)
 
     @property
     def peak(self) -> int:
@@ -82,29 +84,29 @@ class OutOfMemoryFallback:
         memory.release()
         self._peak = self.peak
         mx.reset_peak_memory()  # what was given up is not what the next try takes
-        stuck = not droppable and self._learner.fit.is_smallest(batches)
-        fit = None if stuck else self._learner.fit.fallback(batches, cut=droppable)
-        if fit is None or not any(fit.fitted(example) for batch in self._everything for example in batch):
+        stuck = not droppable and self.learner.fit.is_smallest(batches)
+        fit = None if stuck else self.learner.fit.fallback(batches, cut=droppable)
+        if fit is None or not any(fit.fitted(example) for batch in self.everything for example in batch):
             raise TrainingFailed(
                 f"one example alone, with activations computed again, does not fit into memory ({reason}); {ADVICE}"
             )
-        self._learner.fit = fit
-        self._say(f"out of memory ({reason}); trying again: {fit.describe(self._everything)}")
+        self.learner.fit = fit
+        self.say(f"out of memory ({reason}); trying again: {fit.describe(self.everything)}")
 
     def _after_success(self, batches: Batches) -> None:
-        peak, allowed = mx.get_peak_memory(), self._budget
+        peak, allowed = mx.get_peak_memory(), self.budget
         if allowed is None or peak <= allowed.bytes:
             return
         taken = f"{memory.gigabytes(peak)} GB were taken, and {allowed} are allowed"
-        fit = None if self._learner.fit.is_smallest(batches) else self._learner.fit.fallback(batches)
+        fit = None if self.learner.fit.is_smallest(batches) else self.learner.fit.fallback(batches)
         if fit is not None:
-            self._learner.fit = fit
-            self._say(f"{taken}; from now on, {fit.describe(self._everything)}")
+            self.learner.fit = fit
+            self.say(f"{taken}; from now on, {fit.describe(self.everything)}")
         elif allowed.strict:
             raise TrainingFailed(f"{taken}, one example at a time; {ADVICE}")
         elif not self._warned:
             self._warned = True
-            self._say(f"{taken}, one example at a time; going on as long as it works")
+            self.say(f"{taken}, one example at a time; going on as long as it works")
 
 
 def estimate_fit(learner: Learner, batches: Batches, allowed: memory.Budget, kept: int, per_label: int) -> Fit:
