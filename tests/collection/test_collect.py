@@ -32,7 +32,7 @@ from draftloop.data.replay import ReplayBuffer
 from draftloop.data.teacher_blobs import BlobFile
 from draftloop.data.teacher_top_k import TopK, decode_top_k
 from draftloop.decoding import batched_generation as side_by_side
-from draftloop.decoding.decoder import Decoding, Draw, Round, Settings, count_rounds
+from draftloop.decoding.decoder import Decoding, Round, Settings, VerifiedProposal, count_rounds
 from draftloop.decoding.generation import generation_seed
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError, PromptError
@@ -64,7 +64,7 @@ def mass(value: float | None) -> float:
     return -math.inf if value is None else value
 
 
-def rebuilt(record: Record) -> list[tuple[int, tuple[int, ...], int, tuple[Draw, ...], float | None]]:
+def rebuilt(record: Record) -> list[tuple[int, tuple[int, ...], int, tuple[VerifiedProposal, ...], float | None]]:
     """Every round of a record, from the record alone: start, tokens, accepted, draws, log p of the bonus token."""
     by_position = {found.position: found for found in record.disagreements}
     rounds, start, length = [], 0, len(record.target_output)
@@ -75,12 +75,12 @@ def rebuilt(record: Record) -> list[tuple[int, tuple[int, ...], int, tuple[Draw,
             token = record.target_output[at]
             assert record.draft_output[at] == token
             p, q = mass(record.log_p[at]), mass(record.log_q[at])
-            draws.append(Draw(token, p, q, token, p, q))
+            draws.append(VerifiedProposal(token, p, q, token, p, q))
         if accepted < drafted:
             found = by_position.pop(start + accepted)
             assert record.draft_output[found.position] == found.draft_token
             draws.append(
-                Draw(
+                VerifiedProposal(
                     found.draft_token,
                     mass(found.draft_logp),
                     mass(found.draft_logq),
@@ -97,8 +97,8 @@ def rebuilt(record: Record) -> list[tuple[int, tuple[int, ...], int, tuple[Draw,
     return rounds
 
 
-def events(rounds: list[Round]) -> list[tuple[int, tuple[int, ...], int, tuple[Draw, ...], float | None]]:
-    return [(found.start, found.tokens, found.accepted, found.draws, found.bonus_log_p) for found in rounds]
+def events(rounds: list[Round]) -> list[tuple[int, tuple[int, ...], int, tuple[VerifiedProposal, ...], float | None]]:
+    return [(found.start, found.tokens, found.accepted, found.verified, found.bonus_log_p) for found in rounds]
 
 
 @pytest.mark.parametrize(("rule", "temperature"), MODES)
@@ -116,7 +116,7 @@ def test_every_round_rebuilt_from_a_record_is_the_decoders_own(
         again = replace(settings, sampler=replace(settings.sampler, seed=generation_seed(seed, ids)))
         decoding = Decoding(pair, ids, again)
         rounds = list(decoding)
-        decoding.settle()
+        decoding.complete_bonus_draws()
         assert rebuilt(record) == events(rounds)
         assert {at: (record.draft_output[at], mass(record.log_q[at])) for at in decoding.bonus_draws} == {
             at: (drawn.draft_token, drawn.token_log_q) for at, drawn in decoding.bonus_draws.items()

@@ -138,7 +138,7 @@ def test_log_probabilities_are_those_of_a_teacher_forced_pass(rule: str, tempera
     pair = tiny_pair(likeness=0.97)
     decoding = Decoding(pair, PROMPT, settings(rule, temperature, count=2, length=60))
     rounds = list(decoding)
-    decoding.settle()
+    decoding.complete_bonus_draws()
     output = tokens_of(rounds)
     ids = mx.array([PROMPT + output[:-1]])
     log_p, log_q = (
@@ -147,7 +147,7 @@ def test_log_probabilities_are_those_of_a_teacher_forced_pass(rule: str, tempera
     )
     bonus_positions = 0
     for found in rounds:
-        for offset, draw in enumerate(found.draws):
+        for offset, draw in enumerate(found.verified):
             at = found.start + offset
             assert draw.token == output[at]
             assert (draw.draft_token == draw.token) == (offset < found.accepted)
@@ -287,7 +287,7 @@ def test_keeping_distributions_changes_no_round(rule: str, temperature: float, k
     assert all(found.target_rows is None for found in bare)
     assert all(len(found.target_rows or ()) == len(found.proposals) + 1 for found in kept)
     for decoding in decodings:
-        decoding.settle()
+        decoding.complete_bonus_draws()
     assert decodings[0].bonus_draws == decodings[1].bonus_draws
 
 
@@ -302,7 +302,7 @@ def test_what_is_kept_are_the_distributions_that_verified(top_k: int) -> None:
         assert rows.k == (top_k or 8)
         both = zip(rows.tokens.tolist(), rows.log_probs.tolist(), strict=True)
         kept = [dict(zip(ids, values, strict=True)) for ids, values in both]
-        for offset, draw in enumerate(one.draws):
+        for offset, draw in enumerate(one.verified):
             for token, log_p in ((draw.draft_token, draw.draft_log_p), (draw.token, draw.token_log_p)):
                 assert kept[offset].get(token, log_p) == pytest.approx(log_p, rel=1e-5)
 

@@ -32,7 +32,7 @@ def settings(rule: str, temperature: float, count: int, seed: int = 0, **more: o
 def live(pair: Pair, ids: tuple[int, ...], how: Settings) -> Generation:
     decoding = Decoding(pair, ids, how)
     rounds = list(decoding)
-    decoding.settle()
+    decoding.complete_bonus_draws()
     assert decoding.finish is not None
     return Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
 
@@ -87,7 +87,9 @@ def test_rounds_and_proposals_have_the_law_of_live_ones(rule: str, count: int) -
     views: list[Callable[[Generation], object]] = [
         lambda found: found.rounds,  # accepted counts of every round, the cut one included
         lambda found: (found.output[:2], found.draft_output[:2]),
-        lambda found: tuple((one.position, one.draft_token, found.output[one.position]) for one in found.refused[:1]),
+        lambda found: tuple(
+            (one.position, one.draft_token, found.output[one.position]) for one in found.rejections[:1]
+        ),
         lambda found: found.draft_output[-1] if found.rounds[0][1] == found.rounds[0][0] else None,
     ]
     for view in views:
@@ -100,10 +102,10 @@ def test_the_same_check_tells_another_rule_and_another_length_apart() -> None:
     for case in (("match", 4), ("rejection", 1)):
         assert same_law(Counter(found.rounds for found in live_ones(*case)), theirs) < BROKEN
     proposals = Counter(
-        (found.refused[0].draft_token, found.rounds[0]) for found in drawn_ones("block", 4) if found.refused
+        (found.rejections[0].draft_token, found.rounds[0]) for found in drawn_ones("block", 4) if found.rejections
     )
     others = Counter(
-        (found.refused[0].draft_token, found.rounds[0]) for found in drawn_ones("rejection", 4) if found.refused
+        (found.rejections[0].draft_token, found.rounds[0]) for found in drawn_ones("rejection", 4) if found.rejections
     )
     assert same_law(proposals, others) < BROKEN
 
@@ -120,7 +122,7 @@ def test_what_is_told_of_every_position_is_what_the_decoder_tells(rule: str) -> 
         assert ours.rows is not None
         assert theirs.rows is not None
         np.testing.assert_allclose(ours.rows.log_probs, theirs.rows.log_probs, atol=1e-3)
-        for one in ours.refused:
+        for one in ours.rejections:
             assert one.draft_token == ours.draft_output[one.position] != ours.output[one.position]
             assert np.isfinite(one.log_q)
 

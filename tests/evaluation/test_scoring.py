@@ -87,7 +87,7 @@ def test_the_acceptance_of_a_position_follows_from_the_full_distributions(
     text = TargetGeneration((5, 6), (7, 8, 9, 10), sampler(temperature, top_k=50 if temperature else 0))
     (found,) = score(small_pair, [text], rule, BARE)["none"]
     logits = [
-        np.array(model(mx.array([text.ids]))[0, 1:], dtype=np.float64)
+        np.array(model(mx.array([text.input_tokens]))[0, 1:], dtype=np.float64)
         for model in (small_pair.target, small_pair.draft)
     ]
     if rule == "greedy":

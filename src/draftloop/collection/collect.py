@@ -254,7 +254,7 @@ class _Collector:
                 self.on_tokens(len(round_.tokens))
                 if self.stop:
                     return
-            decoding.settle()
+            decoding.complete_bonus_draws()
             mx.clear_cache()
             assert decoding.finish is not None
             generation = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)

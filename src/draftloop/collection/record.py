@@ -54,7 +54,7 @@ def make_record(
             target_logp=_mass(generation.log_p[rejected.position]),
             target_logq=_mass(generation.log_q[rejected.position]),
         )
-        for rejected in generation.refused
+        for rejected in generation.rejections
     ]
     return Record(
         id=_content_id(pair, tokens, generation.output, settings, source),
@@ -90,7 +90,7 @@ def _mass(log_probability: float) -> float | None:
 
 def _content_id(pair: Pair, tokens: Sequence[int], output: Sequence[int], decoding: Settings, source: str) -> str:
     """32 hex digits of what was generated and how: a repeated run has the same ids, and all draws by id repeat."""
-    # teacher_top_k and bonus_draws change nothing in what was generated, so they are no part of this.
+    # teacher_top_k and keep_bonus_draws change nothing in what was generated, so they are no part of this.
     how = (astuple(decoding.sampler), decoding.rule, decoding.num_draft_tokens)
     lengths = decoding.max_tokens, decoding.prefill_step_size
     content = [list(tokens), list(output), (*how, *lengths), astuple(pair.identity), pair.adapter, source]

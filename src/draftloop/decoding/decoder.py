@@ -43,7 +43,7 @@ class Settings:
     max_tokens: int
     prefill_step_size: int = 512
     teacher_top_k: int = 0
-    bonus_draws: bool = True
+    keep_bonus_draws: bool = True
 
     def __post_init__(self) -> None:
         rule_for(self.rule, self.sampler.temperature)
@@ -53,7 +53,7 @@ class Settings:
         if self.teacher_top_k < 0:
             raise ConfigError(f"teacher_top_k must be at least 0, found {self.teacher_top_k}")
 
-    def kept_ids(self, width: int) -> int:
+    def top_k_kept(self, width: int) -> int:
         """How many of `width` tokens are kept of a distribution: no more than the sampler leaves."""
         if self.sampler.temperature == 0:
             return min(self.teacher_top_k, 1)
@@ -61,7 +61,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Draw:
+class VerifiedProposal:
     """What the draft drew at one position, with log p and log q of it and of the token that was emitted there.
 
     -inf where a distribution has no mass. At an accepted proposal both tokens are the same.
@@ -94,7 +94,7 @@ class Round:
     tokens: tuple[int, ...]
     proposals: tuple[int, ...]
     accepted: int
-    draws: tuple[Draw, ...]
+    verified: tuple[VerifiedProposal, ...]
     bonus_log_p: float | None
     target_rows: TopK | None = field(default=None, compare=False)
 
@@ -146,8 +146,8 @@ class Decoding:
         self._draft_length = draft_length
         self._pending = int(prompt[-1])  # the last kept token: neither cache has it
         self._draft_lacks: list[int] = [self._pending]
-        self._unsettled: tuple[int, int] | None = None  # position and token of a bonus draw
-        self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.kept_ids(pair.width))
+        self._pending_bonus: tuple[int, int] | None = None  # position and token of a bonus draw
+        self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.top_k_kept(pair.width))
 
     @property
     def cache_offsets(self) -> tuple[int, int]:
@@ -168,14 +168,14 @@ class Decoding:
                     policy.observe(min(drafted, len(round_.tokens)) if self.finish else drafted, round_.accepted)
                 yield round_
 
-    def settle(self) -> None:
+    def complete_bonus_draws(self) -> None:
         """Complete `bonus_draws` after the end: one more pass of the draft if the last round was fully accepted."""
-        if self._unsettled is None:
+        if self._pending_bonus is None:
             return
-        position, token = self._unsettled
+        position, token = self._pending_bonus
         logits = self._draft_pass(self._draft_lacks)
         self.bonus_draws[position] = self._sampler.bonus(logits[-2], token)
-        self._unsettled = None
+        self._pending_bonus = None
 
     def _round(self, count: int) -> Round:
         """Draft `count` tokens (K, at least one), verify them, and keep what the acceptance rule keeps."""
@@ -183,7 +183,7 @@ class Decoding:
         #    steps). Each pass is enqueued while the one before it runs; nothing is read yet.
         self._sampler.begin(count)
         logits = self._draft_pass(self._draft_lacks)  # (M, V of the draft)
-        bonus_token = None if self._unsettled is None else self._unsettled[1]
+        bonus_token = None if self._pending_bonus is None else self._pending_bonus[1]
         drafted: list[mx.array] = []  # K of shape (1,)
         for i in range(count):
             if i:
@@ -198,8 +198,8 @@ class Decoding:
         logits = self._pair.target(ids[None], cache=self._target_cache)[0]  # (K + 1, V of the target)
         mx.async_eval(logits)  # it runs while the verification is put together
         verified = self._sampler.verify(logits)
-        if self._unsettled is not None and verified.bonus is not None:
-            self.bonus_draws[self._unsettled[0]] = verified.bonus
+        if self._pending_bonus is not None and verified.bonus is not None:
+            self.bonus_draws[self._pending_bonus[0]] = verified.bonus
 
         # 3. Cut what was emitted, the accepted proposals and the token after them, at a stop token or `max_tokens`.
         proposals, log_p, log_q = verified.proposals, verified.log_p, verified.log_q
@@ -215,16 +215,17 @@ class Decoding:
 
         # 4. Say what the draft drew: at every accepted proposal, and at the one that was rejected.
         same = zip(proposals[:accepted], log_p, log_q, strict=False)
-        draws = [Draw(token, p, q, token, p, q) for token, p, q in same]
+        draws = [VerifiedProposal(token, p, q, token, p, q) for token, p, q in same]
         if accepted < min(count, kept):
             rejected = proposals[accepted], log_p[accepted], log_q[accepted]
-            draws.append(Draw(*rejected, verified.following, verified.following_log_p, verified.following_log_q))
+            following = verified.following, verified.following_log_p, verified.following_log_q
+            draws.append(VerifiedProposal(*rejected, *following))
         round_ = Round(
             start=self.emitted,
             tokens=tuple(emitted),
             proposals=tuple(proposals),
             accepted=accepted,
-            draws=tuple(draws),
+            verified=tuple(draws),
             bonus_log_p=verified.following_log_p if full else None,
             target_rows=verified.rows,
         )
@@ -237,7 +238,7 @@ class Decoding:
         # 6. Move on: the last token is pending, and after a full round the draft lacks the last proposal too.
         self._pending = emitted[-1]
         self._draft_lacks = emitted[-2:] if full else emitted[-1:]
-        self._unsettled = (round_.start + count, self._pending) if full and self.settings.bonus_draws else None
+        self._pending_bonus = (round_.start + count, self._pending) if full and self.settings.keep_bonus_draws else None
         self.emitted += kept
         return round_
 
@@ -261,7 +262,7 @@ class Decoding:
             self.emitted += 1
             self._pending = token
             self._draft_lacks.append(token)
-            self._unsettled = None
+            self._pending_bonus = None
             if stops or self.emitted == self.settings.max_tokens:
                 self.finish = "stop" if stops else "length"
             if stops and enqueued is not None:

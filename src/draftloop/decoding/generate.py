@@ -86,7 +86,7 @@ def generate(
     if isinstance(ids, Unusable):
         raise PromptError(f"the prompt cannot be used: {ids.reason}, {ids.detail}")
     detokenizer = pair.tokenizer.detokenizer
-    decoding = Decoding(pair, ids, replace(settings, bonus_draws=False), draft_length and draft_length())
+    decoding = Decoding(pair, ids, replace(settings, keep_bonus_draws=False), draft_length and draft_length())
     rounds, tokens = [], []
     with lora.merged(pair.draft):
         began = time.perf_counter()

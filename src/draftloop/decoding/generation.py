@@ -32,7 +32,7 @@ class Generation:
         log_p: of each emitted token under the target.
         log_q: likewise under the draft.
         rounds: (drafted, accepted) of each, proposals past the end not counted.
-        refused: one of every round that did not keep all of its proposals, in order.
+        rejections: one of every round that did not keep all of its proposals, in order.
         finish: what ended it.
         rows: the target's top-k tokens at every position; None where they were not asked for.
     """
@@ -42,7 +42,7 @@ class Generation:
     log_p: tuple[float, ...]
     log_q: tuple[float, ...]
     rounds: tuple[tuple[int, int], ...]
-    refused: tuple[RejectedToken, ...]
+    rejections: tuple[RejectedToken, ...]
     finish: Finish
     rows: TopK | None = None
 
@@ -52,17 +52,17 @@ class Generation:
         drafted: list[int] = []
         log_p: list[float] = []
         log_q: list[float] = []
-        refused: list[RejectedToken] = []
+        rejections: list[RejectedToken] = []
         for round_ in rounds:
-            for offset, draw in enumerate(round_.draws):
+            for offset, draw in enumerate(round_.verified):
                 drafted.append(draw.draft_token)
                 log_p.append(draw.token_log_p)
                 log_q.append(draw.token_log_q)
                 if offset >= round_.accepted:
                     where = round_.start + offset
-                    refused.append(RejectedToken(where, draw.draft_token, draw.draft_log_p, draw.draft_log_q))
+                    rejections.append(RejectedToken(where, draw.draft_token, draw.draft_log_p, draw.draft_log_q))
             if round_.bonus_log_p is not None:
-                bonus = bonus_draws[round_.start + len(round_.draws)]
+                bonus = bonus_draws[round_.start + len(round_.verified)]
                 drafted.append(bonus.draft_token)
                 log_p.append(round_.bonus_log_p)
                 log_q.append(bonus.token_log_q)
@@ -75,7 +75,7 @@ class Generation:
             log_p=tuple(log_p),
             log_q=tuple(log_q),
             rounds=count_rounds(rounds, len(output)),
-            refused=tuple(refused),
+            rejections=tuple(rejections),
             finish=finish,
             rows=concatenate_top_k(rows) if rows else None,
         )

@@ -24,11 +24,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import Rule
 from ..data.teacher_top_k import concatenate_top_k
-from ..evaluation.estimator import survival
+from ..evaluation.estimator import FloatArray, survival
 from ..models.pair import Pair
 from .acceptance_rules import NEXT_TO_NOTHING, draw_tokens
 from .decoder import Settings
@@ -41,8 +40,6 @@ from .top_k import to_numpy, top_k_tokens
 BLOCK_BYTES = 128 << 20  # of distributions of each model held at once, where one output alone has no more
 _SLICE_BYTES = 32 << 20  # of copies of them that are worked on
 _ROUNDS, _DRAWS = 2, 3  # streams of uniforms, beside the decoder's own
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def _block(
     # 1. To the host: log p and log q of what was emitted, (N,) each, and the target's top-k tokens.
     emitted = mx.array([token for _, generation in members for token in generation.output])
     log_p, log_q = (_log(mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1)) for table in (p, q))
-    kept, topk_parts = settings.kept_ids(pair.width), []
+    kept, topk_parts = settings.top_k_kept(pair.width), []
     for part in _slices(len(p), p.shape[-1]) if kept else ():
         rows = top_k_tokens(p[part], kept)
         mx.eval(rows)
@@ -145,7 +142,7 @@ def _block(
                 log_p=tuple(log_p[start:end].tolist()),
                 log_q=tuple(log_q[start:end].tolist()),
                 rounds=tuple(turns.rounds),
-                refused=tuple(RejectedToken(at, *drawn[start + at]) for at in rejected),
+                rejections=tuple(RejectedToken(at, *drawn[start + at]) for at in rejected),
                 finish="stop" if generation.output[-1] in pair.stop_tokens else "length",
                 rows=None if topk is None else topk[start:end],
             ),

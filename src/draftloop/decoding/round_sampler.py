@@ -83,8 +83,8 @@ class RoundSampler(Protocol):
 class GreedySampler:
     """Temperature 0. Nothing has mass but the argmax, so an equal token says all of a log-probability."""
 
-    def __init__(self, width: int, kept_ids: int = 0) -> None:
-        self._width, self._kept_ids = width, kept_ids
+    def __init__(self, width: int, top_k_kept: int = 0) -> None:
+        self._width, self._top_k_kept = width, top_k_kept
         self.begin(0)
 
     def begin(self, _count: int) -> None:
@@ -115,7 +115,7 @@ class GreedySampler:
             log_q=[0.0] * len(agree),
             following_log_p=0.0,
             following_log_q=-math.inf,
-            rows=_one_hot(own) if self._kept_ids else None,
+            rows=_one_hot(own) if self._top_k_kept else None,
             bonus=None if bonus is None else _greedy_bonus(int(bonus[0].item()), bonus[1]),
         )
 
@@ -134,8 +134,8 @@ class GreedySampler:
 class StochasticSampler:
     """Above temperature 0. All of its randomness are uniforms of a stream of its own: `sampler.seed` is its key."""
 
-    def __init__(self, sampler: Sampler, rule: Rule, width: int, kept_ids: int = 0) -> None:
-        self._sampler, self._rule, self._width, self._kept_ids = sampler, rule, width, kept_ids
+    def __init__(self, sampler: Sampler, rule: Rule, width: int, top_k_kept: int = 0) -> None:
+        self._sampler, self._rule, self._width, self._top_k_kept = sampler, rule, width, top_k_kept
         self._random, self._beside = Uniforms(sampler.seed), Uniforms(sampler.seed, stream=1)
         self.begin(0)
 
@@ -163,7 +163,7 @@ class StochasticSampler:
         count = self._count
         proposals, q, p = mx.concatenate(self._proposals), mx.concatenate(self._q), self._probs(logits)
         verified = verify_proposals(p, q, proposals, self._uniforms[count:], self._rule)
-        kept = top_k_tokens(p, self._kept_ids) if self._kept_ids else None
+        kept = top_k_tokens(p, self._top_k_kept) if self._top_k_kept else None
         ids = mx.concatenate([proposals, verified.accepted[None].astype(mx.uint32), verified.following[None]])
         probabilities = mx.concatenate([verified.p, verified.q])
         bonus = self._bonus
@@ -199,18 +199,18 @@ class StochasticSampler:
         return draw_tokens(q, self._beside.draw(1)[0]), q[token]
 
 
-def round_sampler_for(sampler: Sampler, width: int, rule: Rule | None = None, kept_ids: int = 0) -> RoundSampler:
+def round_sampler_for(sampler: Sampler, width: int, rule: Rule | None = None, top_k_kept: int = 0) -> RoundSampler:
     """The round sampler of one output.
 
     Args:
         sampler: its seed is the key of all randomness.
         width: tokens that target and draft share.
         rule: the acceptance rule, one that fits the temperature; plain steps need none.
-        kept_ids: how many top-k tokens are read of every row of the target's.
+        top_k_kept: how many top-k tokens are read of every row of the target's.
     """
     if sampler.temperature == 0:
-        return GreedySampler(width, kept_ids)
-    return StochasticSampler(sampler, rule or "rejection", width, kept_ids)
+        return GreedySampler(width, top_k_kept)
+    return StochasticSampler(sampler, rule or "rejection", width, top_k_kept)
 
 
 class Uniforms:

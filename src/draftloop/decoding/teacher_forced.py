@@ -35,7 +35,7 @@ class TargetGeneration:
         return cls(record.prompt_tokens, record.target_output, record.sampler)
 
     @property
-    def ids(self) -> tuple[int, ...]:
+    def input_tokens(self) -> tuple[int, ...]:
         """What a model reads to predict every output token: all but the last."""
         return self.prompt_tokens + self.output[:-1]
 
@@ -48,7 +48,7 @@ def blocks(generations: Sequence[TargetGeneration], width: int, most_bytes: int)
         width: of a distribution.
         most_bytes: of float32 distributions over a block's outputs; one output alone may have more.
     """
-    order = sorted(range(len(generations)), key=lambda i: (len(generations[i].ids), i))
+    order = sorted(range(len(generations)), key=lambda i: (len(generations[i].input_tokens), i))
     yield from _grouped(
         order, lambda members: 4 * width * sum(len(generations[i].output) for i in members) <= most_bytes
     )
@@ -71,21 +71,21 @@ def distributions(
     """
 
     def fits(members: list[int]) -> bool:
-        return 4 * width * len(members) * max(len(generations[i].ids) for i in members) <= BATCH_BYTES
+        return 4 * width * len(members) * max(len(generations[i].input_tokens) for i in members) <= BATCH_BYTES
 
     for batch in _grouped(block, fits):
         if not fits(batch):
             yield batch[0], _alone(model, generations[batch[0]], width, transform)
             continue
-        length = max(len(generations[i].ids) for i in batch)
+        length = max(len(generations[i].input_tokens) for i in batch)
         ids = np.zeros((len(batch), length), np.int32)
         for row, i in enumerate(batch):
-            ids[row, : len(generations[i].ids)] = generations[i].ids
+            ids[row, : len(generations[i].input_tokens)] = generations[i].input_tokens
         logits = model(mx.array(ids))
         rows = []
         for row, i in enumerate(batch):
             start = len(generations[i].prompt_tokens) - 1
-            rows.append(transform(logits[row, start : len(generations[i].ids)], generations[i].sampler, width))
+            rows.append(transform(logits[row, start : len(generations[i].input_tokens)], generations[i].sampler, width))
         mx.eval(rows)
         yield from zip(batch, rows, strict=True)
 
@@ -95,9 +95,9 @@ def _alone(model: Any, generation: TargetGeneration, width: int, transform: Tran
     read = len(generation.prompt_tokens) - 1
     cache = make_prompt_cache(model)
     if read:
-        model(mx.array([generation.ids[:read]]), cache=cache)
+        model(mx.array([generation.input_tokens[:read]]), cache=cache)
         mx.eval([layer.state for layer in cache])  # the logits are not asked for
-    rows = transform(model(mx.array([generation.ids[read:]]), cache=cache)[0], generation.sampler, width)
+    rows = transform(model(mx.array([generation.input_tokens[read:]]), cache=cache)[0], generation.sampler, width)
     mx.eval(rows)
     return rows
 

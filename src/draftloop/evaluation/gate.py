@@ -25,13 +25,13 @@ from typing import Literal
 
 from .. import config
 from ..decoding.draft_length import LatencyProfile
-from .estimator import best_k, forecast
-from .intervals import LEVEL, FloatArray
+from .estimator import FloatArray, best_k, forecast
+from .intervals import LEVEL
 from .paired_rounds import Columns, LengthComparison, ScoredOutput, columns_of, compare_lengths, only, spread, take
 from .sign_flip import SignFlip, sign_flip_test
 from .units_and_levels import alpha_of_attempt, large_sources, unit_members, unit_name
 
-Outcome = Literal["promote", "refuse", "inconclusive"]
+GateOutcome = Literal["promote", "refuse", "inconclusive"]
 
 _MOST_SHARE = 0.99
 ONE_SIDED = 0.90  # the upper end of a two-sided 90% interval is a one-sided 95% bound
@@ -118,7 +118,7 @@ class Decision:
         candidate_forecast: at its best K.
     """
 
-    outcome: Outcome
+    outcome: GateOutcome
     reasons: tuple[str, ...]
     num_draft_tokens: int
     prompts: int

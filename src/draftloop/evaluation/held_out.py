@@ -33,11 +33,11 @@ class MeasuredPrompt:
     """A prompt that is measured on.
 
     Attributes:
-        unit: what it counts as: its prompt group, or itself.
+        group: what it counts as: its prompt group, or itself.
         opening: the text that decides its group (`prompt_groups.opening`).
     """
 
-    unit: str
+    group: str
     opening: str
 
 
@@ -172,11 +172,11 @@ def check_held_out(asked: Iterable[MeasuredPrompt], log: FailureLog, adapter: tu
         is_known = is_known and is_whole
     seen, for_training = set[str](), set[str]()
     for prompt in asked:
-        units.add(prompt.unit)
+        units.add(prompt.group)
         if not learned.isdisjoint(groups.groups_near(prompt)):
-            seen.add(prompt.unit)
+            seen.add(prompt.group)
         if groups.splits_near(prompt) - {"heldout"}:
-            for_training.add(prompt.unit)
+            for_training.add(prompt.group)
     name = None if adapter is None else adapter[0]
     return HeldOut(len(units), len(for_training | seen), len(seen), name, is_known)
 

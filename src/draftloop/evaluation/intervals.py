@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from .estimator import FloatArray
+
 Numbers = Sequence[float] | FloatArray
 
 LEVEL = 0.95

@@ -73,7 +73,7 @@ def decode_all(
         for ids in prompts:
             sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
             began = time.perf_counter()
-            rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, bonus_draws=False)))
+            rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, keep_bonus_draws=False)))
             seconds += time.perf_counter() - began
             output = tuple(token for round_ in rounds for token in round_.tokens)
             generations.append(TargetGeneration(tuple(ids), output, sampler))

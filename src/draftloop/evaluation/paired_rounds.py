@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .intervals import FloatArray, group_sums, paired_ratio_difference_interval
+from .estimator import FloatArray
+from .intervals import group_sums, paired_ratio_difference_interval
 
 
 @dataclass(frozen=True, slots=True)

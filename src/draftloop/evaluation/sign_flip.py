@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .intervals import FloatArray, Numbers, group_sums
+from .estimator import FloatArray
+from .intervals import Numbers, group_sums
 
 EXACT_GROUPS = 40  # two halves of 2^20 sums, 8 MiB each
 LEAST_DRAWS = 20_000

@@ -166,7 +166,7 @@ class _Pass:
     def _ours(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
         rule, length = self.way.rule or how.rule, self.way.num_draft_tokens
         policy = self._policies[rule] if length is None else None
-        how = replace(how, rule=rule, num_draft_tokens=length or how.num_draft_tokens, bonus_draws=False)
+        how = replace(how, rule=rule, num_draft_tokens=length or how.num_draft_tokens, keep_bonus_draws=False)
         began = time.perf_counter()
         rounds = list(Decoding(pair, ids, how, policy))
         self.seconds += time.perf_counter() - began

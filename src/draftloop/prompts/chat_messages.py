@@ -14,7 +14,7 @@ from .prompt import Prompt, Unusable
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # and its key
 _MEDIA = ("images", "videos", "audios")  # beside a text, as Ollama and LLaMA-Factory have them
-TOLD = ("system", "developer")  # roles that ask nothing
+SYSTEM_ROLES = ("system", "developer")  # roles that ask nothing
 
 
 class NoPrompt(Exception):
@@ -43,7 +43,7 @@ def chat_prompt(messages: Sequence[Any], tools: Any = None) -> tuple[Prompt, int
     while found and found[-1]["role"] == "assistant":
         found.pop()
         answers += 1
-    if not any(message["role"] not in TOLD for message in found):
+    if not any(message["role"] not in SYSTEM_ROLES for message in found):
         raise NoPrompt("its messages ask nothing: no turn is left that an assistant would answer", "empty")
     text = "\n".join(message["content"] for message in found)
     return Prompt(text, tuple(found), _tool_list(tools) or None), answers

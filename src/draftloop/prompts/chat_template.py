@@ -53,7 +53,7 @@ class ChatTemplate:
         self._limit, self._seconds, self._arguments = limit, seconds, dict(arguments)
         self._template = None if _renders_itself(tokenizer) else chosen(self._tokenizer.chat_template, with_tools)
 
-    def ids(self, messages: Messages, tools: Tools | None, *, parse_special: bool = False) -> list[int]:
+    def tokens(self, messages: Messages, tools: Tools | None, *, parse_special: bool = False) -> list[int]:
         """The tokens of a chat, up to where the assistant begins.
 
         Args:
@@ -70,7 +70,7 @@ class ChatTemplate:
         text = self._text(messages, tools)
         self._check_all_written(messages, tools)
         if parse_special:
-            return self._ids(messages, tools, text)
+            return self._tokens(messages, tools, text)
         probe = self._written()
         tokens = control_tokens(self._tokenizer, f"{self._template or ''}\n{probe}")
         markers = Markers.not_in("".join([self._template or "", *texts([messages, tools])]))
@@ -80,12 +80,12 @@ class ChatTemplate:
         marked_tools = mark.all_of(tools, tokens.control)
         marks = _length([marked, marked_tools]) - _length([messages, tools])
         if not marks:
-            return self._ids(messages, tools, text)
+            return self._tokens(messages, tools, text)
         found = markers.unmark(self._text(marked, marked_tools, marks=_COPIES * marks))
         if found.text != text:
             raise NotReadable("the chat template makes something else of it there than of other text")
         ids = read_as_text(self._tokenizer, found, tokens, markers.stand_in)
-        return self._ids(messages, tools, text) if ids is None else ids
+        return self._tokens(messages, tools, text) if ids is None else ids
 
     def _text(self, messages: Messages, tools: Tools | None, marks: int = 0) -> str:
         """As the model is to read them; so many characters of them are marks, and do not count."""
@@ -101,7 +101,7 @@ class ChatTemplate:
             raise TemplateFailed("it writes text that is not UTF-8")
         return str(text)
 
-    def _ids(self, messages: Messages, tools: Tools | None, text: str) -> list[int]:
+    def _tokens(self, messages: Messages, tools: Tools | None, text: str) -> list[int]:
         """As transformers makes them of the text."""
         if self._template is None:
             return [int(i) for i in self._by_code(messages, tools)]

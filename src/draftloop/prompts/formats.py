@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ..store.json_values import why_not_kept
-from .chat_messages import TOLD, NoPrompt, chat_prompt, check_text_alone, parsed
+from .chat_messages import SYSTEM_ROLES, NoPrompt, chat_prompt, check_text_alone, parsed
 from .prompt import Prompt
 
 EXPECTED = "an object with one of prompt, messages, conversations, instruction, text"
@@ -117,7 +117,7 @@ def _listed(found: dict[str, Any], key: str) -> list[Any]:
 
 def _chat(found: dict[str, Any], turns: list[Any]) -> tuple[Prompt, int]:
     """A chat of these turns, with the tools and the system's message that stand beside them."""
-    own = bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") in TOLD
+    own = bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") in SYSTEM_ROLES
     told = None if own else _told(found)
     return chat_prompt(turns if told is None else [{"role": "system", "content": told}, *turns], _tools(found))
 

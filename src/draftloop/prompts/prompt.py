@@ -136,7 +136,7 @@ def encode_prompt(
             )
             messages = prompt.messages or ({"role": "user", "content": prompt.text},)
             chat = without_surrogates({"messages": messages, "tools": prompt.tools})
-            ids = template.ids(chat["messages"], chat["tools"], parse_special=how.parse_special)
+            ids = template.tokens(chat["messages"], chat["tools"], parse_special=how.parse_special)
         else:
             ids = _plain(without_surrogates(prompt.text), tokenizer, reading or Reading())
     except TooLong:
