@@ -1,4 +1,4 @@
-"""Counts of a data directory, from one pass over the log. Loads no model."""
+"""`read_overview` counts what a data directory holds, in one pass over the log. Loads no model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Overview:
 
     Attributes:
         generations: all; the next three are failures. Only failures of the split `train` can be trained on: they are
-            new until a version that was trained after them has a verdict, then used. The others are held out, except
-            those near two splits.
+            new until a version that was trained after them has a verdict, then used. `failures_held_out` are those of
+            the other two splits, validation too (the name is a JSON key). Those near two splits are in none of them.
         near_two_splits: generations whose prompt is near prompts of two splits: they are used in neither.
         failures_near_two_splits: failures among them.
         other_pairs: generations of another target than the one that was asked for; not in the next three.
         prompts: all prompt groups, joined where near, of any target.
         heldout_prompts: prompt groups of the split `heldout`, joined where near, with an output of the target.
-        stream: the generations that the drift test reads, in the log's order.
+        stream: the generations that the drift test reads, in the order of the log.
         candidate: the newest version without a verdict, None where the newest has one.
         damage: lines of the log and versions that cannot be read.
         denied: the first of these that this user may not read; None if there is none.
@@ -50,7 +50,7 @@ class Overview:
 
     @property
     def ids(self) -> list[str]:
-        """Of the stream."""
+        """The ids of the stream."""
         return [one.id for one in self.stream]
 
     @property
@@ -75,7 +75,7 @@ def read_overview(data: DataDirectory, target: str | None = None, draft: str | N
 
     Args:
         data: where they are.
-        target: the fingerprint of a target; failures, held-out records and the stream are of it alone. None is any.
+        target: the fingerprint of a target; failures, held-out prompts and the stream are of it alone. None is any.
         draft: the fingerprint of a draft; only a version made for it is a candidate. None is any.
 
     Raises:
@@ -133,15 +133,15 @@ def _count(overview: Overview, record: Record, used: set[str], target: str | Non
     if target is not None and record.pair.target != target:
         overview.other_pairs += 1
         return
-    blind = not groups.is_in_two_splits(group)
-    overview.near_two_splits += not blind
+    in_two_splits = groups.is_in_two_splits(group)
+    overview.near_two_splits += in_two_splits
     if record.target_output:
         generation = generation_of(record, lambda _: group)
-        overview.stream.append(generation if blind else replace(generation, split=None))
-        if blind and record.split == "heldout":
+        overview.stream.append(replace(generation, split=None) if in_two_splits else generation)
+        if record.split == "heldout" and not in_two_splits:
             overview.heldout_prompts.add(generation.group)
     if record.is_failure:
-        if not blind:
+        if in_two_splits:
             overview.failures_near_two_splits += 1
         elif record.split != "train":
             overview.failures_held_out += 1

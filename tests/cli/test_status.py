@@ -39,7 +39,7 @@ def test_it_says_that_prompts_lie_there_in_plain_text(call) -> None:
         log.append(ours(f"secret {chr(0x4E00 + i)}", source="mine"))
     found = call("status")
     assert "Prompts and outputs lie under data in plain text" in found.err
-    assert "3 (3 new, 0 used, 0 held out for validation and benchmark)" in found.out
+    assert "3 (3 new, 0 used, 0 for validation and benchmark)" in found.out
     assert "3 mine" in found.out
     assert "secret" not in found.out + found.err
 

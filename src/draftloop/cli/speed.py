@@ -1,4 +1,4 @@
-"""`benchmark speed`: tokens/s of a pair on this machine, in every way of decoding, and the best draft length."""
+"""`benchmark speed`: measures tokens/s of a pair on this machine for every way of decoding, and the best K."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def speed_command(
     if prompts is None:
         refuse_empty_log(app)
     path = app.data.registry.resolve(adapter)
-    same = "none" if path is None else str(path)  # the champion may become another one in between
+    same = "none" if path is None else str(path)  # the champion may move in between
     pair = app.load_pair(same)
     from ..models.cpu.adapt import is_adapted
 
@@ -87,21 +87,21 @@ def speed_command(
 
     most = max(*lengths, config.max_draft_tokens)
     settings = replace(decoding_settings(config.model_copy(update={"rule": rules[0]})), num_draft_tokens=most)
-    asked = _asked(app, pair, prompts, settings)[:limit]
-    ids = [tokens for tokens, _ in asked]
+    to_decode = _prompts_to_decode(app, pair, prompts, settings)[:limit]
+    prompt_tokens = [tokens for tokens, _ in to_decode]
     held_out = check_held_out(
-        (MeasuredPrompt(str(number), said) for number, (_, said) in enumerate(asked)),
+        (MeasuredPrompt(str(number), opening) for number, (_, opening) in enumerate(to_decode)),
         app.data.log,
         None if path is None else (app.adapter_name(path), path),
     )
     app.say_where()
     ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
-    runs, done = ways * len(ids) * (repeats + 1), count(1)
+    runs, done = ways * len(to_decode) * (repeats + 1), count(1)
     with Steps() as steps:
         report = measure_speed(
             pair,
             stock,
-            ids,
+            prompt_tokens,
             settings,
             rules,
             lengths,
@@ -123,19 +123,21 @@ def speed_command(
                 "adapter": pair.adapter,
                 "pair": asdict(pair.identity),
                 "sampler": asdict(settings.sampler),
-                "prompts": len(ids),
+                "prompts": len(to_decode),
                 **held_out.to_json(),
                 "max_tokens": settings.max_tokens,
                 "repeats": repeats,
             }
         )
     else:
-        what = f"{len(ids)} prompts, {settings.max_tokens} tokens at most, adapter {pair.adapter or 'none'}"
+        what = f"{len(to_decode)} prompts, {settings.max_tokens} tokens at most, adapter {pair.adapter or 'none'}"
         _print(report, what, held_out)
 
 
-def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings) -> list[tuple[list[int], str]]:
-    """The prompts to decode that leave room for an output and a round: their ids, and what decides their group."""
+def _prompts_to_decode(
+    app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings
+) -> list[tuple[list[int], str]]:
+    """The prompts that leave room for an output and a round: the tokens of each, and the text that decides its group."""
     from ..data.prompt_groups import opening
     from ..data.usable import FOREIGN_ID, NO_PROMPT
     from ..decoding.decoder import fits
@@ -153,7 +155,7 @@ def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Setting
         )
         for line in skipped:
             note(f"skipped: {line}")
-        return [(ids, opening(prompt.text, prompt.messages)) for prompt, ids in usable]
+        return [(tokens, opening(prompt.text, prompt.messages)) for prompt, tokens in usable]
 
     def why_not(record: Record) -> str | None:
         if record.pair.tokenizer != pair.identity.tokenizer:
@@ -165,12 +167,11 @@ def _asked(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Setting
         return FOREIGN_ID if max(record.prompt_tokens) >= pair.width else None
 
     own = {record.prompt_tokens: record.opening for record in logged_to_measure_on(app, why_not).records}
-    return [(list(ids), said) for ids, said in own.items()]
+    return [(list(tokens), text) for tokens, text in own.items()]
 
 
 def _keep(costs: LatencyProfiles, key: str, report: SpeedReport, *, whole: bool) -> bool:
-    """Remember, if that can be; a run that did not compare the rules, as at temperature 0, leaves what is known of
-    them."""
+    """Keep the latency profile, if there is a place for it; the known rule stays where rules were not compared."""
     from ..evaluation.latency_profiles import StoredProfile
 
     known, advice = costs.of(key), report.advice

@@ -1,4 +1,4 @@
-"""`status`: what was collected, what the next `retrain` would do, and whether acceptance drifts; loads no model."""
+"""`status`: shows what was collected, what `retrain` would do next, and drift alarms. Loads no model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def status_command(app: App, as_json: bool) -> None:
 
 
 def read_next_action(app: App, *, force: bool = False) -> tuple[Facts, NextAction, Running | None]:
-    """What `retrain` would do now, from which facts; nothing while a run is at work, for it holds the lock."""
+    """The facts, and what `retrain` would do now: nothing while a run is at work, because that holds the lock."""
     from ..retraining.facts import read_facts
     from ..retraining.plan import NextAction, next_action
     from ..retraining.running import running
@@ -76,7 +76,7 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
         "next": asdict(action),
         "running": asdict(running) if running else None,
         "unfinished": [asdict(run) for run in unfinished(data, running)],
-        "drift": [{**asdict(watch), "alarm": watch.alarm} for watch in facts.drift_checks],
+        "drift": [{**asdict(check), "alarm": check.alarm} for check in facts.drift_checks],
         "generations_of_champion": {"unseen": facts.champion_generations[0], "all": facts.champion_generations[1]},
         "chat_template_changed": facts.template,
         "log": str(data.log.path),
@@ -93,7 +93,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
     counts = {
         "new": values["failures_new"],
         "used": values["failures_used"],
-        "held out for validation and benchmark": values["failures_held_out"],
+        "for validation and benchmark": values["failures_held_out"],
         **({"used in no split": values["failures_near_two_splits"]} if values["failures_near_two_splits"] else {}),
     }
     splits, sources = (
@@ -115,7 +115,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
     if last := values["last_retrain"]:
         rows["last retrain"] = f"{last['outcome']}, {moment(last['when'])}"
     unseen, every = facts.champion_generations
-    if every:  # the others flatter the draft that was trained on their prompts
+    if every:  # a draft looks too good on prompts that it was trained on
         draft = facts.pointer.champion or "the bare draft"
         since = f"generations of {draft} since the last verdict"
         rows["watched for drift"] = f"{unseen} of {every} {since} (of prompts that it was not trained on)"
@@ -128,10 +128,10 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
     rows["next retrain"] = "nothing, while that is at work" if running else f"{action.action} ({action.why})"
     rows["log"] = f"{values['log']} ({values['log_bytes']:,} bytes)"
     print_pairs({name: value for name, value in rows.items() if value or name == "generations"})
-    for watch in facts.alarms:
+    for alarm in facts.alarms:
         note(
-            f"drift: acceptance of {watch.source} fell from {watch.reference:.3f} to {watch.recent:.3f} per position "
-            f"({watch.kind}, after {watch.generations} generations)"
+            f"drift: acceptance of {alarm.source} fell from {alarm.reference:.3f} to {alarm.recent:.3f} per position "
+            f"({alarm.kind}, after {alarm.generations} generations)"
         )
     if facts.template:
         note(facts.template)

@@ -1,4 +1,4 @@
-"""`train`: failures in, a new version of the draft's adapter out."""
+"""`train`: trains a new version of the draft's adapter on failures."""
 
 from __future__ import annotations
 
@@ -141,5 +141,5 @@ def _print(result: TrainResult) -> None:
 
 def _change(before: float | None, after: float | None) -> str:
     if before is None or after is None:
-        return "n/a (nothing was held out)"
+        return "n/a (no validation generation)"
     return f"{before:.4f} -> {after:.4f}"
