@@ -1,6 +1,6 @@
-"""draftloop: collect -> replay -> train -> candidate -> champion -> collect: a draft that learns from rejections.
+"""draftloop is speculative decoding on MLX whose draft model learns from its own rejected tokens.
 
-The public API, in the order of the stages; each name is imported when it is first used, so this module needs no mlx:
+The public API, in the order of the stages. Each name is imported when it is first used, so this module needs no mlx:
 
     config, data = Config(), DataDirectory(Path("data"))
     pair = load_pair(config.models)
@@ -11,7 +11,7 @@ The public API, in the order of the stages; each name is imported when it is fir
     data.registry.promote("latest")
     generate(pair, prompt, settings, chat_template=True, max_prompt_length=2048)
 
-and all of it unattended, under a name that its module has already: `draftloop.retraining.run.retrain(data, config)`.
+`draftloop.retraining.retrain(data, config)` does all of this unattended, except collecting.
 """
 
 from __future__ import annotations

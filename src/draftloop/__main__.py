@@ -1,6 +1,6 @@
-"""`draftloop ...` and `python -m draftloop ...`: answers Ctrl-C from the first instant and hands over to the commands.
+"""`draftloop ...` and `python -m draftloop ...`: answers Ctrl-C from the first instant, then runs the command line.
 
-Loading them takes a second on a busy machine, and nothing has begun by then: an interrupt there ends the process.
+Loading the commands takes a second on a busy machine. An interrupt meanwhile ends the process: nothing has begun yet.
 """
 
 from __future__ import annotations

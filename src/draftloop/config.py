@@ -1,6 +1,6 @@
-"""One typed field per tunable, its default and its range; from these alone the YAML, the flags and the docs follow.
+"""The configuration: one typed field per setting, with its default, its range and one line for the YAML and the docs.
 
-Resolved in one place, later ones winning: default, YAML file, environment (`DRAFTLOOP_TRAINING_LEARNING_RATE`), flag.
+`resolve` merges default, YAML file, environment (`DRAFTLOOP_TRAINING_LEARNING_RATE`) and flag; a later one wins.
 Knows nothing of models, files of data, or terminals.
 """
 
@@ -71,7 +71,7 @@ _WITH_THE_PROMPT = {"messages", "tools", "add_generation_prompt"}
 
 
 def _template_args(value: object) -> object:
-    """An object, or JSON text of one; what comes with a prompt is not to be set."""
+    """An object, or JSON text of one; arguments that come with a prompt cannot be set."""
     arguments = {} if value is None else value
     if isinstance(value, str):
         with suppress(ValueError, RecursionError):
@@ -284,10 +284,10 @@ class Resolved:
 
     Attributes:
         config: the configuration.
-        origins: where its value came from, for each dotted key that is not at its default.
+        origins: where the value of each dotted key came from that is not at its default.
         file: the YAML that was read; None where there was none.
         file_keys: the dotted keys that it sets.
-        given: the dotted keys that something set, if only to their default.
+        given: the dotted keys that file, environment or flag set, if only to their default.
     """
 
     config: Config
@@ -334,7 +334,7 @@ def resolve(
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    # One that is there and cannot be read is a mistake, a link to nowhere too, and no reason to take the next one.
+    # A file that is there and cannot be read, such as a dangling link, is a mistake: the next one is not taken for it.
     path = file or next((path for path in DEFAULT_FILES if path.is_symlink() or path.exists()), None)
     if path is not None:
         tree, lines = read_yaml_lines(path)
@@ -359,10 +359,10 @@ def _variable(key: str) -> str:
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """Raise ConfigError where a variable would change nothing that somebody meant to change.
+    """Raise ConfigError for a variable that has no effect although somebody set it for one.
 
-    It begins like draftloop's and is none, as a mistyped one does; or it is to name the file or the data directory and
-    is empty, as a shell leaves it where what it was made of is not set.
+    Its name begins like draftloop's and is none of them, so it is mistyped; or it should name the configuration or the
+    data directory and is empty, as a shell makes it from a variable that is not set.
     """
     variables = os.environ if environment is None else environment
     list(_from_environment(variables))
@@ -382,7 +382,7 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str
 
 
 def _closest(name: str, known: list[str], cutoff: float) -> list[str]:
-    """The one of `known` that a mistyped name is nearest to, if it is near enough: 0 takes any."""
+    """The name in `known` that is nearest to a mistyped one, if it is near enough: a cutoff of 0 takes any."""
     import difflib
 
     return difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)

@@ -1,8 +1,8 @@
-"""Where everything mutable of one data directory lies. Making one touches nothing, and no mlx is imported.
+"""`DataDirectory` says where everything in one data directory lies. Making one touches nothing and imports no mlx.
 
-A data directory is made with the first thing that is to be kept: a generation, a version, the audit's line of a
-`retrain`. A command that only reads, is refused or has nothing to train on does not make it: caches are left out then,
-and no lock is taken where `exists` says that there is nothing to guard.
+The directory itself is made with the first thing to keep: a generation, a version, the audit's line of a `retrain`. A
+command that only reads, is refused or has nothing to train on does not make it: such a command keeps no cache, and
+takes no lock where `exists` is False.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class DataDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such a directory; where not, there is nothing in it to work on."""
+        """Whether the directory is there."""
         return self.root.exists()
 
     @cached_property
@@ -54,9 +54,9 @@ class DataDirectory:
         return FailureLog(path, self.files, self.settings.full_sync, self._add_trained_groups)
 
     def _add_trained_groups(self, groups: PromptGroups) -> None:
-        """What versions learned from stays a prompt of training, also where people deleted the log.
+        """The prompts that versions learned from stay prompts of training, even if people delete the log.
 
-        Of a manifest or a replay buffer that cannot be read nothing is known; whoever works with it says so.
+        Manifests and a replay buffer that cannot be read are passed over; whoever works with them says so.
         """
         with suppress(AccessDenied):
             for record in self.replay.records():
@@ -68,12 +68,12 @@ class DataDirectory:
 
     @cached_property
     def blobs(self) -> BlobFile:
-        """What the target said at every position of them; the records of log and replay buffer point there."""
+        """The target's top-k tokens at every position; the records of log and replay buffer refer to them."""
         return BlobFile(self.log.path.with_name("teacher.bin"), self.files, self.settings.full_sync)
 
     @cached_property
     def replay(self) -> ReplayBuffer:
-        """What the draft must not forget."""
+        """Generations that keep the draft from forgetting."""
         return ReplayBuffer(self.root / "replay", self.settings.replay_capacity, self.files)
 
     @cached_property
@@ -83,17 +83,17 @@ class DataDirectory:
 
     @cached_property
     def costs(self) -> LatencyProfiles:
-        """What decoding takes here, by pair and machine."""
+        """The latency profiles, by pair and machine."""
         return LatencyProfiles(self.root / "costs.json", self.files)
 
     @cached_property
     def names(self) -> ModelNames:
-        """What models are called here."""
+        """The names of models in this directory."""
         return ModelNames(self.root, self.files)
 
     @cached_property
     def verdicts(self) -> Verdicts:
-        """What the gate said of them."""
+        """The gate's verdicts on the versions."""
         return Verdicts(self.registry.root, self.files)
 
     @cached_property
@@ -112,10 +112,10 @@ class DataDirectory:
         return Journal(self.runs / "audit.jsonl", self.files)
 
     def training_lock(self) -> Lock:
-        """Held by whoever trains or gates here; tried once, because waiting would be for hours."""
+        """The lock of whoever trains or gates here. It is tried once, because waiting could take hours."""
         return Lock(self.runs / ".lock", timeout=0, files=self.files)
 
     @cached_property
     def presence(self) -> Presence:
-        """Whoever holds that lock, for others to see."""
+        """The holder of that lock, for others to see."""
         return Presence(self.runs / ".at-work")

@@ -1,7 +1,7 @@
-"""The whole loop on the embedded pair: collect failures, train on them, measure on held-out prompts.
+"""The demo runs the whole loop on the embedded pair: collect failures, train on them, measure on held-out prompts.
 
-The target was trained on the weak domain and the draft was not; the other domain is the draft's own, and shows whether
-the draft forgets anything.
+The target was trained on both domains. The draft was never trained on the weak one; the other is the draft's own, and
+shows whether the draft forgets anything.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class LoopResult:
 
 
 def short_training(seed: int) -> Training:
-    """For somebody who is waiting: a quarter of the default's steps, and few new samples."""
+    """A short training for somebody who waits: a quarter of the default's steps, and few new samples."""
     return Training(seed=seed, epochs=16, answers=1, proposals=1)
 
 

@@ -1,4 +1,4 @@
-"""Check this machine and this configuration; each finding comes with its remedy. Changes nothing."""
+"""`check_setup` checks this machine and this configuration; each finding has its remedy. Changes nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which configuration, models and data directory a command uses, in words or as JSON. Opens no file.
+"""Says which configuration, models and data directory a command uses, in words or as JSON. Opens no file.
 
-So that nobody learns from the numbers alone that the embedded pair was used, because a file was not found, is empty or
-names no models, or that a command in another directory works on other data.
+Without it, only the numbers would show that the embedded pair was used because a file is missing, is empty or names no
+models, or that a command in another directory works on other data.
 """
 
 from __future__ import annotations

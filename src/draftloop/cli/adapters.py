@@ -174,7 +174,7 @@ def prune_versions(app: App, keep: int | None, dry_run: bool, as_json: bool) -> 
     from .tables import print_text
 
     data, count = app.data, keep or app.config.retrain.keep_versions
-    protected = [name for name in data.registry.versions()[-1:] if not _is_judged(data, name)]
+    protected = [name for name in data.registry.versions()[-1:] if not _has_verdict(data, name)]
     work = data.registry.prunable if dry_run else data.registry.prune
     removed = work(count, protected)
     if as_json:
@@ -196,7 +196,7 @@ def _look_in_words(look: Look) -> str:
     return f"{look.kind} at {look.groups} new held-out prompts{unit}: {end}"
 
 
-def _is_judged(data: DataDirectory, name: str) -> bool:
+def _has_verdict(data: DataDirectory, name: str) -> bool:
     """Whether a version has a verdict that can be read."""
     try:
         return data.verdicts.of(name) is not None

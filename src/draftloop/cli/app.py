@@ -1,4 +1,4 @@
-"""What every command shares: its configuration and data directory, the loaded pair, and how it prints."""
+"""`App` is what all commands share: configuration, data directory and pair. Prints JSON, notes and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`benchmark acceptance`: how much more the target accepts with an adapter."""
+"""`benchmark acceptance`: measures how much more is accepted with an adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`collect-data`: prompts in, records out."""
+"""`collect-data`: generates from prompts and logs records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`demo`: the loop on the pair that comes with the code."""
+"""`demo`: runs the whole loop on the embedded pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`adapters export`: a version for plain mlx-lm, alone or in its draft's weights."""
+"""`adapters export`: writes a version for plain mlx-lm, as an adapter or fused into its draft's weights."""
 
 from __future__ import annotations
 

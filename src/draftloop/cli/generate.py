@@ -1,4 +1,4 @@
-"""`generate`: one prompt to one output."""
+"""`generate`: generates one output from one prompt."""
 
 from __future__ import annotations
 

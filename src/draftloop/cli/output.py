@@ -1,7 +1,7 @@
-"""stdout and stderr that end no work: a failed write is remembered, and reported when the command is done.
+"""Keeps a failed write to stdout or stderr from ending a command: it is remembered, and reported when that is done.
 
 A training goes on when its reader goes away, when the disk behind a redirection is full, and when a stream was closed
-from the start. `exit_code` says what the command then ends with.
+from the start. `exit_code` gives the exit code for these cases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of prompts as a command reads them: what was converted or skipped is said on stderr, with its place."""
+"""Reads files of prompts for a command, and says on stderr what was converted or skipped, with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`schedule`: `retrain` at regular times, by the scheduler that the machine has."""
+"""`schedule`: starts `retrain` at regular times, by the scheduler of this machine."""
 
 from __future__ import annotations
 

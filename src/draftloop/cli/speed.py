@@ -137,7 +137,7 @@ def speed_command(
 def _prompts_to_decode(
     app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings
 ) -> list[tuple[list[int], str]]:
-    """The prompts that leave room for an output and a round: the tokens of each, and the text that decides its group."""
+    """The prompts that leave room for an output and a round: their tokens, and the text that decides their group."""
     from ..data.prompt_groups import opening
     from ..data.usable import FOREIGN_ID, NO_PROMPT
     from ..decoding.decoder import fits

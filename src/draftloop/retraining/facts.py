@@ -41,15 +41,15 @@ class Facts:
         pointer: of the registry.
         pending: a version that passed the gate while the pointer stood where it still stands.
         run: an unfinished run of an earlier `retrain` on top of this champion and with these models.
-        drift_checks: what drift sees in the generations since the last verdict, alarms first.
-        looks: due at the champion, on held-out prompts that are new since its promotion.
+        drift_checks: of the generations since the last verdict, by stream, alarms first.
+        looks: the ones that are due at the champion, on held-out prompts that are new since its promotion.
         champion_generations: of the champion since the last verdict: how many of prompts that it was not trained on,
             and how many in all.
         minutes: since the last training, None before the first; negative where the clock went backward.
-        failed: what is known of the last training where it failed; None where it did not.
+        failed: the last training, if it failed; else None.
         recipe: of the configuration that a training would have now.
         target: the configured target's name; None where it is not on this machine.
-        template: a sentence where its chat template changed since prompts were last collected.
+        template: a sentence if its chat template changed since prompts were last collected.
     """
 
     overview: Overview
@@ -76,19 +76,19 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
 
     Args:
         data: the directory.
-        config: whose target it is about, where that is on this machine.
+        config: its target is the one whose generations count, if it is on this machine.
         now: unix seconds.
 
     Raises:
         StoreError: the pointer is damaged, or a newer draftloop wrote there.
     """
-    # 1. The configured models, by the names that this directory knows them by, and all that the log has of them.
+    # 1. The configured models, by their names in this directory, and what the log has of them.
     files = [local_fingerprints(name) for name in (config.models.target, config.models.draft)]
     target, draft = (None if file is None else data.names.of(file) for file in files)
     overview = read_overview(data, target, draft)
     pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
 
-    # 2. Drift: the champion's generations since the last verdict, against those of the draft before it.
+    # 2. Drift: the champion's generations since the last verdict, against those of the previous draft.
     since = overview.stream[history.settled(overview.ids) :]
     before = [one for one in overview.stream if one.adapter == pointer.previous] if pointer.sequence else []
     streams = tuple(check_streams(since, pointer.champion, before, config.drift, config.training.seed))
@@ -110,14 +110,14 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
 
 
 def recipe(config: Config) -> str:
-    """sha256 of all that decides how a training goes, but for the failures: what failed may go well under another."""
+    """sha256 of all settings that a training depends on: a training that failed may succeed with another recipe."""
     sections = "".join(section.model_dump_json() for section in (config.models, config.data, config.training))
     budget = f"{config.retrain.max_minutes} {config.retrain.max_memory_gb}"
     return hashlib.sha256((sections + budget).encode()).hexdigest()
 
 
 class History:
-    """What the lines of `runs/audit.jsonl` say of the past, by their order and never by their time.
+    """The past of a data directory by the lines of `runs/audit.jsonl`, in their order and never by their time.
 
     Args:
         entries: the lines, oldest first.
@@ -144,10 +144,10 @@ class History:
         return count if count <= len(ids) else 0
 
     def before(self, champion: str | None, stream: Sequence[LoggedGeneration]) -> Sequence[LoggedGeneration]:
-        """The generations that are not new to a champion that nobody watches yet.
+        """The generations that are not new to a champion that has no watch yet.
 
-        They are all up to the last verdict or rollback, if that left it in use, and else everything: a promotion that
-        is in no line may rest on all that there is.
+        These are all up to the last verdict or rollback, if that left the champion in use. Else they are all there are:
+        a promotion without a line in the audit may rest on any of them.
         """
         known = self._verdict is not None and self._verdict.get("champion") == champion
         settled = self.settled([one.id for one in stream]) if known else 0
@@ -155,7 +155,7 @@ class History:
 
     @property
     def failed(self) -> Failed | None:
-        """The last training where it failed by its numbers or found nothing that it could use; else None."""
+        """The last training, if it failed by its numbers or had nothing to train on; else None."""
         last = next((entry for entry in reversed(self._entries) if entry.get("trained")), None)
         if last is None or last.get("outcome") not in ("failed", "nothing"):
             return None
@@ -173,9 +173,9 @@ class History:
 def _looks(
     data: DataDirectory, config: Config, pointer: Pointer, overview: Overview, history: History, *, alarm: bool
 ) -> tuple[Look, ...]:
-    """The looks that are due at the champion; none where the draft to go back to was itself taken back.
+    """The looks that are due at the champion; none where the previous draft was itself rolled back.
 
-    A champion that nobody watches yet is taken as `retrain` will begin to watch it.
+    Where the champion has no watch yet, they are those of the watch that `retrain` will begin.
     """
     if pointer.champion is None or pointer.previous in data.registry.rolled_back():
         return ()

@@ -1,7 +1,7 @@
-"""One idempotent run of `retrain`: plan, act, until a verdict or nothing is left to do; one line in the audit.
+"""One run of `retrain`: plan and act until there is a verdict or nothing left to do, then write one line of the audit.
 
-Unattended and under a lock that is tried before MLX is imported; what needs models is imported where it is used. It may
-be killed at any moment: whatever was acknowledged is on disk, and the next run plans from there.
+It is idempotent, runs unattended, and takes its lock before MLX is imported. It may be killed at any moment: whatever
+was acknowledged is on disk, and the next run plans from there.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def retrain(
     clock: Callable[[], float] = time.time,
     timing: Timing | None = None,
 ) -> RetrainResult:
-    """Do what is due, and write one line about it.
+    """Do what is due, and write one line of the audit.
 
     Args:
         data: where everything lies.
         config: resolved.
-        force: train whatever the count, the interval or a waiting candidate says; the gate is never passed over.
+        force: train whatever the count, the interval or a waiting candidate says; the gate still decides.
         load: gives the configured pair with an adapter; by default `loader`'s.
         say: called with what is being done.
         on_step: called after every optimizer step with how many are done and of how many.
@@ -83,7 +83,7 @@ def retrain(
 
 
 def give_way(niceness: int) -> None:
-    """Lower this process's priority to at least `niceness`, from 0 to 19; a system that refuses is let be."""
+    """Raise this process's niceness to at least `niceness`, from 0 to 19; where the system refuses, nothing happens."""
     with suppress(OSError):
         os.nice(max(0, niceness - os.nice(0)))
 
@@ -91,8 +91,8 @@ def give_way(niceness: int) -> None:
 def _do_what_is_due(work: Work, force: bool) -> None:
     """Action after action until a verdict, or nothing is left to do."""
     data, config, result = work.data, work.config, work.result
-    # 1. A damaged champion is reported at once, and not when a training is due. A model that draftloop 0.1 named is
-    #    recognised only until its template changes, and most runs load none: so its name is kept now.
+    # 1. Report a damaged champion at once, and not when a training is due. Keep the models' names now: one that
+    #    draftloop 0.1 named is recognised only until its template changes, and most runs load no model.
     data.registry.resolve("champion")
     files = (local_fingerprints(name) for name in (config.models.target, config.models.draft))
     data.names.keep(*(file for file in files if file is not None))

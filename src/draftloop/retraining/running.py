@@ -1,6 +1,6 @@
-"""The `train` or `retrain` at work in a data directory: who it is, how far, stopped or not; and what was left undone.
+"""The `train` or `retrain` at work in a data directory, how far it is, and the trainings that wait to be resumed.
 
-The lock says whether there is one; what it wrote of itself and of its steps are the details. Imports no mlx.
+The lock says whether there is one; its own notes say the rest. Imports no mlx.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ..training.run import RunDirectory
 
 @dataclass(frozen=True)
 class Running:
-    """One at work. Everything but `stopped` may be unknown: None.
+    """A process at work. Everything but `stopped` may be unknown: None.
 
     Attributes:
-        process, command: the id of the process, on this machine where `stopped` is known; `train` or `retrain`.
+        process, command: its id, and `train` or `retrain`.
         seconds: since it began.
         doing: its step, in words; None for `train`.
         run, step, steps: of the training in work.
         seconds_left: of the training, at most, by how long its steps took.
         seconds_since_step: since the last one was made.
-        stopped: by Ctrl-Z or SIGSTOP; False where nobody can tell.
+        stopped: by Ctrl-Z or SIGSTOP; False where that is unknown.
     """
 
     process: int | None = None
@@ -64,7 +64,7 @@ class Running:
 
 
 def running(data: DataDirectory, now: float) -> Running | None:
-    """Who works under the lock of `data` now; None where nobody does. Disturbs nobody.
+    """The process that holds the lock of `data` now; None where none does. It is not disturbed.
 
     Args:
         data: the directory.
@@ -98,10 +98,7 @@ def running(data: DataDirectory, now: float) -> Running | None:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A training that nobody works on and that can be resumed: its run, and the step of its checkpoint.
-
-    `purpose` is the command that began it.
-    """
+    """A training that can be resumed and is not at work: its run, the step of its checkpoint, and its command."""
 
     run: str
     step: int

@@ -1,4 +1,4 @@
-"""The training step of `retrain`, within its budget of time and memory; what cannot be resumed is given up."""
+"""The training step of `retrain`, within its limits of time and memory. It gives up runs that cannot be resumed."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def train_candidate(work: Work) -> None:
 def resume_training(work: Work, run: str) -> None:
     """Resume a run that was cut off, or give it up where that cannot be.
 
-    Raises as `train_candidate`; TrainingFailed too where it was resumed often enough and came no further: what killed
-    it there kills it again.
+    Raises as `train_candidate`; TrainingFailed too after MAX_RESUMPTIONS from one step: what killed it there kills it
+    again.
     """
     from ..training.train import resume as resume_run
 
@@ -49,7 +49,7 @@ def resume_training(work: Work, run: str) -> None:
     directory = RunDirectory(work.data.runs / run, work.data.files)
     try:
         if directory.config() != _config_of_training(work.config):
-            work.result.recipe = None  # what fails then fails by other settings than today's
+            work.result.recipe = None  # a failure then is one of other settings than today's
         with _training(work) as on_step:
             if directory.note_resumption() > MAX_RESUMPTIONS:
                 raise TrainingFailed(f"run {run} was resumed {MAX_RESUMPTIONS} times and came no further")
@@ -64,10 +64,9 @@ def resume_training(work: Work, run: str) -> None:
 
 @contextmanager
 def _training(work: Work) -> Iterator[OnStep]:
-    """Within it a training runs; one that failed by its numbers, or out of memory, would fail again: it is given up.
+    """Around a training: one that fails by its numbers, or out of memory, would fail again, so its run is given up.
 
-    Gives what is to be called after every step; it is given even where nobody asks, for it keeps the training off the
-    terminal.
+    Yields what the training calls after every step, even where `work` has none: it keeps the training off the terminal.
     """
 
     def on_step(done: int, steps: int) -> None:
@@ -112,7 +111,7 @@ def _note_trained(work: Work, result: TrainResult) -> None:
 
 
 def _config_of_training(config: Config) -> Config:
-    """The shorter one of both time limits, and the smaller one of both memories."""
+    """The configuration with the shorter of both time limits and the smaller of both memory limits."""
     limits = [limit for limit in (config.training.max_minutes, config.retrain.max_minutes) if limit]
     memory = smaller(config.training.memory, config.retrain.max_memory_gb)
     training = config.training.model_copy(update={"max_minutes": min(limits, default=None), "memory": memory})

@@ -1,4 +1,4 @@
-"""What one unattended run has in hand, and what it found out. Loads the pair where it is asked for, and not before."""
+"""`Work` is the state of one run of `retrain`, `RetrainResult` what it did. The pair is loaded when first needed."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ EXIT_CODES: dict[Ending, int] = {"promoted": 0, "rolled back": 0, "nothing": 10,
 
 @dataclass
 class RetrainResult:
-    """What one run of `retrain` did; the audit's line says the same.
+    """What one run of `retrain` did; the fields are those of its line in the audit.
 
     Attributes:
         outcome: how it ended.
         why: one sentence; empty as long as there is more to do.
         steps: what was done, in order: the actions of `plan.NextAction`.
-        run, version: of the training or the candidate, where there was one.
+        run, version: the training or the candidate, where there was one.
         champion: in use afterwards.
         trained: whether a training ended, in a version or in nothing.
-        checked: the pointer's sequence at which champion and previous were to be compared.
+        checked: the pointer's sequence at which the champion was compared with the previous draft.
         mark: the end of the target's generations when it began (`log_position`); audited where alarms are settled.
         clock: whether the clock went backward since the last training.
         target: fingerprint of the configured target, None where it is not on this machine.
@@ -47,7 +47,7 @@ class RetrainResult:
         failures, trainable, generations: unused failures, all that can be trained on, and generations of the target,
             when it began.
         pruned: versions whose weights were deleted.
-        numbers: of the gate evaluation, or of the look.
+        numbers: the figures of the gate evaluation, or of the look.
     """
 
     outcome: Ending = "nothing"
@@ -70,18 +70,18 @@ class RetrainResult:
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def end(self, outcome: Ending, why: str, version: str | None = None) -> None:
-        """Say how the run ends, and about which version."""
+        """Set how the run ends, why, and which version it is about."""
         self.outcome, self.why = outcome, why
         self.version = self.version if version is None else version
 
     @property
     def exit_code(self) -> int:
-        """What the command line ends with."""
+        """The exit code of the command."""
         return EXIT_CODES[self.outcome]
 
 
 def loader(config: Config, names: ModelNames | None = None) -> Load:
-    """What loads the configured pair, and MLX with it when it is called.
+    """A function that loads the configured pair, and MLX with it.
 
     Where the target does not teach, its weights stay on disk until something is evaluated with them. `names` are those
     of the data directory.
@@ -97,19 +97,19 @@ def loader(config: Config, names: ModelNames | None = None) -> Load:
 
 @dataclass
 class Work:
-    """One run, under the lock.
+    """The state of one run, under the lock.
 
     Attributes:
-        data, config: where everything lies; resolved.
-        load: gives the configured pair with an adapter.
+        data, config: the data directory; the resolved configuration.
+        load: loads the configured pair with an adapter.
         say: called with what is being done.
         on_step: called after every optimizer step with how many are done and of how many.
         stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
         clock: unix seconds.
         timing: measures the latency profile; None is `latency.measure_latency`.
         result: what was done so far.
-        stream: the target's generations, as of the latest look at the facts.
-        on_work: called with what else is done and how far it is.
+        stream: the target's generations, as of the latest reading of the facts.
+        on_work: called with what else is done, how many pieces are done, and of how many.
     """
 
     data: DataDirectory
@@ -139,7 +139,7 @@ class Work:
         return self.load(models, None, None)
 
     def forget_pair(self) -> None:
-        """Its draft carries weights that are no version's; the next one is loaded anew."""
+        """Load the pair anew next time: the draft of this one has weights of no version."""
         self._pair = None
 
     def directory(self, version: str | None) -> Path | None:
@@ -147,13 +147,13 @@ class Work:
         return None if version is None else self.data.registry.root / version
 
     def watch(self, pointer: Pointer) -> None:
-        """From now on the champion is looked at on what is new."""
+        """Watch the champion: from now on, looks test it on new held-out prompts."""
         self.data.promotion_watch.begin(pointer, self.stream, self.config.gate)
 
     def records(self, pair: Pair, splits: Container[str] | None = None) -> list[Record]:
-        """The generations that the pair can be evaluated on, each once, in the log's order.
+        """The generations that the pair can be evaluated on, each once, in the order of the log.
 
-        These may be fewer than the overview counts, which knows no pair and so not which tokens both models have.
+        These may be fewer than the overview counts: without the pair it cannot know which tokens both models have.
         """
         records = {record.id: record for record in self.data.log.records(splits)}
-        return [one for one in records.values() if why_unusable(one, pair.identity, pair.width) is None]
+        return [record for record in records.values() if why_unusable(record, pair.identity, pair.width) is None]

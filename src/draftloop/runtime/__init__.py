@@ -1,4 +1,4 @@
-"""The process and the machine that it runs on: a fast BLAS, memory limits, random state, signals, progress bars.
+"""What concerns the process and its machine: a fast BLAS, memory limits, random state, signals, progress bars.
 
 In: the platform, environment variables, signals, the terminal. Out: OpenBLAS under MLX, a memory budget, a request to
 stop, one line of progress.

@@ -1,7 +1,7 @@
 """A progress bar that is one whole line on a terminal of any width. Knows no work and makes no estimate.
 
-`what bar done/total elapsed, left, detail`: a line that is too long first loses parts of its detail, from the end, then
-its bar, then its times; no word is ever cut. The elapsed time moves by itself, four times per second.
+The line is `what bar done/total elapsed, left, detail`. If it is too long, it first loses parts of its detail, from the
+end, then its bar, then its times; no word is ever cut. The elapsed time moves by itself, four times per second.
 """
 
 from __future__ import annotations

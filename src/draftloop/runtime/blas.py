@@ -1,4 +1,4 @@
-"""Put a fast BLAS under MLX on Linux CPUs, before MLX is first imported; knows nothing of models.
+"""Puts a fast BLAS under MLX on Linux CPUs, before MLX is first imported. Knows nothing of models.
 
 The CPU wheel of MLX links the reference BLAS. A symbol that is already in the process wins over it, so loading
 OpenBLAS globally first makes float32 matrix products about thirty times faster without rebuilding anything. The
@@ -61,7 +61,7 @@ def loaded() -> str | None:
 
 
 def serving_file() -> Path | None:
-    """The file whose `cblas_sgemm` this process takes, MLX included; None where nothing is in place."""
+    """The file whose `cblas_sgemm` this process calls, MLX included; None where there is none."""
     process, symbol = ctypes.CDLL(None), _Symbol()
     function = getattr(process, "cblas_sgemm", None)
     if function is None or not process.dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(symbol)):

@@ -1,9 +1,9 @@
-"""Let the C library keep what MLX frees on a Linux CPU; knows nothing of models.
+"""Lets the C library keep the memory that MLX frees on a Linux CPU. Knows nothing of models.
 
-There MLX has no cache of its own: every array of every operation is asked of the C library and given back. From some
-hundred kilobytes on glibc passes that on to the kernel, which clears each page before it is touched again: a quarter of
-a training step. What lies at the end of the heap is kept up to a bound, what lies between live arrays until somebody
-asks to `give_back`: room that the next arrays take.
+There MLX has no cache of its own: it takes every array of every operation from the C library, and returns it. From some
+hundred kilobytes on, glibc passes that on to the kernel, which clears each page before it is used again: that takes a
+quarter of a training step. With `keep_freed` glibc keeps free memory for the next arrays: up to a bound at the end of
+the heap, and without one between live arrays, until `give_back`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _OWN_WORDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOL
 
 
 def keep_freed() -> bool:
-    """Have glibc keep some of what is freed; says whether it does.
+    """Let glibc keep some of the memory that is freed; returns whether it does.
 
-    Where the environment says how glibc is to do it, or the C library is another one, all is left as it is.
+    Where the environment has settings of glibc's own, or the C library is another one, nothing is changed.
     """
     if any(name in os.environ for name in _OWN_WORDS):
         return False
@@ -32,7 +32,7 @@ def keep_freed() -> bool:
 
 
 def give_back() -> None:
-    """Return to the system all that is kept and not in use, where the C library knows how."""
+    """Return all free memory to the system, where the C library can."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""The memory budget of MLX on this machine, and how its out-of-memory errors look. Knows no model and no training.
+"""The memory budget of MLX on this machine, and how to know its out-of-memory errors. Knows no model and no training.
 
 Metal has a recommended working set, CUDA reports what is free, and on a CPU this process may take what the machine,
 its container and its own limit leave, whichever is least. MLX keeps to none of these limits by itself, and on a CPU a
@@ -138,19 +138,19 @@ def release() -> None:
 
 
 def read_device() -> DeviceMemory:
-    """What MLX's default device lets this process use now."""
+    """The memory that MLX's default device lets this process use now."""
     import mlx.core as mx
 
     held = mx.get_active_memory() + mx.get_cache_memory()
     if mx.default_device() == mx.gpu:
         return of_gpu(mx.device_info(), held)
     heap.give_back()  # memory that is kept for reuse counts as free
-    least = min(_ram(), key=lambda one: one.bytes)
+    least = min(_ram(), key=lambda limit: limit.bytes)
     return DeviceMemory(held + least.bytes, least.figure)
 
 
 def of_gpu(info: dict[str, str | int], held: int) -> DeviceMemory:
-    """What a GPU lets this process use.
+    """The memory that a GPU lets this process use.
 
     Args:
         info: as MLX reports it: `max_recommended_working_set_size` by Metal, `free_memory` by CUDA.

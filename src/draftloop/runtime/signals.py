@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: answered at once, and a flag that a loop reads between two pieces of work.
+"""Answers Ctrl-C and SIGTERM at once, and sets a flag that a loop reads between two pieces of work.
 
-The first signal asks to stop, the second one ends the process: whatever was acknowledged survives that as it survives
-a kill. A thread of its own prints the answer, because the main one may be deep in MLX, where no handler runs.
+The first signal asks to stop, the second one ends the process: what was acknowledged survives that as it survives a
+kill. A thread of its own prints the answer, because the main one may be deep in MLX, where no handler runs.
 """
 
 from __future__ import annotations

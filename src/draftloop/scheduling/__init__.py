@@ -1,7 +1,7 @@
-"""`retrain` without a person, by cron, launchd or systemd.
+"""Schedules `retrain` by cron, launchd or systemd.
 
 In: a job, that is a command of draftloop, when it runs, where, and with which variables.
-Out: a unit in the user's scheduler, the comparison of what is installed with what should be, and a log of every run.
+Out: a unit in the user's scheduler, a comparison of the installed unit with the job, and a log of every run.
 Knows nothing of what retraining is. Imports no MLX.
 """
 

@@ -1,4 +1,4 @@
-"""cron: the user's crontab, in which each data directory has one marked block; the rest is kept byte for byte."""
+"""cron: each data directory has one marked block in the user's crontab; the rest is kept byte for byte."""
 
 from __future__ import annotations
 

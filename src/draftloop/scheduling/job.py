@@ -1,4 +1,4 @@
-"""What is to run, when, where and with which variables. Knows no scheduler and none of their formats."""
+"""A scheduled job: the command, when and where it runs, and with which variables. Knows no scheduler and no format."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Daily:
 
 @dataclass(frozen=True)
 class ScheduledJob:
-    """One data directory's retraining, complete, so that it needs nobody's shell. Every path is absolute.
+    """One data directory's retraining, complete, so that it needs no shell of the user. Every path is absolute.
 
     Attributes:
         python: the interpreter of the user's environment; a virtual environment's symlink, never what it points to.

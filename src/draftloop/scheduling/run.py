@@ -1,6 +1,6 @@
-"""What the scheduled unit starts: a command as a child process, its output in a log that does not grow for ever.
+"""`run_logged` runs a scheduled command as a child process, with its output in a log that does not grow for ever.
 
-Knows nothing of the command. A process of its own, so that even a crash of the interpreter leaves its words in the log.
+Knows nothing of the command. The child has a process of its own, so that the log has even a crash of the interpreter.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run_logged(command: Sequence[str], log: Path, limit: int = LIMIT_BYTES, kept
         _say(descriptor, shlex.join(command))
         began = time.monotonic()
         receiver = _Receiver()
-        with handling(receiver.handle, "told the run to stop"):
+        with handling(receiver.handle, "asked the run to stop"):
             # a process group of its own: Ctrl-C at a terminal would reach it twice, and the second one cuts it off
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=subprocess.STDOUT, process_group=0

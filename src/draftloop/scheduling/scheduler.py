@@ -1,4 +1,4 @@
-"""What cron, launchd and systemd have in common: a unit is shown, installed, read back and removed."""
+"""`Scheduler` is what cron, launchd and systemd have in common: show, install, read back and remove a unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which scheduler this machine has, and how what is installed there compares with a job."""
+"""Chooses the scheduler of this machine, and compares the unit that is installed there with a job."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def usual_kind(
 
 
 def schedule_state(place: Scheduler, job: ScheduledJob) -> ScheduleState:
-    """Compare what would be installed with what is."""
+    """Compare the unit that `install` would write with the installed one."""
     installed, wanted = place.installed(job.id), place.render(job)
     if not installed:
         return ScheduleState(installed=False, current=False, stray=False)
@@ -109,7 +109,7 @@ def install_job(place: Scheduler, job: ScheduledJob) -> None:
 
 
 def check_start(job: ScheduledJob) -> None:
-    """Start draftloop as the scheduler will, only to ask for its version.
+    """Start draftloop as the scheduler will, with `--version`.
 
     Raises:
         ScheduleError: it did not answer.

@@ -1,7 +1,7 @@
 """Files that survive a crash: atomic replacement, locks, journals, sealed files, strict YAML.
 
-In: bytes, values and paths. Out: after a crash the old file or the new one, never half of one; damage is an error.
-Every operation that changes the disk goes through one seam, `Files`, where tests make it fail.
+In: bytes, values and paths. Out: files; after a crash the old one or the new one, never half of one.
+Damage is an error. Every operation that changes the disk goes through one seam, `Files`, where tests make it fail.
 Knows no record, no adapter and no run. Imports no MLX.
 """
 

@@ -1,7 +1,7 @@
-"""The seam for every file operation that changes something. Knows nothing of what is written.
+"""`Files` is the seam for every file operation that changes something. Knows nothing of what is written.
 
-A fault test subclasses `Files` and fails or kills at the n-th call. Nothing else in the store, the registry and the
-trainer changes the disk, but for lock files.
+A fault test subclasses it, and fails or kills at the n-th call. Nothing else in the store, the registry and the trainer
+changes the disk, except lock files.
 """
 
 from __future__ import annotations

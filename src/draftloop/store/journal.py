@@ -1,7 +1,7 @@
-"""An append-only journal of small JSON objects, each sealed by a checksum: what happened, in order. Knows no meaning.
+"""An append-only journal of small JSON objects in order, each sealed by a checksum. Knows nothing of what they mean.
 
-A line that a crash tore stays where it is and is passed over by readers; the next entry begins on a line of its own.
-Writers hold a lock of their own choosing: the sequence of an entry is one more than the last one's.
+A line that a crash tore stays where it is, and readers pass it over; the next entry begins on a line of its own.
+Writers hold a lock of their own choosing, because the sequence of an entry is one more than the last one's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every text in a JSON value, however deep: changed, counted, made writable. Imports nothing of the project."""
+"""Walks the texts in a JSON value, however deep, and says what JSON cannot keep. Imports nothing of the project."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def is_deep(value: Any, depth: int = 0) -> bool:
 
 
 def why_not_kept(value: Any, depth: int = 0) -> str | None:
-    """What of a parsed value JSON as it is written here cannot keep, in a few words; None where it keeps all of it."""
+    """Why JSON, as it is written here, cannot keep a parsed value, in a few words; None where it can."""
     if depth > DEEPEST:
         return f"it is nested more than {DEEPEST} deep"
     if isinstance(value, float) and not math.isfinite(value):

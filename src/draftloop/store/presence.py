@@ -1,8 +1,8 @@
-"""Which process is at work, and how far it is, for other processes to read; and proof that it is alive.
+"""A process at work leaves a note of itself and of how far it is, which others read, and a proof that it is alive.
 
 Reading never touches the lock of the work itself: the holder also locks its presence file, and a reader tries a shared
-lock on that file alone, so no reader can make the work fail to get its lock. What is written is a courtesy: it may be
-lost, is never an error, and does not go through the seam for changes, as lock files do not.
+lock on that file alone, so no reader can make the work fail to get its lock. The note is a courtesy: it may be lost, is
+never an error, and like lock files does not go through the seam for changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small files that are replaced whole: a JSON object with a schema number, sealed by a checksum. Knows no meaning."""
+"""Small files that are replaced whole: a JSON object with a schema number and a checksum. Knows no meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line of JSON that shows every changed byte: sealed by a checksum of its own. Knows no record and no file.
+"""A line of JSON with a checksum, so that any changed byte is seen. Knows no record and no file.
 
 A sealed line is a JSON object with sorted keys and no spaces whose last member is `checksum`: the first 16 hex digits
 of the sha256 of the same object without it.

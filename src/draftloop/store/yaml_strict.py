@@ -1,4 +1,4 @@
-"""YAML without its surprises: no duplicate keys, aliases, tags or megabytes; `1e-5` is a number and `1:30` is not."""
+"""Reads YAML strictly: no duplicate keys, aliases, tags or megabytes; `1e-5` is a number and `1:30` is not."""
 
 from __future__ import annotations
 
