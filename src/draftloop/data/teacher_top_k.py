@@ -12,7 +12,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +73,9 @@ def encode_top_k(rows: TopK) -> bytes:
     """
     check_top_k(rows)
     kept = rows.log_probs > -np.inf  # (N, k)
-    sections = [
-        _integers(kept.sum(axis=1)),
-        _integers(rows.tokens[kept]),
-        _reals(rows.log_probs[kept]),
-        _reals(rows.tail),
-    ]
-    return _HEADER.pack(MAGIC, VERSION, len(rows)) + b"".join(sections)
+    integers = np.concatenate([kept.sum(axis=1), rows.tokens[kept]]).astype(_INTEGER)
+    reals = np.concatenate([rows.log_probs[kept], rows.tail]).astype(_REAL)
+    return _HEADER.pack(MAGIC, VERSION, len(rows)) + integers.tobytes() + reals.tobytes()
 
 
 def decode_top_k(data: bytes) -> TopK:
@@ -89,13 +84,31 @@ def decode_top_k(data: bytes) -> TopK:
     Raises:
         DistributionsError: the bytes are cut short, too long, of a newer draftloop, or contradict themselves.
     """
-    reader = _Reader(data)
-    length = reader.header()
-    counts = reader.integers(length)
+    # 1. The header.
+    if len(data) < _HEADER.size:
+        raise DistributionsError(f"found {len(data)} bytes, expected a header of {_HEADER.size}")
+    magic, version, length = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise DistributionsError(f"found {magic!r} at the start, expected {MAGIC!r}")
+    if version != VERSION:
+        raise DistributionsError(f"found version {version}, this draftloop reads version {VERSION}; update it")
+
+    # 2. Every number has four bytes. Where the counts are cut short, fewer bytes are there than N alone asks for.
+    words = np.frombuffer(data, _INTEGER, (len(data) - _HEADER.size) // 4, _HEADER.size)
+    counts = words[:length].astype(np.int64)
     entries = int(counts.sum())
-    tokens, log_probs = reader.integers(entries), reader.reals(entries)
-    rows = _dense(counts, tokens, log_probs, reader.reals(length))
-    reader.end()
+    expected = _HEADER.size + 8 * (length + entries)
+    if len(data) != expected:
+        raise DistributionsError(f"found {len(data)} bytes, expected {expected} by the counts in them")
+    tokens, reals = words[length : length + entries], words[length + entries :].view(_REAL)
+    if tokens.max(initial=0) > _MOST_TOKEN:
+        raise DistributionsError(f"found the token {tokens.max()}, expected at most {_MOST_TOKEN}")
+
+    # 3. Rows of one width again.
+    kept = np.arange(int(counts.max(initial=1))) < counts[:, None]  # (N, k)
+    tail = reals[entries:].astype(np.float32)
+    rows = TopK(np.zeros(kept.shape, np.int32), np.full(kept.shape, -np.inf, np.float32), tail)
+    rows.tokens[kept], rows.log_probs[kept] = tokens, reals[:entries]
     check_top_k(rows)
     return rows
 
@@ -124,68 +137,6 @@ def within_width(rows: TopK, width: int) -> TopK:
     moved = np.where(beyond, np.exp(rows.log_probs), 0.0).sum(axis=1, dtype=np.float32)
     log_probs = np.where(beyond, -np.inf, rows.log_probs).astype(np.float32)
     return TopK(np.where(beyond, 0, rows.tokens), log_probs, np.minimum(rows.tail + moved, np.float32(1.0)))
-
-
-class _Reader:
-    """Takes one section after another off the bytes, and no byte that is not there."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def header(self) -> int:
-        """The number of rows."""
-        if len(self._data) < _HEADER.size:
-            raise DistributionsError(f"found {len(self._data)} bytes, expected a header of {_HEADER.size}")
-        magic, version, length = _HEADER.unpack_from(self._data)
-        self._at = _HEADER.size
-        if magic != MAGIC:
-            raise DistributionsError(f"found {magic!r} at the start, expected {MAGIC!r}")
-        if version != VERSION:
-            raise DistributionsError(f"found version {version}, this draftloop reads version {VERSION}; update it")
-        return int(length)
-
-    def integers(self, count: int) -> NDArray[np.int64]:
-        """The next `count` numbers below 2**31."""
-        numbers = self._take(count, _INTEGER).astype(np.int64)
-        if numbers.max(initial=0) > _MOST_TOKEN:
-            raise DistributionsError(f"found the number {numbers.max()}, expected at most {_MOST_TOKEN}")
-        return numbers
-
-    def reals(self, count: int) -> NDArray[np.float32]:
-        """The next `count` float32 numbers."""
-        return self._take(count, _REAL).astype(np.float32)
-
-    def end(self) -> None:
-        """Refuse bytes that are left."""
-        if self._at != len(self._data):
-            raise DistributionsError(f"found {len(self._data)} bytes, expected {self._at} by the counts in them")
-
-    def _take(self, count: int, kind: np.dtype[Any]) -> NDArray[Any]:
-        end = self._at + count * kind.itemsize
-        if end > len(self._data):
-            raise DistributionsError(f"found {len(self._data)} bytes, expected at least {end} by the counts in them")
-        section = np.frombuffer(self._data, kind, count, self._at)
-        self._at = end
-        return section
-
-
-def _integers(values: NDArray[Any]) -> bytes:
-    return np.asarray(values, dtype=_INTEGER).tobytes()
-
-
-def _reals(values: NDArray[np.float32]) -> bytes:
-    return values.astype(_REAL).tobytes()
-
-
-def _dense(
-    counts: NDArray[np.int64], tokens: NDArray[np.int64], log_probs: NDArray[np.float32], tail: NDArray[np.float32]
-) -> TopK:
-    k = int(counts.max(initial=1))
-    kept = np.arange(k) < counts[:, None]  # (M, k)
-    dense = TopK(np.zeros(kept.shape, np.int32), np.full(kept.shape, -np.inf, np.float32), tail)
-    dense.tokens[kept], dense.log_probs[kept] = tokens, log_probs
-    return dense
 
 
 def _problems(rows: TopK) -> dict[str, NDArray[np.bool_]]:
