@@ -203,13 +203,6 @@ def test_a_newer_schema_is_no_damage_but_asks_for_an_update() -> None:
     assert not isinstance(caught.value, RecordError)
 
 
-def test_rates_are_ratios_of_sums_and_none_when_nothing_was_drafted() -> None:
-    record = make_record()
-    assert (record.drafted, record.accepted, record.acceptance_rate) == (7, 5, 5 / 7)
-    alone = make_record(num_draft_tokens=0)
-    assert (alone.drafted, alone.acceptance_rate) == (0, None)
-
-
 def test_only_a_rejection_makes_a_failure() -> None:
     assert make_record().is_failure
     assert not make_record(target_output=(5, 6, 7)).is_failure

@@ -87,7 +87,7 @@ def speed_command(
 
     most = max(*lengths, config.max_draft_tokens)
     settings = replace(decoding_settings(config.model_copy(update={"rule": rules[0]})), num_draft_tokens=most)
-    to_decode = _prompts_to_decode(app, pair, prompts, settings)[:limit]
+    to_decode = _usable(app, pair, prompts, settings)[:limit]
     prompt_tokens = [tokens for tokens, _ in to_decode]
     held_out = check_held_out(
         (MeasuredPrompt(str(number), opening) for number, (_, opening) in enumerate(to_decode)),
@@ -134,9 +134,7 @@ def speed_command(
         _print(report, what, held_out)
 
 
-def _prompts_to_decode(
-    app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings
-) -> list[tuple[list[int], str]]:
+def _usable(app: App, pair: Pair, prompts: list[Prompt] | None, settings: Settings) -> list[tuple[list[int], str]]:
     """The prompts that leave room for an output and a round: their tokens, and the text that decides their group."""
     from ..data.prompt_groups import opening
     from ..data.usable import FOREIGN_ID, NO_PROMPT

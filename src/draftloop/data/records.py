@@ -149,21 +149,6 @@ class Record:
         return bool(self.disagreements)
 
     @property
-    def drafted(self) -> int:
-        """Proposals over all rounds."""
-        return sum(drafted for drafted, _ in self.rounds)
-
-    @property
-    def accepted(self) -> int:
-        """Accepted proposals over all rounds."""
-        return sum(accepted for _, accepted in self.rounds)
-
-    @property
-    def acceptance_rate(self) -> float | None:
-        """Accepted / drafted, from 0.0 to 1.0; None when nothing was drafted."""
-        return self.accepted / self.drafted if self.drafted else None
-
-    @property
     def opening(self) -> str:
         """The text that decides the prompt group: of a chat, the user turn that the conversation began with."""
         return opening(self.prompt, self.messages)
