@@ -344,7 +344,7 @@ def resolve(
             values[key], origins[key] = value, f"file {path}, line {lines[key]}"
     file_keys = frozenset(values)
     for key, value in _from_environment(os.environ if environment is None else environment):
-        values[key], origins[key] = value, f"environment {_variable(key)}"
+        values[key], origins[key] = value, f"environment {variable_of(key)}"
     for key, value in (flags or {}).items():
         if value is not None:
             values[key], origins[key] = value, "flag"
@@ -354,7 +354,8 @@ def resolve(
     return Resolved(config, changed, path, file_keys, frozenset(values))
 
 
-def _variable(key: str) -> str:
+def variable_of(key: str) -> str:
+    """The environment variable of a dotted key."""
     return ENV_PREFIX + key.upper().replace(".", "_")
 
 
@@ -372,7 +373,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
 
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    known = {_variable(key): key for key in leaves()}
+    known = {variable_of(key): key for key in leaves()}
     for name, value in environment.items():
         if name in known:
             yield known[name], value

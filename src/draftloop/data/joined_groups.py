@@ -124,32 +124,29 @@ class PromptGroups:
     def splits_for(self, openings: Iterable[str]) -> list[Split]:
         """The splits of the next lines, in their order, as if each were learnt before the one after it.
 
-        Its group's first one; else that of what it is near to; else `train` among the first ten, or the hash's.
+        Each is the first split of its group; else that of the first group that it is near to; else `train` for the
+        first FIRST_TRAIN_GROUPS groups, and the hash's after them.
         """
         fresh: dict[str | int, Split] = {}  # by group and by near key
         splits: list[Split] = []
         began = 0
         for opening in openings:
             group = prompt_group(opening)
-            split = self._split_of(group) or fresh.get(group)
+            number = self._numbers.get(group)
+            # 1. The split of the group itself.
+            split = fresh.get(group) if number is None else self._first[number]
             if split is None:
+                # 2. The split of the first group that it is near to.
                 keys = near_keys(opening)
-                split = self._split_near(opening, keys) or next((fresh[key] for key in keys if key in fresh), None)
+                near = self._near(opening, keys)
+                split = self._first[min(near)] if near else next((fresh[key] for key in keys if key in fresh), None)
                 if split is None:
+                    # 3. A split for a new group.
                     first = self._roots + began < FIRST_TRAIN_GROUPS
                     split, began = "train" if first else hashed_split(group), began + 1
                 fresh.update(dict.fromkeys([group, *keys], split))
             splits.append(split)
         return splits
-
-    def _split_of(self, group: str) -> Split | None:
-        number = self._numbers.get(group)
-        return None if number is None else self._first[number]
-
-    def _split_near(self, opening: str, keys: Sequence[int]) -> Split | None:
-        """The first split of the group that came first among those that are near."""
-        near = self._near(opening, keys)
-        return self._first[min(near)] if near else None
 
     def _near(self, opening: str, keys: Sequence[int]) -> set[int]:
         """Roots of what shares a key or is the very group."""

@@ -44,23 +44,15 @@ class Running:
     def __str__(self) -> str:
         who = f"{self.command or 'a training'}, process {self.process or 'unknown'}"
         since = "" if self.seconds is None else f", for {in_minutes(self.seconds)}"
-        how = "" if self.stopped else self._left()
-        said = f"{who}{since}: {self._at()}{how}"
-        if not self.stopped:
-            return said
-        return f"stopped by Ctrl-Z or SIGSTOP: {said}; `kill -CONT {self.process}` lets it go on"
-
-    def _at(self) -> str:
-        if self.run is None:
-            return self.doing or "at its beginning"
-        return f"run {self.run}, step {self.step} of {self.steps}"
-
-    def _left(self) -> str:
+        training = f"run {self.run}, step {self.step} of {self.steps}"
+        said = f"{who}{since}: {training if self.run is not None else self.doing or 'at its beginning'}"
+        if self.stopped:
+            return f"stopped by Ctrl-Z or SIGSTOP: {said}; `kill -CONT {self.process}` lets it go on"
         if self.seconds_left is None:
-            return ""
+            return said
         late = self.seconds_since_step is not None and self.seconds_since_step > max(300.0, self.seconds_left)
         quiet = f", the last step {in_minutes(self.seconds_since_step or 0.0)} ago" if late else ""
-        return f", at most about {in_minutes(self.seconds_left)} left{quiet}"
+        return f"{said}, at most about {in_minutes(self.seconds_left)} left{quiet}"
 
 
 def running(data: DataDirectory, now: float) -> Running | None:

@@ -105,12 +105,8 @@ def leave_with(code: int) -> None:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     for number in _SIGNALS:  # the cleaning up is not interrupted again: the thread handles the second signal
-        signal.signal(number, _nothing)
+        signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
-
-
-def _nothing(_signal: int, _frame: FrameType | None) -> None:
-    """The thread has seen it."""
 
 
 def _answer(read: int, over: threading.Event) -> None:

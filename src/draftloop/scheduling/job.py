@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..config import ENV_PREFIX, leaves
+from ..config import leaves, variable_of
 from ..errors import ScheduleError
 from ..runtime import blas
 
@@ -177,8 +177,8 @@ def interpreter() -> Path:
 
 def carried(environment: Mapping[str, str], python: Path) -> dict[str, str]:
     """The variables of a scheduled run: a PATH, and those of CARRIED and of draftloop's settings that are set."""
-    settings = (ENV_PREFIX + key.upper().replace(".", "_") for key in leaves())
-    variables = {name: environment[name] for name in (*CARRIED, *settings) if environment.get(name)}
+    names = (*CARRIED, *map(variable_of, leaves()))
+    variables = {name: environment[name] for name in names if environment.get(name)}
     return {"PATH": search_path(environment.get("PATH", ""), python), **variables}
 
 
