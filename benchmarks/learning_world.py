@@ -23,8 +23,8 @@ from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts
 from draftloop.reference import Domain
 from draftloop.store.atomic import write_atomically
-from draftloop.training.dataset.examples import Example
-from draftloop.training.dataset.on_policy import OutputLimits, from_json, sample_outputs, to_json
+from draftloop.training.dataset.examples import Example, from_json
+from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the pair's own texts are no part of the package
 from scripts.reference_pair.corpus import documents
@@ -56,7 +56,7 @@ def world(pair: Pair, temperature: float, folder: Path) -> World:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         made = _made(pair, temperature)
-        write_atomically(path, orjson.dumps({name: to_json(texts) for name, texts in made.items()}))
+        write_atomically(path, orjson.dumps(made))
     found = {name: from_json(texts) for name, texts in orjson.loads(path.read_bytes()).items()}
     others = {_prompt(text) for name in _LEARNED_FROM for text in found[name]}
     reported = {
@@ -76,7 +76,7 @@ def more_failures(pair: Pair, temperature: float, folder: Path, count: int) -> l
     if not path.is_file():
         failures = world(pair, temperature, folder).failures
         texts = [*failures, *_answered(pair, failures, -(-count // len(failures)) - 1, seed=9)]
-        write_atomically(path, orjson.dumps(to_json(texts[:count])))
+        write_atomically(path, orjson.dumps(texts[:count]))
     return from_json(orjson.loads(path.read_bytes()))
 
 

@@ -17,8 +17,6 @@ from mlx_lm.tuner.trainer import default_loss
 from tiny import tiny_pair
 from workshop import VOCABULARY, examples_of
 
-from draftloop.training.dataset.on_policy import to_json
-
 PAIR = tiny_pair(VOCABULARY)
 EXAMPLES = examples_of(PAIR, 5)
 
@@ -73,7 +71,7 @@ def test_a_prompt_that_is_learned_from_is_not_reported_on(scripts: Any, tmp_path
         "reported prose": [alone, shared],
         "reported code": [],
     }
-    (tmp_path / "texts-0.8.json").write_bytes(orjson.dumps({name: to_json(some) for name, some in texts.items()}))
+    (tmp_path / "texts-0.8.json").write_bytes(orjson.dumps(texts))
     assert worlds.world(PAIR, 0.8, tmp_path).reported == {"prose": [alone], "code": []}
 
 

@@ -18,14 +18,16 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import orjson
 import yaml
+from pydantic import TypeAdapter
 
 from ..config import Config
 from ..errors import ConfigError, RunError
@@ -34,6 +36,7 @@ from ..store.files import FILES, Files, check_readable, storing
 from ..store.presence import Note
 from ..store.yaml_strict import read_yaml
 from .checkpoints import Checkpoints
+from .dataset.examples import Example, from_json
 from .time_limit import TimeLimit
 
 DESCRIPTION = "run.yaml"
@@ -170,15 +173,14 @@ class RunDirectory:
         except (OSError, orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
             return None
 
-    def keep_samples(self, stage: int, samples: list[dict[str, Any]]) -> None:
+    def keep_samples(self, stage: int, samples: Sequence[Example]) -> None:
         """Keep the new samples of a stage. Raises StoreError: the disk refused."""
         self._write(SAMPLES.format(stage), orjson.dumps(samples))
 
-    def samples(self, stage: int) -> list[dict[str, Any]] | None:
+    def samples(self, stage: int) -> list[Example] | None:
         """What `keep_samples` kept; None where it did not. Raises RunError: damaged."""
         name = SAMPLES.format(stage)
-        samples: list[dict[str, Any]] | None = self._read(name) if (self.path / name).exists() else None
-        return samples
+        return from_json(self._read(name)) if (self.path / name).exists() else None
 
     def note_progress(self, step: int, steps: int, seconds_left: float | None) -> None:
         """Note for `status` how far this process is: `step` of `steps`, and how long the rest may take at most."""
@@ -235,14 +237,14 @@ class RunDirectory:
             given = self.description().get("limits")
             if given is None:  # it was begun by an earlier draftloop
                 return TimeLimit.of(self.config().training.max_minutes)
-            return TimeLimit.from_json(given[-1]) if given else TimeLimit()
+            return TypeAdapter(TimeLimit).validate_python(given[-1]) if given else TimeLimit.of(None)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"run {self.id} cannot be resumed: limits in {self.path / DESCRIPTION}: {error}") from None
 
     def give_more_time(self, limit: TimeLimit) -> None:
         """From now on this limit counts, and the run is not finished. Raises StoreError: the disk refused."""
         description = self.description()
-        limits = [*(description.get("limits") or []), limit.to_json()]
+        limits = [*(description.get("limits") or []), asdict(limit)]
         self._write_description({**description, "limits": limits})
         self._remove(self.path / RESULT)
 

@@ -25,7 +25,7 @@ from ..runtime.memory import Budget, room_left
 from .dataset.curriculum import Enough, MakeSamples
 from .dataset.examples import Example
 from .dataset.mixture import TrainingMixture
-from .dataset.on_policy import OutputLimits, from_json, sample_outputs, to_json
+from .dataset.on_policy import OutputLimits, sample_outputs
 from .forward import make_forward
 from .memory.fitting import SAFETY
 from .report import Reporter
@@ -127,33 +127,26 @@ class _Samples:
 
     def of(self, stage: int, enough: Enough) -> list[Example]:
         """The samples of stage `stage`: made at its beginning, read again by a resumed run."""
-        kept = self.run.samples(stage)
-        samples = self._made(stage, enough) if kept is None else from_json(kept)
-        if kept is None:
-            self.run.keep_samples(stage, to_json(samples))
+        samples = self.run.samples(stage)
+        if samples is None:
+            first = self.run.samples(0) if stage else None
+            if first is None:
+                samples = self._sampled(self.pair.target, self.settings.answers, 0, enough)
+            else:
+                samples = [sample for sample in first if not sample.own]
+            samples += self._sampled(self.pair.draft, min(1, self.settings.proposals), stage + 1, enough)
+            self.run.keep_samples(stage, samples)
         self.teacher.forget(self.on_policy)
         self.teacher.add(samples)
         self.on_policy = [sample for sample in samples if sample.own]
         return samples
-
-    def _made(self, stage: int, enough: Enough) -> list[Example]:
-        settings = self.settings
-        target_samples: list[Example] = []
-        if settings.answers:
-            first = self.run.samples(0) if stage else None
-            if first is None:
-                target_samples = self._sampled(self.pair.target, settings.answers, 0, enough)
-            else:
-                target_samples = [sample for sample in from_json(first) if not sample.own]
-        on_policy = self._sampled(self.pair.draft, 1, stage + 1, enough) if settings.proposals else []
-        return [*target_samples, *on_policy]
 
     def _sampled(self, model: nn.Module, times: int, number: int, enough: Enough) -> list[Example]:
         """By the target, whose number is 0, or by the draft as it is at the beginning of a stage."""
         what = "on-policy samples of the draft" if number else "target samples"
         # At temperature 0 the target would say again what it said.
         failures = [example for example in self.failures if number or example.sampler.temperature > 0]
-        if not failures:
+        if not failures or not times:
             return []
         self.reporter.say(f"{what}: {len(failures)} prompts" + (f", {times} times" if times > 1 else ""))
 

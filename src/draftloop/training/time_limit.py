@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 WRITING = 1 / 3  # of the time left: the most that new samples may take each time
 RECENT = 20  # steps that the pace is the mean of
@@ -50,41 +49,32 @@ class Pace:
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """The time that a run is given.
+    """The time that a run is given. Its description holds the fields of a limit that there is by name.
 
     Attributes:
+        since_step: the step from which the minutes count; 0 but for a run that was given more time.
+        minutes: as the user gave it; inf where no limit was given.
         seconds: of its work in all; inf where there is no limit.
-        minutes: as the user gave it; None where no limit was given.
-        since: the step from which these minutes count; 0 but for a run that was given more time.
     """
 
-    seconds: float = math.inf
-    minutes: float | None = None
-    since: int = 0
+    since_step: int
+    minutes: float
+    seconds: float
 
     @classmethod
     def of(cls, minutes: float | None) -> TimeLimit:
         """The limit of a run that begins."""
-        return cls() if minutes is None else cls(60 * minutes, minutes)
+        return cls(0, math.inf, math.inf) if minutes is None else cls(0, minutes, 60 * minutes)
 
     @classmethod
     def more(cls, minutes: float, step: int, seconds: float) -> TimeLimit:
         """So many minutes from here, `step` steps and `seconds` of work into the run."""
-        return cls(seconds + 60 * minutes, minutes, step)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> TimeLimit:
-        """The limit that `to_json` made an object of. Raises KeyError, TypeError, ValueError: damaged."""
-        return cls(float(values["seconds"]), float(values["minutes"]), int(values["since_step"]))
-
-    def to_json(self) -> dict[str, Any]:
-        """What a run's description says of a limit that there is."""
-        return {"since_step": self.since, "minutes": self.minutes, "seconds": self.seconds}
+        return cls(step, minutes, seconds + 60 * minutes)
 
     def __str__(self) -> str:
-        if self.minutes is None:
+        if self.minutes == math.inf:
             return "no time limit"
-        more = " more" if self.since else ""
+        more = " more" if self.since_step else ""
         return f"{self.minutes:g}{more} minute{'' if self.minutes == 1 else 's'}"
 
 
@@ -174,6 +164,6 @@ def describe_schedule(a_step: float, fitted: int, planned: int, limit: TimeLimit
     if fitted >= planned:
         return f"{a_step:.2g} s a step: all {planned} planned steps fit into {limit}"
     counts = f"{fitted} of {planned} planned steps fit into {limit}"
-    if limit.since:
-        counts = f"{fitted - limit.since} more, {fitted} of {planned} planned steps in all, fit into {limit}"
+    if limit.since_step:
+        counts = f"{fitted - limit.since_step} more, {fitted} of {planned} planned steps in all, fit into {limit}"
     return f"{a_step:.2g} s a step: {counts}; the schedule ends there"

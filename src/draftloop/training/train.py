@@ -113,7 +113,7 @@ def train(
         "adapter": lora.carried_shape(pair.draft).to_json(),
         "data": mixture.summary(),
         "config": config.model_dump(mode="json"),
-        "limits": [] if limit.minutes is None else [limit.to_json()],
+        "limits": [] if config.training.max_minutes is None else [asdict(limit)],
         "purpose": purpose,
     }
     run.describe(description, mixture.to_json())
@@ -288,7 +288,7 @@ class _Session:
         learner.restore(tensors)
         self.reporter.forget_after(progress.step)
         of = f"{progress.fitted} that fit" if progress.fitted is not None else str(steps)
-        more = f", for {self.limit} from there" if self.limit.since == progress.step > 0 else ""
+        more = f", for {self.limit} from there" if self.limit.since_step == progress.step > 0 else ""
         self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
         return under("best.", tensors)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
+import orjson
 import pytest
 from tiny import tiny_pair
 from workshop import examples_of
@@ -13,7 +14,8 @@ from draftloop.decoding.batched_generation import NoRoom
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import RunError
 from draftloop.runtime.rng import get_state
-from draftloop.training.dataset.on_policy import OutputLimits, from_json, sample_outputs, to_json
+from draftloop.training.dataset.examples import from_json
+from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
 
 PAIR = tiny_pair(64, stop_tokens=frozenset({7}))
 FAILURES = examples_of(PAIR, 9)
@@ -163,6 +165,6 @@ def test_the_room_for_caches_bounds_how_many_are_written_side_by_side():
 
 def test_they_come_back_from_a_run_s_directory():
     found = rolled(1, own=True)
-    assert from_json(to_json(found)) == found
+    assert from_json(orjson.loads(orjson.dumps(found))) == found
     with pytest.raises(RunError, match="damaged"):
         from_json([{"ids": [1]}])

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ...config import Data, Rule
 from ...data.records import BlobRef, PairId, Record, Sampler
 from ...data.usable import why_unusable
+from ...errors import RunError
 
 LONG_PROMPT = "prompt longer than data.max_prompt_length"
 LENGTH_STEP = 16  # a row is padded to a multiple of so many tokens: few shapes repeat
@@ -31,7 +33,7 @@ POSITION_STEP = 64  # likewise the supervised positions of a batch
 class Example:
     """One generation to train on.
 
-    Runs on disk hold its fields by name (`on_policy.to_json`), and a hash of its repr (`examples_hash`): a field that
+    Runs on disk hold its fields by name (`from_json`), and a hash of its repr (`examples_hash`): a field that
     is renamed makes every run that was cut off before unusable.
 
     Attributes:
@@ -142,6 +144,14 @@ def to_example(record: Record, max_output_length: int) -> Example:
         rule=record.rule,
         blob=record.teacher,
     )
+
+
+def from_json(values: Iterable[Mapping[str, Any]]) -> list[Example]:
+    """The examples whose fields by name these are, the samples of a run that goes on. Raises RunError: damaged."""
+    try:
+        return [Example(**{**v, "ids": tuple(v["ids"]), "sampler": Sampler(**v["sampler"])}) for v in values]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the samples that this run was given are damaged ({error}); start a new training") from None
 
 
 def examples_hash(examples: Sequence[Example]) -> str:

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from mlx import nn
 
-from ...data.records import Sampler
 from ...decoding.batched_generation import OutputRequest, generate_batched
-from ...errors import RunError
 from .examples import Example
 
 
@@ -113,19 +110,6 @@ def sample_outputs(
         )
         on_sample(len(samples), len(wanted))
     return [samples[i] for i in sorted(samples)]
-
-
-def to_json(samples: Iterable[Example]) -> list[dict[str, Any]]:
-    """What `from_json` makes the same examples of."""
-    return [asdict(example) for example in samples]
-
-
-def from_json(values: Iterable[Mapping[str, Any]]) -> list[Example]:
-    """The samples of a run that is gone on with. Raises RunError: damaged."""
-    try:
-        return [Example(**{**v, "ids": tuple(v["ids"]), "sampler": Sampler(**v["sampler"])}) for v in values]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"the samples that this run was given are damaged ({error}); start a new training") from None
 
 
 def _seed(seed: int, failure: Example, number: int, own: bool) -> int:
