@@ -80,8 +80,7 @@ class TeacherProbs(NamedTuple):
 
     def piece(self, piece: slice) -> TeacherProbs:
         """Some of the positions."""
-        tokens = None if self.tokens is None else self.tokens[piece]
-        return TeacherProbs(self.p[piece], self.negative_entropy[piece], tokens)
+        return TeacherProbs(*(None if values is None else values[piece] for values in self))
 
 
 class DraftLogits(NamedTuple):

@@ -14,7 +14,8 @@ device works on it, the arrays of the next one are made.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,58 +149,53 @@ class Learner:
             TrainingFailed: too many micro-batches in a row could not be used.
             RuntimeError, MemoryError: MLX's own, where it is out of memory.
         """
-        before = self.state()
-        try:
-            return self._train(window, step, skipped_in_row, check, following, before)
-        except BaseException:  # half a step may lie in the adapter by then
-            self.restore(before)
-            raise
-
-    def _train(
-        self,
-        window: Window,
-        step: int,
-        skipped_in_row: int,
-        check: Callable[[], None],
-        following: Window | None,
-        before: State,
-    ) -> StepResult:
         self.draft.train()
         rate = self.slower * learning_rate(step, self.steps, self.settings)
         gradients: Any = None
         loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
         skipped: list[SkippedBatch] = []
-        for number, examples in enumerate(window.micro_batches):
-            # 1. Parts that fit into memory, and a seed that depends on nothing but where the micro-batch stands.
-            check()
-            mx.random.seed(_mixed(self.settings.seed, step, number))
-            parts, too_long = self.fit.parts(examples)
-            skipped += [_skipped_for_length(example) for example in too_long]
-            if not parts:
-                continue
-            # 2. Sums and gradient; a window of one part makes its update with them.
-            at_once = len(window.micro_batches) == len(parts) == 1
-            result = self._at_once(parts[0], rate, following, before) if at_once else self._accumulated(parts)
-            if isinstance(result, SkippedBatch):
-                skipped_in_row += 1
-                skipped.append(result)
-                self._give_up_after(skipped_in_row, result, step)
-                continue
-            # 3. They are added to those of the window.
-            skipped_in_row = 0
-            sums, own = result
-            loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
-            if at_once:
-                norm = own
-            else:
-                gradients = own if gradients is None else tree_map(mx.add, gradients, own)
-        # 4. One update with the mean over all tokens of the window.
-        if gradients is not None:
-            updated = self._update(gradients, tokens, rate)
-            mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
-            mx.synchronize()
-            norm = float(updated.item())
+        with self._restored_on_error() as before:
+            for number, examples in enumerate(window.micro_batches):
+                # 1. Parts that fit into memory, and a seed that depends on nothing but where the micro-batch stands.
+                check()
+                mx.random.seed(_mixed(self.settings.seed, step, number))
+                parts, too_long = self.fit.parts(examples)
+                skipped += [_skipped_for_length(example) for example in too_long]
+                if not parts:
+                    continue
+                # 2. Sums and gradient; a window of one part makes its update with them.
+                at_once = len(window.micro_batches) == len(parts) == 1
+                result = self._at_once(parts[0], rate, following, before) if at_once else self._accumulated(parts)
+                if isinstance(result, SkippedBatch):
+                    skipped_in_row += 1
+                    skipped.append(result)
+                    self._give_up_after(skipped_in_row, result, step)
+                    continue
+                # 3. They are added to those of the window.
+                skipped_in_row = 0
+                sums, own = result
+                loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
+                if at_once:
+                    norm = own
+                else:
+                    gradients = own if gradients is None else tree_map(mx.add, gradients, own)
+            # 4. One update with the mean over all tokens of the window.
+            if gradients is not None:
+                updated = self._update(gradients, tokens, rate)
+                mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
+                mx.synchronize()
+                norm = float(updated.item())
         return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
+
+    @contextmanager
+    def _restored_on_error(self) -> Iterator[State]:
+        """Gives the state as it is, which comes back where the block raises: half a step may lie in the adapter."""
+        before = self.state()
+        try:
+            yield before
+        except BaseException:
+            self.restore(before)
+            raise
 
     def _at_once(
         self, examples: Sequence[Example], rate: float, following: Window | None, before: State
