@@ -14,7 +14,6 @@ from draftloop.training.token_report import (
     rejected_positions,
     rows_by_kind,
     sum_by_kind,
-    with_records,
 )
 
 
@@ -68,7 +67,7 @@ def test_where_nothing_is_refused_nobody_has_a_part_in_it() -> None:
 def test_rejections_are_the_record_s_own_up_to_where_its_output_was_cut() -> None:
     record = make_record(target_output=(5, 6, 42, 8, 9, 43), draft_output=(5, 6, 7, 8, 9, 10))
     assert [found.position for found in record.disagreements] == [2, 5]
-    whole, cut = (with_records([to_example(record, most)], [record])[0] for most in (100, 4))
+    whole, cut = ((to_example(record, most), record) for most in (100, 4))
     assert rejected_positions(whole).tolist() == [0, 0, 1, 0, 0, 1]
     assert rejected_positions(cut).tolist() == [0, 0, 1, 0]
     assert count([whole, cut]) == Counts(2, 10, 3)

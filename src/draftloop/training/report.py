@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ WHAT = "training"  # the label of the bar
 SECONDS_BETWEEN_NOTES = 10.0
 
 
+@dataclass
 class Reporter:
     """The reports of one run.
 
-    Args:
+    Attributes:
         directory: of the run; `train.log` and `metrics.jsonl` there are appended to.
         quiet: nothing to the terminal, not even plain lines.
         on_step: told after every step how many are done and of how many.
@@ -38,21 +40,18 @@ class Reporter:
         clock: seconds that never go backward.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        quiet: bool = False,
-        on_step: Callable[[int, int], None] | None = None,
-        console: Console | None = None,
-        files: Files = FILES,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._clock, self._said = clock, clock()
-        self._log = directory / "train.log"
-        self._metrics = directory / "metrics.jsonl"
-        self._on_step = on_step
-        self._files = files
-        self._console = console or Console(stderr=True, quiet=quiet)
+    directory: Path
+    quiet: bool = False
+    on_step: Callable[[int, int], None] | None = None
+    console: Console | None = None
+    files: Files = FILES
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._said = self.clock()
+        self._log = self.directory / "train.log"
+        self._metrics = self.directory / "metrics.jsonl"
+        self._console = self.console or Console(stderr=True, quiet=self.quiet)
         self._bar: Bar | None = None
 
     def say(self, text: str) -> None:
@@ -61,7 +60,7 @@ class Reporter:
         self._record(text)
 
     def _print(self, text: str) -> None:
-        self._said = self._clock()
+        self._said = self.clock()
         lines = whole_words(text, self._console.width) if self._console.is_terminal else text
         self._console.print(lines, markup=False, highlight=False, soft_wrap=True)
 
@@ -71,7 +70,7 @@ class Reporter:
             lines = self._metrics.read_bytes().splitlines(keepends=True)
             with storing(self._metrics):
                 kept = b"".join(line for line in lines if _step_of(line) <= step)
-                write_atomically(self._metrics, kept, self._files)
+                write_atomically(self._metrics, kept, self.files)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -91,8 +90,8 @@ class Reporter:
             text: loss and acceptance, for the bar.
             left: seconds to the end; None where unknown.
         """
-        if self._on_step is not None:
-            self._on_step(step, steps)
+        if self.on_step is not None:
+            self.on_step(step, steps)
         if self._bar is not None:
             self._bar.show(Frame(WHAT, step, steps, step / steps, left=left, detail=text))
 
@@ -100,28 +99,27 @@ class Reporter:
         """What happens between two steps: in the bar, or where there is none in a line every ten seconds."""
         if self._bar is not None:
             self._bar.note(text)
-        elif self._clock() - self._said >= SECONDS_BETWEEN_NOTES:
+        elif self.clock() - self._said >= SECONDS_BETWEEN_NOTES:
             self._print(text)
 
     def report(self, kind: str, values: dict[str, Any], text: str) -> None:
         """A row of metrics, and its line where no bar shows it already."""
-        with storing(self._metrics):
-            self._append(self._metrics, orjson.dumps({"kind": kind, **values}) + b"\n")
+        self._append(self._metrics, orjson.dumps({"kind": kind, **values}) + b"\n")
         if self._bar is None or kind == VALIDATION:
             self.say(text)
         else:
             self._record(text)
 
     def _record(self, text: str) -> None:
-        with storing(self._log):
-            self._append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode("utf-8", "replace"))
+        self._append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode("utf-8", "replace"))
 
     def _append(self, path: Path, data: bytes) -> None:
-        descriptor = self._files.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        try:
-            self._files.write_all(descriptor, data)
-        finally:
-            os.close(descriptor)
+        with storing(path):
+            descriptor = self.files.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            try:
+                self.files.write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
 
 
 def detail_of(values: dict[str, Any]) -> str:

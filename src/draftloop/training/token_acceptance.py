@@ -19,7 +19,7 @@ from .dataset.examples import Example
 from .dataset.mixture import TrainingMixture
 from .forward import Forward, make_forward, positions_at_a_time
 from .token_kinds import TokenKinds
-from .token_report import Counts, TokenReport, count, rejected_positions, rows_by_kind, sum_by_kind, with_records
+from .token_report import Counts, TokenReport, count, rejected_positions, rows_by_kind, sum_by_kind
 
 MOST_GENERATIONS = 50
 
@@ -34,9 +34,9 @@ class TokenReporter:
     """
 
     def __init__(self, pair: Pair, mixture: TrainingMixture, most: int = MOST_GENERATIONS) -> None:
-        held_out = with_records(mixture.validation.examples, mixture.validation_records)
+        held_out = list(zip(mixture.validation.examples, mixture.validation_records, strict=True))
         self._split: Split = "validation" if held_out else "train"
-        measured = held_out or with_records(mixture.failures.examples, mixture.failure_records)
+        measured = held_out or list(zip(mixture.failures.examples, mixture.failure_records, strict=True))
         if len(measured) > most:
             measured = [measured[i * len(measured) // most] for i in range(most)]
         self._generations = measured

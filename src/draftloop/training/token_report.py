@@ -72,12 +72,6 @@ class TokenReport:
     kinds: tuple[TokenKindRow, ...]
 
 
-def with_records(examples: Iterable[Example], records: Iterable[Record]) -> list[ExampleRecord]:
-    """Every example with its record."""
-    by_id = {record.id: record for record in records}
-    return [(example, by_id[example.record_id]) for example in examples]
-
-
 def rejected_positions(generation: ExampleRecord) -> NDArray[np.float64]:
     """(n,) 1 at the supervised positions where a draft token was rejected, by the record; 0 elsewhere."""
     example, record = generation

@@ -47,7 +47,7 @@ from .step import Learner, under
 from .teacher_setup import set_up_teacher
 from .time_limit import TimeLimit
 from .token_acceptance import TokenReporter
-from .token_report import TokenReport, count, with_records
+from .token_report import TokenReport, count
 from .validation import validation_batches
 
 SCHEMA = 1
@@ -122,7 +122,8 @@ def train(
     reporter = Reporter(run.path, quiet, on_step, files=data.files)
     for line in notes:
         reporter.say(line)
-    return _Session(run, pair, data, config, mixture, parent, reporter, limit).work(stop, Progress(), None)
+    with reporter.live():
+        return _Session(run, pair, data, config, mixture, parent, reporter, limit, Progress(), None).work(stop)
 
 
 def resume(
@@ -189,8 +190,9 @@ def resume(
             )
         run.give_more_time(TimeLimit.more(more_minutes, progress.step, progress.seconds))
         progress.fitted = None
-    session = _Session(run, pair, data, config, mixture, description.get("parent"), reporter, run.limit())
-    return session.work(stop, progress, tensors)
+    parent, limit = description.get("parent"), run.limit()
+    with reporter.live():
+        return _Session(run, pair, data, config, mixture, parent, reporter, limit, progress, tensors).work(stop)
 
 
 @contextmanager
@@ -203,7 +205,7 @@ def _reading(quiet: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Session:
-    """One start or resumption of a run."""
+    """One start or resumption of a run, from `progress`; `tensors` are those of its checkpoint, None at the start."""
 
     run: RunDirectory
     pair: Pair
@@ -213,14 +215,12 @@ class _Session:
     parent: str | None
     reporter: Reporter
     limit: TimeLimit
+    progress: Progress
+    tensors: Tensors | None
 
-    def work(self, stop: StopRequest | None, progress: Progress, tensors: Tensors | None) -> TrainResult:
-        """Train from `progress` to the end and publish; `tensors` are those of the checkpoint, None at the start."""
-        with self.reporter.live():
-            return self._work(stop, progress, tensors)
-
-    def _work(self, stop: StopRequest | None, progress: Progress, tensors: Tensors | None) -> TrainResult:
-        settings, mixture, reporter = self.config.training, self.mixture, self.reporter
+    def work(self, stop: StopRequest | None) -> TrainResult:
+        """Train to the end and publish."""
+        settings, mixture, reporter, progress = self.config.training, self.mixture, self.reporter, self.progress
         mx.reset_peak_memory()
         allowed = memory.budget(settings.memory, memory.read_device())
 
@@ -238,11 +238,18 @@ class _Session:
         forward = make_forward(draft, "draft", reporter.say)
         learner = Learner(draft, forward, setup.teacher, self.pair.width, settings, curriculum.steps)
         token_reporter = TokenReporter(self.pair, mixture)
-        best = self._restore(learner, tensors, progress, curriculum.steps) if tensors is not None else {}
-        batches = validation_batches(mixture.validation.examples, settings.batch_size, settings.val_batches)
-        if tensors is None:
+        best: Tensors = {}
+        if self.tensors is None:
             reporter.note("measuring the draft before it is trained")
             self.run.note_start(token_reporter.acceptance_by_kind())
+        else:
+            learner.restore(self.tensors)
+            best = under("best.", self.tensors)
+            reporter.forget_after(progress.step)
+            of = f"{progress.fitted} that fit" if progress.fitted is not None else str(curriculum.steps)
+            more = f", for {self.limit} from there" if self.limit.since_step == progress.step > 0 else ""
+            reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
+        batches = validation_batches(mixture.validation.examples, settings.batch_size, settings.val_batches)
 
         # 3. The steps, within time and memory.
         reporter.note("measuring what a step takes of the memory")
@@ -271,31 +278,21 @@ class _Session:
         # 4. A version, unless this run made it before it was killed; then the result.
         metrics = {"run": self.run.id, "replay_share": plan.replay_share, **asdict(progress)}
         metrics.pop("pace")
-        trained = self._trained_ids(curriculum, progress)
-        version = (self._published(metrics) if tensors is not None else None) or self._publish(trained, metrics)
+        trained = self._trained_ids(curriculum)
+        version = (self._published(metrics) if self.tensors is not None else None) or self._publish(trained, metrics)
         reporter.note("measuring what the draft still misses")
-        seen = set(trained)
-        learned = [example for example in failures if example.record_id in seen]
-        learned_from = count(with_records(learned, mixture.failure_records))
+        generations, seen = zip(failures, mixture.failure_records, strict=True), set(trained)
+        learned_from = count([(example, record) for example, record in generations if record.id in seen])
         report = token_reporter.report(learned_from, self.run.start())
-        result = self._result(version, progress, ended, curriculum, fallback.peak, report)
+        result = self._result(version, ended, curriculum, fallback.peak, report)
         self.data.replay.remember(mixture.failure_records, settings.seed)
         self.run.finish(asdict(result))
         return result
 
-    def _restore(self, learner: Learner, tensors: Tensors, progress: Progress, steps: int) -> Tensors:
-        """Put the learner where the checkpoint was; returns the best weights so far."""
-        learner.restore(tensors)
-        self.reporter.forget_after(progress.step)
-        of = f"{progress.fitted} that fit" if progress.fitted is not None else str(steps)
-        more = f", for {self.limit} from there" if self.limit.since_step == progress.step > 0 else ""
-        self.reporter.say(f"run {self.run.id} goes on after step {progress.step} of {of}{more}")
-        return under("best.", tensors)
-
-    def _trained_ids(self, curriculum: Curriculum, progress: Progress) -> tuple[str, ...]:
+    def _trained_ids(self, curriculum: Curriculum) -> tuple[str, ...]:
         """Records of the steps made, but for those only ever skipped: in the log's order, then what was replayed."""
-        given = curriculum.times_given(progress.step)
-        seen = {name for name, times in given.items() if times > progress.skipped_records.get(name, 0)}
+        given, skipped = curriculum.times_given(self.progress.step), self.progress.skipped_records
+        seen = {name for name, times in given.items() if times > skipped.get(name, 0)}
         known = dict.fromkeys([*self.mixture.failures.ids, *self.mixture.pool.ids])
         return tuple(record_id for record_id in known if record_id in seen)
 
@@ -327,15 +324,9 @@ class _Session:
         return self.data.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, files), manifest)
 
     def _result(
-        self,
-        version: Version,
-        progress: Progress,
-        ended: str,
-        curriculum: Curriculum,
-        peak: int,
-        report: TokenReport,
+        self, version: Version, ended: str, curriculum: Curriculum, peak: int, report: TokenReport
     ) -> TrainResult:
-        mixture, before, best = self.mixture, progress.before, progress.best
+        mixture, progress, before, best = self.mixture, self.progress, self.progress.before, self.progress.best
         return TrainResult(
             version=version.name,
             path=str(version.path),

@@ -36,8 +36,8 @@ class TrainingMixture:
         failures: trained on once an epoch.
         pool: replayed from; empty where the buffer is, or where nothing is to be replayed.
         validation: never trained on.
-        failure_records: the records of `failures`, for the replay buffer to remember.
-        validation_records: the records of `validation`, and those that could not be used.
+        failure_records: the record of each of `failures`, for the replay buffer to remember.
+        validation_records: the record of each of `validation`.
         unusable: ids of the target's failures that are not among them: too long, or another tokenizer's.
         left_out: failures and validation generations that could not be used, counted by reason; of both splits what is
             near a prompt of another one.
@@ -118,7 +118,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     damaged = tuple(damage.line_number for damage in log.damage)
     left_out = Counter({NEAR_TWO_SPLITS: log.near_two_splits} if log.near_two_splits else {})
     train = [record for record in records if record.split == "train"]
-    validation_records = [record for record in records if record.split == "validation"]
+    held_out = [record for record in records if record.split == "validation"]
 
     # 2. Failures: generations of the split `train` in which a token of the draft was rejected.
     failed = [record for record in train if record.is_failure]
@@ -139,13 +139,14 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     pool = drawable(kept, failure_records, ours) if config.training.replay_ratio > 0 else []
 
     # 4. Validation, and all of it together.
-    validation = select(validation_records, pair.identity, pair.width, config.data)
+    validation = select(held_out, pair.identity, pair.width, config.data)
+    measured = set(validation.ids)
     return TrainingMixture(
         failures=failures,
         pool=select(pool, pair.identity, pair.width, config.data),
         validation=validation,
         failure_records=failure_records,
-        validation_records=validation_records,
+        validation_records=[record for record in held_out if record.id in measured],
         unusable=tuple(r.id for r in failed if r.id not in used and r.pair.target == pair.identity.target),
         left_out=left_out + validation.left_out,
         damaged_lines=damaged,
