@@ -47,22 +47,32 @@ class Checkpoints:
         Raises:
             StoreError: the disk refused; the checkpoint before still counts.
         """
+        import mlx.core as mx
+
         with storing(self.directory):
+            # 1. The directory, and the name after the last one.
             self._files.make_directory(self.directory)
             remove_leftovers(self.directory, self._files)
-            name = self._next_name()
+            numbers = [int(path.name[1:]) for path in self.directory.glob("c*") if _NAME.fullmatch(path.name)]
+            checkpoint = self.directory / f"c{max(numbers, default=0) + 1:04d}"
+            # 2. The checkpoint, whole under a temporary name before it gets its own.
             temporary = temporary_path(self.directory)
             self._files.make_directory(temporary)
             try:
-                self._write(temporary, tensors, progress)
-                publish_directory(temporary, self.directory / name, self._files)
+                self._files.produce(temporary / TENSORS, lambda path: mx.save_safetensors(path, tensors))
+                content = {**progress, "sha256": _sha256(temporary / TENSORS)}
+                write_new(temporary / PROGRESS, orjson.dumps(content, option=orjson.OPT_SORT_KEYS), self._files)
+                publish_directory(temporary, checkpoint, self._files)
             except BaseException:
                 with suppress(OSError):  # failing that, the next save removes it
                     self._files.remove(temporary)
                 raise
-            write_atomically(self.directory / LATEST, orjson.dumps({"checkpoint": name}), self._files)
-            self._prune(name)
-        return self.directory / name
+            # 3. From here on it counts, and the older ones do not.
+            write_atomically(self.directory / LATEST, orjson.dumps({"checkpoint": checkpoint.name}), self._files)
+            for path in self.directory.glob("c*"):
+                if path != checkpoint:
+                    self._files.remove(path)
+        return checkpoint
 
     def load(self) -> tuple[dict[str, mx.array], dict[str, Any]]:
         """Tensors, evaluated, and progress of the checkpoint that counts.
@@ -96,8 +106,10 @@ class Checkpoints:
             self._files.remove(self.directory)
 
     def _latest(self) -> tuple[Path, dict[str, Any]]:
-        path = self.directory / _checked(orjson.loads((self.directory / LATEST).read_bytes())["checkpoint"])
-        return path, orjson.loads((path / PROGRESS).read_bytes())
+        name = str(orjson.loads((self.directory / LATEST).read_bytes())["checkpoint"])
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{LATEST} names {name[:80]!r}")
+        return self.directory / name, orjson.loads((self.directory / name / PROGRESS).read_bytes())
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -108,28 +120,6 @@ class Checkpoints:
             raise RunError(f"{error.filename} is missing: this run left no checkpoint; start a new training") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"the checkpoint in {self.directory} is damaged ({error}); start a new training") from None
-
-    def _write(self, directory: Path, tensors: dict[str, mx.array], progress: dict[str, Any]) -> None:
-        import mlx.core as mx
-
-        self._files.produce(directory / TENSORS, lambda path: mx.save_safetensors(path, tensors))
-        content = {**progress, "sha256": _sha256(directory / TENSORS)}
-        write_new(directory / PROGRESS, orjson.dumps(content, option=orjson.OPT_SORT_KEYS), self._files)
-
-    def _next_name(self) -> str:
-        numbers = [int(path.name[1:]) for path in self.directory.glob("c*") if _NAME.fullmatch(path.name)]
-        return f"c{max(numbers, default=0) + 1:04d}"
-
-    def _prune(self, keep: str) -> None:
-        for path in self.directory.glob("c*"):
-            if path.name != keep:
-                self._files.remove(path)
-
-
-def _checked(name: object) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{LATEST} names {str(name)[:80]!r}")
-    return name
 
 
 def _sha256(path: Path) -> str:
