@@ -31,6 +31,10 @@ def material(failures: list[Record], validation: list[Record], most: int = 100) 
     return TrainingMixture(*chosen, failure_records=failures, validation_records=validation)
 
 
+def reporter(mixture: TrainingMixture, pair: Pair = PAIR, **keywords: int) -> TokenReporter:
+    return TokenReporter(pair, make_forward(pair.draft, "draft", print), mixture, **keywords)
+
+
 def under_target(records: list[Record], pair: Pair = PAIR) -> list[Record]:
     """The records with the target's true log p."""
     scores = score_carried(pair, [TargetGeneration.of(record) for record in records], "rejection")
@@ -60,7 +64,7 @@ def test_the_mean_over_what_the_target_emits_is_the_acceptance() -> None:
     for token, score in enumerate(scores):
         log_p = float(score.log_p[0])
         records = records_of(PAIR, 1, target_output=(token,), log_p=(log_p,), **overrides)
-        expectation += np.exp(log_p) * sum(TokenReporter(PAIR, material([], records)).acceptance_by_kind().values())
+        expectation += np.exp(log_p) * sum(reporter(material([], records)).acceptance_by_kind().values())
     assert expectation == pytest.approx(scores[0].position[0], abs=1e-5)
 
 
@@ -71,7 +75,7 @@ def test_a_record_is_measured_under_its_own_rule() -> None:
         ("rejection", lambda s: np.minimum(1, np.exp(s.log_q - s.log_p))),
         ("match", lambda s: np.exp(s.log_q)),
     ):
-        probe = TokenReporter(PAIR, material([], [replace(record, rule=rule) for record in records]))
+        probe = reporter(material([], [replace(record, rule=rule) for record in records]))
         expected = sum(weight(score).sum() for score in scores)
         assert sum(probe.acceptance_by_kind().values()) == pytest.approx(expected, rel=1e-4)
 
@@ -79,8 +83,8 @@ def test_a_record_is_measured_under_its_own_rule() -> None:
 def test_validation_is_measured_where_there_is_one_and_the_failures_elsewhere() -> None:
     failures, validation = records_of(PAIR, 3), records_of(PAIR, 2, seed=1)
     learned = Counts(0, 0, 0)
-    held_out = TokenReporter(PAIR, material(failures, validation)).report(learned, None)
-    on_failures = TokenReporter(PAIR, material(failures, [])).report(learned, None)
+    held_out = reporter(material(failures, validation)).report(learned, None)
+    on_failures = reporter(material(failures, [])).report(learned, None)
     assert (held_out.split, held_out.measured_on.generations) == ("validation", 2)
     assert (on_failures.split, on_failures.measured_on.generations) == ("train", 3)
     assert sum(row.positions for row in held_out.kinds) == held_out.measured_on.positions
@@ -90,7 +94,7 @@ def test_validation_is_measured_where_there_is_one_and_the_failures_elsewhere() 
 def test_only_so_many_generations_are_measured_and_they_are_spread_over_the_log() -> None:
     records = [replace(r, source=source) for source in "ab" for r in records_of(PAIR, 6)]
     records = [replace(record, id=f"{i:032x}") for i, record in enumerate(records)]
-    probe = TokenReporter(PAIR, material([], records), most=4)
+    probe = reporter(material([], records), most=4)
     assert [record.source for _, record in probe._generations] == ["a", "a", "b", "b"]
     assert probe.report(Counts(0, 0, 0), None).measured_on.generations == 4
 
@@ -98,7 +102,7 @@ def test_only_so_many_generations_are_measured_and_they_are_spread_over_the_log(
 def test_before_and_after_of_an_unchanged_draft_are_the_same_and_of_a_better_one_are_not() -> None:
     pair = tiny_pair(64, likeness=0.5)
     found = material([], under_target(records_of(pair, 4), pair))
-    probe = TokenReporter(pair, found)
+    probe = reporter(found, pair)
     start = probe.acceptance_by_kind()
     for row in probe.report(Counts(0, 0, 0), start).kinds:
         assert row.acceptance_before == pytest.approx(row.acceptance_after)
@@ -110,10 +114,10 @@ def test_before_and_after_of_an_unchanged_draft_are_the_same_and_of_a_better_one
 
 
 def test_a_start_of_other_kinds_is_no_before() -> None:
-    probe = TokenReporter(PAIR, material([], records_of(PAIR, 2)))
+    probe = reporter(material([], records_of(PAIR, 2)))
     assert {row.acceptance_before for row in probe.report(Counts(0, 0, 0), {"word": 1.0}).kinds} == {None}
 
 
 def test_outputs_are_measured_as_far_as_they_are_trained_on() -> None:
     records = records_of(PAIR, 3)
-    assert TokenReporter(PAIR, material([], records, most=4)).report(Counts(0, 0, 0), None).measured_on.positions == 12
+    assert reporter(material([], records, most=4)).report(Counts(0, 0, 0), None).measured_on.positions == 12

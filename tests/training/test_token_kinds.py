@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import get_args
 
 import pytest
 from model_dirs import tokenizer_json
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from draftloop.models.pair import Pair
-from draftloop.training.token_kinds import KINDS, TokenKinds, kind_of
+from draftloop.training.token_kinds import Kind, TokenKinds, kind_of
 
 PIECES = ["▁hello", "hello", "▁", "▁▁▁▁", "\n", "9", "▁9", ".", "▁(", "é", "▁_x"]
 
@@ -74,8 +75,8 @@ def spelled(tokenizer: PreTrainedTokenizerFast, *pieces: str, before: tuple[str,
 )
 def test_a_text_has_the_kind_of_its_first_visible_character(text: str, before: str, kind: str) -> None:
     assert kind_of(text, before) == kind
-    assert kind in KINDS
-    assert len(KINDS) <= 10
+    assert kind in get_args(Kind)
+    assert len(get_args(Kind)) <= 10
 
 
 def test_the_embedded_tokenizer_s_pieces(embedded_pair: Pair) -> None:
@@ -96,7 +97,7 @@ def test_the_embedded_tokenizer_s_pieces(embedded_pair: Pair) -> None:
 def test_every_id_of_the_embedded_pair_has_a_kind(embedded_pair: Pair) -> None:
     ids = range(embedded_pair.width + 3)  # ids that no token has are logits that fill a model up
     found = TokenKinds(embedded_pair.tokenizer, embedded_pair.stop_tokens).of([], ids)
-    assert set(found) == set(KINDS)
+    assert set(found) == set(get_args(Kind))
     assert found[-1] == "special"
 
 

@@ -28,7 +28,7 @@ from .memory.fitting import Fit
 from .memory.out_of_memory import OutOfMemoryFallback
 from .report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 from .run import RunDirectory
-from .step import Learner, StepResult
+from .step import Learner
 from .time_limit import WRITING, Pace, TimeLimit, Timetable, describe_schedule, refitted
 from .validation import ValidationScores, validate
 from .working_time import WorkingTime
@@ -303,32 +303,27 @@ class Loop:
             for record_id in batch.record_ids:
                 progress.skipped_records[record_id] = progress.skipped_records.get(record_id, 0) + 1
             self.reporter.say(f"step {progress.step}: skipped records {', '.join(batch.record_ids)}: {batch.reason}")
-        # 3. The report.
+        # 3. The report: means since the last one.
         since.loss += result.loss
         since.acceptance += result.acceptance
         since.tokens += result.tokens
-        values = self._metrics(result)
-        self.reporter.move(progress.step, self.end, detail_of(values), self._seconds_left())
-        if progress.step % self.settings.steps_per_report == 0 or progress.step == self.end:
-            self.reporter.report(TRAIN, values, line_of(values, self.end))
-            self._since = _SinceReport()
-
-    def _metrics(self, result: StepResult) -> dict[str, Any]:
-        """Loss and acceptance are means since the last report, null where every batch was skipped."""
-        since = self._since
-        return {
-            "step": self.progress.step,
-            "epoch": self.progress.epoch + 1,
-            "loss": since.loss / since.tokens if since.tokens else None,
+        values = {
+            "step": progress.step,
+            "epoch": progress.epoch + 1,
+            "loss": since.loss / since.tokens if since.tokens else None,  # None where every batch was skipped
             "acceptance": since.acceptance / since.tokens if since.tokens else None,
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "tokens_per_second": since.tokens / max(since.seconds, 1e-9),
             "peak_memory_gb": self.fallback.peak / GIGABYTE,
-            "skipped_batches": self.progress.skipped,
-            "tokens": self.progress.tokens,
-            "seconds": self.progress.seconds,
+            "skipped_batches": progress.skipped,
+            "tokens": progress.tokens,
+            "seconds": progress.seconds,
         }
+        self.reporter.move(progress.step, self.end, detail_of(values), self._seconds_left())
+        if progress.step % self.settings.steps_per_report == 0 or progress.step == self.end:
+            self.reporter.report(TRAIN, values, line_of(values, self.end))
+            self._since = _SinceReport()
 
     def _validate(self) -> None:
         # 1. The scores of the weights as they are.

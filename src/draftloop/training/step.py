@@ -28,6 +28,7 @@ from ..config import Training
 from ..data.records import Sampler
 from ..errors import TrainingFailed
 from ..models import adapter as lora
+from ..runtime import memory
 from ..runtime.rng import get_state, set_state, unchanged
 from .batches import Batch, make_batch
 from .chunked_loss import ChunkedLoss
@@ -291,16 +292,13 @@ class Learner:
         loss, rows = self._loss(batch, self.teacher.teach(batch))
         return Sums(*(value.item() for value in loss.values(rows, self.piece)))
 
-    def probe(self, length: int, labels: int, piece: int) -> int:
-        """Bytes that MLX takes at most, beside what it holds, for a pass over one row.
+    def probe(self, length: int, labels: int, piece: int) -> int | None:
+        """Bytes that MLX takes at most, beside what it holds, for a pass over one row; None where it is out of memory.
 
         Args:
             length: inputs of the row.
             labels: supervised ones among them, at most all.
             piece: positions whose logits exist at a time.
-
-        Raises:
-            RuntimeError, MemoryError: MLX's own, where it is out of memory.
         """
         example = Example("", "", (0,) * (length + 1), length + 1 - labels, _GREEDY)  # no record: needs no target
         usual, self.piece = self.piece, piece
@@ -310,6 +308,10 @@ class Learner:
         try:
             with unchanged():
                 self._evaluated_with_gradient([example])
+        except memory.REFUSALS as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return None
         finally:
             self.piece = usual
         return int(mx.get_peak_memory() - before)

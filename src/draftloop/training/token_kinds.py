@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 Kind = Literal[
     "word start",
@@ -35,7 +35,6 @@ Kind = Literal[
     "end of text",
     "special",
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _BROKEN = "\ufffd"  # what decoding puts in the place of bytes that are no character
 _MOST_BYTES = 4  # of a character in UTF-8

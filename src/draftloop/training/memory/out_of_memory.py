@@ -130,21 +130,13 @@ def estimate_fit(learner: Learner, batches: Batches, allowed: memory.Budget, kep
     longest = max(len(example.inputs) for example in examples)
     most_labels = max(sum(len(example.labels) for example in batch) for batch in batches)
 
-    def probe(length: int, labels: int, piece: int) -> int | None:
-        try:
-            return learner.probe(length, labels, piece)
-        except memory.REFUSALS as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            return None
-
     # 2. What a pass costs, with activations kept; where not every example fits, with activations computed again.
     fits: list[Fit] = []
     before = learner.fit
     for recompute in (False, True):
         learner.fit = Fit(recompute=recompute)
         try:
-            cost = measure_cost(probe, longest, most_labels, room, learner.piece, per_label)
+            cost = measure_cost(learner.probe, longest, most_labels, room, learner.piece, per_label)
         finally:
             learner.fit = before
             memory.release()
