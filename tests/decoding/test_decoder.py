@@ -29,6 +29,11 @@ def settings(
     return Settings(sampler(temperature, seed=seed), rule, count, length)
 
 
+def cache_offsets(decoding: Decoding) -> tuple[int, int]:
+    """Tokens in the target's and in the draft's cache."""
+    return decoding._target_cache[0].offset, decoding._draft_cache[0].offset
+
+
 def tokens_of(rounds: list[Round]) -> list[int]:
     return [token for found in rounds for token in found.tokens]
 
@@ -120,7 +125,7 @@ def test_the_caches_hold_every_kept_token_but_the_last_after_every_round(
     for found in decoding:
         kept = len(PROMPT) + decoding.emitted
         behind = 2 if found.bonus_log_p is not None else 1
-        assert decoding.cache_offsets == (kept - 1, kept - behind)
+        assert cache_offsets(decoding) == (kept - 1, kept - behind)
     assert decoding.finish == ("stop" if found.tokens[-1] == 7 else "length")
 
 
@@ -249,7 +254,7 @@ def test_the_targets_cache_holds_every_token_but_the_last_and_the_drafts_catches
     pair = replace(tiny_pair(likeness=0.8), stop_tokens=frozenset({stop}))
     decoding = Decoding(pair, PROMPT, settings(count=4, length=21), Script(script))
     list(decoding)
-    target, draft = decoding.cache_offsets
+    target, draft = cache_offsets(decoding)
     assert target == len(PROMPT) + decoding.emitted - 1
     assert draft <= target
 

@@ -1,4 +1,4 @@
-"""The acceptance rules: which proposals of a round are kept, and what is emitted after them, without a synchronisation.
+"""The acceptance rules: which proposals of a round are accepted, and which token follows, without a synchronisation.
 
 Shapes: K proposals, V shared tokens. `p` (K + 1, V) is the target's distribution after the pending token and after each
 proposal, `q` (K, V) the draft's that each proposal was drawn from; both after the sampler's transforms, as float32
@@ -37,9 +37,9 @@ def rule_for(rule: str, temperature: float) -> Rule:
 
 
 def draw_tokens(weights: mx.array, uniforms: mx.array) -> mx.array:
-    """One token from each row by inversion: the first at which the running sum exceeds its share of the whole.
+    """One token from each row by inversion: the first at which the running sum exceeds its uniform times the whole sum.
 
-    One pass of additions, where Gumbel noise would take two logarithms a token. A token without weight comes out only
+    One pass of additions, where Gumbel noise would take two logarithms per token. A token without weight comes out only
     where a device's running sum is not monotone in its last bit.
 
     Args:
@@ -80,22 +80,27 @@ def verify_proposals(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx
         uniforms: (K + 1,), independent of the proposals.
         rule: `rejection` is Algorithm 1 of Leviathan et al. (arXiv 2211.17192); `block` is Algorithm 2 of Sun et al.
             (arXiv 2403.10444); `match` keeps a proposal that equals the target's own sample.
+
+    Raises:
+        ValueError: another rule.
     """
     chosen, count = proposals[:, None], q.shape[0]
     p_chosen, q_chosen = (mx.take_along_axis(rows, chosen, axis=-1).squeeze(-1) for rows in (p[:-1], q))
-    share = None
+    p_tau = None
     if rule == "match":
         own = draw_tokens(p, uniforms)  # (K + 1,)
         accepted = _leading_true(own[:-1] == proposals)
     elif rule == "block":
-        accepted, share = _accept_block(p, q, p_chosen, q_chosen, uniforms[:-1])
-    else:
+        accepted, p_tau = _accept_block(p, q, p_chosen, q_chosen, uniforms[:-1])
+    elif rule == "rejection":
         accepted = _leading_true(uniforms[:-1] * q_chosen < p_chosen)
+    else:
+        raise ValueError(f"rule {rule}: expected one of {', '.join(SAMPLING)}")
     after, before = p[accepted], q[mx.minimum(accepted, count - 1)]
     if rule == "match":
         following = own[accepted]
     else:
-        following = draw_tokens(_residual(after, before * (accepted < count), share), uniforms[-1])
+        following = draw_tokens(_residual(after, before * (accepted < count), p_tau), uniforms[-1])
     return Verification(
         accepted,
         following,
@@ -107,30 +112,30 @@ def verify_proposals(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx
 def _accept_block(
     p: mx.array, q: mx.array, p_chosen: mx.array, q_chosen: mx.array, uniforms: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """τ of block verification, and p_τ, the share of p that its residual is taken of.
+    """τ of block verification, and p_τ, the factor on p in its residual.
 
     p_i = min(p_{i−1}·p(x_i)/q(x_i), 1) from p_0 = 1 is the least of the products of the last j ratios, j = 0 .. i, so
     its logarithm is a running sum minus the greatest running sum so far.
     """
     ratios = mx.concatenate([mx.zeros(1), mx.cumsum(mx.log(p_chosen) - mx.log(q_chosen))])
-    kept = mx.exp(ratios - mx.cummax(ratios))  # p_0 .. p_K
-    inner = kept[1:-1]
+    least = mx.exp(ratios - mx.cummax(ratios))  # p_0 .. p_K
+    inner = least[1:-1]
     left = mx.maximum(inner[:, None] * p[1:-1] - q[1:], 0.0).sum(axis=-1)  # R_1 .. R_(K-1)
     whole = left + 1.0 - inner
     last_but_one = mx.where(whole > 0, left / whole, 1.0)  # p_i is 1 and p equals q: as good as accepted
-    steps = mx.concatenate([last_but_one, kept[-1:]])  # h_1 .. h_K
+    steps = mx.concatenate([last_but_one, least[-1:]])  # h_1 .. h_K
     reached = mx.where(uniforms < steps, mx.arange(1, uniforms.size + 1), 0)
     accepted = reached.max()
-    return accepted, kept[accepted]
+    return accepted, least[accepted]
 
 
-def _residual(after: mx.array, before: mx.array, share: mx.array | None) -> mx.array:
-    """max(share·p − q, 0) (V,), unnormalised, of p after the last kept proposal and q where the next one was drawn.
+def _residual(after: mx.array, before: mx.array, p_tau: mx.array | None) -> mx.array:
+    """max(p_τ·p − q, 0) (V,), unnormalised, of p after the last kept proposal and q where the next one was drawn.
 
-    Where p and q agree to the last bit nothing would be left; a refusal is then a rounding error, and p itself is
-    right. So a share of p stays that is lost in any sum but that of nothing.
+    `p_tau` is None where it is 1. Where p and q agree to the last bit nothing would be left; a rejection is then a
+    rounding error, and p itself is right. So a part of p stays that is lost in any sum but that of nothing.
     """
-    left = after - before if share is None else share * after - before
+    left = after - before if p_tau is None else p_tau * after - before
     return mx.maximum(left, after * NEXT_TO_NOTHING)
 
 

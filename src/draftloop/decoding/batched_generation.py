@@ -1,15 +1,15 @@
 """Batched generation: many outputs of one model at a time, through mlx-lm's batches. Knows no draft and no record.
 
 A model reads its weights once for the whole batch, so many outputs cost little more than one. Every output draws from
-uniforms of its own: which others are in its batch, and in what order they are asked for, changes nothing in it but for
-the last bits of a larger matrix product.
+uniforms of its own: which others are in its batch, and the order of the requests, change nothing in it but for the last
+bits of a larger matrix product.
 
-mlx-lm asks one sampler for the whole batch at once, and does not tell it which outputs the rows are. `_Batch` knows:
-rows stay in the order in which they began. mlx-lm normalises the logits before it shows them to the sampler, which
-nobody needs: so `_LogitsAside` hands it one column, and keeps the logits for the sampler.
+mlx-lm calls one sampler for the whole batch at once, without saying which outputs the rows are. `_Batch` knows: rows
+stay in the order in which they began. mlx-lm normalises the logits before it gives them to the sampler, which nobody
+needs: so `_LogitsAside` gives it one column, and keeps the logits for the sampler.
 
 Whenever a row leaves or joins, mlx-lm copies the caches of all others, which on a CPU takes as long as ten steps. So
-rows whose output has ended stay until they are many, and are passed over.
+rows whose output has ended stay until they are many, and their tokens are dropped.
 
 A model whose caches mlx-lm cannot merge into a batch generates its outputs one after the other.
 """
@@ -88,7 +88,7 @@ def generate_batched(
     p_bytes: float = 0,
     on_tokens: Callable[[int], None] = lambda _count: None,
 ) -> Iterator[FinishedOutput]:
-    """Generate all outputs that are requested.
+    """Generate the output of every request.
 
     Args:
         model: generates.
@@ -97,7 +97,7 @@ def generate_batched(
         stop_tokens: end an output, and are its last token.
         room: bytes for the caches of one batch. Out of memory all the same, it generates what is missing in batches of
             half the size.
-        enough: asked before every step; where it is true, unfinished outputs are dropped. It may raise to stop.
+        enough: called before every step; where it is true, unfinished outputs are dropped. It may raise to stop.
         p_bytes: for the distributions that tokens are drawn from: they are kept where those of all rows fit.
         on_tokens: called after every step with the number of tokens generated in it. Tokens of outputs that ran out of
             memory come again.
@@ -116,7 +116,7 @@ def generate_batched(
         missing = dict.fromkeys(places)
         alike = [requests[i] for i in places]
         rows = _rows(model, alike, room) if together else 1
-        keeps = 2 * 4 * width * rows * max(one.most for one in alike) <= p_bytes  # once a step, once more an output
+        keeps = 2 * 4 * width * rows * max(one.most for one in alike) <= p_bytes  # once per step, once per output
         drawing = _Drawing(sampler, width, keeps)
         while missing:
             rows = min(rows, len(missing))
@@ -238,15 +238,15 @@ def _one_by_one(
 
 
 class _LogitsAside:
-    """A model that shows mlx-lm one column of its logits, and keeps those of the last position for whoever draws."""
+    """A model that shows mlx-lm one column of its logits, and keeps those of the last position for the sampler."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self.logits = mx.zeros((0, 0))  # (rows, V), of the last call
 
-    def __call__(self, ids: mx.array, **settings: Any) -> mx.array:
-        """(rows, 1, 1) for ids (rows, N)."""
-        self.logits = self._model(ids, **settings)[:, -1]
+    def __call__(self, tokens: mx.array, **settings: Any) -> mx.array:
+        """(rows, 1, 1) for tokens (rows, N)."""
+        self.logits = self._model(tokens, **settings)[:, -1]
         return self.logits[:, None, :1]
 
     def __getattr__(self, name: str) -> Any:
@@ -284,7 +284,7 @@ class _Batch:
         self._reading: list[int] = []  # have read their prompts but for the last token, and begin in the next step
         self._writing: list[int] = []  # in the order of mlx-lm's rows
         self._written = 0  # tokens
-        self._turns: deque[list[int]] = deque()  # whom the sampler is asked for, call by call, in the step in work
+        self._turns: deque[list[int]] = deque()  # the rows of each call of the sampler in this step
         self._generator = BatchGenerator(
             self._model,
             sampler=self._sample,
@@ -310,7 +310,7 @@ class _Batch:
             mx.clear_cache()
 
     def _step(self, enough: Callable[[], bool]) -> list[_Row]:
-        """One token of each; gives the outputs that it ends."""
+        """Generate one token of each row; returns the rows that end with it."""
         self._release()
         beginning = self._reading
         fresh = self._hand_over(enough)

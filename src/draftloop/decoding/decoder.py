@@ -1,12 +1,17 @@
-"""The draft-and-verify loop: one prompt in, whole rounds out, one synchronisation a round. Knows no text and no file.
+"""The draft-and-verify loop: one prompt in, whole rounds out, one synchronisation per round. Knows no text and no file.
 
 A round drafts K tokens, verifies them in one pass of the target, cuts what was emitted at the end of the output, and
 trims both caches by exactly what was not kept: the steps of `Decoding._round`. With K = 0 a round is a plain step of
-the target, and the one after it is enqueued before this one is read.
+the target, and the next step is enqueued before this one is read. A round costs at least K draft passes and one target
+pass.
 
-The floor of a round is K draft passes and one target pass. Between rounds, and at the end, the target's cache holds the
-prompt and every emitted token but the last (`pending`), between plain steps that one too; the draft's lacks it, after a
-fully accepted round also the last proposal, and after plain steps what they emitted.
+What the caches hold of the prompt and the emitted tokens, the last of which is `pending`:
+
+    after                     target                               draft
+    a round                   all but the pending token            all but the pending token
+    a fully accepted round    all but the pending token            all but the last proposal and the pending token
+    a plain step              all while another one is enqueued,   what it held before the plain steps
+                              else all but the pending token
 """
 
 from __future__ import annotations
@@ -33,8 +38,8 @@ class Settings:
     """How one output is decoded; `sampler.seed` is the key of all its randomness.
 
     Two settings change only what is reported of the output, not the output: `teacher_top_k` is how many top-k tokens of
-    the target's distributions are kept (0 keeps none), `bonus_draws` adds what the draft would have proposed where it
-    had no turn.
+    the target's distributions are kept (0 keeps none), `keep_bonus_draws` adds what the draft would have proposed at
+    the bonus positions.
     """
 
     sampler: Sampler
@@ -48,13 +53,13 @@ class Settings:
     def __post_init__(self) -> None:
         rule_for(self.rule, self.sampler.temperature)
         if self.num_draft_tokens < 1 or self.max_tokens < 1:
-            found = f"{self.num_draft_tokens} and {self.max_tokens}"
-            raise ConfigError(f"num_draft_tokens and max_tokens must be at least 1, found {found}")
+            given = f"{self.num_draft_tokens} and {self.max_tokens}"
+            raise ConfigError(f"num_draft_tokens and max_tokens must be at least 1, found {given}")
         if self.teacher_top_k < 0:
             raise ConfigError(f"teacher_top_k must be at least 0, found {self.teacher_top_k}")
 
     def top_k_kept(self, width: int) -> int:
-        """How many of `width` tokens are kept of a distribution: no more than the sampler leaves."""
+        """How many top-k tokens of a distribution over `width` are kept: no more than the sampler leaves."""
         if self.sampler.temperature == 0:
             return min(self.teacher_top_k, 1)
         return min(self.teacher_top_k, self.sampler.top_k or width, width)
@@ -62,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class VerifiedProposal:
-    """What the draft drew at one position, with log p and log q of it and of the token that was emitted there.
+    """A proposal up to the first rejection, with log p and log q of it and of the token that was emitted there.
 
     -inf where a distribution has no mass. At an accepted proposal both tokens are the same.
     """
@@ -84,10 +89,10 @@ class Round:
         tokens: emitted, at least one; the last is a stop token if and only if the output ends with it.
         proposals: everything that was drafted, past the end of the output too.
         accepted: leading proposals that are part of the output.
-        draws: one a position at which the draft had its turn: every position but a bonus one.
+        verified: the accepted proposals, and the rejected one where there is one: one per position but a bonus one.
         bonus_log_p: log p of the bonus token that a fully accepted round ends with, else None.
         target_rows: the top-k tokens of the target's distributions before each proposal and after the last one: one row
-            more than proposals; None where they were not asked for. Rounds are compared without it.
+            more than proposals; None where none are kept. Rounds are compared without it.
     """
 
     start: int
@@ -100,13 +105,13 @@ class Round:
 
 
 class DraftLength(Protocol):
-    """Says how many tokens each round drafts; the adaptive one is in `draft_length`."""
+    """Chooses how many tokens each round drafts; the adaptive one is in `draft_length`."""
 
     def choose(self) -> int:
         """K of the next round, 0 for a plain step of the target."""
 
     def plain_steps(self) -> int:
-        """How many plain steps to make before it is asked again, after it chose 0; at least 1."""
+        """How many plain steps to make before the next `choose`, after it chose 0; at least 1."""
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Learn what became of a round, up to the end of the output; a plain step is (0, 0)."""
@@ -117,7 +122,8 @@ class Decoding:
 
     Iterating yields `Round`s until a stop token or `max_tokens`. After that `finish` is set. The position after a fully
     accepted round has no proposal; `bonus_draws` says what the draft would have proposed there, keyed by position in
-    the output: the next round computes that distribution anyway, and `settle` does for the last round.
+    the output: the next round computes that distribution anyway, and `complete_bonus_draws` does for the last round.
+    With a `draft_length` some are missing: a plain step drops the pending bonus draw.
     """
 
     def __init__(
@@ -144,15 +150,10 @@ class Decoding:
         self._target_cache = make_prompt_cache(pair.target)
         self._draft_cache = make_prompt_cache(pair.draft)
         self._draft_length = draft_length
-        self._pending = int(prompt[-1])  # the last kept token: neither cache has it
+        self._pending = int(prompt[-1])  # the last emitted token: neither cache has it
         self._draft_lacks: list[int] = [self._pending]
-        self._pending_bonus: tuple[int, int] | None = None  # position and token of a bonus draw
+        self._pending_bonus: tuple[int, int] | None = None  # position of the bonus draw, token emitted there
         self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.top_k_kept(pair.width))
-
-    @property
-    def cache_offsets(self) -> tuple[int, int]:
-        """Tokens in the target's and in the draft's cache."""
-        return self._target_cache[0].offset, self._draft_cache[0].offset
 
     def __iter__(self) -> Iterator[Round]:
         _prefill(self._pair.target, self._target_cache, self._prompt[:-1], self.settings.prefill_step_size)
@@ -193,9 +194,9 @@ class Decoding:
             mx.async_eval(drafted[-1])
 
         # 2. Verify: one pass of the target over the pending token and all proposals. Then the one synchronisation: it
-        #    reads K + 2 tokens and 2K + 2 scalars, and the top-k tokens of the K + 1 rows where they are asked for.
-        ids = mx.concatenate([mx.array([self._pending], mx.uint32), *drafted])  # (K + 1,)
-        logits = self._pair.target(ids[None], cache=self._target_cache)[0]  # (K + 1, V of the target)
+        #    reads K + 2 tokens and 2K + 2 scalars, and the top-k tokens of the K + 1 rows where they are kept.
+        tokens = mx.concatenate([mx.array([self._pending], mx.uint32), *drafted])  # (K + 1,)
+        logits = self._pair.target(tokens[None], cache=self._target_cache)[0]  # (K + 1, V of the target)
         mx.async_eval(logits)  # it runs while the verification is put together
         verified = self._sampler.verify(logits)
         if self._pending_bonus is not None and verified.bonus is not None:
@@ -210,45 +211,45 @@ class Decoding:
             self.finish = "stop"
         elif self.emitted + len(emitted) == self.settings.max_tokens:
             self.finish = "length"
-        kept, accepted = len(emitted), min(verified.accepted, len(emitted))
-        full = kept > count  # everything was accepted, and a bonus token follows
+        emitted_count, accepted = len(emitted), min(verified.accepted, len(emitted))
+        full = emitted_count > count  # everything was accepted, and a bonus token follows
 
-        # 4. Say what the draft drew: at every accepted proposal, and at the one that was rejected.
+        # 4. Describe the proposals that were verified: every accepted one, and the one that was rejected.
         same = zip(proposals[:accepted], log_p, log_q, strict=False)
-        draws = [VerifiedProposal(token, p, q, token, p, q) for token, p, q in same]
-        if accepted < min(count, kept):
+        described = [VerifiedProposal(token, p, q, token, p, q) for token, p, q in same]
+        if accepted < min(count, emitted_count):
             rejected = proposals[accepted], log_p[accepted], log_q[accepted]
             following = verified.following, verified.following_log_p, verified.following_log_q
-            draws.append(VerifiedProposal(*rejected, *following))
+            described.append(VerifiedProposal(*rejected, *following))
         round_ = Round(
             start=self.emitted,
             tokens=tuple(emitted),
             proposals=tuple(proposals),
             accepted=accepted,
-            verified=tuple(draws),
+            verified=tuple(described),
             bonus_log_p=verified.following_log_p if full else None,
             target_rows=verified.rows,
         )
 
         # 5. Trim both caches by exactly what was not kept. The target's got K + 1 tokens, the draft's K - 1 beside what
         #    it lacked: never the last proposal.
-        trim_prompt_cache(self._target_cache, count + 1 - kept)
-        trim_prompt_cache(self._draft_cache, max(count - kept, 0))
+        trim_prompt_cache(self._target_cache, count + 1 - emitted_count)
+        trim_prompt_cache(self._draft_cache, max(count - emitted_count, 0))
 
         # 6. Move on: the last token is pending, and after a full round the draft lacks the last proposal too.
         self._pending = emitted[-1]
         self._draft_lacks = emitted[-2:] if full else emitted[-1:]
         self._pending_bonus = (round_.start + count, self._pending) if full and self.settings.keep_bonus_draws else None
-        self.emitted += kept
+        self.emitted += emitted_count
         return round_
 
-    def _draft_pass(self, ids: list[int]) -> mx.array:
+    def _draft_pass(self, tokens: list[int]) -> mx.array:
         """The draft's logits (M, V) over what its cache lacked, M as many as fit one step of the prefill."""
         step = max(self.settings.prefill_step_size, 2)  # a bonus token's row is the one before the last
-        last = max(0, len(ids) - step)
+        last = max(0, len(tokens) - step)
         if last:
-            _prefill(self._pair.draft, self._draft_cache, mx.array(ids[:last], mx.uint32), step)
-        return self._pair.draft(mx.array(ids[last:], mx.uint32)[None], cache=self._draft_cache)[0]
+            _prefill(self._pair.draft, self._draft_cache, mx.array(tokens[:last], mx.uint32), step)
+        return self._pair.draft(mx.array(tokens[last:], mx.uint32)[None], cache=self._draft_cache)[0]
 
     def _plain(self, most: int) -> Iterator[Round]:
         """Up to `most` plain steps of the target; each is enqueued before the one before it is read."""
@@ -272,8 +273,8 @@ class Decoding:
                 return
             following = enqueued
 
-    def _plain_step(self, ids: mx.array) -> mx.array:
-        logits = self._pair.target(ids[None], cache=self._target_cache)[0]
+    def _plain_step(self, token: mx.array) -> mx.array:
+        logits = self._pair.target(token[None], cache=self._target_cache)[0]
         following = self._sampler.following(logits)
         mx.async_eval(following)
         return following
@@ -305,8 +306,8 @@ def fits(pair: Pair, prompt_tokens: int, settings: Settings) -> bool:
     return True
 
 
-def _prefill(model: nn.Module, cache: list[Any], ids: mx.array, step: int) -> None:
-    for start in range(0, ids.size, step):
-        model(ids[start : start + step][None], cache=cache)
+def _prefill(model: nn.Module, cache: list[Any], tokens: mx.array, step: int) -> None:
+    for start in range(0, tokens.size, step):
+        model(tokens[start : start + step][None], cache=cache)
         mx.eval([layer.state for layer in cache])
     mx.clear_cache()

@@ -1,4 +1,4 @@
-"""One prompt to one output with a pair: what the command `generate` calls, streaming piece by piece."""
+"""Generate one output from one prompt with a pair, piece by piece: what the command `generate` calls."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def generate(
     Raises:
         PromptError: the prompt is empty or too long, or the chat template gives nothing for it.
     """
-    ids = usable_tokens(
+    encoded = usable_tokens(
         pair, Prompt(prompt), settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
     )
-    if isinstance(ids, Unusable):
-        raise PromptError(f"the prompt cannot be used: {ids.reason}, {ids.detail}")
+    if isinstance(encoded, Unusable):
+        raise PromptError(f"the prompt cannot be used: {encoded.reason}, {encoded.detail}")
     detokenizer = pair.tokenizer.detokenizer
-    decoding = Decoding(pair, ids, replace(settings, keep_bonus_draws=False), draft_length and draft_length())
+    decoding = Decoding(pair, encoded, replace(settings, keep_bonus_draws=False), draft_length and draft_length())
     rounds, tokens = [], []
     with lora.merged(pair.draft):
         began = time.perf_counter()
@@ -104,7 +104,7 @@ def generate(
     assert decoding.finish is not None
     return Generated(
         prompt=prompt,
-        prompt_tokens=len(ids),
+        prompt_tokens=len(encoded),
         text=detokenizer.text,
         tokens=tokens,
         finish=decoding.finish,
@@ -124,15 +124,15 @@ def usable_tokens(
     reading: Reading | None = None,
 ) -> list[int] | Unusable:
     """The tokens of a prompt that fits the pair, or why it does not."""
-    ids = encode_prompt(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
-    if isinstance(ids, list):
-        beyond = next((i for i in ids if i >= pair.width), None)
+    encoded = encode_prompt(prompt, pair.tokenizer, chat_template=chat_template, max_length=max_length, reading=reading)
+    if isinstance(encoded, list):
+        beyond = next((token for token in encoded if token >= pair.width), None)
         if beyond is not None:  # a token that the tokenizer has and a model has no row for
             return Unusable(
                 "unknown token", f"target and draft share tokens up to {pair.width - 1:,}, found {beyond:,}"
             )
         try:
-            check_length(pair, len(ids), decoding)
+            check_length(pair, len(encoded), decoding)
         except PromptError as error:
             return Unusable("too long", str(error))
-    return ids
+    return encoded

@@ -1,4 +1,4 @@
-"""One finished output and how speculation went along it. Knows no model and no record."""
+"""A generation: one finished output, and the rounds of speculation along it. Knows no model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .round_sampler import BonusDraw
 
 @dataclass(frozen=True)
 class RejectedToken:
-    """A proposal that was not kept, with log p and log q of it; -inf where there is no mass."""
+    """A proposal that was rejected, with log p and log q of it; -inf where there is no mass."""
 
     position: int
     draft_token: int
@@ -28,13 +28,13 @@ class Generation:
 
     Attributes:
         output: what the target emitted.
-        draft_output: what the draft proposed at each position, or would have where it had no turn.
+        draft_output: what the draft proposed at each position, or would have proposed at a bonus position.
         log_p: of each emitted token under the target.
         log_q: likewise under the draft.
         rounds: (drafted, accepted) of each, proposals past the end not counted.
-        rejections: one of every round that did not keep all of its proposals, in order.
+        rejections: one of every round that did not accept all of its proposals, in order.
         finish: what ended it.
-        rows: the target's top-k tokens at every position; None where they were not asked for.
+        rows: the target's top-k tokens at every position; None where none are kept.
     """
 
     output: tuple[int, ...]
@@ -48,19 +48,19 @@ class Generation:
 
     @classmethod
     def of_rounds(cls, rounds: Sequence[Round], bonus_draws: Mapping[int, BonusDraw], finish: Finish) -> Generation:
-        """What a live decoding was; `bonus_draws` by position, one for every bonus token."""
+        """The generation of a live decoding; `bonus_draws` by position, one for every bonus token."""
         drafted: list[int] = []
         log_p: list[float] = []
         log_q: list[float] = []
         rejections: list[RejectedToken] = []
         for round_ in rounds:
-            for offset, draw in enumerate(round_.verified):
-                drafted.append(draw.draft_token)
-                log_p.append(draw.token_log_p)
-                log_q.append(draw.token_log_q)
+            for offset, proposal in enumerate(round_.verified):
+                drafted.append(proposal.draft_token)
+                log_p.append(proposal.token_log_p)
+                log_q.append(proposal.token_log_q)
                 if offset >= round_.accepted:
-                    where = round_.start + offset
-                    rejections.append(RejectedToken(where, draw.draft_token, draw.draft_log_p, draw.draft_log_q))
+                    rejected = proposal.draft_token, proposal.draft_log_p, proposal.draft_log_q
+                    rejections.append(RejectedToken(round_.start + offset, *rejected))
             if round_.bonus_log_p is not None:
                 bonus = bonus_draws[round_.start + len(round_.verified)]
                 drafted.append(bonus.draft_token)
@@ -68,7 +68,7 @@ class Generation:
                 log_q.append(bonus.token_log_q)
         output = tuple(token for round_ in rounds for token in round_.tokens)
         # Rows past a rejection are left out: the output went on without what was proposed there (decisions: learning).
-        rows = [one.target_rows[: len(one.tokens)] for one in rounds if one.target_rows is not None]
+        rows = [round_.target_rows[: len(round_.tokens)] for round_ in rounds if round_.target_rows is not None]
         return cls(
             output=output,
             draft_output=tuple(drafted),

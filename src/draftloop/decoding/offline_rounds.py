@@ -10,10 +10,10 @@ itself, and the one that was rejected at t has, under
     match       q without y
     greedy      argmax q
 
-and is independent of y then. Where the draft had no turn its proposal is a draw from q. So one uniform a round and one
-a position make records that have the law of live ones, from one pass of each model over whole outputs.
+and is independent of y then. At a bonus position the draft's proposal is a draw from q. So one uniform per round and
+one per position make records that have the law of live ones, from one pass of each model over whole outputs.
 
-What flows, for a block of outputs with N tokens in all: p and q (N, V), two scalars a position to the host, where the
+What flows, for a block of outputs with N tokens in all: p and q (N, V), two scalars per position to the host, where the
 rounds are drawn, then the draws at rejected and bonus positions (M <= N of them) and four scalars of each back.
 """
 
@@ -46,12 +46,12 @@ _ROUNDS, _DRAWS = 2, 3  # streams of uniforms, beside the decoder's own
 class _Turns:
     """The rounds along one output, and the positions where the draft's proposal is not what was emitted.
 
-    `shares` is p_τ of each position, 1 but under `block`; None where it is a bonus position.
+    `p_taus` has p_τ of each position, 1 but under `block`; None where it is a bonus position.
     """
 
     rounds: list[tuple[int, int]]
     positions: list[int]
-    shares: list[float | None]
+    p_taus: list[float | None]
 
 
 def simulate_rounds(
@@ -96,12 +96,12 @@ def _block(
     # 1. To the host: log p and log q of what was emitted, (N,) each, and the target's top-k tokens.
     emitted = mx.array([token for _, generation in members for token in generation.output])
     log_p, log_q = (_log(mx.take_along_axis(table, emitted[:, None], axis=-1).squeeze(-1)) for table in (p, q))
-    kept, topk_parts = settings.top_k_kept(pair.width), []
-    for part in _slices(len(p), p.shape[-1]) if kept else ():
-        rows = top_k_tokens(p[part], kept)
+    top_k, topk_parts = settings.top_k_kept(pair.width), []
+    for part in _slices(len(p), p.shape[-1]) if top_k else ():
+        rows = top_k_tokens(p[part], top_k)
         mx.eval(rows)
         topk_parts.append(to_numpy(rows))
-    topk = concatenate_top_k(topk_parts) if kept else None
+    topk = concatenate_top_k(topk_parts) if top_k else None
 
     # 2. Draw the rounds along each output.
     ends = np.cumsum([len(generation.output) for _, generation in members]).tolist()
@@ -115,13 +115,13 @@ def _block(
     where = [start + at for start, turns in zip(starts, along, strict=True) for at in turns.positions]  # rows of p, q
     drawn: dict[int, tuple[int, float, float]] = {}
     if where:  # else every output ended with the last proposal that it kept
-        shares = mx.array([share or 0.0 for turns in along for share in turns.shares])  # at a bonus position 0
+        p_taus = mx.array([p_tau or 0.0 for turns in along for p_tau in turns.p_taus])  # at a bonus position 0
         each = zip(members, along, strict=True)
         uniforms = mx.concatenate([Uniforms(g.sampler.seed, _DRAWS).draw(len(t.positions)) for (_, g), t in each])
         for part in _slices(len(where), p.shape[-1]):
             at = mx.array(where[part])
             before, after = q[at], p[at]  # (m, V)
-            weights = _proposing(before, after, emitted[at], shares[part, None], settings.rule)
+            weights = _proposing(before, after, emitted[at], p_taus[part, None], settings.rule)
             tokens = draw_tokens(weights, uniforms[part])
             both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
             mx.eval(tokens, both)
@@ -133,7 +133,7 @@ def _block(
         proposed = list(generation.output)
         for position in turns.positions:
             proposed[position] = drawn[start + position][0]
-        rejected = [at for at, share in zip(turns.positions, turns.shares, strict=True) if share is not None]
+        rejected = [at for at, p_tau in zip(turns.positions, turns.p_taus, strict=True) if p_tau is not None]
         yield (
             i,
             Generation(
@@ -168,25 +168,27 @@ def _draw_rounds(log_p: FloatArray, log_q: FloatArray, settings: Settings, rando
         turns.rounds.append((drafted, accepted))
         here = at + accepted
         if here < length:
-            share: float | None = 1.0
+            p_tau: float | None = 1.0
             if accepted == drafted:
-                share = None
-            elif settings.rule == "block":  # p_τ after these kept proposals
+                p_tau = None
+            elif settings.rule == "block":
                 products = np.cumsum([0.0, *(log_p[at:here] - log_q[at:here])])
-                share = float(np.exp(products[-1] - products.max()))
+                p_tau = float(np.exp(products[-1] - products.max()))
             turns.positions.append(here)
-            turns.shares.append(share)
+            turns.p_taus.append(p_tau)
         at = here + 1
     return turns
 
 
-def _proposing(q: mx.array, p: mx.array, emitted: mx.array, shares: mx.array, rule: Rule) -> mx.array:
-    """What the proposal comes from, (M, V), not normalised, where `shares`, (M, 1), is 0 at bonus positions."""
-    if rule == "match":
-        return mx.where(shares > 0, mx.put_along_axis(q, emitted[:, None], mx.array(0.0), axis=-1), q)
-    if rule == "greedy":
-        return q
-    return mx.maximum(q - shares * p, q * NEXT_TO_NOTHING)
+def _proposing(q: mx.array, p: mx.array, emitted: mx.array, p_taus: mx.array, rule: Rule) -> mx.array:
+    """The weights that proposals are drawn from, (M, V), not normalised; `p_taus` (M, 1) is 0 at bonus positions."""
+    match rule:
+        case "match":
+            return mx.where(p_taus > 0, mx.put_along_axis(q, emitted[:, None], mx.array(0.0), axis=-1), q)
+        case "greedy":
+            return q
+        case "rejection" | "block":
+            return mx.maximum(q - p_taus * p, q * NEXT_TO_NOTHING)
 
 
 def _log(probabilities: mx.array) -> FloatArray:

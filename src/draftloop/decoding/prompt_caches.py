@@ -1,4 +1,4 @@
-"""The caches of many prompts, prefilled together and cut to length, for mlx-lm to merge into a batch. Knows no output.
+"""Prompt caches: many prompts prefilled together, their caches cut to length for mlx-lm to merge. Knows no output.
 
 mlx-lm reads the prompts of a batch in one pass that pads all to the longest, rolls what it has read of each to the
 right, and copies it three times more, with 256 tokens of room. Prefilled here, prompts of like length share a pass,
@@ -37,7 +37,7 @@ class PromptCache(KVCache):  # type: ignore[misc]  # mlx-lm is untyped
 
 
 def are_plain(model: nn.Module) -> bool:
-    """Whether a model keeps nothing but keys and values of every token, which is what can be cut to length."""
+    """Whether a model's cache is the keys and values of every token alone: these can be cut to length."""
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
 
 
@@ -51,14 +51,14 @@ def read(
     """Prefill a cache for each prompt, with all of its tokens but the last.
 
     Args:
-        model: one that `are_plain` says yes to.
+        model: one whose caches `are_plain`.
         prompts: tokens of each, at least one.
         room: tokens that a cache has to take in after each.
         most_tokens: in one pass, padding included; at least as many as there are prompts.
-        enough: asked before every pass; may raise to stop.
+        enough: called before every pass; true ends the prefill. It may raise to stop.
 
     Returns:
-        A cache a layer of each prompt; None where it was enough.
+        One cache per layer for each prompt; None where it was enough.
     """
     caches: dict[int, list[PromptCache]] = {}
     for group in _alike(prompts):
@@ -86,16 +86,16 @@ def _alike(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 
 
 def _pass(model: nn.Module, prompts: Sequence[Sequence[int]], most_tokens: int) -> list[KVCache]:
-    """Read prompts of like length, padded on the right, where causal attention does not see it; a cache a layer."""
-    ids = np.zeros((len(prompts), max(map(len, prompts))), np.int32)
+    """Read prompts of like length, padded on the right, where causal attention does not see it; one cache per layer."""
+    tokens = np.zeros((len(prompts), max(map(len, prompts))), np.int32)
     for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = prompt
+        tokens[row, : len(prompt)] = prompt
     layers: list[KVCache] = make_prompt_cache(model)
     for layer in layers:
-        layer.step = max(1, ids.shape[1])  # room for these, in place of 256
+        layer.step = max(1, tokens.shape[1])  # room for these, in place of 256
     step = max(1, most_tokens // len(prompts))
-    for start in range(0, ids.shape[1], step):
-        model(mx.array(ids[:, start : start + step]), cache=layers)  # the logits are not asked for
+    for start in range(0, tokens.shape[1], step):
+        model(mx.array(tokens[:, start : start + step]), cache=layers)  # the logits are never computed
         mx.eval([layer.state for layer in layers])
     return layers
 

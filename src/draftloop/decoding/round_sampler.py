@@ -1,8 +1,8 @@
-"""The round sampler: from logits to the draft's proposals, to what the acceptance rule keeps; read once.
+"""The round sampler turns logits into the draft's proposals, and verifies them. Knows no model, cache or output.
 
-Knows no model, cache or output. `GreedySampler` compares argmax tokens and computes nothing else of a distribution;
-`StochasticSampler` draws at a temperature. Nothing waits for the device before `verify` reads, once, what a round needs
-to know: K + 2 tokens and 2K + 2 scalars, and the top-k tokens of each of the target's rows where those are asked for.
+`GreedySampler` compares argmax tokens and computes nothing else of a distribution; `StochasticSampler` draws at a
+temperature. Nothing waits for the device before `verify` reads, once, what a round needs to know: K + 2 tokens and
+2K + 2 scalars, and the top-k tokens of each of the target's rows where those are kept.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class VerifiedRound:
         log_q: of each proposal under the draft.
         following_log_p: of `following` where it stands.
         following_log_q: likewise; the last proposal's row where all were kept, which then means nothing.
-        rows: the target's top-k tokens before each proposal and after the last, where they were asked for.
-        bonus: where the draft's turn at an earlier bonus position was asked for.
+        rows: the target's top-k tokens before each proposal and after the last; None where none are kept.
+        bonus: the draw at an earlier bonus position, where `propose` was given its token.
     """
 
     proposals: list[int]
@@ -67,21 +67,22 @@ class RoundSampler(Protocol):
     def propose(self, logits: mx.array, bonus_token: int | None = None) -> mx.array:
         """The next proposal (1,), not evaluated, after the last row of the draft's `logits` (M, V).
 
-        Where a bonus token was emitted, the row before the last is the draft's turn at it.
+        `bonus_token` is the one that was emitted at the end of a fully accepted round: the row before the last is the
+        draft's distribution at its position.
         """
 
     def verify(self, logits: mx.array) -> VerifiedRound:
-        """Hold the proposals against the target's `logits` (K + 1, V); waits for the device."""
+        """Verify the proposals by the target's `logits` (K + 1, V); waits for the device."""
 
     def following(self, logits: mx.array) -> mx.array:
         """The target's next token after its one row of `logits` (1, V): (1,), not evaluated."""
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
-        """The draft's turn at a bonus position, after its row of `logits` (V,); waits for the device."""
+        """The draft's draw at a bonus position, from its row of `logits` (V,); waits for the device."""
 
 
 class GreedySampler:
-    """Temperature 0. Nothing has mass but the argmax, so an equal token says all of a log-probability."""
+    """Temperature 0. Nothing has mass but the argmax, so an equal token gives the log-probability."""
 
     def __init__(self, width: int, top_k_kept: int = 0) -> None:
         self._width, self._top_k_kept = width, top_k_kept
@@ -141,7 +142,7 @@ class StochasticSampler:
 
     def begin(self, count: int) -> None:
         """Open a round; `RoundSampler.begin`."""
-        self._uniforms = self._random.draw(2 * count + 1)  # of K proposals, K verdicts, and what follows
+        self._uniforms = self._random.draw(2 * count + 1)  # for K proposals, their K verifications, and what follows
         self._count = count
         self._proposals: list[mx.array] = []
         self._q: list[mx.array] = []
@@ -164,11 +165,11 @@ class StochasticSampler:
         proposals, q, p = mx.concatenate(self._proposals), mx.concatenate(self._q), self._probs(logits)
         verified = verify_proposals(p, q, proposals, self._uniforms[count:], self._rule)
         kept = top_k_tokens(p, self._top_k_kept) if self._top_k_kept else None
-        ids = mx.concatenate([proposals, verified.accepted[None].astype(mx.uint32), verified.following[None]])
+        tokens = mx.concatenate([proposals, verified.accepted[None].astype(mx.uint32), verified.following[None]])
         probabilities = mx.concatenate([verified.p, verified.q])
         bonus = self._bonus
-        mx.eval(ids, probabilities, kept, bonus)
-        *drafted, accepted, following = (int(i) for i in ids.tolist())
+        mx.eval(tokens, probabilities, kept, bonus)
+        *drafted, accepted, following = (int(i) for i in tokens.tolist())
         log_probs = [_log(value) for value in probabilities.tolist()]
         return VerifiedRound(
             proposals=drafted,
@@ -216,7 +217,7 @@ def round_sampler_for(sampler: Sampler, width: int, rule: Rule | None = None, to
 class Uniforms:
     """A stream of uniforms in [0, 1), each a multiple of 2**-23 and exact in float32; the same on every machine.
 
-    Streams of one seed have nothing to do with each other: what is asked of one changes nothing in another.
+    Streams of one seed have nothing to do with each other: a draw from one changes nothing in another.
     """
 
     def __init__(self, seed: int, stream: int = 0) -> None:
@@ -240,8 +241,9 @@ def _read_bonus(drawn: mx.array, probability: mx.array) -> BonusDraw:
     return BonusDraw(int(drawn.item()), _log(float(probability.item())))
 
 
-def _one_hot(ids: list[int]) -> TopK:
-    return TopK(np.array(ids, np.int32)[:, None], np.zeros((len(ids), 1), np.float32), np.zeros(len(ids), np.float32))
+def _one_hot(tokens: list[int]) -> TopK:
+    rows = len(tokens)
+    return TopK(np.array(tokens, np.int32)[:, None], np.zeros((rows, 1), np.float32), np.zeros(rows, np.float32))
 
 
 def _greedy_bonus(best: int, token: int) -> BonusDraw:

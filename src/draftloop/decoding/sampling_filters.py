@@ -1,4 +1,4 @@
-"""From logits to the distribution that a sampler really samples: mlx-lm's filters in mlx-lm's order; no randomness.
+"""Turn logits into the distribution that a sampler samples from: mlx-lm's filters in mlx-lm's order; no randomness.
 
 Top-p, min-p and top-k look at the log-softmax at temperature 1; only then the temperature divides, and what is left is
 normalised again. Everything is float32. Temperature 0 gives the one-hot distribution of the argmax.
@@ -31,7 +31,7 @@ def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.arr
 
 
 def sampling_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
-    """The distribution that `sampler` draws from, as probabilities; one exponential a token. Args as above."""
+    """The distribution that `sampler` draws from, as probabilities; one exponential per token. Args as above."""
     if sampler.temperature == 0:
         logits = logits[..., :width]
         return (mx.arange(width) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
@@ -77,7 +77,7 @@ def _keep_top_p(log_probs: mx.array, top_p: float) -> mx.array:
     """The fewest top tokens whose mass reaches `top_p`; ties with the last one stay."""
     ascending = mx.sort(log_probs, axis=-1)
     probs = mx.exp(ascending)
-    above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)  # mass of everything likelier
+    above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)  # mass of everything more probable
     total = above[..., :1] + probs[..., :1]
     dropped = mx.sum(above >= top_p * total, axis=-1, keepdims=True)
     threshold = mx.take_along_axis(ascending, dropped, axis=-1)

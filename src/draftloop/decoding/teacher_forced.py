@@ -78,10 +78,10 @@ def distributions(
             yield batch[0], _alone(model, generations[batch[0]], width, transform)
             continue
         length = max(len(generations[i].input_tokens) for i in batch)
-        ids = np.zeros((len(batch), length), np.int32)
+        tokens = np.zeros((len(batch), length), np.int32)
         for row, i in enumerate(batch):
-            ids[row, : len(generations[i].input_tokens)] = generations[i].input_tokens
-        logits = model(mx.array(ids))
+            tokens[row, : len(generations[i].input_tokens)] = generations[i].input_tokens
+        logits = model(mx.array(tokens))
         rows = []
         for row, i in enumerate(batch):
             start = len(generations[i].prompt_tokens) - 1
@@ -91,12 +91,12 @@ def distributions(
 
 
 def _alone(model: Any, generation: TargetGeneration, width: int, transform: Transform) -> mx.array:
-    """Of a long generation: the logits of its prompt, of which only the last ones are wanted, are never made."""
+    """One long generation by itself; of its prompt's logits only the last ones are computed."""
     read = len(generation.prompt_tokens) - 1
     cache = make_prompt_cache(model)
     if read:
         model(mx.array([generation.input_tokens[:read]]), cache=cache)
-        mx.eval([layer.state for layer in cache])  # the logits are not asked for
+        mx.eval([layer.state for layer in cache])  # so the logits are never computed
     rows = transform(model(mx.array([generation.input_tokens[read:]]), cache=cache)[0], generation.sampler, width)
     mx.eval(rows)
     return rows

@@ -18,27 +18,27 @@ TopKArrays = tuple[mx.array, mx.array, mx.array]
 
 
 def top_k_tokens(probs: mx.array, k: int) -> TopKArrays:
-    """The `k` likeliest tokens of each row.
+    """The `k` most probable tokens of each row, and the mass of all others.
 
     Args:
         probs: (M, V) float32, each row summing to 1.
         k: 1 .. V.
 
     Returns:
-        tokens (M, k), the likeliest first; their log-probabilities (M, k), -inf where there is no mass; the mass of all
-        others (M,), summed over these and not as a difference from 1, which would round small ones away. Not
+        tokens (M, k), the most probable first; their log-probabilities (M, k), -inf where there is no mass; the mass of
+        all others (M,), summed over these and not as a difference from 1, which would round small ones away. Not
         evaluated.
     """
-    ids = _top(probs, k)
-    values = mx.take_along_axis(probs, ids, axis=-1)
+    tokens = _top(probs, k)
+    values = mx.take_along_axis(probs, tokens, axis=-1)
     order = mx.argsort(-values, axis=-1)
-    tail = mx.minimum(mx.put_along_axis(probs, ids, mx.array(0.0, probs.dtype), axis=-1).sum(axis=-1), 1.0)
+    tail = mx.minimum(mx.put_along_axis(probs, tokens, mx.array(0.0, probs.dtype), axis=-1).sum(axis=-1), 1.0)
     log_probs = mx.log(mx.take_along_axis(values, order, axis=-1))
-    return mx.take_along_axis(ids, order, axis=-1), log_probs, tail
+    return mx.take_along_axis(tokens, order, axis=-1), log_probs, tail
 
 
 def _top(probs: mx.array, k: int) -> mx.array:
-    """The `k` likeliest tokens, (M, k), in no order.
+    """The `k` most probable tokens, (M, k), in no order.
 
     They lie in the `k` blocks of tokens whose maxima are the greatest, since in any other block each token is at most
     as likely as `k` others. With blocks of √(V/k) tokens both selections are over √(V·k), where one over all is over V.
@@ -62,7 +62,7 @@ def _greatest(values: mx.array, k: int) -> mx.array:
 
 
 def to_numpy(topk: TopKArrays) -> TopK:
-    """What was evaluated, as plain arrays; tokens without mass are 0."""
-    ids, log_probs = np.array(topk[0]).astype(np.int32), np.array(topk[1])
-    ids[log_probs == -np.inf] = 0
-    return TopK(ids, np.minimum(log_probs, 0.0), np.array(topk[2]))
+    """Evaluated top-k tokens as NumPy arrays; tokens without mass are 0."""
+    tokens, log_probs = np.array(topk[0]).astype(np.int32), np.array(topk[1])
+    tokens[log_probs == -np.inf] = 0
+    return TopK(tokens, np.minimum(log_probs, 0.0), np.array(topk[2]))
