@@ -1,8 +1,8 @@
-"""How good a draft is: acceptance from one pass over finished outputs, speed on this machine, and what that proves.
+"""Measure a draft: acceptance from one pass over finished outputs, speed on this machine, and the decisions on both.
 
-In: a pair and records or prompts. Out: estimates with intervals, speed, and what `gate` decides about a candidate,
-`looks` about the champion and `drift` about a source. Knows no training, and moves no pointer: `retraining.gate_step`
-acts on the decisions.
+In: a pair and records or prompts. Out: estimates with intervals, speed, and the decisions of `gate` about a candidate,
+of `looks` about the champion and of `drift` about a source. Knows no training, and moves no pointer:
+`retraining.gate_step` acts on the decisions.
 """
 
 import lazy_loader

@@ -67,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class AcceptanceReport:
-    """Everything a benchmark says; `conditions` holds what the numbers depend on."""
+    """The report of a benchmark; `conditions` holds what the numbers depend on."""
 
     results: list[AcceptanceRow]
     comparison: list[Difference]

@@ -1,7 +1,7 @@
 """Drift: whether a source's acceptance has fallen for good, by Page-Hinkley. Knows no model, log, file or clock.
 
-One value a generation, its mean acceptance per position: tokens of one output are not independent of each other. With μ
-the mean of n reference values and δ the tolerance, m_t = Σ_{i≤t} (μ − δ − x_i) and PH_t = m_t − min_{0≤s≤t} m_s,
+One value per generation, its mean acceptance per position: tokens of one output are not independent of each other. With
+μ the mean of n reference values and δ the tolerance, m_t = Σ_{i≤t} (μ − δ − x_i) and PH_t = m_t − min_{0≤s≤t} m_s,
 m_0 = 0 (Page 1954). PH rises with a fall alone, and where it last was 0 the fall is taken to begin.
 
 The threshold is the (1 − rate) quantile of the highest PH over `horizon` generations of an unchanged source. Most of it
@@ -45,7 +45,7 @@ from .estimator import FloatArray
 Kind = Literal["drift", "fall"]
 
 DRAWS = 2000
-FALL_REFERENCE = 100  # latest generations of the draft before that say what it reached
+FALL_REFERENCE = 100  # latest generations of the previous draft
 _CELLS = 1 << 19  # values drawn at a time
 
 
@@ -64,7 +64,7 @@ class StreamKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoggedGeneration:
-    """What drift looks at in one record.
+    """A logged generation as drift sees it.
 
     Attributes:
         id: its record's.
@@ -87,17 +87,17 @@ class LoggedGeneration:
 
 @dataclass(frozen=True, slots=True)
 class StreamCheck:
-    """What is known about one stream.
+    """The check of one stream.
 
     Attributes:
         source: as reports call it; where a source has several streams, with what they differ in.
-        kind: `drift` is against this champion's own beginning, `fall` against what the draft before it reached.
+        kind: `drift` is against this champion's own beginning, `fall` against the acceptance of the previous draft.
         reference: mean acceptance per position that was usual.
         recent: its mean since the estimated change, or without an alarm of the latest generations, as many as the
             settings take for a reference; None where nothing was watched.
         generations: watched, after the reference.
         statistic: highest Page-Hinkley value so far; above the threshold exactly where there is an alarm.
-        threshold: what it is held against.
+        threshold: of the statistic.
         alarm_at: index in the watched stream, from 0, of the generation with which it first rose above; None without
             an alarm.
         change_at: index of the first generation of the fall, as estimated; None without an alarm.
@@ -120,7 +120,7 @@ class StreamCheck:
 
 
 def generation_of(record: Record, group_of: GroupOf = own_group) -> LoggedGeneration:
-    """What drift looks at in a record. Raises ValueError where it has no output."""
+    """A record as drift sees it. Raises ValueError where it has no output."""
     s, pair = record.sampler, record.pair
     transforms = (float(s.temperature), float(s.top_p), float(s.min_p), s.top_k)
     key = StreamKey(pair.target, pair.draft, record.source, record.rule, *transforms)
@@ -136,38 +136,38 @@ def check_streams(
     settings: config.Drift,
     seed: int,
 ) -> list[StreamCheck]:
-    """Every stream of the champion, held against its own beginning and against the draft before it.
+    """Check every stream of the champion against its own beginning and against the previous draft.
 
     Args:
         generations: since the champion took over, or since the last verdict, in the order of the log; those of another
             adapter are left out, and those of prompts that it was trained on, which flatter it.
         champion: its version, None for the bare draft.
-        before: generations of the draft before it, in the order of the log; likewise.
+        before: generations of the previous draft, in the order of the log; likewise.
         settings: rate, horizon, size of the reference, tolerance.
         seed: of the draws behind the thresholds.
 
     Returns:
-        Alarms first, then by source. A stream that has no generation beyond its reference, and of which the draft
-        before left fewer generations than a reference takes, is not among them.
+        Alarms first, then by source. A stream that has no generation beyond its reference, and of which the previous
+        draft left fewer generations than a reference takes, is not among them.
     """
     former = _streams(g for g in before if g.unseen)
     streams = _streams(g for g in generations if g.adapter == champion and g.unseen)
-    found = []
+    checks = []
     for key, own in streams.items():
         source = _name(key, streams)
         first, rest = _values(own[: settings.reference]), _values(own[settings.reference :])
         if len(rest):
-            found.append(check_stream(first, rest, source=source, kind="drift", settings=settings, seed=seed))
+            checks.append(check_stream(first, rest, source=source, kind="drift", settings=settings, seed=seed))
         usual = _values(former.get(key, [])[-FALL_REFERENCE:])
         if len(usual) >= settings.reference:
-            found.append(check_stream(usual, _values(own), source=source, kind="fall", settings=settings, seed=seed))
-    return sorted(found, key=lambda w: (not w.alarm, w.source, w.kind))
+            checks.append(check_stream(usual, _values(own), source=source, kind="fall", settings=settings, seed=seed))
+    return sorted(checks, key=lambda check: (not check.alarm, check.source, check.kind))
 
 
 def check_stream(
     reference: FloatArray, stream: FloatArray, *, source: str, kind: Kind, settings: config.Drift, seed: int
 ) -> StreamCheck:
-    """Hold one stream against what was usual.
+    """Check one stream against its reference.
 
     Args:
         reference: (n,) acceptance per position of each generation, in [0, 1], 2 or more.
@@ -213,8 +213,8 @@ def page_hinkley(stream: FloatArray, mean: float | FloatArray, tolerance: float)
 
     Args:
         stream: (..., t) values in order.
-        mean: what was usual, one number or one that goes with every row.
-        tolerance: δ, in the unit of the values; falls up to this are let be.
+        mean: of the reference, one number or one per row.
+        tolerance: δ, in the unit of the values; falls up to this are tolerated.
 
     Returns:
         (..., t), 0 or more; 0 where the sum is at its lowest.
@@ -225,7 +225,7 @@ def page_hinkley(stream: FloatArray, mean: float | FloatArray, tolerance: float)
 
 
 def threshold(reference: FloatArray, settings: config.Drift, seed: int) -> float:
-    """What PH exceeds within the horizon with at most the settings' rate, averaged over references: see this module.
+    """The value that PH exceeds within the horizon at no more than the settings' rate, averaged over references.
 
     The same reference, settings and seed give the same number.
 

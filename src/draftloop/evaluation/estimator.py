@@ -163,7 +163,7 @@ def expected_rounds(
         log_p: (N,) float64, as in `position_weights`; end-of-text included.
         log_q: (N,) float64, as in `position_weights`.
         rule: the acceptance rule.
-        num_draft_tokens: K ≥ 0; 0 is plain decoding, a round a token.
+        num_draft_tokens: K ≥ 0; 0 is plain decoding, one round per token.
         position_acceptance: (N,) float64 in [0, 1], the acceptance `a` of every position from full distributions.
 
     Raises:
@@ -247,7 +247,7 @@ def realised(rounds: Sequence[tuple[int, int]], tokens: int) -> Acceptance:
 
 
 def forecast(acceptance_length: float, t_draft: float, t_plain: float, t_verify: float, num_draft_tokens: int) -> float:
-    """Speed-up over plain decoding that an acceptance length promises on a machine with these times.
+    """Speed-up over plain decoding that follows from an acceptance length on a machine with these times.
 
     speed-up(K) = acceptance_length(K)·T(1) / (K·t_draft + T(K+1)); 1 at K = 0.
 
@@ -278,7 +278,7 @@ def best_k(
     """The draft length of the greatest forecast; 0 ("leave speculation off") where none is above plain decoding.
 
     Args:
-        acceptance_lengths: by K; K = 0 is always weighed, given or not.
+        acceptance_lengths: by K; K = 0 is always compared, given or not.
         t_draft: seconds of one draft step.
         t_plain: T(1), seconds of one target forward over one position.
         t_verify: T(K+1) in seconds by K, for every K ≥ 1 of `acceptance_lengths`.

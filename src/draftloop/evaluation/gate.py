@@ -1,20 +1,21 @@
-"""The gate: does a candidate replace the champion? `decide` says so, from held-out outputs scored under both drafts.
+"""The gate: does a candidate replace the champion? `decide` decides, from held-out outputs scored under both drafts.
 
 It takes rounds, tokens and seconds and returns a decision with its reasons; it knows nothing of models, records, files
-or mlx. `gate_evaluation` scores both drafts for it, and `retraining.gate_step` acts on the decision.
+or mlx. `gate_evaluation` scores both drafts for it, and may still refuse what `decide` would promote: its live check
+decodes some prompts. `retraining.gate_step` acts on the decision.
 
-A candidate is promoted where all of this holds, and refused otherwise:
+`decide` promotes a candidate where all of these hold, and refuses it otherwise:
 
-1. more is accepted than chance labels would give (`sign_flip`), at this attempt's share of alpha;
-2. every unit (a source with enough prompts, or the rest: `units_and_levels`) is not worse: with C the rounds of a
-   prompt group under the champion, R under the candidate and δ = `max_drop_share`, Σ(C/(1 − δ) − R) is above 0 at
-   `unit_alpha`. All units must pass, so their number needs no correction. A rest with too few prompts for that is
-   spared this one;
-3. no unit loses more than `material_drop_share` for sure: Σ(R − C/(1 − share)) is above 0 at `unit_alpha` over the
-   number of units, or at `unit_alpha` itself for a rest that is spared the proof of 2;
-4. the speed-up forecast for this machine, each draft at its own best draft length, does not fall.
+1. more is accepted than chance labels would give (`sign_flip`): p is at most the alpha of this attempt;
+2. every unit (a source with enough prompts, or the rest: `units_and_levels`) is proven not to be worse. With C the
+   rounds of a prompt group under the champion, R under the candidate and δ = `max_drop_share`, the test that
+   Σ(C/(1 − δ) − R) is above 0 has p of at most `unit_alpha`. All units must pass, so their number needs no correction.
+   A rest with too few prompts for this test is exempt from it;
+3. no unit is proven to lose more than μ = `material_drop_share`: the test that Σ(R − C/(1 − μ)) is above 0 has p above
+   `unit_alpha` over the number of units, or above `unit_alpha` itself for a rest that is exempt from 2;
+4. the speed-up that is forecast for this machine, each draft at its own best draft length, does not fall.
 
-With too few prompts there is no verdict, and nothing is spent. The bootstrap's intervals are shown and decide nothing.
+With too few prompts there is no decision, and nothing is spent. The bootstrap's intervals are shown and decide nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from .. import config
 from ..decoding.draft_length import LatencyProfile
 from .estimator import FloatArray, best_k, forecast
 from .intervals import LEVEL
-from .paired_rounds import Columns, LengthComparison, ScoredOutput, columns_of, compare_lengths, only, spread, take
+from .paired_rounds import Columns, LengthComparison, ScoredOutput, columns_of, compare_lengths, spread, take
 from .sign_flip import SignFlip, sign_flip_test
 from .units_and_levels import alpha_of_attempt, large_sources, unit_members, unit_name
 
@@ -39,7 +42,7 @@ ONE_SIDED = 0.90  # the upper end of a two-sided 90% interval is a one-sided 95%
 
 @dataclass(frozen=True, slots=True)
 class UnitCheck:
-    """One unit: acceptance lengths of both, and what the tests say of it.
+    """One unit: acceptance lengths of both drafts, and the results of its tests.
 
     Attributes:
         unit: the source's name; None is the rest.
@@ -47,9 +50,10 @@ class UnitCheck:
         prompts: prompt groups.
         champion_length, candidate_length: acceptance lengths.
         p_not_worse: of the test that it loses less than `max_drop_share`; small is good.
-        p_loss: of the test that it loses more than `material_drop_share`; up to `loss_alpha` it refuses.
+        p_loss: of the test that it loses more than `material_drop_share`; up to `loss_alpha` the candidate is refused.
         needs_proof: whether it has enough prompts for `p_not_worse` to count.
-        ok: whether both tests let it pass.
+        loss_alpha: the level of `p_loss`: `unit_alpha` over the number of units, or all of it for an exempt rest.
+        ok: whether it passes both tests.
     """
 
     unit: str | None
@@ -68,8 +72,8 @@ class UnitCheck:
 class SourceCheck:
     """One source: acceptance lengths, the drop (champion − candidate) and its one-sided 95% upper bound.
 
-    `drop_upper` is None for a single prompt group, and decides nothing. A source that is not `judged` by itself is
-    part of the rest; `ok` is its unit's.
+    `drop_upper` is None for a single prompt group, and decides nothing. `judged` says whether the source is a unit of
+    its own; else it is part of the rest. `ok` is its unit's.
     """
 
     source: str
@@ -84,7 +88,7 @@ class SourceCheck:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The best draft length and the speed-up over plain decoding there; 0 and 1 say to leave speculation off."""
+    """The best draft length and the speed-up over plain decoding there; 0 and 1 mean that speculation is left off."""
 
     best_k: int
     speed_up: float
@@ -92,7 +96,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict, and all that it rests on; what does not apply is None. Plain values throughout.
+    """The gate's decision, and all that it rests on; what does not apply is None. Plain values throughout.
 
     Attributes:
         outcome: `promote`, `refuse` or `inconclusive`.
@@ -107,11 +111,11 @@ class Decision:
         ci_low: lower end of the paired cluster bootstrap's 95% interval, which decides nothing.
         ci_high: upper end.
         p_value: of the sign-flip test, in (0, 1].
-        alpha: what p was held against.
+        alpha: the level of the test at this attempt.
         exact: whether p comes from all assignments of signs.
         worse_share: share of the prompt groups that take more rounds under the candidate.
         worst_decile: the acceptance length of a tenth of the prompt groups changes by this or less. Like `worse_share`
-            it is only shown: what loses on a few prompts and gains more on the others is better on average.
+            it is only shown: a draft that loses on a few prompts and gains more on the others is better on average.
         units: large sources in order of name, then the rest.
         sources: in order of name.
         champion_forecast: at its best K.
@@ -141,7 +145,7 @@ class Decision:
 
 
 _Condition = tuple[bool, str]
-"""Whether one thing that a promotion needs holds, in a sentence that fits how it came out."""
+"""Whether a condition of the promotion holds, and the sentence for the reasons."""
 
 
 def decide(
@@ -218,7 +222,7 @@ def decide(
         worst_decile=worst_decile,
         units=units,
         sources=tuple(
-            _check_source(source, only(columns, source), num_draft_tokens, check, seed)
+            _check_source(source, columns, num_draft_tokens, check, seed)
             for source, check in sorted((source, check) for check in units for source in check.sources)
         ),
         champion_forecast=before,
@@ -251,15 +255,15 @@ def _check_unit(unit: str | None, columns: Columns, k: int, settings: config.Gat
 
 
 def _allowed_share(settings: config.Gate, champion_length: float) -> float:
-    """δ, in (0, 1). The deprecated `max_drop` is of the acceptance length itself, and may be more than all of it."""
+    """δ, in (0, 1). The deprecated `max_drop` is in tokens of acceptance length, and may be more than all of it."""
     if settings.max_drop is None:
         return settings.max_drop_share
     return min(settings.max_drop / champion_length, _MOST_SHARE)
 
 
 def _check_source(source: str, columns: Columns, k: int, unit: UnitCheck, seed: int) -> SourceCheck:
-    """One source; the bound reads the interval of candidate minus champion from below."""
-    own = compare_lengths(columns, k, ONE_SIDED, seed)
+    """One source of `columns`; the bound is the lower end of the interval of candidate minus champion, negated."""
+    own = compare_lengths(take(columns, np.flatnonzero(columns.sources == source).tolist()), k, ONE_SIDED, seed)
     return SourceCheck(
         source=source,
         prompts=own.prompts,
@@ -292,7 +296,7 @@ def _accepts_more(overall: LengthComparison, test: SignFlip, alpha: float, attem
 
 
 def _unit_holds(check: UnitCheck, settings: config.Gate) -> list[_Condition]:
-    """That a unit is not worse, where it has the prompts to show it, and that no loss of it is proven."""
+    """The conditions on a unit: it is proven not to be worse, unless it is exempt; and no loss of it is proven."""
     name = unit_name(check.unit)
     lengths = f"{check.candidate_length:.3f} against {check.champion_length:.3f} over {check.prompts} prompts"
     share, alpha = _allowed_share(settings, check.champion_length), settings.unit_alpha
@@ -314,5 +318,5 @@ def _no_slower(champion: Forecast, candidate: Forecast) -> _Condition:
     if champion.best_k == candidate.best_k == 0:
         return holds, "with either draft no draft length is forecast to beat plain decoding on this machine"
     verdict = "does not fall" if holds else "falls"
-    ours, theirs = (f"{of.speed_up:.3f} x plain at K = {of.best_k}" for of in (candidate, champion))
-    return holds, f"the forecast speed-up {verdict}: {ours} against {theirs}"
+    after, before = (f"{of.speed_up:.3f} x plain at K = {of.best_k}" for of in (candidate, champion))
+    return holds, f"the forecast speed-up {verdict}: {after} against {before}"

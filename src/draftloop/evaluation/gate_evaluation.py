@@ -1,7 +1,8 @@
 """Gate evaluation: score candidate and champion on the same outputs, and let `gate.decide` decide. Moves no pointer.
 
 outputs -> log p, log q under both drafts (one pass of the target) -> expected rounds for K = 1 .. Kmax -> decision.
-A candidate that the gate would promote is then decoded live, and must take the rounds that the estimate says.
+A candidate that `decide` would promote then decodes some prompts live. Where its rounds are not those of the estimate
+it is refused all the same.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class LiveCheck:
 
 @dataclass(frozen=True)
 class GateEvaluation:
-    """What the gate decided, and everything that the decision rests on."""
+    """The gate's decision, and everything that it rests on."""
 
     decision: Decision
     positions: dict[str, dict[str, float]]  # acceptance per position of both drafts by source, and over all
@@ -120,7 +121,7 @@ def evaluate_gate(
     profile = timing(pair, most) if timing else measure_latency(pair, most, on_timed=partial(on_work, "timing steps"))
     decision = decide(outputs, num_draft_tokens=k, attempt=attempt, settings=config.gate, profile=profile, seed=seed)
 
-    # 3. Decode a candidate that would be promoted for real: one prompt a group, for copies prove nothing more.
+    # 3. Decode live with a candidate that would be promoted: one prompt per group, for copies prove nothing more.
     live = None
     if decision.outcome == "promote" and config.gate.live_prompts:
         one_a_group = list({group_of(record): record for record in reversed(records)}.values())[::-1]
@@ -158,7 +159,7 @@ def score_outputs(
         pair: the models; whatever adapter it carries is put off and on as needed.
         records: generations of this target.
         champion, candidate: adapter directories; None is the bare draft.
-        config: whose acceptance rule counts where the records' temperature lets it be.
+        config: its acceptance rule is used where it fits the records' temperature.
         most: the greatest K.
         group_of: the joined prompt group of a record.
         on_work: called with the progress.
@@ -184,7 +185,7 @@ def score_outputs(
 
 
 def _rule(record: Record, config: Config) -> Rule:
-    """The configured rule where the record's temperature lets it be."""
+    """The configured rule where it fits the record's temperature, else the rule that does."""
     if record.sampler.temperature == 0:
         return "greedy"
     wanted = config.speculative.rule

@@ -1,8 +1,8 @@
-"""What a draft is measured on, whether that was held out of training, and in which words this is said. No mlx.
+"""Choose the outputs to measure a draft on, and mark a measurement whose prompts were not held out. No mlx.
 
-A number from prompts that an adapter was trained on flatters that adapter. It may be measured, so that the first two
-prompts give a first figure, but it is marked, and nothing that decides goes by it: gate, looks and export read the
-held-out generations of the log themselves.
+A figure from prompts that an adapter was trained on flatters that adapter. It may be measured, so that the first two
+prompts give a first figure, but it is marked, and no decision uses it: gate, looks and export read the held-out
+generations of the log themselves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MeasuredPrompt:
     """A prompt that is measured on.
 
     Attributes:
-        group: what it counts as: its prompt group, or itself.
+        group: its prompt group, or a name of its own: what it is counted by.
         opening: the text that decides its group (`prompt_groups.opening`).
     """
 
@@ -43,10 +43,10 @@ class MeasuredPrompt:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What part the prompts of a measurement had in training; near-duplicates count.
+    """How many prompts of a measurement were used in training; near-duplicates count.
 
     Attributes:
-        prompts: units measured on.
+        prompts: prompt groups measured on.
         for_training: of them, those of the splits `train` and `validation` here, and those in `seen`.
         seen: of them, those that the adapter, or one that it was built on, was trained on, as far as is known.
         adapter: what is compared with the bare draft, by name; None is nothing.
@@ -76,7 +76,8 @@ class HeldOut:
     @property
     def sentence(self) -> str | None:
         """The mark with what was counted; None where the prompts are held out."""
-        parts = [self._said_of_adapter(), self._said_of_splits(), "" if self.is_known else _UNKNOWN_PART]
+        on_seen = f"{self.adapter} was trained on {self._of_all(self.seen)}" if self.seen else ""
+        parts = [on_seen, self._said_of_splits(), "" if self.is_known else _UNKNOWN_PART]
         return None if self.mark is None else f"{self.mark}: {'; '.join(part for part in parts if part)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -87,9 +88,6 @@ class HeldOut:
             "prompts_for_training": self.for_training,
             "prompts_seen_in_training": self.seen,
         }
-
-    def _said_of_adapter(self) -> str:
-        return f"{self.adapter} was trained on {self._of_all(self.seen)}" if self.seen else ""
 
     def _said_of_splits(self) -> str:
         others = self.for_training - self.seen
@@ -129,7 +127,7 @@ def check_logged(log: FailureLog) -> None:
 
 
 def generations_to_measure(log: FailureLog, why_not: Callable[[Record], str | None]) -> LoggedGenerations:
-    """What of the log there is to measure on. The log's `damage` is that of this reading.
+    """The generations of the log to measure on. The log's `damage` is that of this reading.
 
     Args:
         log: with generations in it.
@@ -141,10 +139,10 @@ def generations_to_measure(log: FailureLog, why_not: Callable[[Record], str | No
     """
     left_out, read, near, what = Counter[str](), 0, 0, "logged"
     for kind, splits in (("held-out", {"heldout"}), ("logged", {"train", "validation"})):
-        found = [(record, why_not(record)) for record in log.records(splits)]
-        left_out.update(why for _, why in found if why is not None)
-        read, near, what = read + len(found), near + log.near_two_splits, kind if found else what
-        kept = [record for record, why in found if why is None]
+        records = [(record, why_not(record)) for record in log.records(splits)]
+        left_out.update(why for _, why in records if why is not None)
+        read, near, what = read + len(records), near + log.near_two_splits, kind if records else what
+        kept = [record for record, why in records if why is None]
         if kept:
             return LoggedGenerations(kept, left_out, near)
     reasons = left_out + Counter({NEAR_TWO_SPLITS: near})
@@ -155,7 +153,7 @@ def generations_to_measure(log: FailureLog, why_not: Callable[[Record], str | No
 
 
 def check_held_out(asked: Iterable[MeasuredPrompt], log: FailureLog, adapter: tuple[str, Path] | None) -> HeldOut:
-    """Look up what part prompts had in training.
+    """Look up which prompts were used in training.
 
     Args:
         asked: the prompts that are measured on, in the log or not.
@@ -165,20 +163,20 @@ def check_held_out(asked: Iterable[MeasuredPrompt], log: FailureLog, adapter: tu
     Raises:
         StoreError: a newer draftloop wrote to the log.
     """
-    groups, units, learned = log.groups(), set[str](), frozenset[str]()
+    groups, measured, learned = log.groups(), set[str](), frozenset[str]()
     is_known = groups.all_have_text
     if adapter is not None:
         learned, is_whole = _learned(log, adapter[1])
         is_known = is_known and is_whole
     seen, for_training = set[str](), set[str]()
     for prompt in asked:
-        units.add(prompt.group)
+        measured.add(prompt.group)
         if not learned.isdisjoint(groups.groups_near(prompt)):
             seen.add(prompt.group)
         if groups.splits_near(prompt) - {"heldout"}:
             for_training.add(prompt.group)
     name = None if adapter is None else adapter[0]
-    return HeldOut(len(units), len(for_training | seen), len(seen), name, is_known)
+    return HeldOut(len(measured), len(for_training | seen), len(seen), name, is_known)
 
 
 def _learned(log: FailureLog, path: Path) -> tuple[frozenset[str], bool]:

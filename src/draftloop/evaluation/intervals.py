@@ -1,12 +1,12 @@
-"""Intervals of ratios of sums over prompt groups: the cluster bootstrap that reports show and that decides nothing.
+"""Intervals of ratios of sums over prompt groups, by the cluster bootstrap: reports show them, they decide nothing.
 
 It knows numbers and group labels, not what they count, and nothing of mlx. Outputs of one prompt group are not
 independent of each other, so whole groups are drawn again, never single outputs.
 
-Which interval. With few groups the plain percentile bootstrap is too narrow twice over: its variance is that of a
+Which interval. With few groups the plain percentile bootstrap is too narrow for two reasons: its variance is that of a
 population of G, short by (G−1)/G, and it uses normal where Student quantiles are due. Hesterberg's expanded percentile
 interval (arXiv 1411.5279) mends both by reading the quantiles at Φ(t_{α/2,G−1}·√(G/(G−1))).
-Coverage of lengths / paired differences at 95%, 2,000 data sets of the skewed kind that tests/test_stats.py draws:
+Coverage of lengths / paired differences at 95%, 2,000 data sets, skewed as tests/evaluation/test_intervals.py draws:
 
     groups               6             12             24             48
     percentile   .86 / .84      .90 / .89      .93 / .91      .94 / .94
@@ -63,8 +63,8 @@ def ratio_interval(
     """Sum of numerators over sum of denominators, with its interval over groups.
 
     Args:
-        numerators: (n,) one number an output: its tokens, say.
-        denominators: (n,) positive, one number an output: its rounds, say.
+        numerators: (n,) one number per output: its tokens, say.
+        denominators: (n,) positive, one number per output: its rounds, say.
         groups: (n,) prompt group of each output.
         seed: of the resampling; the same seed over as many groups draws the same groups.
         level: coverage, in (0, 1).
@@ -120,11 +120,11 @@ def paired_ratio_difference_interval(
 
 
 def group_sums(groups: Sequence[Hashable], **columns: Numbers) -> list[FloatArray]:
-    """Sum every column over each group: one (G,) array a column, groups in the order of their first appearance.
+    """Sum every column over each group: one (G,) array per column, groups in the order of their first appearance.
 
     Args:
         groups: (n,) prompt group of each output.
-        columns: (n,) finite numbers each, by the name that an error calls them.
+        columns: (n,) finite numbers each, by their names in an error.
 
     Raises:
         ValueError: no output, unequal lengths, or a number that is not finite.
@@ -145,7 +145,7 @@ def group_sums(groups: Sequence[Hashable], **columns: Numbers) -> list[FloatArra
 
 
 def _require_positive(denominators: FloatArray) -> None:
-    """Refuse what some resample would divide by zero."""
+    """Refuse denominators by whose sum some resample would divide by zero."""
     if not (denominators > 0).all():
         raise ValueError("the denominators of a group sum to 0 or less: expected a positive sum in every group")
 

@@ -1,9 +1,8 @@
 """The latency of a draft step, a plain step and a round of every draft length on this machine. Knows no acceptance.
 
-Timed are the very steps of the decoder, choices and reads included, on a filled cache, at temperature 1 without
-filters: whole rounds of K proposals, a chain of draft steps, a chain of plain steps. So K·t_draft + T(K + 1) is what a
-round takes, and T(1) what a token takes without a draft. A few K are timed, the others lie on the line between their
-neighbours.
+The decoder's own steps are timed, sampling and reads included, on a filled cache, at temperature 1 without filters:
+whole rounds of K proposals, a chain of draft steps, a chain of plain steps. So a round takes K·t_draft + T(K + 1), and
+a token without a draft T(1). A few K are timed, the others lie on the line between their neighbours.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def measure_latency(
 
     Args:
         pair: the models, the draft with whatever adapter it carries, which is merged as it is for decoding.
-        max_draft_tokens: Kmax >= 1; T is found for 1 .. Kmax + 1 positions.
+        max_draft_tokens: Kmax >= 1; T is measured for 1 .. Kmax + 1 positions.
         care: how often.
         on_timed: called with how many of all timings are made, and of how many.
     """
@@ -84,7 +83,7 @@ def machine_fingerprint(pair: Pair) -> str:
 
 
 class _Timed:
-    """The steps to time; each leaves the caches as it found them."""
+    """The steps to time; each leaves the caches as they were."""
 
     def __init__(self, pair: Pair, most: int) -> None:
         room = (pair.context or PREFIX + most + CHAIN + 2) - max(most, CHAIN) - 2
@@ -96,12 +95,12 @@ class _Timed:
 
     def plain(self) -> None:
         """CHAIN plain steps, each enqueued before the one before it is read."""
-        ids = mx.array([0], mx.uint32)
+        token = mx.array([0], mx.uint32)
         for _ in range(CHAIN):
-            before, ids = ids, self._sampler.following(self._pair.target(ids[None], cache=self._target_cache)[0])
-            mx.async_eval(ids)
+            before, token = token, self._sampler.following(self._pair.target(token[None], cache=self._target_cache)[0])
+            mx.async_eval(token)
             before.item()
-        ids.item()
+        token.item()
         trim_prompt_cache(self._target_cache, CHAIN)
 
     def draft(self) -> None:
@@ -114,8 +113,8 @@ class _Timed:
 
         def make() -> None:
             proposals = self._propose(k)
-            ids = mx.concatenate([mx.array([0], mx.uint32), *proposals])
-            logits = self._pair.target(ids[None], cache=self._target_cache)[0]
+            tokens = mx.concatenate([mx.array([0], mx.uint32), *proposals])
+            logits = self._pair.target(tokens[None], cache=self._target_cache)[0]
             mx.async_eval(logits)
             self._sampler.verify(logits)
             trim_prompt_cache(self._target_cache, k + 1)

@@ -1,6 +1,6 @@
-"""The latency profiles of pairs on this machine, and the fastest settings, kept between processes. Imports no mlx.
+"""A file keeps the latency profiles of pairs on this machine, and their fastest settings. Imports no mlx.
 
-A cache: one JSON object by pair and machine. What is damaged of it is measured again; what may not be read stays. A
+It is a cache, one JSON object by pair and machine: a damaged one is measured again, one that may not be read stays. A
 cache is no reason to make a data directory: where there is none, nothing is kept.
 """
 
@@ -26,7 +26,7 @@ class Advice:
     Attributes:
         num_draft_tokens: 0 leaves speculation off.
         rule: of acceptance, above temperature 0; None where nothing was measured there.
-        speed_up: tokens a second over those of plain decoding.
+        speed_up: tokens per second over those of plain decoding.
     """
 
     num_draft_tokens: int

@@ -1,4 +1,4 @@
-"""Live decoding of prompts: what was accepted, how long it took, and the estimate on those very outputs beside it."""
+"""Live decoding of prompts: measured acceptance and time, beside the estimate on the same outputs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LiveRow:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Outputs that were decoded live, what was accepted, and the seconds of decoding."""
+    """Outputs that were decoded live, their counts, and the seconds of decoding."""
 
     generations: list[TargetGeneration]
     outputs: list[Acceptance]
@@ -70,13 +70,13 @@ def decode_all(
     """
     generations, outputs, seconds = [], [], 0.0
     with lora.merged(pair.draft):
-        for ids in prompts:
-            sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, ids))
+        for prompt in prompts:
+            sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, prompt))
             began = time.perf_counter()
-            rounds = list(Decoding(pair, ids, replace(settings, sampler=sampler, keep_bonus_draws=False)))
+            rounds = list(Decoding(pair, prompt, replace(settings, sampler=sampler, keep_bonus_draws=False)))
             seconds += time.perf_counter() - began
             output = tuple(token for round_ in rounds for token in round_.tokens)
-            generations.append(TargetGeneration(tuple(ids), output, sampler))
+            generations.append(TargetGeneration(tuple(prompt), output, sampler))
             outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
             if on_text is not None:
                 on_text(len(output))
@@ -101,7 +101,7 @@ def samples_from_prompts(
     usable, skipped = usable_prompts(
         pair, prompts, settings, chat_template=chat_template, max_length=max_prompt_length, reading=reading
     )
-    decoded = decode_all(pair, [ids for _, ids in usable], settings, on_text)
+    decoded = decode_all(pair, [tokens for _, tokens in usable], settings, on_text)
     openings = [opening(prompt.text, prompt.messages) for prompt, _ in usable]
     members = zip(decoded.generations, joined_groups(openings), openings, strict=True)
     return [Sample(*member) for member in members], skipped
@@ -123,11 +123,13 @@ def usable_prompts(
     """
     usable, skipped = [], []
     for number, prompt in enumerate(prompts, 1):
-        ids = usable_tokens(pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading)
-        if isinstance(ids, Unusable):
-            skipped.append(str(SkippedPrompt(prompt.where or Place("prompt", number), ids)))
+        encoded = usable_tokens(
+            pair, prompt, settings, chat_template=chat_template, max_length=max_length, reading=reading
+        )
+        if isinstance(encoded, Unusable):
+            skipped.append(str(SkippedPrompt(prompt.where or Place("prompt", number), encoded)))
         else:
-            usable.append((prompt, ids))
+            usable.append((prompt, encoded))
     if not usable:
         raise PromptError(f"none of {len(prompts)} prompts was usable: {'; '.join(skipped[:3])}")
     return usable, skipped
@@ -193,12 +195,12 @@ def decode_live(
 
 
 def plain_speed(pair: Pair, prompts: Sequence[Sequence[int]], sampler: Sampler, max_tokens: int) -> float:
-    """Tokens a second of mlx-lm's own generation on the target alone, prompt processing included."""
+    """Tokens per second of mlx-lm's own generation on the target alone, prompt processing included."""
     draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
     mx.random.seed(sampler.seed)
     tokens, began = 0, time.perf_counter()
-    for ids in prompts:
-        for token, _ in generate_step(mx.array(list(ids)), pair.target, max_tokens=max_tokens, sampler=draw):
+    for prompt in prompts:
+        for token, _ in generate_step(mx.array(list(prompt)), pair.target, max_tokens=max_tokens, sampler=draw):
             tokens += 1
             if token in pair.stop_tokens:
                 break

@@ -1,12 +1,13 @@
-"""When a promoted draft is looked at, and on what: new held-out prompts, at 12, 24, 48, … of them.
+"""Looks test a promoted draft against the previous one on new held-out prompts, at 12, 24, 48, … of them.
 
 A promotion rests on prompts of the past. So when a unit (a large source, or the rest; fixed at the promotion) has 12,
-24, 48, … held-out prompt groups that are new since, it is looked at, on these groups alone: with X the rounds of a
-group under the promoted draft and P under the one before, and δ = `rollback_drop_share`, the draft is rolled back where
-Σ(X − P/(1 − δ)) is above 0 at `rollback_alpha` over the number of looks and of units. The looks share alpha evenly,
-for what they must not miss shows at the later ones. An alarm of drift calls for a check of every unit and of all new
-groups together; how many alarms there will be nobody knows, so the t-th check of each spends 6/(π²t²) of its share of
-`rollback_alpha`. So a draft that is no worse is rolled back with a chance of 2·`rollback_alpha` at most.
+24, 48, … held-out prompt groups that are new since, a look tests it on these groups alone: with X the rounds of a group
+under the promoted draft, P under the previous one and δ = `rollback_drop_share`, the draft is rolled back where the
+test that Σ(X − P/(1 − δ)) is above 0 has p of at most `rollback_alpha` over the number of looks and of units. The looks
+share alpha evenly, for a loss that they must not miss shows at the later ones. An alarm of drift causes a check of
+every unit and of all new groups together; nobody knows how many alarms there will be, so the t-th check of each spends
+6/(π²t²) of its share of `rollback_alpha`. So a draft that is no worse is rolled back with a chance of
+2·`rollback_alpha` at most.
 
 `compare_with_previous` decides a look. Nothing here knows models, files or records, nor mlx.
 """
@@ -36,9 +37,9 @@ class Look:
     Attributes:
         kind: which of the two; `check of all` is of all units together.
         unit: the source; None is the rest, and for a check of all everything.
-        groups: new held-out prompt groups that there were.
-        record_ids: what was scored.
-        alpha: what p is held against.
+        groups: number of new held-out prompt groups.
+        record_ids: of the outputs to score.
+        alpha: the level of its test.
         p_value: None where it is not done yet.
     """
 
@@ -59,9 +60,9 @@ class Watching:
         sequence: the pointer's, by which the promotion is known.
         champion, previous: the two drafts; None is the bare one.
         sources: those that are units of their own.
-        mark: the end of the log then (`marks`).
+        mark: the end of the log then (`data.log_position`).
         least: groups that make a source a unit, and that the first look needs.
-        looks, alpha: how many looks at each unit there will be, and what they share; checks share as much again.
+        looks, alpha: how many looks at each unit there will be, and the alpha that they share; checks share as much.
         made: the looks, in order.
     """
 
@@ -101,7 +102,7 @@ def due_looks(watching: Watching, new: Sequence[NewOutput], *, alarm: bool) -> l
         alarm: whether drift raised an alarm.
 
     Returns:
-        Where some were begun and not done, these as they were begun: what a crash cut off is not looked at twice. Else
+        Where some were begun and not done, these as they were begun: a crash gives no second look. Else
         new ones, each on all new outputs of its unit.
     """
     begun = [look for look in watching.made if look.p_value is None]
@@ -140,7 +141,7 @@ def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list
         mark: the end of the log at the promotion.
     """
     ids = [one.id for one in stream]
-    if is_gone(mark, ids):  # nobody knows what the gate saw: `retraining.watch_champion` begins anew
+    if is_gone(mark, ids):  # nobody knows what the gate saw: `retraining.gate_step.watch_champion` begins anew
         return []
     start = position_after(mark, ids)
     known = {one.group for one in stream[:start]}
@@ -153,7 +154,7 @@ def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list
 
 @dataclass(frozen=True, slots=True)
 class LookResult:
-    """What a look found: prompt groups scored, p, both acceptance lengths, and whether to roll back."""
+    """The result of a look: prompt groups scored, p, both acceptance lengths, and whether to roll back."""
 
     prompts: int
     p_value: float
@@ -168,7 +169,7 @@ def compare_with_previous(
     """Decide a look.
 
     Args:
-        outputs: scored under the promoted draft (as champion) and the one before it (as candidate), one or more.
+        outputs: scored under the promoted draft (as champion) and the previous one (as candidate), one or more.
         num_draft_tokens: K ≥ 1.
         look: whose alpha counts.
         settings: the thresholds.
@@ -178,16 +179,16 @@ def compare_with_previous(
         ValueError: as `paired_rounds.columns_of`.
     """
     columns = columns_of(outputs, num_draft_tokens)
-    ours, before = columns.champion[:, num_draft_tokens - 1], columns.candidate[:, num_draft_tokens - 1]
-    worse = ours - before / (1.0 - settings.rollback_drop_share)
+    promoted, previous = columns.champion[:, num_draft_tokens - 1], columns.candidate[:, num_draft_tokens - 1]
+    worse = promoted - previous / (1.0 - settings.rollback_drop_share)
     test = sign_flip_test(worse, columns.groups.tolist(), alpha=look.alpha, seed=seed)
     tokens = columns.tokens.sum()
-    length, previous_length = (float(tokens / rounds.sum()) for rounds in (ours, before))
+    length, previous_length = (float(tokens / rounds.sum()) for rounds in (promoted, previous))
     return LookResult(test.groups, test.p_value, length, previous_length, test.p_value <= look.alpha)
 
 
 def describe_look(look: Look, result: LookResult, settings: config.Gate) -> str:
-    """What a look found, for a person."""
+    """The result of a look in a sentence."""
     where = "all new held-out prompts" if look.kind == "check of all" else unit_name(look.unit)
     share, sign = settings.rollback_drop_share, "<=" if result.rolls_back else ">"
     verdict = f"more than {share:.0%} worse than the draft before it" if result.rolls_back else "no worse for sure"

@@ -1,6 +1,6 @@
-"""The rounds of two drafts on the same outputs, as columns: what gate and looks compare. No models, records or mlx.
+"""The rounds of two drafts on the same outputs, as columns, for gate and looks. Knows no models, records or mlx.
 
-Over several outputs every length is a ratio of sums; the unit of every test is the prompt group.
+Over several outputs every length is a ratio of sums; every test flips whole prompt groups.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ScoredOutput:
     """One held-out output under both drafts.
 
     Attributes:
-        group: its prompt group, the unit of every test.
+        group: its prompt group, which every test flips as one.
         source: where its prompt came from.
         tokens: N, the emitted tokens; end-of-text is one of them.
         champion_rounds: expected rounds at K = 1, 2, …, as far as was scored; as many for every output.
@@ -101,11 +101,6 @@ def spread(columns: Columns, k: int) -> tuple[float, float]:
     )
     changes = tokens / candidate - tokens / champion
     return float((changes < 0.0).mean()), float(np.quantile(changes, 0.1))
-
-
-def only(columns: Columns, source: str) -> Columns:
-    """The outputs of one source."""
-    return take(columns, np.flatnonzero(columns.sources == source).tolist())
 
 
 def take(columns: Columns, rows: list[int]) -> Columns:

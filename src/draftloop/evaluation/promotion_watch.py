@@ -1,7 +1,7 @@
-"""Where the looks at promoted drafts are written down, and how one begins. Knows no model and no test.
+"""The file that keeps the looks at a promoted draft, so that a crash gives no second look. Knows no model and no test.
 
-`watching/<sequence>.json` belongs to the promotion with which the pointer reached that sequence. A look is written down
-with its records before they are scored, so that a crash gives nobody a second look for nothing.
+`watching/<sequence>.json` belongs to the promotion with which the pointer reached that sequence. A look is written with
+its records before they are scored.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PromotionWatch(RegistryFiles):
         Args:
             pointer: after it moved.
             stream: all generations of the target so far, in the order of the log.
-            settings: of which the watch keeps the least prompt groups, the number of looks and their level.
+            settings: from which the watch keeps the least prompt groups, the number of looks and their level.
 
         Returns:
             What was fixed, now or before; None for the bare draft, which is not looked at.
@@ -56,7 +56,7 @@ class PromotionWatch(RegistryFiles):
         return self.of(pointer) or self._write(watching_from(pointer, pointer.champion, stream, settings))
 
     def begin_anew(self, watching: Watching, stream: Sequence[LoggedGeneration]) -> Watching:
-        """New is what comes from now on; what was spent stays spent."""
+        """Move the mark to the end of the log: outputs after it are new. The looks that were made still count."""
         return self._write(replace(watching, mark=mark_of([one.id for one in stream])))
 
     def note_begun(self, watching: Watching, look: Look) -> Watching:
@@ -66,7 +66,7 @@ class PromotionWatch(RegistryFiles):
         return self._write(replace(watching, made=(*watching.made, look)))
 
     def note_done(self, watching: Watching, look: Look, p_value: float) -> Watching:
-        """Write down what a look found; which records it read is not needed any more."""
+        """Write down the p of a look; the ids of its records are not needed any more."""
         done = replace(look, p_value=p_value, record_ids=())
         return self._write(replace(watching, made=tuple(done if one == look else one for one in watching.made)))
 
@@ -81,7 +81,7 @@ class PromotionWatch(RegistryFiles):
 def watching_from(
     pointer: Pointer, champion: str, stream: Sequence[LoggedGeneration], settings: config.Gate
 ) -> Watching:
-    """How a watch over the champion of a pointer begins, after the generations of `stream`. Args as `begin`."""
+    """A new watch over the champion of a pointer, after the generations of `stream`. Args as `begin`."""
     members = ((one.group, one.key.source) for one in stream if one.split == "heldout")
     return Watching(
         sequence=pointer.sequence,

@@ -4,8 +4,8 @@ Several drafts are scored on the same outputs against the same target distributi
 bit. The target reads each output once, however many drafts and draft lengths are asked for.
 
 What flows, for a block of outputs with N tokens in all: tokens (B, L) -> target logits (B, L, V) -> p at the N output
-positions (N, V) float32, kept for the block; then per draft tokens -> q (N, V) -> three scalars a position. A block is
-as large as `BLOCK_BYTES` allows.
+positions (N, V) float32, kept for the block; then per draft tokens -> q (N, V) -> three scalars per position. A block
+is as large as `BLOCK_BYTES` allows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score(
         pair: the models; afterwards its draft carries the last of `drafts`.
         generations: outputs of the target, each under its own sampler.
         rule: what `position` means: `rejection` sums min(p, q), `match` p q, `greedy` compares the argmax.
-        drafts: name to adapter directory, or to what gives the model once a block; None is the bare draft.
+        drafts: name to adapter directory, or to a function that gives the model once per block; None is the bare draft.
         on_generation: called after each output under each draft.
 
     Returns:

@@ -1,10 +1,10 @@
 """The test that decides: paired sign flips over prompt groups.
 
-It knows a number an output and its group, not what they count, and nothing of mlx. Where candidate and champion might
-as well have changed places on every prompt, the label on a group's pair of scores is a fair coin: the level holds at
-any number of groups and for any distribution of the scores. A bootstrap's does not, see `stats`. It does not hold for
-a candidate that is equal on average alone, a little better on most prompts and much worse on a few: from a dozen
-prompts nobody can tell; `benchmarks/gate.py` measures how often that one passes.
+It knows one number per output and its group, not what they count, and nothing of mlx. Where candidate and champion
+might as well have changed places on every prompt, the label on a group's pair of scores is a fair coin: the level holds
+at any number of groups and for any distribution of the scores. A bootstrap's level does not (see `intervals`). This one
+does not hold for a candidate that is equal on average alone, a little better on most prompts and much worse on a few:
+a dozen prompts cannot show that; `benchmarks/gate.py` measures how often such a candidate passes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ROUNDING = 1e-10  # of the summed |difference|: sums this close to a tie are ti
 
 @dataclass(frozen=True, slots=True)
 class SignFlip:
-    """What a sign-flip test found.
+    """The result of a sign-flip test.
 
     Attributes:
         p_value: chance under random labels of a sum at least as large, in (0, 1]; 1 where nothing differs.
-        exact: whether every assignment of signs was weighed, not a seeded sample of them.
-        assignments: sign vectors that were weighed, the identity included; groups that do not differ take no sign.
+        exact: whether every assignment of signs was counted, not a seeded sample of them.
+        assignments: sign vectors that were counted, the identity included; groups that do not differ take no sign.
         groups: prompt groups, those that do not differ included.
     """
 
@@ -58,7 +58,7 @@ def sign_flip_test(differences: Numbers, groups: Sequence[Hashable], *, alpha: f
     Args:
         differences: (n,) champion's rounds minus candidate's on the same output, finite.
         groups: (n,) prompt group of each output; a group flips as one.
-        alpha: the level that p will be held against, in (0, 1): sets the number of draws, at least 20/alpha.
+        alpha: the level that p is compared with, in (0, 1): sets the number of draws, at least 20/alpha.
         seed: of the draws.
 
     Raises:

@@ -51,10 +51,10 @@ class SpeedRow:
         way: which.
         tokens: emitted in all passes over the prompts that count; each has a seed of its own.
         length: acceptance length; None where the rounds are not known.
-        passes: tokens a second of each.
+        passes: tokens per second of each.
         tokens_per_second: median of the passes.
         spread: half the range of the middle half of them, over the median.
-        speed_up: median over the passes of tokens a second over those of plain decoding in the same pass.
+        speed_up: median over the passes of tokens per second over those of plain decoding in the same pass.
         forecast: of the speed-up, from the latency profile and the estimated length; None where there is none.
     """
 
@@ -70,7 +70,7 @@ class SpeedRow:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """What was measured, and what follows; `experience` of each rule is of its row with the adaptive draft length."""
+    """Measurements and the advice that follows; `experience` of each rule is of its row with adaptive draft length."""
 
     rows: list[SpeedRow]
     costs: LatencyProfile
@@ -94,7 +94,7 @@ def measure_speed(
 
     Args:
         pair: the models, the draft with the adapter in use.
-        stock: the same as mlx-lm has them; where nothing is done to them, `pair` itself.
+        stock: the same as mlx-lm loads them; where draftloop changes nothing in them, `pair` itself.
         prompts: tokens of each; all leave room for `max_tokens` and the longest round.
         settings: the sampler with the run's seed, max_tokens, and as `num_draft_tokens` the greatest adaptive K.
         rules: that fit the temperature.
@@ -115,8 +115,8 @@ def measure_speed(
         passes: dict[Way, list[_Pass]] = {way: [] for way in ways}
         for number in range(repeats + 1):
             turn = [_Pass(way, policies, settings.sampler.seed + number) for way in ways]
-            for ids, one in product(prompts, turn):
-                one.decode(pair if one.way.by == OURS else stock, ids, settings)
+            for prompt, one in product(prompts, turn):
+                one.decode(pair if one.way.by == OURS else stock, prompt, settings)
                 on_text()
             for way, one in zip(ways, turn, strict=True):
                 passes[way].append(one)
@@ -136,13 +136,13 @@ def measure_speed(
     fixed = [row for row in rows if row.way.by == OURS and row.way.num_draft_tokens is not None]
     best = max(fixed, key=lambda row: row.speed_up)
     rule = best.way.rule if best.way.rule in SAMPLING else None
-    pays = best.speed_up >= 1.0
-    advice = Advice((best.way.num_draft_tokens or 0) if pays else 0, rule, best.speed_up if pays else 1.0)
+    is_faster = best.speed_up >= 1.0
+    advice = Advice((best.way.num_draft_tokens or 0) if is_faster else 0, rule, best.speed_up if is_faster else 1.0)
     return SpeedReport(rows, measured, advice, experience)
 
 
 class _Pass:
-    """One way over all prompts: what it made of them so far.
+    """One way over all prompts: its counts so far.
 
     Attributes:
         way: which.
@@ -157,24 +157,24 @@ class _Pass:
         self.generations: list[TargetGeneration] = []
         self.way, self._policies, self._seed = way, policies, seed
 
-    def decode(self, pair: Pair, ids: Sequence[int], settings: Settings) -> None:
+    def decode(self, pair: Pair, prompt: Sequence[int], settings: Settings) -> None:
         """One prompt."""
-        sampler = replace(settings.sampler, seed=generation_seed(self._seed, ids))
+        sampler = replace(settings.sampler, seed=generation_seed(self._seed, prompt))
         decode = self._ours if self.way.by == OURS else self._stock
-        decode(pair, ids, replace(settings, sampler=sampler))
+        decode(pair, prompt, replace(settings, sampler=sampler))
 
-    def _ours(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
+    def _ours(self, pair: Pair, prompt: Sequence[int], how: Settings) -> None:
         rule, length = self.way.rule or how.rule, self.way.num_draft_tokens
         policy = self._policies[rule] if length is None else None
         how = replace(how, rule=rule, num_draft_tokens=length or how.num_draft_tokens, keep_bonus_draws=False)
         began = time.perf_counter()
-        rounds = list(Decoding(pair, ids, how, policy))
+        rounds = list(Decoding(pair, prompt, how, policy))
         self.seconds += time.perf_counter() - began
         output = tuple(token for round_ in rounds for token in round_.tokens)
         self.tokens, self.rounds = self.tokens + len(output), self.rounds + len(rounds)
-        self.generations.append(TargetGeneration(tuple(ids), output, how.sampler))
+        self.generations.append(TargetGeneration(tuple(prompt), output, how.sampler))
 
-    def _stock(self, pair: Pair, ids: Sequence[int], how: Settings) -> None:
+    def _stock(self, pair: Pair, prompt: Sequence[int], how: Settings) -> None:
         """mlx-lm's public call; its speculation says of each token whether the draft proposed it."""
         sampler, speculation = how.sampler, {}
         if self.way.by == STOCK:
@@ -183,7 +183,7 @@ class _Pass:
         mx.random.seed(sampler.seed % (1 << 32))
         began = time.perf_counter()
         for response in stream_generate(
-            pair.target, pair.tokenizer, list(ids), max_tokens=how.max_tokens, sampler=draw, **speculation
+            pair.target, pair.tokenizer, list(prompt), max_tokens=how.max_tokens, sampler=draw, **speculation
         ):
             self.tokens += 1
             self.rounds += not response.from_draft

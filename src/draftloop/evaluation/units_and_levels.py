@@ -1,7 +1,7 @@
-"""What gate and looks test, and at which level: units of prompts, and shares of a chance of error. Arithmetic alone.
+"""The units that gate and looks test, and the level of each test. Arithmetic alone.
 
 A unit is a source with enough prompt groups, or the rest: all other sources together. Pooled, small sources cannot hide
-a loss, and a source that loses is judged the same under one name as under ten.
+a loss, and a source that loses is tested alike under one name and under ten.
 """
 
 from __future__ import annotations

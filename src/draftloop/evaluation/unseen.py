@@ -1,9 +1,9 @@
-"""Which generations are of prompts that their draft was not trained on. Knows manifests' lists; no files, no mlx.
+"""Tell which generations are of prompts that their draft was not trained on. Knows manifests' lists; no files, no mlx.
 
-A draft accepts more on what it learned from, so only its other generations say how it does on what is asked now. A
-prompt counts as a whole: another generation of a prompt group that was trained on is no news either. Validation chooses
-the weights, so its prompts are left out as well, and with them what is near two splits. Of records that were deleted
-from the log the manifest has the prompt groups.
+A draft is accepted more on prompts that it was trained on, so only its other generations show how it does now. A prompt
+counts as a whole: another generation of a prompt group that was trained on is not unseen either. Validation chooses the
+weights, so its prompts are left out as well, and prompts that are near two splits. Of records that were deleted from
+the log the manifest has the prompt groups.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from .drift import LoggedGeneration
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What the manifest of a version says: the version it started from, None the bare draft, its records, and their
-    prompt groups by themselves."""
+    """The training of a version by its manifest: parent (None: the bare draft), records, their own prompt groups."""
 
     parent: str | None
     record_ids: frozenset[str]
