@@ -1,4 +1,4 @@
-"""Marks put into a chat before it is rendered, by which what it spells is known again. Knows no file.
+"""Put marks into a chat before it is rendered: they show which rendered text came from the chat. Knows no file.
 
 A template is a program: it may fold case, take words out, or put a control token together of pieces. What it compares,
 such as a role or the type of a part, has to stay as it is.
@@ -65,7 +65,7 @@ class Marking:
             rest = rest.replace(literal, "")
         if rest == text:
             return text
-        left, whole = (sum(found[0] in control for found in self.tokens.spelled(one)) for one in (rest, text))
+        left, whole = (sum(match[0] in control for match in self.tokens.spelled(one)) for one in (rest, text))
         if left > whole:
             for literal in self.replaced:
                 text = text.replace(literal, f"{self.markers.before}{literal}{self.markers.after}")

@@ -1,6 +1,6 @@
-"""Chat messages as clients write them, in one form: OpenAI's, with text contents. Knows no file and no template.
+"""Convert chat messages as clients write them to one form: OpenAI's, with text contents. Knows no file and no template.
 
-What is kept is kept whole: calls of tools, their ids, names and reasoning go to the chat template and into the record.
+Nothing of a message is lost: calls of tools, their ids, names and reasoning go to the chat template and the record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SYSTEM_ROLES = ("system", "developer")  # roles that ask nothing
 
 
 class NoPrompt(Exception):
-    """Something that is no prompt; `why` is a word to count by and the case."""
+    """A value that is no prompt; `why` has a word to count by, and the case."""
 
     def __init__(self, detail: str, reason: str = "bad line") -> None:
         """Say what was found."""
@@ -38,15 +38,15 @@ def chat_prompt(messages: Sequence[Any], tools: Any = None) -> tuple[Prompt, int
     Raises:
         NoPrompt: a message that is none, something other than text in it, or nothing to answer.
     """
-    found = [_message(message) for message in messages]
+    turns = [_message(message) for message in messages]
     answers = 0
-    while found and found[-1]["role"] == "assistant":
-        found.pop()
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
         answers += 1
-    if not any(message["role"] not in SYSTEM_ROLES for message in found):
+    if not any(message["role"] not in SYSTEM_ROLES for message in turns):
         raise NoPrompt("its messages ask nothing: no turn is left that an assistant would answer", "empty")
-    text = "\n".join(message["content"] for message in found)
-    return Prompt(text, tuple(found), _tool_list(tools) or None), answers
+    text = "\n".join(message["content"] for message in turns)
+    return Prompt(text, tuple(turns), _tool_list(tools) or None), answers
 
 
 def _tool_list(tools: Any) -> tuple[dict[str, Any], ...]:
@@ -70,21 +70,21 @@ def _tool_list(tools: Any) -> tuple[dict[str, Any], ...]:
 
 
 def parsed(text: str) -> Any:
-    """What JSON text says. Raises NoPrompt: it is none, or says what a record could not keep."""
+    """The value of JSON text. Raises NoPrompt: it is no JSON, or a record could not keep the value."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NoPrompt(f"{text[:40]!r} is not JSON: {error}") from None
-    why = why_not_kept(found)
+    why = why_not_kept(value)
     if why:
         raise NoPrompt(why)
-    return found
+    return value
 
 
-def check_text_alone(found: Mapping[str, Any]) -> None:
-    """Refuse what has a picture or a sound beside its text. Raises NoPrompt."""
+def check_text_alone(value: Mapping[str, Any]) -> None:
+    """Raise NoPrompt where a message, or an object with messages, has a picture or a sound beside its text."""
     for key in _MEDIA:
-        if found.get(key):
+        if value.get(key):
             raise NoPrompt(f"it has {key}", "not text")
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: what it is given, and the tokens of what it writes. Knows no prompt and no file.
+"""A tokenizer's chat template turns messages and tools into tokens. Knows no prompt and no file.
 
 Messages come as clients send them, and templates were written for what transformers gives them. So arguments of calls
 are objects, reasoning has the names that templates look for, and a template that takes contents as lists of parts
@@ -59,7 +59,7 @@ class ChatTemplate:
         Args:
             messages: with text as content, and without lone surrogates.
             tools: likewise; None where there are none.
-            parse_special: what they spell of control tokens is read as these, not as text.
+            parse_special: control tokens that they spell are read as these, not as text.
 
         Raises:
             TooLong: more characters than the limit.
@@ -81,11 +81,11 @@ class ChatTemplate:
         marks = _length([marked, marked_tools]) - _length([messages, tools])
         if not marks:
             return self._tokens(messages, tools, text)
-        found = markers.unmark(self._text(marked, marked_tools, marks=_COPIES * marks))
-        if found.text != text:
+        unmarked = markers.unmark(self._text(marked, marked_tools, marks=_COPIES * marks))
+        if unmarked.text != text:
             raise NotReadable("the chat template makes something else of it there than of other text")
-        ids = read_as_text(self._tokenizer, found, tokens, markers.stand_in)
-        return self._tokens(messages, tools, text) if ids is None else ids
+        read = read_as_text(self._tokenizer, unmarked, tokens, markers.stand_in)
+        return self._tokens(messages, tools, text) if read is None else read
 
     def _text(self, messages: Messages, tools: Tools | None, marks: int = 0) -> str:
         """As the model is to read them; so many characters of them are marks, and do not count."""
@@ -104,8 +104,8 @@ class ChatTemplate:
     def _tokens(self, messages: Messages, tools: Tools | None, text: str) -> list[int]:
         """As transformers makes them of the text."""
         if self._template is None:
-            return [int(i) for i in self._by_code(messages, tools)]
-        return [int(i) for i in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+            return [int(token) for token in self._by_code(messages, tools)]
+        return [int(token) for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def _variables(self, messages: Messages, tools: Tools | None) -> dict[str, Any]:
         """What transformers and mlx-lm give to a template."""
@@ -204,23 +204,23 @@ def has_place_for(tokenizer: Any, what: str) -> bool:
     """Whether the chat template names `tools`, or `tool_calls` of its messages; true where that cannot be told."""
     if _renders_itself(tokenizer):
         return True
-    found = plain_tokenizer(tokenizer).chat_template
-    return any(what in str(text) for text in (found.values() if isinstance(found, dict) else [found]))
+    templates = plain_tokenizer(tokenizer).chat_template
+    return any(what in str(text) for text in (templates.values() if isinstance(templates, dict) else [templates]))
 
 
-def chosen(found: Any, with_tools: bool) -> str:
+def chosen(templates: Any, with_tools: bool) -> str:
     """The template of a tokenizer that may have several, as transformers chooses it.
 
     Raises:
         TemplateFailed: none can be chosen.
     """
-    named = found if isinstance(found, dict) else {"default": found}
+    named = templates if isinstance(templates, dict) else {"default": templates}
     template = named.get("tool_use", named.get("default")) if with_tools else named.get("default")
     if isinstance(template, str):
         return template
-    if isinstance(found, dict):
-        raise TemplateFailed(f"there are several, and none is the default ({', '.join(sorted(map(str, found)))})")
-    raise TemplateFailed(f"it is no text but {str(found)[:60]}")
+    if isinstance(templates, dict):
+        raise TemplateFailed(f"there are several, and none is the default ({', '.join(sorted(map(str, templates)))})")
+    raise TemplateFailed(f"it is no text but {str(templates)[:60]}")
 
 
 def _renders_itself(tokenizer: Any) -> bool:
@@ -255,8 +255,8 @@ def _parsed(text: str) -> Any:
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     """Reasoning under each of the names that templates read, as transformers gives it."""
-    found = next((message[name] for name in _REASONING if message.get(name) is not None), None)
-    return message if found is None else {"thinking": found, **message, "reasoning_content": found}
+    reasoning = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _length(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""Control tokens that a prompt spells, told apart from those that the chat template writes, and read as text.
+"""Read the control tokens that a prompt spells as text, and those that the chat template writes as control tokens.
 
 A tokenizer reads `<|im_start|>` as one token wherever it stands, so whoever writes a prompt could end his message and
 begin another one's. What is in a prompt is text: its control tokens are spelled by ordinary tokens instead, the others
@@ -9,7 +9,7 @@ of the chat stay what they are.
    with what the template writes beside it, and a word that the template could put into the middle of one.
 2. Rendered, the characters say which control tokens are the template's own. Rendering must not depend on them.
 3. These are replaced by stand-ins in a copy of the tokenizer that knows the stand-ins and no control token. One pass of
-   it over the whole text gives the ids, and no border between pieces changes how the rest is read.
+   it over the whole text gives the tokens, and no border between pieces changes how the rest is read.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class ControlTokens:
                 of the text's may be.
             literal: what the template has as a whole.
         """
-        found, probed = ({one[0] for one in self.spelled(of) if one[0] in self.control} for of in (text, probe))
-        return frozenset(one for one in found if one not in literal or any(other not in literal for other in probed))
+        controls, probed = ({one[0] for one in self.spelled(of) if one[0] in self.control} for of in (text, probe))
+        return frozenset(one for one in controls if one not in literal or any(other not in literal for other in probed))
 
 
 @lru_cache(maxsize=4)
@@ -126,13 +126,13 @@ class Markers:
         """
         lead, trail = len(text) - len(text.lstrip()), len(text.rstrip())
         begins, ends = _parts(control)
-        lengths = range(1, _longest(control))
-        exact = (found for found in tokens.spelled(text) if found[0] in control)
-        loose = (found for found in _loosely(control).finditer(text) if found[0] not in tokens.added)
+        lengths = range(1, max(map(len, control), default=0))
+        exact = (match for match in tokens.spelled(text) if match[0] in control)
+        loose = (match for match in _loosely(control).finditer(text) if match[0] not in tokens.added)
         inserted = [
             (place, mark)
-            for found in (*exact, *loose)
-            for place, mark in ((found.start(), self.before), (found.end(), self.after))
+            for match in (*exact, *loose)
+            for place, mark in ((match.start(), self.before), (match.end(), self.after))
         ]
         piece = is_piece(text, composed)
         if piece or any(text[lead : lead + n] in ends for n in lengths):
@@ -148,11 +148,11 @@ class Markers:
     def unmark(self, text: str) -> Unmarked:
         """The text without its marks, and where in it they were."""
         pieces, places, at, length = [], {self.before: list[int](), self.after: list[int]()}, 0, 0
-        for found in re.finditer(f"[{self.before}{self.after}]", text):
-            pieces.append(text[at : found.start()])
-            length += found.start() - at
-            places[found[0]].append(length)
-            at = found.end()
+        for match in re.finditer(f"[{self.before}{self.after}]", text):
+            pieces.append(text[at : match.start()])
+            length += match.start() - at
+            places[match[0]].append(length)
+            at = match.end()
         return Unmarked("".join([*pieces, text[at:]]), places[self.before], places[self.after])
 
 
@@ -191,11 +191,6 @@ def is_piece(text: str, composed: frozenset[str]) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _longest(control: frozenset[str]) -> int:
-    return max(map(len, control), default=0)
-
-
-@lru_cache(maxsize=4)
 def _parts(control: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
     """What control tokens begin with, and what they end with, short of a whole one."""
     cuts = [(content[:i], content[i:]) for content in control for i in range(1, len(content))]
@@ -217,20 +212,20 @@ def read_as_text(tokenizer: Any, rendered: Unmarked, tokens: ControlTokens, stan
     Raises:
         NotReadable: this tokenizer has no backend of its own, or makes a control token of plain text.
     """
-    found = [match for match in tokens.spelled(rendered.text) if match[0] in tokens.control]
-    own = [match for match in found if not rendered.is_from_prompt(*match.span())]
-    if len(own) == len(found):
+    spelled = [match for match in tokens.spelled(rendered.text) if match[0] in tokens.control]
+    own = [match for match in spelled if not rendered.is_from_prompt(*match.span())]
+    if len(own) == len(spelled):
         return None
     reader = _reader(tokenizer, tokens.control, stand_in)
     pieces, at = [], 0
     for match in own:
         pieces += [rendered.text[at : match.start()], reader.stand_ins[match[0]]]
         at = match.end()
-    ids = reader.ids("".join([*pieces, rendered.text[at:]]))
+    read = reader.encode("".join([*pieces, rendered.text[at:]]))
     controls = {tokens.added[content] for content in tokens.control}
-    if [i for i in ids if i in controls] != [tokens.added[match[0]] for match in own]:
+    if [token for token in read if token in controls] != [tokens.added[match[0]] for match in own]:
         raise NotReadable("this tokenizer makes control tokens of plain text")
-    return ids
+    return read
 
 
 @dataclass(frozen=True)
@@ -241,8 +236,8 @@ class _Reader:
     stand_ins: Mapping[str, str]
     original: Mapping[int, int]
 
-    def ids(self, text: str) -> list[int]:
-        """As the tokenizer numbers them."""
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, as the original tokenizer numbers them."""
         return [self.original.get(i, i) for i in self.backend.encode(text, add_special_tokens=False).ids]
 
 

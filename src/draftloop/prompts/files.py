@@ -1,4 +1,4 @@
-"""Files of prompts, read one prompt at a time: what is no prompt is named by its line, and counted beforehand.
+"""Read files of prompts, one prompt at a time; a line that is no prompt is named, and counted beforehand.
 
 A file is read twice: once to count it, so that a run knows its length and a strict one is refused before it begins, and
 once for its prompts. Neither keeps more than a line of it.
@@ -27,11 +27,11 @@ ENDINGS = (".txt", *LINES, ".json")
 
 @dataclass
 class FileSurvey:
-    """What is in files of prompts.
+    """The counts of files of prompts.
 
     Attributes:
         prompts: how many there are.
-        skipped: what is none of them, by file and line.
+        skipped: entries that are no prompts, by file and line.
         converted: prompts by the format that they were in, where it is not the project's own.
         answers: answers of assistants that are no part of the prompts.
         with_turns: prompts of several messages.
@@ -73,12 +73,12 @@ class PromptFile:
     is_log: bool = False
 
     def __iter__(self) -> Iterator[Prompt | SkippedPrompt]:
-        """Its prompts in order, and in their places what is none. Raises PromptError: it cannot be read."""
-        for found in self.entries():
-            yield found if isinstance(found, SkippedPrompt) else found.prompt
+        """Its prompts in order, and in their places entries that are none. Raises PromptError: it cannot be read."""
+        for entry in self.entries():
+            yield entry if isinstance(entry, SkippedPrompt) else entry.prompt
 
     def entries(self) -> Iterator[Converted | SkippedPrompt]:
-        """The same, with what was done to each."""
+        """The same, each prompt with its conversion."""
         try:
             yield from self._reader()
         except OSError as error:
@@ -102,7 +102,7 @@ class PromptFile:
 
 
 def survey_files(files: Iterable[PromptFile], *, strict: bool = False) -> FileSurvey:
-    """Count what is in the files.
+    """Count the prompts of the files.
 
     Args:
         files: gone through once.
@@ -111,25 +111,25 @@ def survey_files(files: Iterable[PromptFile], *, strict: bool = False) -> FileSu
     Raises:
         PromptError: a file that cannot be read, has nothing in it, or is not what `strict` asks for.
     """
-    found = FileSurvey()
+    survey = FileSurvey()
     for file in files:
-        before = found.prompts + len(found.skipped)
+        before = survey.prompts + len(survey.skipped)
         for one in file.entries():
             if isinstance(one, SkippedPrompt):
                 if strict:
                     raise PromptError(f"{one.where}: {one.why.detail}")
-                found.skipped.append(one)
+                survey.skipped.append(one)
                 continue
-            found.prompts += 1
-            found.converted[one.format] += 1
-            found.answers += one.answers
-            found.with_turns += len(one.prompt.messages or ()) > 1
-            found.with_tools += one.prompt.tools is not None
-            found.with_calls += any(message.get("tool_calls") for message in one.prompt.messages or ())
-        if found.prompts + len(found.skipped) == before:
+            survey.prompts += 1
+            survey.converted[one.format] += 1
+            survey.answers += one.answers
+            survey.with_turns += len(one.prompt.messages or ()) > 1
+            survey.with_tools += one.prompt.tools is not None
+            survey.with_calls += any(message.get("tool_calls") for message in one.prompt.messages or ())
+        if survey.prompts + len(survey.skipped) == before:
             raise PromptError(f"{file.path}: holds no prompts")
-    del found.converted[""]
-    return found
+    del survey.converted[""]
+    return survey
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -184,10 +184,10 @@ def _converted(
 ) -> Converted | SkippedPrompt:
     """The prompt that a value holds, with the place that it came from; or why it holds none."""
     try:
-        found = prompt_of(parse(value))
+        converted = prompt_of(parse(value))
     except NoPrompt as error:
         return SkippedPrompt(where, error.why)
-    return replace(found, prompt=found.prompt.at(where))
+    return replace(converted, prompt=converted.prompt.at(where))
 
 
 def _values(text: str, path: Path) -> Iterator[Any]:
@@ -198,10 +198,10 @@ def _values(text: str, path: Path) -> Iterator[Any]:
     while at < len(text) and not (in_list and text[at] == "]"):
         number += 1
         try:
-            found, at = _DECODER.raw_decode(text, at)
+            value, at = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise PromptError(f"{path}, item {number}: not JSON: {error}") from None
-        yield found
+        yield value
         at = _past(",", text, at)
     if in_list and text[at : at + 1] != "]":
         raise PromptError(f"{path}: its list ends behind item {number:,} without a bracket: the file is cut short")

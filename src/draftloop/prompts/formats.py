@@ -1,4 +1,4 @@
-"""The formats in which prompts are kept, one JSON object each, told apart by their keys. Knows no file.
+"""Convert the formats of prompts, one JSON object each, told apart by their keys. Knows no file.
 
     prompt                      text, or chat messages (TRL's prompt and completion)
     messages                    of a chat, with tools: OpenAI's, and a request that was logged
@@ -8,7 +8,7 @@
     chosen                      of a preference whose prompt is in both answers (TRL's)
     text                        a text to go on from
 
-A request may lie under a key of a log's line (`request`, `body`, …), also as JSON text. A text by itself is looked for
+A request may lie under a key of a log's line (`request`, `body`, …), also as JSON text. A text by itself is tried
 last: a line of a log may have one beside its request.
 """
 
@@ -63,27 +63,27 @@ class NoFormat(NoPrompt):
     """A value in none of the formats."""
 
 
-def prompt_of(found: Any) -> Converted:
+def prompt_of(entry: Any) -> Converted:
     """The prompt that a JSON value holds.
 
     Raises:
         NoPrompt: it holds none, or one that a record could not keep.
     """
-    if not isinstance(found, dict):
-        raise NoFormat(f"expected {EXPECTED}, found {json.dumps(found)[:40]}")
-    why = why_not_kept(found)
+    if not isinstance(entry, dict):
+        raise NoFormat(f"expected {EXPECTED}, found {json.dumps(entry)[:40]}")
+    why = why_not_kept(entry)
     if why:
         raise NoPrompt(why)
-    return _converted(found, 0)
+    return _converted(entry, 0)
 
 
-def _converted(found: dict[str, Any], depth: int) -> Converted:
+def _converted(entry: dict[str, Any], depth: int) -> Converted:
     for has, convert in _FORMATS:
-        if has(found):
-            check_text_alone(found)
-            return convert(found)
+        if has(entry):
+            check_text_alone(entry)
+            return convert(entry)
     for key in _WRAPPED_IN if depth < _DEEPEST else ():
-        inner = found.get(key)
+        inner = entry.get(key)
         inner = parsed(inner) if isinstance(inner, str) and inner.lstrip().startswith("{") else inner
         if isinstance(inner, dict):
             try:
@@ -91,82 +91,82 @@ def _converted(found: dict[str, Any], depth: int) -> Converted:
             except NoFormat:
                 continue  # it lies under another key, or nowhere
             return Converted(within.prompt, within.format or "logged request", within.answers)
-    if isinstance(found.get("text"), str):
-        if _ROLES.get(str(found.get("role"))) == "assistant":  # OpenAssistant's messages, one a line
+    if isinstance(entry.get("text"), str):
+        if _ROLES.get(str(entry.get("role"))) == "assistant":  # OpenAssistant's messages, one per line
             raise NoPrompt("it is what an assistant said", "empty")
-        return Converted(Prompt(found["text"]), "text")
-    raise NoFormat(_why_in_no_format(found)[:200])
+        return Converted(Prompt(entry["text"]), "text")
+    raise NoFormat(_why_in_no_format(entry)[:200])
 
 
-def _why_in_no_format(found: dict[str, Any]) -> str:
-    if "role" in found and "content" in found:
+def _why_in_no_format(entry: dict[str, Any]) -> str:
+    if "role" in entry and "content" in entry:
         return 'a message alone is no prompt; the messages of a chat go into one object: {"messages": [...]}'
-    known = next((key for key in ("messages", "prompt", "conversations", "instruction", "text") if key in found), None)
+    known = next((key for key in ("messages", "prompt", "conversations", "instruction", "text") if key in entry), None)
     if known is not None:
         wanted = "a list of messages" if known in ("messages", "conversations") else "a text"
-        return f"{known} is {json.dumps(found[known])[:40]}, expected {wanted}"
-    return f"expected {EXPECTED}; its keys are {', '.join(sorted(map(str, found))[:8]) or 'none'}"
+        return f"{known} is {json.dumps(entry[known])[:40]}, expected {wanted}"
+    return f"expected {EXPECTED}; its keys are {', '.join(sorted(map(str, entry))[:8]) or 'none'}"
 
 
-def _listed(found: dict[str, Any], key: str) -> list[Any]:
+def _listed(entry: dict[str, Any], key: str) -> list[Any]:
     """What is under a key, where it is a list or JSON text of one; else an empty one."""
-    value = found.get(key)
+    value = entry.get(key)
     value = parsed(value) if isinstance(value, str) and _LIST_OF_OBJECTS.match(value) else value
     return value if isinstance(value, list) else []
 
 
-def _chat(found: dict[str, Any], turns: list[Any]) -> tuple[Prompt, int]:
+def _chat(entry: dict[str, Any], turns: list[Any]) -> tuple[Prompt, int]:
     """A chat of these turns, with the tools and the system's message that stand beside them."""
     own = bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") in SYSTEM_ROLES
-    told = None if own else _told(found)
-    return chat_prompt(turns if told is None else [{"role": "system", "content": told}, *turns], _tools(found))
+    system = None if own else _system_text(entry)
+    return chat_prompt(turns if system is None else [{"role": "system", "content": system}, *turns], _tools(entry))
 
 
-def _told(found: dict[str, Any]) -> Any:
-    return next((found[key] for key in ("system", "system_prompt", "instructions") if found.get(key)), None)
+def _system_text(entry: dict[str, Any]) -> Any:
+    return next((entry[key] for key in ("system", "system_prompt", "instructions") if entry.get(key)), None)
 
 
-def _tools(found: dict[str, Any]) -> Any:
-    settings = (found[key] for key in _SETTINGS if isinstance(found.get(key), dict))
-    return next((of[key] for of in (found, *settings) for key in ("tools", "functions") if of.get(key)), None)
+def _tools(entry: dict[str, Any]) -> Any:
+    settings = (entry[key] for key in _SETTINGS if isinstance(entry.get(key), dict))
+    return next((of[key] for of in (entry, *settings) for key in ("tools", "functions") if of.get(key)), None)
 
 
-def _answered(found: dict[str, Any]) -> int:
-    return int(any(found.get(key) for key in _ANSWERS))
+def _answered(entry: dict[str, Any]) -> int:
+    return int(any(entry.get(key) for key in _ANSWERS))
 
 
-def _messages(found: dict[str, Any], key: str = "messages", format: str = "") -> Converted:  # noqa: A002
-    prompt, answers = _chat(found, _listed(found, key))
-    logged = format or ("logged request" if "model" in found else "")
-    return Converted(prompt, logged, answers or _answered(found))
+def _messages(entry: dict[str, Any], key: str = "messages", format: str = "") -> Converted:  # noqa: A002
+    prompt, answers = _chat(entry, _listed(entry, key))
+    logged = format or ("logged request" if "model" in entry else "")
+    return Converted(prompt, logged, answers or _answered(entry))
 
 
-def _prompt(found: dict[str, Any]) -> Converted:
-    """Text; a chat of it where there is what a text has no place for."""
-    kind = "prompt and completion" if found.get("completion") else "logged request" if "model" in found else ""
-    return Converted(_asked(found, found["prompt"]), kind, _answered(found))
+def _prompt(entry: dict[str, Any]) -> Converted:
+    """A prompt of text; a chat where it comes with a system message or tools."""
+    kind = "prompt and completion" if entry.get("completion") else "logged request" if "model" in entry else ""
+    return Converted(_asked(entry, entry["prompt"]), kind, _answered(entry))
 
 
-def _asked(found: dict[str, Any], text: str) -> Prompt:
-    if not _told(found) and not _tools(found):
+def _asked(entry: dict[str, Any], text: str) -> Prompt:
+    if not _system_text(entry) and not _tools(entry):
         return Prompt(text)
-    prompt, _ = _chat(found, [{"role": "user", "content": text}])
+    prompt, _ = _chat(entry, [{"role": "user", "content": text}])
     return prompt
 
 
-def _prompt_list(found: dict[str, Any]) -> Converted:
+def _prompt_list(entry: dict[str, Any]) -> Converted:
     """Messages, or the prompts of a request for completions: texts or token ids."""
-    given = found["prompt"]
+    given = entry["prompt"]
     if len(given) == 1 and isinstance(given[0], str):
-        return _prompt({**found, "prompt": given[0]})
+        return _prompt({**entry, "prompt": given[0]})
     if not any(isinstance(one, dict) for one in given):
         raise NoPrompt(f"a prompt of {len(given):,} texts or token ids; expected one text, or chat messages")
-    return _messages(found, "prompt", "prompt and completion" if found.get("completion") else "")
+    return _messages(entry, "prompt", "prompt and completion" if entry.get("completion") else "")
 
 
-def _conversation(found: dict[str, Any]) -> Converted:
-    turns = _listed(found, "conversations") or _listed(found, "conversation")
-    prompt, answers = _chat(found, [_turn(turn) for turn in turns])
+def _conversation(entry: dict[str, Any]) -> Converted:
+    turns = _listed(entry, "conversations") or _listed(entry, "conversation")
+    prompt, answers = _chat(entry, [_turn(turn) for turn in turns])
     return Converted(prompt, "ShareGPT", answers)
 
 
@@ -185,39 +185,39 @@ def _turn(turn: Any) -> Any:
     return {**rest, "role": _ROLES[who], "content": said if "value" in turn else turn.get("content")}
 
 
-def _instruction(found: dict[str, Any]) -> Converted:
-    asked = "\n\n".join(text for text in (_part(found, key) for key in ("instruction", "input", "context")) if text)
-    turns, history = [], found.get("history") or []
+def _instruction(entry: dict[str, Any]) -> Converted:
+    asked = "\n\n".join(text for text in (_part(entry, key) for key in ("instruction", "input", "context")) if text)
+    turns, history = [], entry.get("history") or []
     if not history:
-        return Converted(_asked(found, asked), "alpaca", _answered(found))
+        return Converted(_asked(entry, asked), "alpaca", _answered(entry))
     for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != 2:
             raise NoPrompt(f"history: pairs of a question and an answer are expected, found {str(turn)[:60]}")
         turns += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    prompt, _ = _chat(found, [*turns, {"role": "user", "content": asked}])
-    return Converted(prompt, "alpaca", _answered(found))
+    prompt, _ = _chat(entry, [*turns, {"role": "user", "content": asked}])
+    return Converted(prompt, "alpaca", _answered(entry))
 
 
-def _part(found: dict[str, Any], key: str) -> str:
-    """Of what was asked; nothing where it is left out or blank."""
-    given = found.get(key)
+def _part(entry: dict[str, Any], key: str) -> str:
+    """A part of the instruction; empty where it is left out or blank."""
+    given = entry.get(key)
     if given is not None and not isinstance(given, str):
         raise NoPrompt(f"{key}: a text is expected, found {str(given)[:60]}")
     return given if given and given.strip() else ""
 
 
-def _is_response_request(found: dict[str, Any]) -> bool:
-    other = "voice" in found or _NO_CHAT.search(str(found.get("model")))
-    return "model" in found and isinstance(found.get("input"), str | list) and bool(found["input"]) and not other
+def _is_response_request(entry: dict[str, Any]) -> bool:
+    other = "voice" in entry or _NO_CHAT.search(str(entry.get("model")))
+    return "model" in entry and isinstance(entry.get("input"), str | list) and bool(entry["input"]) and not other
 
 
-def _response_request(found: dict[str, Any]) -> Converted:
-    if found.get("previous_response_id") or found.get("conversation"):
+def _response_request(entry: dict[str, Any]) -> Converted:
+    if entry.get("previous_response_id") or entry.get("conversation"):
         raise NoPrompt("it goes on from a response that is not in the log")
-    given = found["input"]
+    given = entry["input"]
     items = [{"role": "user", "content": given}] if isinstance(given, str) else _of_items(given)
-    prompt, answers = _chat(found, items)
-    return Converted(prompt, "logged request", answers or _answered(found))
+    prompt, answers = _chat(entry, items)
+    return Converted(prompt, "logged request", answers or _answered(entry))
 
 
 def _of_items(items: list[Any]) -> list[Any]:
@@ -260,11 +260,11 @@ def _item(item: Any) -> Any:
 
 _LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 _FORMATS: tuple[tuple[Callable[[dict[str, Any]], object], Callable[[dict[str, Any]], Converted]], ...] = (
-    (lambda found: _listed(found, "messages"), _messages),
-    (lambda found: _listed(found, "conversations") or _listed(found, "conversation"), _conversation),
-    (lambda found: _listed(found, "prompt"), _prompt_list),
-    (lambda found: isinstance(found.get("prompt"), str), _prompt),
-    (lambda found: isinstance(found.get("instruction"), str), _instruction),
+    (lambda entry: _listed(entry, "messages"), _messages),
+    (lambda entry: _listed(entry, "conversations") or _listed(entry, "conversation"), _conversation),
+    (lambda entry: _listed(entry, "prompt"), _prompt_list),
+    (lambda entry: isinstance(entry.get("prompt"), str), _prompt),
+    (lambda entry: isinstance(entry.get("instruction"), str), _instruction),
     (_is_response_request, _response_request),
-    (lambda found: _listed(found, "chosen"), lambda found: _messages(found, "chosen", "preference")),
+    (lambda entry: _listed(entry, "chosen"), lambda entry: _messages(entry, "chosen", "preference")),
 )

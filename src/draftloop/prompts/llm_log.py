@@ -1,4 +1,4 @@
-"""The `logs.db` of simonw/llm: what was asked, each time with the conversation before it.
+"""Read prompts from the `logs.db` of simonw/llm, each with the conversation before it.
 
 It has two layouts. Up to llm 0.31 there is a row of `responses` for each answer, whose conversation is gathered here;
 since then there are chains of `messages` in `parts`, and a row of `turns` says at which of them an answer was asked
@@ -32,7 +32,7 @@ def is_database(path: Path) -> bool:
 
 
 def logged_prompts(path: Path) -> Iterator[Converted | SkippedPrompt]:
-    """What was asked; every turn of a conversation by itself, and they stand together in their order.
+    """The prompts of the log: one for every turn of a conversation, in order.
 
     Raises:
         PromptError: it is no log of llm, or damaged.
@@ -41,8 +41,8 @@ def logged_prompts(path: Path) -> Iterator[Converted | SkippedPrompt]:
         with closing(_opened(path)) as database:
             tables = {row["name"] for row in database.execute("select name from sqlite_master")}
             if not tables & {"responses", "turns"}:
-                found = ", ".join(sorted(tables)[:6]) or "none"
-                raise PromptError(f"{path}: a database without the tables of llm's log; it has {found}")
+                names = ", ".join(sorted(tables)[:6]) or "none"
+                raise PromptError(f"{path}: a database without the tables of llm's log; it has {names}")
             if "responses" in tables:
                 yield from _Responses(path, database, tables).prompts()
             if "turns" in tables:
@@ -119,9 +119,9 @@ class _Responses(_Layout):
             yield {"role": "system", "content": system}
         query = "select * from tool_results where response_id = ? order by id"
         results = self._rows("tool_results", query, row["id"])
-        for found in results:
-            called = {"tool_call_id": found["tool_call_id"], "name": found["name"]}
-            yield {"role": "tool", **called, "content": found["output"]}
+        for result in results:
+            called = {"tool_call_id": result["tool_call_id"], "name": result["name"]}
+            yield {"role": "tool", **called, "content": result["output"]}
         files = self._rows("prompt_attachments", "select 1 from prompt_attachments where response_id = ?", row["id"])
         if files or asked or not results:
             yield {"role": "user", "content": [{"type": "attachment"}] if files else asked}
@@ -132,14 +132,14 @@ class _Responses(_Layout):
             f"select f.content from fragments f join {which}_fragments p on p.fragment_id = f.id "  # noqa: S608
             'where p.response_id = ? order by p."order"'
         )
-        fragments = [found["content"] for found in self._rows(f"fragments {which}_fragments", query, row["id"])]
+        fragments = [fragment["content"] for fragment in self._rows(f"fragments {which}_fragments", query, row["id"])]
         return "\n".join(text for text in [*fragments, row[which]] if isinstance(text, str) and text)
 
     def _answer(self, row: sqlite3.Row) -> dict[str, Any]:
         query = "select * from tool_calls where response_id = ? order by id"
         calls = [
-            _call(found["tool_call_id"], found["name"], found["arguments"] or "{}")
-            for found in self._rows("tool_calls", query, row["id"])
+            _call(call["tool_call_id"], call["name"], call["arguments"] or "{}")
+            for call in self._rows("tool_calls", query, row["id"])
         ]
         return {"role": "assistant", "content": row["response"], "tool_calls": calls or None}
 
@@ -160,7 +160,7 @@ class _Turns(_Layout):
 
     def _chain(self, tip: str | None) -> list[dict[str, Any]]:
         """The messages from the first one to `tip`."""
-        found: list[dict[str, Any]] = []
+        messages: list[dict[str, Any]] = []
         met: set[str] = set()
         while tip is not None:
             if tip in met:
@@ -169,9 +169,9 @@ class _Turns(_Layout):
             row = self._database.execute("select * from messages where hash = ?", [tip]).fetchone()
             if row is None:
                 raise NoPrompt("a message of its conversation is missing")
-            found[:0] = self._messages(row)
+            messages[:0] = self._messages(row)
             tip = row["parent_hash"]
-        return found
+        return messages
 
     def _messages(self, row: sqlite3.Row) -> list[dict[str, Any]]:
         """One message; of results of tools, one for each."""

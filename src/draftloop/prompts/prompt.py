@@ -1,4 +1,4 @@
-"""A prompt becomes tokens, or the reason why it cannot be used. Knows no model and no file.
+"""Turn a prompt into tokens, or into the reason why it cannot be used. Knows no model and no file.
 
 A chat template is a program that came with the model, and a prompt is anybody's text. The first is rendered within
 bounds (`template_sandbox`), the second stays text whatever it spells (`control_tokens`).
@@ -92,7 +92,7 @@ class Reading:
     """How a prompt becomes tokens.
 
     Attributes:
-        parse_special: what it spells of control tokens is read as these, not as text.
+        parse_special: control tokens that it spells are read as these, not as text.
         template_seconds: of CPU time that the chat template may take for it.
         template_args: what the template is given beside the messages.
     """
@@ -117,7 +117,7 @@ def encode_prompt(
         tokenizer: as mlx-lm wraps it.
         chat_template: apply the tokenizer's template; messages need one.
         max_length: most tokens; a longer prompt is skipped, not cut. A text of more characters than so many of the
-            vocabulary's longest token is not even tokenized, nor is a template let write it.
+            vocabulary's longest token is not even tokenized, and a template may not write more than that.
         reading: what the prompt may do; by default what the configuration says by default.
     """
     if not prompt.text.strip():
@@ -136,9 +136,9 @@ def encode_prompt(
             )
             messages = prompt.messages or ({"role": "user", "content": prompt.text},)
             chat = without_surrogates({"messages": messages, "tools": prompt.tools})
-            ids = template.tokens(chat["messages"], chat["tools"], parse_special=how.parse_special)
+            encoded = template.tokens(chat["messages"], chat["tools"], parse_special=how.parse_special)
         else:
-            ids = _plain(without_surrogates(prompt.text), tokenizer, reading or Reading())
+            encoded = _plain(without_surrogates(prompt.text), tokenizer, reading or Reading())
     except TooLong:
         return _too_many_characters(limit + 1, max_length)
     except TemplateFailed as error:
@@ -149,9 +149,10 @@ def encode_prompt(
         if type(error).__module__ != _PANIC:
             raise
         return Unusable("tokenizer", f"the tokenizer fails on it: {str(error)[:200]}")
-    if len(ids) > max_length:
-        return Unusable("too long", f"{len(ids):,} tokens, at most {max_length:,} expected (data.max_prompt_length)")
-    return ids or Unusable("empty", "no tokens")
+    if len(encoded) > max_length:
+        expected = f"at most {max_length:,} expected (data.max_prompt_length)"
+        return Unusable("too long", f"{len(encoded):,} tokens, {expected}")
+    return encoded or Unusable("empty", "no tokens")
 
 
 def _too_many_characters(count: int, max_length: int) -> Unusable:
@@ -162,16 +163,16 @@ def _plain(text: str, tokenizer: Any, reading: Reading) -> list[int]:
     """As mlx-lm does it, special tokens around it; where control tokens are parsed, unless the text begins with one."""
     if reading.parse_special:
         special = tokenizer.bos_token is None or not text.startswith(tokenizer.bos_token)
-        return [int(i) for i in tokenizer.encode(text, add_special_tokens=special)]
+        return [int(token) for token in tokenizer.encode(text, add_special_tokens=special)]
     inner = plain_tokenizer(tokenizer)
     tokens = control_tokens(inner, "")
     markers = Markers.not_in(text)
-    found = markers.unmark(markers.mark(text, tokens, tokens.control))
-    ids = read_as_text(inner, found, tokens, markers.stand_in)
-    if ids is None:
-        return [int(i) for i in tokenizer.encode(text, add_special_tokens=True)]
+    unmarked = markers.unmark(markers.mark(text, tokens, tokens.control))
+    read = read_as_text(inner, unmarked, tokens, markers.stand_in)
+    if read is None:
+        return [int(token) for token in tokenizer.encode(text, add_special_tokens=True)]
     before, after = _around(tokenizer)
-    return [*before, *ids, *after]
+    return [*before, *read, *after]
 
 
 @lru_cache(maxsize=2)

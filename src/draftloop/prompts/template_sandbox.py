@@ -1,4 +1,4 @@
-"""Chat templates rendered in a child process, within bounds of time, memory and output. Knows no tokenizer.
+"""Render chat templates in a child process, within bounds of time, memory and output. Knows no tokenizer.
 
 The child is started when the first template is rendered, serves all of them, and ends with this process: Ctrl-C does
 not reach it, and it reads the end of its input however this process ends. It is spawned, since a fork of a process that
@@ -115,18 +115,18 @@ class _Worker:
     def _line(self, seconds: int) -> bytes:
         assert self._process.stdout is not None
         descriptor, deadline = self._process.stdout.fileno(), time.monotonic() + _PATIENCE * seconds
-        found = bytearray()
-        while not found.endswith(b"\n"):
+        line = bytearray()
+        while not line.endswith(b"\n"):
             if select.select([descriptor], [], [], _LOOK_S)[0]:
                 piece = os.read(descriptor, 1 << 20)
                 if not piece:
                     raise self._why(seconds)
-                found += piece
+                line += piece
             elif time.monotonic() > deadline:
                 raise _OutOfTime(f"it took longer than {_PATIENCE * seconds} s (speculative.template_seconds)")
             elif _WATCHED and _resident_bytes(self._process.pid) > MEMORY_BYTES:
                 raise TemplateFailed(f"it took more than {MEMORY_BYTES // 10**6} MB of memory")
-        return bytes(found)
+        return bytes(line)
 
     def _why(self, seconds: int) -> TemplateFailed:
         """What ended the child."""

@@ -1,4 +1,4 @@
-"""The numbered lines of a text file in UTF-8, or with a mark in UTF-16 or UTF-32; what cannot be text is named."""
+"""Read the numbered lines of a text file in UTF-8, or with a mark in UTF-16 or UTF-32; name lines that are no text."""
 
 from __future__ import annotations
 
