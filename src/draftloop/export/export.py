@@ -1,4 +1,4 @@
-"""A version of the adapter, alone or in its draft's weights, in a directory for plain mlx-lm. Knows no terminal.
+"""Export a version of the adapter, alone or in its draft's weights, to a directory for plain mlx-lm. Knows no terminal.
 
 version -> files in a temporary directory -> loaded back from there by mlx-lm -> export verification: acceptance on
 held-out generations, against the bare draft and the draft with the adapter -> model card -> renamed into place. The
@@ -51,7 +51,7 @@ Samples = tuple[list[Sample], str | None]
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What is to be exported, where to, and in what form; by `plan_export`."""
+    """A checked export: which version, where to, and in what form; by `plan_export`."""
 
     version: Version
     destination: Path
@@ -61,7 +61,7 @@ class ExportPlan:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was made.
+    """A finished export.
 
     Attributes:
         version: of the adapter; path: the new directory.
@@ -94,7 +94,7 @@ class Exported:
 def plan_export(
     registry: Registry, reference: str, destination: Path, *, fuse: bool, quantization: Quantization
 ) -> ExportPlan:
-    """Everything that can be refused before a model is loaded.
+    """Check everything that can be refused before a model is loaded.
 
     Args:
         registry: the adapters; the directory that holds them is the data directory.
@@ -129,7 +129,7 @@ def export_version(
         pair: the models of `config`; afterwards its draft carries the adapter.
         config: names of the models, K, and the seed of the intervals.
         held_out: logged generations to measure on; those of other targets are left out.
-        say: called with what is being done.
+        say: called with the work that begins.
         files: the seam.
         group_of: the joined prompt group of each of `held_out`.
 
@@ -157,7 +157,7 @@ def export_version(
             files.make_directory(temporary, new=True)
             made = _fill(temporary, job, pair, config, samples, say, files)
             with suppress(FileNotFoundError):
-                place.rmdir()  # an empty one was found fit; if it is no longer empty, this refuses
+                place.rmdir()  # an empty one is allowed; if it is no longer empty, this refuses
             publish_directory(temporary, place, files)
         except BaseException:
             with suppress(OSError):
@@ -212,12 +212,12 @@ def _is_free(place: Path) -> bool:
 
 
 def _fill(
-    directory: Path, job: ExportPlan, pair: Pair, config: Config, found: Samples, say: Say, files: Files
+    directory: Path, job: ExportPlan, pair: Pair, config: Config, held_out: Samples, say: Say, files: Files
 ) -> Exported:
     say(f"writing {job.version.name}")
     written = _write(directory, job, pair, config, files)
     exported = _load_back(directory, job, pair, config)
-    samples, not_measured = found
+    samples, not_measured = held_out
     measured = None
     if samples:
         say(f"measuring on {len(samples)} held-out generations")
@@ -263,14 +263,14 @@ def _write(directory: Path, job: ExportPlan, pair: Pair, config: Config, files: 
     for name in version.manifest.files:
         files.make_directory((directory / name).parent)
         files.produce(directory / name, partial(shutil.copyfile, version.path / name))
-    found = hash_files(directory)
-    if found != version.manifest.files:
+    hashes = hash_files(directory)
+    if hashes != version.manifest.files:
         raise StoreError(f"{version.name} was not copied whole; nothing was exported")
     # A manifest that proves the files and names the draft; what was learned from, and where it lay, stays at home.
     own = version.manifest
     made_for = None if own.pair is None else pair.portable(own.pair)
     kept = {"created": own.created, "parent": own.parent, "pair": made_for, "draftloop_version": own.draftloop_version}
-    write_new(directory / MANIFEST, seal(dump(make_manifest(kept, version.name, found))), files)
+    write_new(directory / MANIFEST, seal(dump(make_manifest(kept, version.name, hashes))), files)
     return None
 
 

@@ -1,4 +1,4 @@
-"""An adapter put into its draft's weights, and the whole written as a model that mlx-lm loads. Knows no registry.
+"""Fuse an adapter into its draft's weights, and write the result as a model that mlx-lm loads. Knows no registry.
 
 The update is added in float32 and rounded once, to the type that the draft's own files have. A quantized layer cannot
 take an update as it is: it is dequantized, and by default quantized again in the same way. That rounds away a part of
@@ -41,7 +41,7 @@ _CODE = "auto_map"  # of a config: where Python lies that is not copied
 
 @dataclass(frozen=True)
 class Quantization:
-    """What becomes of the weights; by default every layer stays as it is, float or quantized.
+    """How the weights are stored; by default every layer stays as it is, float or quantized.
 
     Attributes:
         bits: quantize every layer that can be to so many; None with a group size: as the draft, or 4.
@@ -177,8 +177,8 @@ def _as_stored(types: Mapping[str, mx.Dtype], name: str, leaf: mx.array) -> mx.a
 
 def _files_beside_the_weights(source: Path) -> list[Path]:
     """Copied, not written anew: a tokenizer that went through another version of a library is not surely the same."""
-    found = {path for pattern in _COPIED for path in source.glob(pattern) if path.is_file()}
-    kept = sorted(path for path in found if path.suffix.lower() in _DATA)
+    copied = {path for pattern in _COPIED for path in source.glob(pattern) if path.is_file()}
+    kept = sorted(path for path in copied if path.suffix.lower() in _DATA)
     homes = {source.resolve()}
     if source.resolve().parent.name == "snapshots":  # of the Hugging Face cache, whose files are links to its blobs
         homes.add(source.resolve().parents[1] / "blobs")
@@ -194,9 +194,9 @@ def _files_beside_the_weights(source: Path) -> list[Path]:
 def _copy(source: Path, to: str) -> None:
     """The very bytes, but for a tokenizer's config that names Python: it is left out, and so must its name be."""
     if source.name == "tokenizer_config.json":
-        found = json.loads(source.read_bytes())
-        if _CODE in found:
-            Path(to).write_text(json.dumps({key: value for key, value in found.items() if key != _CODE}, indent=2))
+        config = json.loads(source.read_bytes())
+        if _CODE in config:
+            Path(to).write_text(json.dumps({key: value for key, value in config.items() if key != _CODE}, indent=2))
             return
     shutil.copyfile(source, to)
 

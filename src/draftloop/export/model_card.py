@@ -1,4 +1,4 @@
-"""The README.md of an export: what it is, how to use it, what was measured. Knows no model, and no text of anybody's.
+"""Write the model card of an export, its README.md: contents, use, measurements. Knows no model and no prompt.
 
 Names come from configurations and manifests, so whatever they hold must stay a name: in YAML, in Markdown, in a shell.
 """
@@ -29,7 +29,7 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says.
+    """The contents of a card.
 
     Attributes:
         name: of the directory.

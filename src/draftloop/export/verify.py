@@ -1,4 +1,4 @@
-"""Export verification: acceptance of an exported draft, loaded back from its files. Knows no file format.
+"""Export verification measures the acceptance of an exported draft, loaded back from its files. Knows no file format.
 
 Bare draft, draft + adapter and exported draft are scored on the same outputs: differences are paired.
 """

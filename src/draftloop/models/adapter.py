@@ -161,9 +161,9 @@ def carried_shape(model: nn.Module) -> AdapterConfig:
     if not modules:
         raise AdapterError("the draft carries no adapter; attach one first")
     layers = [dict(_lora_modules(layer)) for layer in model.layers]
-    first = next((i for i, found in enumerate(layers) if found), len(layers) - 1)
+    first = next((i for i, adapted in enumerate(layers) if adapted), len(layers) - 1)
     inside = set().union(*layers)
-    ours = {id(module) for found in layers for module in found.values()}
+    ours = {id(module) for adapted in layers for module in adapted.values()}
     outside = {name for name, module in modules.items() if id(module) not in ours}
     everything = set().union(*(_adaptable(layer) for layer in model.layers))
     module = next(iter(modules.values()))

@@ -1,4 +1,4 @@
-"""An adapter directory as mlx-lm reads it: its configuration and the header of its weights, checked. Imports no mlx.
+"""Read and check an adapter directory in mlx-lm's format: its configuration and its weights' header. Imports no mlx.
 
 `adapters.safetensors` holds A and B of each adapted layer; `adapter_config.json` says how to rebuild the layers.
 Directories come from elsewhere too: nothing in them is taken on trust, and a refusal names the field or the leaf.
@@ -73,12 +73,12 @@ def read_config(directory: Path) -> AdapterConfig:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise AdapterError(f"{path}: larger than {_MAX_CONFIG_BYTES:,} bytes; is this an adapter's configuration?")
-        found = json.loads(path.read_bytes())
+        parsed = json.loads(path.read_bytes())
     except OSError as error:
         raise AdapterError(f"{directory} is no adapter directory: {path.name}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: not JSON ({error})") from None
-    return parse_config(found, str(path))
+    return parse_config(parsed, str(path))
 
 
 class _Parameters(BaseModel):
@@ -96,14 +96,14 @@ class _AdapterJson(BaseModel):
     lora_parameters: _Parameters
 
 
-def parse_config(found: object, where: str) -> AdapterConfig:
+def parse_config(parsed: object, where: str) -> AdapterConfig:
     """The adapter's shape from parsed JSON.
 
     Raises:
         AdapterError: a field is missing or out of range, named together with `where`.
     """
     try:
-        config = _AdapterJson.model_validate(found)
+        config = _AdapterJson.model_validate(parsed)
     except ValidationError as error:
         first = error.errors()[0]
         names, given = [part for part in first["loc"] if isinstance(part, str)], first["input"]
@@ -166,12 +166,12 @@ def check_finite(directory: Path) -> None:
         raise AdapterError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def check_leaves(found: Shapes, expected: Shapes, where: str) -> None:
+def check_leaves(shapes: Shapes, expected: Shapes, where: str) -> None:
     """Raise AdapterError, naming the first leaf that is missing, has no place, or has another shape than expected."""
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(expected.keys() | shapes.keys()):
+        if name not in shapes:
             raise AdapterError(f"{where}: {name} is missing; the adapter is incomplete or made for another draft")
         if name not in expected:
             raise AdapterError(f"{where}: {name} has no place in this draft; was the adapter made for another one?")
-        if found[name] != expected[name]:
-            raise AdapterError(f"{where}: {name} has the shape {found[name]}, this draft needs {expected[name]}")
+        if shapes[name] != expected[name]:
+            raise AdapterError(f"{where}: {name} has the shape {shapes[name]}, this draft needs {expected[name]}")

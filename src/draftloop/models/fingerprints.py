@@ -1,8 +1,8 @@
-"""What a model is, as one fingerprint, and what its chat template is, as another. Knows no name, pair or mlx.
+"""Fingerprint a model by its files, and its chat template apart from it. Knows no name, pair or mlx.
 
-A model is its weights, its config and its vocabulary: they decide what it says to given token ids. How text becomes ids
-(a chat template, merges, a normaliser) is no part of it, for records hold ids; nor is `generation_config.json`, whose
-sampler nobody here uses.
+A model is its weights, its config and its vocabulary: they decide its output on given tokens. How text becomes tokens
+(a chat template, merges, a normaliser) is no part of it, for records hold tokens; nor is `generation_config.json`,
+whose sampler nobody here uses.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def _ends(shard: Path) -> Iterator[bytes]:
 
 
 def _meaning(config: bytes) -> bytes:
-    """A config without layout, order and what no model reads; the very bytes where they are no JSON object."""
-    found = _object(config)
-    if not found:
+    """A config without layout, order and fields that no model reads; the very bytes where they are no JSON object."""
+    parsed = _object(config)
+    if not parsed:
         return config
-    inner = found.get("text_config")
+    inner = parsed.get("text_config")
     if isinstance(inner, dict):
-        found["text_config"] = _without_chatter(inner)
-    return _canonical(_without_chatter(found))
+        parsed["text_config"] = _without_chatter(inner)
+    return _canonical(_without_chatter(parsed))
 
 
 def _without_chatter(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,21 +99,21 @@ def _vocabulary(path: Path) -> dict[tuple[str, str], None]:
     whole, config = _read(path / "tokenizer.json"), _read(path / "tokenizer_config.json")
     special = _read(path / "special_tokens_map.json") | config
     decoder = _member(config, "added_tokens_decoder")
-    found = dict.fromkeys(_numbered(_member(whole, "model").get("vocab")))  # a set that is all but sorted already
+    numbered = dict.fromkeys(_numbered(_member(whole, "model").get("vocab")))  # a set that is all but sorted already
     for vocabulary in (_read(path / "vocab.json"), _read(path / "added_tokens.json")):
-        found.update(dict.fromkeys(_numbered(vocabulary)))
+        numbered.update(dict.fromkeys(_numbered(vocabulary)))
     added = whole.get("added_tokens")
     entries = [entry for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
-    found.update({(_id(entry.get("id")), _content(entry)): None for entry in entries})
-    found.update(dict.fromkeys((_id(number), _content(token)) for number, token in decoder.items()))
+    numbered.update({(_id(entry.get("id")), _content(entry)): None for entry in entries})
+    numbered.update(dict.fromkeys((_id(number), _content(token)) for number, token in decoder.items()))
     if not whole:
         files = (file for pattern in _RAW_VOCABULARIES for file in path.glob(pattern))
-        found.update({(file.name, hashlib.sha256(file.read_bytes()).hexdigest()): None for file in files})
-    known = {token for _, token in found}
+        numbered.update({(file.name, hashlib.sha256(file.read_bytes()).hexdigest()): None for file in files})
+    known = {token for _, token in numbered}
     named = {_content(token) for token in _special(special)} - {""}
-    found.update({("new", token): None for token in named - known})  # the tokenizer gives these the next free ids
-    found.update({(name, _content(special.get(name))): None for name in _ENDS_OF_TEXT})
-    return found
+    numbered.update({("new", token): None for token in named - known})  # the tokenizer gives these the next free ids
+    numbered.update({(name, _content(special.get(name))): None for name in _ENDS_OF_TEXT})
+    return numbered
 
 
 def _numbered(vocabulary: Any) -> Iterator[tuple[str, str]]:
@@ -141,8 +141,8 @@ def _special(config: Mapping[str, Any]) -> Iterator[Any]:
 
 def _content(token: Any) -> str:
     """A token that is written as text or as an object with its `content`; empty where there is none."""
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) else ""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
 
 
 def _template(path: Path) -> str | None:
@@ -151,19 +151,19 @@ def _template(path: Path) -> str | None:
     files = {file.stem: file for file in path.glob("additional_chat_templates/*.jinja")}
     if (path / "chat_template.jinja").is_file():
         files["default"] = path / "chat_template.jinja"
-    found: Any = {name: file.read_bytes().decode("utf-8", "replace") for name, file in files.items()}
+    templates: Any = {name: file.read_bytes().decode("utf-8", "replace") for name, file in files.items()}
     if not files:
-        found = config.get("chat_template")
-    if isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-    if isinstance(found, dict) and list(found) == ["default"]:
-        found = found["default"]
-    said = (found or None, config.get("chat_template_type"))
+        templates = config.get("chat_template")
+    if isinstance(templates, list):
+        templates = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
+    if isinstance(templates, dict) and list(templates) == ["default"]:
+        templates = templates["default"]
+    said = (templates or None, config.get("chat_template_type"))
     return None if said == (None, None) else hashlib.sha256(_canonical(said)).hexdigest()
 
 
-def _member(found: Mapping[str, Any], name: str) -> dict[str, Any]:
-    inner = found.get(name)
+def _member(parsed: Mapping[str, Any], name: str) -> dict[str, Any]:
+    inner = parsed.get(name)
     return inner if isinstance(inner, dict) else {}
 
 
@@ -175,10 +175,10 @@ def _object(content: bytes) -> dict[str, Any]:
     """A JSON object; an empty one where these bytes are none."""
     for parse in (orjson.loads, json.loads):  # a vocabulary of 10 MB wants the first; the other has lone surrogates too
         try:
-            found: Any = parse(content)
+            parsed: Any = parse(content)
         except (ValueError, RecursionError):
             continue
-        return found if isinstance(found, dict) else {}
+        return parsed if isinstance(parsed, dict) else {}
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Where a model's files lie: names to directories, and the fingerprints of what is there. Imports no mlx."""
+"""Find or download a model's directory by name, and fingerprint what is there. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _local(name: str) -> Path | None:
 
 
 def _endless(path: Path) -> Path | None:
-    """What in a directory may have no end, so that who reads it waits or takes memory for ever: a pipe, a device."""
+    """A pipe or a device in a directory: it may have no end, and whoever reads it waits or takes memory for ever."""
     entries = (entry for pattern in ("*", "additional_chat_templates/*") for entry in path.glob(pattern))
     return next((one for one in sorted(entries) if one.exists() and not (one.is_file() or one.is_dir())), None)
 

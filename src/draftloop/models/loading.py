@@ -1,7 +1,7 @@
-"""A model directory loaded by mlx-lm, as data: none of its Python runs unless that is allowed. Knows no pair.
+"""Load a model directory with mlx-lm, as data: none of its Python runs unless that is allowed. Knows no pair.
 
-What a directory says of Python of its own counts only where loading needs it. mlx-lm and transformers decide that; both
-are given the answer beforehand, so neither asks.
+A directory that names Python of its own is refused only where loading needs it. mlx-lm and transformers decide that;
+both are given the answer beforehand, so neither asks.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _refusal(path: Path) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none: whoever loads the directory says what is wrong with the file."""
     try:
-        found = json.loads(path.read_bytes())
+        parsed = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}

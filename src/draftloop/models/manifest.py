@@ -1,4 +1,4 @@
-"""What a version of an adapter is made of and came from, and the proof that its files are still those. No mlx.
+"""The manifest of an adapter version lists its files and its origin; its hashes prove the files. No mlx.
 
 `manifest.json` lies in the version's directory, sealed by a checksum, and names size and sha256 of every other file.
 """
@@ -38,7 +38,7 @@ class FileHash:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a version is made of and came from.
+    """The files and the origin of a version.
 
     Attributes:
         name: the version's own name; files: every file but the manifest, by its path inside the directory.
@@ -46,7 +46,7 @@ class Manifest:
         parent: the version it was trained from, None when it started from the bare draft.
         record_ids: the records it was trained on.
         trained_groups: their prompt groups, by themselves, so that their prompts are known when the log is gone.
-        passed_over_ids: failures that were there and that no step had: unusable ones, and what an early end left.
+        passed_over_ids: failures in the log that no step was trained on: unusable ones, and those after an early end.
     """
 
     name: Annotated[str, Field(pattern=r"^v[0-9]{4,}$")]
@@ -140,14 +140,14 @@ def hash_files(directory: Path) -> dict[str, FileHash]:
 def _check_hashes(path: Path, manifest: Manifest) -> None:
     try:
         with reading(path):
-            found = hash_files(path)
+            hashes = hash_files(path)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}") from None
     for name in sorted({WEIGHTS, CONFIG} | manifest.files.keys()):
-        if name not in manifest.files or found.get(name) != manifest.files[name]:
+        if name not in manifest.files or hashes.get(name) != manifest.files[name]:
             wanted = manifest.files.get(name)
             raise AdapterDamaged(
-                f"{path / name} is damaged: found {_said(found.get(name), 'no such file')}, expected "
+                f"{path / name} is damaged: found {_said(hashes.get(name), 'no such file')}, expected "
                 f"{_said(wanted, 'it in the manifest')}. Use another version, or restore this one."
             )
 

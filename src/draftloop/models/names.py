@@ -1,4 +1,4 @@
-"""The one name by which a data directory knows a model, for ever, and which chat template it collected with. No mlx.
+"""Give each model one name in a data directory, for ever, and keep the chat template it collected with. No mlx.
 
 Records, versions, verdicts, epochs, runs and the audit name a model by a string, and compare these strings. The string
 is the model's fingerprint. A data directory that draftloop 0.1 began has its former fingerprint everywhere instead, and
@@ -60,7 +60,7 @@ class ModelNames:
         self._lock = Lock(root / ".models.lock", files=files)
 
     def of(self, model: Fingerprints) -> str:
-        """What everything here calls a model. Changes nothing.
+        """The name of a model in this data directory. Changes nothing.
 
         Raises:
             StoreError: `models.json` is damaged, or a newer draftloop wrote it.
@@ -72,22 +72,22 @@ class ModelNames:
         return model.former if is_own and self._mentions(model.former) else model.model
 
     def all_of(self, model: Fingerprints) -> frozenset[str]:
-        """By all of which something from elsewhere may mean a model. Raises StoreError as `of`."""
+        """All names by which something from elsewhere may mean a model. Raises StoreError as `of`."""
         former = [model.former] if _has_own_former(model, self._read().names) else []
         return frozenset([self.of(model), model.model, *former])
 
     def keep(self, *models: Fingerprints) -> None:
-        """Remember what models are called, whatever becomes of their templates; nothing to do where nothing is yet.
+        """Keep the names of models, whatever becomes of their templates; nothing to do in an empty data directory.
 
         Raises:
             StoreError: as `of`, or the disk refused.
         """
         if any(True for _ in self._naming()) and not {one.model for one in models} <= self._read().names.keys():
             with self._lock:
-                known, found = self._read(), {one.model: self.of(one) for one in models}
+                known, current = self._read(), {one.model: self.of(one) for one in models}
                 # A former fingerprint that fits proves that the template is still the one of that time.
-                proven = {one.former: one.template for one in models if found[one.model] == one.former}
-                self._write(replace(known, names=found | known.names, templates=proven | known.templates))
+                proven = {one.former: one.template for one in models if current[one.model] == one.former}
+                self._write(replace(known, names=current | known.names, templates=proven | known.templates))
 
     def changed_template(self, target: Fingerprints) -> str | None:
         """A sentence where a target's chat template is another one than it was last collected with; else None.
@@ -98,7 +98,7 @@ class ModelNames:
         templates, name = self._read().templates, self.of(target)
         if name not in templates or templates[name] == target.template:
             return None
-        before, now = (found[:12] if found else "none" for found in (templates[name], target.template))
+        before, now = (template[:12] if template else "none" for template in (templates[name], target.template))
         return (
             f"the target's chat template changed since prompts were last collected ({before} -> {now}): a prompt that "
             "it writes otherwise now is collected anew; what was logged before holds token ids and stays in use"
@@ -125,14 +125,14 @@ class ModelNames:
         return [path for pattern in _NAMING for path in sorted(self._root.glob(pattern))]
 
     def _read(self) -> _Known:
-        found = read_sealed(
+        known = read_sealed(
             self._path,
             _KNOWN,
             SCHEMA,
             "Restore it, or delete it: a model that draftloop 0.1 collected with is then recognised only if its chat "
             "template is still the one of that time.",
         )
-        return _Known() if found is None else found
+        return _Known() if known is None else known
 
     def _write(self, known: _Known) -> None:
         write_sealed(self._path, known, self._files)

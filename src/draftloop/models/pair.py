@@ -1,7 +1,7 @@
 """Load a target and a draft, prove that they can work together before any work starts, attach the draft's adapter.
 
-One tokenizer, the target's, turns text into tokens for both; so what must agree is what every token id means, and
-nothing else. Logit widths may differ (models of one family are padded differently): tokens from the smaller width on
+One tokenizer, the target's, turns text into tokens for both; so the meaning of every token id must agree, and nothing
+else need. Logit widths may differ (models of one family are padded differently): tokens from the smaller width on
 are never proposed nor emitted.
 """
 
@@ -56,10 +56,10 @@ class Pair:
     draft_names: frozenset[str] = frozenset()
 
     def portable(self, identity: PairId) -> PairId:
-        """What a data directory says of a pair, in words for another one: these models by their fingerprints."""
+        """The identity of a pair for another data directory: these models by their fingerprints."""
         own, files = (self.identity.target, self.identity.draft), self.files or ()
-        found = {name: file.model for name, file in zip(own, files, strict=False)}
-        target, draft = (found.get(name, name) for name in (identity.target, identity.draft))
+        fingerprint_of = {name: file.model for name, file in zip(own, files, strict=False)}
+        target, draft = (fingerprint_of.get(name, name) for name in (identity.target, identity.draft))
         return replace(identity, target=target, draft=draft)
 
     def with_adapter(self, path: Path | None, name: str | None = None) -> Pair:
@@ -75,8 +75,8 @@ class Pair:
         if path is None:
             lora.detach(self.draft)
             return replace(self, adapter=None)
-        found = manifest.verify_adapter(path)
-        made_for = None if found is None or found.pair is None else found.pair.draft
+        own_manifest = manifest.verify_adapter(path)
+        made_for = None if own_manifest is None or own_manifest.pair is None else own_manifest.pair.draft
         if made_for is not None and made_for not in {self.identity.draft, *self.draft_names}:
             raise AdapterError(
                 f"{path} was trained for draft {made_for[:12]}, this draft is {self.identity.draft[:12]}: "
@@ -103,7 +103,7 @@ def load_pair(
         adapter_path: adapter directory for the draft, None for the bare draft.
         adapter_name: what reports and records call the adapter.
         lazy_target: leave the target's weights on disk until it is first asked for logits; damage shows only then.
-        as_stock: as mlx-lm has them, in float32 on a CPU: what draftloop is measured against.
+        as_stock: as mlx-lm loads them, in float32 on a CPU: the baseline of draftloop's measurements.
         names: of the data directory that is worked in; None calls the models by their fingerprints.
 
     Raises:
@@ -120,7 +120,7 @@ def load_pair(
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
     windows += [position_limit(config) for config in (target_config, draft_config)]
     files = fingerprints(target_path), fingerprints(draft_path)
-    target_name, draft_name = (found.model if names is None else names.of(found) for found in files)
+    target_name, draft_name = (model.model if names is None else names.of(model) for model in files)
     pair = Pair(
         target=target,
         draft=draft,

@@ -1,4 +1,4 @@
-"""What is done to a model so that it decodes well on a CPU; its outputs stay what they are, to a rounding error."""
+"""Adapt a model to decode well on a CPU; its outputs change by a rounding error at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""exp as this device computes it fastest, for what no gradient is taken of."""
+"""Compute exp as fast as this device can, where no gradient is taken."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def softmax(values: mx.array) -> mx.array:
     """Over the last axis, (..., V) with a largest value in each row that is finite."""
     if mx.default_device().type == mx.DeviceType.gpu:
         return mx.softmax(values, axis=-1)
-    found = exp(values - mx.max(values, axis=-1, keepdims=True))
-    return found / mx.sum(found, axis=-1, keepdims=True)
+    weights = exp(values - mx.max(values, axis=-1, keepdims=True))
+    return weights / mx.sum(weights, axis=-1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Rotary positions read from a table, for decoding on a CPU. Knows no draft or target.
+"""Read rotary positions from a table, for decoding on a CPU. Knows no draft or target.
 
-There MLX works out cosines and sines anew in both calls of every layer: over one to five ids a dozen operations so
-small that beginning them is what they cost. With a table five are left. A pass of one id takes 5.92 ms where it took
-6.26 (8 layers), one of the one-layer draft 0.57 where it took 0.66.
+There MLX works out cosines and sines anew in both calls of every layer: over one to five tokens a dozen operations
+so small that starting them is their whole cost. With a table five are left. A pass of one token takes 5.92 ms where it
+took 6.26 (8 layers), one of the one-layer draft 0.57 where it took 0.66.
 """
 
 from __future__ import annotations

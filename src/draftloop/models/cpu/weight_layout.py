@@ -1,4 +1,4 @@
-"""The order in which a model's weights lie in memory, chosen for decoding on a CPU. Knows no draft or target."""
+"""Order a model's weights in memory for decoding on a CPU. Knows no draft or target."""
 
 from __future__ import annotations
 
