@@ -26,7 +26,7 @@ def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.arr
         (..., width) float32; -inf where there is no mass; exp of it sums to 1.
     """
     if sampler.temperature == 0:
-        return _one_hot(logits[..., :width].astype(mx.float32))
+        return mx.where(sampling_probs(logits, sampler, width) > 0, 0.0, -mx.inf)
     return _log_softmax(scaled_logits(logits, sampler, width))
 
 
@@ -66,11 +66,6 @@ def scaled_logits(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
 
 def _log_softmax(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
-def _one_hot(logits: mx.array) -> mx.array:
-    best = mx.argmax(logits, axis=-1, keepdims=True)
-    return mx.where(mx.arange(logits.shape[-1]) == best, 0.0, -mx.inf)
 
 
 def _keep_top_p(log_probs: mx.array, top_p: float) -> mx.array:

@@ -193,7 +193,7 @@ def _rule(record: Record, config: Config) -> Rule:
 
 
 def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on_work: OnWork) -> LiveCheck | None:
-    """Decode the first prompts that fit with the draft as it is; None where none does."""
+    """Decode the first prompts that fit with the draft as it is, and sum what follows; None where none fits."""
     checks: list[LiveCheck] = []
     for record in records:
         settings = Settings(
@@ -204,7 +204,11 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on
         )
         if len(checks) < config.gate.live_prompts and fits(pair, len(record.prompt_tokens), settings):
             on_work("decoding", len(checks), config.gate.live_prompts)
-            checks.append(_decode_one(pair, record, settings))
+            decoded = decode_all(pair, [record.prompt_tokens], settings)
+            scores = score_carried(pair, decoded.generations, settings.rule)[0]
+            mean, variance = rounds_moments(scores.log_p, scores.log_q, settings.rule, settings.num_draft_tokens)
+            made = decoded.outputs[0]
+            checks.append(LiveCheck(1, made.tokens, int(made.rounds), mean, math.sqrt(variance)))
     if not checks:
         return None
     return LiveCheck(
@@ -214,11 +218,3 @@ def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on
         expected_rounds=sum(check.expected_rounds for check in checks),
         standard_error=math.sqrt(sum(check.standard_error**2 for check in checks)),
     )
-
-
-def _decode_one(pair: Pair, record: Record, settings: Settings) -> LiveCheck:
-    decoded = decode_all(pair, [record.prompt_tokens], settings)
-    scores = score_carried(pair, decoded.generations, settings.rule)[0]
-    mean, variance = rounds_moments(scores.log_p, scores.log_q, settings.rule, settings.num_draft_tokens)
-    made = decoded.outputs[0]
-    return LiveCheck(1, made.tokens, int(made.rounds), mean, math.sqrt(variance))

@@ -58,7 +58,7 @@ def decode_all(
     pair: Pair,
     prompts: Sequence[Sequence[int]],
     settings: Settings,
-    on_text: Callable[[int], None] | None = None,
+    on_text: Callable[[int], None] = lambda _tokens: None,
 ) -> Decoded:
     """Decode every prompt speculatively with the draft as it is.
 
@@ -78,8 +78,7 @@ def decode_all(
             output = tuple(token for round_ in rounds for token in round_.tokens)
             generations.append(TargetGeneration(tuple(prompt), output, sampler))
             outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
-            if on_text is not None:
-                on_text(len(output))
+            on_text(len(output))
     return Decoded(generations, outputs, seconds)
 
 
@@ -91,7 +90,7 @@ def samples_from_prompts(
     chat_template: bool,
     max_prompt_length: int,
     reading: Reading | None = None,
-    on_text: Callable[[int], None] | None = None,
+    on_text: Callable[[int], None] = lambda _tokens: None,
 ) -> tuple[list[Sample], list[str]]:
     """The target's outputs on prompts, and why some were skipped. Speculation changes the time, not the distribution.
 
@@ -142,7 +141,7 @@ def decode_live(
     draft_lengths: Sequence[int],
     adapter: tuple[str, Path] | None,
     settings: Settings,
-    on_text: Callable[[int], None] | None = None,
+    on_text: Callable[[int], None] = lambda _tokens: None,
 ) -> list[LiveRow]:
     """Decode the prompts of `samples` once for each rule, draft and draft length.
 
