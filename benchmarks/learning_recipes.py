@@ -43,7 +43,7 @@ from draftloop.training.dataset.batch_plan import make_batch_plan
 from draftloop.training.dataset.curriculum import Curriculum
 from draftloop.training.dataset.examples import Example, Selection, round_up
 from draftloop.training.dataset.mixture import TrainingMixture
-from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
+from draftloop.training.dataset.on_policy import sample_outputs
 from draftloop.training.forward import make_forward
 from draftloop.training.loop import Loop, Progress
 from draftloop.training.memory.out_of_memory import OutOfMemoryFallback
@@ -174,14 +174,12 @@ def _compiled() -> Iterator[None]:
 
 
 def _answers(pair: Pair, task: Task, times: int) -> list[Example]:
-    limits = OutputLimits(pair.width, pair.stop_tokens, pair.context)
     return sample_outputs(
-        pair.target,
+        pair,
         task.failures,
         times,
         own=False,
         seed=task.seed,
-        limits=limits,
         enough=lambda: False,
         on_sample=lambda *_: None,
     )

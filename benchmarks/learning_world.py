@@ -24,7 +24,7 @@ from draftloop.prompts.files import read_prompts
 from draftloop.reference import Domain
 from draftloop.store.atomic import write_atomically
 from draftloop.training.dataset.examples import Example, from_json
-from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
+from draftloop.training.dataset.on_policy import sample_outputs
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the pair's own texts are no part of the package
 from scripts.reference_pair.corpus import documents
@@ -104,12 +104,11 @@ def _asked(pair: Pair, texts: list[str], name: str, temperature: float) -> list[
 
 def _answered(pair: Pair, asked: list[Example], times: int, seed: int = 1) -> list[Example]:
     return sample_outputs(
-        pair.target,
+        pair,
         asked,
         times,
         own=False,
         seed=seed,
-        limits=OutputLimits(pair.width, pair.stop_tokens, pair.context),
         enough=lambda: False,
         on_sample=lambda *_: None,
     )

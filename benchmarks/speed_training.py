@@ -38,7 +38,7 @@ from draftloop.models.pair import Pair, load_pair
 from draftloop.training.batches import make_batch
 from draftloop.training.dataset.batch_plan import BatchPlan, make_batch_plan
 from draftloop.training.dataset.examples import Example, round_up
-from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
+from draftloop.training.dataset.on_policy import sample_outputs
 from draftloop.training.forward import make_forward
 from draftloop.training.step import Learner
 from draftloop.training.teacher import LiveTeacher
@@ -104,10 +104,7 @@ def target_texts(pair: Pair, domain: str, count: int) -> list[Example]:
         Example(str(i), domain, ids + (0,) * TOKENS, len(ids), sampler)
         for i, ids in enumerate(speed_world.prompt_ids(pair, domain, count))
     ]
-    limits = OutputLimits(pair.width, pair.stop_tokens, pair.context)
-    return sample_outputs(
-        pair.target, asked, 1, own=False, seed=0, limits=limits, enough=lambda: False, on_sample=lambda *_: None
-    )
+    return sample_outputs(pair, asked, 1, own=False, seed=0, enough=lambda: False, on_sample=lambda *_: None)
 
 
 def make_learner(pair: Pair, texts: list[Example], plan: BatchPlan, settings: Training) -> tuple[Learner, float]:

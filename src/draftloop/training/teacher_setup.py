@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mlx import nn
-
 from ..config import Training
 from ..data.teacher_blobs import BlobFile
 from ..data.teacher_top_k import DistributionsError, TopK, decode_top_k, within_width
@@ -25,7 +23,7 @@ from ..runtime.memory import Budget, room_left
 from .dataset.curriculum import Enough, MakeSamples
 from .dataset.examples import Example
 from .dataset.mixture import TrainingMixture
-from .dataset.on_policy import OutputLimits, sample_outputs
+from .dataset.on_policy import sample_outputs
 from .forward import make_forward
 from .memory.fitting import SAFETY
 from .report import Reporter
@@ -131,17 +129,17 @@ class _Samples:
         if samples is None:
             first = self.run.samples(0) if stage else None
             if first is None:
-                samples = self._sampled(self.pair.target, self.settings.answers, 0, enough)
+                samples = self._sampled(self.settings.answers, 0, enough)
             else:
                 samples = [sample for sample in first if not sample.own]
-            samples += self._sampled(self.pair.draft, min(1, self.settings.proposals), stage + 1, enough)
+            samples += self._sampled(min(1, self.settings.proposals), stage + 1, enough)
             self.run.keep_samples(stage, samples)
         self.teacher.forget(self.on_policy)
         self.teacher.add(samples)
         self.on_policy = [sample for sample in samples if sample.own]
         return samples
 
-    def _sampled(self, model: nn.Module, times: int, number: int, enough: Enough) -> list[Example]:
+    def _sampled(self, times: int, number: int, enough: Enough) -> list[Example]:
         """By the target, whose number is 0, or by the draft as it is at the beginning of a stage."""
         what = "on-policy samples of the draft" if number else "target samples"
         # At temperature 0 the target would say again what it said.
@@ -158,15 +156,15 @@ class _Samples:
 
         # Bytes for the caches of a batch.
         room = math.inf if self.allowed is None else SAFETY * room_left(self.allowed)
-        model.eval()
+        (self.pair.draft if number else self.pair.target).eval()
         try:
             samples = sample_outputs(
-                model,
+                self.pair,
                 failures,
                 times,
                 own=number > 0,
                 seed=self.settings.seed + (number << 40),
-                limits=OutputLimits(self.pair.width, self.pair.stop_tokens, self.pair.context, room),
+                room=room,
                 enough=enough,
                 on_sample=lambda _done, _of: count("samples", 1),
                 on_tokens=lambda more: count("tokens", more),

@@ -15,19 +15,16 @@ from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import RunError
 from draftloop.runtime.rng import get_state
 from draftloop.training.dataset.examples import from_json
-from draftloop.training.dataset.on_policy import OutputLimits, sample_outputs
+from draftloop.training.dataset.on_policy import sample_outputs
 
 PAIR = tiny_pair(64, stop_tokens=frozenset({7}))
 FAILURES = examples_of(PAIR, 9)
+NARROW = replace(PAIR, width=60)
 
 
-LIMITS = OutputLimits(60, PAIR.stop_tokens)
-
-
-def rolled(times: int = 2, *, failures=FAILURES, own: bool = False, seed: int = 0, model=None, **how):
-    model = model or (PAIR.draft if own else PAIR.target)
-    defaults = {"limits": LIMITS, "enough": lambda: False, "on_sample": lambda done, of: None}
-    return sample_outputs(model, failures, times, own=own, seed=seed, **{**defaults, **how})
+def rolled(times: int = 2, *, failures=FAILURES, own: bool = False, seed: int = 0, pair=NARROW, **how):
+    defaults = {"enough": lambda: False, "on_sample": lambda done, of: None}
+    return sample_outputs(pair, failures, times, own=own, seed=seed, **{**defaults, **how})
 
 
 def test_each_prompt_is_continued_so_many_times_under_its_own_sampler():
@@ -103,10 +100,10 @@ def test_when_it_is_enough_the_finished_texts_are_there_and_are_what_they_would_
 
 
 def test_no_text_is_longer_than_the_models_context():
-    limits = replace(LIMITS, context=max(failure.prompt_length for failure in FAILURES))
-    found = rolled(4, limits=limits)
-    assert max(len(text.ids) for text in found) == limits.context
-    room = {failure.record_id for failure in FAILURES if failure.prompt_length < limits.context}
+    pair = replace(NARROW, context=max(failure.prompt_length for failure in FAILURES))
+    found = rolled(4, pair=pair)
+    assert max(len(text.ids) for text in found) == pair.context
+    room = {failure.record_id for failure in FAILURES if failure.prompt_length < pair.context}
     assert {text.record_id.split("/")[0] for text in found} == room
 
 
@@ -129,11 +126,11 @@ class Refusing:
 )
 def test_where_memory_is_refused_fewer_are_written_side_by_side(error: Exception):
     model = Refusing(3, error)
-    found = rolled(4, model=model)
+    found = rolled(4, pair=replace(NARROW, target=model))
     assert len(found) == 4 * len(FAILURES)
     assert max(model.tried) > 3
     with pytest.raises(NoRoom, match="does not fit into memory"):
-        rolled(4, model=OnlyTheCache(error))
+        rolled(4, pair=replace(NARROW, target=OnlyTheCache(error)))
 
 
 class OnlyTheCache(Refusing):
@@ -156,10 +153,10 @@ def test_the_room_for_caches_bounds_how_many_are_written_side_by_side():
             widest.append(inputs.shape[0])
             return PAIR.target(inputs, cache=cache)
 
-    rolled(8, model=Watched(0, MemoryError()))
+    rolled(8, pair=replace(NARROW, target=Watched(0, MemoryError())))
     assert max(widest) > 8
     widest.clear()
-    rolled(8, model=Watched(0, MemoryError()), limits=replace(LIMITS, room=0.0))
+    rolled(8, pair=replace(NARROW, target=Watched(0, MemoryError())), room=0.0)
     assert max(widest) == 1
 
 

@@ -12,43 +12,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-
-from mlx import nn
+from dataclasses import replace
 
 from ...decoding.batched_generation import OutputRequest, generate_batched
+from ...models.pair import Pair
 from .examples import Example
 
 
-@dataclass(frozen=True)
-class OutputLimits:
-    """What bounds a sample.
-
-    Attributes:
-        width: tokens that target and draft share; no other is sampled.
-        stop_tokens: end a sample, and are its last token.
-        context: tokens that both models can read; None is no bound.
-        room: bytes for the caches of a batch.
-    """
-
-    width: int
-    stop_tokens: frozenset[int]
-    context: int | None = None
-    room: float = math.inf
-
-    def longest_after(self, prompt_length: int) -> float:
-        """The most tokens that may follow a prompt of so many; inf where nothing bounds them."""
-        return math.inf if self.context is None else max(0, self.context - prompt_length)
-
-
 def sample_outputs(
-    model: nn.Module,
+    pair: Pair,
     failures: Sequence[Example],
     times: int,
     *,
     own: bool,
     seed: int,
-    limits: OutputLimits,
+    room: float = math.inf,
     enough: Callable[[], bool],
     on_sample: Callable[[int, int], None],
     on_tokens: Callable[[int], None] = lambda _count: None,
@@ -56,12 +34,12 @@ def sample_outputs(
     """Continue the prompt of each failure anew, `times` times.
 
     Args:
-        model: target, or draft with whatever adapter it carries.
+        pair: its context bounds a sample, which holds tokens that both models share and ends at a stop token.
         failures: whose prompts and samplers are used; the longest of their outputs says how long a sample may be.
         times: 0 gives none.
-        own: the model is the draft, and its tokens are no labels.
+        own: by the draft, with whatever adapter it carries, whose tokens are no labels; else by the target.
         seed: of the training.
-        limits: of each sample.
+        room: bytes for the caches of a batch.
         enough: asked before every token of the samples in work, which are dropped where it is so; may raise to stop.
         on_sample: told after every finished sample how many there are and of how many.
         on_tokens: told after every step how many tokens were generated in it.
@@ -75,28 +53,24 @@ def sample_outputs(
     """
     # 1. One request for each failure and number, with a seed that does not depend on what it is generated beside.
     longest = max((len(example.labels) for example in failures), default=0)
-    wanted = [
-        (example, number)
-        for number in range(times)
-        for example in failures
-        if limits.longest_after(example.prompt_length)
-    ]
+    context = math.inf if pair.context is None else pair.context
+    wanted = [(example, number) for number in range(times) for example in failures if example.prompt_length < context]
     requests = [
         OutputRequest(
             example.ids[: example.prompt_length],
             replace(example.sampler, seed=_seed(seed, example, number, own)),
-            int(min(longest, limits.longest_after(example.prompt_length))),
+            int(min(longest, context - example.prompt_length)),
         )
         for example, number in wanted
     ]
     # 2. They are finished in any order, and returned in theirs.
     samples: dict[int, Example] = {}
     for output in generate_batched(
-        model,
+        pair.draft if own else pair.target,
         requests,
-        width=limits.width,
-        stop_tokens=limits.stop_tokens,
-        room=limits.room,
+        width=pair.width,
+        stop_tokens=pair.stop_tokens,
+        room=room,
         enough=enough,
         on_tokens=on_tokens,
     ):
