@@ -106,9 +106,8 @@ class Reporter:
         """A row of metrics, and its line where no bar shows it already."""
         self._append(self._metrics, orjson.dumps({"kind": kind, **values}) + b"\n")
         if self._bar is None or kind == VALIDATION:
-            self.say(text)
-        else:
-            self._record(text)
+            self._print(text)
+        self._record(text)
 
     def _record(self, text: str) -> None:
         self._append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode("utf-8", "replace"))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -72,17 +71,6 @@ def _rows(parts: Sequence[mx.array], start: int, stop: int, padding: float) -> m
     return mx.concatenate(rows, axis=0)
 
 
-class Teacher(Protocol):
-    """Gives p for a batch."""
-
-    @property
-    def bytes_needed(self) -> tuple[int, int]:
-        """What it will keep at most, and what a position takes beside that where it cannot keep everything."""
-
-    def teach(self, batch: Batch) -> TeacherParts:
-        """The teacher probabilities at the batch's positions."""
-
-
 class LiveTeacher:
     """The target itself.
 
@@ -93,6 +81,9 @@ class LiveTeacher:
         memory_mb: for what is kept.
         say: told when not everything can be kept.
         later: the most labels that examples added later have at a time.
+
+    Attributes:
+        bytes_needed: what it will keep at most, and what a position takes beside that where it cannot keep everything.
     """
 
     def __init__(
@@ -225,3 +216,7 @@ class LoggedTeacher:
             with np.errstate(divide="ignore"):
                 log_p[start:stop, -1] = np.log(np.where(rows.tail[:n] > _NOISE, rows.tail[:n], 0.0))
         return TeacherParts((TeacherProbs.of(mx.array(log_p), mx.array(tokens)),), batch.size)
+
+
+Teacher = LiveTeacher | LoggedTeacher
+"""What gives p for a batch, by `teach`."""

@@ -38,13 +38,12 @@ class TokenReporter:
         held_out = list(zip(mixture.validation.examples, mixture.validation_records, strict=True))
         self._split: Split = "validation" if held_out else "train"
         measured = held_out or list(zip(mixture.failures.examples, mixture.failure_records, strict=True))
-        if len(measured) > most:
-            measured = [measured[i * len(measured) // most] for i in range(most)]
-        self._generations = measured
+        taken = min(most, len(measured))
+        self._generations = [measured[i * len(measured) // taken] for i in range(taken)]
         self._pair, self._forward = pair, forward
         kinds = TokenKinds(pair.tokenizer, pair.stop_tokens)
         self._kinds: list[str] = []
-        for example, _ in measured:
+        for example, _ in self._generations:
             self._kinds += kinds.of(example.ids[: example.prompt_length], example.labels)
 
     def acceptance_by_kind(self) -> dict[str, float]:

@@ -21,25 +21,16 @@ _RECOMPUTED = "_draftloop_recomputed"
 
 def set_recompute(model: nn.Module, wanted: bool) -> None:
     """Turn it on or off for every layer of `model`."""
-    for layer in _layers(model):
-        if wanted and not _is_recomputed(layer):
+    layers: Sequence[nn.Module] = getattr(model, "layers", ())  # a model without a list of them has none to change
+    for layer in layers:
+        if wanted and not is_recomputed(layer):
             layer.__class__ = _recomputed(type(layer))
-        elif not wanted and _is_recomputed(layer):
+        elif not wanted and is_recomputed(layer):
             layer.__class__ = type(layer).__mro__[1]
 
 
-def is_recomputed(model: nn.Module) -> bool:
-    """Whether it is on."""
-    return any(_is_recomputed(layer) for layer in _layers(model))
-
-
-def _layers(model: nn.Module) -> Sequence[nn.Module]:
-    """None in a model without a list of layers: nothing can be computed again there."""
-    layers: Sequence[nn.Module] = getattr(model, "layers", ())
-    return layers
-
-
-def _is_recomputed(layer: nn.Module) -> bool:
+def is_recomputed(layer: nn.Module) -> bool:
+    """Whether it is on for a layer."""
     return _RECOMPUTED in vars(type(layer))
 
 
