@@ -106,7 +106,7 @@ class GreedySampler:
         mx.eval(best, *self._proposals, *(bonus or ())[:1])
         own: list[int] = best.tolist()
         proposals = [int(proposal.item()) for proposal in self._proposals]
-        agree = [ours == theirs for ours, theirs in zip(proposals, own, strict=False)]
+        agree = [proposal == token for proposal, token in zip(proposals, own, strict=False)]
         accepted = agree.index(False) if False in agree else len(agree)
         return VerifiedRound(
             proposals=proposals,

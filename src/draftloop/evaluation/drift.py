@@ -1,4 +1,4 @@
-"""Drift: whether a source's acceptance has fallen for good, by Page-Hinkley. Knows no model, log, file or clock.
+"""Drift: test whether a source's acceptance has fallen for good, by Page-Hinkley. Knows no model, log, file or clock.
 
 One value per generation, its mean acceptance per position: tokens of one output are not independent of each other. With
 μ the mean of n reference values and δ the tolerance, m_t = Σ_{i≤t} (μ − δ − x_i) and PH_t = m_t − min_{0≤s≤t} m_s,

@@ -23,7 +23,7 @@ _RULES = {
     "greedy": "temperature 0, here and in mlx-lm",
     "match": "what mlx-lm does above temperature 0",
     "rejection": "what draftloop does above temperature 0",
-    "block": "the same, where whole prefixes are kept or refused",
+    "block": "the same, where whole prefixes are accepted or rejected",
 }
 
 

@@ -1,4 +1,4 @@
-"""The draft's LoRA adapter: put on, taken off, read from and written to a directory. Knows no versions and no training.
+"""Attach, detach, read and write the draft's LoRA adapter. Knows no versions and no training.
 
 The layers are mlx-lm's own. A LoRA layer keeps the frozen layer it stands for, W (out, in) or its quantized form, and
 adds `scale · dropout(x) A B` with A (in, rank) and B (rank, out), both float32. B starts at zero, so a fresh adapter
@@ -104,10 +104,10 @@ def is_attached(model: nn.Module) -> bool:
 def merged(model: nn.Module, *, as_stock: bool = False) -> Iterator[None]:
     """Within the block the adapter is part of the weights; afterwards the model is bit for bit what it was.
 
-    A draft's step is so short that two more small products a layer are felt (37% of it on the embedded pair). Layers of
-    fewer bits than float32 keep the adapter beside them: an update of a thousandth of the weights loses half of itself
-    in bfloat16, and more in a quantized layer. Costs the weights of the others once more while it lasts. `as_stock`
-    leaves these in the order in which mlx-lm's own `fuse` has them.
+    A draft's step is so short that two more small products per layer are felt (37% of it on the embedded pair). Layers
+    of fewer bits than float32 keep the adapter beside them: an update of a thousandth of the weights loses half of
+    itself in bfloat16, and more in a quantized layer. Costs the weights of the others once more while it lasts.
+    `as_stock` leaves these in the order in which mlx-lm's own `fuse` has them.
     """
     carried = [(name, module) for name, module in _lora_modules(model) if _is_float32(module)]
     together = []

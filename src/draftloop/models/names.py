@@ -139,5 +139,5 @@ class ModelNames:
 
 
 def _has_own_former(model: Fingerprints, names: Mapping[str, str]) -> bool:
-    """Whether no other model goes by its former fingerprint, which told fewer of them apart than today's does."""
+    """Whether no other model goes by its former fingerprint, which models of different fingerprints may share."""
     return all(other == model.model for other, name in names.items() if name == model.former)

@@ -153,12 +153,12 @@ def check_tokenizers(target: Any, draft: Any, width: int) -> None:
     The target's tokenizer alone is used, so which tokens are special to the draft, which it pads with and where its own
     outputs begin and end does not count.
     """
-    ours, theirs = ({i: token for token, i in t.get_vocab().items()} for t in (target, draft))
+    of_target, of_draft = ({i: token for token, i in t.get_vocab().items()} for t in (target, draft))
     for i in range(width):
-        if ours.get(i) != theirs.get(i):
+        if of_target.get(i) != of_draft.get(i):
             raise PairError(
-                f"target and draft have different tokenizers: id {i} is {ours.get(i)!r} to the target and "
-                f"{theirs.get(i)!r} to the draft; use two models of one family"
+                f"target and draft have different tokenizers: id {i} is {of_target.get(i)!r} to the target and "
+                f"{of_draft.get(i)!r} to the draft; use two models of one family"
             )
 
 

@@ -64,18 +64,20 @@ class ChatTemplate:
         Raises:
             TooLong: more characters than the limit.
             TemplateFailed: the template gives no text.
-            NotReadable: control tokens that they spell cannot be told from the template's own.
+            NotReadable: control tokens that they spell cannot be distinguished from the template's own.
         """
         messages = self._as_templates_want(messages)
         text = self._text(messages, tools)
         self._check_all_written(messages, tools)
         if parse_special:
             return self._tokens(messages, tools, text)
-        probe = self._written()
-        tokens = control_tokens(self._tokenizer, f"{self._template or ''}\n{probe}")
-        markers = Markers.not_in("".join([self._template or "", *texts([messages, tools])]))
-        composed = tokens.composed(text, probe, self._literal()) if self._template else frozenset[str]()
-        mark = Marking(markers, tokens, composed, replaced(self._template or ""))
+        probe, template = self._written(), self._template or ""
+        tokens = control_tokens(self._tokenizer, f"{template}\n{probe}")
+        markers = Markers.not_in("".join([template, *texts([messages, tools])]))
+        named = (token for name, token in self._tokenizer.special_tokens_map.items() if name in template)
+        literal = "\n".join([template, *map(str, named)])  # with the tokens that it has under their names
+        composed = tokens.composed(text, probe, literal) if template else frozenset[str]()
+        mark = Marking(markers, tokens, composed, replaced(template))
         marked = [mark.all_of(message, tokens.of_role(message["role"])) for message in messages]
         marked_tools = mark.all_of(tools, tokens.control)
         marks = _length([marked, marked_tools]) - _length([messages, tools])
@@ -124,12 +126,6 @@ class ChatTemplate:
             )
         except Exception as error:  # as many kinds as there are formats
             raise TemplateFailed(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
-
-    def _literal(self) -> str:
-        """The template, and the tokens that it has under their names."""
-        template = self._template or ""
-        named = (token for name, token in self._tokenizer.special_tokens_map.items() if name in template)
-        return "\n".join([template, *map(str, named)])
 
     def _written(self) -> str:
         """What the template writes of a short chat: the control tokens that it puts together are there."""
@@ -201,7 +197,7 @@ def plain_tokenizer(tokenizer: Any) -> Any:
 
 
 def has_place_for(tokenizer: Any, what: str) -> bool:
-    """Whether the chat template names `tools`, or `tool_calls` of its messages; true where that cannot be told."""
+    """Whether the chat template names `tools`, or `tool_calls` of its messages; true where nobody can know."""
     if _renders_itself(tokenizer):
         return True
     templates = plain_tokenizer(tokenizer).chat_template

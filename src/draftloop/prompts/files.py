@@ -153,7 +153,7 @@ def _texts(path: Path) -> Iterator[Converted]:
 
 
 def _json_lines(path: Path) -> Iterator[Converted | SkippedPrompt]:
-    """An object a line; each stands for itself."""
+    """One object per line, each by itself."""
     for number, line in numbered_lines(path):
         if isinstance(line, NoText) or line.strip():
             yield _converted(Place("line", number, str(path)), line, _parsed_line)

@@ -1,4 +1,4 @@
-"""The child process that renders chat templates, a request a line on stdin. Knows jinja2 and nothing of this package.
+"""The child process that renders chat templates, one request per line of stdin. Knows jinja2, not this package.
 
 A template is a program that came with a model's files. The sandbox keeps it from everything but text; what it cannot
 keep it from is to run for ever, or to fill the memory. So that is done in a process that may be lost: the operating
