@@ -78,7 +78,7 @@ def test_sampler_rule_and_draft_length_of_the_flags_are_in_the_record(call_with_
     assert found.json["rule"] == "match"
 
 
-def test_the_targets_distributions_are_kept_beside_the_log_unless_told_not_to(call_with_pair) -> None:
+def test_the_targets_distributions_are_kept_beside_the_log_unless_asked_not_to(call_with_pair) -> None:
     data = DataDirectory(Path("data"))
     widths = []
     for flags in ([], ["--teacher-top-k", "3"], ["--teacher-top-k", "0"]):
@@ -185,13 +185,13 @@ def test_a_chat_template_that_changed_overnight_is_named_and_what_was_logged_sta
     assert (found.json["generations"], found.json["chat_template_changed"]) == (0, None)
     assert found.json["skipped"] == {"already collected": 1}
     overnight("target")
-    told = call("status", "--json", *pair).json
-    assert (told["other_pairs"], told["generations"]) == (0, 1)
-    assert told["chat_template_changed"] in call("status", *pair).err
+    status = call("status", "--json", *pair).json
+    assert (status["other_pairs"], status["generations"]) == (0, 1)
+    assert status["chat_template_changed"] in call("status", *pair).err
     plain = call(*command, "--no-chat-template")  # which asks no template
     assert "chat template" not in plain.err
     found = call(*command)
-    assert f"{told['chat_template_changed']}\n" in found.err
+    assert f"{status['chat_template_changed']}\n" in found.err
     assert "generations        1" in found.out
     assert "chat template" not in call(*command).err + call("status", *pair).err
 

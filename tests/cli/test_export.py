@@ -104,7 +104,7 @@ def test_without_held_out_generations_it_says_so_and_exports(call_with_pair, ver
     assert (found["measured"], found["not_measured"]) == (None, "no held-out generation")
 
 
-def test_what_rounding_costs_is_told_and_that_it_ends_below_the_bare_draft(
+def test_what_rounding_costs_is_said_and_that_it_ends_below_the_bare_draft(
     call_with_pair, small_pair: Pair, version: str
 ) -> None:
     """The bare draft is near its target; a zero adapter in two bits is far from it."""

@@ -140,11 +140,11 @@ def _drafting_pays(monkeypatch: pytest.MonkeyPatch, _data: None) -> None:
 @pytest.mark.usefixtures("_drafting_pays")
 def test_a_text_begins_with_what_the_texts_before_it_taught(call_with_pair) -> None:
     one = ["generate", "the target", "--max-tokens", "40"]
-    judged = []
+    rounds = []
     for _ in range(2):
         call_with_pair(*one)
-        judged.append(known_costs()["experience"]["rejection"]["judged"][0])
-    assert 0 < judged[0] < judged[1]
+        rounds.append(known_costs()["experience"]["rejection"]["judged"][0])
+    assert 0 < rounds[0] < rounds[1]
     call_with_pair(*one, "--temp", "0")
     assert known_costs()["experience"].keys() == {"rejection", "greedy"}
 

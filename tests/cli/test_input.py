@@ -71,7 +71,7 @@ def test_a_chat_goes_to_the_template_and_into_the_record_whole(call_with) -> Non
     assert "no place for tools" not in found.err
 
 
-def test_a_template_without_a_place_for_tools_is_told_of(call_with) -> None:
+def test_a_template_without_a_place_for_tools_is_named(call_with) -> None:
     calling = {"messages": [ASKED, CALLING, RESULT]}
     prompts = lines("p.jsonl", {"messages": [ASKED], "tools": [TOOL]}, {"messages": [ASKED]}, calling, calling)
     found = call_with(CHAT_TEMPLATE, "collect-data", *prompts, *SHORT)

@@ -90,7 +90,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(call, tmp_path:
     assert "flag: speculative.temperature = 13.0" in found("--temp", "13")
 
 
-def test_a_mistake_in_a_given_file_is_told_even_where_nothing_needs_it(call) -> None:
+def test_a_mistake_in_a_given_file_is_named_even_where_nothing_needs_it(call) -> None:
     Path("my.yaml").write_text("speculative: {temprature: 1}\n")
     found = call("-c", "my.yaml", "status")
     assert (found.code, found.out) == (2, "")

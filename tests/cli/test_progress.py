@@ -12,7 +12,7 @@ from draftloop.cli.progress import ProgressBar, Steps
 
 
 class Now:
-    """A clock that goes on when told."""
+    """A clock that goes on when asked."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -58,9 +58,7 @@ def test_showing_names_everything_and_changes_nothing(kind: str, call, crontab: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_machine_without_a_scheduler_is_told_what_there_is_and_what_to_do(
-    call, crontab: Path, tmp_path: Path
-) -> None:
+def test_a_machine_without_a_scheduler_gets_an_error_that_says_what_to_do(call, crontab: Path, tmp_path: Path) -> None:
     (tmp_path / "bin" / "crontab").unlink()
     for command in (["install"], ["install", "--yes"], ["show"]):
         found = call("schedule", *command)
@@ -125,7 +123,7 @@ def test_another_rhythm_is_taken_where_it_is_asked_for_and_named_as_the_differen
     assert (found["when"], found["installed_when"], found["current"]) == ("every 60 minutes", "every 60 minutes", True)
 
 
-def test_after_the_environment_moved_the_difference_is_told_and_install_keeps_the_rhythm(call, crontab: Path) -> None:
+def test_after_the_environment_moved_the_difference_is_named_and_install_keeps_the_rhythm(call, crontab: Path) -> None:
     call("schedule", "install", "--kind", "cron", "--at", "3:10", "--yes")
     current = crontab.read_text()
     venv = str(Path(sys.executable).parent)
@@ -149,7 +147,7 @@ def test_a_setting_that_the_installed_unit_lacks_is_named(call, crontab: Path, m
     )
 
 
-def test_a_rhythm_that_someone_edited_is_told_and_the_default_is_taken(call, crontab: Path) -> None:
+def test_a_rhythm_that_someone_edited_is_named_and_the_default_is_taken(call, crontab: Path) -> None:
     call("schedule", "install", "--kind", "cron", "--yes")
     crontab.write_text(crontab.read_text().replace("\n0 * * * *", "\n15 * * * 1"))
     shown = call("schedule", "show", "--kind", "cron")
@@ -233,8 +231,8 @@ def test_the_hidden_run_logs_a_command_and_hands_on_its_exit_code(call, tmp_path
     assert json.loads("\n".join(output))["status"] == "ok"
     assert ": exit 0 after " in footer
     assert call("schedule", "run", "--", "adapters", "promote", "v0001").code == 2
-    told = call("schedule", "run", "--json", "--", "nothing").json
-    assert (told["exit_code"], told["log"]) == (2, str(log))
+    ended = call("schedule", "run", "--json", "--", "nothing").json
+    assert (ended["exit_code"], ended["log"]) == (2, str(log))
 
 
 def test_what_is_run_by_itself_is_retrain(call, tmp_path: Path) -> None:

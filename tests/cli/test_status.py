@@ -58,7 +58,7 @@ def test_a_model_that_is_not_on_this_machine_is_named(call) -> None:
     assert "not on this machine" not in call("status").err
 
 
-def test_a_damaged_champion_is_told_with_the_way_out(call) -> None:
+def test_a_damaged_champion_is_named_with_the_way_out(call) -> None:
     registry = Registry(Path("data/adapters"))
     registry.promote(registry.create(write_adapter, {}).name)
     weights = registry.root / "v0001" / "adapters.safetensors"
@@ -74,7 +74,7 @@ def break_weights(registry: Registry, name: str) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
 
 
-def test_damage_of_previous_and_of_any_other_version_is_told_in_text_and_json(call) -> None:
+def test_damage_of_previous_and_of_any_other_version_is_named_in_text_and_json(call) -> None:
     registry = Registry(Path("data/adapters"))
     for _ in range(4):
         registry.create(write_adapter, {})
@@ -96,7 +96,7 @@ def test_damage_of_previous_and_of_any_other_version_is_told_in_text_and_json(ca
     assert sum("v0002" in line for line in call("status", "--json").json["damage"]) == 1
 
 
-def test_a_damaged_line_of_the_replay_buffer_is_told(call) -> None:
+def test_a_damaged_line_of_the_replay_buffer_is_named(call) -> None:
     replay = DataDirectory(Path("data")).replay
     replay.remember([make_record()], 0)
     replay.path.write_bytes(b"?\n" + replay.path.read_bytes())

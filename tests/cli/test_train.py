@@ -67,7 +67,7 @@ def test_json_says_what_the_text_says_and_the_version_loads_in_plain_mlx_lm(
 
 
 @pytest.mark.usefixtures("collected")
-def test_a_second_training_starts_from_the_champion_unless_told_otherwise(call_with_pair, call) -> None:
+def test_a_second_training_starts_from_the_champion_unless_asked_otherwise(call_with_pair, call) -> None:
     assert call_with_pair("train", "--epochs", "1", "--rank", "2").code == 0
     assert call_with_pair("train", "--epochs", "1", "--rank", "2", "--json").json["parent"] is None
     assert call("adapters", "promote", "v0001").code == 0

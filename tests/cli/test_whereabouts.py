@@ -20,7 +20,7 @@ SHORT = ["--max-tokens", "4", "--num-draft-tokens", "2"]
 
 @pytest.fixture
 def named(_place: None, small_models: Models) -> str:
-    """A configuration that names the small pair; returns how it is told."""
+    """A configuration that names the small pair; returns the words for it."""
     Path("configs").mkdir()
     Path("configs/config.yaml").write_text(
         f"models: {{target: {small_models.target}, draft: {small_models.draft}}}\n"

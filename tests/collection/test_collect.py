@@ -346,14 +346,14 @@ def test_a_request_to_stop_is_heard_while_prompts_are_read(live: bool, small_pai
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_tokens_are_told_of_before_the_first_record(live: bool, small_pair: Pair, log: FailureLog) -> None:
-    told: list[int] = []
+def test_tokens_are_counted_before_the_first_record(live: bool, small_pair: Pair, log: FailureLog) -> None:
+    counts: list[int] = []
     settings = CollectSettings(SHORT, chat_template=False, live=live)
     seen: list[int] = []
     report = collect_data(
-        small_pair, PROMPTS, log, settings, None, lambda *_: seen.append(sum(told)), on_tokens=told.append
+        small_pair, PROMPTS, log, settings, None, lambda *_: seen.append(sum(counts)), on_tokens=counts.append
     )
-    assert sum(told) == report.acceptance.tokens
+    assert sum(counts) == report.acceptance.tokens
     assert seen[0] > 0
 
 

@@ -95,7 +95,7 @@ def test_a_prompt_that_was_not_met_is_its_own_group() -> None:
     assert ten_others().splits_near(record) == set()
 
 
-def test_what_is_near_two_splits_is_told_and_nothing_else_is() -> None:
+def test_what_is_near_two_splits_is_known_and_nothing_else_is() -> None:
     groups = ten_others()
     groups.learn(PYTHON, "train")
     groups.learn(VARIANTS[0], "train")

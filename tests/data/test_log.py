@@ -56,7 +56,7 @@ def test_a_log_that_is_not_there_is_empty_and_reading_makes_nothing(log: Failure
     assert not log.path.parent.exists()
 
 
-def test_an_append_asks_for_a_full_sync_only_when_it_was_told_to(log: FailureLog) -> None:
+def test_an_append_asks_for_a_full_sync_only_when_it_was_asked_to(log: FailureLog) -> None:
     for wanted in (False, True):
         files = RecordedSyncs()
         writer = FailureLog(log.path, files, full_sync=wanted)

@@ -67,7 +67,7 @@ def test_everything_it_makes_is_private(blobs: BlobFile) -> None:
     assert modes == dict.fromkeys(["teacher.bin", "teacher.bin.lock"], 0o600)
 
 
-def test_an_append_syncs_once_and_fully_only_when_it_was_told_to(blobs: BlobFile) -> None:
+def test_an_append_syncs_once_and_fully_only_when_it_was_asked_to(blobs: BlobFile) -> None:
     for wanted in (False, True):
         files = RecordedSyncs()
         writer = BlobFile(blobs.path, files, full_sync=wanted)

@@ -67,7 +67,7 @@ def test_a_verdict_comes_back_with_all_its_numbers(verdicts: Verdicts) -> None:
     assert verdicts.of("v0001") is None
 
 
-def test_a_promotion_by_hand_is_noted_unless_the_gate_has_judged(verdicts: Verdicts) -> None:
+def test_a_promotion_by_hand_is_noted_unless_the_gate_gave_a_verdict(verdicts: Verdicts) -> None:
     verdicts.give_by_hand("v0001", None, 0, "it talks better")
     found = verdicts.of("v0001")
     assert found is not None

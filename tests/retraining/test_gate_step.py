@@ -83,17 +83,21 @@ def test_a_promotion_is_not_finished_once_somebody_moved_the_pointer(promoted: S
     assert shop.data.registry.champion() is None
 
 
-def test_scoring_and_timing_tell_how_far_they_are(shop: Shop) -> None:
-    told: list[tuple[str, int, int]] = []
-    shop.retrain(on_work=lambda *at: told.append(at), timing=None)
-    assert list(dict.fromkeys(what for what, _, _ in told))[:3] == ["getting ready to train", "scoring", "timing steps"]
+def test_scoring_and_timing_say_how_far_they_are(shop: Shop) -> None:
+    seen: list[tuple[str, int, int]] = []
+    shop.retrain(on_work=lambda *at: seen.append(at), timing=None)
+    assert list(dict.fromkeys(what for what, _, _ in seen))[:3] == [
+        "getting ready to train",
+        "scoring",
+        "timing steps",
+    ]
     for what in ("scoring", "timing steps"):
-        done, of = zip(*((done, of) for one, done, of in told if one == what), strict=True)
+        done, of = zip(*((done, of) for one, done, of in seen if one == what), strict=True)
         assert done == tuple(range(of[0] + 1))
         assert len(set(of)) == 1
 
 
-def test_a_champion_that_moves_during_the_trial_makes_it_inconclusive(shop: Shop) -> None:
+def test_a_champion_that_moves_while_a_candidate_is_scored_makes_it_inconclusive(shop: Shop) -> None:
     other = shop.add_version(0.0)
     shop.data.verdicts.give_by_hand(other, None, 0, "set aside")
     timing = _promote_meanwhile(shop, other)
@@ -156,7 +160,7 @@ def _promote_meanwhile(shop: Shop, version: str) -> Any:
 # What is refused without a look at its scores
 
 
-def judged_unscored(shop: Shop, version: str) -> tuple[str, str]:
+def refused_unscored(shop: Shop, version: str) -> tuple[str, str]:
     """The verdict on a candidate that is refused with no model loaded and nothing spent, and why."""
     found = shop.retrain(load=never)
     assert (found.outcome, found.exit_code, found.steps, found.version) == ("refused", 11, ["gate"], version)
@@ -175,7 +179,7 @@ def test_a_training_that_kept_its_first_weights_is_refused_whatever_the_champion
     kept = shop.add_version(0.0, metrics={"best_step": 0})
     if rolled_back:
         shop.data.registry.rollback()
-    outcome, why = judged_unscored(shop, kept)
+    outcome, why = refused_unscored(shop, kept)
     if rolled_back:
         assert (outcome, why) == ("discarded", "v0001, on top of which it was trained, was rolled back since")
     else:
@@ -187,7 +191,7 @@ def test_a_candidate_on_top_of_a_version_that_was_rolled_back_is_refused(shop: S
     candidate = shop.add_version(0.1)
     shop.data.registry.rollback()
     expected = ("discarded", "v0001, on top of which it was trained, was rolled back since")
-    assert judged_unscored(shop, candidate) == expected
+    assert refused_unscored(shop, candidate) == expected
 
 
 def test_what_was_rolled_back_is_refused_even_where_its_verdict_is_lost(shop: Shop) -> None:
@@ -196,7 +200,7 @@ def test_what_was_rolled_back_is_refused_even_where_its_verdict_is_lost(shop: Sh
     shop.data.registry.promote(three)
     shop.data.registry.rollback()
     shop.data.registry.promote(two)
-    assert judged_unscored(shop, three) == ("refused", "it was rolled back before")
+    assert refused_unscored(shop, three) == ("refused", "it was rolled back before")
 
 
 def test_an_epoch_keeps_its_alpha_whatever_the_settings_are_later(shop: Shop) -> None:
@@ -235,7 +239,7 @@ def spoil(shop: Shop, count: int) -> set[str]:
     return {record.id for record in held_out[count:]}
 
 
-def test_the_gate_leaves_out_what_the_pair_cannot_be_judged_on(shop: Shop) -> None:
+def test_the_gate_leaves_out_what_the_pair_cannot_be_evaluated_on(shop: Shop) -> None:
     others = spoil(shop, 2)
     shop.add_version(1.0)
     assert shop.retrain().outcome == "refused"
@@ -244,7 +248,7 @@ def test_the_gate_leaves_out_what_the_pair_cannot_be_judged_on(shop: Shop) -> No
     assert set(epoch.record_ids) == others
 
 
-def test_a_candidate_waits_where_the_pair_can_be_judged_on_too_little_of_what_was_held_out(shop: Shop) -> None:
+def test_a_candidate_waits_where_the_pair_can_be_evaluated_on_too_little_of_what_was_held_out(shop: Shop) -> None:
     held_out = len(list(shop.data.log.records({"heldout"})))
     others = spoil(shop, held_out - 5)
     version = shop.add_version(1.0)
@@ -268,7 +272,7 @@ def test_a_sample_has_as_many_prompt_groups_as_it_can() -> None:
 def test_a_damaged_candidate_is_refused(shop: Shop) -> None:
     candidate = shop.add_version(0.1)
     flip_a_bit(shop, candidate)
-    outcome, why = judged_unscored(shop, candidate)
+    outcome, why = refused_unscored(shop, candidate)
     assert outcome == "discarded"
     assert why.startswith("it is damaged: ")
     assert read_facts(shop.data, shop.config, 0.0).overview.failures_used == 0
@@ -393,7 +397,7 @@ def test_a_champion_of_an_older_version_is_watched_from_the_last_verdict_on(prom
     assert found.outcome == "nothing"
 
 
-def test_what_is_logged_while_a_candidate_is_judged_is_left_to_the_looks(shop: Shop) -> None:
+def test_what_is_logged_while_a_candidate_is_scored_is_left_to_the_looks(shop: Shop) -> None:
     def load(models: Models, adapter: Path | None, name: str | None) -> Pair:
         if not arrived:
             arrived.append(shop.collect(LATER[:50]))

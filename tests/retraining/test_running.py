@@ -104,7 +104,7 @@ def test_a_retrain_that_does_not_train_says_what_it_does(data: DataDirectory) ->
         assert str(found).endswith(": gate: v0001 has no verdict yet")
 
 
-def test_a_step_that_is_long_in_coming_is_told() -> None:
+def test_a_step_that_is_long_in_coming_is_named() -> None:
     late = Running(7, "train", 9000.0, None, "r0001", 40, 170, 700.0, 3000.0)
     assert str(late).endswith("step 40 of 170, at most about 12 minutes left, the last step 50 minutes ago")
     assert "ago" not in str(Running(7, "train", 9000.0, None, "r0001", 40, 170, 700.0, 30.0))

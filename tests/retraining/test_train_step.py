@@ -193,12 +193,12 @@ def test_failures_of_which_none_can_be_used_are_nothing_to_do_and_the_models_are
     assert (again.outcome, again.steps) == ("nothing", ["nothing"])
 
 
-def test_the_time_budget_fits_the_schedule_and_what_is_told_of_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_budget_fits_the_schedule_and_what_is_said_of_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "WorkingTime", Ticking)
     shop.config = config_of(shop.config.models, training={"epochs": 100}, retrain={"max_minutes": 1.0})
-    told: list[tuple[int, int]] = []
-    found = shop.retrain(on_step=lambda *at: told.append(at))
+    calls: list[tuple[int, int]] = []
+    found = shop.retrain(on_step=lambda *at: calls.append(at))
     log = (shop.data.runs / str(found.run) / "train.log").read_text()
     planned = int(log.partition(" planned steps fit into 1 minute; the schedule ends there")[0].rpartition(" ")[2])
-    assert told[0] == (0, planned)
-    assert told[-1][0] == told[-1][1] < planned
+    assert calls[0] == (0, planned)
+    assert calls[-1][0] == calls[-1][1] < planned

@@ -33,7 +33,7 @@ def test_a_target_that_does_not_teach_stays_on_disk(small_models: Models, teache
     assert taught - untaught > 0.9 * size  # loads of one pair differ by a few kB from each other
 
 
-def test_the_records_of_a_run_are_those_that_its_pair_can_be_judged_on(small_pair: Pair, tmp_path: Path) -> None:
+def test_the_records_of_a_run_are_those_that_its_pair_can_be_evaluated_on(small_pair: Pair, tmp_path: Path) -> None:
     data, ours, beyond = DataDirectory(tmp_path), small_pair.identity, small_pair.width
     logged: dict[str, dict[str, Any]] = {
         "a": {},

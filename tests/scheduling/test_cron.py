@@ -109,7 +109,7 @@ def test_every_crons_way_of_saying_that_there_is_none_is_known(said: str, tools:
     assert Cron().installed("0000abcd") == {}
 
 
-def test_a_refusal_is_told_in_crontabs_own_words(make_job: MakeJob, tools: Path) -> None:
+def test_a_refusal_is_said_in_crontabs_own_words(make_job: MakeJob, tools: Path) -> None:
     script = '#!/bin/sh\n[ "$1" = -l ] && exit 0\necho "errors in crontab file, can\'t install." >&2\nexit 1\n'
     write_tool(tools.parent / "bin", "crontab", script)
     with pytest.raises(ScheduleError, match=r"the crontab is as it was: `crontab -` ended with 1: errors in crontab"):

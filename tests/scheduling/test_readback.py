@@ -60,10 +60,10 @@ def test_every_part_comes_back_with_every_character(name: str, make_job: MakeJob
     directory = Path("/x", name)
     variables = {"HF_HOME": name, "LANG": f"cd && exec {name};", "PATH": "/bin"}
     job = make_job(directory=directory, config_file=directory / "c.yaml", environment=variables)
-    told = {"rhythm": "every 60 minutes", "command": shlex.join(job.command), **variables}
-    assert from_cron(job).parts == {**told, "directory": str(directory), "log": str(job.log)}
-    assert from_launchd(job).parts == {**told, "directory": str(directory), "log": str(job.log), "niceness": "10"}
-    assert from_systemd(job).parts == {**told, "directory": f"{directory}/", "niceness": "10"}
+    common = {"rhythm": "every 60 minutes", "command": shlex.join(job.command), **variables}
+    assert from_cron(job).parts == {**common, "directory": str(directory), "log": str(job.log)}
+    assert from_launchd(job).parts == {**common, "directory": str(directory), "log": str(job.log), "niceness": "10"}
+    assert from_systemd(job).parts == {**common, "directory": f"{directory}/", "niceness": "10"}
 
 
 def test_a_job_without_variables_is_read_too(make_job: MakeJob) -> None:
@@ -89,7 +89,7 @@ def test_differences_are_what_the_one_in_place_has(read, make_job: MakeJob) -> N
     ("fields", "rhythm"),
     [("15 * * * *", "15 * * * *"), ("0 3 * * 1", "0 3 * * 1"), ("@daily", None), ("0 0,12 * * *", "0 0,12 * * *")],
 )
-def test_a_crontab_line_of_another_rhythm_is_told_as_it_stands(fields: str, rhythm, make_job: MakeJob) -> None:
+def test_a_crontab_line_of_another_rhythm_is_shown_as_it_stands(fields: str, rhythm, make_job: MakeJob) -> None:
     unit = read_cron(cron_block(make_job()).replace("\n0 * * * *", f"\n{fields}"))
     assert unit.when is None
     assert rhythm in (None, unit.parts["rhythm"])

@@ -50,7 +50,7 @@ def test_cron_is_taken_only_where_there_is_a_crontab(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_in_place_is_told_from_what_would_be(kind: str, make_job: MakeJob, tools: Path) -> None:
+def test_what_is_in_place_is_compared_with_what_would_be(kind: str, make_job: MakeJob, tools: Path) -> None:
     job, place = make_job(), scheduler(kind)
     assert place.kind == kind
     assert schedule_state(place, job) == ScheduleState(installed=False, current=False, stray=False)

@@ -1,4 +1,4 @@
-"""What each scheduler is told: its structure, and that every path comes out as it went in."""
+"""What each scheduler is given: its structure, and that every path comes out as it went in."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_block_says_whose_it_is(make_job: MakeJob) -> None:
     ],
     ids=str,
 )
-def test_regular_times_are_told_by_the_clock(when, fields: str, calendar: str, make_job: MakeJob) -> None:
+def test_regular_times_follow_the_clock(when, fields: str, calendar: str, make_job: MakeJob) -> None:
     job = make_job(when=when)
     assert cron_line(job).startswith(f"{fields} * * * umask")
     timer = list(systemd_units(job).values())[1]

@@ -1,4 +1,4 @@
-"""`doctor`: check the set-up of this machine; each finding comes with its remedy."""
+"""`doctor`: checks the set-up of this machine; each finding comes with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts become records: the target generates, and what the draft proposed or would have proposed is recorded.
+"""Makes records of prompts: the target generates, and the draft's proposals along its output are recorded.
 
 In: a pair, prompts, settings. Out: records in the log, teacher probabilities in the blob file, and a report with the
 acceptance so far. A rejected token becomes a disagreement here (`record`). Knows no training and no gate.
