@@ -86,11 +86,7 @@ def test_a_promotion_is_not_finished_once_somebody_moved_the_pointer(promoted: S
 def test_scoring_and_timing_say_how_far_they_are(shop: Shop) -> None:
     seen: list[tuple[str, int, int]] = []
     shop.retrain(on_work=lambda *at: seen.append(at), timing=None)
-    assert list(dict.fromkeys(what for what, _, _ in seen))[:3] == [
-        "getting ready to train",
-        "scoring",
-        "timing steps",
-    ]
+    assert list(dict.fromkeys(what for what, _, _ in seen))[:3] == ["getting ready to train", "scoring", "timing steps"]
     for what in ("scoring", "timing steps"):
         done, of = zip(*((done, of) for one, done, of in seen if one == what), strict=True)
         assert done == tuple(range(of[0] + 1))

@@ -303,10 +303,8 @@ class _Collector:
 
     def _records(self, generations: Sequence[tuple[_EncodedPrompt, Generation]]) -> list[Record]:
         """The records of generations, once the distributions that they point to are on disk."""
-        settings, kept = (
-            self.settings,
-            [generation.rows for _, generation in generations if generation.rows is not None],
-        )
+        settings = self.settings
+        kept = [generation.rows for _, generation in generations if generation.rows is not None]
         places: Sequence[BlobRef | None] = [None] * len(generations)
         if self.blobs is not None and kept:
             places = self.blobs.extend(encode_top_k(rows) for rows in kept)

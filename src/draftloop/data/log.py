@@ -200,7 +200,15 @@ class FailureLog:
         with self._lock, storing(self.path):
             descriptor = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
-                self._catch_up(descriptor)
+                # 1. Learn what others wrote.
+                status = os.fstat(descriptor)
+                if status.st_size == 0:
+                    self._files.sync_directory(self.path.parent)
+                self._read_on(status)
+                # 2. Mend what a crash left torn.
+                if os.fstat(descriptor).st_size > self._known:
+                    self._mend_tail(descriptor)
+                    self._learn()
                 yield descriptor
             finally:
                 os.close(descriptor)
@@ -210,15 +218,6 @@ class FailureLog:
         self._known = 0  # the lines before this offset are in _groups
         self._groups = PromptGroups()
         self._knows_trained = False
-
-    def _catch_up(self, descriptor: int) -> None:
-        status = os.fstat(descriptor)
-        if status.st_size == 0:
-            self._files.sync_directory(self.path.parent)
-        self._read_on(status)
-        if os.fstat(descriptor).st_size > self._known:
-            self._mend_tail(descriptor)
-            self._learn()
 
     def _read_on(self, status: os.stat_result) -> None:
         """Learn what was appended since; of another file, or one that was cut, all of it."""
