@@ -32,7 +32,7 @@ def material(failures: list[Record], validation: list[Record], most: int = 100) 
 
 
 def reporter(mixture: TrainingMixture, pair: Pair = PAIR, **keywords: int) -> TokenReporter:
-    return TokenReporter(pair, make_forward(pair.draft, "draft", print), mixture, **keywords)
+    return TokenReporter(pair, mixture, **keywords)
 
 
 def under_target(records: list[Record], pair: Pair = PAIR) -> list[Record]:

@@ -17,7 +17,7 @@ from ..evaluation.estimator import log_probs, position_weights
 from ..models.pair import Pair
 from .dataset.examples import Example
 from .dataset.mixture import TrainingMixture
-from .forward import Forward, positions_at_a_time
+from .forward import Forward, make_forward, positions_at_a_time
 from .token_kinds import TokenKinds
 from .token_report import Counts, TokenReport, count, rejected_positions, rows_by_kind, sum_by_kind
 
@@ -29,18 +29,19 @@ class TokenReporter:
 
     Args:
         pair: its draft is measured as it is at each call.
-        forward: that draft's logits at chosen positions.
         mixture: of the training; validation is measured on, or the failures where there is none.
         most: how many generations, evenly over the log's order, so that sources keep about their shares.
     """
 
-    def __init__(self, pair: Pair, forward: Forward, mixture: TrainingMixture, most: int = MOST_GENERATIONS) -> None:
+    def __init__(self, pair: Pair, mixture: TrainingMixture, most: int = MOST_GENERATIONS) -> None:
         held_out = list(zip(mixture.validation.examples, mixture.validation_records, strict=True))
         self._split: Split = "validation" if held_out else "train"
         measured = held_out or list(zip(mixture.failures.examples, mixture.failure_records, strict=True))
         taken = min(most, len(measured))
         self._generations = [measured[i * len(measured) // taken] for i in range(taken)]
-        self._pair, self._forward = pair, forward
+        self._pair = pair
+        pair.draft.eval()
+        self._forward = make_forward(pair.draft, "draft", lambda _line: None)
         kinds = TokenKinds(pair.tokenizer, pair.stop_tokens)
         self._kinds: list[str] = []
         for example, _ in self._generations:

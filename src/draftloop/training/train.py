@@ -237,7 +237,7 @@ class _Session:
         draft.eval()  # a run that was stopped leaves it where dropout acts
         forward = make_forward(draft, "draft", reporter.say)
         learner = Learner(draft, forward, setup.teacher, self.pair.width, settings, curriculum.steps)
-        token_reporter = TokenReporter(self.pair, forward, mixture)
+        token_reporter = TokenReporter(self.pair, mixture)
         best: Tensors = {}
         if self.tensors is None:
             reporter.note("measuring the draft before it is trained")

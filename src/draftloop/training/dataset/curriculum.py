@@ -78,23 +78,26 @@ class Curriculum:
 
         Its epoch is the one that it would have without new samples.
         """
-        stage = self._stage(step)
-        begin = self.begins[stage] if stage >= 0 else 0
-        return replace(self._plan_of(stage, enough).windows[step - begin], epoch=self.plan.windows[step].epoch)
+        return self._window(step, enough)
 
     def known_window(self, step: int) -> Window | None:
         """The window of a step; None behind the last one, and where samples are to be made first."""
         is_known = step < self.steps and self._stage(step) in (-1, self._latest[0])
-        return self.window(step, lambda: False) if is_known else None
+        return self._window(step, lambda: False) if is_known else None
 
     def times_given(self, steps: int) -> Counter[str]:
         """How often each record is in what the first `steps` steps were made of, by id."""
-        windows = (self.window(step, lambda: False) for step in range(steps))
+        windows = (self._window(step, lambda: False) for step in range(steps))
         return Counter(e.record_id for window in windows for batch in window.micro_batches for e in batch)
 
     def _stage(self, step: int) -> int:
         """-1 is the part on the failures alone."""
         return sum(begin <= step for begin in self.begins) - 1
+
+    def _window(self, step: int, enough: Enough) -> Window:
+        stage = self._stage(step)
+        begin = self.begins[stage] if stage >= 0 else 0
+        return replace(self._plan_of(stage, enough).windows[step - begin], epoch=self.plan.windows[step].epoch)
 
     def _plan_of(self, stage: int, enough: Enough) -> BatchPlan:
         """The steps of one stage; the latest is kept."""
