@@ -121,7 +121,7 @@ def find_figures(loop: LoopResult, again: LoopResult, live: list[dict[str, Any]]
         loop.row(domain, True, "rejection").acceptance_length / loop.row(domain, True, "match").acceptance_length
         for domain in reference.DOMAINS
     ]
-    position = "accepted per position"
+    position = "acceptance per position"
     return [
         Figure("weak domain, gain", weak.delta_acceptance_per_position, position, at_least=0.14),
         Figure("weak domain, lower end of the gain's interval", weak.position_ci_low or 0.0, position, at_least=1e-9),

@@ -401,7 +401,7 @@ def _text(example: Example) -> TargetGeneration:
 
 
 def mean_acceptance(pair: Pair, examples: Sequence[Example]) -> float:
-    """Accepted per position of all texts together, by the draft as it is."""
+    """Acceptance per position of all texts together, by the draft as it is."""
     sums = accepted(pair, examples)
     return sum(found for found, _ in sums) / sum(positions for _, positions in sums)
 

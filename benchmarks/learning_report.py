@@ -68,10 +68,10 @@ def find_figures(runs: Sequence[Run], at: int, temperature: float = 0.8) -> list
     seconds = mean(own.seconds_until(other.last) / other.seconds for own, other in pairs)
     found.append(Figure(f"seconds until {BASELINE} ends, of its own", seconds, "share", at_most=1 / 3))
     other_domain = mean(run.gain(OWN) for run in here[OURS])
-    found.append(Figure("the other domain", other_domain, "accepted per position", at_least=-0.01))
+    found.append(Figure("the other domain", other_domain, "acceptance per position", at_least=-0.01))
     low = min(interval([run.base[WEAK]], [run.trained[WEAK]])[1] for run in chosen(runs, OURS, 20, temperature))
     least = "20 failures, lowest end of the gain's interval in any seed"
-    return [*found, Figure(least, low, "accepted per position", at_least=1e-9)]
+    return [*found, Figure(least, low, "acceptance per position", at_least=1e-9)]
 
 
 def chosen(runs: Iterable[Run], recipe: str, failures: int, temperature: float) -> list[Run]:
@@ -173,7 +173,7 @@ def picture(found: Sequence[dict[str, Any]]) -> None:
     axes.set_xticks([20, 50, 100, 200, 500, 1000], labels=["20", "50", "100", "200", "500", "1,000"])
     axes.minorticks_off()
     axes.set_xlabel("failures")
-    axes.set_ylabel("gain, accepted per position")
+    axes.set_ylabel("gain, acceptance per position")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, columnspacing=1.2)
     plots.save(figure, "learning")

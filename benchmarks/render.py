@@ -15,7 +15,7 @@ from gate_tables import gate_sections, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MEASURES = {"acceptance_per_position": "accepted per position", "acceptance_length": "acceptance length"}
+MEASURES = {"acceptance_per_position": "acceptance per position", "acceptance_length": "acceptance length"}
 SMALLEST = 1e-9  # a bound that stands for "more than nothing"
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

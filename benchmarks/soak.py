@@ -167,8 +167,8 @@ def find_figures(series: dict[str, list[float]], rounds: list[dict[str, Any]]) -
     gained = series[SECOND][-1] - series[SECOND][0]
     alarms = sum(row["drift_alarm_after_prompts"] is not None for row in rounds[1:])
     return [
-        Figure(f"{FIRST}, most below its best", forgotten, "accepted per position", at_most=MOST_FORGOTTEN),
-        Figure(f"{SECOND}, gained", gained, "accepted per position", at_least=1e-9),
+        Figure(f"{FIRST}, most below its best", forgotten, "acceptance per position", at_most=MOST_FORGOTTEN),
+        Figure(f"{SECOND}, gained", gained, "acceptance per position", at_least=1e-9),
         Figure("drift alarms before the shift", _early(rounds), "alarms", at_most=0),
         Figure("rounds with a drift alarm after it", alarms, "rounds", at_least=1),
     ]
@@ -208,7 +208,7 @@ def draw(series: dict[str, list[float]]) -> None:
         axes.plot(range(len(values)), values, marker="o", color=colour, label=domain)
     axes.axvline(1.5, color=plots.GREY, linestyle=":", label="the stream shifts")
     axes.set_xticks(range(ROUNDS + 1), ["before", *(f"round {i}" for i in range(1, ROUNDS + 1))])
-    axes.set_ylabel("accepted per position")
+    axes.set_ylabel("acceptance per position")
     axes.set_ylim(0, None)
     axes.legend()
     plots.save(figure, "soak")

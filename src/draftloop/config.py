@@ -260,7 +260,7 @@ class Retrain(Section):
     min_interval_minutes: float = setting(30.0, "minutes between two trainings", ge=0.0)
     max_minutes: float | None = setting(60.0, "limit of a training; null is no limit", gt=0.0)
     max_memory_gb: float | None = setting(
-        None, "GB that MLX may hold while it trains, if below training.memory; null is no limit", gt=0.0
+        None, "GB that MLX may hold while it trains: replaces auto of training.memory, else the smaller counts", gt=0.0
     )
     niceness: int = setting(10, "19 gives way to everything else", ge=0, le=19)
     keep_versions: int = setting(10, "newest versions whose weights are kept", ge=1)

@@ -42,6 +42,7 @@ BAD: list[tuple[list[str], str]] = [
     (["collect-data", "--prompts-file", "empty.txt"], "holds no prompts"),
     (["collect-data", "--prompts-file", "broken.jsonl", "--strict"], "broken.jsonl, line 2: not a JSON object"),
     (["collect-data", "--prompts-file", "number.jsonl"], "none of 1 prompts is usable: number.jsonl, line 1: "),
+    (["collect-data", "--from", ""], "found an empty path, expected a file"),
     (["collect-data", "--from", "nowhere.db"], "nowhere.db: cannot be read"),
     (["collect-data", "-p", "x", "--chat-template-args", "off"], "expected a JSON object, such as"),
     (["collect-data", "-p", "x", "--limit", "0"], "0 is not in the range x>=1"),

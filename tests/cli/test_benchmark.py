@@ -89,7 +89,7 @@ def test_text_is_tables_on_stdout(call_with_pair, version: str) -> None:
     found = call_with_pair("benchmark", "acceptance", *SHORT, "--live")
     assert found.code == 0
     assert found.out.startswith("3 generations of 3 prompts, 30 tokens; intervals: 95% cluster bootstrap")
-    for title in ("accepted per position", "adapter minus bare draft, paired", "decoded live"):
+    for title in ("acceptance per position", "adapter minus bare draft, paired", "decoded live"):
         assert title in found.out
     assert found.out.count("v0001") == 12
     assert ends_of_progress(found.said) == ["generating 3/3", "scoring 18/18", "decoding 36/36"]

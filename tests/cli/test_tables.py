@@ -6,9 +6,9 @@ import pytest
 
 from draftloop.cli.tables import interval, print_table
 
-HEADS = ["adapter", "rule", "K", "accepted per position", "acceptance rate", "acceptance length", "95%"]
+HEADS = ["adapter", "rule", "K", "acceptance per position", "acceptance rate", "acceptance length", "95%"]
 AT_80 = """\
-                             accepted
+                           acceptance
                                   per   acceptance   acceptance
  adapter        rule   K     position         rate       length              95%
  ───────────────────────────────────────────────────────────────────────────────

@@ -245,7 +245,7 @@ def test_a_later_validation_that_is_not_finite_is_never_the_best_and_slows_the_t
     assert (result.best_step, result.val_acceptance_after) == (2, 0.5)
     assert weights_of(result) == seen[1] != seen[2]
     assert shop.registry.manifest(result.version).metrics["slowed"] == 1
-    assert "accepted per position nan of 0.3000): back to the weights of step 2" in said(shop)
+    assert "acceptance per position nan of 0.3000): back to the weights of step 2" in said(shop)
 
 
 def test_patience_stops_early(tmp_path, monkeypatch):
@@ -437,4 +437,4 @@ def test_a_run_stopped_after_it_was_slowed_down_is_resumed_to_the_same_bits(tmp_
 
 def test_lines_name_quantities_and_units_as_tables_do(uninterrupted):
     line = next(line for line in said(uninterrupted[0]).splitlines() if "step 2/9" in line)
-    assert re.search(r"accepted per position 0\.\d{4}, .* [\d,]+ tokens/s, peak memory [\d.e-]+ GB, skipped 0$", line)
+    assert re.search(r"acceptance per position 0\.\d{4}, .* [\d,]+ tokens/s, peak memory [\d.e-]+ GB, skipped 0$", line)

@@ -120,13 +120,13 @@ METRICS = {
 
 def test_a_row_of_metrics_is_said_in_the_names_and_units_that_tables_have():
     assert line_of(METRICS, 58) == (
-        "step 12/58, epoch 1: loss 2.4100, accepted per position 0.4121, gradient 0.972, learning rate 1.50e-03, "
+        "step 12/58, epoch 1: loss 2.4100, acceptance per position 0.4121, gradient 0.972, learning rate 1.50e-03, "
         "1,312 tokens/s, peak memory 1.93 GB, skipped 0"
     )
-    assert detail_of(METRICS) == "accepted per position 0.4121, loss 2.4100, 1,312 tokens/s"
+    assert detail_of(METRICS) == "acceptance per position 0.4121, loss 2.4100, 1,312 tokens/s"
 
 
 def test_where_every_batch_was_skipped_there_is_neither_loss_nor_acceptance():
     nothing = {**METRICS, "loss": None, "acceptance": None}
-    assert "loss -, accepted per position -, " in line_of(nothing, 58)
+    assert "loss -, acceptance per position -, " in line_of(nothing, 58)
     assert detail_of(nothing) == "1,312 tokens/s"

@@ -66,7 +66,7 @@ class _NamedPath(click.Path):
 @click.version_option(__version__, prog_name="draftloop")
 @click.pass_context
 def cli(context: click.Context, config_file: Path | None, data_dir: Path, verbose: bool, log_level: str) -> None:
-    """Train a draft model on the draft tokens that its target rejected.
+    """Speculative decoding whose draft learns from its rejected tokens.
 
     The stages, in order: collect-data, train, benchmark acceptance, adapters promote. `retrain` does all but the first
     by itself. `demo` runs them on the embedded pair, which comes with the code.

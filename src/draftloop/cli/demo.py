@@ -66,7 +66,7 @@ def _print(loop: LoopResult, keep: Path | None) -> None:
     for domain in (weak, own):
         before, after, change = loop.row(domain, False), loop.row(domain, True), loop.change(domain)
         for name, attribute, low, high in (
-            ("accepted per position", "acceptance_per_position", change.position_ci_low, change.position_ci_high),
+            ("acceptance per position", "acceptance_per_position", change.position_ci_low, change.position_ci_high),
             ("acceptance length", "acceptance_length", change.ci_low, change.ci_high),
         ):
             a, b = getattr(before, attribute), getattr(after, attribute)

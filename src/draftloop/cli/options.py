@@ -18,7 +18,18 @@ from .app import App
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
-PATH = click.Path(readable=False, path_type=Path)
+
+class _Path(click.Path):
+    """A path as the system is given it; a command in `$(…)` that printed nothing is no path."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Refuse the empty string, which `Path` takes for the directory that one stands in."""
+        if value == "":
+            self.fail("found an empty path, expected a file; a command in $(...) may have printed nothing")
+        return super().convert(value, parameter, context)
+
+
+PATH = _Path(readable=False, path_type=Path)
 
 _FIELDS = leaves()
 _FLAGS = {  # mlx-lm's names, where they differ from the key's

@@ -60,7 +60,7 @@ Columns = Mapping[str, str | Callable[[Any], object]]
 """Head to the attribute or key that is shown below it, or to a function of the record."""
 
 ACCEPTANCE: Columns = {
-    "accepted per position": "acceptance_per_position",
+    "acceptance per position": "acceptance_per_position",
     "acceptance rate": "acceptance_rate",
     "acceptance length": "acceptance_length",
     "95%": lambda row: interval(row.ci_low, row.ci_high),

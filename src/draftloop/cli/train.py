@@ -110,7 +110,7 @@ def _print(result: TrainResult) -> None:
             "skipped batches": result.skipped_batches,
             "training loss": _change(result.train_loss_before, result.train_loss_after),
             "validation loss": _change(result.val_loss_before, result.val_loss_after),
-            "accepted per position": _change(result.val_acceptance_before, result.val_acceptance_after),
+            "acceptance per position": _change(result.val_acceptance_before, result.val_acceptance_after),
             "weights kept": "the last" if result.best_step is None else f"those after step {result.best_step}",
         }
     )
@@ -134,7 +134,7 @@ def _print(result: TrainResult) -> None:
             "missed": lambda row: percent(row.remaining),
         },
     )
-    print_text("before, after: accepted per position; missed: share of what is still rejected")
+    print_text("before, after: acceptance per position; missed: share of what is still rejected")
     if report.kinds[0].acceptance_before is None:
         print_text("before: n/a, because this run did not keep how the draft did at its start")
 

@@ -83,7 +83,7 @@ def room_left(allowed: Budget) -> float:
 
 
 def smaller(one: float | Literal["auto"], two: float | None) -> float | Literal["auto"]:
-    """The setting that allows less; None allows everything, and `auto` is bounded by any number."""
+    """The smaller of two settings; None is no limit, and a number replaces `auto`."""
     if two is None:
         return one
     return two if one == "auto" else min(one, two)

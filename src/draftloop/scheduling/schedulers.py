@@ -65,7 +65,8 @@ def usual_kind(
     systemd = "" if platform != "linux" else f", and no systemd runs for you (no `systemctl`, or no {runtime}/systemd)"
     raise ScheduleError(
         f"no scheduler was found here: there is no `crontab` on PATH{systemd}. Install cron (Debian, Ubuntu: apt "
-        "install cron), or have whatever starts programs here run `draftloop schedule run`; --kind shows a unit"
+        "install cron), or have whatever starts programs here run `draftloop schedule run`; `--kind systemd` shows "
+        "what would be installed"
     )
 
 

@@ -352,7 +352,7 @@ class Loop:
             VALIDATION,
             {"step": progress.step, **asdict(scores), "best": bool(mark)},
             f"validation after step {progress.step}: loss {scores.loss:.4f}, "
-            f"accepted per position {scores.acceptance:.4f}{mark}",
+            f"acceptance per position {scores.acceptance:.4f}{mark}",
         )
 
     def _slow_down(self, scores: ValidationScores, before: ValidationScores) -> None:

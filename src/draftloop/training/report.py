@@ -123,7 +123,7 @@ class Reporter:
 
 def detail_of(values: dict[str, Any]) -> str:
     """A row of metrics for a bar, the most important first."""
-    named = (("accepted per position", values["acceptance"]), ("loss", values["loss"]))
+    named = (("acceptance per position", values["acceptance"]), ("loss", values["loss"]))
     parts = [f"{name} {value:.4f}" for name, value in named if value is not None]
     return ", ".join([*parts, f"{values['tokens_per_second']:,.0f} tokens/s"])
 
@@ -132,7 +132,7 @@ def line_of(values: dict[str, Any], steps: int) -> str:
     """A row of metrics as one line of a training with so many steps."""
     loss, acceptance = ("-" if values[name] is None else f"{values[name]:.4f}" for name in ("loss", "acceptance"))
     return (
-        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, accepted per position {acceptance}, "
+        f"step {values['step']}/{steps}, epoch {values['epoch']}: loss {loss}, acceptance per position {acceptance}, "
         f"gradient {values['gradient_norm']:.3g}, learning rate {values['learning_rate']:.2e}, "
         f"{values['tokens_per_second']:,.0f} tokens/s, peak memory {values['peak_memory_gb']:.3g} GB, "
         f"skipped {values['skipped_batches']}"
