@@ -1,4 +1,4 @@
-"""A look rolls back where the draft before is better for sure, and says what it found."""
+"""A look rolls back where the previous draft is better for sure, and says what it found."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_outputs_of_one_group_are_one_piece_of_evidence() -> None:
 def test_a_person_reads_what_was_found() -> None:
     found = compare_with_previous(texts(12, 0.06, spread=0.001), 1, LOOK, SETTINGS, seed=0)
     assert describe_look(LOOK, found, SETTINGS) == (
-        "on source chat more than 2% worse than the draft before it: acceptance length 2.240 against 2.374 over 12 "
+        "on source chat more than 2% worse than the previous draft: acceptance length 2.240 against 2.374 over 12 "
         "prompts, p = 0.000244 <= 0.005"
     )
 

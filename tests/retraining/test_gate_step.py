@@ -310,7 +310,7 @@ def test_a_worse_champion_is_rolled_back_by_itself_after_twelve_new_held_out_pro
     found = shop.retrain()
     assert (found.outcome, found.exit_code, found.steps) == ("rolled back", 0, ["check"])
     assert shop.data.registry.pointer() == Pointer(None, bad, 2)
-    assert "more than 2% worse than the draft before it" in found.why
+    assert "more than 2% worse than the previous draft" in found.why
     assert found.numbers["length"] < found.numbers["previous_length"]
     after = read_facts(shop.data, shop.config, 0.0)
     assert (after.alarms, after.looks) == ([], ())

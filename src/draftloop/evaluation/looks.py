@@ -191,7 +191,7 @@ def describe_look(look: Look, result: LookResult, settings: config.Gate) -> str:
     """The result of a look in a sentence."""
     where = "all new held-out prompts" if look.kind == "check of all" else unit_name(look.unit)
     share, sign = settings.rollback_drop_share, "<=" if result.rolls_back else ">"
-    verdict = f"more than {share:.0%} worse than the draft before it" if result.rolls_back else "no worse for sure"
+    verdict = f"more than {share:.0%} worse than the previous draft" if result.rolls_back else "no worse for sure"
     lengths = (
         f"acceptance length {result.length:.3f} against {result.previous_length:.3f} over {result.prompts} prompts"
     )
