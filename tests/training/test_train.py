@@ -13,7 +13,7 @@ from tiny import tiny_llama, tiny_pair
 from workshop import Workshop, adapter_bytes, records_of, snapshot
 
 from draftloop.config import Config
-from draftloop.data.records import PairId
+from draftloop.data.records import PairId, own_group
 from draftloop.errors import Interrupted, NothingToDo, RunError, StoreError, TrainingFailed
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
@@ -71,6 +71,13 @@ def test_the_manifest_says_what_it_was_made_of(trained):
     assert manifest.metrics["run"] == "r0001"
     assert manifest.metrics["skipped"] == 0
     assert manifest.metrics["best"]["acceptance"] == result.val_acceptance_after
+
+
+def test_a_log_that_is_deleted_meanwhile_does_not_make_the_manifest_forget_what_was_trained_on(tmp_path):
+    shop = workshop(tmp_path)
+    groups = {own_group(record) for record in shop.log.records(splits={"train"})}
+    result = shop.train(on_step=lambda *_: shop.log.path.unlink(missing_ok=True))
+    assert set(shop.registry.manifest(result.version).trained_groups) == groups
 
 
 def test_the_run_says_what_reproduces_it(trained):
@@ -149,7 +156,7 @@ def test_two_records_are_enough(tmp_path, capsys):
     shop = workshop(tmp_path, failures=2, validation=0)
     result = shop.train(quiet=False)
     said = capsys.readouterr()
-    assert "nothing could be held out" in said.err
+    assert "no validation generation" in said.err
     assert said.out == ""
     assert result.version == "v0001"
     assert result.val_loss_before is None

@@ -1,6 +1,6 @@
 """Records of rejections become a new version of the draft's adapter.
 
-In: the log's splits `train` and `validation`, the replay buffer, what the collector kept of the target (or the target).
+In: the log's splits `train` and `validation`, the replay buffer, the logged top-k tokens, or the target itself.
 Out: a version in the registry, a run directory that reproduces it, a result with a token report. `train` -> `loop` ->
 `step` -> `chunked_loss` -> `losses`; `dataset` says what each step is made of, `teacher` what the target says there.
 Knows no command line, no held-out generation and no gate.

@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from ..config import Loss
 from .batches import Batch
-from .losses import Sums, Terms, combine, draft_logits, lk_share, terms
+from .losses import Sums, Terms, combine, draft_logits, lk_weight, terms
 from .teacher import TeacherParts
 
 
@@ -65,7 +65,7 @@ class ChunkedLoss:
             share = None
             if self.kind == "lk":
                 totals = self._totals(fixed, pieces)
-                share = lk_share(totals.overlap, totals.tokens)
+                share = lk_weight(totals.overlap, totals.tokens)
             # 3. Sums and gradients, piece by piece.
             values, row_gradients, head_gradients = [], [], tree_map(mx.zeros_like, parameters)
             for piece in pieces:

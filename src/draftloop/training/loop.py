@@ -117,7 +117,7 @@ class Loop:
         directory: of the run.
         learner: makes the steps.
         curriculum: what each step is made of.
-        validation: micro-batches; empty where nothing could be held out.
+        validation: micro-batches; empty where there is no validation generation.
         settings: of the training.
         reporter: is told.
         stop: asks to stop.
@@ -158,7 +158,7 @@ class Loop:
         return planned if fitted is None else fitted
 
     def run(self) -> str:
-        """Train to the end; the draft then carries the best weights, or the last where nothing could be held out.
+        """Train to the end; the draft then carries the best weights, or without validation the last.
 
         Returns:
             Why it ended: `finished`, `early stop` or `time limit`.

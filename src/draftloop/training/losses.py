@@ -16,7 +16,7 @@ are returned, never means: only the caller that sees a whole accumulation window
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import mlx.core as mx
 
@@ -43,7 +43,7 @@ class Labels(NamedTuple):
         tokens: (M,) int32, the tokens that were emitted there.
         temperature: (M, 1) float32, of the sampler, 1 where that is 0.
         weights: (M,) float32, 1 where a position is supervised and 0 where it is padding.
-        greedy: (M,) bool, whether the record's rule is `greedy`; None where no position's is.
+        greedy: (M,) bool, whether the sampler's temperature is 0; None where no position's is.
         match: (M,) bool, whether it is `match`; None where no position's is.
     """
 
@@ -112,7 +112,8 @@ def draft_logits(logits: mx.array, labels: Labels, width: int, tokens: mx.array 
     argmax = None if labels.greedy is None else mx.argmax(scaled, axis=-1).astype(mx.int32)
     if tokens is None:
         return DraftLogits(scaled, label, argmax)
-    # A column without a token takes the place of one that has one: it is out of the bucket anyway.
+    # A column without a token (-1) repeats the largest token of its row, which is out of the bucket already; a row
+    # without any token is padding, and has weight 0.
     present = mx.where(tokens < 0, mx.max(tokens, axis=-1, keepdims=True), tokens)  # (M, k)
     outside = mx.put_along_axis(scaled, present, mx.array(_LEAST_LOGIT), axis=-1)
     bucket = mx.logsumexp(outside, axis=-1, keepdims=True)  # (M, 1)
@@ -145,11 +146,11 @@ def overlap_of(scaled: mx.array, p: mx.array) -> tuple[mx.array, ...]:
 def _overlap_gradient(
     primals: tuple[mx.array, mx.array], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
 ) -> tuple[mx.array, mx.array]:
-    """∂log z = q; ∂Σmin(p,q) = q·(1[q<p] − Σ q·1[q<p]); ∂Σp·scaled = p."""
+    """∂log z = q; ∂Σmin(p,q) = q·(1[q<p] − Σ q·1[q<p]); ∂Σp·scaled = p. p is a constant: its gradient is 0."""
     _, p = primals
     of_log_z, of_overlap, of_cross = (cotangent[:, None] for cotangent in cotangents[:3])
     q = outputs[3]
-    below = q * (q < p)  # a third of what mx.where takes on a CPU
+    below = q * (q < p)  # a third of the time of mx.where on a CPU
     inside = of_log_z - of_overlap * mx.sum(below, axis=-1, keepdims=True)
     return q * inside + of_overlap * below + of_cross * p, mx.zeros_like(p)
 
@@ -244,12 +245,12 @@ def _is_top(teacher: TeacherProbs, tokens: mx.array) -> mx.array:
     return (p > 0) & (p >= mx.max(named, axis=-1))
 
 
-def lk_share(overlap: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
+def lk_weight(overlap: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
     """λ = exp(−η·ā) with ā the mean acceptance of a micro-batch; it has no gradient."""
     return mx.stop_gradient(mx.exp(-eta * overlap / mx.maximum(tokens, 1.0)))
 
 
-def combine(kind: Loss, sums: Terms, share: mx.array | None = None) -> Sums:
+def combine(kind: Loss, sums: Terms, weight: mx.array | None = None) -> Sums:
     """The loss of some terms; all zero, with a zero gradient, where no position is supervised.
 
     `ce` −log q(y); `kl` KL(p‖q); `tv` 1 − a; `nla` −log a; `lk` λ·KL + (1−λ)·(1−a) (arXiv 2602.23881): KL leads while
@@ -258,7 +259,7 @@ def combine(kind: Loss, sums: Terms, share: mx.array | None = None) -> Sums:
     Args:
         kind: the loss.
         sums: over all positions of a micro-batch, or over a piece of them.
-        share: λ of the whole micro-batch where `sums` are over a piece of it.
+        weight: λ of the whole micro-batch where `sums` are over a piece of it.
     """
     rejected = sums.tokens - sums.overlap
     if kind == "ce":
@@ -269,9 +270,11 @@ def combine(kind: Loss, sums: Terms, share: mx.array | None = None) -> Sums:
         loss = rejected
     elif kind == "nla":
         loss = sums.negative_log_acceptance
+    elif kind == "lk":
+        weight = lk_weight(sums.overlap, sums.tokens) if weight is None else weight
+        loss = weight * sums.divergence + (1.0 - weight) * rejected
     else:
-        share = lk_share(sums.overlap, sums.tokens) if share is None else share
-        loss = share * sums.divergence + (1.0 - share) * rejected
+        assert_never(kind)
     return Sums(loss, sums.tokens, mx.stop_gradient(sums.acceptance))
 
 

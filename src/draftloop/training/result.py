@@ -23,7 +23,7 @@ class TrainResult:
         seconds: of training, over all resumptions.
         peak_memory_gb: the most that MLX held since the start or the last resumption.
         train_loss_before: mean of the first step; train_loss_after: mean of the last epoch.
-        val_*: before the first step and of the weights kept; None where nothing could be held out.
+        val_*: before the first step and of the weights kept; None where there is no validation generation.
         skipped_batches: micro-batches that could not be used.
         cut_labels: output tokens beyond `data.max_output_length`.
         left_out: records that could not be used, counted by reason.

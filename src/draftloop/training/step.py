@@ -4,7 +4,7 @@
                            -> teacher.teach      p (M, S) ┴-> ChunkedLoss -> Sums and the gradient of their loss
 
 Every micro-batch gives sums over its supervised tokens; the window divides once, by all tokens of its micro-batches, so
-accumulating equals one large batch, but for `lk`: it weighs its two halves by each micro-batch's own mean acceptance. A
+accumulating equals one large batch, but for `lk`: it mixes its two terms by each micro-batch's own mean acceptance. A
 micro-batch whose loss or gradient cannot be used leaves no trace but its name. Dropout is drawn from (seed, step,
 micro-batch) alone. What does not fit into memory is worked on in parts, whose sums are added. The update of a window of
 one micro-batch is evaluated together with its gradient, and taken back where the gradient cannot be used; while the
@@ -223,8 +223,8 @@ class Learner:
     def _accumulated(self, parts: Sequence[Sequence[Example]]) -> tuple[Sums, Any] | SkippedBatch:
         """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used.
 
-        Sums of parts are those of the whole, but for two things: dropout is drawn part by part, and each part weighs
-        the two halves of `lk` by its own mean acceptance.
+        Sums of parts are those of the whole, but for two things: dropout is drawn part by part, and each part mixes
+        the two terms of `lk` by its own mean acceptance.
         """
         sums, gradients = [], None
         for part in parts:

@@ -62,7 +62,7 @@ class TokenReport:
     Attributes:
         learned_from: the failures that were trained on.
         measured_on: the generations that `kinds` is about, not more than a bounded number.
-        split: of those: `validation`, or `train`, failures that were trained on, where nothing could be held out.
+        split: of those: `validation`, or `train`, failures that were trained on, where there is no validation.
         kinds: the kind with the most still rejected comes first, `other` last.
     """
 

@@ -310,7 +310,7 @@ class _Session:
 
     def _publish(self, trained: tuple[str, ...], metrics: dict[str, Any]) -> Version:
         offered, learned = [*self.mixture.failures.ids, *self.mixture.unusable], set(trained)
-        records = chain(self.data.log.records({"train"}), self.data.replay.records())
+        records = chain(self.mixture.failure_records, self.data.replay.records())  # the log may have changed since
         manifest = {
             "parent": self.parent,
             "pair": self.pair.identity,

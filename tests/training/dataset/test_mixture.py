@@ -63,7 +63,7 @@ def test_records_of_other_pairs_are_left_out_and_counted(shop):
 
 def test_no_validation_at_all_is_said_and_why(shop):
     shop.write(records_of(shop.pair, 4))
-    assert any("nothing could be held out" in line for line in gathered(shop).notes(Training()))
+    assert any("no validation generation" in line for line in gathered(shop).notes(Training()))
     shop.write(records_of(shop.pair, 3, split="validation", seed=1))
     notes = gathered(shop).notes(Training(val_batches=0))
     assert any("training.val_batches is 0: no early stop" in line for line in notes)
@@ -95,7 +95,7 @@ def test_what_a_person_should_know_is_said(shop):
     shop.write(records_of(shop.pair, 2))
     notes = "\n".join(gathered(shop).notes(Training()))
     assert "training on 2 failures" in notes
-    assert "nothing could be held out" in notes
+    assert "no validation generation" in notes
     assert "replay draws from 1 generations" in notes
 
 

@@ -1,4 +1,4 @@
-"""From records to examples: which tokens a model reads and which of them it is trained on. Knows no batch and no mlx.
+"""From records to examples: which tokens a model reads and which of them it is trained on. Knows no mlx.
 
 A record with a prompt of P tokens and an output y_0 … y_{N−1} becomes P + n tokens, n = min(N, max_output_length). A
 model that has read k tokens predicts the next one, so label y_i belongs to the logits at position P − 1 + i:

@@ -74,10 +74,10 @@ class TrainingMixture:
     def notes(self, settings: Training) -> list[str]:
         """What a person should know before the training starts, a line each."""
         counts = f"{len(self.failures.examples)} failures, {self.failures.tokens:,} supervised tokens"
-        held_out = f"{len(self.validation.examples)} generations"
+        validation = f"{len(self.validation.examples)} generations"
         if settings.val_batches > 0:
-            held_out = f"{settings.val_batches} micro-batches of {held_out}"
-        notes = [f"training on {counts}; validation on {held_out}"]
+            validation = f"{settings.val_batches} micro-batches of {validation}"
+        notes = [f"training on {counts}; validation on {validation}"]
         if self.left_out:
             notes.append(f"left out: {describe_counts(self.left_out)}")
         if self.failures.cut_labels:
@@ -88,7 +88,7 @@ class TrainingMixture:
             lines = ", ".join(map(str, self.damaged_replay))
             notes.append(f"damaged lines of the replay buffer, moved to replay.jsonl.broken: {lines}")
         if not self.validation.examples:
-            notes.append("nothing could be held out for validation: no early stop, and the last weights are kept")
+            notes.append("no validation generation: no early stop, and the last weights are kept")
         elif settings.val_batches == 0:
             notes.append("training.val_batches is 0: no early stop, and the last weights are kept")
         if settings.replay_ratio > 0:
@@ -118,7 +118,7 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     damaged = tuple(damage.line_number for damage in log.damage)
     left_out = Counter({NEAR_TWO_SPLITS: log.near_two_splits} if log.near_two_splits else {})
     train = [record for record in records if record.split == "train"]
-    held_out = [record for record in records if record.split == "validation"]
+    validating = [record for record in records if record.split == "validation"]
 
     # 2. Failures: generations of the split `train` in which a token of the draft was rejected.
     failed = [record for record in train if record.is_failure]
@@ -139,14 +139,14 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     pool = drawable(kept, failure_records, ours) if config.training.replay_ratio > 0 else []
 
     # 4. Validation, and all of it together.
-    validation = select(held_out, pair.identity, pair.width, config.data)
+    validation = select(validating, pair.identity, pair.width, config.data)
     measured = set(validation.ids)
     return TrainingMixture(
         failures=failures,
         pool=select(pool, pair.identity, pair.width, config.data),
         validation=validation,
         failure_records=failure_records,
-        validation_records=[record for record in held_out if record.id in measured],
+        validation_records=[record for record in validating if record.id in measured],
         unusable=tuple(r.id for r in failed if r.id not in used and r.pair.target == pair.identity.target),
         left_out=left_out + validation.left_out,
         damaged_lines=damaged,
