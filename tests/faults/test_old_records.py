@@ -118,6 +118,6 @@ def test_a_version_of_a_newer_schema_is_refused_with_a_message(tmp_path: Path, r
     values = {**orjson.loads(unseal(path.read_bytes())), "schema": manifest.SCHEMA + 1, "novelty": 1}
     path.write_bytes(seal(orjson.dumps(values)))
     for attempt in (registry.promote, registry.manifest):
-        with pytest.raises(StoreError, match=r"manifest has schema 2.*Update draftloop"):
+        with pytest.raises(StoreError, match=r"manifest\.json has schema 2.*Update draftloop"):
             attempt("v0001")
     row.did(1, "newer schemas refused")

@@ -362,7 +362,7 @@ class Loop:
         lora.load_parameters(self.learner.draft, self.best)
         self.learner.begin_anew(0.5**progress.slowed)
         self.reporter.say(
-            f"after step {progress.step} the draft is worse than it was at the start (accepted per "
+            f"after step {progress.step} the draft is worse than it was at the start (acceptance per "
             f"position {scores.acceptance:.4f} of {before.acceptance:.4f}): back to the weights of step "
             f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
             "training.learning_rate would have saved these steps"
