@@ -1,4 +1,4 @@
-"""The likeliest ids are those of a full sort, and the tail is the mass of all others."""
+"""The top-k tokens are those of a full sort, and the tail is the mass of all others."""
 
 from __future__ import annotations
 
