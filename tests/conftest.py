@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING  # noqa: E402
 
 import pytest  # noqa: E402
 
-import draftloop  # noqa: E402, F401 - puts a fast BLAS under MLX, which no test may import before
+from draftloop import prepare_process  # noqa: E402
+
+prepare_process()  # no test may import MLX before
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

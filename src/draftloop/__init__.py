@@ -2,6 +2,7 @@
 
 The public API, in the order of the stages. Each name is imported when it is first used, so this module needs no mlx:
 
+    prepare_process()
     config, data = Config(), DataDirectory(Path("data"))
     pair = load_pair(config.models)
     collect_data(pair, prompts, data.log, CollectSettings(decoding_settings(config.speculative)))
@@ -11,20 +12,14 @@ The public API, in the order of the stages. Each name is imported when it is fir
     data.registry.promote("latest")
     generate(pair, prompt, settings, chat_template=True, max_prompt_length=2048)
 
-`draftloop.retraining.retrain(data, config)` does all of this unattended, except collecting.
+`draftloop.retraining.retrain(data, config)` does all of this unattended, except collecting. On a Linux CPU
+`prepare_process` puts a fast BLAS under MLX, which must not be imported before; elsewhere it does nothing.
 """
 
 from __future__ import annotations
 
 import lazy_loader
 
-from .runtime import blas
-from .runtime import malloc as heap
-
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-blas.preload()  # here, because it must come before the first import of mlx by any module, in whatever order
-if blas.is_needed():
-    heap.keep_freed()
 
 __version__ = "0.1.0"

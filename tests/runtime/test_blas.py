@@ -65,7 +65,7 @@ class Machine:
 
     def found(self, root: Path, then: str = "pass", **variables: str) -> list[str]:
         """The same as `said_after`, in this environment."""
-        program = f"import sys; sys.prefix = {str(self.prefix)!r}; import draftloop; {then}"
+        program = f"import sys; sys.prefix = {str(self.prefix)!r}; from draftloop import prepare_process; prepare_process(); {then}"
         return said_after(program, root, LD_LIBRARY_PATH=str(self.system), **variables)
 
 
@@ -130,25 +130,23 @@ def test_none_is_loaded_where_none_is_wanted(machine: Machine, root: Path) -> No
     assert machine.found(root, **{blas.OFF: ""})[0] == "libopenblas.so.0"
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "evaluation.benchmark",
-        "collection.collect",
-        "demo",
-        "evaluation.live_decoding",
-        "models.pair",
-        "decoding.acceptance_rules",
-        "training.train",
-    ],
-)
-def test_any_module_that_comes_first_puts_openblas_before_mlx(module: str, root: Path) -> None:
+def test_importing_draftloop_changes_nothing_in_a_process_and_preparing_it_does(root: Path) -> None:
+    every = "import draftloop, draftloop.models.pair, draftloop.training.train, draftloop.cli"
+    assert said_after(f"{every}", root)[0] == "None"
     wanted = blas.is_needed() and installed() and not os.environ.get(blas.OFF)
-    assert (said_after(f"import draftloop.{module}", root)[0] != "None") == wanted
+    assert (said_after("from draftloop import prepare_process; prepare_process()", root)[0] != "None") == wanted
+
+
+def test_the_command_line_puts_openblas_before_mlx(root: Path) -> None:
+    wanted = blas.is_needed() and installed() and not os.environ.get(blas.OFF)
+    command = "from draftloop.cli import run_and_exit\ntry: run_and_exit(['--version'])\nexcept SystemExit: print()\n"
+    said = said_after(f"exec({command!r})", root)
+    assert (said[-2] != "None") == wanted
 
 
 def test_nothing_is_claimed_where_mlx_was_imported_first(root: Path) -> None:
-    assert said_after("import mlx.core", root) == ["None", "None"]
+    program = "import mlx.core; from draftloop import prepare_process; prepare_process()"
+    assert said_after(program, root) == ["None", "None"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has builds of MLX to choose from")

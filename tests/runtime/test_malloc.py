@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(not blas.is_needed(), reason="MLX has a cache of
 
 PAGES_TOUCHED = """
 import resource
-import draftloop
+from draftloop import prepare_process
+prepare_process()
 import mlx.core as mx
 ones = mx.ones((4, 1024, 1024))  # 16 MB
 def step() -> None:
@@ -31,7 +32,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 LEFT_BEHIND = """
 from pathlib import Path
 import os
-import draftloop
+from draftloop import prepare_process
+prepare_process()
 import mlx.core as mx
 from draftloop.runtime import malloc as heap
 def resident() -> int:

@@ -19,6 +19,7 @@ from .. import __version__
 from ..config import check_environment, resolve
 from ..errors import DraftloopError
 from ..runtime.memory import is_out_of_memory
+from ..runtime.process import prepare_process
 from ..runtime.signals import answering, leave_with
 from . import adapters, benchmark, collect, demo, doctor, generate, output, retrain, schedule, speed, status, train
 from .app import App, forget_error_fields, note, print_error
@@ -112,6 +113,7 @@ benchmark.benchmark_group.add_command(speed.speed_command)
 
 def run_and_exit(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code: 0 done, 1 fault, 2 usage, 10-13 and 130 as docs/command-line.md says."""
+    prepare_process()
     output.guard()
     with answering():
         code = output.exit_code(run_command(sys.argv[1:] if arguments is None else arguments))

@@ -61,19 +61,19 @@ class App:
 
         return DataDirectory(self.data_dir, self.config.data)
 
-    def load_pair(self, adapter: str = "champion", *, lazy_target: bool = False, as_stock: bool = False) -> Pair:
+    def load_pair(self, adapter: str = "champion", *, lazy_target: bool = False) -> Pair:
         """Load the configured pair.
 
         Args:
             adapter: of the draft, as `--adapter` takes it; a champion that does not exist yet is the bare draft.
-            lazy_target, as_stock: as in `models.pair.load_pair`.
+            lazy_target: as in `models.pair.load_pair`.
         """
         path = self.data.registry.resolve(adapter)
         from ..models.pair import load_pair
 
         name = None if path is None else self.adapter_name(path)
         names = self.data.names
-        pair = load_pair(self.config.models, path, name, lazy_target=lazy_target, as_stock=as_stock, names=names)
+        pair = load_pair(self.config.models, path, name, lazy_target=lazy_target, names=names)
         try:
             names.keep(*(pair.files or ()))
         except (StoreError, LockedError) as error:  # whoever only reads here may go on

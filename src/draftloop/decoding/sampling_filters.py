@@ -11,7 +11,6 @@ import math
 import mlx.core as mx
 
 from ..data.records import Sampler
-from ..models.cpu.exponential import softmax
 
 
 def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
@@ -35,7 +34,7 @@ def sampling_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
     if sampler.temperature == 0:
         logits = logits[..., :width]
         return (mx.arange(width) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
-    return softmax(scaled_logits(logits, sampler, width))
+    return mx.softmax(scaled_logits(logits, sampler, width), axis=-1, precise=True)
 
 
 def scaled_logits(logits: mx.array, sampler: Sampler, width: int) -> mx.array:

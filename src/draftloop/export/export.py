@@ -27,7 +27,6 @@ from ..data.usable import describe_counts
 from ..errors import AdapterError, ExportError, PairError, PromptError, StoreError
 from ..evaluation.benchmark import BASE, Sample, left_out, logged_samples
 from ..models.adapter_format import read_config
-from ..models.cpu.adapt import adapt_to_cpu
 from ..models.fingerprints import fingerprints
 from ..models.hub import find_model
 from ..models.loading import load_directory
@@ -283,7 +282,6 @@ def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> 
     except PairError as error:
         raise StoreError(f"what was written cannot be loaded ({error}); nothing was exported") from error
     check_tokenizers(pair.tokenizer, tokenizer, pair.width)
-    adapt_to_cpu(draft, pair.context)
     mx.eval(draft.parameters())
     draft.eval()
     identity = replace(pair.identity, draft=fingerprints(directory).model) if job.fuse else pair.identity

@@ -26,7 +26,6 @@ from ..runtime.rng import unchanged
 from ..store.atomic import write_new
 from ..store.files import FILES, Files
 from .adapter_format import CONFIG, WEIGHTS, AdapterConfig, check_leaves, read_config, read_shapes
-from .cpu.weight_layout import lay_out
 
 _LINEAR = (
     nn.Linear,
@@ -101,20 +100,17 @@ def is_attached(model: nn.Module) -> bool:
 
 
 @contextmanager
-def merged(model: nn.Module, *, as_stock: bool = False) -> Iterator[None]:
+def merged(model: nn.Module) -> Iterator[None]:
     """Within the block the adapter is part of the weights; afterwards the model is bit for bit what it was.
 
     A draft's step is so short that two more small products per layer are felt (37% of it on the embedded pair). Layers
     of fewer bits than float32 keep the adapter beside them: an update of a thousandth of the weights loses half of
     itself in bfloat16, and more in a quantized layer. Costs the weights of the others once more while it lasts.
-    `as_stock` leaves these in the order in which mlx-lm's own `fuse` has them.
     """
     carried = [(name, module) for name, module in _lora_modules(model) if _is_float32(module)]
     together = []
     for name, module in carried:
         fused = module.fuse()
-        if not as_stock:
-            lay_out(fused)
         fused.train(module.training)
         together.append((name, fused))
     mx.eval([module.parameters() for _, module in together])

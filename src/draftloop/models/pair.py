@@ -22,7 +22,6 @@ from ..data.records import PairId
 from ..errors import AdapterError, PairError
 from . import adapter as lora
 from . import manifest
-from .cpu.adapt import adapt_to_cpu
 from .fingerprints import Fingerprints, fingerprints
 from .hub import find_model
 from .loading import load_directory
@@ -93,7 +92,6 @@ def load_pair(
     adapter_name: str | None = None,
     *,
     lazy_target: bool = False,
-    as_stock: bool = False,
     names: ModelNames | None = None,
 ) -> Pair:
     """Load and check both models.
@@ -103,7 +101,6 @@ def load_pair(
         adapter_path: adapter directory for the draft, None for the bare draft.
         adapter_name: what reports and records call the adapter.
         lazy_target: leave the target's weights on disk until it is first asked for logits; damage shows only then.
-        as_stock: as mlx-lm loads them, in float32 on a CPU: the baseline of draftloop's measurements.
         names: of the data directory that is worked in; None calls the models by their fingerprints.
 
     Raises:
@@ -113,8 +110,8 @@ def load_pair(
         StoreError: `names` cannot be read.
     """
     target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
-    target, tokenizer, target_config = _load(target_path, models, lazy_target, as_stock)
-    draft, draft_tokenizer, draft_config = _load(draft_path, models, as_stock=as_stock)
+    target, tokenizer, target_config = _load(target_path, models, lazy_target)
+    draft, draft_tokenizer, draft_config = _load(draft_path, models)
     widths = [int(model(mx.array([[0]])).shape[-1]) for model in (target, draft)]  # of the logits
     check_tokenizers(tokenizer, draft_tokenizer, min(widths))
     windows = [check_cache(target, "target"), check_cache(draft, "draft")]
@@ -135,11 +132,8 @@ def load_pair(
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
 
 
-def _load(
-    path: Path, models: Models, lazy: bool = False, as_stock: bool = False
-) -> tuple[nn.Module, Any, dict[str, Any]]:
+def _load(path: Path, models: Models, lazy: bool = False) -> tuple[nn.Module, Any, dict[str, Any]]:
     model, tokenizer, config = load_directory(path, trust_remote_code=models.trust_remote_code, lazy=lazy)
-    adapt_to_cpu(model, position_limit(config), float32_only=as_stock)
     if not lazy:
         mx.eval(model.parameters())
     model.eval()

@@ -2,7 +2,7 @@
 
 In: the platform, environment variables, signals, the terminal. Out: OpenBLAS under MLX, a memory budget, a request to
 stop, one line of progress.
-Knows no model, no record and no setting. `blas` must come before the first import of MLX.
+Knows no model, no record and no setting. `prepare_process` must come before the first import of MLX.
 """
 
 import lazy_loader

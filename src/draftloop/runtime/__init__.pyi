@@ -2,6 +2,7 @@ from .bars import Bar as Bar
 from .memory import Budget as Budget
 from .memory import budget as budget
 from .memory import read_device as read_device
+from .process import prepare_process as prepare_process
 from .rng import get_state as get_state
 from .rng import set_state as set_state
 from .rng import unchanged as unchanged

@@ -21,7 +21,6 @@ from typing import NamedTuple, assert_never
 import mlx.core as mx
 
 from ..config import Loss
-from ..models.cpu.exponential import exp
 
 LK_ETA = 3.0  # arXiv 2602.23881
 _LEAST_LOG = -1e30  # in place of minus infinity, which times a gradient of 0 is NaN
@@ -135,7 +134,7 @@ def overlap_of(scaled: mx.array, p: mx.array) -> tuple[mx.array, ...]:
         log z = log Σ exp(scaled), (M,); the overlap Σ min(p, q), (M,); Σ p·scaled, (M,); and q = exp(scaled − log z),
         (M, S), which has no gradient of its own.
     """
-    exponentials = exp(scaled)
+    exponentials = mx.exp(scaled)
     z = mx.sum(exponentials, axis=-1, keepdims=True)
     q = exponentials / z
     overlap = mx.sum(mx.minimum(p, q), axis=-1)
