@@ -92,7 +92,7 @@ def test_text_is_tables_on_stdout(call_with_pair, version: str) -> None:
     for title in ("acceptance per position", "adapter minus bare draft, paired", "decoded live"):
         assert title in found.out
     assert found.out.count("v0001") == 12
-    assert ends_of_progress(found.said) == ["generating 3/3", "scoring 18/18", "decoding 36/36"]
+    assert ends_of_progress(found.said) == ["generating 3/3", "scoring 18/18", "decoding 72/72"]
 
 
 def test_without_an_adapter_it_says_that_there_is_nothing_to_compare(call_with_pair) -> None:

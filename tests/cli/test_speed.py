@@ -9,7 +9,7 @@ import pytest
 
 from draftloop.evaluation import latency as costs
 
-WAYS = ["plain", "mlx-lm", "mlx-lm", *["draftloop"] * 6]
+WAYS = [*["mlx-lm"] * 3, *["draftloop"] * 7]
 SHORT = ["benchmark", "speed", "--num-draft-tokens", "1,3", "--max-tokens", "12", "--repeats", "2"]
 
 
@@ -25,17 +25,22 @@ def prompts() -> list[str]:
     return ["--prompts-file", "p.txt"]
 
 
-def test_every_way_is_there_and_its_numbers_are_of_one_text_length(call_with_pair, prompts: list[str]) -> None:
+def test_every_way_is_there_and_each_ratio_says_of_what(call_with_pair, prompts: list[str]) -> None:
     found = call_with_pair(*SHORT, *prompts, "--json").json
     rows = found["rows"]
     assert [row["way"]["by"] for row in rows] == WAYS
     ours = [(row["way"]["rule"], row["way"]["num_draft_tokens"]) for row in rows if row["way"]["by"] == "draftloop"]
     fixed = [(rule, k) for rule in ("rejection", "block") for k in (1, 3)]
-    assert ours == [*fixed, ("rejection", None), ("block", None)]
-    assert {row["tokens"] for row in rows} == {2 * 24}  # of both passes that count
+    assert ours == [(None, 0), *fixed, ("rejection", None), ("block", None)]
+    assert all(0 < row["tokens"] <= 2 * 24 for row in rows)  # of both passes that count
     assert all(row["tokens_per_second"] > 0 and row["speed_up"] > 0 for row in rows)
-    assert rows[0]["speed_up"] == 1.0
-    assert [row["forecast"] is not None for row in rows] == [False] * 3 + [True] * 4 + [False] * 2
+    assert [row["speed_up"] for row in rows if row["way"]["num_draft_tokens"] == 0] == [1.0, 1.0]
+    assert [row["length"] is None for row in rows] == [row["way"]["num_draft_tokens"] == 0 for row in rows]
+    assert [row["forecast"] is not None for row in rows] == [False] * 4 + [True] * 4 + [False] * 2
+    assert [row["over_stock"] is not None for row in rows] == [False] * 3 + [True] * 5 + [False] * 2
+    fastest = max(rows[3:8], key=lambda row: row["speed_up"])
+    assert found["advice"]["num_draft_tokens"] == fastest["way"]["num_draft_tokens"]
+    assert found["advice"]["speed_up"] == fastest["speed_up"] >= 1.0
     assert (found["prompts"], found["repeats"], found["sampler"]["temperature"]) == (2, 2, 0.8)
 
 
@@ -73,7 +78,7 @@ def test_a_run_that_compared_no_rules_leaves_what_is_known_of_them(
 def test_where_nothing_can_be_kept_the_table_is_printed_all_the_same(call_with_pair, prompts: list[str]) -> None:
     Path("data/costs.json").mkdir(parents=True)  # nothing can be written over it
     found = call_with_pair(*SHORT, *prompts)
-    assert (found.code, found.out.count("draftloop")) == (0, 6)
+    assert (found.code, found.out.count("draftloop")) == (0, 7)
     assert "`generate` cannot use this" in found.err
 
 
@@ -81,7 +86,7 @@ def test_a_round_of_mlx_lm_that_the_end_cut_counts_as_one(call, prompts: list[st
     same = ["--model", "embedded:draft", "--draft-model", "embedded:draft"]  # everything is kept
     found = call("benchmark", "speed", *same, *prompts, *SHORT[2:4], "--max-tokens", "6", "--temp", "0", "--json").json
     lengths = {row["way"]["num_draft_tokens"]: row["length"] for row in found["rows"] if row["way"]["by"] == "mlx-lm"}
-    assert lengths == {1: 2.0, 3: 3.0}  # rounds of 2, 2 and 2; of 4 and 2
+    assert lengths == {0: None, 1: 2.0, 3: 3.0}  # rounds of 2, 2 and 2; of 4 and 2
 
 
 def test_text_is_a_table_and_one_line_of_advice(call_with_pair, prompts: list[str]) -> None:
@@ -91,6 +96,12 @@ def test_text_is_a_table_and_one_line_of_advice(call_with_pair, prompts: list[st
     assert found.out.count("greedy") == 3
     last = found.out.splitlines()[-1]
     assert last.startswith(("fastest on this machine: K = ", "leave speculation off"))
+
+
+def test_one_pass_has_no_spread(call_with_pair, prompts: list[str]) -> None:
+    once = [*SHORT[:-1], "1", "--temp", "0", *prompts]
+    assert all(row["spread"] is None for row in call_with_pair(*once, "--json").json["rows"])
+    assert "%" not in call_with_pair(*once).out
 
 
 def test_held_out_prompts_of_the_log_are_the_default(call_with_pair) -> None:

@@ -51,7 +51,7 @@ def plain_greedy(pair: Pair, prompt: list[int], length: int) -> list[int]:
 # -- losslessness -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 7])
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 7])
 @pytest.mark.parametrize("likeness", [0.0, 0.9, 1.0])
 def test_greedy_output_is_the_targets_own_token_for_token(count: int, likeness: float) -> None:
     pair, near_ties = tiny_pair(likeness=likeness), 0
@@ -61,6 +61,23 @@ def test_greedy_output_is_the_targets_own_token_for_token(count: int, likeness: 
         plain = plain_greedy(pair, prompt, 24)
         near_ties += parts_at_a_near_tie(pair.target, prompt, tokens_of(rounds), plain)
     assert near_ties <= 1
+
+
+def test_without_proposals_the_draft_is_never_asked() -> None:
+    pair, asked = tiny_pair(), []
+
+    class Watched:
+        layers = pair.draft.layers
+
+        def __call__(self, ids: mx.array, cache: object = None) -> mx.array:
+            asked.append(ids.size)
+            return pair.draft(ids, cache=cache)
+
+    watched = replace(pair, draft=Watched())
+    rounds = list(Decoding(watched, PROMPT, settings(count=0)))
+    assert (len(rounds), asked) == (24, [])
+    assert next(iter(Decoding(watched, PROMPT * 20, settings(count=2)))).proposals
+    assert asked == [99, 1, 1]  # a long prompt without its logits, then each proposal's
 
 
 def test_greedy_output_ends_at_the_targets_stop_token() -> None:
@@ -352,7 +369,7 @@ def test_a_text_that_outgrows_the_caches_is_refused_before_any_work() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for wrong in ({"count": 0}, {"length": 0}, {"rule": "greedy"}):
+    for wrong in ({"count": -1}, {"length": 0}, {"rule": "greedy"}):
         with pytest.raises(ConfigError):
             settings(**wrong)
     with pytest.raises(ConfigError, match="teacher_top_k must be at least 0, found -1"):

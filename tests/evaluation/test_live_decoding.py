@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_dirs import write_lora
-from tiny import sampler, tiny_pair
+from tiny import sampler
 
 from draftloop.collection.collect import CollectSettings, generate_record
 from draftloop.config import Models
 from draftloop.data.prompt_groups import prompt_group
 from draftloop.decoding.decoder import Settings
 from draftloop.errors import PromptError
-from draftloop.evaluation.live_decoding import decode_all, decode_live, plain_speed, samples_from_prompts
+from draftloop.evaluation.live_decoding import decode_all, decode_live, samples_from_prompts
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
 
@@ -39,7 +39,6 @@ def test_a_prompt_is_decoded_as_collecting_decodes_it(small_pair: Pair) -> None:
         assert (text.output, text.sampler) == (record.target_output, record.sampler)
         assert [counted.drafted, counted.accepted] == np.sum(record.rounds, axis=0).tolist()
     assert told == [len(text.output) for text in decoded.generations]
-    assert decoded.seconds > 0
 
 
 def test_prompts_become_samples_of_the_targets_own_text(small_pair: Pair) -> None:
@@ -79,12 +78,14 @@ def test_the_draft_length_changes_no_greedy_text(small_pair: Pair) -> None:
 def test_every_rule_draft_and_draft_length_gets_its_row(pair: Pair, tmp_path: Path) -> None:
     adapter = write_lora(tmp_path / "v0001", pair.draft, amount=0.3)
     samples, _ = samples_from_prompts(pair, PROMPTS, SETTINGS, chat_template=False, max_prompt_length=40)
-    told: list[int] = []
-    rows = decode_live(pair, samples, ["rejection", "match"], [1, 3], ("v0001", adapter), SETTINGS, told.append)
+    told: list[tuple[int, int]] = []
+    live = [("v0001", adapter), SETTINGS, lambda *counts: told.append(counts)]
+    rows = decode_live(pair, samples, ["rejection", "match"], [1, 3], *live)
     assert [(row.rule, row.adapter, row.num_draft_tokens) for row in rows] == [
         (rule, name, k) for rule in ("rejection", "match") for name in ("none", "v0001") for k in (1, 3)
     ]
-    assert len(told) == 8 * len(samples)
+    all_ = 2 * 2 * 3 * (1 + len(samples))  # rules, drafts, K = 0 beside two others; a prompt that warms up
+    assert told == [(done, all_) for done in range(1, all_ + 1)]
     for row in rows:
         assert 1 <= row.acceptance_length <= row.num_draft_tokens + 1
         assert 1 <= row.estimated_acceptance_length <= row.num_draft_tokens + 1
@@ -111,20 +112,3 @@ def test_the_greedy_estimate_beside_a_live_row_is_the_live_length(pair: Pair) ->
     for row in decode_live(pair, samples, ["greedy"], [1, 2, 5], None, greedy):
         assert row.estimated_acceptance_length == pytest.approx(row.acceptance_length, abs=1e-12)
         assert row.acceptance_length > 1
-
-
-def test_plain_generation_ends_at_a_stop_token_too() -> None:
-    pair = tiny_pair()
-    (text,) = decode_all(pair, [[3, 1, 4]], Settings(sampler(0.0), "greedy", 2, 20)).generations
-    stopping = replace(pair, stop_tokens=frozenset({text.output[0]}))
-    calls = []
-
-    class Watched:
-        layers = pair.target.layers
-
-        def __call__(self, ids: object, cache: object = None) -> object:
-            calls.append(1)
-            return pair.target(ids, cache=cache)
-
-    assert plain_speed(replace(stopping, target=Watched()), [[3, 1, 4]], sampler(0.0), 20) > 0
-    assert len(calls) < 6  # the prompt, the first token, and what mlx-lm computes ahead

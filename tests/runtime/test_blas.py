@@ -19,6 +19,7 @@ import pytest
 
 from draftloop.runtime import blas
 
+PREPARE = "from draftloop import prepare_process; prepare_process()"
 SAY = "from draftloop.runtime import blas; print(blas.loaded(), blas.serving_file())"
 
 
@@ -65,7 +66,7 @@ class Machine:
 
     def found(self, root: Path, then: str = "pass", **variables: str) -> list[str]:
         """The same as `said_after`, in this environment."""
-        program = f"import sys; sys.prefix = {str(self.prefix)!r}; from draftloop import prepare_process; prepare_process(); {then}"
+        program = f"import sys; sys.prefix = {str(self.prefix)!r}; {PREPARE}; {then}"
         return said_after(program, root, LD_LIBRARY_PATH=str(self.system), **variables)
 
 
@@ -134,7 +135,7 @@ def test_importing_draftloop_changes_nothing_in_a_process_and_preparing_it_does(
     every = "import draftloop, draftloop.models.pair, draftloop.training.train, draftloop.cli"
     assert said_after(f"{every}", root)[0] == "None"
     wanted = blas.is_needed() and installed() and not os.environ.get(blas.OFF)
-    assert (said_after("from draftloop import prepare_process; prepare_process()", root)[0] != "None") == wanted
+    assert (said_after(PREPARE, root)[0] != "None") == wanted
 
 
 def test_the_command_line_puts_openblas_before_mlx(root: Path) -> None:
@@ -145,8 +146,7 @@ def test_the_command_line_puts_openblas_before_mlx(root: Path) -> None:
 
 
 def test_nothing_is_claimed_where_mlx_was_imported_first(root: Path) -> None:
-    program = "import mlx.core; from draftloop import prepare_process; prepare_process()"
-    assert said_after(program, root) == ["None", "None"]
+    assert said_after(f"import mlx.core; {PREPARE}", root) == ["None", "None"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has builds of MLX to choose from")

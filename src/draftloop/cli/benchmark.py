@@ -133,10 +133,9 @@ def acceptance_command(
     report = replace(report, conditions=report.conditions | held_out.to_json() | conditions)
     rows: list[LiveRow] = []
     if live:
-        rules = rules_that_fit(samples, rule)
-        runs = len(rules) * len(lengths) * (1 if chosen is None else 2) * len(samples)
-        with ProgressBar("decoding", runs) as progress:
-            rows = decode_live(pair, samples, rules, lengths, chosen, settings, lambda _: progress.advance(1))
+        with Steps() as steps:
+            watch = partial(steps.at, "decoding")
+            rows = decode_live(pair, samples, rules_that_fit(samples, rule), lengths, chosen, settings, watch)
     # 5. Print.
     if as_json:
         live_rows = [asdict(row) for row in rows]
@@ -233,7 +232,8 @@ def _print(report: AcceptanceReport, live: list[LiveRow], held_out: HeldOut) -> 
                 "acceptance length": "acceptance_length",
                 "estimated": "estimated_acceptance_length",
                 "tokens/s": lambda row: f"{row.tokens_per_second:.1f}",
-                "target alone": lambda row: f"{row.plain_tokens_per_second:.1f}",
+                "at K = 0": lambda row: f"{row.plain_tokens_per_second:.1f}",
+                "speed-up": lambda row: f"{row.tokens_per_second / row.plain_tokens_per_second:.2f}",
             },
             title=f"decoded live, and the estimate for these same outputs{marked}",
         )

@@ -58,11 +58,13 @@ def speed_command(
 ) -> None:
     """Measure tokens/s, and find the fastest K.
 
-    Decodes live in every way: the target alone, mlx-lm's speculation, and draftloop's with each rule and K. All take
-    turns on the same prompts: 8 held-out ones, three times after a warm-up pass. As long as nothing is held out, other
-    logged prompts are taken, and marked: an adapter looks too good on prompts that it was trained on. ± is the spread
-    of tokens/s over the passes. The last line names draftloop's fastest K and rule, or says to leave speculation off.
-    `generate` uses the latencies, the rule and the acceptance at each depth from here, and still chooses K itself.
+    Decodes live in every way: by mlx-lm and by draftloop, with the target alone (K = 0) and with each K and rule. All
+    take turns on the same prompts: 8 held-out ones, three times after a warm-up pass. As long as nothing is held out,
+    other logged prompts are taken, and marked: an adapter looks too good on prompts that it was trained on. ± is the
+    spread of tokens/s over the passes. "over K = 0" is what speculation gains, over the same decoder without it; "over
+    mlx-lm" is what draftloop's decoder gains over mlx-lm's at the same K. The last line names draftloop's fastest K and
+    rule, or says to leave speculation off. `generate` uses the latencies, the rule and the acceptance at each depth
+    from here, and still chooses K itself.
     """
     from ..decoding.acceptance_rules import rule_for
 
@@ -74,11 +76,7 @@ def speed_command(
     if prompts is None:
         refuse_empty_log(app)
     path = app.data.registry.resolve(adapter)
-    same = "none" if path is None else str(path)  # the champion may move in between
-    pair = app.load_pair(same)
-    from ..models.cpu.adapt import is_adapted
-
-    stock = app.load_pair(same, as_stock=True) if is_adapted() else pair  # as mlx-lm has it
+    pair = app.load_pair("none" if path is None else str(path))  # the champion may move in between
     from ..decoding.generate import decoding_settings
     from ..evaluation.held_out import MeasuredPrompt, check_held_out
     from ..evaluation.latency import machine_fingerprint
@@ -95,12 +93,11 @@ def speed_command(
         None if path is None else (app.adapter_name(path), path),
     )
     app.say_where()
-    ways = 1 + len(lengths) + len(rules) * (len(lengths) + 1)
+    ways = 2 + len(lengths) + len(rules) * (len(lengths) + 1)  # two with the target alone
     runs, done = ways * len(to_decode) * (repeats + 1), count(1)
     with Steps() as steps:
         report = measure_speed(
             pair,
-            stock,
             prompt_tokens,
             settings,
             rules,
@@ -195,15 +192,16 @@ def _print(report: SpeedReport, conditions: str, held_out: HeldOut) -> None:
             "rule": lambda row: row.way.rule or "",
             "K": lambda row: "auto" if row.way.num_draft_tokens is None else row.way.num_draft_tokens,
             "tokens/s": lambda row: f"{row.tokens_per_second:.1f}",
-            "±": lambda row: f"{row.spread:.0%}",
+            "±": lambda row: "" if row.spread is None else f"{row.spread:.0%}",
             "acceptance length": lambda row: "" if row.length is None else f"{row.length:.2f}",
-            "speed-up": lambda row: f"{row.speed_up:.2f}",
+            "over K = 0": lambda row: f"{row.speed_up:.2f}",
             "forecast": lambda row: "" if row.forecast is None else f"{row.forecast:.2f}",
+            "over mlx-lm": lambda row: "" if row.over_stock is None else f"{row.over_stock:.2f}",
         },
         title=held_out.mark,
     )
     if advice.num_draft_tokens == 0:
-        print_text("leave speculation off on this machine: no draft length is faster than the target alone")
+        print_text("leave speculation off on this machine: no draft length is faster than K = 0, the target alone")
     else:
-        rule = f", rule {advice.rule}" if advice.rule else ""
-        print_text(f"fastest on this machine: K = {advice.num_draft_tokens}{rule}, speed-up {advice.speed_up:.2f}")
+        fastest = f"K = {advice.num_draft_tokens}" + (f", rule {advice.rule}" if advice.rule else "")
+        print_text(f"fastest on this machine: {fastest}, {advice.speed_up:.2f} times the speed of K = 0")

@@ -2,12 +2,13 @@
 
 A round drafts K tokens, verifies them in one pass of the target, cuts what was emitted at the end of the output, and
 trims both caches by exactly what was not kept: the steps of `Decoding._round`. With K = 0 a round is a plain step of
-the target, and the next step is enqueued before this one is read. A round costs at least K draft passes and one target
-pass.
+the target, and the next step is enqueued before this one is read: the draft is not asked, not even for the prompt,
+before a round drafts. A round costs at least K draft passes and one target pass.
 
 What the caches hold of the prompt and the emitted tokens, the last of which is `pending`:
 
     after                     target                               draft
+    the prefill               all but the pending token            nothing
     a round                   all but the pending token            all but the pending token
     a fully accepted round    all but the pending token            all but the last proposal and the pending token
     a plain step              all while another one is enqueued,   what it held before the plain steps
@@ -32,10 +33,14 @@ from ..models.pair import Pair
 from .acceptance_rules import rule_for
 from .round_sampler import BonusDraw, round_sampler_for
 
+_ONE_PASS = 32  # tokens that a draft reads at once with all of their logits, which are V numbers each
+
 
 @dataclass(frozen=True)
 class Settings:
     """How one output is decoded; `sampler.seed` is the key of all its randomness.
+
+    `num_draft_tokens` is K, or the most that a policy may choose; 0 never drafts.
 
     Two settings change only what is reported of the output, not the output: `teacher_top_k` is how many top-k tokens of
     the target's distributions are kept (0 keeps none), `keep_bonus_draws` adds what the draft would have proposed at
@@ -52,9 +57,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         rule_for(self.rule, self.sampler.temperature)
-        if self.num_draft_tokens < 1 or self.max_tokens < 1:
+        if self.num_draft_tokens < 0 or self.max_tokens < 1:
             given = f"{self.num_draft_tokens} and {self.max_tokens}"
-            raise ConfigError(f"num_draft_tokens and max_tokens must be at least 1, found {given}")
+            raise ConfigError(f"num_draft_tokens must be at least 0 and max_tokens at least 1, found {given}")
         if self.teacher_top_k < 0:
             raise ConfigError(f"teacher_top_k must be at least 0, found {self.teacher_top_k}")
 
@@ -151,18 +156,18 @@ class Decoding:
         self._draft_cache = make_prompt_cache(pair.draft)
         self._draft_length = draft_length
         self._pending = int(prompt[-1])  # the last emitted token: neither cache has it
-        self._draft_lacks: list[int] = [self._pending]
+        self._draft_lacks: list[int] = list(prompt)
         self._pending_bonus: tuple[int, int] | None = None  # position of the bonus draw, token emitted there
         self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.top_k_kept(pair.width))
 
     def __iter__(self) -> Iterator[Round]:
         _prefill(self._pair.target, self._target_cache, self._prompt[:-1], self.settings.prefill_step_size)
-        _prefill(self._pair.draft, self._draft_cache, self._prompt[:-1], self.settings.prefill_step_size)
         policy = self._draft_length
         while self.finish is None:
             count = self.settings.num_draft_tokens if policy is None else policy.choose()
             count = min(count, self.settings.num_draft_tokens, self.settings.max_tokens - self.emitted)
-            rounds = [self._round(count)] if count else self._plain(1 if policy is None else policy.plain_steps())
+            most = self.settings.max_tokens if policy is None else policy.plain_steps()
+            rounds = [self._round(count)] if count else self._plain(most)
             for round_ in rounds:
                 if policy is not None:
                     drafted = len(round_.proposals)
@@ -180,8 +185,8 @@ class Decoding:
 
     def _round(self, count: int) -> Round:
         """Draft `count` tokens (K, at least one), verify them, and keep what the acceptance rule keeps."""
-        # 1. Draft: K passes of the draft, the first over all that its cache lacks (1 or 2 tokens, more after plain
-        #    steps). Each pass is enqueued while the one before it runs; nothing is read yet.
+        # 1. Draft: K passes of the draft, the first over all that its cache lacks (the prompt, then 1 or 2 tokens, more
+        #    after plain steps). Each pass is enqueued while the one before it runs; nothing is read yet.
         self._sampler.begin(count)
         logits = self._draft_pass(self._draft_lacks)  # (M, V of the draft)
         bonus_token = None if self._pending_bonus is None else self._pending_bonus[1]
@@ -244,11 +249,11 @@ class Decoding:
         return round_
 
     def _draft_pass(self, tokens: list[int]) -> mx.array:
-        """The draft's logits (M, V) over what its cache lacked, M as many as fit one step of the prefill."""
-        step = max(self.settings.prefill_step_size, 2)  # a bonus token's row is the one before the last
-        last = max(0, len(tokens) - step)
-        if last:
-            _prefill(self._pair.draft, self._draft_cache, mx.array(tokens[:last], mx.uint32), step)
+        """The draft's logits (M, V) over what its cache lacked: all of it in one pass, or the last token alone."""
+        last = 0
+        if len(tokens) > min(_ONE_PASS, max(self.settings.prefill_step_size, 2)):  # two with a bonus token
+            last = len(tokens) - 1
+            _prefill(self._pair.draft, self._draft_cache, mx.array(tokens[:last]), self.settings.prefill_step_size)
         return self._pair.draft(mx.array(tokens[last:], mx.uint32)[None], cache=self._draft_cache)[0]
 
     def _plain(self, most: int) -> Iterator[Round]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import partial
+from itertools import count, product
 from pathlib import Path
-
-import mlx.core as mx
-from mlx_lm.generate import generate_step
-from mlx_lm.sample_utils import make_sampler
 
 from ..config import Rule
 from ..data.joined_groups import joined_groups
 from ..data.prompt_groups import opening
-from ..data.records import Sampler
 from ..decoding.decoder import Decoding, Settings, count_rounds, fits
 from ..decoding.generate import usable_tokens
 from ..decoding.generation import generation_seed
@@ -27,11 +22,15 @@ from ..prompts.prompt import Place, Prompt, Reading, SkippedPrompt, Unusable
 from .benchmark import BASE, Sample, accepted, samples_of
 from .estimator import Acceptance, realised, total
 from .scoring import score
+from .timed_decoding import OURS, Way, take_turns
 
 
 @dataclass(frozen=True)
 class LiveRow:
-    """One real decoding of all prompts, and the estimate on the very outputs that it emitted."""
+    """One real decoding of all prompts, and the estimate on the very outputs that it emitted.
+
+    `plain_tokens_per_second` is of K = 0, of the same decoder and in the same turns.
+    """
 
     adapter: str
     rule: Rule
@@ -47,11 +46,10 @@ class LiveRow:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Outputs that were decoded live, their counts, and the seconds of decoding."""
+    """Outputs that were decoded live, and their counts."""
 
     generations: list[TargetGeneration]
     outputs: list[Acceptance]
-    seconds: float
 
 
 def decode_all(
@@ -68,18 +66,16 @@ def decode_all(
         settings: `sampler.seed` is the run's seed, from which each prompt's own follows.
         on_text: called with the number of tokens of each finished output.
     """
-    generations, outputs, seconds = [], [], 0.0
+    generations, outputs = [], []
     with lora.merged(pair.draft):
         for prompt in prompts:
             sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, prompt))
-            began = time.perf_counter()
             rounds = list(Decoding(pair, prompt, replace(settings, sampler=sampler, keep_bonus_draws=False)))
-            seconds += time.perf_counter() - began
             output = tuple(token for round_ in rounds for token in round_.tokens)
             generations.append(TargetGeneration(tuple(prompt), output, sampler))
             outputs.append(realised(count_rounds(rounds, len(output)), len(output)))
             on_text(len(output))
-    return Decoded(generations, outputs, seconds)
+    return Decoded(generations, outputs)
 
 
 def samples_from_prompts(
@@ -141,9 +137,12 @@ def decode_live(
     draft_lengths: Sequence[int],
     adapter: tuple[str, Path] | None,
     settings: Settings,
-    on_text: Callable[[int], None] = lambda _tokens: None,
+    on_text: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> list[LiveRow]:
-    """Decode the prompts of `samples` once for each rule, draft and draft length.
+    """Decode the prompts of `samples` with each rule, draft and draft length, and each time with the target alone.
+
+    All draft lengths of a rule and draft take turns at every prompt, K = 0 among them, after the first prompt has
+    warmed up each of them.
 
     Args:
         pair: the models.
@@ -152,7 +151,7 @@ def decode_live(
         draft_lengths: each K >= 1.
         adapter: its name and directory, compared with the bare draft; None runs the bare draft alone.
         settings: the sampler and max_tokens; a prompt that leaves no room for so many is left out.
-        on_text: called with the number of tokens of each finished output.
+        on_text: called after each output with how many there are, and of how many.
 
     Raises:
         PromptError: not one prompt leaves room.
@@ -166,41 +165,39 @@ def decode_live(
     if not prompts:
         raise PromptError(f"no prompt leaves room for {settings.max_tokens} tokens; lower --max-tokens")
     drafts: list[tuple[str, Path | None]] = [(BASE, None), *([adapter] if adapter else [])]
+    done, runs = count(1), len(rules) * len(drafts) * (len(draft_lengths) + 1) * (len(prompts) + 1)
     rows = []
-    for rule in rules:
-        sampler = samples_of(rule, samples)[0].generation.sampler
-        plain = plain_speed(pair, prompts, sampler, settings.max_tokens)
-        for (name, path), k in product(drafts, draft_lengths):
-            variant = pair.with_adapter(path)
-            run = replace(settings, rule=rule, num_draft_tokens=k, sampler=replace(sampler, seed=settings.sampler.seed))
-            decoded = decode_all(variant, prompts, run, on_text)
-            scores = score(variant, decoded.generations, rule, {name: path})[name]
-            counted = total(decoded.outputs)
+    for rule, (name, path) in product(rules, drafts):
+        variant = pair.with_adapter(path)
+        sampler = replace(samples_of(rule, samples)[0].generation.sampler, seed=settings.sampler.seed)
+        ways = [Way(OURS, None, 0), *(Way(OURS, rule, k) for k in draft_lengths)]
+        run = partial(
+            take_turns,
+            variant,
+            settings=replace(longest, rule=rule, sampler=sampler),
+            ways=ways,
+            passes=1,
+            on_text=lambda: on_text(next(done), runs),
+        )
+        with lora.merged(variant.draft):
+            run(prompts[:1])
+            found = run(prompts)
+        plain, *speculative = (found[way][0] for way in ways)
+        for one, k in zip(speculative, draft_lengths, strict=True):
+            scores = score(variant, one.generations, rule, {name: path})[name]
+            counted = total(one.outputs)
             rows.append(
                 LiveRow(
                     adapter=name,
                     rule=rule,
                     num_draft_tokens=k,
                     acceptance_length=counted.acceptance_length,
-                    estimated_acceptance_length=total(accepted(one, rule, k) for one in scores).acceptance_length,
+                    estimated_acceptance_length=total(accepted(each, rule, k) for each in scores).acceptance_length,
                     acceptance_rate=counted.acceptance_rate,
-                    prompts=len(decoded.generations),
+                    prompts=len(one.generations),
                     tokens=counted.tokens,
-                    tokens_per_second=counted.tokens / decoded.seconds,
-                    plain_tokens_per_second=plain,
+                    tokens_per_second=one.tokens / one.seconds,
+                    plain_tokens_per_second=plain.tokens / plain.seconds,
                 )
             )
     return rows
-
-
-def plain_speed(pair: Pair, prompts: Sequence[Sequence[int]], sampler: Sampler, max_tokens: int) -> float:
-    """Tokens per second of mlx-lm's own generation on the target alone, prompt processing included."""
-    draw = make_sampler(sampler.temperature, sampler.top_p, sampler.min_p, top_k=sampler.top_k)
-    mx.random.seed(sampler.seed)
-    tokens, began = 0, time.perf_counter()
-    for prompt in prompts:
-        for token, _ in generate_step(mx.array(list(prompt)), pair.target, max_tokens=max_tokens, sampler=draw):
-            tokens += 1
-            if token in pair.stop_tokens:
-                break
-    return tokens / (time.perf_counter() - began)
