@@ -50,8 +50,12 @@ def figures_table(found: dict[str, Any]) -> str:
     lines = ["| what | measured | should be | reached |", "|---|---|---|---|"]
     for row in found["figures"]:
         bound = _bound(row)
-        reached = "yes" if row["reached"] else "**no**"
-        lines.append(f"| {row['figure']} ({row['unit']}) | {number(row['value'])} | {bound} | {reached} |")
+        reached = {True: "yes", False: "**no**", None: ""}[row.get("reached")]
+        value = number(row["value"])
+        if "interval" in row:
+            low, high = row["interval"]
+            value += f" [{low:.3f}, {high:.3f}]"
+        lines.append(f"| {row['figure']} ({row['unit']}) | {value} | {bound} | {reached} |")
     machine, versions = found["machine"], found["versions"]
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, {machine['device']}"
     tools = f"MLX {versions['mlx']}, mlx-lm {versions['mlx-lm']}, Python {versions['python']}"
@@ -61,6 +65,8 @@ def figures_table(found: dict[str, Any]) -> str:
 def _bound(row: dict[str, Any]) -> str:
     if "at_most" in row:
         return f"at most {row['at_most']:g}"
+    if "at_least" not in row:
+        return "reported"
     return "above 0" if 0 <= row["at_least"] <= SMALLEST else f"at least {row['at_least']:g}"
 
 
@@ -196,21 +202,23 @@ def _details(row: dict[str, Any]) -> list[str]:
 def decoding_table(found: dict[str, Any]) -> str:
     """The figures, how the adaptive draft length keeps up with the best fixed K, then every way on both domains."""
     kept = [
-        "| temperature | domain | best rule | best K | adaptive, over it | over plain |",
+        "| temperature | domain | best rule | best K | adaptive K over it | adaptive K over K = 0 |",
         "|---|---|---|---|---|---|",
     ]
     for row in found["keeping"]:
         best = f"{row['temperature']:g} | {row['domain']} | {row['best_rule']} | {row['best_K']}"
-        over = f"{row['pays_over_best']:.3f} ± {row['standard_error']:.3f}"
-        kept.append(f"| {best} | {over} | {row['pays_over_plain']:.2f} |")
-    lines = ["| temperature | domain | | rule | K | tokens/s | acceptance length | x plain | forecast |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+        over = f"{row['adaptive_over_best']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        kept.append(f"| {best} | {over} | {row['adaptive_over_zero']:.2f} |")
+    lines = [
+        "| temperature | domain | | rule | K | tokens/s | acceptance length | over K = 0 | forecast | over mlx-lm |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in found["rows"]:
         speed = f"{row['tokens_per_second']:.0f} ± {row['spread']:.0%}"
-        length, forecast = ("" if row[k] is None else f"{row[k]:.2f}" for k in ("tokens_a_round", "forecast"))
-        k = "adaptive" if row["K"] == "pays" else row["K"]
-        way = f"{row['temperature']:g} | {row['domain']} | {row['by']} | {row['rule']} | {k}"
-        lines.append(f"| {way} | {speed} | {length} | {row['over_plain']:.2f} | {forecast} |")
+        numbers = ("acceptance_length", "over_zero", "forecast", "over_stock")
+        ratios = " | ".join("" if row[name] is None else f"{row[name]:.2f}" for name in numbers)
+        way = f"{row['temperature']:g} | {row['domain']} | {row['by']} | {row['rule']} | {row['K']}"
+        lines.append(f"| {way} | {speed} | {ratios} |")
     return "\n".join([figures_table(found), *kept, "", *lines, ""])
 
 

@@ -17,25 +17,32 @@ FOLDER = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value and its bound; exactly one of `at_least` and `at_most` is set."""
+    """One measured value and its bound: `at_least`, `at_most`, or none where it is reported alone.
+
+    `interval` is its low and high end, where it has one.
+    """
 
     figure: str
     value: float
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    interval: tuple[float, float] | None = None
 
     @property
-    def reached(self) -> bool:
-        """Whether the bound holds."""
+    def reached(self) -> bool | None:
+        """Whether the bound holds; None where there is none."""
         if self.at_least is not None:
             return self.value >= self.at_least
-        return self.at_most is not None and self.value <= self.at_most
+        return None if self.at_most is None else self.value <= self.at_most
 
     def to_json(self) -> dict[str, Any]:
         """The row of the results file."""
-        bound = {"at_least": self.at_least} if self.at_least is not None else {"at_most": self.at_most}
-        return {"figure": self.figure, "value": self.value, **bound, "unit": self.unit, "reached": self.reached}
+        row = {"figure": self.figure, "value": self.value, "unit": self.unit}
+        for name in ("at_least", "at_most", "interval", "reached"):
+            if (value := getattr(self, name)) is not None:
+                row[name] = value
+        return row
 
 
 def write(name: str, conditions: dict[str, Any], figures: Iterable[Figure], **tables: Any) -> Path:
@@ -47,7 +54,9 @@ def write(name: str, conditions: dict[str, Any], figures: Iterable[Figure], **ta
     from draftloop.runtime import blas
 
     if blas.is_needed() and blas.loaded() is None:
-        raise RuntimeError(f"nothing is written: MLX has the reference BLAS; {blas.REMEDY}, import draftloop first")
+        raise RuntimeError(
+            f"nothing is written: MLX has the reference BLAS; {blas.REMEDY}, call draftloop.prepare_process() first"
+        )
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     content = {

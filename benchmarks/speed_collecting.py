@@ -6,6 +6,9 @@ as mlx-lm does it. Estimating: acceptance at K = 1 to 8 from one scoring, agains
 
 from __future__ import annotations
 
+import prepared  # noqa: F401
+
+# isort: split
 import tempfile
 import time
 from collections.abc import Sequence
@@ -60,14 +63,14 @@ FULL, QUICK = Size(3, 128, 12, 12, 48, 4), Size(1, 8, 2, 2, 4, 1)
 def main() -> None:
     given = speed_world.options(__doc__).parse_args()
     size = QUICK if given.quick else FULL
-    pair, stock = speed_world.trained_pairs(given.adapter, given.quick)
+    pair = speed_world.trained_pair(given.adapter, given.quick)
     settings = decoding_settings(Speculative(max_tokens=TOKENS))
     rows, figures = [], []
     collecting, estimating = [], []
     for domain in reference.DOMAINS:
         found = take_turns(
             {
-                OTHERS: partial(one_after_the_other, stock, domain, settings, size.one_by_one),
+                OTHERS: partial(one_after_the_other, pair, domain, settings, size.one_by_one),
                 LIVE_LOOP: partial(collect, pair, domain, settings, size.live, live=True),
                 OURS: partial(collect, pair, domain, settings, size.collected, live=False),
             },
@@ -108,7 +111,7 @@ def one_after_the_other(pair: Pair, domain: str, settings: Settings, count: int)
     """Tokens a second of texts that the target writes, and the draft after it."""
     draw = make_sampler(settings.sampler.temperature)
     tokens, began = 0, time.perf_counter()
-    with lora.merged(pair.draft, as_stock=True):
+    with lora.merged(pair.draft):
         for ids in speed_world.prompt_ids(pair, domain, count):
             for model in (pair.target, pair.draft):
                 made = stream_generate(model, pair.tokenizer, list(ids), max_tokens=settings.max_tokens, sampler=draw)

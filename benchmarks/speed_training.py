@@ -7,6 +7,9 @@ asks for a batch before each of its steps: there draftloop makes its own step. O
 
 from __future__ import annotations
 
+import prepared  # noqa: F401
+
+# isort: split
 import contextlib
 import io
 import tempfile
@@ -16,9 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import draftloop  # noqa: F401 before MLX: it puts a fast BLAS under it
-
-# isort: split
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
@@ -62,7 +62,7 @@ def main() -> None:
     prompts, steps, warm_up = (20, 6, 2) if given.quick else (PROMPTS, STEPS, WARM_UP)
     rows, ratios = [], []
     for domain in reference.DOMAINS:
-        ours, other = load_pair(Models()), speed_world.load_stock(None)
+        ours, other = load_pair(Models()), load_pair(Models())
         texts = target_texts(ours, domain, prompts)
         settings = Training()
         plan = make_batch_plan(texts, {}, settings, steps)

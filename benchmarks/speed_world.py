@@ -13,6 +13,7 @@ from draftloop import reference
 from draftloop.cli.progress import Steps
 from draftloop.config import Models
 from draftloop.demo import LoopSettings, loop_config, run_loop
+from draftloop.evaluation.throughput import relative_spread
 from draftloop.models import manifest
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
@@ -23,20 +24,15 @@ FAILURES = LoopSettings(weak_prompts=300, own_prompts=300, benchmark_prompts=4, 
 
 @dataclass(frozen=True)
 class Timed:
-    """Tokens a second of one way: median of its turns, and half the range of their middle half over that."""
+    """Tokens a second of one way: median of its turns, and half the range of their middle half over that, if any."""
 
     median: float
-    spread: float
+    spread: float | None
 
     @classmethod
     def of(cls, values: list[float]) -> Timed:
         """At least one."""
-        median = statistics.median(values)
-        low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (median, median, median)
-        return cls(median, (high - low) / 2 / median)
-
-    def __str__(self) -> str:
-        return f"{self.median:,.1f} ± {self.spread:.0%}"
+        return cls(statistics.median(values), relative_spread(values))
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -49,21 +45,13 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def trained_pairs(adapter: Path | None, quick: bool) -> tuple[Pair, Pair]:
-    """The embedded pair, as draftloop has it and as mlx-lm does, with an adapter on the draft.
-
-    It is the given one, or what 300 prompts of each domain and the defaults give.
-    """
+def trained_pair(adapter: Path | None, quick: bool) -> Pair:
+    """The embedded pair with an adapter: the given one, or what 300 prompts of each domain and the defaults give."""
     if adapter is not None or quick:
-        return load_pair(Models(), adapter), load_stock(adapter)
+        return load_pair(Models(), adapter)
     with Steps() as steps, tempfile.TemporaryDirectory(prefix="draftloop-speed-") as folder:
-        pair, loop = run_loop(FAILURES, loop_config(FAILURES), Path(folder), steps.at)
-        return pair, load_stock(Path(folder) / "adapters" / loop.trained.version)
-
-
-def load_stock(adapter: Path | None) -> Pair:
-    """The embedded pair as mlx-lm has it."""
-    return load_pair(Models(), adapter, as_stock=True)
+        pair, _ = run_loop(FAILURES, loop_config(FAILURES), Path(folder), steps.at)
+        return pair
 
 
 def described(adapter: Path | None) -> str:
