@@ -24,7 +24,7 @@ from draftloop.decoding.acceptance_rules import (
 )
 from draftloop.decoding.draws import draw_tokens, exponentials_per_draw
 from draftloop.decoding.random_stream import RandomStream
-from draftloop.decoding.sampling_filters import sampling_log_probs
+from draftloop.decoding.sampling_filters import sampling_log_probs, sampling_probs
 from draftloop.errors import ConfigError
 
 VOCABULARY, SAMPLES = 5, 30_000
@@ -260,6 +260,55 @@ def test_the_computed_law_sees_a_draft_of_another_temperature() -> None:
     p, q = (mx.softmax(table, axis=-1, precise=True) for table in TABLES[0])
     law = law_of_a_round(p, q, 2, "rejection")
     assert far_from_the_target(law, mx.softmax(TARGET * 1.0001, axis=-1), 3) > 1e-5
+
+
+WIDE = [2_048, 151_936, 262_144]
+
+
+def wide_pair(width: int, likeness: float) -> tuple[mx.array, mx.array, np.ndarray, np.ndarray]:
+    """p and q (2, V) as the code has them, and in float64; logits are that alike, and one token of a row is likely."""
+    target, draft = (mx.random.normal((2, width), key=mx.random.key(width + i)) * 2 for i in range(2))
+    target[:, 7] += 8.0
+    logits = target, likeness * target + (1 - likeness) * draft
+    exponentials = [np.exp(np.array(table, np.float64)) for table in logits]
+    true = [table / table.sum(axis=-1, keepdims=True) for table in exponentials]
+    p, q = (sampling_probs(table, SETTINGS[0], width) for table in logits)
+    return p, q, true[0], true[1]
+
+
+@pytest.mark.parametrize("width", WIDE)
+@pytest.mark.parametrize("likeness", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("rule", ["rejection", "block"])
+def test_over_a_large_vocabulary_the_computed_law_is_that_of_the_targets_logits(
+    rule: str, likeness: float, width: int
+) -> None:
+    p, q, true, _ = wide_pair(width, likeness)
+    ratios = p[0] / q[0]
+    if rule == "block":
+        ratios = mx.vmap(lambda ratio: block_thresholds(p, q[:1], ratio)[0])(ratios[:, None]).squeeze(-1)
+    proposed, thresholds = shares(q[0]), np.minimum(np.array(ratios), np.float32(1))
+    accepts = (thresholds.astype(np.float64) + np.nextafter(thresholds, np.float32(-1))) / 2  # `below`, of each token
+    accepts[thresholds == 1] = 1
+    kept = proposed * accepts
+    emitted = kept + (1 - kept.sum()) * shares(residual_weights(p[0], q[0], None))
+    assert np.abs(emitted - true[0]).sum() / 2 < 2e-6
+
+
+@pytest.mark.parametrize("width", WIDE)
+@pytest.mark.parametrize("likeness", [0.0, 0.5, 0.99])
+def test_over_a_large_vocabulary_the_thresholds_of_block_are_those_of_float64(likeness: float, width: int) -> None:
+    """h_1 = R / (R + 1 − p_1) matters only where x_2 is then rejected, which has a probability of R + 1 − p_1."""
+    p, q, p_true, q_true = wide_pair(width, likeness)
+    for seed in range(20):
+        drafted = draw_tokens(q, mx.array(RandomStream(seed).exponentials(2, exponentials_per_draw(width)))).tolist()
+        thresholds, _ = block_thresholds(
+            mx.concatenate([p, p[:1]]), q, mx.stack([p[i, x] / q[i, x] for i, x in enumerate(drafted)])
+        )
+        first, second = (p_true[i, x] / q_true[i, x] for i, x in enumerate(drafted))
+        left = np.maximum(min(first, 1) * p_true[1] - q_true[1], 0).sum()
+        whole = left + 1 - min(first, 1)
+        assert abs(thresholds[0].item() - left / whole) * whole < 2e-6
+        assert thresholds[1].item() == pytest.approx(min(min(first, 1) * second, 1), abs=2e-6)
 
 
 @pytest.mark.parametrize("rule", ["rejection", "block"])
