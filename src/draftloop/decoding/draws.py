@@ -7,7 +7,7 @@ How exact it is. A quotient is computed to a relative δ <= 2**-22: E_i is round
 which may be off by a last bit on a GPU. So i wins at least where its quotient exceeds the others by (1 + δ) / (1 - δ),
 which has a probability of at least (1 - 2δ) w_i / Σ w. A race thus takes at most a share 2δ from any outcome, and two
 of them differ from their law by less than 1e-6 in total variation, whatever the weights and V. The sums of the blocks
-add their own rounding, some 1e-7 and at worst 8e-6 (`row_sums`).
+add their own rounding, some 1e-7, and 8e-6 were all roundings to fall one way (`row_sums`).
 
 One race would take V exponentials per draw; two take about 2√V, and at most 6√V.
 """
