@@ -474,8 +474,10 @@ def test_what_a_lower_limit_had_cut_is_collected_anew_and_what_had_ended_is_not(
     again = list(log.records())[5:]
     assert [record.prompt for record in again] == cut
     before = {record.prompt: record for record in first}
+    # A live round that has no room for K proposals drafts fewer, and takes fewer random numbers.
+    same = 8 - SHORT.num_draft_tokens if live else 8
     for record in again:
-        assert record.target_output[:8] == before[record.prompt].target_output
+        assert record.target_output[:same] == before[record.prompt].target_output[:same]
         assert len(record.target_output) > 8
         assert (record.id != before[record.prompt].id, record.split) == (True, before[record.prompt].split)
     for most in (16, 12, 8, 4):  # nor is it asked for again, under that limit or a lower one

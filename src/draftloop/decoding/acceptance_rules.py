@@ -2,7 +2,11 @@
 
 Shapes: K proposals, V shared tokens. `p` (K + 1, V) is the target's distribution after the pending token and after each
 proposal, `q` (K, V) the draft's that each proposal was drawn from; both after the sampler's transforms, as float32
-probabilities. Whatever is random comes in as uniforms, so a round is a function of its arguments.
+probabilities that sum to 1 within a few 1e-7. Whatever is random comes in as an argument, so a round is a function.
+
+A verdict compares a float32 uniform with a float32 threshold, p/q under `rejection`: both are off by relative roundings
+of 2**-24, so a proposal is accepted with its probability to within 2e-7. The thresholds of `block` are exponentials of
+sums of logarithms and are within about 1e-6. The rest is the draw of a token (`draws`).
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ import mlx.core as mx
 
 from ..config import SAMPLING, Rule, one_of
 from ..errors import ConfigError
+from .draws import draw_tokens
+from .row_blocks import row_sums
 
 NEXT_TO_NOTHING = 1e-30
-UNIFORM_BITS = 23  # uniforms are whole multiples of 2**-23 below 1, so that a product with a sum stays below the sum
 
 
 def rule_for(rule: str, temperature: float) -> Rule:
@@ -36,23 +41,6 @@ def rule_for(rule: str, temperature: float) -> Rule:
     raise ConfigError(f"unknown rule {rule!r}; expected {one_of(('greedy', *SAMPLING, 'auto'))}")
 
 
-def draw_tokens(weights: mx.array, uniforms: mx.array) -> mx.array:
-    """One token from each row by inversion: the first at which the running sum exceeds its uniform times the whole sum.
-
-    One pass of additions, where Gumbel noise would take two logarithms per token. A token without weight comes out only
-    where a device's running sum is not monotone in its last bit.
-
-    Args:
-        weights: (..., V) float32, not negative, not all zero; they need not sum to 1.
-        uniforms: (...,) float32 in [0, 1), multiples of 2**-23.
-
-    Returns:
-        (...,) tokens, not evaluated.
-    """
-    sums = mx.cumsum(weights, axis=-1)
-    return mx.argmax(sums > sums[..., -1:] * uniforms[..., None], axis=-1)
-
-
 @dataclass(frozen=True)
 class Verification:
     """What the acceptance rule decided about a round; not evaluated.
@@ -70,14 +58,17 @@ class Verification:
     q: mx.array
 
 
-def verify_proposals(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx.array, rule: Rule) -> Verification:
+def verify_proposals(
+    p: mx.array, q: mx.array, proposals: mx.array, verdicts: mx.array, draws: mx.array, rule: Rule
+) -> Verification:
     """Accept a prefix of the proposals, above temperature 0.
 
     Args:
         p: (K + 1, V) float32.
         q: (K, V) float32.
         proposals: (K,) tokens, drawn from the rows of `q`.
-        uniforms: (K + 1,), independent of the proposals.
+        verdicts: (K,) uniforms in [0, 1), independent of the proposals; `match` uses none of them.
+        draws: (K + 1, `exponentials_per_draw(V)`) exponentials, likewise; the other rules use the last row alone.
         rule: `rejection` is Algorithm 1 of Leviathan et al. (arXiv 2211.17192); `block` is Algorithm 2 of Sun et al.
             (arXiv 2403.10444); `match` keeps a proposal that equals the target's own sample.
 
@@ -88,19 +79,21 @@ def verify_proposals(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx
     p_chosen, q_chosen = (mx.take_along_axis(rows, chosen, axis=-1).squeeze(-1) for rows in (p[:-1], q))
     p_tau = None
     if rule == "match":
-        own = draw_tokens(p, uniforms)  # (K + 1,)
+        own = draw_tokens(p, draws)  # (K + 1,)
         accepted = _leading_true(own[:-1] == proposals)
     elif rule == "block":
-        accepted, p_tau = _accept_block(p, q, p_chosen, q_chosen, uniforms[:-1])
+        thresholds, p_taus = block_thresholds(p, q, p_chosen / q_chosen)
+        accepted = mx.where(verdicts < thresholds, mx.arange(1, count + 1), 0).max()
+        p_tau = p_taus[accepted]
     elif rule == "rejection":
-        accepted = _leading_true(uniforms[:-1] * q_chosen < p_chosen)
+        accepted = _leading_true(verdicts < p_chosen / q_chosen)
     else:
         raise ValueError(f"rule {rule}: expected one of {', '.join(SAMPLING)}")
     after, before = p[accepted], q[mx.minimum(accepted, count - 1)]
     if rule == "match":
         following = own[accepted]
     else:
-        following = draw_tokens(_residual(after, before * (accepted < count), p_tau), uniforms[-1])
+        following = draw_tokens(residual_weights(after, before * (accepted < count), p_tau), draws[-1])
     return Verification(
         accepted,
         following,
@@ -109,27 +102,30 @@ def verify_proposals(p: mx.array, q: mx.array, proposals: mx.array, uniforms: mx
     )
 
 
-def _accept_block(
-    p: mx.array, q: mx.array, p_chosen: mx.array, q_chosen: mx.array, uniforms: mx.array
-) -> tuple[mx.array, mx.array]:
-    """τ of block verification, and p_τ, the factor on p in its residual.
+def block_thresholds(p: mx.array, q: mx.array, ratios: mx.array) -> tuple[mx.array, mx.array]:
+    """The thresholds of block verification: the last proposal whose uniform is below its own is the last one kept.
 
     p_i = min(p_{i−1}·p(x_i)/q(x_i), 1) from p_0 = 1 is the least of the products of the last j ratios, j = 0 .. i, so
     its logarithm is a running sum minus the greatest running sum so far.
+
+    Args:
+        p: (K + 1, V) float32.
+        q: (K, V) float32.
+        ratios: p(x_i)/q(x_i) of the proposals, (K,).
+
+    Returns:
+        h_1 .. h_K, and p_0 .. p_K, of which p_τ is the factor on p in the residual after τ kept proposals.
     """
-    ratios = mx.concatenate([mx.zeros(1), mx.cumsum(mx.log(p_chosen) - mx.log(q_chosen))])
-    least = mx.exp(ratios - mx.cummax(ratios))  # p_0 .. p_K
+    sums = mx.concatenate([mx.zeros(1), mx.cumsum(mx.log(ratios))])
+    least = mx.exp(sums - mx.cummax(sums))  # p_0 .. p_K
     inner = least[1:-1]
-    left = mx.maximum(inner[:, None] * p[1:-1] - q[1:], 0.0).sum(axis=-1)  # R_1 .. R_(K-1)
-    whole = left + 1.0 - inner
+    left = row_sums(mx.maximum(inner[:, None] * p[1:-1] - q[1:], 0.0))  # R_1 .. R_(K-1)
+    whole = left + (1.0 - inner)
     last_but_one = mx.where(whole > 0, left / whole, 1.0)  # p_i is 1 and p equals q: as good as accepted
-    steps = mx.concatenate([last_but_one, least[-1:]])  # h_1 .. h_K
-    reached = mx.where(uniforms < steps, mx.arange(1, uniforms.size + 1), 0)
-    accepted = reached.max()
-    return accepted, least[accepted]
+    return mx.concatenate([last_but_one, least[-1:]]), least
 
 
-def _residual(after: mx.array, before: mx.array, p_tau: mx.array | None) -> mx.array:
+def residual_weights(after: mx.array, before: mx.array, p_tau: mx.array | None) -> mx.array:
     """max(p_τ·p − q, 0) (V,), unnormalised, of p after the last kept proposal and q where the next one was drawn.
 
     `p_tau` is None where it is 1. Where p and q agree to the last bit nothing would be left; a rejection is then a

@@ -1,8 +1,8 @@
 """Batched generation: many outputs of one model at a time, through mlx-lm's batches. Knows no draft and no record.
 
-A model reads its weights once for the whole batch, so many outputs cost little more than one. Every output draws from
-uniforms of its own: which others are in its batch, and the order of the requests, change nothing in it but for the last
-bits of a larger matrix product.
+A model reads its weights once for the whole batch, so many outputs cost little more than one. Every output has a
+random stream of its own: which others are in its batch, and the order of the requests, change nothing in it but for the
+last bits of a larger matrix product.
 
 mlx-lm calls one sampler for the whole batch at once, without saying which outputs the rows are. `_Batch` knows: rows
 stay in the order in which they began. mlx-lm normalises the logits before it gives them to the sampler, which nobody
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
@@ -32,8 +33,8 @@ from ..data.records import Sampler
 from ..errors import DraftloopError
 from ..runtime.memory import REFUSALS, is_out_of_memory
 from . import prompt_caches
-from .acceptance_rules import draw_tokens
-from .round_sampler import Uniforms
+from .draws import draw_tokens, exponentials_per_draw
+from .random_stream import RandomStream
 from .sampling_filters import sampling_probs
 
 MOST_ROWS = 128
@@ -161,12 +162,12 @@ def _several(rows: int) -> int:
 
 @dataclass(eq=False)
 class _Row:
-    """An output in work or at its end: the uniforms that are left, its tokens, and what they were drawn from."""
+    """An output in work or at its end: its random stream, its tokens, and what they were drawn from."""
 
     place: int
     prompt: tuple[int, ...]
     most: int
-    uniforms: Iterator[float]
+    random: RandomStream
     ended: bool = False
     tokens: list[int] = field(default_factory=list)
     p: list[mx.array] = field(default_factory=list)
@@ -174,8 +175,7 @@ class _Row:
     @classmethod
     def of(cls, place: int, request: OutputRequest) -> _Row:
         """The row of an output that is to begin."""
-        uniforms = iter(Uniforms(request.sampler.seed).on_host(request.most).tolist())
-        return cls(place, request.prompt, request.most, uniforms)
+        return cls(place, request.prompt, request.most, RandomStream(request.sampler.seed))
 
     def take(self, token: int, stop_tokens: frozenset[int]) -> bool:
         """Append a token, unless the output has ended; whether it ends with this token."""
@@ -210,7 +210,8 @@ class _Drawing:
             for i, row in enumerate(rows):
                 if not row.ended:
                     row.p.append(p[i])
-        return draw_tokens(p, mx.array([next(row.uniforms, 0.0) for row in rows]))
+        per_draw = exponentials_per_draw(self.width)
+        return draw_tokens(p, mx.array(np.stack([row.random.exponentials(per_draw) for row in rows])))
 
 
 def _one_by_one(

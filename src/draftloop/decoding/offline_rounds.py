@@ -11,7 +11,7 @@ itself, and the one that was rejected at t has, under
     greedy      argmax q
 
 and is independent of y then. At a bonus position the draft's proposal is a draw from q. So one uniform per round and
-one per position make records that have the law of live ones, from one pass of each model over whole outputs.
+one draw per position make records that have the law of live ones, from one pass of each model over whole outputs.
 
 What flows, for a block of outputs with N tokens in all: p and q (N, V), two scalars per position to the host, where the
 rounds are drawn, then the draws at rejected and bonus positions (M <= N of them) and four scalars of each back.
@@ -29,17 +29,18 @@ from ..config import Rule
 from ..data.teacher_top_k import concatenate_top_k
 from ..evaluation.estimator import FloatArray, survival
 from ..models.pair import Pair
-from .acceptance_rules import NEXT_TO_NOTHING, draw_tokens
+from .acceptance_rules import NEXT_TO_NOTHING
 from .decoder import Settings
+from .draws import draw_tokens, exponentials_per_draw
 from .generation import Generation, RejectedToken
-from .round_sampler import Uniforms
+from .random_stream import RandomStream
 from .sampling_filters import sampling_probs
 from .teacher_forced import TargetGeneration, blocks, distributions
 from .top_k import to_numpy, top_k_tokens
 
 BLOCK_BYTES = 128 << 20  # of distributions of each model held at once, where one output alone has no more
 _SLICE_BYTES = 32 << 20  # of copies of them that are worked on
-_ROUNDS, _DRAWS = 2, 3  # streams of uniforms, beside the decoder's own
+_ROUNDS, _DRAWS = 2, 3  # streams of random numbers, beside the decoder's own
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _block(
     ends = np.cumsum([len(generation.output) for _, generation in members]).tolist()
     starts = [0, *ends[:-1]]
     along = [
-        _draw_rounds(log_p[start:end], log_q[start:end], settings, Uniforms(generation.sampler.seed, _ROUNDS))
+        _draw_rounds(log_p[start:end], log_q[start:end], settings, RandomStream(generation.sampler.seed, _ROUNDS))
         for (_, generation), start, end in zip(members, starts, ends, strict=True)
     ]
 
@@ -117,12 +118,15 @@ def _block(
     if where:  # else every output ended with the last proposal that it kept
         p_taus = mx.array([p_tau or 0.0 for turns in along for p_tau in turns.p_taus])  # at a bonus position 0
         each = zip(members, along, strict=True)
-        uniforms = mx.concatenate([Uniforms(g.sampler.seed, _DRAWS).draw(len(t.positions)) for (_, g), t in each])
+        per_draw = exponentials_per_draw(p.shape[-1])
+        exponentials = np.concatenate(  # (M, per_draw)
+            [RandomStream(g.sampler.seed, _DRAWS).exponentials(len(t.positions), per_draw) for (_, g), t in each]
+        )
         for part in _slices(len(where), p.shape[-1]):
             at = mx.array(where[part])
             before, after = q[at], p[at]  # (m, V)
             weights = _proposing(before, after, emitted[at], p_taus[part, None], settings.rule)
-            tokens = draw_tokens(weights, uniforms[part])
+            tokens = draw_tokens(weights, mx.array(exponentials[part]))
             both = [mx.take_along_axis(table, tokens[:, None], axis=-1).squeeze(-1) for table in (after, before)]
             mx.eval(tokens, both)
             columns = [_log(column).tolist() for column in both]
@@ -155,11 +159,11 @@ def _slices(count: int, width: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _draw_rounds(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: Uniforms) -> _Turns:
+def _draw_rounds(log_p: FloatArray, log_q: FloatArray, settings: Settings, random: RandomStream) -> _Turns:
     """Draw the rounds along one output of N tokens; a round takes one uniform."""
     length, k = len(log_p), settings.num_draft_tokens
     reached = survival(log_p, log_q, settings.rule, k)[:, 1:]  # (N, K), not increasing
-    uniforms = random.on_host(length)
+    uniforms = random.uniforms(length)
     turns = _Turns([], [], [])
     at = 0
     while at < length:

@@ -13,12 +13,13 @@ from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import Rule
 from ..data.records import Sampler
 from ..data.teacher_top_k import TopK
-from .acceptance_rules import UNIFORM_BITS, draw_tokens, verify_proposals
+from .acceptance_rules import verify_proposals
+from .draws import draw_tokens, exponentials_per_draw
+from .random_stream import RandomStream
 from .sampling_filters import sampling_probs
 from .top_k import to_numpy, top_k_tokens
 
@@ -133,17 +134,20 @@ class GreedySampler:
 
 
 class StochasticSampler:
-    """Above temperature 0. All of its randomness are uniforms of a stream of its own: `sampler.seed` is its key."""
+    """Above temperature 0. All of its randomness is of streams of its own: `sampler.seed` is their key."""
 
     def __init__(self, sampler: Sampler, rule: Rule, width: int, top_k_kept: int = 0) -> None:
         self._sampler, self._rule, self._width, self._top_k_kept = sampler, rule, width, top_k_kept
-        self._random, self._beside = Uniforms(sampler.seed), Uniforms(sampler.seed, stream=1)
+        self._random, self._beside = RandomStream(sampler.seed), RandomStream(sampler.seed, stream=1)
+        self._per_draw = exponentials_per_draw(width)
         self.begin(0)
 
     def begin(self, count: int) -> None:
         """Open a round; `RoundSampler.begin`."""
-        self._uniforms = self._random.draw(2 * count + 1)  # for K proposals, their K verifications, and what follows
         self._count = count
+        self._verdicts = mx.array(self._random.uniforms(count))
+        # For K proposals, and the K + 1 that the verification may draw.
+        self._draws = mx.array(self._random.exponentials(2 * count + 1, self._per_draw))
         self._proposals: list[mx.array] = []
         self._q: list[mx.array] = []
         self._bonus: tuple[mx.array, mx.array] | None = None
@@ -154,7 +158,7 @@ class StochasticSampler:
             self._bonus = self._bonus_arrays(logits[-2], bonus_token)
         q = self._probs(logits[-1:])
         at = len(self._proposals)
-        proposal = draw_tokens(q, self._uniforms[at : at + 1])
+        proposal = draw_tokens(q, self._draws[at : at + 1])
         self._proposals.append(proposal)
         self._q.append(q)
         return proposal
@@ -163,7 +167,7 @@ class StochasticSampler:
         """By the rule in use; `RoundSampler.verify`."""
         count = self._count
         proposals, q, p = mx.concatenate(self._proposals), mx.concatenate(self._q), self._probs(logits)
-        verified = verify_proposals(p, q, proposals, self._uniforms[count:], self._rule)
+        verified = verify_proposals(p, q, proposals, self._verdicts, self._draws[count:], self._rule)
         kept = top_k_tokens(p, self._top_k_kept) if self._top_k_kept else None
         tokens = mx.concatenate([proposals, verified.accepted[None].astype(mx.uint32), verified.following[None]])
         probabilities = mx.concatenate([verified.p, verified.q])
@@ -185,7 +189,7 @@ class StochasticSampler:
 
     def following(self, logits: mx.array) -> mx.array:
         """A draw from the target."""
-        return draw_tokens(self._probs(logits), self._random.draw(1))
+        return draw_tokens(self._probs(logits), mx.array(self._random.exponentials(1, self._per_draw)))
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
         """A draw from the draft."""
@@ -197,7 +201,7 @@ class StochasticSampler:
     def _bonus_arrays(self, logits: mx.array, token: int) -> tuple[mx.array, mx.array]:
         """What the draft draws, and its probability of the token that was emitted."""
         q = self._probs(logits)
-        return draw_tokens(q, self._beside.draw(1)[0]), q[token]
+        return draw_tokens(q, mx.array(self._beside.exponentials(self._per_draw))), q[token]
 
 
 def round_sampler_for(sampler: Sampler, width: int, rule: Rule | None = None, top_k_kept: int = 0) -> RoundSampler:
@@ -212,25 +216,6 @@ def round_sampler_for(sampler: Sampler, width: int, rule: Rule | None = None, to
     if sampler.temperature == 0:
         return GreedySampler(width, top_k_kept)
     return StochasticSampler(sampler, rule or "rejection", width, top_k_kept)
-
-
-class Uniforms:
-    """A stream of uniforms in [0, 1), each a multiple of 2**-23 and exact in float32; the same on every machine.
-
-    Streams of one seed have nothing to do with each other: a draw from one changes nothing in another.
-    """
-
-    def __init__(self, seed: int, stream: int = 0) -> None:
-        self._generator = np.random.Generator(np.random.Philox(key=(stream << 64) | seed))
-
-    def draw(self, count: int) -> mx.array:
-        """The next `count`, (count,) float32."""
-        return mx.array(self.on_host(count))
-
-    def on_host(self, count: int) -> NDArray[np.float32]:
-        """The same for NumPy."""
-        whole = self._generator.integers(0, 1 << UNIFORM_BITS, size=count, dtype=np.uint32)
-        return whole.astype(np.float32) * np.float32(2.0**-UNIFORM_BITS)
 
 
 def _log(probability: float) -> float:
