@@ -152,7 +152,10 @@ def test_a_mistyped_variable_is_refused_with_the_nearest_name(written, name, mea
         ("training:\n  batch_size: 0\n", "line 2: training.batch_size = 0: input should be greater than or equal to 1"),
         ("training:\n  batch_size: 2.5\n", "line 2: training.batch_size = 2.5: input should be a valid integer"),
         ("training:\n  epochs: yes\n", "line 2: training.epochs = True: true and false "),
-        ("training:\n  learning_rate: .nan\n", "line 2: training.learning_rate = nan: expected auto, or a number above 0 and at most 1"),
+        (
+            "training:\n  learning_rate: .nan\n",
+            "line 2: training.learning_rate = nan: expected auto, or a number above 0 and at most 1",
+        ),
         ("training:\n  max_minutes: 1:30\n", "line 2: training.max_minutes = '1:30': input should be a valid number"),
         ("training:\n  max_minutes: -1\n", "line 2: training.max_minutes = -1: input should be greater than 0"),
         ("training:\n  loss: mse\n", "line 2: training.loss = 'mse': input should be 'ce', 'kl', 'tv', 'nla' or 'lk'"),

@@ -51,8 +51,7 @@ class PeakRate:
         by: `trials` where it did best in short trials, `width` where it is the rule's.
         trials: those that were made to their end, in order.
         steps: optimizer steps of each trial.
-        why: why the rule decides, or why the trials end before the best rate has a worse one on either side; None
-            where there is nothing to say.
+        why: why the rule decides, or why the trials ended before the best rate had a worse one on either side.
     """
 
     rate: float

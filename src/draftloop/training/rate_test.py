@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import BatchesUnusable
+from ..models import adapter as lora
+from ..runtime.rng import get_state, set_state
 from .dataset.batch_plan import Window
 from .dataset.examples import Example
 from .losses import Sums
@@ -40,7 +42,7 @@ class RateTest:
     """The test of one run.
 
     Attributes:
-        learner: stands where the run begins, with the guess as its peak.
+        learner: stands where the run begins, before its first step, with the guess as its peak.
         windows: of the run, from its beginning.
         validation: micro-batches; each trial takes at most as many of them as it has steps.
         fallback: keeps steps and validations within memory; what it finds out stays.
@@ -70,9 +72,9 @@ class RateTest:
         Raises:
             TrainingFailed: not one example fits into memory.
         """
-        guess, steps = self.learner.peak, trial_steps(len(self.windows))
-        if self.why_not is not None:
-            return PeakRate(guess, "width", why=self.why_not)
+        guess, steps, why_not = self.learner.peak, trial_steps(len(self.windows)), self.why_not
+        if why_not is not None:
+            return PeakRate(guess, "width", why=why_not)
         # 1. Trials until the best one is between worse ones.
         trials: list[RateTrial] = []
         out_of_time = False
@@ -89,13 +91,14 @@ class RateTest:
         if best.scores is None or not best.scores.are_finite:
             return PeakRate(guess, "width", trials, steps, "no rate that was tried gave finite scores")
         if why is None and not is_enclosed(trials):
-            why = "no further ones are tried, though the best is at the end of them"
+            why = "the best is at the end of what is tried"
         return PeakRate(best.rate, "trials", trials, steps, why)
 
     def _trial(self, rate: float, steps: int, number: int) -> RateTrial:
         """From the beginning to the end of a short training of its own; then all is as it was."""
         learner, windows = self.learner, self.windows[:steps]
-        before, peak, planned = learner.state(), learner.peak, learner.steps
+        adapter, random = lora.adapter_parameters(learner.draft), get_state()
+        peak, planned = learner.peak, learner.steps
         learner.peak, learner.steps = rate, steps
         try:
             in_row = 0
@@ -108,8 +111,10 @@ class RateTest:
         except BatchesUnusable:  # a rate with which this happens is too high; that of the run would end it
             return RateTrial(rate, None)
         finally:
-            learner.restore(before)
             learner.peak, learner.steps = peak, planned
+            lora.load_parameters(learner.draft, adapter)
+            learner.begin_anew(learner.slower)  # the moments of a beginning need not be kept: they are zero
+            set_state(random)
             learner.draft.eval()
         return RateTrial(rate, scores)
 
