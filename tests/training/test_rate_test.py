@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,15 +262,20 @@ def test_a_rate_of_which_too_many_batches_are_skipped_loses_and_the_run_knows_no
     assert progress["peak_rate"]["rate"] <= RULE / 4
     assert (progress["skipped"], progress["skipped_in_row"], progress["skipped_records"]) == (0, 0, {})
     assert "skipped records" not in said(shop)
-    assert "not finite" in said(shop)
+    assert "0.036 diverged" in said(shop)
 
 
-def test_where_no_rate_gives_finite_scores_the_rule_decides(tmp_path, monkeypatch):
-    tried = scripted(monkeypatch, lambda _: ValidationScores(float("nan"), 0.1, 10, {}))
-    chosen = run_to(workshop(tmp_path), step=1)["progress"]["peak_rate"]
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_where_no_rate_gives_finite_scores_the_rule_decides_and_the_run_can_be_resumed(tmp_path, monkeypatch, number):
+    tried = scripted(monkeypatch, lambda _: ValidationScores(number, 0.1, 10, {}))
+    shop = workshop(tmp_path)
+    chosen = run_to(shop, step=1)["progress"]["peak_rate"]
     assert len(tried) == MOST_TRIALS
     assert (chosen["rate"], chosen["by"]) == (RULE, "width")
-    assert "no rate that was tried" in chosen["why"]
+    assert chosen["why"] == "training diverged with every rate tried"
+    with pytest.raises(Interrupted, match="after step 2 of"):
+        shop.resume(**stopped_at(2))
+    assert checkpoint(shop)["progress"]["peak_rate"] == chosen
 
 
 def test_a_trial_out_of_memory_is_made_again_in_smaller_parts(tmp_path, monkeypatch):

@@ -29,17 +29,17 @@ class RateTrial:
 
     Attributes:
         rate: the peak.
-        scores: validation scores at its end; None where the training could not be made to its end.
+        scores: validation scores at its end; None where they are not finite, or too many batches could not be used.
     """
 
     rate: float
     scores: ValidationScores | None
 
     def better_than(self, other: RateTrial) -> bool:
-        """Whether its scores are; where neither has usable ones, the lower rate is better."""
-        if self.scores is None or not self.scores.are_finite:
-            return (other.scores is None or not other.scores.are_finite) and self.rate < other.rate
-        return self.scores.better_than(other.scores) if other.scores and other.scores.are_finite else True
+        """Whether its scores are; where neither has any, the lower rate is better."""
+        if self.scores is None:
+            return other.scores is None and self.rate < other.rate
+        return self.scores.better_than(other.scores)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PeakRate:
     Attributes:
         rate: the peak.
         by: `trials` where it did best in short trials, `width` where it is the rule's.
-        trials: those that were made to their end, in order.
+        trials: in the order of making; one that the time limit ended is left out.
         steps: optimizer steps of each trial.
         why: why the rule decides, or why the trials ended before the best rate had a worse one on either side.
     """
@@ -130,4 +130,4 @@ def is_enclosed(trials: Sequence[RateTrial]) -> bool:
 
 
 def _outcome(trial: RateTrial) -> str:
-    return "not finite" if trial.scores is None or not trial.scores.are_finite else f"{trial.scores.acceptance:.4f}"
+    return "diverged" if trial.scores is None else f"{trial.scores.acceptance:.4f}"

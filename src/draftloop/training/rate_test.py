@@ -88,8 +88,8 @@ class RateTest:
         if why and len(trials) < 2:
             return PeakRate(guess, "width", trials, steps, why)
         best = best_trial(trials)
-        if best.scores is None or not best.scores.are_finite:
-            return PeakRate(guess, "width", trials, steps, "no rate that was tried gave finite scores")
+        if best.scores is None:
+            return PeakRate(guess, "width", trials, steps, "training diverged with every rate tried")
         if why is None and not is_enclosed(trials):
             why = "the best is at the end of what is tried"
         return PeakRate(best.rate, "trials", trials, steps, why)
@@ -116,7 +116,7 @@ class RateTest:
             learner.begin_anew(learner.slower)  # the moments of a beginning need not be kept: they are zero
             set_state(random)
             learner.draft.eval()
-        return RateTrial(rate, scores)
+        return RateTrial(rate, scores if scores.are_finite else None)  # JSON has no NaN
 
     def _step(self, window: Window, step: int, in_row: int) -> int:
         def work() -> int:
