@@ -70,7 +70,7 @@ def main() -> None:
             lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, settings.lora), settings.seed)
         learner, seconds = make_learner(ours, texts, plan, settings)
         turns = Turns()
-        train_in_turns(other, learner, plan, settings, turns)
+        train_in_turns(other, learner, plan, turns)
         for way, found in (("draftloop, lk", turns.ours), ("mlx_lm.lora, cross-entropy", turns.theirs)):
             speeds = [n / s for n, s in zip(turns.tokens[warm_up:], found[warm_up:], strict=True)]
             timed = Timed.of(speeds)
@@ -119,7 +119,7 @@ def make_learner(pair: Pair, texts: list[Example], plan: BatchPlan, settings: Tr
     ), seconds
 
 
-def train_in_turns(pair: Pair, learner: Learner, plan: BatchPlan, settings: Training, turns: Turns) -> None:
+def train_in_turns(pair: Pair, learner: Learner, plan: BatchPlan, turns: Turns) -> None:
     """mlx-lm's trainer on `pair`, and the learner's steps in between."""
     windows = plan.windows
 
@@ -142,7 +142,7 @@ def train_in_turns(pair: Pair, learner: Learner, plan: BatchPlan, settings: Trai
             steps_per_save=10**9,
             adapter_file=str(Path(folder) / "adapters.safetensors"),
         )
-        optimizer = optim.AdamW(settings.learning_rate)
+        optimizer = optim.AdamW(learner.peak)
         mlx_lm_train(pair.draft, optimizer, windows, args=arguments, iterate_batches=batches)
 
 

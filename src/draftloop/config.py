@@ -89,6 +89,8 @@ def _template_args(value: object) -> object:
 
 _Gigabytes = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Memory = Annotated[float | Literal["auto"], _auto_or(_Gigabytes, "a number of GB above 0")]
+_Rate = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)]
+LearningRate = Annotated[float | Literal["auto"], _auto_or(_Rate, "a number above 0 and at most 1")]
 Epochs = Annotated[int | Literal["auto"], _auto_or(Positive, "a whole number above 0")]
 TemplateArgs = Annotated[dict[str, Any], PlainValidator(_template_args)]
 
@@ -163,7 +165,7 @@ class Training(Section):
     loss: Loss = setting(
         "lk", "loss; ce: target's tokens; kl, tv: its distribution; nla: negative log acceptance; lk: kl and tv"
     )
-    learning_rate: float = setting(6e-3, "peak learning rate", gt=0.0, le=1.0)
+    learning_rate: LearningRate = setting("auto", "peak learning rate, at most 1; auto: measured in short trials")
     batch_size: Positive = setting(16, "most generations per micro-batch")
     batch_tokens: Positive = setting(1024, "most supervised tokens per micro-batch of several generations")
     gradient_accumulation_steps: Positive = setting(1, "micro-batches per optimizer step")

@@ -66,6 +66,10 @@ class TrainingFailed(DraftloopError):
     """Training stopped because its numbers went wrong."""
 
 
+class BatchesUnusable(TrainingFailed):
+    """Too many micro-batches in a row could not be trained on."""
+
+
 class ChampionMoved(DraftloopError):
     """The champion is another one than a decision was made against."""
 

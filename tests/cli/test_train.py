@@ -29,6 +29,8 @@ def test_two_prompts_are_enough_and_it_says_that_nothing_could_be_held_out(call_
     assert "v0001" in found.out
     assert "no validation generation" in found.out
     assert "no validation generation" in found.err
+    assert re.search(r"learning rate +[\d.]+ \(by the draft's width\)", found.out)
+    assert "by the draft's width: there is no validation generation to test rates on" in found.err
     assert re.search(r"Trained on 24 positions of 2 generations, \d+ of them rejected\.", found.out)
     assert "What the target still rejects, on 24 positions of 2 failures it trained on:" in found.out
     waits = "Next: v0001 waits for the gate, with 0 of 12 held-out prompts; collect about 68 more prompts. "
@@ -63,7 +65,20 @@ def test_json_says_what_the_text_says_and_the_version_loads_in_plain_mlx_lm(
     assert (values["status"], values["version"], values["failures"]) == ("ok", "v0001", 2)
     assert values["train_loss_before"] != values["train_loss_after"]
     assert values["lessons"] == json.loads(Path(values["run_path"], "result.json").read_text())["lessons"]
+    assert values["peak_rate"]["by"] == "width"
+    assert values["learning_rate"] == values["peak_rate"]["rate"]
     mlx_lm.load(small_models.draft, adapter_path=values["path"])
+
+
+@pytest.mark.usefixtures("collected")
+def test_a_learning_rate_that_is_given_is_the_one_that_is_trained_with(call_with_pair) -> None:
+    found = call_with_pair("train", "--epochs", "1", "--rank", "2", "--learning-rate", "1e-3")
+    assert found.code == 0, found.err
+    assert re.search(r"learning rate +0\.001 \(given\)", found.out)
+    assert "by the draft's width" not in found.err
+    refused = call_with_pair("train", "--learning-rate", "2")
+    assert refused.code == 2
+    assert "training.learning_rate = '2': expected auto, or a number above 0 and at most 1" in refused.err
 
 
 @pytest.mark.usefixtures("collected")

@@ -307,3 +307,15 @@ def test_an_error_within_leaves_the_adapter_on() -> None:
     with pytest.raises(KeyError), lora.merged(model):
         raise KeyError
     assert lora.is_attached(model)
+
+
+@pytest.mark.parametrize("matrices", ["layers", "all"])
+def test_the_input_width_of_most_layers_is_the_hidden_size(matrices):
+    model = tiny_llama(vocabulary=96, width=32)  # with an embedding of 96 inputs and a down projection of 64
+    lora.attach_fresh(model, lora.shape_for(model, Lora(rank=2, matrices=matrices)), seed=0)
+    assert lora.input_width(model) == 32
+
+
+def test_without_an_adapter_there_is_no_input_width():
+    with pytest.raises(AdapterError, match="carries no adapter"):
+        lora.input_width(tiny_llama())

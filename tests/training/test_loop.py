@@ -418,7 +418,8 @@ def test_a_rate_that_makes_the_draft_worse_than_it_was_is_halved_from_the_best_w
     assert result.val_acceptance_after >= result.val_acceptance_before
     rates = [row["learning_rate"] for row in rows(shop, kind="train")]
     scheduled = [
-        learning_rate(row["step"] - 1, result.planned_steps, shop.config.training) for row in rows(shop, kind="train")
+        learning_rate(row["step"] - 1, result.planned_steps, result.learning_rate, WRECKING["warmup_steps"])
+        for row in rows(shop, kind="train")
     ]
     assert rates[-1] == pytest.approx(scheduled[-1] / 2**slowed)
 

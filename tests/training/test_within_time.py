@@ -105,6 +105,12 @@ def stopped_at(step: int) -> dict[str, Any]:
     return {"stop": stop, "on_step": look}
 
 
+def scheduled(first: int, fitting: int) -> list[float]:
+    """Of steps `first` to `fitting` - 1, where the schedule ends there."""
+    peak, warmup_steps = SETTINGS["learning_rate"], SETTINGS["warmup_steps"]
+    return [learning_rate(step, fitting, peak, warmup_steps) for step in range(first, fitting)]
+
+
 def weights(result: TrainResult) -> bytes:
     return (Path(result.path) / "adapters.safetensors").read_bytes()
 
@@ -119,9 +125,8 @@ def test_the_schedule_ends_at_the_last_step_that_fits(tmp_path, drive):
     assert said(shop, "a step:") == [
         "3 s a step: 36 of 160 planned steps fit into 2 minutes; the schedule ends there",
     ]
-    settings = shop.config.training
-    assert rates(shop)[2:] == [learning_rate(step, fitting, settings) for step in range(2, fitting)]
-    assert rates(shop)[-1] == pytest.approx(settings.learning_rate / (fitting - settings.warmup_steps))
+    assert rates(shop)[2:] == scheduled(2, fitting)
+    assert rates(shop)[-1] == pytest.approx(SETTINGS["learning_rate"] / (fitting - SETTINGS["warmup_steps"]))
     assert said(shop, "step 36/")[0].startswith("step 36/36,")
 
 
@@ -131,7 +136,7 @@ def test_checkpoints_and_new_texts_are_counted_in(tmp_path, drive):
     result = shop.train()
     assert result.ended == "time limit"
     assert 120.0 - A_STEP - VALIDATION - 4.0 < result.seconds <= 120.0
-    assert rates(shop)[-1] < 0.06 * shop.config.training.learning_rate
+    assert rates(shop)[-1] < 0.06 * SETTINGS["learning_rate"]
 
 
 def test_where_everything_fits_the_limit_changes_nothing(tmp_path, drive):
@@ -230,8 +235,7 @@ def test_a_run_that_its_limit_ended_goes_on_where_it_is_given_more_and_gives_ano
         "3 s a step: 18 more, 54 of 160 planned steps in all, fit into 1 more minute; the schedule ends there"
     )
     assert said(shop, "goes on") == ["run r0001 goes on after step 36 of 160, for 1 more minute from there"]
-    settings = shop.config.training
-    assert rates(shop)[36:] == [learning_rate(step, fitting, settings) for step in range(36, fitting)]
+    assert rates(shop)[36:] == scheduled(36, fitting)
 
 
 def test_more_time_is_enough_for_the_whole_plan_and_no_step_beyond(tmp_path, drive):

@@ -106,6 +106,7 @@ def _print(result: TrainResult) -> None:
             "left out": left_out or "nothing",
             "labels cut": result.cut_labels,
             "steps": f"{result.steps} of {result.planned_steps} ({result.ended}), {result.seconds:.0f} s",
+            "learning rate": f"{result.learning_rate:g} ({_how_chosen(result)})",
             "peak memory": f"{result.peak_memory_gb:.2f} GB",
             "skipped batches": result.skipped_batches,
             "training loss": _change(result.train_loss_before, result.train_loss_after),
@@ -137,6 +138,13 @@ def _print(result: TrainResult) -> None:
     print_text("before, after: acceptance per position; missed: share of what is still rejected")
     if report.kinds[0].acceptance_before is None:
         print_text("before: n/a, because this run did not keep how the draft did at its start")
+
+
+def _how_chosen(result: TrainResult) -> str:
+    chosen = result.peak_rate
+    if chosen is None:
+        return "given"
+    return f"the best of {len(chosen.trials)} tried" if chosen.by == "trials" else "by the draft's width"
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -135,6 +136,18 @@ def adapter_parameters(model: nn.Module) -> dict[str, mx.array]:
     }
 
 
+def input_width(model: nn.Module) -> int:
+    """The input width that most of the adapted layers have: the hidden size of a transformer.
+
+    Raises:
+        AdapterError: it carries none.
+    """
+    widths = [_width_of(values.shape) for name, values in adapter_parameters(model).items() if ".lora_a" in name]
+    if not widths:
+        raise AdapterError("the draft carries no adapter; attach one first")
+    return statistics.mode(widths)
+
+
 def load_parameters(model: nn.Module, weights: dict[str, mx.array]) -> None:
     """Set A and B by the names that `adapter_parameters` gives."""
     model.load_weights(list(weights.items()), strict=False)
@@ -239,5 +252,10 @@ def _adaptable(module: nn.Module) -> set[str]:
 
 def _uniform(shape: tuple[int, ...], key: mx.array) -> mx.array:
     """mlx-lm's own start of A: uniform within ±1/√in."""
-    bound = 1.0 / math.sqrt(shape[-1] if len(shape) == 3 else shape[0])
+    bound = 1.0 / math.sqrt(_width_of(shape))
     return mx.random.uniform(-bound, bound, shape, key=key)
+
+
+def _width_of(shape: tuple[int, ...]) -> int:
+    """The inputs of an adapted layer whose A has this shape: (in, rank), of experts (experts, rank, in)."""
+    return shape[-1] if len(shape) == 3 else shape[0]

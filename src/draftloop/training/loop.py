@@ -26,6 +26,8 @@ from .dataset.examples import Example
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.out_of_memory import OutOfMemoryFallback
+from .peak_rate import SHARE, PeakRate
+from .rate_test import OutOfTime, RateTest
 from .report import TRAIN, VALIDATION, Reporter, detail_of, line_of
 from .run import RunDirectory
 from .step import Learner
@@ -61,6 +63,7 @@ class Progress:
         slowed: times that the learning rate was halved, because the draft got worse than it was at the start.
         skipped_records: by id, how often a record was in what could not be used.
         fit: how micro-batches are cut to fit into memory: a resumed run cuts them alike.
+        peak_rate: the learning rate that the run has chosen; None where it is given, or not chosen yet.
     """
 
     step: int = 0
@@ -82,6 +85,7 @@ class Progress:
     slowed: int = 0
     skipped_records: dict[str, int] = field(default_factory=dict)
     fit: Fit | None = None
+    peak_rate: PeakRate | None = None
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     @classmethod
@@ -141,6 +145,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.learner.slower = 0.5**self.progress.slowed
+        if self.progress.peak_rate is not None:
+            self.learner.peak = self.progress.peak_rate.rate
         every = self.settings.steps_per_eval if self.validation else None
         begins = tuple(self.curriculum.begins)
         self._timetable = Timetable(self.curriculum.steps, every, self.settings.save_every, begins)
@@ -205,10 +211,14 @@ class Loop:
                 continue  # it may have been one too many without a better one
             if ended is not None:
                 return ended
-            # 3. Save.
+            # 3. Choose the learning rate, if it is not given.
+            if settings.learning_rate == "auto" and progress.peak_rate is None:
+                self._choose_rate()
+                continue  # it may have taken the time that there was
+            # 4. Save.
             if progress.step % settings.save_every == 0 and self._saved_step != progress.step:
                 progress.pace.saving = self._timed(self.save)
-            # 4. Step. New samples are counted by themselves, and a process compiles in its first step: neither is pace.
+            # 5. Step. New samples are counted by themselves, and a process compiles in its first step: neither is pace.
             seconds, made = self._timed(self._step), progress.step - 1
             if made > self._first:
                 sampling = (progress.pace.writing or 0.0) if made in self._timetable.stages else 0.0
@@ -257,6 +267,31 @@ class Loop:
             taken = self._time.now() - start
             self.progress.seconds += taken
         return taken
+
+    def _choose_rate(self) -> None:
+        """By short trials; a run that is stopped or killed meanwhile makes them again, and chooses the same."""
+        progress, learner = self.progress, self.learner
+        start, allowed = self._time.now(), SHARE * (self.limit.seconds - progress.seconds)
+
+        def check() -> None:
+            self._check()
+            if self._time.now() - start > allowed:
+                raise OutOfTime
+
+        def choose() -> None:
+            progress.peak_rate = test.choose()
+
+        windows = self.curriculum.plan.windows
+        test = RateTest(learner, windows, self.validation, self.fallback, check, self.reporter.note)
+        if test.why_not is None:
+            progress.pace.saving = self._timed(self.save)
+        seconds = self._timed(choose)
+        assert progress.peak_rate is not None
+        learner.peak = progress.peak_rate.rate
+        learner.begin_anew(learner.slower)
+        self._saved_step = None  # what was saved does not know the rate
+        took = f" ({seconds:.1f} s)" if progress.peak_rate.trials else ""
+        self.reporter.say(f"{progress.peak_rate.describe()}{took}")
 
     def _check(self) -> None:
         if self.stop:

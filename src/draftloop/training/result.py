@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .peak_rate import PeakRate
 from .token_report import TokenReport
 
 
@@ -17,6 +18,7 @@ class TrainResult:
         run, run_path: id and directory of the run.
         ended: `finished`, `early stop` or `time limit`.
         loss: the loss that was trained with.
+        learning_rate: the peak; peak_rate: how it was chosen, None where it was given.
         steps: optimizer steps made, of `planned_steps`; `best_step` is the one whose weights were kept.
         failures, validation_records, replay_pool: how many records each part has.
         tokens: supervised tokens trained on; `replay_share` is the share of replayed ones in the plan.
@@ -37,6 +39,8 @@ class TrainResult:
     run_path: str
     ended: str
     loss: str
+    learning_rate: float
+    peak_rate: PeakRate | None
     steps: int
     planned_steps: int
     best_step: int | None

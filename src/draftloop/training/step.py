@@ -26,7 +26,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..config import Training
 from ..data.records import Sampler
-from ..errors import TrainingFailed
+from ..errors import BatchesUnusable
 from ..models import adapter as lora
 from ..runtime import memory
 from ..runtime.rng import get_state, set_state, unchanged
@@ -38,6 +38,7 @@ from .forward import PIECE_BYTES, Forward, positions_at_a_time
 from .losses import Sums
 from .memory.fitting import Fit
 from .memory.recompute import set_recompute
+from .peak_rate import rate_by_width
 from .teacher import Teacher, TeacherParts
 
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
@@ -83,6 +84,7 @@ class Learner:
         piece_bytes: of draft logits in float32 that exist at a time.
         piece: positions whose logits exist at a time.
         slower: a factor on the scheduled learning rate.
+        peak: learning rate of the schedule; where the settings leave it to a test, the rule by width's until then.
     """
 
     draft: nn.Module
@@ -94,6 +96,8 @@ class Learner:
     piece_bytes: int = PIECE_BYTES
 
     def __post_init__(self) -> None:
+        given = self.settings.learning_rate
+        self.peak = given if given != "auto" else self._rate_by_width()
         self.begin_anew(1.0)
         self.piece = positions_at_a_time(self.width, self.piece_bytes)
         self._sums_and_gradients = nn.value_and_grad(self.draft, self._sums)
@@ -110,10 +114,13 @@ class Learner:
         self._fit = fit
         set_recompute(self.draft, fit.recompute)
 
+    def _rate_by_width(self) -> float:
+        return rate_by_width(lora.input_width(self.draft), lora.carried_shape(self.draft).scale)
+
     def begin_anew(self, slower: float) -> None:
         """Forget all moments, and go on with the scheduled learning rate times `slower`."""
         settings, self.slower = self.settings, slower
-        self.optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
+        self.optimizer = optim.AdamW(self.peak, weight_decay=settings.weight_decay, bias_correction=True)
         self.optimizer.init(self.draft.trainable_parameters())
         mx.eval(self.optimizer.state)  # so that the moments count when the memory that is taken is measured
 
@@ -147,11 +154,11 @@ class Learner:
             following: what the next step is made of, where that is known.
 
         Raises:
-            TrainingFailed: too many micro-batches in a row could not be used.
+            BatchesUnusable: too many micro-batches in a row could not be used.
             RuntimeError, MemoryError: MLX's own, where it is out of memory.
         """
         self.draft.train()
-        rate = self.slower * learning_rate(step, self.steps, self.settings)
+        rate = self.slower * learning_rate(step, self.steps, self.peak, self.settings.warmup_steps)
         gradients: Any = None
         loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
         skipped: list[SkippedBatch] = []
@@ -276,7 +283,7 @@ class Learner:
 
     def _give_up_after(self, in_row: int, last: SkippedBatch, step: int) -> None:
         if in_row >= self.settings.max_skipped_batches:
-            raise TrainingFailed(
+            raise BatchesUnusable(
                 f"training stopped at step {step}: {in_row} micro-batches in a row could not be used; of the last one, "
                 f"records {', '.join(last.record_ids)}, {last.reason}. Lower training.learning_rate or look at these "
                 "records; no adapter was made"
@@ -317,7 +324,7 @@ class Learner:
         return int(mx.get_peak_memory() - before)
 
 
-def learning_rate(step: int, steps: int, settings: Training) -> float:
+def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> float:
     """Linear warm-up to the peak, then a straight line down to 0 at the end of the training (arXiv 2502.15938).
 
     With w = min(`warmup_steps`, ⌊N/5⌋), the rate of step s is peak · (s + 1)/(w + 1) where s < w, and
@@ -327,12 +334,13 @@ def learning_rate(step: int, steps: int, settings: Training) -> float:
         step: s, from 0 to N - 1.
         steps: N, the steps of the whole training: the planned ones, or those that fit into its time limit
             (`time_limit`). Each step takes N as it is known then, so where N changes, so does the line.
-        settings: `learning_rate` is the peak, `warmup_steps` the steps before it.
+        peak: the highest rate.
+        warmup_steps: steps before the peak, of a training that is long enough.
     """
-    warmup = min(settings.warmup_steps, int(MOST_WARMUP * steps))
+    warmup = min(warmup_steps, int(MOST_WARMUP * steps))
     if step < warmup:
-        return settings.learning_rate * (step + 1) / (warmup + 1)
-    return settings.learning_rate * (steps - step) / (steps - warmup)
+        return peak * (step + 1) / (warmup + 1)
+    return peak * (steps - step) / (steps - warmup)
 
 
 def problem(sums: Sums, gradient_norm: float, max_loss: float) -> str | None:

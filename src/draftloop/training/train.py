@@ -285,7 +285,7 @@ class _Session:
         generations = zip(failures, mixture.failure_records, strict=True)
         learned_from = count([(example, record) for example, record in generations if record.id in seen])
         report = token_reporter.report(learned_from, self.run.start())
-        result = self._result(version, ended, curriculum, fallback.peak, report)
+        result = self._result(version, ended, curriculum, learner.peak, fallback.peak, report)
         self.data.replay.remember(mixture.failure_records, settings.seed)
         self.run.finish(asdict(result))
         return result
@@ -325,7 +325,7 @@ class _Session:
         return self.data.registry.create(lambda path: lora.save_adapter(self.pair.draft, path, files), manifest)
 
     def _result(
-        self, version: Version, ended: str, curriculum: Curriculum, peak: int, report: TokenReport
+        self, version: Version, ended: str, curriculum: Curriculum, rate: float, peak: int, report: TokenReport
     ) -> TrainResult:
         mixture, progress, before, best = self.mixture, self.progress, self.progress.before, self.progress.best
         return TrainResult(
@@ -336,6 +336,8 @@ class _Session:
             run_path=str(self.run.path),
             ended=ended,
             loss=self.config.training.loss,
+            learning_rate=rate,
+            peak_rate=progress.peak_rate,
             steps=progress.step,
             planned_steps=curriculum.steps,
             best_step=progress.best_step,

@@ -59,6 +59,11 @@ def validation_batches(examples: Iterable[Example], size: int, most: int) -> lis
     return taking_turns if most < 0 else taking_turns[:most]
 
 
+def spread_over(batches: Sequence[tuple[Example, ...]], most: int) -> list[tuple[Example, ...]]:
+    """At most `most` of the batches, from all over their order."""
+    return [batches[i] for i in _spread(len(batches))[:most]]
+
+
 def validate(
     batches: Sequence[tuple[Example, ...]], evaluate: Callable[[tuple[Example, ...]], Sums]
 ) -> ValidationScores:

@@ -1,0 +1,129 @@
+"""The rate test: short trainings from where a run begins, one for each peak learning rate tried. Knows no file.
+
+    guess -> trial: the run's first windows, a rate that warms up and falls to 0 -> validation ┐
+      └───────────────────────── next_rate: outwards until the best one is between worse ones ─┴-> PeakRate
+
+Each trial begins with the adapter, optimizer and random state of the run's beginning, and these come back at its end,
+however it ends: the run after a test is the run that is given that rate. Held-out prompts are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import BatchesUnusable
+from ..models import adapter as lora
+from ..runtime.rng import get_state, set_state
+from .dataset.batch_plan import Window
+from .dataset.examples import Example
+from .losses import Sums
+from .memory.out_of_memory import OutOfMemoryFallback
+from .peak_rate import (
+    MOST_TRIALS,
+    PeakRate,
+    RateTrial,
+    best_trial,
+    is_enclosed,
+    least_planned,
+    next_rate,
+    trial_steps,
+)
+from .step import Learner
+from .validation import spread_over, validate
+
+
+class OutOfTime(Exception):
+    """The test has had its share of the time limit; the trial in work is given up."""
+
+
+@dataclass
+class RateTest:
+    """The test of one run.
+
+    Attributes:
+        learner: stands where the run begins, before its first step, with the guess as its peak.
+        windows: of the run, from its beginning.
+        validation: micro-batches; each trial takes at most as many of them as it has steps.
+        fallback: keeps steps and validations within memory; what it finds out stays.
+        check: called before each micro-batch; may raise OutOfTime, or anything else to give up the test.
+        note: told what is being done.
+    """
+
+    learner: Learner
+    windows: Sequence[Window]
+    validation: Sequence[tuple[Example, ...]]
+    fallback: OutOfMemoryFallback
+    check: Callable[[], None]
+    note: Callable[[str], None]
+
+    @property
+    def why_not(self) -> str | None:
+        """Why no trial can be made; None where it can."""
+        if not self.validation:
+            return "there is no validation generation to test rates on"
+        if not trial_steps(len(self.windows)):
+            return f"{len(self.windows)} steps are too few for a test of rates, which needs {least_planned()}"
+        return None
+
+    def choose(self) -> PeakRate:
+        """Try rates and take the best; the rule's where that cannot be done.
+
+        Raises:
+            TrainingFailed: not one example fits into memory.
+        """
+        guess, steps, why_not = self.learner.peak, trial_steps(len(self.windows)), self.why_not
+        if why_not is not None:
+            return PeakRate(guess, "width", why=why_not)
+        # 1. Trials until the best one is between worse ones.
+        trials: list[RateTrial] = []
+        out_of_time = False
+        try:
+            while (rate := next_rate(guess, trials)) is not None:
+                trials.append(self._trial(rate, steps, len(trials) + 1))
+        except OutOfTime:
+            out_of_time = True
+        # 2. The choice. One rate alone says nothing.
+        why = "the time limit leaves a test no more" if out_of_time else None
+        if why and len(trials) < 2:
+            return PeakRate(guess, "width", trials, steps, why)
+        best = best_trial(trials)
+        if best.scores is None:
+            return PeakRate(guess, "width", trials, steps, "training diverged with every rate tried")
+        if why is None and not is_enclosed(trials):
+            why = "the best is at the end of what is tried"
+        return PeakRate(best.rate, "trials", trials, steps, why)
+
+    def _trial(self, rate: float, steps: int, number: int) -> RateTrial:
+        """From the beginning to the end of a short training of its own; then all is as it was."""
+        learner, windows = self.learner, self.windows[:steps]
+        adapter, random = lora.adapter_parameters(learner.draft), get_state()
+        peak, planned = learner.peak, learner.steps
+        learner.peak, learner.steps = rate, steps
+        try:
+            in_row = 0
+            for step, window in enumerate(windows):
+                of = f"trial {number} of at most {MOST_TRIALS}, step {step + 1} of {steps}"
+                self.note(f"testing learning rate {rate:g}: {of}")
+                in_row = self._step(window, step, in_row)
+            batches = spread_over(self.validation, steps)
+            scores = self.fallback.run(lambda: validate(batches, self._evaluate), batches, droppable=False)
+        except BatchesUnusable:  # a rate with which this happens is too high; that of the run would end it
+            return RateTrial(rate, None)
+        finally:
+            learner.peak, learner.steps = peak, planned
+            lora.load_parameters(learner.draft, adapter)
+            learner.begin_anew(learner.slower)  # the moments of a beginning need not be kept: they are zero
+            set_state(random)
+            learner.draft.eval()
+        return RateTrial(rate, scores if scores.are_finite else None)  # JSON has no NaN
+
+    def _step(self, window: Window, step: int, in_row: int) -> int:
+        def work() -> int:
+            return self.learner.train(window, step, in_row, self.check).skipped_in_row
+
+        return self.fallback.run(work, window.micro_batches, droppable=True)
+
+    def _evaluate(self, batch: tuple[Example, ...]) -> Sums:
+        self.check()
+        return self.learner.evaluate(batch)
