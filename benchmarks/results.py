@@ -47,7 +47,10 @@ def write(name: str, conditions: dict[str, Any], figures: Iterable[Figure], **ta
     from draftloop.runtime import blas
 
     if blas.is_needed() and blas.loaded() is None:
-        raise RuntimeError(f"nothing is written: MLX has the reference BLAS; {blas.REMEDY}, import draftloop first")
+        raise RuntimeError(
+            f"nothing is written: MLX has the reference BLAS; {blas.remedy()}, and call prepare_process() before "
+            "anything imports MLX"
+        )
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     content = {
