@@ -11,7 +11,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-FILE = Path(__file__).parent / "results" / "learning_runs.jsonl"
+FOLDER = Path(__file__).parent / "results"
+
+
+def file_of(name: str) -> Path:
+    """Where the runs behind the results file of this name are kept."""
+    return FOLDER / f"{name}_runs.jsonl"
 
 
 def unpack(file: Path, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """The recipes of the learning benchmark: each makes a trained draft out of failures, at a given peak learning rate.
 
+One gets none, and has the rate that draftloop's trainer takes by itself.
+
 `mlx_lm.lora` is mlx-lm's own trainer. Every other recipe goes through draftloop's learner and loop, some of them with a
 weight for each position, which the product does not have. All get the same texts, replay, micro-batches, matrices, rank
 and steps, and keep the weights that accept most on the same few validation texts.
@@ -39,7 +41,7 @@ from draftloop.models.pair import Pair
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import step
 from draftloop.training.batches import make_batch
-from draftloop.training.dataset.batch_plan import make_batch_plan
+from draftloop.training.dataset.batch_plan import BatchPlan, make_batch_plan
 from draftloop.training.dataset.curriculum import Curriculum
 from draftloop.training.dataset.examples import Example, Selection, round_up
 from draftloop.training.dataset.mixture import TrainingMixture
@@ -56,6 +58,7 @@ from draftloop.training.time_limit import TimeLimit
 from draftloop.training.validation import validation_batches
 
 K = 4
+WARMUP = 10  # steps of mlx_lm.lora
 CEILING_MEMORY_MB = 1_500  # for the whole distributions of 4,000 texts, in 16 bits
 CEILING_CHECKS = 100  # steps between looks at the validation texts
 Weights = Mapping[str, NDArray[np.float32]]
@@ -63,23 +66,47 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Task:
-    """What a recipe is to learn from, and how long."""
+    """What a recipe is to learn from, and how long.
+
+    Attributes:
+        failures, replay, validation: the texts.
+        seed: of everything that is random.
+        learning_rate: the peak; None leaves it to the trainer's own default.
+        settings: of draftloop's trainer.
+        steps: optimizer steps; None for as many as draftloop makes of so many failures.
+    """
 
     failures: Sequence[Example]
     replay: Sequence[Example]
     validation: Sequence[Example]
     seed: int
-    learning_rate: float
+    learning_rate: float | None
     settings: Training
+    steps: int | None = None
 
     @classmethod
-    def of(cls, world: World, failures: int, seed: int, learning_rate: float) -> Task:
+    def of(
+        cls,
+        world: World,
+        failures: int,
+        seed: int,
+        learning_rate: float | None,
+        batch_size: int,
+        steps: int | None = None,
+    ) -> Task:
         """So many failures of a world, which ones being drawn by the seed; a quarter as much text to replay from."""
         drawn = random.Random(seed).sample(world.failures, failures)
         replay = random.Random(seed).sample(world.replay, min(len(world.replay), max(4, failures // 4)))
         few = max(4, min(len(world.validation), failures // 5))
-        settings = Training(learning_rate=learning_rate, seed=seed)
-        return cls(drawn, replay, world.validation[:few], seed, learning_rate, settings)
+        settings = Training(seed=seed, batch_size=batch_size)
+        if learning_rate is not None:
+            settings = settings.model_copy(update={"learning_rate": learning_rate})
+        return cls(drawn, replay, world.validation[:few], seed, learning_rate, settings, steps)
+
+    @property
+    def plan(self) -> BatchPlan:
+        """The micro-batches of the failures alone, which every recipe follows, or has as many of."""
+        return make_batch_plan(self.failures, self.pool, self.settings, self.steps)
 
     @property
     def pool(self) -> dict[str, Example]:
@@ -93,12 +120,14 @@ class Learned:
 
     Attributes:
         steps: optimizer steps made.
+        rate: peak learning rate.
         seconds: of training, text made for it included.
         peak_mb: of MLX, in MiB (2**20 bytes): the name is as old as the runs that are kept.
         curve: (seconds, acceptance on the validation texts) while it ran; empty where the recipe does not look.
     """
 
     steps: int
+    rate: float
     seconds: float
     peak_mb: float
     curve: list[tuple[float, float]] = field(default_factory=list)
@@ -118,13 +147,14 @@ def mlx_lm_lora(pair: Pair, task: Task, answers: int = 0, share: float = 1.0) ->
         answers: how often the target answers each prompt anew before.
         share: of the steps that the other recipes make.
     """
+    assert task.learning_rate is not None, "mlx_lm.lora has no rule for its rate"
     began = time.perf_counter()
     texts = [*task.failures, *_answers(pair, task, answers)]
     _attach(pair, task.settings)
-    steps = round(share * len(make_batch_plan(task.failures, task.pool, task.settings).windows))
+    steps = round(share * len(task.plan.windows))
     plan = make_batch_plan(texts, task.pool, task.settings, steps)
     schedule = build_schedule(
-        {"name": "linear_schedule", "warmup": 10, "arguments": [task.learning_rate, 0.0, steps - 10]}
+        {"name": "linear_schedule", "warmup": WARMUP, "arguments": [task.learning_rate, 0.0, steps - WARMUP]}
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), _compiled():
         mx.save_safetensors(str(Path(folder) / f"{0:07d}_adapters.safetensors"), lora.adapter_parameters(pair.draft))
@@ -140,7 +170,7 @@ def mlx_lm_lora(pair: Pair, task: Task, answers: int = 0, share: float = 1.0) ->
         mlx_lm_train(pair.draft, optim.Adam(schedule), plan.micro_batches, args=arguments, iterate_batches=_as_arrays)
         seconds, peak = time.perf_counter() - began, mx.get_peak_memory()
         _keep_the_best(pair, task, sorted(Path(folder).glob("*adapters.safetensors")))
-    return Learned(steps, seconds, peak / 2**20)
+    return Learned(steps, task.learning_rate, seconds, peak / 2**20)
 
 
 def _as_arrays(dataset: Sequence[Sequence[Example]], **_: Any) -> Iterator[tuple[mx.array, mx.array]]:
@@ -206,12 +236,18 @@ class Recipe:
         _attach(pair, settings)
         with tempfile.TemporaryDirectory() as folder, _weighted(weights):
             mx.reset_peak_memory()
-            progress, curve, peak = _run(pair, replace(task, settings=settings), Path(folder))
-        return Learned(progress.step, weighing + progress.seconds, peak / 2**20, curve)
+            loop, curve, peak = _run(pair, replace(task, settings=settings), Path(folder))
+        return Learned(loop.progress.step, _peak_rate(loop), weighing + loop.progress.seconds, peak / 2**20, curve)
+
+
+def _peak_rate(loop: Loop) -> float:
+    """The peak that a training had: the given one, or what the trainer's default makes of none."""
+    return loop.settings.learning_rate
 
 
 def all_weights(pair: Pair, task: Task, texts: Sequence[Example], steps: int) -> Learned:
     """The ceiling: every weight of the draft itself, by the loss `lk`, on far more text."""
+    assert task.learning_rate is not None, "the ceiling's rate is searched"
     lora.detach(pair.draft)
     settings = task.settings.model_copy(update={"answers": 0})
     pair.draft.unfreeze()
@@ -231,28 +267,27 @@ def all_weights(pair: Pair, task: Task, texts: Sequence[Example], steps: int) ->
     pair.draft.load_weights(list(best[1].items()))
     pair.draft.eval()
     pair.draft.freeze()
-    return Learned(steps, time.perf_counter() - began, mx.get_peak_memory() / 2**20)
+    return Learned(steps, task.learning_rate, time.perf_counter() - began, mx.get_peak_memory() / 2**20)
 
 
-def _run(pair: Pair, task: Task, folder: Path) -> tuple[Progress, list[tuple[float, float]], int]:
+def _run(pair: Pair, task: Task, folder: Path) -> tuple[Loop, list[tuple[float, float]], int]:
     settings = task.settings
     run = RunDirectory.create(folder)
     reporter = Reporter(run.path, quiet=True)
     failures, pool, held_out = (Selection(list(part)) for part in (task.failures, task.replay, task.validation))
     material = TrainingMixture(failures, pool, held_out, failure_records=[], validation_records=[])
-    plan = make_batch_plan(task.failures, task.pool, settings)
+    plan = task.plan
     taught = set_up_teacher(pair, material, BlobFile(folder / "none"), run, settings, reporter, plan.passes)
     course = Curriculum(plan, task.failures, task.pool, settings, taught.stages, taught.make_samples)
     forward = make_forward(pair.draft, "draft", _silent)
     learner = Learner(pair.draft, forward, taught.teacher, pair.width, settings, course.steps)
     batches = validation_batches(task.validation, settings.batch_size, settings.val_batches)
     within = OutOfMemoryFallback(learner, course.plan.micro_batches, None, _silent)
-    progress, curve = Progress(), _Curve()
-    limit = TimeLimit.of(settings.max_minutes)
-    loop = Loop(run, learner, course, batches, settings, reporter, StopRequest(), progress, {}, within, limit)
+    limit, curve = TimeLimit.of(settings.max_minutes), _Curve()
+    loop = Loop(run, learner, course, batches, settings, reporter, StopRequest(), Progress(), {}, within, limit)
     curve.follow(loop)
     loop.run()
-    return progress, curve.points, within.peak
+    return loop, curve.points, within.peak
 
 
 class _Curve:
@@ -317,11 +352,13 @@ def learnable(pair: Pair, task: Task, share: float = 0.4) -> Weights:
     return found
 
 
+OURS = Recipe({"answers": Training().answers, "proposals": Training().proposals})
 RECIPES: dict[str, Callable[[Pair, Task], Learned]] = {
     "mlx_lm.lora": mlx_lm_lora,
     "kl": Recipe({"loss": "kl"}),
     "lk": Recipe({"loss": "lk"}),
-    "ours": Recipe({"answers": Training().answers, "proposals": Training().proposals}),
+    "ours": OURS,
+    "ours, as by default": OURS,  # gets no rate
     "ce": Recipe({"loss": "ce"}),
     "tv": Recipe({"loss": "tv"}),
     "nla": Recipe({"loss": "nla"}),

@@ -1,4 +1,9 @@
-"""Importing this prepares the process for measuring, as the command line does; it comes before whatever imports MLX."""
+"""Prepares the process for computing: every benchmark script imports this first, for nothing may import MLX before.
+
+A spawned process imports its script anew, and so is prepared too.
+"""
+
+from __future__ import annotations
 
 from draftloop import prepare_process
 

@@ -55,7 +55,8 @@ def write(name: str, conditions: dict[str, Any], figures: Iterable[Figure], **ta
 
     if blas.is_needed() and blas.loaded() is None:
         raise RuntimeError(
-            f"nothing is written: MLX has the reference BLAS; {blas.REMEDY}, call draftloop.prepare_process() first"
+            f"nothing is written: MLX has the reference BLAS; {blas.remedy()}, and call prepare_process() before "
+            "anything imports MLX"
         )
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"

@@ -72,7 +72,7 @@ def test_a_prompt_that_is_learned_from_is_not_reported_on(scripts: Any, tmp_path
         "reported code": [],
     }
     (tmp_path / "texts-0.8.json").write_bytes(orjson.dumps(texts))
-    assert worlds.world(PAIR, 0.8, tmp_path).reported == {"prose": [alone], "code": []}
+    assert worlds.world(PAIR, 0.8, tmp_path, worlds.Size()).reported == {"prose": [alone], "code": []}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_runs_kept_in_a_file_come_back_where_code_and_texts_are_the_same(scripts
 def test_a_recipe_is_settled_when_its_search_is(scripts: Any) -> None:
     learning = scripts("learning")
 
-    def job(recipe: str, rate: float, seed: int = 0) -> Any:
+    def job(recipe: str, rate: float | None, seed: int = 0) -> Any:
         return learning.Job(0.8, recipe, 200, seed, rate)
 
     found = learning.settled(
@@ -123,11 +123,14 @@ def test_a_recipe_is_settled_when_its_search_is(scripts: Any) -> None:
             job("kl, new answers x 3", 6e-3): 0.6,  # a part of ours, at the rate of kl
             job("tv", 6e-3): 0.5,
             job("tv", 1.2e-2): 0.6,  # 2.4e-2 is missing
-        }
+            job("ours, as by default", None): 0.7,  # has no search
+        },
+        at=200,
     )
     assert {(one.recipe, one.learning_rate, one.seed) for one, chosen in found if chosen} == {
         ("kl", 6e-3, 0),
         ("kl", 6e-3, 1),
         ("kl, new answers x 3", 6e-3, 0),
+        ("ours, as by default", None, 0),
     }
     assert {(one.recipe, one.learning_rate) for one, chosen in found if not chosen} == {("kl", 3e-3), ("kl", 1.2e-2)}
