@@ -6,6 +6,9 @@ benchmark prompts, then decodes for real to hold the estimate against it. All of
 
 from __future__ import annotations
 
+import prepared  # noqa: F401
+
+# isort: split
 import argparse
 import math
 import tempfile

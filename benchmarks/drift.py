@@ -6,6 +6,9 @@ what was collected, drawn with replacement, and of made-up acceptances; a refere
 
 from __future__ import annotations
 
+import prepared  # noqa: F401
+
+# isort: split
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator

@@ -7,6 +7,9 @@ does after a promotion. Epochs have five attempts each.
 
 from __future__ import annotations
 
+import prepared  # noqa: F401
+
+# isort: split
 import argparse
 import multiprocessing
 from collections.abc import Callable, Iterator

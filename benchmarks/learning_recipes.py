@@ -241,8 +241,8 @@ class Recipe:
 
 
 def _peak_rate(loop: Loop) -> float:
-    """The peak that a training had: the given one, or what the trainer's default makes of none."""
-    return loop.settings.learning_rate
+    """The peak that a training had: the given one, or the one that it chose."""
+    return loop.learner.peak
 
 
 def all_weights(pair: Pair, task: Task, texts: Sequence[Example], steps: int) -> Learned:

@@ -7,6 +7,9 @@ read. Every version that was in use is scored on the benchmark prompts of both d
 
 from __future__ import annotations
 
+import prepared  # noqa: F401
+
+# isort: split
 import argparse
 import json
 import subprocess

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from draftloop import prepare_process
 from draftloop.reference import DOMAINS, PROMPTS, ROOT, Domain
 
 from . import openings
@@ -142,6 +143,7 @@ def _train_worker(
     rank: int, world: int, shared: str, size: int, barrier: Any, recipe: Recipe, streams: Path, out: Path, seed: int
 ) -> None:
     """One of `world` processes: its rows of every batch, the mean of all gradients, the same update as the others."""
+    prepare_process()
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim

@@ -17,7 +17,12 @@ def row(by: Decoder, rule: Rule | None, k: int | None, speed_up: float) -> Speed
 
 @pytest.mark.parametrize(
     ("speed_ups", "k", "rule"),
-    [((0.97, 0.9), 0, "rejection"), ((1.02, 1.3), 4, "rejection"), ((1.4, 1.3), 1, "rejection"), ((1.0, 1.0), 0, "rejection")],
+    [
+        ((0.97, 0.9), 0, "rejection"),
+        ((1.02, 1.3), 4, "rejection"),
+        ((1.4, 1.3), 1, "rejection"),
+        ((1.0, 1.0), 0, "rejection"),
+    ],
 )
 def test_the_fastest_draft_length_is_advised_and_none_where_none_pays(
     speed_ups: tuple[float, float], k: int, rule: Rule

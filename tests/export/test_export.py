@@ -439,7 +439,8 @@ def test_weights_that_the_system_cuts_short_are_a_store_error_and_not_mlxs_own(
 
 KILLED = """
 import os, signal, sys
-import draftloop
+from draftloop import prepare_process
+prepare_process()
 from pathlib import Path
 from draftloop.config import Config, Models
 from draftloop.export.export import export_version, plan_export

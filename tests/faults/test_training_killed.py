@@ -46,7 +46,8 @@ EVERYTHING = {
 VICTIM = """
 import json, sys
 from pathlib import Path
-import draftloop
+from draftloop import prepare_process
+prepare_process()
 import mlx.core as mx
 from mortal import Board, MortalFiles, die
 from workshop import Workshop

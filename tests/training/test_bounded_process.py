@@ -14,7 +14,8 @@ TESTS = Path(__file__).parents[1]
 PROGRAM = """
 import resource, sys
 from dataclasses import replace
-import draftloop
+from draftloop import prepare_process
+prepare_process()
 import mlx.core as mx
 from tiny import tiny_llama, tiny_pair
 from workshop import examples_of
