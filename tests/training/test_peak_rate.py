@@ -1,3 +1,5 @@
+"""The search for a peak rate ends between worse ones, the rule is in proportion, and a version hands its rate on."""
+
 from __future__ import annotations
 
 import math
@@ -17,6 +19,7 @@ from draftloop.training.peak_rate import (
     least_planned,
     next_rate,
     rate_by_width,
+    rate_of_parent,
     trial_steps,
 )
 from draftloop.training.validation import ValidationScores
@@ -105,3 +108,21 @@ def test_one_line_says_what_every_rate_gave():
     assert PeakRate(2e-3, "width", why="45 steps are too few").describe() == (
         "learning rate 0.002, by the draft's width: 45 steps are too few"
     )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "rate"),
+    [
+        ({"peak_rate": {"rate": 4e-3, "by": "trials"}, "slowed": 0}, 4e-3),
+        ({"peak_rate": {"rate": 4e-3, "by": "parent"}, "slowed": 2}, 1e-3),
+        ({"peak_rate": {"rate": 4e-3, "by": "width"}, "slowed": 0}, None),  # nobody measured it
+        ({"peak_rate": None}, None),
+        ({}, None),  # of a version made before rates were measured
+    ],
+)
+def test_a_version_hands_on_the_rate_that_was_measured_halved_as_often_as_it_was(metrics, rate):
+    found = rate_of_parent("v0003", metrics)
+    assert (None if found is None else found.rate) == rate
+    if found is not None:
+        assert found.by == "parent"
+        assert found.describe().startswith(f"learning rate {rate:g}, that of v0003")

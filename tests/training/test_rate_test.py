@@ -1,7 +1,10 @@
+"""The rate test: the run after it is the run that is given its rate, and whatever happens in a trial stays there."""
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -245,6 +248,20 @@ def test_the_best_rate_is_taken_and_said_and_kept(tmp_path, monkeypatch):
     assert "learning rate 0.009: the best of 4, each tried for 4 steps; acceptance" in said(shop)
     assert shop.registry.manifest(result.version).metrics["peak_rate"]["rate"] == RULE / 4
     assert max(row["learning_rate"] for row in rows(shop) if row["kind"] == "train") <= RULE / 4
+
+
+def test_a_training_that_goes_on_from_a_version_takes_its_measured_rate_and_makes_no_test(tmp_path, monkeypatch):
+    tried = scripted(monkeypatch, best_at(RULE / 2))
+    shop = workshop(tmp_path, patience=1)
+    first = shop.train()
+    number = len(tried)
+    shop.pair = replace(shop.pair, adapter=first.version)  # the draft carries what was trained
+    second = shop.train()
+    assert (second.learning_rate, len(tried)) == (RULE / 2, number)
+    assert f"learning rate {RULE / 2:g}, that of v0001, from which it goes on" in said(shop, "r0002")
+    shop.pair = replace(shop.pair, adapter=second.version)
+    assert shop.train().learning_rate == RULE / 2  # and so on from version to version
+    assert len(tried) == number
 
 
 def test_a_rate_of_which_too_many_batches_are_skipped_loses_and_the_run_knows_nothing_of_it(tmp_path, monkeypatch):

@@ -144,7 +144,11 @@ def _how_chosen(result: TrainResult) -> str:
     chosen = result.peak_rate
     if chosen is None:
         return "given"
-    return f"the best of {len(chosen.trials)} tried" if chosen.by == "trials" else "by the draft's width"
+    return {
+        "trials": f"the best of {len(chosen.trials)} tried",
+        "parent": f"that of {result.parent}",
+        "width": "by the draft's width",
+    }[chosen.by]
 
 
 def _change(before: float | None, after: float | None) -> str:

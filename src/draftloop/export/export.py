@@ -29,7 +29,7 @@ from ..evaluation.benchmark import BASE, Sample, left_out, logged_samples
 from ..models.adapter_format import read_config
 from ..models.fingerprints import fingerprints
 from ..models.hub import find_model
-from ..models.loading import load_directory
+from ..models.loading import load_directory, widen_on_cpu
 from ..models.manifest import MANIFEST, hash_files, make_manifest
 from ..models.pair import Pair, check_tokenizers
 from ..registry.registry import Registry, Version
@@ -282,6 +282,7 @@ def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> 
     except PairError as error:
         raise StoreError(f"what was written cannot be loaded ({error}); nothing was exported") from error
     check_tokenizers(pair.tokenizer, tokenizer, pair.width)
+    widen_on_cpu(draft)
     mx.eval(draft.parameters())
     draft.eval()
     identity = replace(pair.identity, draft=fingerprints(directory).model) if job.fuse else pair.identity

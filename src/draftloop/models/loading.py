@@ -31,7 +31,7 @@ _LONGEST_REASON = 400  # mlx-lm names every weight that does not fit
 def load_directory(
     path: Path, *, trust_remote_code: bool, lazy: bool = False, adapter: Path | None = None
 ) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """The model, the tokenizer and the config of a directory; on a CPU the model is in float32.
+    """The model, the tokenizer and the config of a directory.
 
     Args:
         path: in mlx-lm's format.
@@ -62,9 +62,16 @@ def load_directory(
             raise PairError(_refusal(path)) from error
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", _LONGEST_REASON, placeholder=" …")
         raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
-    if mx.default_device() == mx.cpu:
-        model.set_dtype(mx.float32)  # 16-bit matrix products are forty times slower there
     return model, tokenizer, config
+
+
+def widen_on_cpu(model: nn.Module) -> None:
+    """Make a model float32 where it computes on a CPU: 16-bit matrix products are forty times slower there.
+
+    No weight is evaluated, and quantized ones stay as they are.
+    """
+    if mx.default_device() == mx.cpu:
+        model.set_dtype(mx.float32)
 
 
 def needs_code(tokenizer: Any, config: dict[str, Any]) -> str | None:

@@ -24,7 +24,7 @@ from . import adapter as lora
 from . import manifest
 from .fingerprints import Fingerprints, fingerprints
 from .hub import find_model
-from .loading import load_directory
+from .loading import load_directory, widen_on_cpu
 from .names import ModelNames
 
 
@@ -134,6 +134,7 @@ def load_pair(
 
 def _load(path: Path, models: Models, lazy: bool = False) -> tuple[nn.Module, Any, dict[str, Any]]:
     model, tokenizer, config = load_directory(path, trust_remote_code=models.trust_remote_code, lazy=lazy)
+    widen_on_cpu(model)
     if not lazy:
         mx.eval(model.parameters())
     model.eval()

@@ -6,9 +6,9 @@ The rule is a guess of the right order. The search (`next_rate`) tries the guess
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from .validation import ValidationScores
 
@@ -48,14 +48,16 @@ class PeakRate:
 
     Attributes:
         rate: the peak.
-        by: `trials` where it did best in short trials, `width` where it is the rule's.
+        by: `trials` where it did best in short trials, `parent` where it is the one that the version was made with from
+            which the training goes on, `width` where it is the rule's.
         trials: in the order of making; one that the time limit ended is left out.
         steps: optimizer steps of each trial.
-        why: why the rule decides, or why the trials ended before the best rate had a worse one on either side.
+        why: why the rule or the parent decides, or why the trials ended before the best rate had a worse one on either
+            side.
     """
 
     rate: float
-    by: Literal["trials", "width"]
+    by: Literal["trials", "parent", "width"]
     trials: list[RateTrial] = field(default_factory=list)
     steps: int = 0
     why: str | None = None
@@ -64,6 +66,8 @@ class PeakRate:
         """One line for a person: the rate, where it is from, and what each rate gave."""
         if self.by == "width":
             return f"learning rate {self.rate:g}, by the draft's width: {self.why}"
+        if self.by == "parent":
+            return f"learning rate {self.rate:g}, {self.why}"
         gave = ", ".join(f"{trial.rate:g} {_outcome(trial)}" for trial in sorted(self.trials, key=lambda t: t.rate))
         more = f" ({self.why})" if self.why else ""
         return (
@@ -87,6 +91,24 @@ def rate_by_width(width: int, scale: float) -> float:
     """
     rate = FITTED_RATE * (FITTED_WIDTH / width) * (FITTED_SCALE / scale)
     return float(f"{min(HIGHEST, rate):.2g}")
+
+
+def rate_of_parent(name: str, metrics: Mapping[str, Any]) -> PeakRate | None:
+    """The rate that a version was made with, where it was measured; None where it was not.
+
+    A training that goes on from a version is better off with that than with a test of its own: what is nearly learned
+    gets worse under any rate in the first steps, so short trials choose one that is too low by a factor of 4
+    (docs/decisions: learning rate).
+
+    Args:
+        name: of the version.
+        metrics: of its manifest.
+    """
+    chosen, slowed = metrics.get("peak_rate"), metrics.get("slowed", 0)
+    if not isinstance(chosen, Mapping) or chosen.get("by") not in ("trials", "parent"):
+        return None
+    halved = f", halved {slowed} times" if slowed else ""
+    return PeakRate(chosen["rate"] * 0.5**slowed, "parent", why=f"that of {name}, from which it goes on{halved}")
 
 
 def trial_steps(planned: int) -> int:

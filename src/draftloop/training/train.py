@@ -25,7 +25,7 @@ from .. import __version__
 from ..config import Config, Models
 from ..data.records import own_group
 from ..data_directory import DataDirectory
-from ..errors import AdapterError, RunError, TrainingFailed
+from ..errors import AdapterError, RunError, StoreError, TrainingFailed
 from ..models import adapter as lora
 from ..models.adapter_format import parse_config
 from ..models.pair import Pair, load_pair
@@ -40,6 +40,7 @@ from .forward import make_forward
 from .loop import Loop, Progress
 from .memory.fitting import Fit
 from .memory.out_of_memory import OutOfMemoryFallback, estimate_fit
+from .peak_rate import rate_of_parent
 from .report import WHAT, Reporter
 from .result import TrainResult
 from .run import RunDirectory, environment
@@ -90,7 +91,7 @@ def train(
         mixture = gather(data.log, data.replay, pair, config)
 
     # 2. The adapter: the one that is trained on keeps its shape, a fresh one gets the configured one.
-    parent, notes = None, mixture.notes(config.training)
+    parent, notes, progress = None, mixture.notes(config.training), Progress()
     wanted = lora.shape_for(pair.draft, config.training.lora)
     if lora.is_attached(pair.draft):
         parent, shape = pair.adapter, lora.carried_shape(pair.draft)
@@ -98,6 +99,11 @@ def train(
             matrices = len(lora.adapter_parameters(pair.draft)) // 2
             kept = f"rank {shape.rank}, scale {shape.scale:g}, {matrices} matrices"
             notes.append(f"{parent} is trained on as it is: {kept}; training.lora is for new ones")
+        if parent is not None and config.training.learning_rate == "auto":
+            with suppress(AdapterError, StoreError):  # it is no version of this registry, or its manifest is not whole
+                progress.peak_rate = rate_of_parent(parent, data.registry.manifest(parent).metrics)
+        if progress.peak_rate is not None:
+            notes.append(progress.peak_rate.describe())
     else:
         lora.attach_fresh(pair.draft, wanted, config.training.seed)
 
@@ -123,7 +129,7 @@ def train(
     for line in notes:
         reporter.say(line)
     with reporter.live():
-        return _Session(run, pair, data, config, mixture, parent, reporter, limit, Progress(), None).work(stop)
+        return _Session(run, pair, data, config, mixture, parent, reporter, limit, progress, None).work(stop)
 
 
 def resume(
