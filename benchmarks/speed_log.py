@@ -6,6 +6,9 @@ log is done once, in a process of its own, whose peak memory is the figure.
 
 from __future__ import annotations
 
+import prepared  # noqa: F401
+
+# isort: split
 import argparse
 import resource
 import statistics

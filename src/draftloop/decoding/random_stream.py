@@ -10,7 +10,7 @@ _SMALLEST = np.float32(2.0**-64)  # so that nothing is divided by 0; a smaller o
 
 
 class RandomStream:
-    """Uniforms and exponentials in the order in which they are asked for; on every machine the same.
+    """Uniforms and exponentials in the order in which they are asked for; the same wherever NumPy is the same.
 
     Streams of one seed have nothing to do with each other: a draw from one changes nothing in another.
 
