@@ -130,7 +130,7 @@ PATIENCE=120 # seconds for one download
 export DEBIAN_FRONTEND=noninteractive
 
 finds_blas() {
-    "$VENV/bin/python" -c 'import sys; from draftloop.runtime import blas; sys.exit(blas.is_needed() and not blas.loaded())'
+    "$VENV/bin/python" -c 'import sys; from draftloop.runtime import blas; sys.exit(blas.is_needed() and not blas.preload())'
 }
 
 get_blas() { # in the first way that works

@@ -40,7 +40,7 @@ left_out() { row "$1" - - "left out: $2"; }
 KERNELS='
 import ctypes
 from draftloop.runtime import blas
-if blas.loaded() is None:
+if blas.preload() is None:
     print("none")
 else:
     corename = ctypes.CDLL(None).openblas_get_corename

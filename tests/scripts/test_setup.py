@@ -7,13 +7,17 @@ that write down how they were called, and do what the files of the machine say.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from draftloop.runtime import blas
 
 REAL = [
     *("sh", "cat", "cut", "sed", "grep", "tr", "paste", "cksum", "dirname"),
@@ -171,6 +175,15 @@ def test_nothing_is_fetched_where_a_fast_blas_is_found(machine: Machine) -> None
     assert machine.ways() == []
     assert "BLAS" not in said
     assert said.splitlines()[-1] == "setup: ready: Python 3.13.0, MLX for cpu"
+
+
+def test_what_set_up_asks_is_what_the_command_line_finds(root: Path) -> None:
+    """By the real Python: the machines of the other tests only look for the word."""
+    found = re.search(r"finds_blas\(\) \{\n.*? -c '(.*?)'", (root / "scripts/setup.sh").read_text())
+    assert found is not None
+    environment = {**os.environ, "PYTHONPATH": str(root / "src")}
+    asked = subprocess.run([sys.executable, "-c", found[1]], env=environment, check=False, capture_output=True)
+    assert (asked.returncode, asked.stderr) == (int(blas.is_needed() and blas.loaded() is None), b"")
 
 
 def test_root_gets_the_package_for_the_system_and_is_told_so(machine: Machine) -> None:

@@ -250,10 +250,10 @@ class Decoding:
 
     def _draft_pass(self, tokens: list[int]) -> mx.array:
         """The draft's logits (M, V) over what its cache lacked: all of it in one pass, or the last token alone."""
-        last = 0
-        if len(tokens) > min(_ONE_PASS, max(self.settings.prefill_step_size, 2)):  # two with a bonus token
+        last, step = 0, self.settings.prefill_step_size
+        if len(tokens) > min(_ONE_PASS, max(step, 2)):  # two with a bonus token
             last = len(tokens) - 1
-            _prefill(self._pair.draft, self._draft_cache, mx.array(tokens[:last]), self.settings.prefill_step_size)
+            _prefill(self._pair.draft, self._draft_cache, mx.array(tokens[:last], mx.uint32), step)
         return self._pair.draft(mx.array(tokens[last:], mx.uint32)[None], cache=self._draft_cache)[0]
 
     def _plain(self, most: int) -> Iterator[Round]:
