@@ -135,7 +135,7 @@ def soak_table(found: dict[str, Any]) -> str:
 
 
 def learning_table(found: dict[str, Any]) -> str:
-    """The figures, then a table for each temperature and, at the first, one by the number of failures."""
+    """The figures, then a table for each temperature and, where there are several, one by the number of failures."""
     rows = found["rows"]
     sizes = {size: [row for row in rows if row["failures"] == size] for size in sorted({r["failures"] for r in rows})}
     at = max(sizes, key=lambda size: len(sizes[size]))
@@ -147,8 +147,10 @@ def learning_table(found: dict[str, Any]) -> str:
         parts.append(f"Temperature {temperature:g}, {at} failures; before: {before}.\n")
         more = {one["recipe"]: one for one in found["differences"] if one["temperature"] == temperature}
         parts.append(recipes_table(some, more))
-    parts.append("By the number of failures, temperature 0.8: gain on the weak domain (the other domain; seconds).\n")
-    parts.append(sizes_table(sizes, at))
+    if len(sizes) > 1:
+        what = "gain on the weak domain (the other domain; seconds)"
+        parts.append(f"By the number of failures, temperature 0.8: {what}.\n")
+        parts.append(sizes_table(sizes, at))
     return "\n".join(parts)
 
 
@@ -244,6 +246,8 @@ TABLES = {
     "faults": faults_table,
     "gate": gate_table,
     "learning": learning_table,
+    "learning_main": learning_table,
+    "learning_smollm2": learning_table,
     "soak": soak_table,
     "speed_decoding": decoding_table,
     "speed_collecting": ways_table,
