@@ -70,6 +70,15 @@ def test_what_was_done_before_says_nothing_of_the_pace(screen: io.StringIO, now:
     assert shown(screen)[-1].endswith(" 60/100 0:10, 0:40 left")
 
 
+def test_what_prepares_all_pieces_says_nothing_of_the_pace(capsys, now: Now) -> None:
+    with ProgressBar("training", 100, clock=now) as progress:
+        now.seconds = 600.0
+        progress.set(0)
+        now.seconds = 610.0
+        progress.set(10)
+    assert capsys.readouterr().err == "training 0/100\ntraining 10/100 1:30 left\n"
+
+
 def test_another_total_is_taken_over(screen: io.StringIO, now: Now) -> None:
     with ProgressBar("training", 505, console=terminal(screen), clock=now) as progress:
         progress.set(2, total=505)

@@ -37,6 +37,7 @@ class ProgressBar:
         self._what, self._total, self._done, self._detail = what, total, begun, ""
         self._share = self._before = begun / total if total else 0.0
         self._clock, self._began = clock, clock()
+        self._paced_from = self._began  # the last moment at which nothing was known to be done
         self._said, self._says_last = self._began, last_line
         self._bar = Bar(what, console, clock)
         self._bar.show(Frame(what, begun, total or None, self._share))
@@ -67,6 +68,8 @@ class ProgressBar:
     def move(self, share: float, detail: str = "") -> None:
         """`share` of the work is done, from 0 to 1: unfinished pieces count in part. The bar never goes back."""
         self._share, self._detail = max(self._share, min(1.0, share)), detail
+        if self._share == self._before:
+            self._paced_from = self._clock()  # what was done until now prepared all pieces, not the first one
         if not self._total:
             self._bar.note(detail)
             return
@@ -82,7 +85,8 @@ class ProgressBar:
     def _left(self) -> float | None:
         """Estimated seconds left; None as long as nothing is done, and at the end."""
         done = self._share - self._before
-        return self.seconds * (1 - self._share) / done if done > 0 and self._share < 1 else None
+        seconds = self._clock() - self._paced_from
+        return seconds * (1 - self._share) / done if done > 0 and self._share < 1 else None
 
     def _say(self) -> None:
         self._said, left = self._clock(), self._left()

@@ -292,6 +292,7 @@ class Loop:
         self._saved_step = None  # what was saved does not know the rate
         took = f" ({seconds:.1f} s)" if progress.peak_rate.trials else ""
         self.reporter.say(f"{progress.peak_rate.describe()}{took}")
+        self.reporter.move(progress.step, self.end, left=self._seconds_left())
 
     def _check(self) -> None:
         if self.stop:
