@@ -46,7 +46,7 @@ def cut(model: Path, layers: int, folder: Path) -> None:
     count = config.get("num_hidden_layers")
     if not isinstance(count, int) or not 1 <= layers < count or "layer_types" in config:
         raise SystemExit(f"{model}: expected a model of more than {layers} layers that are all alike")
-    weights = {}
+    weights: dict[str, mx.array] = {}
     for path in sorted(model.glob("model*.safetensors")):
         loaded = mx.load(str(path))
         assert isinstance(loaded, dict)

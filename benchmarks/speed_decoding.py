@@ -3,6 +3,9 @@
 It is `benchmark speed` on both domains at two temperatures, with an adapter that the defaults trained on failures of
 both; of both domains the lower figure counts. *Speculation* is draftloop at K over draftloop at K = 0. *Against stock*
 is draftloop over the public call of mlx-lm, on the same weights. The two are never mixed.
+
+A figure is a ratio pass by pass, its mean and Student's interval. Where the best of several K and rules is meant, the
+other passes say which that is in a pass: the best of many in the same pass is also the luckiest.
 """
 
 from __future__ import annotations
@@ -29,50 +32,62 @@ from draftloop.evaluation.throughput import SpeedReport, SpeedRow, measure_speed
 from draftloop.evaluation.timed_decoding import OURS, STOCK, Decoder, Way
 
 TEMPERATURES = (0.8, 0.0)
-LENGTHS = (1, 2, 3, 4, 6)
-TOKENS, PROMPTS, REPEATS = 96, 10, 8
+LENGTHS = (1, 2, 3, 4)
+TOKENS, PROMPTS, REPEATS = 96, 6, 6
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """How the adaptive draft length keeps up with the best fixed one, pass by pass.
+class Ratio:
+    """Tokens a second over others, pass by pass: the mean, and the ends of Student's interval at LEVEL."""
 
-    Which K and rule are best in a pass is asked of the other passes: the best of many in the same pass is also the
-    luckiest. The adaptive length drafts under that rule.
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ours: Sequence[float], others: Sequence[float]) -> Ratio:
+        """At least two passes of each."""
+        ratios = [one / other for one, other in zip(ours, others, strict=True)]
+        half = float(stdtrit(len(ratios) - 1, (1 + LEVEL) / 2)) * statistics.stdev(ratios) / len(ratios) ** 0.5
+        mean = statistics.mean(ratios)
+        return cls(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How the adaptive draft length keeps up with the best fixed one. It drafts under the rule of that one.
 
     Attributes:
         best: rule and K that were most often the best one.
-        over_fixed: tokens a second over those of the best fixed K, mean over the passes.
-        low, high: its interval at LEVEL, Student's over the passes.
-        over_zero: tokens a second over those of K = 0, mean over the passes.
+        over_fixed: over the best fixed K, 0 among them.
+        over_zero: over K = 0.
     """
 
     best: Way
-    over_fixed: float
-    low: float
-    high: float
-    over_zero: float
+    over_fixed: Ratio
+    over_zero: Ratio
 
     @classmethod
     def of(cls, report: SpeedReport) -> Keeping:
         """At least three passes."""
         fixed = _rows(report, OURS)
-        plain = next(row.passes for row in fixed if row.way.num_draft_tokens == 0)
         adaptive = {
             row.way.rule: row.passes for row in report.rows if row.way.by == OURS and row.way.num_draft_tokens is None
         }
-        best, over_fixed, over_zero = [], [], []
-        for number, bare in enumerate(plain):
-            one = max(fixed, key=lambda row: statistics.median(_without(row.passes, number)))
-            speed = adaptive[one.way.rule or next(iter(adaptive))][number]  # K = 0 has no rule
-            best.append(one.way)
-            over_fixed.append(speed / one.passes[number])
-            over_zero.append(speed / bare)
-        count = len(over_fixed)
-        half = stdtrit(count - 1, (1 + LEVEL) / 2) * statistics.stdev(over_fixed) / count**0.5
-        mean = statistics.mean(over_fixed)
-        return cls(statistics.mode(best), mean, mean - float(half), mean + float(half), statistics.mean(over_zero))
+        best = best_by_the_others(fixed)
+        speeds = [adaptive[row.way.rule or next(iter(adaptive))][number] for number, row in enumerate(best)]
+        return cls(
+            statistics.mode(row.way for row in best),
+            Ratio.of(speeds, _passes(best)),
+            Ratio.of(speeds, _row_of(report, OURS, 0).passes),
+        )
+
+
+def best_by_the_others(rows: Sequence[SpeedRow]) -> list[SpeedRow]:
+    """Of each pass, the row that is the fastest by the median of all other passes."""
+    numbers = range(len(rows[0].passes))
+    return [max(rows, key=lambda row: statistics.median(_without(row.passes, number))) for number in numbers]
 
 
 def main() -> None:
@@ -95,7 +110,8 @@ def main() -> None:
     rows = [_to_json(t, domain, row) for (t, domain), report in reports.items() for row in report.rows]
     kept = [_kept_to_json(t, domain, one) for (t, domain), one in keeping.items()]
     figures = list(find_figures(reports, keeping))
-    for table in (rows, kept):
+    shown = [{name: value for name, value in row.items() if name != "passes"} for row in rows]
+    for table in (shown, kept):
         print_table(list(table[0]), [list(row.values()) for row in table])
     print_table(["figure", "measured", "at least"], [[f.figure, f"{f.value:.3f}", f.at_least or ""] for f in figures])
     if not given.quick:
@@ -115,42 +131,60 @@ def find_figures(
 ) -> list[Figure]:
     """Each the lower one of both domains."""
 
-    def lower(temperature: float, figure: Callable[[SpeedReport], float]) -> float:
-        return min(figure(reports[temperature, domain]) for domain in reference.DOMAINS)
+    def lower(what: str, ratios: Callable[[float, str], Ratio], t: float, at_least: float | None = None) -> Figure:
+        found = min((ratios(t, domain) for domain in reference.DOMAINS), key=lambda ratio: ratio.mean)
+        return Figure(f"T {t:g}, {what}", found.mean, "x", at_least=at_least, interval=(found.low, found.high))
 
-    def speculation(report: SpeedReport) -> float:
-        return max(row.speed_up for row in _rows(report, OURS) if row.way.num_draft_tokens)
+    def speculation(t: float, domain: str) -> Ratio:
+        report = reports[t, domain]
+        return Ratio.of(_passes(best_by_the_others(_drafting(report, OURS))), _row_of(report, OURS, 0).passes)
 
-    def each_at_its_best(report: SpeedReport) -> float:
-        ours, stock = (
-            max((row for row in _rows(report, by) if row.way.num_draft_tokens), key=lambda row: row.tokens_per_second)
-            for by in (OURS, STOCK)
-        )
-        return statistics.median(a / b for a, b in zip(ours.passes, stock.passes, strict=True))
+    def each_at_its_best(t: float, domain: str) -> Ratio:
+        ours, stock = (_passes(best_by_the_others(_drafting(reports[t, domain], by))) for by in (OURS, STOCK))
+        return Ratio.of(ours, stock)
 
-    def both_at(k: int, report: SpeedReport) -> float:
-        return max(row.over_stock or 0.0 for row in _rows(report, OURS) if row.way.num_draft_tokens == k)
+    def both_at(k: int) -> Callable[[float, str], Ratio]:
+        def ratio(t: float, domain: str) -> Ratio:
+            ours = [row for row in _rows(reports[t, domain], OURS) if row.way.num_draft_tokens == k]
+            return Ratio.of(_passes(best_by_the_others(ours)), _row_of(reports[t, domain], STOCK, k).passes)
 
-    best = "mlx-lm's speculation, each at its best K"
-    figures = [
-        Figure("T 0.8, speculation: the best K over K = 0", lower(0.8, speculation), "x", at_least=1.15),
-        Figure("T 0, speculation: the best K over K = 0", lower(0.0, speculation), "x", at_least=1.3),
-        Figure(f"T 0.8, draftloop over {best}", lower(0.8, each_at_its_best), "x", at_least=1.35),
-        Figure("T 0.8, the same, both at K = 4", lower(0.8, lambda report: both_at(4, report)), "x", at_least=1.6),
-        Figure(f"T 0, draftloop over {best}", lower(0.0, each_at_its_best), "x"),
-        Figure("T 0.8, draftloop over mlx-lm, both at K = 0", lower(0.8, lambda report: both_at(0, report)), "x"),
-        Figure("T 0, draftloop over mlx-lm, both at K = 0", lower(0.0, lambda report: both_at(0, report)), "x"),
+        return ratio
+
+    def keeps_up(t: float, domain: str) -> Ratio:
+        return keeping[t, domain].over_fixed
+
+    best = "draftloop over mlx-lm's speculation, each at its best K"
+    return [
+        lower("speculation: the best K over K = 0", speculation, 0.8, 1.15),
+        lower("speculation: the best K over K = 0", speculation, 0.0, 1.3),
+        lower(best, each_at_its_best, 0.8, 1.35),
+        lower("the same, both at K = 4", both_at(4), 0.8, 1.6),
+        lower(best, each_at_its_best, 0.0),
+        lower("draftloop over mlx-lm, both at K = 0", both_at(0), 0.8),
+        lower("draftloop over mlx-lm, both at K = 0", both_at(0), 0.0),
+        lower("adaptive K over the best fixed K", keeps_up, 0.8, 0.97),
+        lower("adaptive K over the best fixed K", keeps_up, 0.0, 0.97),
     ]
-    for temperature in TEMPERATURES:
-        worst = min((keeping[temperature, domain] for domain in reference.DOMAINS), key=lambda one: one.over_fixed)
-        what = f"T {temperature:g}, adaptive K over the best fixed K"
-        figures.append(Figure(what, worst.over_fixed, "x", at_least=0.97, interval=(worst.low, worst.high)))
-    return figures
 
 
 def _rows(report: SpeedReport, by: Decoder) -> list[SpeedRow]:
     """Those of a fixed K."""
     return [row for row in report.rows if row.way.by == by and row.way.num_draft_tokens is not None]
+
+
+def _drafting(report: SpeedReport, by: Decoder) -> list[SpeedRow]:
+    return [row for row in _rows(report, by) if row.way.num_draft_tokens]
+
+
+def _row_of(report: SpeedReport, by: Decoder, k: int) -> SpeedRow:
+    """The only one of so many draft tokens."""
+    (found,) = [row for row in _rows(report, by) if row.way.num_draft_tokens == k]
+    return found
+
+
+def _passes(best: Sequence[SpeedRow]) -> list[float]:
+    """Of each pass, what its own row took."""
+    return [row.passes[number] for number, row in enumerate(best)]
 
 
 def _without(values: Sequence[float], number: int) -> list[float]:
@@ -163,10 +197,10 @@ def _kept_to_json(temperature: float, domain: str, one: Keeping) -> dict[str, An
         "domain": domain,
         "best_rule": one.best.rule or "",
         "best_K": one.best.num_draft_tokens,
-        "adaptive_over_best": round(one.over_fixed, 3),
-        "low": round(one.low, 3),
-        "high": round(one.high, 3),
-        "adaptive_over_zero": round(one.over_zero, 3),
+        "adaptive_over_best": round(one.over_fixed.mean, 3),
+        "low": round(one.over_fixed.low, 3),
+        "high": round(one.over_fixed.high, 3),
+        "adaptive_over_zero": round(one.over_zero.mean, 3),
     }
 
 
@@ -185,6 +219,7 @@ def _to_json(temperature: float, domain: str, row: SpeedRow) -> dict[str, Any]:
         "over_zero": round(row.speed_up, 3),
         "forecast": None if row.forecast is None else round(row.forecast, 3),
         "over_stock": None if row.over_stock is None else round(row.over_stock, 3),
+        "passes": [round(speed, 1) for speed in row.passes],
     }
 
 
