@@ -133,7 +133,7 @@ def test_without_a_fixed_length_it_measures_what_pays_once_and_remembers(call_wi
 def _drafting_pays(monkeypatch: pytest.MonkeyPatch, _data: None) -> None:
     """By costs that are not of this machine, where it may or may not."""
     monkeypatch.setattr(
-        costs, "measure_latency", lambda *_: LatencyProfile(0.001, tuple(0.1 + 0.001 * k for k in range(9)))
+        costs, "measure_latency", lambda *_, **_named: LatencyProfile(0.001, tuple(0.1 + 0.001 * k for k in range(9)))
     )
 
 

@@ -337,3 +337,29 @@ def test_a_rule_that_does_not_fit_the_temperature_is_a_usage_error(rule: str, te
 
 def test_auto_is_greedy_at_zero_and_rejection_above() -> None:
     assert [rule_for("auto", temperature) for temperature in (0.0, 0.1)] == ["greedy", "rejection"]
+
+
+def running_product(ratios: np.ndarray) -> np.ndarray:
+    """p_1 .. p_K of block verification, one after the other."""
+    found = [1.0]
+    for ratio in ratios.astype(np.float64):
+        found.append(min(found[-1] * ratio, 1.0))
+    return np.array(found[1:])
+
+
+@pytest.mark.parametrize("count", [2, 8, 64])
+def test_the_factors_of_a_long_block_are_those_of_float64(count: int) -> None:
+    rng = np.random.default_rng(5)
+    error = of_running_sums = 0.0
+    for _ in range(100):
+        ratios = np.exp(rng.normal(scale=1.5, size=count)).astype(np.float32)
+        ratios = np.sort(ratios)[::-1].copy() if rng.random() < 0.5 else ratios  # sums that grow far, and come back
+        p = mx.full((count + 1, 2), 0.5)
+        _, factors = block_thresholds(p, p[1:], mx.array(ratios))
+        sums = mx.concatenate([mx.zeros(1), mx.cumsum(mx.log(mx.array(ratios)))])
+        simple, exact = mx.exp(sums - mx.cummax(sums)), running_product(ratios)
+        error = max(error, float(np.abs(np.array(factors[1:], np.float64) - exact).max()))
+        of_running_sums = max(of_running_sums, float(np.abs(np.array(simple[1:], np.float64) - exact).max()))
+    assert error < 2e-6
+    if count == 64:
+        assert of_running_sums > 2 * error  # the simpler formula would be noticed

@@ -15,17 +15,20 @@ CUDA = {"device_name": "a card", "architecture": "sm_90", "total_memory": 80 << 
 
 def test_the_key_is_the_same_whatever_memory_is_free(small_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "device_info", lambda: CUDA)
-    before = machine_fingerprint(small_pair)
+    before = machine_fingerprint(small_pair, greedy=False)
     monkeypatch.setattr(mx, "device_info", lambda: {**CUDA, "free_memory": 1})
-    assert machine_fingerprint(small_pair) == before
+    assert machine_fingerprint(small_pair, greedy=False) == before
 
 
 def test_another_machine_or_pair_has_another_key(small_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "device_info", lambda: CUDA)
-    keys = [machine_fingerprint(small_pair)]
-    keys.append(machine_fingerprint(replace(small_pair, identity=replace(small_pair.identity, draft="d" * 64))))
+    keys = [machine_fingerprint(small_pair, greedy=False)]
+    keys.append(
+        machine_fingerprint(replace(small_pair, identity=replace(small_pair.identity, draft="d" * 64)), greedy=False)
+    )
+    keys.append(machine_fingerprint(small_pair, greedy=True))
     monkeypatch.setattr(mx, "device_info", lambda: {**CUDA, "device_name": "another card"})
-    keys.append(machine_fingerprint(small_pair))
+    keys.append(machine_fingerprint(small_pair, greedy=False))
     assert len(set(keys)) == 3
 
 

@@ -111,17 +111,22 @@ def test_one_line_says_what_every_rate_gave():
 
 
 @pytest.mark.parametrize(
-    ("metrics", "rate"),
+    ("metrics", "given", "rate"),
     [
-        ({"peak_rate": {"rate": 4e-3, "by": "trials"}, "slowed": 0}, 4e-3),
-        ({"peak_rate": {"rate": 4e-3, "by": "parent"}, "slowed": 2}, 1e-3),
-        ({"peak_rate": {"rate": 4e-3, "by": "width"}, "slowed": 0}, None),  # nobody measured it
-        ({"peak_rate": None}, None),
-        ({}, None),  # of a version made before rates were measured
+        ({"peak_rate": {"rate": 4e-3, "by": "trials"}, "slowed": 0}, "auto", 4e-3),
+        ({"peak_rate": {"rate": 4e-3, "by": "parent"}, "slowed": 2}, "auto", 1e-3),
+        ({"peak_rate": {"rate": 4e-3, "by": "parent"}, "slowed": 3}, "auto", None),  # below a quarter of the rule's
+        ({"peak_rate": {"rate": 1e-4, "by": "trials"}, "slowed": 0}, "auto", 1e-4),  # but not for being halved
+        ({"peak_rate": {"rate": 4e-3, "by": "width"}, "slowed": 0}, "auto", None),  # nobody measured it
+        ({"peak_rate": None}, 2e-3, 2e-3),  # somebody gave it
+        ({"peak_rate": None, "slowed": 1}, 2e-3, 1e-3),
+        ({}, 6e-3, 6e-3),  # of a version made before rates were measured
+        ({}, None, None),
     ],
 )
-def test_a_version_hands_on_the_rate_that_was_measured_halved_as_often_as_it_was(metrics, rate):
-    found = rate_of_parent("v0003", metrics)
+def test_a_version_hands_on_the_rate_that_was_chosen_halved_as_often_as_it_was(metrics, given, rate):
+    config = {} if given is None else {"training": {"learning_rate": given}}
+    found = rate_of_parent("v0003", metrics, config, rule=3e-3)
     assert (None if found is None else found.rate) == rate
     if found is not None:
         assert found.by == "parent"

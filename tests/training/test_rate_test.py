@@ -20,7 +20,7 @@ from draftloop.training import loop as loop_module
 from draftloop.training import rate_test as rate_test_module
 from draftloop.training.checkpoints import Checkpoints
 from draftloop.training.losses import Sums
-from draftloop.training.peak_rate import MOST_TRIALS, SHARE
+from draftloop.training.peak_rate import MOST_STEPS, MOST_TRIALS, SHARE
 from draftloop.training.result import TrainResult
 from draftloop.training.step import Learner
 from draftloop.training.validation import ValidationScores, validate
@@ -376,20 +376,31 @@ def timed(shop: Workshop) -> tuple[TrainResult, float]:
 
 
 def test_a_test_counts_towards_the_time_limit_and_takes_no_more_than_its_share(tmp_path, clock):
-    result, seconds = timed(workshop(tmp_path, max_minutes=5.0, patience=1000))
+    result, seconds = timed(workshop(tmp_path, max_minutes=8.0, patience=1000))
     assert result.ended == "time limit"
     assert result.peak_rate is not None
-    assert len(result.peak_rate.trials) == 2
-    assert result.peak_rate.why == "the time limit leaves a test no more"
-    assert SHARE * 300.0 < seconds <= SHARE * 300.0 + A_STEP
-    assert result.seconds <= 300.0
+    assert result.peak_rate.by == "trials"
+    assert len(result.peak_rate.trials) == 3
+    assert 3 * A_TRIAL * A_STEP < seconds <= SHARE * 480.0 + A_STEP
+    assert result.seconds <= 480.0
 
 
-def test_with_time_for_one_trial_the_rule_decides(tmp_path, clock):
-    result, seconds = timed(workshop(tmp_path, max_minutes=3.0, patience=1000))
+def test_trials_are_as_short_as_three_of_them_need_to_fit_into_the_share(tmp_path, clock):
+    whole = workshop(tmp_path / "whole", epochs=300, patience=1).train()
+    limited = workshop(tmp_path / "limited", epochs=300, patience=1, max_minutes=20.0).train()
+    assert whole.peak_rate is not None
+    assert limited.peak_rate is not None
+    assert whole.peak_rate.steps == MOST_STEPS
+    assert limited.peak_rate.steps == int((SHARE * 1200.0 - 2 * A_STEP) / (3 * A_STEP)) == 12
+    assert len(limited.peak_rate.trials) >= 3
+
+
+def test_without_time_for_three_trials_the_rule_decides_at_once(tmp_path, clock):
+    result, seconds = timed(workshop(tmp_path, max_minutes=5.0, patience=1000))
     assert result.peak_rate is not None
     assert (result.peak_rate.rate, result.peak_rate.by) == (RULE, "width")
-    assert seconds <= SHARE * 180.0 + A_STEP
+    assert result.peak_rate.why == "the time limit leaves a test no more"
+    assert seconds == 2 * A_STEP  # that show how long a step takes
 
 
 def test_a_run_without_a_limit_makes_the_whole_test(tmp_path, clock):

@@ -342,6 +342,12 @@ def test_a_short_training_still_reaches_its_peak():
         assert max(learning_rate(step, steps, 1.0, 10) for step in range(steps)) == 1.0
 
 
+def test_a_training_of_a_few_steps_warms_up_too_but_not_one_of_a_single_step():
+    assert [learning_rate(step, 4, 1.0, 10) for step in range(4)] == pytest.approx([1 / 2, 1, 2 / 3, 1 / 3])
+    assert learning_rate(0, 4, 1.0, warmup_steps=0) == 1.0
+    assert learning_rate(0, 1, 1.0, 10) == 1.0
+
+
 def test_problems_are_told_apart():
     from draftloop.training.losses import Sums
 

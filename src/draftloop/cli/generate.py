@@ -90,7 +90,9 @@ class _DraftLengths:
     def __init__(self, app: App, pair: Pair, *, alone: bool) -> None:
         from ..evaluation.latency import machine_fingerprint
 
-        self._app, self._pair, self._alone, self._key = app, pair, alone, machine_fingerprint(pair)
+        self._app, self._pair, self._alone = app, pair, alone
+        self._greedy = app.config.speculative.temperature == 0
+        self._key = machine_fingerprint(pair, greedy=self._greedy)
         self._known = app.data.costs.of(self._key)
         self._length: AdaptiveDraftLength | None = None
 
@@ -123,7 +125,7 @@ class _DraftLengths:
 
         note("measuring the latency profile of this machine once, to choose the draft length by it")
         with Steps(last_line=False) as steps:
-            costs = measure_latency(self._pair, most, QUICK, partial(steps.at, "measuring"))
+            costs = measure_latency(self._pair, most, QUICK, partial(steps.at, "measuring"), greedy=self._greedy)
         known = StoredProfile(costs) if self._known is None else replace(self._known, costs=costs)
         self._keep(known)
         return known

@@ -108,7 +108,8 @@ def speed_command(
             partial(steps.at, "timing steps"),
         )
     try:
-        if not _keep(app.data.costs, machine_fingerprint(pair), report, whole=rule == "auto"):
+        key = machine_fingerprint(pair, greedy=config.temperature == 0)
+        if not _keep(app.data.costs, key, report, whole=rule == "auto"):
             note(f"`generate` cannot use this: there is no {app.data_dir} to keep it in; `collect-data` makes it")
     except OSError as error:
         note(f"`generate` cannot use this: {error}")

@@ -105,8 +105,9 @@ def verify_proposals(
 def block_thresholds(p: mx.array, q: mx.array, ratios: mx.array) -> tuple[mx.array, mx.array]:
     """The thresholds of block verification: the last proposal whose uniform is below its own is the last one kept.
 
-    p_i = min(p_{i−1}·p(x_i)/q(x_i), 1) from p_0 = 1 is the least of the products of the last j ratios, j = 0 .. i, so
-    its logarithm is a running sum minus the greatest running sum so far.
+    p_i = min(p_{i−1}·p(x_i)/q(x_i), 1) from p_0 = 1 is the least of the products of the last j ratios, j = 0 .. i. Each
+    of these K² products is summed by itself, as logarithms: as the difference of two running sums, which may be large
+    and near each other, it would be off by several times as much at K = 64.
 
     Args:
         p: (K + 1, V) float32.
@@ -116,8 +117,9 @@ def block_thresholds(p: mx.array, q: mx.array, ratios: mx.array) -> tuple[mx.arr
     Returns:
         h_1 .. h_K, and p_0 .. p_K, of which p_τ is the factor on p in the residual after τ kept proposals.
     """
-    sums = mx.concatenate([mx.zeros(1), mx.cumsum(mx.log(ratios))])
-    least = mx.exp(sums - mx.cummax(sums))  # p_0 .. p_K
+    is_past = mx.tri(ratios.size, dtype=mx.bool_)
+    products = mx.cumsum(mx.where(is_past, mx.log(ratios), 0.0), axis=1, reverse=True)  # (i, j): of ratios j .. i
+    least = mx.concatenate([mx.ones(1), mx.exp(mx.minimum(products.min(axis=1), 0.0))])  # p_0 .. p_K
     inner = least[1:-1]
     left = row_sums(mx.maximum(inner[:, None] * p[1:-1] - q[1:], 0.0))  # R_1 .. R_(K-1)
     whole = left + (1.0 - inner)

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..data.teacher_top_k import TopK
+from .row_blocks import row_sums
 
 _SMALLEST_BLOCK = 4  # tokens; below, selecting twice saves nothing
 
@@ -32,7 +33,8 @@ def top_k_tokens(probs: mx.array, k: int) -> TopKArrays:
     tokens = _top(probs, k)
     values = mx.take_along_axis(probs, tokens, axis=-1)
     order = mx.argsort(-values, axis=-1)
-    tail = mx.minimum(mx.put_along_axis(probs, tokens, mx.array(0.0, probs.dtype), axis=-1).sum(axis=-1), 1.0)
+    others = mx.put_along_axis(probs, tokens, mx.array(0.0, probs.dtype), axis=-1)
+    tail = mx.minimum(row_sums(others), 1.0)
     log_probs = mx.log(mx.take_along_axis(values, order, axis=-1))
     return mx.take_along_axis(tokens, order, axis=-1), log_probs, tail
 

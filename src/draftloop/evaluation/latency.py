@@ -1,8 +1,9 @@
 """The latency of a draft step, a plain step and a round of every draft length on this machine. Knows no acceptance.
 
-The decoder's own steps are timed, sampling and reads included, on a filled cache, at temperature 1 without filters:
-whole rounds of K proposals, a chain of draft steps, a chain of plain steps. So a round takes K·t_draft + T(K + 1), and
-a token without a draft T(1). A few K are timed, the others lie on the line between their neighbours.
+The decoder's own steps are timed, sampling and reads included, on a filled cache, at temperature 1 without filters or
+at temperature 0: whole rounds of K proposals, a chain of draft steps, a chain of plain steps. So a round takes
+K·t_draft + T(K + 1), and a token without a draft T(1). A few K are timed, the others lie on the line between their
+neighbours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from ..data.records import Sampler
 from ..decoding.draft_length import LatencyProfile
-from ..decoding.round_sampler import StochasticSampler
+from ..decoding.round_sampler import round_sampler_for
 from ..models import adapter as lora
 from ..models.pair import Pair
 from ..runtime import blas
@@ -29,6 +30,7 @@ from ..runtime import blas
 TIMED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # draft lengths
 CHAIN = 8  # steps
 PREFIX = 32  # tokens already in the cache, if the pair holds as many
+STEPS_MADE_ANEW = 2  # counts up where draftloop's own steps change so much that what is kept is wrong
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ def measure_latency(
     max_draft_tokens: int,
     care: Care = CAREFUL,
     on_timed: Callable[[int, int], None] = lambda _done, _of: None,
+    *,
+    greedy: bool = False,
 ) -> LatencyProfile:
     """The latency profile of a pair on this machine: medians in seconds.
 
@@ -57,10 +61,11 @@ def measure_latency(
         max_draft_tokens: Kmax >= 1; T is measured for 1 .. Kmax + 1 positions.
         care: how often.
         on_timed: called with how many of all timings are made, and of how many.
+        greedy: decode at temperature 0, where nothing is drawn.
     """
     lengths = sorted({k for k in TIMED if k < max_draft_tokens} | {max_draft_tokens})
     with lora.merged(pair.draft):
-        timed = _Timed(pair, max_draft_tokens)
+        timed = _Timed(pair, max_draft_tokens, greedy)
         seconds = _medians([timed.plain, timed.draft, *(timed.round_of(k) for k in lengths)], care, on_timed)
     plain, draft = seconds[0] / CHAIN, seconds[1] / CHAIN
     rounds = np.interp(range(1, max_draft_tokens + 1), lengths, seconds[2:])
@@ -68,10 +73,12 @@ def measure_latency(
     return LatencyProfile(t_draft=draft, t_target=(plain, *verified))
 
 
-def machine_fingerprint(pair: Pair) -> str:
-    """16 hex digits of all that latencies depend on: models, an adapter that stays beside the weights, machine, MLX."""
+def machine_fingerprint(pair: Pair, *, greedy: bool) -> str:
+    """16 hex digits of what latencies depend on: models, adapter beside their weights, machine, MLX, greedy or not."""
     device = mx.device_info()  # on CUDA with how much memory is free
     facts = (
+        STEPS_MADE_ANEW,
+        greedy,
         asdict(pair.identity),
         lora.stays_beside(pair.draft),
         *(device.get(fact) for fact in ("device_name", "architecture", "memory_size", "total_memory")),
@@ -85,13 +92,13 @@ def machine_fingerprint(pair: Pair) -> str:
 class _Timed:
     """The steps to time; each leaves the caches as they were."""
 
-    def __init__(self, pair: Pair, most: int) -> None:
+    def __init__(self, pair: Pair, most: int, greedy: bool) -> None:
         room = (pair.context or PREFIX + most + CHAIN + 2) - max(most, CHAIN) - 2
         self._pair, prefix = pair, max(1, min(PREFIX, room))
         self._target_cache, self._draft_cache = make_prompt_cache(pair.target), make_prompt_cache(pair.draft)
         for model, cache in ((pair.target, self._target_cache), (pair.draft, self._draft_cache)):
             mx.eval(model(mx.zeros((1, prefix), mx.int32), cache=cache))
-        self._sampler = StochasticSampler(Sampler(1.0, 1.0, 0.0, 0, 0), "rejection", pair.width)
+        self._sampler = round_sampler_for(Sampler(0.0 if greedy else 1.0, 1.0, 0.0, 0, 0), pair.width)
 
     def plain(self) -> None:
         """CHAIN plain steps, each enqueued before the one before it is read."""

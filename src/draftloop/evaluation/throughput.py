@@ -92,7 +92,8 @@ def measure_speed(
     ways += [Way(OURS, None, 0), *(Way(OURS, rule, k) for rule, k in product(rules, lengths))]
     ways += [Way(OURS, rule, None) for rule in rules]
     with lora.merged(pair.draft):
-        measured = costs.measure_latency(pair, most, costs.CAREFUL, on_timed)
+        greedy = settings.sampler.temperature == 0
+        measured = costs.measure_latency(pair, most, costs.CAREFUL, on_timed, greedy=greedy)
         # One for all outputs of a rule: each goes on from the experience of those before it, as in `generate`.
         policies = {rule: AdaptiveDraftLength(measured, settings.num_draft_tokens) for rule in rules}
         passes = take_turns(pair, prompts, settings, ways, repeats + 1, policies, on_text)

@@ -282,7 +282,9 @@ class Loop:
             progress.peak_rate = test.choose()
 
         windows = self.curriculum.plan.windows
-        test = RateTest(learner, windows, self.validation, self.fallback, check, self.reporter.note)
+        test = RateTest(
+            learner, windows, self.validation, self.fallback, check, self.reporter.note, self._time.now, allowed
+        )
         if test.why_not is None:
             progress.pace.saving = self._timed(self.save)
         seconds = self._timed(choose)
@@ -397,11 +399,12 @@ class Loop:
         progress.slowed, progress.stale = progress.slowed + 1, 0
         lora.load_parameters(self.learner.draft, self.best)
         self.learner.begin_anew(0.5**progress.slowed)
+        is_given = self.settings.learning_rate != "auto"
+        advice = "; a lower training.learning_rate would have saved these steps" if is_given else ""
         self.reporter.say(
             f"after step {progress.step} the draft is worse than it was at the start (acceptance per "
             f"position {scores.acceptance:.4f} of {before.acceptance:.4f}): back to the weights of step "
-            f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}; a lower "
-            "training.learning_rate would have saved these steps"
+            f"{progress.best_step}, with the learning rate times 1/{2**progress.slowed}{advice}"
         )
 
     def _evaluate(self, batch: tuple[Example, ...]) -> Sums:

@@ -20,6 +20,7 @@ FACTOR = 2.0  # between neighbours; a power of 2, so that what is printed is the
 MOST_TRIALS = 5
 SHARE = 0.1  # of a run's steps, or of its time limit, that all trials together may take
 LEAST_STEPS = 4  # of a trial
+ENOUGH_TRIALS = 3  # for a choice: with less, no rate lies between two others
 MOST_STEPS = 20  # of a trial
 
 
@@ -93,22 +94,29 @@ def rate_by_width(width: int, scale: float) -> float:
     return float(f"{min(HIGHEST, rate):.2g}")
 
 
-def rate_of_parent(name: str, metrics: Mapping[str, Any]) -> PeakRate | None:
-    """The rate that a version was made with, where it was measured; None where it was not.
+def rate_of_parent(name: str, metrics: Mapping[str, Any], config: Mapping[str, Any], rule: float) -> PeakRate | None:
+    """The rate that a version was made with, where somebody or a test chose it; None where a test has to.
 
     A training that goes on from a version is better off with that than with a test of its own: what is nearly learned
     gets worse under any rate in the first steps, so short trials choose one that is too low by a factor of 4
     (docs/decisions: learning rate).
 
+    A rate that was halved again and again is not handed on for ever: below a quarter of the rule's it is tested anew.
+
     Args:
         name: of the version.
         metrics: of its manifest.
+        config: that its manifest says it was trained with.
+        rule: the rate by width.
     """
-    chosen, slowed = metrics.get("peak_rate"), metrics.get("slowed", 0)
-    if not isinstance(chosen, Mapping) or chosen.get("by") not in ("trials", "parent"):
+    found, slowed = metrics.get("peak_rate"), metrics.get("slowed", 0)
+    chosen = config.get("training", {}).get("learning_rate")  # a number where somebody gave it
+    if isinstance(found, Mapping):
+        chosen = found["rate"] if found.get("by") in ("trials", "parent") else None
+    if not isinstance(chosen, int | float) or (slowed and chosen * 0.5**slowed < rule / FACTOR**2):
         return None
     halved = f", halved {slowed} times" if slowed else ""
-    return PeakRate(chosen["rate"] * 0.5**slowed, "parent", why=f"that of {name}, from which it goes on{halved}")
+    return PeakRate(chosen * 0.5**slowed, "parent", why=f"that of {name}, from which it goes on{halved}")
 
 
 def trial_steps(planned: int) -> int:

@@ -9,7 +9,9 @@ however it ends: the run after a test is the run that is given that rate. Held-o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..errors import BatchesUnusable
@@ -20,6 +22,8 @@ from .dataset.examples import Example
 from .losses import Sums
 from .memory.out_of_memory import OutOfMemoryFallback
 from .peak_rate import (
+    ENOUGH_TRIALS,
+    LEAST_STEPS,
     MOST_TRIALS,
     PeakRate,
     RateTrial,
@@ -30,7 +34,9 @@ from .peak_rate import (
     trial_steps,
 )
 from .step import Learner
-from .validation import spread_over, validate
+from .validation import ValidationScores, spread_over, validate
+
+_PACED = 2  # steps that show how long one takes; the first one has more to do
 
 
 class OutOfTime(Exception):
@@ -48,6 +54,8 @@ class RateTest:
         fallback: keeps steps and validations within memory; what it finds out stays.
         check: called before each micro-batch; may raise OutOfTime, or anything else to give up the test.
         note: told what is being done.
+        clock: seconds of work.
+        allowed: seconds that all of it may take; infinite without a time limit.
     """
 
     learner: Learner
@@ -56,6 +64,8 @@ class RateTest:
     fallback: OutOfMemoryFallback
     check: Callable[[], None]
     note: Callable[[str], None]
+    clock: Callable[[], float]
+    allowed: float = math.inf
 
     @property
     def why_not(self) -> str | None:
@@ -79,13 +89,14 @@ class RateTest:
         trials: list[RateTrial] = []
         out_of_time = False
         try:
-            while (rate := next_rate(guess, trials)) is not None:
+            steps = self._fitting(steps)
+            while steps and (rate := next_rate(guess, trials)) is not None:
                 trials.append(self._trial(rate, steps, len(trials) + 1))
         except OutOfTime:
             out_of_time = True
-        # 2. The choice. One rate alone says nothing.
-        why = "the time limit leaves a test no more" if out_of_time else None
-        if why and len(trials) < 2:
+        # 2. The choice.
+        why = "the time limit leaves a test no more" if out_of_time or not steps else None
+        if why and len(trials) < ENOUGH_TRIALS:
             return PeakRate(guess, "width", trials, steps, why)
         best = best_trial(trials)
         if best.scores is None:
@@ -94,29 +105,64 @@ class RateTest:
             why = "the best is at the end of what is tried"
         return PeakRate(best.rate, "trials", trials, steps, why)
 
+    def _fitting(self, steps: int) -> int:
+        """As many steps, at most `steps`, that enough trials of them fit into the time; 0 where that is too few."""
+        if math.isinf(self.allowed):
+            return steps
+        began = self.clock()
+        a_step = self._seconds_of_a_step(steps)
+        left = self.allowed - (self.clock() - began)
+        fitting = int(left / (ENOUGH_TRIALS * a_step)) if a_step else steps
+        return min(steps, fitting) if fitting >= LEAST_STEPS else 0
+
+    def _seconds_of_a_step(self, steps: int) -> float:
+        """Of a trial, with the one micro-batch of the validation that each step may have."""
+        began = self.clock()
+        with self._set_aside(self.learner.peak, steps):
+            try:
+                for step, window in enumerate(self.windows[:_PACED]):
+                    began = self.clock()
+                    self.note("testing learning rates: how long a step takes")
+                    self._step(window, step, 0)
+                self._validate(1)
+            except BatchesUnusable:
+                pass  # the trials find out whether that is the rate's doing
+            return self.clock() - began
+
     def _trial(self, rate: float, steps: int, number: int) -> RateTrial:
         """From the beginning to the end of a short training of its own; then all is as it was."""
-        learner, windows = self.learner, self.windows[:steps]
+        with self._set_aside(rate, steps):
+            in_row = 0
+            try:
+                for step, window in enumerate(self.windows[:steps]):
+                    of = f"trial {number} of at most {MOST_TRIALS}, step {step + 1} of {steps}"
+                    self.note(f"testing learning rate {rate:g}: {of}")
+                    in_row = self._step(window, step, in_row)
+                scores = self._validate(steps)
+            except BatchesUnusable:  # a rate with which this happens is too high; that of the run would end it
+                return RateTrial(rate, None)
+        return RateTrial(rate, scores if scores.are_finite else None)  # JSON has no NaN
+
+    @contextmanager
+    def _set_aside(self, rate: float, steps: int) -> Iterator[None]:
+        """Within the block, a training of so many steps with that peak; after it, all is as it was."""
+        learner = self.learner
         adapter, random = lora.adapter_parameters(learner.draft), get_state()
         peak, planned = learner.peak, learner.steps
         learner.peak, learner.steps = rate, steps
         try:
-            in_row = 0
-            for step, window in enumerate(windows):
-                of = f"trial {number} of at most {MOST_TRIALS}, step {step + 1} of {steps}"
-                self.note(f"testing learning rate {rate:g}: {of}")
-                in_row = self._step(window, step, in_row)
-            batches = spread_over(self.validation, steps)
-            scores = self.fallback.run(lambda: validate(batches, self._evaluate), batches, droppable=False)
-        except BatchesUnusable:  # a rate with which this happens is too high; that of the run would end it
-            return RateTrial(rate, None)
+            yield
         finally:
             learner.peak, learner.steps = peak, planned
             lora.load_parameters(learner.draft, adapter)
             learner.begin_anew(learner.slower)  # the moments of a beginning need not be kept: they are zero
             set_state(random)
             learner.draft.eval()
-        return RateTrial(rate, scores if scores.are_finite else None)  # JSON has no NaN
+
+    def _validate(self, most: int) -> ValidationScores:
+        """On at most so many micro-batches of the split."""
+        batches = spread_over(self.validation, most)
+        return self.fallback.run(lambda: validate(batches, self._evaluate), batches, droppable=False)
 
     def _step(self, window: Window, step: int, in_row: int) -> int:
         def work() -> int:

@@ -327,8 +327,8 @@ class Learner:
 def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> float:
     """Linear warm-up to the peak, then a straight line down to 0 at the end of the training (arXiv 2502.15938).
 
-    With w = min(`warmup_steps`, ⌊N/5⌋), the rate of step s is peak · (s + 1)/(w + 1) where s < w, and
-    peak · (N − s)/(N − w) from there on: the last one, s = N − 1, is made at peak/(N − w).
+    With w = min(`warmup_steps`, ⌊N/5⌋), or 1 for N = 2 to 4, the rate of step s is peak · (s + 1)/(w + 1) where s < w,
+    and peak · (N − s)/(N − w) from there on: the last one, s = N − 1, is made at peak/(N − w).
 
     Args:
         step: s, from 0 to N - 1.
@@ -337,7 +337,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> floa
         peak: the highest rate.
         warmup_steps: steps before the peak, of a training that is long enough.
     """
-    warmup = min(warmup_steps, int(MOST_WARMUP * steps))
+    warmup = min(warmup_steps, max(int(MOST_WARMUP * steps), int(steps > 1)))
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     return peak * (steps - step) / (steps - warmup)

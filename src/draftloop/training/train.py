@@ -40,7 +40,7 @@ from .forward import make_forward
 from .loop import Loop, Progress
 from .memory.fitting import Fit
 from .memory.out_of_memory import OutOfMemoryFallback, estimate_fit
-from .peak_rate import rate_of_parent
+from .peak_rate import rate_by_width, rate_of_parent
 from .report import WHAT, Reporter
 from .result import TrainResult
 from .run import RunDirectory, environment
@@ -101,7 +101,9 @@ def train(
             notes.append(f"{parent} is trained on as it is: {kept}; training.lora is for new ones")
         if parent is not None and config.training.learning_rate == "auto":
             with suppress(AdapterError, StoreError):  # it is no version of this registry, or its manifest is not whole
-                progress.peak_rate = rate_of_parent(parent, data.registry.manifest(parent).metrics)
+                made = data.registry.manifest(parent)
+                rule = rate_by_width(lora.input_width(pair.draft), shape.scale)
+                progress.peak_rate = rate_of_parent(parent, made.metrics, made.config, rule)
         if progress.peak_rate is not None:
             notes.append(progress.peak_rate.describe())
     else:
