@@ -224,6 +224,14 @@ def decoding_table(found: dict[str, Any]) -> str:
     return "\n".join([figures_table(found), *kept, "", *lines, ""])
 
 
+def draws_table(found: dict[str, Any]) -> str:
+    """The figures, then each rule and draft length."""
+    lines = ["| what | rule | K | exact draws over those before |", "|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(f"| {row['what']} | {row['rule']} | {row['K']} | {row['exact_over_before']:.3f} |")
+    return "\n".join([figures_table(found), *lines, ""])
+
+
 def ways_table(found: dict[str, Any]) -> str:
     """The figures, then how fast each way is."""
     lines = ["| domain | | a second | ± |", "|---|---|---|---|"]
@@ -250,6 +258,7 @@ TABLES = {
     "learning_smollm2": learning_table,
     "soak": soak_table,
     "speed_decoding": decoding_table,
+    "speed_draws": draws_table,
     "speed_collecting": ways_table,
     "speed_training": ways_table,
     "speed_log": log_table,
