@@ -54,7 +54,7 @@ class Scope:
 
 WHOLE = Scope((report.CEILING, *RECIPES), CURVE, temperatures=(TEMPERATURE, *OTHERS))  # what takes longest comes first
 QUICK = Scope((report.BASELINE, report.OURS), (20,), at=50, seeds=(0,))
-OTHER = Scope(at=OTHER_FAILURES, seeds=(0,), first=GRID[5:7], first_lower=GRID[4:6])
+OTHER = Scope(at=OTHER_FAILURES, seeds=(0,), first=GRID[5:7], first_lower=GRID[3:5])
 
 
 @dataclass(frozen=True)
