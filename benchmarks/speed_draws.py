@@ -51,9 +51,10 @@ def main() -> None:
         for count in LENGTHS
     ]
     print_table(list(rows[0]), [list(row.values()) for row in rows])
+    ratios = [float(str(row["exact_over_before"])) for row in rows]
     figures = []
     for what, bound in zip(dict.fromkeys(row["what"] for row in rows), (AT_MOST, AT_MOST_LARGE), strict=True):
-        worst = max(float(row["exact_over_before"]) for row in rows if row["what"] == what)
+        worst = max(ratio for ratio, row in zip(ratios, rows, strict=True) if row["what"] == what)
         figures.append(Figure(f"{what}, exact draws over those before, worst", worst, "x", at_most=bound))
     if not quick:
         results.write("speed_draws", {"sampler": "temperature 0.8", "passes": passes}, figures, rows=rows)

@@ -56,8 +56,8 @@ def test_what_was_found_is_kept_where_generate_finds_it(call_with_pair, prompts:
     assert said["rule"] == advice["rule"]
     assert Path("data/costs.json").read_bytes() == before  # nothing was measured again
     call_with_pair(*SHORT, *prompts, "--temp", "0")  # says nothing of a rule above 0
-    (known,) = json.loads(Path("data/costs.json").read_bytes()).values()
-    assert known["advice"]["rule"] == advice["rule"]
+    known, greedy = json.loads(Path("data/costs.json").read_bytes()).values()
+    assert (known["advice"]["rule"], greedy["advice"]["rule"]) == (advice["rule"], None)
     assert call_with_pair("generate", "the target", "--max-tokens", "10", "--json").code == 0
 
 
