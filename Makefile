@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup dev demo test test-portable test-all test-e2e faults reference lint docs bench speed learning soak clean
+.PHONY: help setup dev demo test test-portable test-all test-e2e faults reference lint docs bench speed learning soak models clean
 .NOTPARALLEL: # set-up of two kinds, or two measurements, at a time would spoil each other
 
 help: ## list the targets
@@ -64,6 +64,10 @@ learning: dev ## what is learned by which recipe: benchmarks/results/learning.js
 
 soak: dev ## three unattended rounds over a stream that changes: benchmarks/results/soak.json (ten minutes)
 	@$(PY) benchmarks/soak.py $(ARGS)
+
+models: dev ## try every text model of the installed mlx-lm, and write what works (half an hour; ARGS=--full: hours)
+	@$(PY) -m scripts.models_matrix $(ARGS)
+	@$(PY) benchmarks/render.py
 
 clean: ## remove caches and build outputs (.venv and data/ stay)
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

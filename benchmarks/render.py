@@ -15,6 +15,7 @@ from gate_tables import gate_sections, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MATRIX = ROOT / "src" / "draftloop" / "models" / "matrix.json"  # `make models` writes it
 MEASURES = {"acceptance_per_position": "acceptance per position", "acceptance_length": "acceptance length"}
 SMALLEST = 1e-9  # a bound that stands for "more than nothing"
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -27,7 +28,8 @@ def rendered(text: str) -> str:
 
 def table(name: str) -> str:
     """One results file in Markdown."""
-    found = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    path = MATRIX if name == "models" else ROOT / "benchmarks" / "results" / f"{name}.json"
+    found = json.loads(path.read_text())
     return TABLES.get(name, figures_table)(found)
 
 
@@ -232,6 +234,21 @@ def draws_table(found: dict[str, Any]) -> str:
     return "\n".join([figures_table(found), *lines, ""])
 
 
+def models_table(found: dict[str, Any]) -> str:
+    """Every text model of mlx-lm: those that work, then those that do not, with the reason."""
+    works = [row for row in found["models"] if row["works"]]
+    lines = ["| model | cache | rewinds | batches | trains | head |", "|---|---|---|---|---|---|"]
+    for row in works:
+        cache = ", ".join(kind.removesuffix("Cache") for kind in row["caches"])
+        lines.append(
+            f"| {row['name']} | {cache} | {row['rewinds']} | {row['batches']} | {row['trains']} | {row['head']} |"
+        )
+    others = [f"| {row['name']} | {row['why_not']} |" for row in found["models"] if not row["works"]]
+    total, versions = len(found["models"]), found["versions"]
+    said = f"{len(works)} of {total} work; mlx-lm {versions['mlx-lm']}, MLX {versions['mlx']}."
+    return "\n".join([*lines, "", said, "", "| does not work | why |", "|---|---|", *others, ""])
+
+
 def ways_table(found: dict[str, Any]) -> str:
     """The figures, then how fast each way is."""
     lines = ["| domain | | a second | ± |", "|---|---|---|---|"]
@@ -254,6 +271,7 @@ TABLES = {
     "faults": faults_table,
     "gate": gate_table,
     "learning": learning_table,
+    "models": models_table,
     "learning_main": learning_table,
     "learning_smollm2": learning_table,
     "soak": soak_table,

@@ -126,7 +126,7 @@ def _writable(data_dir: Path) -> Finding:
 
 def _pair(config: Config) -> Iterator[Finding]:
     try:
-        from .models.pair import cache_kinds, load_pair
+        from .models.pair import describe_caches, load_pair
 
         pair = load_pair(config.models)
     except DraftloopError as error:
@@ -139,4 +139,4 @@ def _pair(config: Config) -> Iterator[Finding]:
         f"{config.models.target} + {config.models.draft}: one tokenizer, {vocabulary:,} tokens, {pair.width:,} shared",
     )
     limit = "no limit" if pair.context is None else f"up to {pair.context:,} tokens"
-    yield Finding("caches", "ok", f"{cache_kinds(pair.target)}, {cache_kinds(pair.draft)}: can be trimmed, {limit}")
+    yield Finding("caches", "ok", f"{describe_caches(pair)}, {limit}")

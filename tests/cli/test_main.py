@@ -23,6 +23,7 @@ COMMANDS = {
     "collect-data",
     "demo",
     "doctor",
+    "models",
     "generate",
     "retrain",
     "schedule",

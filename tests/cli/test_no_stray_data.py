@@ -39,6 +39,7 @@ LEAVE_NOTHING: dict[str, list[list[str]]] = {
     ],
     "demo": [["--keep", "."]],
     "doctor": [["--no-pair"], [PAIR], ["--model", "nowhere"]],
+    "models": [[], ["llama"], ["nothing"]],
     "generate": [["x", *SHORT, PAIR], ["x", "--max-tokens", "4", PAIR], ["", PAIR], ["x", "--model", "nowhere"]],
     "retrain": [["--dry-run"], ["--dry-run", "--force"], ["--nothing"]],  # without it, it writes its line of the audit
     "schedule install": [["--kind", "cron"]],  # with --yes the log of its runs lies there

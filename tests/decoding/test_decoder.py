@@ -14,6 +14,7 @@ from mlx_lm.generate import generate_step
 from near_ties import parts_at_a_near_tie
 from tiny import sampler, tiny_pair
 
+from draftloop.caches import rewinding_of
 from draftloop.decoding.decoder import Decoding, Round, Settings, count_rounds
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError, PromptError
@@ -31,7 +32,7 @@ def settings(
 
 def cache_offsets(decoding: Decoding) -> tuple[int, int]:
     """Tokens in the target's and in the draft's cache."""
-    return decoding._target_cache[0].offset, decoding._draft_cache[0].offset
+    return decoding._target.layers[0].offset, decoding._draft.layers[0].offset
 
 
 def tokens_of(rounds: list[Round]) -> list[int]:
@@ -76,6 +77,8 @@ def test_without_proposals_the_draft_is_never_asked() -> None:
     watched = replace(pair, draft=Watched())
     rounds = list(Decoding(watched, PROMPT, settings(count=0)))
     assert (len(rounds), asked) == (24, [])
+    assert rewinding_of(watched.draft).way == "trim"  # which is tried once
+    asked.clear()
     assert next(iter(Decoding(watched, PROMPT * 20, settings(count=2)))).proposals
     assert asked == [99, 1, 1]  # a long prompt without its logits, then each proposal's
 

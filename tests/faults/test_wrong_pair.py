@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fault_table import Row
-from model_dirs import VOCABULARY, add_token, edit_json, swap_tokens, write_llama, write_mamba
+from model_dirs import VOCABULARY, add_token, edit_json, swap_tokens, write_llama
 from tiny import sampler
 
 from draftloop.collection.collect import CollectSettings, generate_record, usable_tokens
@@ -75,15 +75,6 @@ def have_other_names(models: Models) -> None:
     add_token(Path(models.draft), "<b>")
 
 
-def is_mamba(role: str) -> Callable[[Models], None]:
-    def write(models: Models) -> None:
-        directory = Path(getattr(models, role))
-        shutil.rmtree(directory)
-        write_mamba(directory)
-
-    return write
-
-
 WRONG: dict[str, tuple[Callable[[Models], None], str]] = {
     "a token that only the draft has": (
         only_one_has_it("draft"),
@@ -97,8 +88,6 @@ WRONG: dict[str, tuple[Callable[[Models], None], str]] = {
         have_other_names,
         f"id {VOCABULARY} is '<a>' to the target and '<b>' to the draft",
     ),
-    "a target that cannot be trimmed": (is_mamba("target"), "the target's cache (ArraysCache) cannot take back"),
-    "a draft that cannot be trimmed": (is_mamba("draft"), "the draft's cache (ArraysCache) cannot take back"),
 }
 
 
@@ -175,20 +164,19 @@ def test_the_command_generates_nothing_with_a_wrong_pair(
     assert not data.exists()
 
 
-WINDOW = 40
+POSITIONS = 40
 
 
-def test_a_text_that_would_reach_past_a_rotating_cache_is_refused_before_its_first_token(
+def test_a_text_that_would_reach_past_the_positions_of_a_model_is_refused_before_its_first_token(
     tmp_path: Path, small_models: Models, row: Row
 ) -> None:
-    kinds = ["sliding_attention", "full_attention"]
-    write_llama(tmp_path / "target", seed=1, layer_types=kinds, sliding_window=WINDOW)
+    write_llama(tmp_path / "target", seed=1, max_position_embeddings=POSITIONS)
     pair = load_pair(Models(target=str(tmp_path / "target"), draft=small_models.draft))
-    assert pair.context == WINDOW
+    assert pair.context == POSITIONS
     for prompt, count in ((10, 4), (20, 1), (30, 8)):
-        longest = WINDOW - prompt - count - 1
+        longest = POSITIONS - prompt - count - 1
         settings = Settings(sampler(0.0), "greedy", count, longest)
         assert Decoding(pair, range(1, prompt + 1), settings)
-        with pytest.raises(PromptError, match=f"need {WINDOW + 1} positions, the pair holds {WINDOW}"):
+        with pytest.raises(PromptError, match=f"need {POSITIONS + 1} positions, the pair holds {POSITIONS}"):
             Decoding(pair, range(1, prompt + 1), replace(settings, max_tokens=longest + 1))
-        row.did(1, "texts past a rotating cache")
+        row.did(1, "texts past the positions of a model")

@@ -24,17 +24,19 @@ from model_dirs import (
     swap_tokens,
     write_llama,
     write_lora,
+    write_mamba,
 )
 from tiny import sampler
 
 from draftloop import reference
+from draftloop.caches import RewindableCache, rewinding_of
 from draftloop.config import Models
 from draftloop.decoding.decoder import Decoding, Settings
-from draftloop.errors import AdapterError, PairError, PromptError
+from draftloop.errors import AdapterError, PairError
 from draftloop.models import adapter as lora
 from draftloop.models.fingerprints import fingerprints
 from draftloop.models.hub import find_model, local_fingerprints
-from draftloop.models.pair import Pair, cache_kinds, check_cache, load_pair
+from draftloop.models.pair import Pair, cache_kinds, load_pair
 from draftloop.registry.registry import Registry
 
 Damage = Callable[[Path], object]
@@ -105,22 +107,42 @@ def windowed(tmp_path: Path, small_models: Models) -> Pair:
     return load_pair(Models(target=str(tmp_path / "target"), draft=small_models.draft))
 
 
-def test_the_window_of_a_rotating_cache_is_the_longest_text(windowed: Pair) -> None:
-    assert windowed.context == WINDOW
-    assert check_cache(windowed.draft, "draft") is None
-
-
-def test_a_text_that_would_reach_past_the_window_is_refused_and_one_that_fits_is_the_targets_own(
-    windowed: Pair,
-) -> None:
-    prompt, length, count = list(range(5, 15)), WINDOW - 10 - 5, 4
-    settings = Settings(sampler(0.0), "greedy", count, length)
+def test_a_window_limits_no_text_and_the_output_past_it_is_the_targets_own(windowed: Pair) -> None:
+    assert windowed.context == llama_config()["max_position_embeddings"]
+    prompt, length = list(range(5, 15)), 2 * WINDOW
     pair = replace(windowed, stop_tokens=frozenset())
-    output = [token for found in Decoding(pair, prompt, settings) for token in found.tokens]
-    plain = [int(token) for token, _ in generate_step(mx.array(prompt), pair.target, max_tokens=length)]
-    assert output == plain
-    with pytest.raises(PromptError, match=f"need {WINDOW + 1} positions, the pair holds {WINDOW}"):
-        Decoding(pair, prompt, replace(settings, max_tokens=length + 1))
+    output = [
+        token for found in Decoding(pair, prompt, Settings(sampler(0.0), "greedy", 4, length)) for token in found.tokens
+    ]
+    assert output == [int(token) for token, _ in generate_step(mx.array(prompt), pair.target, max_tokens=length)]
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_a_recurrent_model_of_a_directory_is_target_or_draft_as_any_other(role: str, models: Models) -> None:
+    shutil.rmtree(getattr(models, role))
+    write_mamba(Path(getattr(models, role)))
+    pair = replace(load_pair(models), stop_tokens=frozenset())
+    assert rewinding_of(getattr(pair, role)).way == "local"
+    prompt = list(range(5, 15))
+    output = [
+        token for found in Decoding(pair, prompt, Settings(sampler(0.0), "greedy", 3, 40)) for token in found.tokens
+    ]
+    assert output == [int(token) for token, _ in generate_step(mx.array(prompt), pair.target, max_tokens=40)]
+
+
+def test_a_model_whose_cache_takes_nothing_back_is_refused_with_the_reason(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RewindableCache, "rewind", lambda *_: None)
+    said = refusal(models)
+    assert "the target's cache (KVCache) cannot take rejected tokens back exactly (trim: logits are off by" in said
+
+
+def test_a_target_that_is_left_on_disk_is_not_tried_before_it_is_asked(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RewindableCache, "rewind", lambda *_: None)
+    assert load_pair(models, lazy_target=True).width == VOCABULARY
 
 
 @pytest.mark.parametrize("role", ["target", "draft"])

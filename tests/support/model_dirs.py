@@ -151,7 +151,7 @@ def models_in(root: Path) -> Models:
 
 
 def write_mamba(directory: Path) -> Path:
-    """A state-space model, whose cache cannot take anything back."""
+    """A state-space model, from whose cache nothing can be cut off."""
     fields: dict[str, Any] = {
         "model_type": "mamba",
         "vocab_size": VOCABULARY,

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 import pytest
+import zoo
 from mlx import nn
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.llama import Model, ModelArgs
 from tiny import tiny_llama
 
@@ -37,19 +39,27 @@ class Capped(nn.Module):
         self.model = inner.model
         self.lm_head = inner.lm_head
 
-    def __call__(self, inputs: mx.array) -> mx.array:
-        return 5.0 * mx.tanh(self.lm_head(self.model(inputs)) / 5.0)
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.model.layers
+
+    def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+        return 5.0 * mx.tanh(self.lm_head(self.model(inputs, cache)) / 5.0)
 
 
 class Opaque(nn.Module):
-    """A model of another build: no `model`, no head to be found."""
+    """A model of another build: what comes out has the width of the vocabulary, and no head made it."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
-    def __call__(self, inputs: mx.array) -> mx.array:
-        return self.inner(inputs)
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.inner.layers
+
+    def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
+        return mx.sort(self.inner(inputs, cache=cache), axis=-1)
 
 
 def quantized() -> nn.Module:
@@ -99,3 +109,14 @@ def test_a_dropout_that_was_given_to_a_sleeping_model_does_not_act_while_it_is_t
     make_forward(model, "draft", said.append)
     assert not said
     assert not mx.array_equal(model.train()(INPUTS), model(INPUTS))  # awake, it acts
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen3_5", "nemotron_h", "mamba2", "gpt_oss", "llama4", "kimi_linear", "granite", "cohere2"]
+)
+def test_a_head_is_found_wherever_it_lies_and_whatever_it_is_called(name: str) -> None:
+    model, said = zoo.model(name), []
+    forward = make_forward(model, "draft", said.append)
+    assert said == []
+    expected = model(INPUTS, cache=make_prompt_cache(model)).reshape(10, -1)[POSITIONS]
+    assert mx.allclose(forward(INPUTS, POSITIONS), expected, rtol=1e-4, atol=1e-5)

@@ -21,7 +21,21 @@ from ..errors import DraftloopError
 from ..runtime.memory import is_out_of_memory
 from ..runtime.process import prepare_process
 from ..runtime.signals import answering, leave_with
-from . import adapters, benchmark, collect, demo, doctor, generate, output, retrain, schedule, speed, status, train
+from . import (
+    adapters,
+    benchmark,
+    collect,
+    demo,
+    doctor,
+    generate,
+    models,
+    output,
+    retrain,
+    schedule,
+    speed,
+    status,
+    train,
+)
 from .app import App, forget_error_fields, note, print_error
 
 _SHORTER = "data.max_prompt_length or speculative.max_tokens, and collect shorter outputs"
@@ -106,6 +120,7 @@ for _command in (
     adapters.adapters_group,
     demo.demo_command,
     doctor.doctor_command,
+    models.models_command,
 ):
     cli.add_command(_command)
 benchmark.benchmark_group.add_command(speed.speed_command)

@@ -11,7 +11,7 @@ needs: so `_LogitsAside` gives it one column, and keeps the logits for the sampl
 Whenever a row leaves or joins, mlx-lm copies the caches of all others, which on a CPU takes as long as ten steps. So
 rows whose output has ended stay until they are many, and their tokens are dropped.
 
-A model whose caches mlx-lm cannot merge into a batch generates its outputs one after the other.
+A model whose outputs would be others in a batch (`batch_probe`) generates them one after the other.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
@@ -33,10 +33,12 @@ from ..data.records import Sampler
 from ..errors import DraftloopError
 from ..runtime.memory import REFUSALS, is_out_of_memory
 from . import prompt_caches
+from .batch_probe import batches_exactly
 from .draws import draw_tokens, exponentials_per_draw
 from .random_stream import RandomStream
 from .sampling_filters import sampling_probs
 
+T = TypeVar("T")
 MOST_ROWS = 128
 _TOKENS_AT_ONCE = 32_768  # of prompt and output in the caches of one batch
 _PROMPT_TOKENS_AT_ONCE = 8_192  # in one pass: what it makes on the way takes memory too
@@ -109,14 +111,14 @@ def generate_batched(
     Raises:
         NoRoom: out of memory with a single output.
     """
-    together = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))  # mlx-lm's own test
+    together = _in_memory(partial(batches_exactly, model), otherwise=False)
     by_sampler: dict[Sampler, list[int]] = defaultdict(list)  # indices of the requests drawn alike, but for their seeds
     for i, request in enumerate(requests):
         by_sampler[replace(request.sampler, seed=0)].append(i)
     for sampler, places in by_sampler.items():
         missing = dict.fromkeys(places)
         alike = [requests[i] for i in places]
-        rows = _rows(model, alike, room) if together else 1
+        rows = _in_memory(partial(_rows, model, alike, room), otherwise=1) if together else 1
         keeps = 2 * 4 * width * rows * max(one.most for one in alike) <= p_bytes  # once per step, once per output
         drawing = _Drawing(sampler, width, keeps)
         while missing:
@@ -142,17 +144,21 @@ def generate_batched(
             rows //= 2
 
 
+def _in_memory(find: Callable[[], T], otherwise: T) -> T:
+    """What a try of the model says, or what holds where there is no memory for it."""
+    try:
+        return find()
+    except REFUSALS as error:
+        if not is_out_of_memory(error):
+            raise
+        return otherwise
+
+
 def _rows(model: nn.Module, requests: Sequence[OutputRequest], room: float) -> int:
     """How many outputs to generate in one batch."""
-    cache = make_prompt_cache(model)
-    mx.eval(model(mx.array([[0]]), cache=cache))
-    held = [values for _, values in tree_flatten([layer.state for layer in cache]) if isinstance(values, mx.array)]
-    a_token = sum(values.nbytes / values.shape[-2] for values in held if values.ndim > 1)  # (…, tokens, head's width)
-    length, prompt = max(len(one.prompt) + one.most for one in requests), max(len(one.prompt) for one in requests)
-    fitting = [_TOKENS_AT_ONCE // length, room // (length * max(1, a_token))]
-    if not prompt_caches.are_plain(model):  # mlx-lm reads them, all rows in one pass
-        fitting.append(_PROMPT_TOKENS_AT_ONCE // prompt)
-    return int(max(1, min(MOST_ROWS, len(requests), *fitting)))
+    length = max(len(one.prompt) + one.most for one in requests)
+    of_a_row = max(1, prompt_caches.bytes_of_a_row(model, length))
+    return int(max(1, min(MOST_ROWS, len(requests), _TOKENS_AT_ONCE // length, room // of_a_row)))
 
 
 def _several(rows: int) -> int:
@@ -279,10 +285,8 @@ class _Batch:
             turns = math.ceil(len(requests) / rows)
             self._most = self._several = math.ceil(len(requests) / turns)  # so that no turn has but a few
             self._room = 1 + max(request.most for _, request in requests)  # mlx-lm is a token ahead
-        self._plain = prompt_caches.are_plain(model)
         self._waiting = deque(sorted(requests, key=lambda one: len(one[1].prompt)))  # little is padded
         self._rows: dict[int, _Row] = {}  # all that mlx-lm has, by its number
-        self._reading: list[int] = []  # have read their prompts but for the last token, and begin in the next step
         self._writing: list[int] = []  # in the order of mlx-lm's rows
         self._written = 0  # tokens
         self._turns: deque[list[int]] = deque()  # the rows of each call of the sampler in this step
@@ -291,8 +295,6 @@ class _Batch:
             sampler=self._sample,
             completion_batch_size=rows,
             prefill_batch_size=rows,
-            # Prompts that are handed over together begin together.
-            prefill_step_size=max(len(request.prompt) for _, request in requests),
         )
 
     def outputs(self, enough: Callable[[], bool], on_tokens: Callable[[int], None]) -> Iterator[FinishedOutput]:
@@ -313,11 +315,7 @@ class _Batch:
     def _step(self, enough: Callable[[], bool]) -> list[_Row]:
         """Generate one token of each row; returns the rows that end with it."""
         self._release()
-        beginning = self._reading
-        fresh = self._hand_over(enough)
-        at_once = [number for number in fresh if self._plain or len(self._rows[number].prompt) == 1]
-        beginning = beginning + at_once
-        self._reading = [number for number in fresh if number not in at_once]
+        beginning = self._hand_over(enough)
         self._turns.extend(turn for turn in (self._writing, beginning) if turn)
         _, responses = self._generator.next()
         if self._turns:
@@ -348,14 +346,13 @@ class _Batch:
         if count == 0 or (count < min(self._several, len(self._waiting)) and self._rows):
             return []
         fresh = [_Row.of(*self._waiting.popleft()) for _ in range(count)]
-        prompts, caches = [list(row.prompt) for row in fresh], None
-        if self._plain:
-            with mx.stream(self._generator.stream):
-                caches = prompt_caches.read(self._model, prompts, self._room, _PROMPT_TOKENS_AT_ONCE, enough)
-            if caches is None:
-                return []
-            prompts = [prompt[-1:] for prompt in prompts]
-        numbers: list[int] = self._generator.insert(prompts, [_NEVER] * count, caches=caches)
+        with mx.stream(self._generator.stream):
+            prompts = [list(row.prompt) for row in fresh]
+            caches = prompt_caches.read(self._model, prompts, self._room, _PROMPT_TOKENS_AT_ONCE, enough)
+        if caches is None:
+            return []
+        last = [prompt[-1:] for prompt in prompts]
+        numbers: list[int] = self._generator.insert(last, [_NEVER] * count, caches=caches)
         self._rows |= dict(zip(numbers, fresh, strict=True))
         return numbers
 

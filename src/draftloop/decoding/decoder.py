@@ -1,9 +1,9 @@
 """The draft-and-verify loop: one prompt in, whole rounds out, one synchronisation per round. Knows no text and no file.
 
 A round drafts K tokens, verifies them in one pass of the target, cuts what was emitted at the end of the output, and
-trims both caches by exactly what was not kept: the steps of `Decoding._round`. With K = 0 a round is a plain step of
-the target, and the next step is enqueued before this one is read: the draft is not asked, not even for the prompt,
-before a round drafts. A round costs at least K draft passes and one target pass.
+takes back from both caches exactly what was not kept: the steps of `Decoding._round`. With K = 0 a round is a plain
+step of the target, and the next step is enqueued before this one is read: the draft is not asked, not even for the
+prompt, before a round drafts. A round costs at least K draft passes and one target pass.
 
 What the caches hold of the prompt and the emitted tokens, the last of which is `pending`:
 
@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import mlx.core as mx
-from mlx import nn
-from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
+from ..caches import RewindableCache, new_cache
 from ..config import Rule
 from ..data.records import Finish, Sampler
 from ..data.teacher_top_k import TopK
@@ -152,16 +152,21 @@ class Decoding:
         self.settings = settings
         self._pair = pair
         self._prompt = mx.array(list(prompt), mx.uint32)
-        self._target_cache = make_prompt_cache(pair.target)
-        self._draft_cache = make_prompt_cache(pair.draft)
+        self._slack = max(settings.num_draft_tokens, 1)  # a round takes back K at most, a plain step one
+        self._target = new_cache(pair.target, self._slack)
         self._draft_length = draft_length
         self._pending = int(prompt[-1])  # the last emitted token: neither cache has it
         self._draft_lacks: list[int] = list(prompt)
         self._pending_bonus: tuple[int, int] | None = None  # position of the bonus draw, token emitted there
         self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.top_k_kept(pair.width))
 
+    @cached_property
+    def _draft(self) -> RewindableCache:
+        """Made when the draft is first asked."""
+        return new_cache(self._pair.draft, self._slack)
+
     def __iter__(self) -> Iterator[Round]:
-        _prefill(self._pair.target, self._target_cache, self._prompt[:-1], self.settings.prefill_step_size)
+        self._target.prefill(self._prompt[:-1], self.settings.prefill_step_size)
         policy = self._draft_length
         while self.finish is None:
             count = self.settings.num_draft_tokens if policy is None else policy.choose()
@@ -188,12 +193,14 @@ class Decoding:
         # 1. Draft: K passes of the draft, the first over all that its cache lacks (the prompt, then 1 or 2 tokens, more
         #    after plain steps). Each pass is enqueued while the one before it runs; nothing is read yet.
         self._sampler.begin(count)
+        self._target.settle()
+        self._draft.settle()
         logits = self._draft_pass(self._draft_lacks)  # (M, V of the draft)
         bonus_token = None if self._pending_bonus is None else self._pending_bonus[1]
         drafted: list[mx.array] = []  # K of shape (1,)
         for i in range(count):
             if i:
-                logits, bonus_token = self._pair.draft(drafted[-1][None], cache=self._draft_cache)[0], None  # (1, V)
+                logits, bonus_token = self._draft.read(drafted[-1]), None  # (1, V)
             mx.async_eval(logits)  # it runs while the choice is put together
             drafted.append(self._sampler.propose(logits, bonus_token))
             mx.async_eval(drafted[-1])
@@ -201,7 +208,7 @@ class Decoding:
         # 2. Verify: one pass of the target over the pending token and all proposals. Then the one synchronisation: it
         #    reads K + 2 tokens and 2K + 2 scalars, and the top-k tokens of the K + 1 rows where they are kept.
         tokens = mx.concatenate([mx.array([self._pending], mx.uint32), *drafted])  # (K + 1,)
-        logits = self._pair.target(tokens[None], cache=self._target_cache)[0]  # (K + 1, V of the target)
+        logits = self._target.read(tokens)  # (K + 1, V of the target)
         mx.async_eval(logits)  # it runs while the verification is put together
         verified = self._sampler.verify(logits)
         if self._pending_bonus is not None and verified.bonus is not None:
@@ -236,10 +243,10 @@ class Decoding:
             target_rows=verified.rows,
         )
 
-        # 5. Trim both caches by exactly what was not kept. The target's got K + 1 tokens, the draft's K - 1 beside what
-        #    it lacked: never the last proposal.
-        trim_prompt_cache(self._target_cache, count + 1 - emitted_count)
-        trim_prompt_cache(self._draft_cache, max(count - emitted_count, 0))
+        # 5. Take back from both caches exactly what was not kept. The target's got K + 1 tokens, the draft's K - 1
+        #    beside what it lacked: never the last proposal.
+        self._target.rewind(count + 1 - emitted_count)
+        self._draft.rewind(max(count - emitted_count, 0))
 
         # 6. Move on: the last token is pending, and after a full round the draft lacks the last proposal too.
         self._pending = emitted[-1]
@@ -253,8 +260,8 @@ class Decoding:
         last, step = 0, self.settings.prefill_step_size
         if len(tokens) > min(_ONE_PASS, max(step, 2)):  # two with a bonus token
             last = len(tokens) - 1
-            _prefill(self._pair.draft, self._draft_cache, mx.array(tokens[:last], mx.uint32), step)
-        return self._pair.draft(mx.array(tokens[last:], mx.uint32)[None], cache=self._draft_cache)[0]
+            self._draft.prefill(mx.array(tokens[:last], mx.uint32), step)
+        return self._draft.read(mx.array(tokens[last:], mx.uint32))
 
     def _plain(self, most: int) -> Iterator[Round]:
         """Up to `most` plain steps of the target; each is enqueued before the one before it is read."""
@@ -272,15 +279,15 @@ class Decoding:
             if stops or self.emitted == self.settings.max_tokens:
                 self.finish = "stop" if stops else "length"
             if stops and enqueued is not None:
-                trim_prompt_cache(self._target_cache, 1)
+                self._target.rewind(1)
             yield round_
             if enqueued is None or stops:
                 return
             following = enqueued
 
     def _plain_step(self, token: mx.array) -> mx.array:
-        logits = self._pair.target(token[None], cache=self._target_cache)[0]
-        following = self._sampler.following(logits)
+        self._target.settle()
+        following = self._sampler.following(self._target.read(token))
         mx.async_eval(following)
         return following
 
@@ -309,10 +316,3 @@ def fits(pair: Pair, prompt_tokens: int, settings: Settings) -> bool:
     except PromptError:
         return False
     return True
-
-
-def _prefill(model: nn.Module, cache: list[Any], tokens: mx.array, step: int) -> None:
-    for start in range(0, tokens.size, step):
-        model(tokens[start : start + step][None], cache=cache)
-        mx.eval([layer.state for layer in cache])
-    mx.clear_cache()

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from ..caches import read_whole
 from ..data.records import Record, Sampler
 
 BATCH_BYTES = 128 << 20  # of logits in one forward pass
@@ -81,7 +82,7 @@ def distributions(
         tokens = np.zeros((len(batch), length), np.int32)
         for row, i in enumerate(batch):
             tokens[row, : len(generations[i].input_tokens)] = generations[i].input_tokens
-        logits = model(mx.array(tokens))
+        logits = read_whole(model, mx.array(tokens))
         rows = []
         for row, i in enumerate(batch):
             start = len(generations[i].prompt_tokens) - 1

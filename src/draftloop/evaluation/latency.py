@@ -18,8 +18,8 @@ from importlib.metadata import version
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
+from ..caches import new_cache
 from ..data.records import Sampler
 from ..decoding.draft_length import LatencyProfile
 from ..decoding.round_sampler import round_sampler_for
@@ -95,37 +95,41 @@ class _Timed:
     def __init__(self, pair: Pair, most: int, greedy: bool) -> None:
         room = (pair.context or PREFIX + most + CHAIN + 2) - max(most, CHAIN) - 2
         self._pair, prefix = pair, max(1, min(PREFIX, room))
-        self._target_cache, self._draft_cache = make_prompt_cache(pair.target), make_prompt_cache(pair.draft)
-        for model, cache in ((pair.target, self._target_cache), (pair.draft, self._draft_cache)):
-            mx.eval(model(mx.zeros((1, prefix), mx.int32), cache=cache))
+        slack = max(most + 1, CHAIN)
+        self._target, self._draft = new_cache(pair.target, slack), new_cache(pair.draft, slack)
+        for cache in (self._target, self._draft):
+            cache.prefill(mx.zeros((prefix,), mx.uint32), prefix)
         self._sampler = round_sampler_for(Sampler(0.0 if greedy else 1.0, 1.0, 0.0, 0, 0), pair.width)
 
     def plain(self) -> None:
         """CHAIN plain steps, each enqueued before the one before it is read."""
         token = mx.array([0], mx.uint32)
         for _ in range(CHAIN):
-            before, token = token, self._sampler.following(self._pair.target(token[None], cache=self._target_cache)[0])
+            before, token = token, self._sampler.following(self._target.read(token))
             mx.async_eval(token)
             before.item()
         token.item()
-        trim_prompt_cache(self._target_cache, CHAIN)
+        self._target.rewind(CHAIN)
 
     def draft(self) -> None:
         """CHAIN proposals."""
         mx.eval(self._propose(CHAIN))
-        trim_prompt_cache(self._draft_cache, CHAIN)
+        self._draft.rewind(CHAIN)
 
     def round_of(self, k: int) -> Callable[[], None]:
-        """K proposals and their verification."""
+        """K proposals and their verification, of which half is taken back."""
 
         def make() -> None:
             proposals = self._propose(k)
             tokens = mx.concatenate([mx.array([0], mx.uint32), *proposals])
-            logits = self._pair.target(tokens[None], cache=self._target_cache)[0]
+            logits = self._target.read(tokens)
             mx.async_eval(logits)
             self._sampler.verify(logits)
-            trim_prompt_cache(self._target_cache, k + 1)
-            trim_prompt_cache(self._draft_cache, k)
+            half = (k + 1) // 2
+            self._target.rewind(half)  # a recurrent model reads again what stays
+            self._target.evaluate_states()
+            self._target.rewind(k + 1 - half)
+            self._draft.rewind(k)
 
         return make
 
@@ -133,7 +137,7 @@ class _Timed:
         self._sampler.begin(count)
         proposals = [mx.array([0], mx.uint32)]
         for _ in range(count):
-            logits = self._pair.draft(proposals[-1][None], cache=self._draft_cache)[0]
+            logits = self._draft.read(proposals[-1])
             mx.async_eval(logits)
             proposals.append(self._sampler.propose(logits))
             mx.async_eval(proposals[-1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -55,16 +55,28 @@ def attach_fresh(model: nn.Module, config: AdapterConfig, seed: int) -> None:
     mx.eval(adapter_parameters(model))
 
 
-def shape_for(model: nn.Module, wanted: Lora) -> AdapterConfig:
-    """The shape of a fresh adapter of `model` as configured; with `matrices` all its embedding and head are in it."""
+def shape_for(model: nn.Module, wanted: Lora, unfit: Collection[str] = ()) -> AdapterConfig:
+    """The shape of a fresh adapter of `model` as configured; with `matrices` all its embedding and head are in it.
+
+    Args:
+        model: with or without an adapter.
+        wanted: the configuration.
+        unfit: keys of layers that `find_unfit` says to leave out.
+    """
     shape = AdapterConfig.of(wanted)
-    if wanted.matrices == "layers":
+    inside, outside = adaptable_keys(model)
+    keys = inside if wanted.matrices == "layers" else inside | outside
+    if wanted.matrices == "layers" and not inside & set(unfit):
         return shape
+    return replace(shape, keys=tuple(sorted(keys - set(unfit))))
+
+
+def adaptable_keys(model: nn.Module) -> tuple[set[str], set[str]]:
+    """Names of linear layers below a transformer layer, each for all of these; and outside of them, by whole names."""
     inside = set().union(*(_adaptable(layer) for layer in model.layers))
     ours = {id(module) for layer in model.layers for module in layer.modules()}
     modules = dict(model.named_modules())
-    outside = {name for name in _adaptable(model) if id(modules[name]) not in ours}  # by their whole names
-    return replace(shape, keys=tuple(sorted(inside | outside)))
+    return inside, {name for name in _adaptable(model) if id(modules[name]) not in ours}
 
 
 def attach_directory(model: nn.Module, directory: Path) -> AdapterConfig:
@@ -98,6 +110,18 @@ def detach(model: nn.Module) -> None:
 def is_attached(model: nn.Module) -> bool:
     """Whether the model carries an adapter."""
     return next(_lora_modules(model), None) is not None
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """Within the block the model has no adapter, or the one that the block puts on it; afterwards its own again."""
+    carried = list(_lora_modules(model))
+    detach(model)
+    try:
+        yield
+    finally:
+        detach(model)
+        model.update_modules(tree_unflatten(carried))
 
 
 @contextmanager

@@ -8,15 +8,15 @@ are never proposed nor emitted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
+from ..caches import NoWayBack, rewinding_of
 from ..config import Models
 from ..data.records import PairId
 from ..errors import AdapterError, PairError
@@ -36,7 +36,7 @@ class Pair:
         tokenizer: the target's, as mlx-lm wraps it.
         width: tokens 0 .. width - 1 have a logit in both models.
         stop_tokens: end a generation, the target's.
-        context: the longest sequence that both caches and position encodings hold; None is unlimited.
+        context: the longest sequence that the position encodings of both were made for; None is unlimited.
         identity: the models by the names that a data directory knows them by.
         adapter: version or directory attached to the draft; None is the bare draft.
         files: fingerprints of target and draft; None where they were not loaded from files.
@@ -105,7 +105,7 @@ def load_pair(
 
     Raises:
         PairError: not found, not loadable, in need of Python of its own where that is not trusted, another tokenizer,
-            or a cache that cannot be trimmed.
+            or a cache that cannot take rejected tokens back exactly.
         AdapterError: the adapter does not fit the draft.
         StoreError: `names` cannot be read.
     """
@@ -114,8 +114,7 @@ def load_pair(
     draft, draft_tokenizer, draft_config = _load(draft_path, models)
     widths = [int(model(mx.array([[0]])).shape[-1]) for model in (target, draft)]  # of the logits
     check_tokenizers(tokenizer, draft_tokenizer, min(widths))
-    windows = [check_cache(target, "target"), check_cache(draft, "draft")]
-    windows += [position_limit(config) for config in (target_config, draft_config)]
+    limits = [position_limit(config) for config in (target_config, draft_config)]
     files = fingerprints(target_path), fingerprints(draft_path)
     target_name, draft_name = (model.model if names is None else names.of(model) for model in files)
     pair = Pair(
@@ -125,10 +124,12 @@ def load_pair(
         identity=PairId(target=target_name, draft=draft_name, tokenizer=_tokenizer_fingerprint(tokenizer)),
         width=min(widths),
         stop_tokens=frozenset(int(i) for i in tokenizer.eos_token_ids),
-        context=min((window for window in windows if window is not None), default=None),
+        context=min((limit for limit in limits if limit is not None), default=None),
         files=files,
         draft_names=frozenset(files[1].names) if names is None else names.all_of(files[1]),
     )
+    if not lazy_target:
+        check_caches(pair)
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
 
 
@@ -157,31 +158,16 @@ def check_tokenizers(target: Any, draft: Any, width: int) -> None:
             )
 
 
-def check_cache(model: nn.Module, role: str) -> int | None:
-    """How many tokens the model's cache holds before a rewind would fail; None is unlimited.
-
-    Raises:
-        PairError: a cache that cannot give back rejected tokens at all (state-space and hybrid models).
-    """
-    caches = make_prompt_cache(model)
-    if not can_trim_prompt_cache(caches):
-        kinds = sorted({type(cache).__name__ for cache in caches if not cache.is_trimmable()})
-        raise PairError(
-            f"the {role}'s cache ({', '.join(kinds)}) cannot take back rejected tokens, so it cannot decode "
-            "speculatively; choose a model with plain attention"
-        )
-    return min(_windows(caches), default=None)
-
-
-def _windows(caches: Iterable[Any]) -> Iterable[int]:
-    """Sizes after which rotating and chunked caches forget, nested ones included."""
-    for cache in caches:
-        if hasattr(cache, "caches"):
-            yield from _windows(cache.caches)
-        for name in ("max_size", "chunk_size"):
-            size = getattr(cache, name, None)
-            if isinstance(size, int):
-                yield size
+def check_caches(pair: Pair) -> None:
+    """Raise PairError unless both models' caches take rejected tokens back exactly."""
+    for role, model in (("target", pair.target), ("draft", pair.draft)):
+        try:
+            rewinding_of(model)
+        except NoWayBack as error:
+            raise PairError(
+                f"the {role}'s cache ({cache_kinds(model)}) cannot take rejected tokens back exactly ({error}), "
+                "so it cannot decode speculatively; choose another model, and report this one"
+            ) from None
 
 
 def position_limit(config: dict[str, Any]) -> int | None:
@@ -197,6 +183,19 @@ def _tokenizer_fingerprint(tokenizer: Any) -> str:
         digest.update(f"{i}:{token}\n".encode("utf-8", "surrogatepass"))
     digest.update(f"{tokenizer.bos_token_id}/{tokenizer.eos_token_id}".encode())
     return digest.hexdigest()
+
+
+_WAYS = {
+    "trim": "trimmed",
+    "local": "states put back, recurrent layers read again",
+    "eager": "states put back, the model reads again",
+}
+
+
+def describe_caches(pair: Pair) -> str:
+    """How both models' caches take rejected tokens back, for a person."""
+    said = [f"{cache_kinds(model)}: {_WAYS[rewinding_of(model).way]}" for model in (pair.target, pair.draft)]
+    return said[0] if said[0] == said[1] else f"target {said[0]}, draft {said[1]}"
 
 
 def cache_kinds(model: nn.Module) -> str:

@@ -2,17 +2,25 @@
 
     inputs (B, L) -> hidden (B, L, D) -> the M chosen rows (M, D) -> logits (M, V)
 
-Most models of mlx-lm are a body, `model`, and a head, `lm_head` or the tied embedding; but some scale or cap their
-logits in between. So head and body are tried once against the model's own call, which is used where the two differ.
+The head is found by trying, whatever a model calls it and wherever it lies: a linear layer with an output for every
+token, or an embedding that is used as one. While such a module hands its input on as it is, the model's own call gives
+the hidden states. Where the head on their rows is not the model's own logits, because these are capped behind it, the
+model computes logits at every position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx import nn
+from mlx_lm.tuner.lora import LoRALinear
+
+from ..caches import read_whole
 
 PIECE_BYTES = 16 << 20
 LEAST_PIECE = 64  # positions; fewer would leave the cores idle
@@ -52,35 +60,80 @@ def make_forward(model: nn.Module, name: str, say: Callable[[str], None]) -> For
         name: target or draft, for the message.
         say: told when head and body are not all of the model.
     """
-    if _agrees(model):
-        return Forward(
-            lambda i, positions: _rows(model.model(i), positions),
-            lambda rows: _head(model)(rows),
-            lambda: _head_module(model),
-        )
+    head = _find_head(model)
+    if head is not None:
+        return Forward(lambda inputs, positions: _rows(head.hidden(inputs), positions), head, head.module)
     say(f"the {name}'s logits are more than a head on its hidden states: computing them at every position (slower)")
-    return Forward(lambda inputs, positions: _rows(model(inputs), positions), lambda logits: logits)
+    return Forward(lambda inputs, positions: _rows(read_whole(model, inputs), positions), lambda logits: logits)
 
 
-def _agrees(model: nn.Module) -> bool:
-    probe = mx.array(_PROBE)
+@dataclass(frozen=True)
+class _Head:
+    """The module at the end of a model, by its path: an adapter may replace the object that lies there."""
+
+    model: nn.Module
+    path: tuple[str, ...]
+
+    def module(self) -> nn.Module:
+        """As it is now."""
+        found = self.model
+        for key in self.path:
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        return found
+
+    def hidden(self, inputs: mx.array) -> mx.array:
+        """(B, L) to (B, L, D): what it is given."""
+        with _handing_on(self.module()):
+            return read_whole(self.model, inputs)
+
+    def __call__(self, rows: mx.array) -> mx.array:
+        """(m, D) to (m, V)."""
+        module = self.module()
+        logits: mx.array = module.as_linear(rows) if hasattr(module, "as_linear") else module(rows)
+        return logits
+
+    def is_all(self, logits: mx.array) -> bool:
+        """Whether it is all that lies between the hidden states and the model's `logits` for the probe."""
+        try:
+            short = self(self.hidden(mx.array(_PROBE)))
+            return short.shape == logits.shape and bool(mx.allclose(short, logits, rtol=1e-5, atol=1e-6).item())
+        except (AttributeError, TypeError, ValueError):
+            return False
+
+
+def _find_head(model: nn.Module) -> _Head | None:
+    logits = read_whole(model, mx.array(_PROBE))
+    paths = [name for name, module in model.named_modules() if _outputs(module) == logits.shape[-1]]
+    by_depth = sorted(paths, key=lambda name: (name.count("."), name))  # a layer before the one that an adapter wraps
+    heads = (_Head(model, tuple(name.split("."))) for name in by_depth)
+    return next((head for head in heads if head.is_all(logits)), None)
+
+
+def _outputs(module: nn.Module) -> int:
+    """How many tokens a module could be the head for; 0 where it could be none."""
+    if isinstance(module, LoRALinear):
+        return _outputs(module.linear)
+    is_head = hasattr(module, "as_linear") or isinstance(module, nn.Linear | nn.QuantizedLinear)
+    weight = getattr(module, "weight", getattr(getattr(module, "embedding", None), "weight", None))
+    return int(weight.shape[0]) if is_head and weight is not None else 0
+
+
+@contextmanager
+def _handing_on(module: nn.Module) -> Iterator[None]:
+    """Within the block, the module gives as a head what it is given."""
+    kind = type(module)
+    module.__class__ = _handing_on_kind(cast(Hashable, kind))
     try:
-        short = _head(model)(model.model(probe))
-    except (AttributeError, TypeError, ValueError):
-        return False
-    full = model(probe)
-    return short.shape == full.shape and bool(mx.allclose(short, full, rtol=1e-5, atol=1e-6).item())
+        yield
+    finally:
+        module.__class__ = kind
 
 
-def _head(model: nn.Module) -> Callable[[mx.array], mx.array]:
-    module = _head_module(model)
-    head: Callable[[mx.array], mx.array] = module if "lm_head" in model else module.as_linear
-    return head
-
-
-def _head_module(model: nn.Module) -> nn.Module:
-    module: nn.Module = model.lm_head if "lm_head" in model else model.model.embed_tokens
-    return module
+@cache
+def _handing_on_kind(kind: Any) -> type[nn.Module]:
+    name = "as_linear" if hasattr(kind, "as_linear") else "__call__"
+    members = {name: lambda _self, rows: rows, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind,), members)
 
 
 def _rows(values: mx.array, positions: mx.array) -> mx.array:

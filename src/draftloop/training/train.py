@@ -29,6 +29,7 @@ from ..errors import AdapterError, RunError, StoreError, TrainingFailed
 from ..models import adapter as lora
 from ..models.adapter_format import parse_config
 from ..models.pair import Pair, load_pair
+from ..models.unfit_layers import find_unfit
 from ..registry.registry import Version
 from ..runtime import memory
 from ..runtime.bars import Bar
@@ -92,7 +93,9 @@ def train(
 
     # 2. The adapter: the one that is trained on keeps its shape, a fresh one gets the configured one.
     parent, notes, progress = None, mixture.notes(config.training), Progress()
-    wanted = lora.shape_for(pair.draft, config.training.lora)
+    unfit = find_unfit(pair.draft)
+    notes.extend(f"{key} carries no adapter: {why}" for key, why in unfit.items())
+    wanted = lora.shape_for(pair.draft, config.training.lora, unfit)
     if lora.is_attached(pair.draft):
         parent, shape = pair.adapter, lora.carried_shape(pair.draft)
         if parent is not None and (shape.rank, shape.scale, shape.keys) != (wanted.rank, wanted.scale, wanted.keys):

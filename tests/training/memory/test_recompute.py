@@ -11,7 +11,9 @@ from tiny import tiny_llama
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.runtime.rng import get_state
+from draftloop.training.memory import recompute
 from draftloop.training.memory.recompute import is_recomputed, set_recompute
+from scripts import model_checks, model_zoo
 
 
 def adapted(dropout: float = 0.0, layers: int = 8) -> nn.Module:
@@ -63,6 +65,7 @@ def test_dropout_drawn_anew_in_the_backward_pass_would_be_noticed(monkeypatch):
     draft = adapted(dropout=0.5)
     _, expected, _ = differentiated(draft)
     monkeypatch.setattr(recompute, "_drawing_from", lambda _key: nullcontext())
+    monkeypatch.setattr(recompute, "_exact_layers", lambda model: [True] * len(model.layers))  # which would notice it
     set_recompute(draft, True)
     _, found, _ = differentiated(draft)
     assert max(mx.abs(found[n] - v).max().item() / mx.abs(v).max().item() for n, v in expected.items()) > 0.01
@@ -115,3 +118,19 @@ def test_nothing_that_was_computed_is_kept_alive():
     differentiated(draft)
     mx.synchronize()
     assert mx.get_active_memory() - before < 4 * 64 * INPUTS.size  # what one layer puts out
+
+
+@pytest.mark.parametrize("name", ["gemma4_text", "gemma3n", "hunyuan", "qwen3_5", "gpt_oss"])
+def test_layers_whose_keys_others_share_are_not_recomputed_and_gradients_stay_right(name):
+    model = model_zoo.build(name)
+    assert model_checks.gradient(model, recompute=True) is None
+    set_recompute(model, True)
+    recomputed = [is_recomputed(layer) for layer in model.layers]
+    set_recompute(model, False)
+    assert any(recomputed)
+    assert all(recomputed) == (name in ("qwen3_5", "gpt_oss"))
+
+
+def test_recomputing_every_layer_would_be_noticed(monkeypatch):
+    monkeypatch.setattr(recompute, "_exact_layers", lambda model: [True] * len(model.layers))
+    assert "finite differences" in model_checks.gradient(model_zoo.build("gemma4_text"), recompute=True)

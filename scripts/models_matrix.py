@@ -1,0 +1,192 @@
+"""Try every text model of the installed mlx-lm, and write what works: make models
+
+Writes `src/draftloop/models/matrix.json`, which `draftloop models` prints and docs/models.md shows. A model works if it
+can be built as a tiny one, its cache takes tokens back exactly, and its greedy outputs with a draft are mlx-lm's. With
+`--full` as thoroughly as a release needs; without it in a few minutes.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: E402 - the process is prepared before anything imports MLX
+from draftloop import prepare_process
+
+prepare_process()
+
+# isort: split
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from mlx import nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from draftloop.caches import NoWayBack, find_way, leaves_of
+from draftloop.data.records import PairId
+from draftloop.decoding.batch_probe import batches_exactly
+from draftloop.errors import AdapterError
+from draftloop.models.pair import Pair
+from draftloop.models.unfit_layers import find_unfit
+from draftloop.training.forward import make_forward
+from scripts import model_checks, model_zoo
+
+FILE = Path(__file__).resolve().parent.parent / "src" / "draftloop" / "models" / "matrix.json"
+NOISE = 0.12  # of a draft
+LIMIT, PROCESSES = 180, 2  # seconds of one examination, and how many at a time
+
+
+@dataclass(frozen=True)
+class Care:
+    """How thoroughly."""
+
+    lengths: tuple[int | None, ...]
+    seeds: int
+    tokens: int
+
+
+QUICK = Care((4, None), 1, 48)
+FULL = Care((1, 2, 4, 8, None), 3, 128)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of one model.
+
+    Attributes:
+        name: of mlx-lm's module, or of a variant.
+        works: whether it decodes exactly.
+        why_not: where it does not.
+        caches: kinds of its cache's leaves.
+        rewinds: how they take tokens back.
+        batches: whether unequal prompts are generated together as alone; None where that was not asked.
+        trains: `all`, or which layers carry no adapter, or why none can be trained.
+        head: `short` where logits are computed at chosen positions alone.
+    """
+
+    name: str
+    works: bool
+    why_not: str | None = None
+    caches: tuple[str, ...] = ()
+    rewinds: str | None = None
+    batches: str | None = None
+    trains: str | None = None
+    head: str | None = None
+
+
+def examine(name: str, care: Care) -> Row:
+    """Everything about one model."""
+    try:
+        model = model_zoo.build(name)
+        caches = tuple(sorted({type(leaf).__name__ for leaf in leaves_of(make_prompt_cache(model))}))
+        way = find_way(model).way
+    except model_zoo.CannotBuild as error:
+        return Row(name, False, f"no tiny one can be built: {error}")
+    except NoWayBack as error:
+        return Row(name, False, f"no exact way back: {error}", caches)
+    except Exception as error:  # noqa: BLE001 - whatever a model of another's making raises is a reason
+        return Row(name, False, f"it cannot be run: {type(error).__name__}: {' '.join(str(error).split())}")
+    for seed in range(care.seeds):
+        wrong = _said(lambda seed=seed: _decodes(name, seed, care))  # type: ignore[misc]
+        if wrong is not None:
+            return Row(name, False, wrong, caches, way)
+    pair = _pair(name, 0)
+    return Row(
+        name,
+        True,
+        None,
+        caches,
+        way,
+        _said(lambda: model_checks.batched_output(pair, 24))
+        or ("together" if batches_exactly(pair.target) else "one by one"),
+        _trains(pair.draft),
+        _head(pair.draft),
+    )
+
+
+def _pair(name: str, seed: int) -> Pair:
+    target, draft = model_zoo.build(name, seed), model_zoo.noisy(name, seed, NOISE)
+    identity = PairId("target", "draft", "tokenizer")
+    return Pair(target, draft, None, identity, model_zoo.VOCABULARY, frozenset(), None)
+
+
+def _decodes(name: str, seed: int, care: Care) -> str | None:
+    pair = _pair(name, seed)
+    wrong = model_checks.greedy_output(pair, care.tokens, care.lengths)
+    return wrong or model_checks.logged_probabilities(pair, care.tokens)
+
+
+def _trains(model: nn.Module) -> str:
+    try:
+        unfit = sorted(find_unfit(model))
+    except AdapterError as error:
+        return str(error)
+    return _said(lambda: model_checks.gradient(model)) or (f"all but {', '.join(unfit)}" if unfit else "all layers")
+
+
+def _head(model: nn.Module) -> str:
+    lines: list[str] = []
+    make_forward(model, "model", lines.append)
+    return "every position" if lines else "short"
+
+
+def _said(check: Callable[[], str | None]) -> str | None:
+    """What a check found, or that it could not be made."""
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def examined(name: str, full: bool) -> Row:
+    """Everything about one model, found in a process of its own: some of them crash, and one never ends."""
+    command = [sys.executable, "-m", "scripts.models_matrix", "--one", name, *(["--full"] if full else [])]
+    limit = LIMIT * (FULL.seeds * len(FULL.lengths) if full else 1)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return Row(name, False, f"it does not end within {limit} s")
+    if done.returncode < 0:
+        return Row(name, False, f"its process crashes (signal {-done.returncode})")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        return Row(name, False, f"its process ends with {done.returncode}: {last}")
+    return Row(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="of modules, whose rows are written anew; by default all")
+    parser.add_argument("--full", action="store_true", help="every draft length, three seeds, 128 tokens")
+    parser.add_argument("--one", help="print what is found of one, as JSON, in this process")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(asdict(examine(given.one, FULL if given.full else QUICK))))
+        return
+    rows = []
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        for row in pool.map(lambda name: examined(name, given.full), given.names or model_zoo.names()):
+            rows.append(row)
+            said = f"{row.rewinds}, {row.batches}, {row.trains}, {row.head}" if row.works else f"NO: {row.why_not}"
+            print(f"{row.name}: {said}", file=sys.stderr, flush=True)
+    print(f"{sum(row.works for row in rows)} of {len(rows)} work", file=sys.stderr)
+    versions = {name: version(name) for name in ("mlx", "mlx-lm")}
+    checked = json.loads(json.dumps(asdict(FULL if given.full else QUICK)))
+    models = {row.name: asdict(row) for row in rows}
+    if given.names:  # the other rows stay, where they were made alike
+        before = json.loads(FILE.read_text())
+        if (before["versions"], before["checked"]) != (versions, checked):
+            print("nothing is written: all others were tried with other versions, or with other care", file=sys.stderr)
+            return
+        models = {row["name"]: row for row in before["models"]} | models
+    found = {"versions": versions, "checked": checked, "models": [models[name] for name in sorted(models)]}
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+from .leaves import Snapshot as Snapshot
+from .leaves import is_cache as is_cache
+from .leaves import leaves_of as leaves_of
+from .leaves import put_back as put_back
+from .leaves import snapshot as snapshot
+from .once import once_per_model as once_per_model
+from .probe import NoWayBack as NoWayBack
+from .probe import Rewinding as Rewinding
+from .probe import find_way as find_way
+from .probe import new_cache as new_cache
+from .probe import rewinding_of as rewinding_of
+from .rewindable import RewindableCache as RewindableCache
+from .whole_pass import read_whole as read_whole

@@ -1,0 +1,124 @@
+"""How a model's cache takes tokens back, found by trying it: read some, take some back, compare with single steps.
+
+No list of model types says what works. Every way is tried on two short texts, the cheapest first, and the first exact
+one is used; where none is, the reason says what was off. Exact means as exact as this model's passes are among
+themselves: in 16 bits a pass over several tokens and single steps round differently, so the way back is held against
+what the same passes give when nothing is taken back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from .leaves import is_state, leaves_of, rewindable
+from .once import once_per_model
+from .recorder import CannotRecord, Recorder
+from .rewindable import RewindableCache, Way
+from .whole_pass import read_whole
+
+_PREFIX, _PASS, _BACK, _AFTER = 20, 5, 3, 2  # tokens: read for good, read, taken back of these, read then
+_LEAST, _TIMES, _MOST = 1e-3, 8.0, 0.2  # of the logits' standard deviation; times what rounding alone gives
+_TOKENS = 64  # tokens from 0 on that the texts are made of, if the model has as many
+
+
+@dataclass(frozen=True)
+class Rewinding:
+    """How one model's caches take tokens back.
+
+    Attributes:
+        model: whose.
+        way: the cheapest exact one.
+        recorder: for the way `local`.
+    """
+
+    model: nn.Module
+    way: Way
+    recorder: Recorder | None = None
+
+    def cache(self, slack: int) -> RewindableCache:
+        """A fresh one that takes up to `slack` tokens back at once."""
+        return RewindableCache(self.model, slack, self.recorder)
+
+
+class NoWayBack(Exception):
+    """No way is exact for this model; the message is the reason."""
+
+
+def new_cache(model: nn.Module, slack: int) -> RewindableCache:
+    """A fresh cache that takes up to `slack` tokens back at once. Raises NoWayBack."""
+    return rewinding_of(model).cache(slack)
+
+
+def find_way(model: nn.Module) -> Rewinding:
+    """The cheapest way that is exact for a model, found anew; `rewinding_of` remembers it.
+
+    Raises:
+        NoWayBack: none is.
+    """
+    reasons = []
+    for way in _ways(model):
+        try:
+            rewinding = Rewinding(model, way, Recorder(model) if way == "local" else None)
+            wrong = how_wrong(rewinding)
+        except (CannotRecord, ValueError, TypeError, AttributeError, IndexError) as error:
+            reasons.append(f"{way}: {' '.join(str(error).split()) or type(error).__name__}")
+            continue
+        if wrong is None:
+            return rewinding
+        reasons.append(f"{way}: {wrong}")
+    raise NoWayBack("; ".join(reasons))
+
+
+rewinding_of = once_per_model(find_way)
+"""How a model's caches take tokens back, found when it is first asked. Raises NoWayBack."""
+
+
+def _ways(model: nn.Module) -> Iterator[Way]:
+    if any(map(is_state, leaves_of(rewindable(make_prompt_cache(model), 0)))):
+        yield "local"
+        yield "eager"
+    else:
+        yield "trim"
+
+
+def how_wrong(rewinding: Rewinding) -> str | None:
+    """What is off with the logits after taking tokens back; None where they are those of mlx-lm's single steps."""
+    model, rng = rewinding.model, random.Random(0)
+    width = int(read_whole(model, mx.array([[0]])).shape[-1])
+    for vocabulary in (min(_TOKENS, width), min(2, width)):  # a varied text, and hardly one
+        tokens = [rng.randrange(vocabulary) for _ in range(_PREFIX + _PASS + _AFTER)]
+        kept = _PREFIX + _PASS - _BACK
+        prefix, tail = tokens[:_PREFIX], tokens[_PREFIX + _PASS :]
+        expected = _by_single_steps(model, prefix, tokens[_PREFIX:kept] + tail)[-_AFTER:]
+
+        def after(back: int) -> mx.array:
+            cache = rewinding.cache(_PASS)
+            cache.prefill(mx.array(prefix, mx.uint32), _PREFIX)  # noqa: B023
+            cache.read(mx.array(tokens[_PREFIX : kept + back], mx.uint32))  # noqa: B023
+            cache.rewind(back)
+            return cache.read(mx.array(tail, mx.uint32))  # noqa: B023
+
+        scale = mx.std(expected.astype(mx.float32)).item()
+        allowed = max(_LEAST * scale, _TIMES * _difference(after(0), expected))
+        off = _difference(after(_BACK), expected)
+        if not off <= min(allowed, _MOST * scale):
+            return f"logits are off by {off / scale:.2g} standard deviations"
+    return None
+
+
+def _by_single_steps(model: nn.Module, prefix: list[int], tokens: list[int]) -> mx.array:
+    """Logits (N, V) after each of the tokens, each in a step of its own over a cache of mlx-lm's."""
+    cache = make_prompt_cache(model)
+    model(mx.array([prefix]), cache=cache)
+    mx.eval([layer.state for layer in cache])  # so the logits are never computed
+    return mx.concatenate([model(mx.array([[token]]), cache=cache)[0] for token in tokens])
+
+
+def _difference(one: mx.array, other: mx.array) -> float:
+    return float(mx.abs(one.astype(mx.float32) - other.astype(mx.float32)).max().item())
