@@ -8,7 +8,7 @@ alive what the pass reads anyway.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -21,14 +21,8 @@ Snapshot = dict[str, Any]
 
 def rewindable(caches: Sequence[Any], slack: int) -> list[Any]:
     """A fresh cache of mlx-lm with every window in it replaced by one that takes up to `slack` tokens back."""
-    found: dict[int, Any] = {}
 
-    def of(cache: Any) -> Any:
-        if id(cache) not in found:
-            found[id(cache)] = made(cache)
-        return found[id(cache)]
-
-    def made(cache: Any) -> Any:
+    def made(cache: Any, of: Callable[[Any], Any]) -> Any:
         if type(cache) is CacheList:
             return CacheList(*map(of, cache.caches))
         if type(cache) is RotatingKVCache and cache.keep == 0:
@@ -37,7 +31,7 @@ def rewindable(caches: Sequence[Any], slack: int) -> list[Any]:
             return ChunkCache(cache.chunk_size, slack)
         return cache
 
-    return [of(cache) for cache in caches]
+    return _each_once(caches, made)
 
 
 def leaves_of(caches: Iterable[Any]) -> list[Any]:
@@ -79,20 +73,26 @@ def put_back(leaf: Any, kept: Snapshot) -> None:
 
 def copied(caches: Sequence[Any]) -> list[Any]:
     """Caches that go on from where these are, and leave these as they are."""
-    found: dict[int, Any] = {}
 
-    def of(cache: Any) -> Any:
-        if id(cache) not in found:
-            found[id(cache)] = made(cache)
-        return found[id(cache)]
-
-    def made(cache: Any) -> Any:
+    def made(cache: Any, of: Callable[[Any], Any]) -> Any:
         other = copy.copy(cache)
         if isinstance(cache, CacheList):
             other.caches = tuple(map(of, cache.caches))
         elif cache is not None:
             put_back(other, snapshot(cache))
         return other
+
+    return _each_once(caches, made)
+
+
+def _each_once(caches: Sequence[Any], made: Callable[[Any, Callable[[Any], Any]], Any]) -> list[Any]:
+    """What `made` makes of each; of one that layers share, one that they share. It is given how to go on within one."""
+    found: dict[int, Any] = {}
+
+    def of(cache: Any) -> Any:
+        if id(cache) not in found:
+            found[id(cache)] = made(cache, of)
+        return found[id(cache)]
 
     return [of(cache) for cache in caches]
 

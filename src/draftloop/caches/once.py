@@ -21,7 +21,7 @@ def once_per_model(find: Callable[[nn.Module], T]) -> Callable[[nn.Module], T]:
         key = id(model)
         kept = known.get(key)
         if kept is None or kept[0]() is not model:  # another one may have had this identity
-            kept = weakref.ref(model, lambda _: known.pop(key, None) and None), find(model)
+            kept = weakref.ref(model, lambda _: known.pop(key, None)), find(model)
             known[key] = kept
         return kept[1]
 

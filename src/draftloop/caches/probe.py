@@ -9,7 +9,7 @@ what the same passes give when nothing is taken back.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -95,7 +95,7 @@ def how_wrong(rewinding: Rewinding) -> str | None:
         tokens = [rng.randrange(vocabulary) for _ in range(_PREFIX + _PASS + _AFTER)]
         kept = _PREFIX + _PASS - _BACK
         prefix, tail = tokens[:_PREFIX], tokens[_PREFIX + _PASS :]
-        expected = _by_single_steps(model, prefix, tokens[_PREFIX:kept] + tail)[-_AFTER:]
+        expected = by_single_steps(model, prefix, tokens[_PREFIX:kept] + tail)[-_AFTER:]
 
         def after(back: int) -> mx.array:
             cache = rewinding.cache(_PASS)
@@ -112,10 +112,10 @@ def how_wrong(rewinding: Rewinding) -> str | None:
     return None
 
 
-def _by_single_steps(model: nn.Module, prefix: list[int], tokens: list[int]) -> mx.array:
+def by_single_steps(model: nn.Module, prefix: Sequence[int], tokens: Sequence[int]) -> mx.array:
     """Logits (N, V) after each of the tokens, each in a step of its own over a cache of mlx-lm's."""
     cache = make_prompt_cache(model)
-    model(mx.array([prefix]), cache=cache)
+    model(mx.array([list(prefix)]), cache=cache)
     mx.eval([layer.state for layer in cache])  # so the logits are never computed
     return mx.concatenate([model(mx.array([[token]]), cache=cache)[0] for token in tokens])
 

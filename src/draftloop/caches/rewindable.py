@@ -60,7 +60,7 @@ class RewindableCache:
     """
 
     def __init__(self, model: nn.Module, slack: int, recorder: Recorder | None = None) -> None:
-        self._model, self._slack, self._recorder = model, slack, recorder
+        self._model, self._recorder = model, recorder
         self._hold(rewindable(make_prompt_cache(model), slack))
 
     def _hold(self, layers: Sequence[Any]) -> None:
@@ -116,14 +116,10 @@ class RewindableCache:
         """Compute all that it holds."""
         mx.eval([leaf.state for leaf in (*self._states, *self._trimmed)])
 
-    def evaluate_states(self) -> None:
-        """Compute what a rewind has enqueued."""
-        mx.eval([leaf.state for leaf in self._states])
-
     def copy(self) -> RewindableCache:
         """Another one that goes on from here; what was read so far is settled there."""
         other = object.__new__(RewindableCache)
-        other._model, other._slack, other._recorder = self._model, self._slack, self._recorder
+        other._model, other._recorder = self._model, self._recorder
         other._hold(copied(self.layers))
         return other
 

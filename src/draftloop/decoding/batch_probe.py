@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from ..caches import once_per_model
+from ..caches import by_single_steps, once_per_model
 from . import prompt_caches
 
 _LENGTHS = (5, 150, 301)  # sparse attention differs only behind its first blocks, of up to 128 tokens
@@ -35,13 +35,11 @@ def batches_exactly(model: nn.Module) -> bool:
         together = mx.stack([_logits(model, [[p[-1]] for p in _PROMPTS], merged), *_steps(model, merged)])
     except (AttributeError, TypeError, ValueError):  # a kind of cache that cannot take part in it after all
         return False
-    alone = []
-    for row, prompt in enumerate(_PROMPTS):
-        cache = make_prompt_cache(model)
-        mx.eval(model(mx.array([prompt[:-1]]), cache=cache))
-        following = (prompt[-1], *(tokens[row] for tokens in _STEPS))
-        alone.append(mx.stack([_logits(model, [[token]], cache)[0] for token in following]))
-    expected = mx.stack(alone, axis=1)  # (steps, rows, V)
+    alone = [
+        by_single_steps(model, prompt[:-1], (prompt[-1], *(tokens[row] for tokens in _STEPS)))
+        for row, prompt in enumerate(_PROMPTS)
+    ]
+    expected = mx.stack(alone, axis=1).astype(mx.float32)  # (steps, rows, V)
     allowed = _MOST_OFF if is_float32 else _MOST_OFF_IN_16_BITS
     return bool((mx.abs(together - expected).max() <= allowed * mx.std(expected)).item())
 

@@ -127,7 +127,7 @@ class _Timed:
             self._sampler.verify(logits)
             half = (k + 1) // 2
             self._target.rewind(half)  # a recurrent model reads again what stays
-            self._target.evaluate_states()
+            self._target.evaluate()
             self._target.rewind(k + 1 - half)
             self._draft.rewind(k)
 

@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from ..caches import read_whole
 from ..errors import AdapterError
+from ..runtime.memory import is_out_of_memory
 from . import adapter as lora
 from .adapter_format import AdapterConfig
 
@@ -53,6 +54,8 @@ def _problem(model: nn.Module, keys: Collection[str]) -> str | None:
         value, gradients = nn.value_and_grad(model, loss)(model)
         mx.eval(value, gradients)
     except (AdapterError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise  # which says nothing of the layers
         return " ".join(str(error).split())
     finally:
         model.train(was_training)
