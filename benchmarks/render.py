@@ -237,12 +237,11 @@ def draws_table(found: dict[str, Any]) -> str:
 def models_table(found: dict[str, Any]) -> str:
     """Every text model of mlx-lm: those that work, then those that do not, with the reason."""
     works = [row for row in found["models"] if row["works"]]
-    lines = ["| model | cache | rewinds | batches | trains | head |", "|---|---|---|---|---|---|"]
+    lines = ["| model | cache | rewinds | batches | trains | head | exports |", "|---|---|---|---|---|---|---|"]
     for row in works:
         cache = ", ".join(kind.removesuffix("Cache") for kind in row["caches"])
-        lines.append(
-            f"| {row['name']} | {cache} | {row['rewinds']} | {row['batches']} | {row['trains']} | {row['head']} |"
-        )
+        found_of = (row[key] for key in ("rewinds", "batches", "trains", "head", "exports"))
+        lines.append(f"| {' | '.join((row['name'], cache, *found_of))} |")
     others = [f"| {row['name']} | {row['why_not']} |" for row in found["models"] if not row["works"]]
     total, versions = len(found["models"]), found["versions"]
     said = f"{len(works)} of {total} work; mlx-lm {versions['mlx-lm']}, MLX {versions['mlx']}."

@@ -9,24 +9,32 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load_model, save_config, save_model
 
-from draftloop.caches import read_whole
+from draftloop.caches import NoWayBack, RewindableCache, find_way, is_state, leaves_of, read_whole
 from draftloop.data.records import Sampler
 from draftloop.decoding.batched_generation import OutputRequest, generate_batched
 from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.decoding.draft_length import AdaptiveDraftLength, LatencyProfile
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import AdapterError
+from draftloop.export.fuse import Quantization, fuse
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.models.pair import Pair
 from draftloop.models.unfit_layers import find_unfit
+from draftloop.training.memory.recompute import set_recompute
+from scripts import model_zoo
 
 PROMPT = tuple(range(20))
 PROMPT_LENGTHS = (5, 23, 40)
@@ -89,10 +97,26 @@ def batched_output(pair: Pair, length: int) -> str | None:
     return None
 
 
+def broken_rewinding(model: nn.Module) -> str | None:
+    """Keys that are cut while states are left, or, where there is no state, nothing taken back: the probe's answer."""
+
+    def broken(cache: RewindableCache, count: int) -> None:
+        leaves = leaves_of(cache.layers)
+        if any(map(is_state, leaves)):
+            for leaf in leaves:
+                if not is_state(leaf):
+                    leaf.trim(count)
+
+    with patch.object(RewindableCache, "rewind", broken):
+        try:
+            find_way(model)
+        except NoWayBack:
+            return None
+    return "a broken way back is taken for an exact one"
+
+
 def gradient(model: nn.Module, recompute: bool = False) -> str | None:
     """The gradient of an adapter against finite differences; and a step moves the adapter alone."""
-    from draftloop.training.memory.recompute import set_recompute
-
     try:
         unfit = find_unfit(model)
     except AdapterError as error:
@@ -108,12 +132,55 @@ def gradient(model: nn.Module, recompute: bool = False) -> str | None:
         model.eval()
 
 
-def _gradient_of_an_adapter(model: nn.Module) -> str | None:
-    tokens = mx.array([PROMPT[:12], PROMPT[4:16]])
-    weights = {
+def exported_adapter(name: str) -> str | None:
+    """A draft's adapter, as mlx-lm loads it from its files."""
+    model = adapted(name)
+    expected = read_whole(model, mx.array([PROMPT]))
+    with TemporaryDirectory() as folder:
+        lora.save_adapter(model, Path(folder))
+        again = load_adapters(model_zoo.build(name), folder).eval()
+        off = _off(read_whole(again, mx.array([PROMPT])), expected)
+    return None if off <= MOST_OFF else f"with the exported adapter, mlx-lm's logits are off by {off:.2g}"
+
+
+def exported_draft(name: str) -> str | None:
+    """A draft with the adapter in its weights, as mlx-lm loads it from its files."""
+    model = adapted(name)
+    expected = read_whole(model, mx.array([PROMPT]))
+    config = fuse(model, model_zoo.specimen(name).config, Quantization())
+    with TemporaryDirectory() as folder:
+        save_model(folder, model)
+        save_config(config, Path(folder) / "config.json")
+        again, _ = load_model(Path(folder))
+        off = _off(read_whole(again.eval(), mx.array([PROMPT])), expected)
+    return None if off <= MOST_OFF else f"fused and loaded by mlx-lm, its logits are off by {off:.2g}"
+
+
+def adapted(name: str) -> nn.Module:
+    """A model with a random adapter on every layer that can carry one."""
+    model = model_zoo.build(name)
+    inside, outside = lora.adaptable_keys(model)
+    keys = tuple(sorted((inside | outside) - set(find_unfit(model))))
+    lora.attach_fresh(model, AdapterConfig(2, 1.0, keys=keys), seed=0)
+    lora.load_parameters(model, _random_weights(model))
+    return model
+
+
+def _off(found: mx.array, expected: mx.array) -> float:
+    """The largest difference, in standard deviations of what is expected."""
+    return float((mx.abs(found - expected).max() / mx.std(expected)).item())
+
+
+def _random_weights(model: nn.Module) -> dict[str, mx.array]:
+    return {
         name: 0.1 * mx.random.normal(leaf.shape, key=mx.random.key(n))
         for n, (name, leaf) in enumerate(sorted(lora.adapter_parameters(model).items()))
     }
+
+
+def _gradient_of_an_adapter(model: nn.Module) -> str | None:
+    tokens = mx.array([PROMPT[:12], PROMPT[4:16]])
+    weights = _random_weights(model)
     lora.load_parameters(model, weights)
     model.train()
 

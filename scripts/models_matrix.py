@@ -42,15 +42,24 @@ LIMIT, PROCESSES = 180, 2  # seconds of one examination, and how many at a time
 
 @dataclass(frozen=True)
 class Care:
-    """How thoroughly."""
+    """How thoroughly.
+
+    Attributes:
+        lengths: of drafts; None is the adaptive one.
+        seeds: of weights.
+        tokens: of an output.
+        breaks: whether a way back that is broken on purpose has to be noticed, and gradients are taken once more with
+            activations computed again.
+    """
 
     lengths: tuple[int | None, ...]
     seeds: int
     tokens: int
+    breaks: bool = False
 
 
 QUICK = Care((4, None), 1, 48)
-FULL = Care((1, 2, 4, 8, None), 3, 128)
+FULL = Care((1, 2, 4, 8, None), 3, 128, breaks=True)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Row:
         batches: whether unequal prompts are generated together as alone; None where that was not asked.
         trains: `all`, or which layers carry no adapter, or why none can be trained.
         head: `short` where logits are computed at chosen positions alone.
+        exports: what mlx-lm loads from the files of an export: `adapter`, `fused` or both.
     """
 
     name: str
@@ -76,6 +86,7 @@ class Row:
     batches: str | None = None
     trains: str | None = None
     head: str | None = None
+    exports: str | None = None
 
 
 def examine(name: str, care: Care) -> Row:
@@ -95,6 +106,8 @@ def examine(name: str, care: Care) -> Row:
         if wrong is not None:
             return Row(name, False, wrong, caches, way)
     pair = _pair(name, 0)
+    if care.breaks and (wrong := _said(lambda: model_checks.broken_rewinding(pair.target))) is not None:
+        return Row(name, False, wrong, caches, way)
     return Row(
         name,
         True,
@@ -103,8 +116,9 @@ def examine(name: str, care: Care) -> Row:
         way,
         _said(lambda: model_checks.batched_output(pair, 24))
         or ("together" if batches_exactly(pair.target) else "one by one"),
-        _trains(pair.draft),
+        _trains(pair.draft, recompute=care.breaks),
         _head(pair.draft),
+        _exports(name),
     )
 
 
@@ -120,12 +134,23 @@ def _decodes(name: str, seed: int, care: Care) -> str | None:
     return wrong or model_checks.logged_probabilities(pair, care.tokens)
 
 
-def _trains(model: nn.Module) -> str:
+def _trains(model: nn.Module, *, recompute: bool) -> str:
     try:
         unfit = sorted(find_unfit(model))
     except AdapterError as error:
         return str(error)
-    return _said(lambda: model_checks.gradient(model)) or (f"all but {', '.join(unfit)}" if unfit else "all layers")
+    for again in (False, True) if recompute else (False,):
+        wrong = _said(lambda again=again: model_checks.gradient(model, again))  # type: ignore[misc]
+        if wrong is not None:
+            return f"{wrong}, when activations are computed again" if again else wrong
+    return f"all but {', '.join(unfit)}" if unfit else "all layers"
+
+
+def _exports(name: str) -> str:
+    adapter = _said(lambda: model_checks.exported_adapter(name))
+    fused = _said(lambda: model_checks.exported_draft(name))
+    works = [kind for kind, wrong in (("adapter", adapter), ("fused", fused)) if wrong is None]
+    return ", ".join(works) or f"{adapter}; {fused}"
 
 
 def _head(model: nn.Module) -> str:
@@ -172,7 +197,8 @@ def main() -> None:
     with ThreadPoolExecutor(PROCESSES) as pool:
         for row in pool.map(lambda name: examined(name, given.full), given.names or model_zoo.names()):
             rows.append(row)
-            said = f"{row.rewinds}, {row.batches}, {row.trains}, {row.head}" if row.works else f"NO: {row.why_not}"
+            parts = (row.rewinds, row.batches, row.trains, row.head, row.exports)
+            said = ", ".join(map(str, parts)) if row.works else f"NO: {row.why_not}"
             print(f"{row.name}: {said}", file=sys.stderr, flush=True)
     print(f"{sum(row.works for row in rows)} of {len(rows)} work", file=sys.stderr)
     versions = {name: version(name) for name in ("mlx", "mlx-lm")}

@@ -47,3 +47,8 @@ def test_one_token_too_many_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("llama", "gpt_oss", "qwen3_5"):
         with pytest.raises(NoWayBack, match="logits are off by"):
             find_way(zoo.model(name))
+
+
+def test_a_model_whose_whole_passes_see_further_than_its_single_steps_is_refused() -> None:
+    with pytest.raises(NoWayBack, match=r"a pass over several tokens sees 17 of them .* whose single steps see 16"):
+        find_way(zoo.model("plamo3"))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from builders import CountingFiles, failing_files, make_record
 from log_files import file_size_limit
+from mlx_lm.models.llama import Model
 from model_dirs import edit_json, foreign, models_in, swap_tokens, write_lora, write_pair
 from mortal import HANGS
 from tiny import sampler
@@ -395,6 +396,19 @@ def test_a_quantization_that_fits_no_layer_leaves_nothing_behind(
 ) -> None:
     with pytest.raises(ExportError, match="choose a smaller --q-group-size"):
         export_version(job(registry, tmp_path / "exports" / "out", bits=4, group_size=128), pair, config, [])
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_a_fused_draft_whose_weights_mlx_lm_changes_when_it_loads_them_is_not_shipped(
+    tmp_path: Path, registry: Registry, pair: Pair, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def normalized(_model: Model, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        head = weights["lm_head.weight"]  # as baichuan_m1 does it
+        return {**weights, "lm_head.weight": head / mx.linalg.norm(head, axis=-1, keepdims=True)}
+
+    monkeypatch.setattr(Model, "sanitize", normalized)
+    with pytest.raises(ExportError, match=r"mlx-lm changes weights .* without --fuse"):
+        export_version(job(registry, tmp_path / "exports" / "out"), pair, config, [])
     assert list((tmp_path / "exports").iterdir()) == []
 
 

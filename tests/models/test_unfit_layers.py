@@ -32,6 +32,22 @@ def test_a_weight_that_the_model_reads_itself_carries_none_and_all_others_do() -
     mx.eval(model(mx.array([[1, 2, 3]])))
 
 
+def test_a_layer_whose_adapter_mlx_lm_would_not_load_carries_none() -> None:
+    unfit = find_unfit(model_zoo.build("afm7"))
+    assert set(unfit) == {"self_attn.qkv_proj"}
+    assert "mlx-lm does not load" in unfit["self_attn.qkv_proj"]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_5", "gpt_oss", "gemma3n", "falcon_h1", "deepseek_v41", "afm7"])
+def test_mlx_lm_loads_what_is_exported(name: str) -> None:
+    assert model_checks.exported_adapter(name) is None
+    assert model_checks.exported_draft(name) is None
+
+
+def test_a_fused_draft_that_mlx_lm_changes_would_be_noticed() -> None:
+    assert "fused and loaded by mlx-lm" in str(model_checks.exported_draft("baichuan_m1"))
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3_5", "gpt_oss", "gemma3n", "falcon_h1"])
 def test_gradients_are_those_of_finite_differences_and_a_step_moves_the_adapter_alone(name: str) -> None:
     assert model_checks.gradient(model_zoo.build(name)) is None

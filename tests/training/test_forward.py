@@ -4,6 +4,7 @@ import mlx.core as mx
 import pytest
 import zoo
 from mlx import nn
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.llama import Model, ModelArgs
 from tiny import tiny_llama
@@ -48,7 +49,7 @@ class Capped(nn.Module):
 
 
 class Opaque(nn.Module):
-    """A model of another build: what comes out has the width of the vocabulary, and no head made it."""
+    """A model of another build: the logits of a position depend on those of the others."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -59,7 +60,8 @@ class Opaque(nn.Module):
         return self.inner.layers
 
     def __call__(self, inputs: mx.array, cache: object = None) -> mx.array:
-        return mx.sort(self.inner(inputs, cache=cache), axis=-1)
+        logits = self.inner(inputs, cache=cache)
+        return logits - logits.mean(axis=1, keepdims=True)
 
 
 def quantized() -> nn.Module:
@@ -76,13 +78,52 @@ def test_chosen_positions_have_the_logits_of_the_plain_call(make):
     assert not said
 
 
-@pytest.mark.parametrize("wrapper", [Capped, Opaque])
-def test_a_model_that_is_more_than_body_and_head_gets_its_plain_call_and_says_so(wrapper):
-    model, said = wrapper(tiny_llama()), []
+def test_a_model_that_is_more_than_body_and_head_gets_its_plain_call_and_says_so():
+    model, said = Opaque(tiny_llama()), []
     chosen = make_forward(model, "target", said.append)(INPUTS, POSITIONS)
     assert mx.allclose(chosen, model(INPUTS).reshape(-1, 64)[POSITIONS])
     assert len(said) == 1
     assert "the target's logits" in said[0]
+
+
+def test_what_a_model_does_behind_its_head_is_done_at_chosen_positions_alone():
+    model, said = Capped(tiny_llama()), []
+    forward = make_forward(model, "target", said.append)
+    assert said == []
+    expected = model(INPUTS).reshape(-1, 64)[POSITIONS]
+    rows = forward.hidden(INPUTS, POSITIONS)
+    assert rows.shape == (5, 32)
+    assert mx.allclose(forward.head(rows), expected, rtol=1e-5, atol=1e-6)
+    assert mx.allclose(forward.head(rows[2:3]), expected[2:3], rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_through_it_is_that_of_the_whole_call():
+    model = Capped(tiny_llama())
+    lora.attach_fresh(model, AdapterConfig(rank=2, scale=2.0, keys=("lm_head", "mlp.up_proj")), seed=0)
+    lora.load_parameters(model, {name: mx.ones_like(a) for name, a in lora.adapter_parameters(model).items()})
+    forward = make_forward(model, "draft", print)
+
+    def of(logits: mx.array) -> mx.array:
+        return mx.square(logits).mean()
+
+    found = nn.value_and_grad(model, lambda _: of(forward(INPUTS, POSITIONS)))(model)
+    expected = nn.value_and_grad(model, lambda m: of(m(INPUTS).reshape(-1, 64)[POSITIONS]))(model)
+    assert mx.allclose(found[0], expected[0], rtol=1e-5)
+    flat = dict(tree_flatten(expected[1]))
+    assert {name.rpartition(".")[0] for name in flat} > {"lm_head"}
+    for name, gradient in tree_flatten(found[1]):
+        assert mx.allclose(gradient, flat[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_what_is_behind_the_head_is_found_without_the_dropout_of_the_layers_before_it():
+    model = Capped(tiny_llama())
+    lora.attach_fresh(model, AdapterConfig(rank=2, scale=2.0, dropout=0.5, keys=("mlp.up_proj",)), seed=0)
+    forward = make_forward(model.eval(), "draft", print)
+    model.train()
+    before = mx.array(mx.random.state[0])
+    first = forward.head(mx.ones((3, 32)))
+    assert mx.array_equal(mx.random.state[0], before)
+    assert mx.array_equal(forward.head(mx.ones((3, 32))), first)
 
 
 def test_the_short_way_would_be_wrong_for_a_capped_model():
@@ -112,7 +153,8 @@ def test_a_dropout_that_was_given_to_a_sleeping_model_does_not_act_while_it_is_t
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3_5", "nemotron_h", "mamba2", "gpt_oss", "llama4", "kimi_linear", "granite", "cohere2"]
+    "name",
+    ["qwen3_5", "nemotron_h", "mamba2", "gpt_oss", "llama4", "kimi_linear", "granite", "cohere2", "gemma2", "gemma3n"],
 )
 def test_a_head_is_found_wherever_it_lies_and_whatever_it_is_called(name: str) -> None:
     model, said = zoo.model(name), []

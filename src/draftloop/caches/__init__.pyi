@@ -1,5 +1,6 @@
 from .leaves import Snapshot as Snapshot
 from .leaves import is_cache as is_cache
+from .leaves import is_state as is_state
 from .leaves import leaves_of as leaves_of
 from .leaves import put_back as put_back
 from .leaves import snapshot as snapshot

@@ -21,6 +21,7 @@ from .once import once_per_model
 from .recorder import CannotRecord, Recorder
 from .rewindable import RewindableCache, Way
 from .whole_pass import read_whole
+from .windows import WindowCache
 
 _PREFIX, _PASS, _BACK, _AFTER = 20, 5, 3, 2  # tokens: read for good, read, taken back of these, read then
 _LEAST, _TIMES, _MOST = 1e-3, 8.0, 0.2  # of the logits' standard deviation; times what rounding alone gives
@@ -59,8 +60,11 @@ def find_way(model: nn.Module) -> Rewinding:
     """The cheapest way that is exact for a model, found anew; `rewinding_of` remembers it.
 
     Raises:
-        NoWayBack: none is.
+        NoWayBack: none is, or there is nothing for one to agree with: single steps see other tokens than whole passes.
     """
+    shown, wanted = _widest_window(model)
+    if wanted > shown:
+        raise NoWayBack(f"a pass over several tokens sees {wanted} of them in a layer whose single steps see {shown}")
     reasons = []
     for way in _ways(model):
         try:
@@ -85,6 +89,33 @@ def _ways(model: nn.Module) -> Iterator[Way]:
         yield "eager"
     else:
         yield "trim"
+
+
+class _Asked(WindowCache):
+    """A window that notes the widest mask that its model asks for."""
+
+    asked = 0
+
+    def make_mask(
+        self,
+        N: int,  # noqa: N803 - mlx-lm's name
+        window_size: int | None = None,
+        return_array: bool = False,
+    ) -> mx.array | str | None:
+        """As the window's."""
+        self.asked = max(self.asked, window_size or 0)
+        return super().make_mask(N, window_size, return_array)
+
+
+def _widest_window(model: nn.Module) -> tuple[int, int]:
+    """Of the window whose model asks for most beyond it: tokens that it holds, and that a whole pass would see."""
+    caches = rewindable(make_prompt_cache(model), 0)
+    windows = [leaf for leaf in leaves_of(caches) if type(leaf) is WindowCache]
+    for window in windows:
+        window.__class__ = _Asked
+    model(mx.array([[0, 1]]), cache=caches)  # asks for masks at once, and computes nothing
+    found = [(window.max_size, window.asked) for window in windows]
+    return max(found, key=lambda sizes: sizes[1] - sizes[0], default=(0, 0))
 
 
 def how_wrong(rewinding: Rewinding) -> str | None:

@@ -76,8 +76,6 @@ class WindowCache(RotatingKVCache):  # type: ignore[misc]  # mlx-lm is untyped
             if window_size is None or not window_size < self.max_size <= self.offset:
                 return None
             return mx.arange(self.max_size) >= self.max_size - window_size
-        if window_size is not None and self.offset:
-            window_size = min(window_size, self.max_size)  # some models ask for one more than single steps see
         mask: mx.array | str | None = super().make_mask(N, window_size, return_array)
         return mask
 

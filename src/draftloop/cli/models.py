@@ -51,6 +51,7 @@ def _print(found: Matrix, shown: list[KnownModel]) -> None:
                 "batches": "batches",
                 "trains": lambda model: _brief(model.trains),
                 "head": "head",
+                "exports": "exports",
             },
         )
     for model in shown:

@@ -21,6 +21,7 @@ import mlx.core as mx
 import mlx_lm
 
 from .. import __version__
+from ..caches import read_whole
 from ..config import Config
 from ..data.records import GroupOf, Record, own_group
 from ..data.usable import describe_counts
@@ -41,6 +42,7 @@ from .model_card import Card, write_card
 from .verify import EXPORTED, Measured, below_in_words, measure_export
 
 CARD = "README.md"
+_TRIED, _MOST_OFF = 16, 0.1  # tokens; standard deviations of logits, of which rounding to 16 bits takes a hundredth
 
 Say = Callable[[str], None]
 
@@ -134,7 +136,7 @@ def export_version(
 
     Raises:
         AdapterError: the version was made for another draft.
-        ExportError: the draft cannot be quantized so.
+        ExportError: the draft cannot be quantized so, or mlx-lm changes its weights when it loads them.
         StoreError: the disk refused; nothing is left behind.
     """
     pair = pair.with_adapter(job.version.path, job.version.name)
@@ -216,6 +218,8 @@ def _fill(
     say(f"writing {job.version.name}")
     written = _write(directory, job, pair, config, files)
     exported = _load_back(directory, job, pair, config)
+    if written is not None and written.quantization is None:
+        _check_as_adapted(exported, pair)
     samples, not_measured = held_out
     measured = None
     if samples:
@@ -287,6 +291,19 @@ def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> 
     draft.eval()
     identity = replace(pair.identity, draft=fingerprints(directory).model) if job.fuse else pair.identity
     return replace(pair, draft=draft, adapter=None, identity=identity)
+
+
+def _check_as_adapted(exported: Pair, pair: Pair) -> None:
+    """Refuse a float draft that is another one after mlx-lm has loaded it: some models normalize weights then."""
+    tokens = mx.arange(min(_TRIED, pair.width))[None]
+    found, expected = (read_whole(model, tokens).astype(mx.float32) for model in (exported.draft, pair.draft))
+    off = float((mx.abs(found - expected).mean() / mx.std(expected)).item())
+    if not off <= _MOST_OFF:
+        raise ExportError(
+            f"mlx-lm changes weights of this draft when it loads them: the logits of what was written are off by "
+            f"{off:.2g} standard deviations from those of the draft with its adapter; export the adapter alone, "
+            "without --fuse"
+        )
 
 
 def _card(made: Exported, job: ExportPlan, pair: Pair, config: Config) -> Card:

@@ -25,6 +25,7 @@ class KnownModel(_Row):
         batches: `together` or `one by one`: how outputs of unequal prompts are generated.
         trains: `all layers`, `all but` some, or why none.
         head: `short` where training computes logits at supervised positions alone, else `every position`.
+        exports: what mlx-lm loads from the files of an export: `adapter`, `fused` or both.
     """
 
     name: str
@@ -35,6 +36,7 @@ class KnownModel(_Row):
     batches: str | None
     trains: str | None
     head: str | None
+    exports: str | None
 
 
 class Matrix(_Row):

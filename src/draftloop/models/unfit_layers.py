@@ -1,7 +1,8 @@
 """Linear layers of a model that cannot carry an adapter, found by trying one on each. Knows no training.
 
 Some models read the weight of a linear layer themselves, which a LoRA layer has under another name. Through others no
-gradient comes: an operation behind the layer has none on this device. A probe of a few tokens tells both.
+gradient comes: an operation behind the layer has none on this device. A probe of a few tokens tells both. And mlx-lm
+reads back only adapters of one A and one B for a layer.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def _problem(model: nn.Module, keys: Collection[str]) -> str | None:
 
     try:
         lora.attach_fresh(model, shape, seed=0)
+        if any(name.rpartition(".")[2] not in ("lora_a", "lora_b") for name in lora.adapter_parameters(model)):
+            return "its adapter is of several matrices, which mlx-lm does not load"
         model.train()
         value, gradients = nn.value_and_grad(model, loss)(model)
         mx.eval(value, gradients)

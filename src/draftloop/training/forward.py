@@ -3,24 +3,24 @@
     inputs (B, L) -> hidden (B, L, D) -> the M chosen rows (M, D) -> logits (M, V)
 
 The head is found by trying, whatever a model calls it and wherever it lies: a linear layer with an output for every
-token, or an embedding that is used as one. While such a module hands its input on as it is, the model's own call gives
-the hidden states. Where the head on their rows is not the model's own logits, because these are capped behind it, the
-model computes logits at every position.
+token, or an embedding that is used as one. What it is given in the model's own call are the hidden states. What a model
+does with logits behind its head, where it caps or scales them, is its own call too: over one token, with the head
+giving those logits. MLX computes what is needed alone, and of that call this is what lies behind the head. Where even
+this does not give the model's logits, they are computed at every position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, cast
 
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.tuner.lora import LoRALinear
 
 from ..caches import read_whole
+from ..runtime.rng import unchanged
 
 PIECE_BYTES = 16 << 20
 LEAST_PIECE = 64  # positions; fewer would leave the cores idle
@@ -69,10 +69,17 @@ def make_forward(model: nn.Module, name: str, say: Callable[[str], None]) -> For
 
 @dataclass(frozen=True)
 class _Head:
-    """The module at the end of a model, by its path: an adapter may replace the object that lies there."""
+    """The module at the end of a model, by its path: an adapter may replace the object that lies there.
+
+    Attributes:
+        model: whose.
+        path: where it lies.
+        is_last: whether its output is the logits; elsewhere the model changes it, each position for itself.
+    """
 
     model: nn.Module
     path: tuple[str, ...]
+    is_last: bool
 
     def module(self) -> nn.Module:
         """As it is now."""
@@ -83,21 +90,33 @@ class _Head:
 
     def hidden(self, inputs: mx.array) -> mx.array:
         """(B, L) to (B, L, D): what it is given."""
-        with _handing_on(self.module()):
-            return read_whole(self.model, inputs)
+        given: list[mx.array] = []
+
+        def note(rows: mx.array) -> mx.array:
+            given.append(rows)
+            return rows
+
+        with _giving(self.module(), note):
+            read_whole(self.model, inputs)
+        return given[0]
 
     def __call__(self, rows: mx.array) -> mx.array:
-        """(m, D) to (m, V)."""
+        """(..., D) to (..., V)."""
         module = self.module()
         logits: mx.array = module.as_linear(rows) if hasattr(module, "as_linear") else module(rows)
-        return logits
+        return logits if self.is_last else self._behind(module, logits)
 
-    def is_all(self, logits: mx.array) -> bool:
-        """Whether it is all that lies between the hidden states and the model's `logits` for the probe."""
+    def _behind(self, module: nn.Module, logits: mx.array) -> mx.array:
+        """What the model makes of (..., V) behind the module. The random state is left alone."""
+        with unchanged(), _giving(module, lambda _rows: logits.reshape(1, -1, logits.shape[-1])):
+            return read_whole(self.model, mx.array([[0]])).reshape(logits.shape)
+
+    def is_exact(self, logits: mx.array) -> bool:
+        """Whether it gives the model's `logits` for the probe."""
         try:
-            short = self(self.hidden(mx.array(_PROBE)))
+            short = self(self.hidden(mx.array(_PROBE)))  # in the shape of the call, which 16 bits round alike
             return short.shape == logits.shape and bool(mx.allclose(short, logits, rtol=1e-5, atol=1e-6).item())
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, IndexError, TypeError, ValueError):
             return False
 
 
@@ -105,8 +124,8 @@ def _find_head(model: nn.Module) -> _Head | None:
     logits = read_whole(model, mx.array(_PROBE))
     paths = [name for name, module in model.named_modules() if _outputs(module) == logits.shape[-1]]
     by_depth = sorted(paths, key=lambda name: (name.count("."), name))  # a layer before the one that an adapter wraps
-    heads = (_Head(model, tuple(name.split("."))) for name in by_depth)
-    return next((head for head in heads if head.is_all(logits)), None)
+    heads = (_Head(model, tuple(name.split(".")), is_last) for is_last in (True, False) for name in by_depth)
+    return next((head for head in heads if head.is_exact(logits)), None)
 
 
 def _outputs(module: nn.Module) -> int:
@@ -119,21 +138,16 @@ def _outputs(module: nn.Module) -> int:
 
 
 @contextmanager
-def _handing_on(module: nn.Module) -> Iterator[None]:
-    """Within the block, the module gives as a head what it is given."""
+def _giving(module: nn.Module, output: Callable[[mx.array], mx.array]) -> Iterator[None]:
+    """Within the block, the module gives as a head what `output` makes of its input."""
     kind = type(module)
-    module.__class__ = _handing_on_kind(cast(Hashable, kind))
+    name = "as_linear" if hasattr(kind, "as_linear") else "__call__"
+    members = {name: lambda _self, rows: output(rows), "__module__": kind.__module__, "__doc__": kind.__doc__}
+    module.__class__ = type(kind.__name__, (kind,), members)
     try:
         yield
     finally:
         module.__class__ = kind
-
-
-@cache
-def _handing_on_kind(kind: Any) -> type[nn.Module]:
-    name = "as_linear" if hasattr(kind, "as_linear") else "__call__"
-    members = {name: lambda _self, rows: rows, "__module__": kind.__module__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind,), members)
 
 
 def _rows(values: mx.array, positions: mx.array) -> mx.array:

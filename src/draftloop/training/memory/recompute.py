@@ -36,18 +36,29 @@ def _set(layer: nn.Module, wanted: bool) -> None:
         layer.__class__ = type(layer).__mro__[1]
 
 
-@once_per_model
 def _exact_layers(model: nn.Module) -> list[bool]:
-    """Of each layer, whether gradients come through it as well when it is recomputed.
+    """Of each layer, whether gradients come through it as well when it is recomputed; tried once for what is trained.
 
     They do not where a layer hands something on beside its output, as keys and values that later layers share: what a
     function of MLX's reads from elsewhere is a constant to its gradient.
     """
+    tried, trained = _tried(model), frozenset(name for name, _ in tree_flatten(model.trainable_parameters()))
     layers: list[nn.Module] = list(model.layers)
-    expected = _gradients(model)
-    if _are_same(_gradients(model, layers), expected):
+    if not trained:
         return [True] * len(layers)
-    return [_are_same(_gradients(model, [layer]), expected) for layer in layers]
+    if trained not in tried:
+        expected = _gradients(model)
+        if _are_same(_gradients(model, layers), expected):
+            tried[trained] = [True] * len(layers)
+        else:
+            tried[trained] = [_are_same(_gradients(model, [layer]), expected) for layer in layers]
+    return tried[trained]
+
+
+@once_per_model
+def _tried(_model: nn.Module) -> dict[frozenset[str], list[bool]]:
+    """What was found for each set of trained parameters."""
+    return {}
 
 
 def _gradients(model: nn.Module, recomputed: Sequence[nn.Module] = ()) -> dict[str, mx.array]:
