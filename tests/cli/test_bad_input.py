@@ -33,6 +33,7 @@ BAD: list[tuple[list[str], str]] = [
     # collect-data
     (["collect-data"], "no prompts: give -p TEXT, --prompts-file FILE or --from LOG"),
     (["collect-data", "-p"], "requires an argument"),
+    (["collect-data", "-p", "empty.txt"], "-p takes the text of a prompt, and empty.txt is a file: --prompts-file"),
     (["collect-data", "-p", "", PAIR], "none of 1 prompts was usable: prompt 1 (''): empty, no text"),
     (["collect-data", "-p", "1" * 10_000_000, PAIR], "too long, 10,000,000 characters"),
     (["collect-data", "--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),

@@ -79,6 +79,9 @@ def collect_data_command(
     if not source.strip() or not source.isprintable():
         raise click.BadParameter(f"{source!r}: a name is expected", param_hint="--source")
 
+    for text in prompts:
+        if _is_file(text):
+            raise click.UsageError(f"-p takes the text of a prompt, and {text} is a file: --prompts-file reads it")
     survey = counted(files, strict, others=len(prompts))
 
     from ..collection.collect import ALREADY_COLLECTED, CollectSettings, collect_data
@@ -153,6 +156,13 @@ def collect_data_command(
         return 0
     note("stopped: everything logged so far is kept; the same command goes on from here")
     return Interrupted.exit_code
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or no name at all
+        return False
 
 
 class _Display:
