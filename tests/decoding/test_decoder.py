@@ -14,8 +14,8 @@ from mlx_lm.generate import generate_step
 from near_ties import parts_at_a_near_tie
 from tiny import sampler, tiny_pair
 
-from draftloop.caches import rewinding_of
-from draftloop.decoding.decoder import Decoding, Round, Settings, count_rounds
+from draftloop.caches import new_cache, rewinding_of
+from draftloop.decoding.decoder import Decoding, KnownPrefix, Round, Settings, count_rounds
 from draftloop.decoding.sampling_filters import sampling_log_probs
 from draftloop.errors import ConfigError, PromptError
 from draftloop.models.pair import Pair
@@ -377,3 +377,41 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             settings(**wrong)
     with pytest.raises(ConfigError, match="teacher_top_k must be at least 0, found -1"):
         replace(settings(), teacher_top_k=-1)
+
+
+# -- what a server asks for -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_log_probabilities_are_those_of_the_target_before_the_sampler(count: int) -> None:
+    pair = tiny_pair(likeness=0.9)
+    how = replace(settings(count=count, length=25), sampler=sampler(0.7, top_p=0.8, top_k=5), logprobs=3)
+    rounds = list(Decoding(pair, PROMPT, how))
+    output = tokens_of(rounds)
+    logits = pair.target(mx.array([[*PROMPT, *output]]))[0, len(PROMPT) - 1 : -1, : pair.width]
+    expected = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    named = [one for round_ in rounds for one in round_.logprobs]
+    assert [one.token for one in named] == output
+    for row, one in zip(expected, named, strict=True):
+        assert one.logprob == pytest.approx(row[one.token], abs=1e-4)
+        assert [value for _, value in one.top] == pytest.approx(sorted(row)[:-4:-1], abs=1e-4)
+    assert list(Decoding(pair, PROMPT, replace(how, logprobs=None))) == rounds
+
+
+@pytest.mark.parametrize("known", [0, 3, 30])
+def test_what_caches_have_read_of_a_prompt_changes_nothing(known: int) -> None:
+    pair, prompt = tiny_pair(likeness=0.9), [i % 50 for i in range(70)]
+    expected = list(Decoding(pair, prompt, settings("greedy", 0.0)))
+    target, draft = new_cache(pair.target, 8), new_cache(pair.draft, 8)
+    target.prefill(mx.array(prompt[:known], mx.uint32), 512)
+    draft.prefill(mx.array(prompt[: known // 2], mx.uint32), 512)
+    prefix = KnownPrefix(target, known, draft, known // 2)
+    assert list(Decoding(pair, prompt, settings("greedy", 0.0), known=prefix)) == expected
+
+
+def test_it_gives_way_between_the_parts_of_a_long_prompt() -> None:
+    pair, prompt = tiny_pair(likeness=0.9), [i % 50 for i in range(70)]
+    turns = list(Decoding(pair, prompt, replace(settings("greedy", 0.0), prefill_step_size=16)).turns())
+    assert turns[:5] == [None] * 5  # of the target
+    assert turns.count(None) == 10
+    assert [turn for turn in turns if turn] == list(Decoding(pair, prompt, settings("greedy", 0.0)))

@@ -20,18 +20,39 @@ Snapshot = dict[str, Any]
 
 
 def rewindable(caches: Sequence[Any], slack: int) -> list[Any]:
-    """A fresh cache of mlx-lm with every window in it replaced by one that takes up to `slack` tokens back."""
+    """A cache of mlx-lm with every window in it replaced by one that takes up to `slack` tokens back.
+
+    Windows hold nothing yet, or their entries in the order of their tokens, as after a prompt.
+    """
 
     def made(cache: Any, of: Callable[[Any], Any]) -> Any:
         if type(cache) is CacheList:
             return CacheList(*map(of, cache.caches))
         if type(cache) is RotatingKVCache and cache.keep == 0:
-            return WindowCache(cache.max_size, slack)
+            return WindowCache.of(cache, slack)
         if type(cache) is ChunkedKVCache:
             return ChunkCache(cache.chunk_size, slack)
         return cache
 
     return _each_once(caches, made)
+
+
+def stock(caches: Sequence[Any]) -> list[Any]:
+    """The same, with mlx-lm's own windows, which it can make a batch of; chunks stay."""
+
+    def made(cache: Any, of: Callable[[Any], Any]) -> Any:
+        if type(cache) is CacheList:
+            return CacheList(*map(of, cache.caches))
+        return cache.stock() if type(cache) is WindowCache else cache
+
+    return _each_once(caches, made)
+
+
+def can_trim(leaf: Any, count: int) -> bool:
+    """Whether the last `count` tokens can be taken off a leaf as it is."""
+    if hasattr(leaf, "holds"):
+        return bool(leaf.holds(count))
+    return bool(leaf.is_trimmable())
 
 
 def leaves_of(caches: Iterable[Any]) -> list[Any]:

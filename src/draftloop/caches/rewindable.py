@@ -17,16 +17,17 @@ layers were given. Whole passes are taken back by putting states back. Part of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import mlx.core as mx
 from mlx import nn
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from .leaves import Snapshot, copied, is_state, leaves_of, put_back, rewindable, snapshot
+from .leaves import Snapshot, can_trim, copied, is_state, leaves_of, put_back, rewindable, snapshot, stock
 from .recorder import Call, Recorder
 
 Way = Literal["trim", "local", "eager"]
@@ -60,7 +61,7 @@ class RewindableCache:
     """
 
     def __init__(self, model: nn.Module, slack: int, recorder: Recorder | None = None) -> None:
-        self._model, self._recorder = model, recorder
+        self._model, self._recorder, self._slack = model, recorder, slack
         self._hold(rewindable(make_prompt_cache(model), slack))
 
     def _hold(self, layers: Sequence[Any]) -> None:
@@ -72,11 +73,17 @@ class RewindableCache:
 
     def prefill(self, tokens: mx.array, step: int) -> None:
         """Read tokens (N,) for good, `step` at a time, without computing logits."""
+        for _ in self.prefilling(tokens, step):
+            pass
+
+    def prefilling(self, tokens: mx.array, step: int) -> Iterator[int]:
+        """`prefill`, which gives way after each step; yields how many tokens it has read by then."""
+        self.settle()
         for start in range(0, tokens.size, step):
             self._model(tokens[start : start + step][None], cache=self.layers)
             self.evaluate()
-        self.settle()
-        mx.clear_cache()
+            mx.clear_cache()
+            yield min(start + step, tokens.size)
 
     def read(self, tokens: mx.array) -> mx.array:
         """Logits (N, V) after each of the tokens (N,); not evaluated."""
@@ -112,6 +119,37 @@ class RewindableCache:
                 raise ValueError(f"{count} tokens to take back that are settled")
             self._cut_last(count)
 
+    def can_trim(self, count: int) -> bool:
+        """Whether the last `count` tokens can be taken back though they are settled: not where there is a state."""
+        return count == 0 or (not self._states and all(can_trim(leaf, count) for leaf in self._trimmed))
+
+    def trim(self, count: int) -> None:
+        """Take back the last `count` tokens, where it `can_trim`; nothing before them can be rewound then."""
+        self.settle()
+        self._trim(count)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether something in it cannot be trimmed."""
+        return bool(self._states)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that it holds, unused room included."""
+        leaves = (*self._states, *self._trimmed)
+        return sum(
+            value.nbytes for _, value in tree_flatten([vars(leaf) for leaf in leaves]) if hasattr(value, "nbytes")
+        )
+
+    def stock(self) -> list[Any]:
+        """The layers as mlx-lm's own caches; what was read so far is settled."""
+        self.settle()
+        return stock(self.layers)
+
+    def hold(self, layers: Sequence[Any]) -> None:
+        """Go on from caches of mlx-lm's, as `stock` gives them."""
+        self._hold(rewindable(layers, self._slack))
+
     def evaluate(self) -> None:
         """Compute all that it holds."""
         mx.eval([leaf.state for leaf in (*self._states, *self._trimmed)])
@@ -119,7 +157,7 @@ class RewindableCache:
     def copy(self) -> RewindableCache:
         """Another one that goes on from here; what was read so far is settled there."""
         other = object.__new__(RewindableCache)
-        other._model, other._recorder = self._model, self._recorder
+        other._model, other._recorder, other._slack = self._model, self._recorder, self._slack
         other._hold(copied(self.layers))
         return other
 

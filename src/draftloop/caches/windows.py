@@ -32,6 +32,28 @@ class WindowCache(RotatingKVCache):  # type: ignore[misc]  # mlx-lm is untyped
         self._end = 0  # of what is held in the buffer
         self._shown = 0  # entries that the latest pass saw, its own among them
 
+    @classmethod
+    def of(cls, cache: RotatingKVCache, slack: int) -> WindowCache:
+        """One that goes on from where a window of mlx-lm's is, whose entries are in the order of their tokens."""
+        window = cls(cache.max_size, slack)
+        if cache.keys is not None:
+            window.keys, window.values = (table[..., : cache._idx, :] for table in (cache.keys, cache.values))
+            window.offset, window._end, window._idx = cache.offset, cache._idx, cache._idx
+        return window
+
+    def stock(self) -> RotatingKVCache:
+        """mlx-lm's window with what this one shows next."""
+        cache = RotatingKVCache(self.max_size)
+        if self.keys is not None:
+            length = min(self.offset, self.max_size)  # what mlx-lm takes such a window to hold
+            held = min(self._end, length)
+            missing = [(0, 0), (0, 0), (length - held, 0), (0, 0)]  # the oldest, which the next token displaces unseen
+            cache.keys, cache.values = (
+                mx.pad(table[..., self._end - held : self._end, :], missing) for table in (self.keys, self.values)
+            )
+            cache.offset, cache._idx = self.offset, length
+        return cache
+
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append S entries, (B, heads, S, width); returns the window before them, and them."""
         count = keys.shape[2]
@@ -83,10 +105,14 @@ class WindowCache(RotatingKVCache):  # type: ignore[misc]  # mlx-lm is untyped
         """Always, up to `slack`."""
         return True
 
+    def holds(self, n: int) -> bool:
+        """Whether the last n tokens can be taken back."""
+        return bool(self._end - n >= min(self.offset - n, self.max_size - 1))
+
     def trim(self, n: int) -> int:
         """Take the last n tokens back; returns n, or how many there were."""
         n = min(n, self.offset)
-        if self._end - n < min(self.offset - n, self.max_size - 1):
+        if not self.holds(n):
             raise ValueError(f"{n} tokens to take back; a window of {self.max_size} was made for {self.slack}")
         self.offset -= n
         self._end -= n
@@ -106,6 +132,10 @@ class ChunkCache(ChunkedKVCache):  # type: ignore[misc]
     def __init__(self, chunk_size: int, slack: int) -> None:
         super().__init__(chunk_size)
         self.slack = slack
+
+    def holds(self, n: int) -> bool:
+        """Whether the last n tokens can be taken back: surely where nothing was dropped, else as many as the slack."""
+        return bool(self.start_position == 0 or n <= self.slack)
 
     def maybe_trim_front(self) -> None:
         """Drop the front, but only where it has grown by a step: each time copies all that stays."""

@@ -31,7 +31,8 @@ from ..data.teacher_top_k import TopK
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .acceptance_rules import rule_for
-from .round_sampler import BonusDraw, round_sampler_for
+from .penalties import NO_PENALTIES, PenalizedSampler, Penalties
+from .round_sampler import BonusDraw, RoundSampler, round_sampler_for
 
 _ONE_PASS = 32  # tokens that a draft reads at once with all of their logits, which are V numbers each
 
@@ -42,9 +43,10 @@ class Settings:
 
     `num_draft_tokens` is K, or the most that a policy may choose; 0 never drafts.
 
-    Two settings change only what is reported of the output, not the output: `teacher_top_k` is how many top-k tokens of
-    the target's distributions are kept (0 keeps none), `keep_bonus_draws` adds what the draft would have proposed at
-    the bonus positions.
+    Three settings change only what is reported of the output, not the output: `teacher_top_k` is how many top-k tokens
+    of the target's distributions are kept (0 keeps none), `keep_bonus_draws` adds what the draft would have proposed at
+    the bonus positions, `logprobs` is how many of the target's likeliest tokens are named at each position with their
+    log-probabilities, before sampler and penalties; None names none, and not the emitted one.
     """
 
     sampler: Sampler
@@ -54,6 +56,8 @@ class Settings:
     prefill_step_size: int = 512
     teacher_top_k: int = 0
     keep_bonus_draws: bool = True
+    penalties: Penalties = NO_PENALTIES
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         rule_for(self.rule, self.sampler.temperature)
@@ -86,6 +90,15 @@ class VerifiedProposal:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """An emitted token's log-probability under the target, before sampler and penalties; and its likeliest tokens."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Round:
     """One draft-then-verify cycle, cut at the end of the output.
 
@@ -98,6 +111,7 @@ class Round:
         bonus_log_p: log p of the bonus token that a fully accepted round ends with, else None.
         target_rows: the top-k tokens of the target's distributions before each proposal and after the last one: one row
             more than proposals; None where none are kept. Rounds are compared without it.
+        logprobs: of each emitted token; None where none are wanted. Rounds are compared without it.
     """
 
     start: int
@@ -107,6 +121,7 @@ class Round:
     verified: tuple[VerifiedProposal, ...]
     bonus_log_p: float | None
     target_rows: TopK | None = field(default=None, compare=False)
+    logprobs: tuple[TokenLogprob, ...] | None = field(default=None, compare=False)
 
 
 class DraftLength(Protocol):
@@ -122,6 +137,21 @@ class DraftLength(Protocol):
         """Learn what became of a round, up to the end of the output; a plain step is (0, 0)."""
 
 
+@dataclass(frozen=True)
+class KnownPrefix:
+    """Caches that have read beginnings of a prompt already; they are written on, so they are nobody else's any more.
+
+    Attributes:
+        target: has read the first `target_length` tokens; None where that is 0.
+        draft: likewise, with the adapter in use.
+    """
+
+    target: RewindableCache | None = None
+    target_length: int = 0
+    draft: RewindableCache | None = None
+    draft_length: int = 0
+
+
 class Decoding:
     """Rounds of one prompt, one at a time.
 
@@ -132,7 +162,12 @@ class Decoding:
     """
 
     def __init__(
-        self, pair: Pair, prompt: Sequence[int], settings: Settings, draft_length: DraftLength | None = None
+        self,
+        pair: Pair,
+        prompt: Sequence[int],
+        settings: Settings,
+        draft_length: DraftLength | None = None,
+        known: KnownPrefix | None = None,
     ) -> None:
         """Prepare, without computing anything.
 
@@ -141,50 +176,76 @@ class Decoding:
             prompt: tokens, at least one.
             settings: how; its `num_draft_tokens` is the most that a round drafts.
             draft_length: chooses K round by round; None drafts `num_draft_tokens` in each.
+            known: what was read of the prompt before, never its last token, by caches that take a round back; None
+                where nothing was.
 
         Raises:
             PromptError: no tokens, or more than the caches hold.
         """
         check_length(pair, len(prompt), settings)
+        known = known or KnownPrefix()
         self.finish: Finish | None = None
         self.bonus_draws: dict[int, BonusDraw] = {}
         self.emitted = 0  # tokens so far
         self.settings = settings
+        self.most_plain_steps = settings.max_tokens  # at a time
         self._pair = pair
-        self._prompt = mx.array(list(prompt), mx.uint32)
-        self._slack = max(settings.num_draft_tokens, 1)  # a round takes back K at most, a plain step one
-        self._target = new_cache(pair.target, self._slack)
+        self._prompt = mx.array(list(prompt[known.target_length :]), mx.uint32)  # what the target's cache lacks
+        self._slack = slack_for(settings)
+        self._target = known.target or new_cache(pair.target, self._slack)
+        self._known_draft = known.draft
         self._draft_length = draft_length
         self._pending = int(prompt[-1])  # the last emitted token: neither cache has it
-        self._draft_lacks: list[int] = list(prompt)
+        self._draft_lacks: list[int] = list(prompt[known.draft_length :])
         self._pending_bonus: tuple[int, int] | None = None  # position of the bonus draw, token emitted there
-        self._sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.top_k_kept(pair.width))
+        sampler = round_sampler_for(settings.sampler, pair.width, settings.rule, settings.top_k_kept(pair.width))
+        penalties = settings.penalties
+        self._sampler: RoundSampler = (
+            sampler if penalties.are_off else PenalizedSampler(sampler, penalties, prompt, pair.width)
+        )
 
     @cached_property
     def _draft(self) -> RewindableCache:
         """Made when the draft is first asked."""
-        return new_cache(self._pair.draft, self._slack)
+        return self._known_draft or new_cache(self._pair.draft, self._slack)
 
     def __iter__(self) -> Iterator[Round]:
-        self._target.prefill(self._prompt[:-1], self.settings.prefill_step_size)
+        return (round_ for round_ in self.turns() if round_ is not None)
+
+    def turns(self) -> Iterator[Round | None]:
+        """The rounds, and None where it gives way while it reads the prompt, `prefill_step_size` tokens at a time."""
+        for _ in self._target.prefilling(self._prompt[:-1], self.settings.prefill_step_size):
+            yield None
         policy = self._draft_length
         while self.finish is None:
             count = self.settings.num_draft_tokens if policy is None else policy.choose()
             count = min(count, self.settings.num_draft_tokens, self.settings.max_tokens - self.emitted)
             most = self.settings.max_tokens if policy is None else policy.plain_steps()
-            rounds = [self._round(count)] if count else self._plain(most)
+            if count:
+                yield from self._catch_up()
+            rounds = [self._round(count)] if count else self._plain(min(most, self.most_plain_steps))
             for round_ in rounds:
                 if policy is not None:
                     drafted = len(round_.proposals)
                     policy.observe(min(drafted, len(round_.tokens)) if self.finish else drafted, round_.accepted)
                 yield round_
 
+    def _catch_up(self) -> Iterator[None]:
+        """Let the draft read what it lacks, the prompt at first, but for the last token; gives way in between."""
+        step = self.settings.prefill_step_size
+        if len(self._draft_lacks) > min(_ONE_PASS, max(step, 2)):  # two with a bonus token
+            *lacked, last = self._draft_lacks
+            for _ in self._draft.prefilling(mx.array(lacked, mx.uint32), step):
+                yield
+            self._draft_lacks = [last]
+            self._pending_bonus = None
+
     def complete_bonus_draws(self) -> None:
         """Complete `bonus_draws` after the end: one more pass of the draft if the last round was fully accepted."""
         if self._pending_bonus is None:
             return
         position, token = self._pending_bonus
-        logits = self._draft_pass(self._draft_lacks)
+        logits = self._draft.read(mx.array(self._draft_lacks, mx.uint32))
         self.bonus_draws[position] = self._sampler.bonus(logits[-2], token)
         self._pending_bonus = None
 
@@ -195,7 +256,7 @@ class Decoding:
         self._sampler.begin(count)
         self._target.settle()
         self._draft.settle()
-        logits = self._draft_pass(self._draft_lacks)  # (M, V of the draft)
+        logits = self._draft.read(mx.array(self._draft_lacks, mx.uint32))  # (M, V of the draft)
         bonus_token = None if self._pending_bonus is None else self._pending_bonus[1]
         drafted: list[mx.array] = []  # K of shape (1,)
         for i in range(count):
@@ -223,6 +284,7 @@ class Decoding:
             self.finish = "stop"
         elif self.emitted + len(emitted) == self.settings.max_tokens:
             self.finish = "length"
+        self._sampler.keep(emitted)
         emitted_count, accepted = len(emitted), min(verified.accepted, len(emitted))
         full = emitted_count > count  # everything was accepted, and a bonus token follows
 
@@ -241,6 +303,7 @@ class Decoding:
             verified=tuple(described),
             bonus_log_p=verified.following_log_p if full else None,
             target_rows=verified.rows,
+            logprobs=self._logprobs(logits, emitted),
         )
 
         # 5. Take back from both caches exactly what was not kept. The target's got K + 1 tokens, the draft's K - 1
@@ -255,41 +318,86 @@ class Decoding:
         self.emitted += emitted_count
         return round_
 
-    def _draft_pass(self, tokens: list[int]) -> mx.array:
-        """The draft's logits (M, V) over what its cache lacked: all of it in one pass, or the last token alone."""
-        last, step = 0, self.settings.prefill_step_size
-        if len(tokens) > min(_ONE_PASS, max(step, 2)):  # two with a bonus token
-            last = len(tokens) - 1
-            self._draft.prefill(mx.array(tokens[:last], mx.uint32), step)
-        return self._draft.read(mx.array(tokens[last:], mx.uint32))
+    def _logprobs(self, logits: mx.array, emitted: Sequence[int]) -> tuple[TokenLogprob, ...] | None:
+        """What is reported of each emitted token, from the rows (M, V) before them."""
+        most = self.settings.logprobs
+        return None if most is None else token_logprobs(logits[: len(emitted), : self._pair.width], emitted, most)
 
     def _plain(self, most: int) -> Iterator[Round]:
         """Up to `most` plain steps of the target; each is enqueued before the one before it is read."""
         most = min(most, self.settings.max_tokens - self.emitted)
-        following = self._plain_step(mx.array([self._pending], mx.uint32))
+        following, logits = self._plain_step(mx.array([self._pending], mx.uint32))
         for left in reversed(range(most)):
             enqueued = self._plain_step(following) if left else None
-            token = int(following.item())
-            stops = token in self._pair.stop_tokens
-            round_ = Round(self.emitted, (token,), (), 0, (), None)
-            self.emitted += 1
-            self._pending = token
-            self._draft_lacks.append(token)
-            self._pending_bonus = None
-            if stops or self.emitted == self.settings.max_tokens:
-                self.finish = "stop" if stops else "length"
-            if stops and enqueued is not None:
+            round_ = self.take(int(following.item()), logits)
+            if self.finish == "stop" and enqueued is not None:
                 self._target.rewind(1)
             yield round_
-            if enqueued is None or stops:
+            if enqueued is None or self.finish == "stop":
                 return
-            following = enqueued
+            following, logits = enqueued
 
-    def _plain_step(self, token: mx.array) -> mx.array:
+    def _plain_step(self, token: mx.array) -> tuple[mx.array, mx.array]:
+        """The next token (1,), and the row (1, V) that it was drawn from; neither is evaluated."""
         self._target.settle()
-        following = self._sampler.following(self._target.read(token))
+        logits = self._target.read(token)
+        following = self._sampler.following(logits)
         mx.async_eval(following)
-        return following
+        return following, logits
+
+    def take(self, token: int, logits: mx.array) -> Round:
+        """The round of a plain step that gave this token, drawn after the row `logits` (1, V)."""
+        round_ = Round(self.emitted, (token,), (), 0, (), None, logprobs=self._logprobs(logits, [token]))
+        self.emitted += 1
+        self._pending = token
+        self._draft_lacks.append(token)
+        self._pending_bonus = None
+        stops = token in self._pair.stop_tokens
+        if stops or self.emitted == self.settings.max_tokens:
+            self.finish = "stop" if stops else "length"
+        return round_
+
+    # What a batch of several outputs needs, between two turns of each -----------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """The last token, which the target has not read."""
+        return self._pending
+
+    @property
+    def target_cache(self) -> RewindableCache:
+        """Of all tokens but the pending one, between two turns with no plain step enqueued."""
+        return self._target
+
+    @property
+    def draft_cache(self) -> tuple[RewindableCache | None, int]:
+        """The draft's, and how many of prompt and output it lacks; None where the draft was never asked."""
+        asked = "_draft" in vars(self)
+        return (self._draft if asked else self._known_draft), len(self._draft_lacks)
+
+    def draw(self, logits: mx.array) -> mx.array:
+        """The next token (1,), not evaluated, from the target's row (1, V); `take` has to be called with it."""
+        return self._sampler.following(logits)
+
+
+def slack_for(settings: Settings) -> int:
+    """The most tokens that a cache has to take back: K of a round, one of a plain step."""
+    return max(settings.num_draft_tokens, 1)
+
+
+def token_logprobs(logits: mx.array, emitted: Sequence[int], most: int) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of emitted tokens, and of the `most` likeliest, from the rows (M, V) before each."""
+    logits = logits.astype(mx.float32)
+    normal = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    own = mx.take_along_axis(normal, mx.array(emitted)[:, None], axis=-1)[:, 0]
+    top = mx.argpartition(-normal, kth=most - 1, axis=-1)[:, :most] if most else mx.zeros((len(emitted), 0), mx.uint32)
+    values = mx.take_along_axis(normal, top, axis=-1)
+    mx.eval(own, top, values)
+    found = []
+    for token, value, ids, of_ids in zip(emitted, own.tolist(), top.tolist(), values.tolist(), strict=True):
+        likeliest = sorted(zip(ids, of_ids, strict=True), key=lambda pair: (-pair[1], pair[0]))
+        found.append(TokenLogprob(token, value, tuple(likeliest)))
+    return tuple(found)
 
 
 def count_rounds(rounds: Sequence[Round], length: int) -> tuple[tuple[int, int], ...]:

@@ -8,6 +8,7 @@ temperature. Nothing waits for the device before `verify` reads, once, what a ro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,6 +79,9 @@ class RoundSampler(Protocol):
     def following(self, logits: mx.array) -> mx.array:
         """The target's next token after its one row of `logits` (1, V): (1,), not evaluated."""
 
+    def keep(self, tokens: Sequence[int], /) -> None:
+        """Learn which tokens of a round are part of the output."""
+
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
         """The draft's draw at a bonus position, from its row of `logits` (V,); waits for the device."""
 
@@ -124,6 +128,9 @@ class GreedySampler:
     def following(self, logits: mx.array) -> mx.array:
         """The target's argmax."""
         return self._best(logits)
+
+    def keep(self, tokens: Sequence[int]) -> None:
+        """Nothing depends on them."""
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
         """The draft's argmax there."""
@@ -190,6 +197,9 @@ class StochasticSampler:
     def following(self, logits: mx.array) -> mx.array:
         """A draw from the target."""
         return draw_tokens(self._probs(logits), mx.array(self._random.exponentials(1, self._per_draw)))
+
+    def keep(self, tokens: Sequence[int]) -> None:
+        """Nothing depends on them."""
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
         """A draw from the draft."""
