@@ -31,7 +31,8 @@ from ..data.teacher_top_k import TopK
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
 from .acceptance_rules import rule_for
-from .penalties import NO_PENALTIES, PenalizedSampler, Penalties
+from .penalized_sampler import PenalizedSampler
+from .penalties import NO_PENALTIES, Penalties
 from .round_sampler import BonusDraw, RoundSampler, round_sampler_for
 
 _ONE_PASS = 32  # tokens that a draft reads at once with all of their logits, which are V numbers each
