@@ -18,7 +18,7 @@ What the caches hold of the prompt and the emitted tokens, the last of which is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -124,6 +124,21 @@ class Round:
     target_rows: TopK | None = field(default=None, compare=False)
     logprobs: tuple[TokenLogprob, ...] | None = field(default=None, compare=False)
 
+    def cut(self, length: int) -> Round:
+        """The same round where the output ends after `length` of its tokens, at least one."""
+        if length == len(self.tokens):
+            return self
+        logprobs = None if self.logprobs is None else self.logprobs[:length]
+        verified = self.verified[:length]  # what was emitted there was accepted
+        return replace(
+            self,
+            tokens=self.tokens[:length],
+            accepted=length,
+            verified=verified,
+            bonus_log_p=None,
+            logprobs=logprobs,
+        )
+
 
 class DraftLength(Protocol):
     """Chooses how many tokens each round drafts; the adaptive one is in `draft_length`."""
@@ -190,6 +205,8 @@ class Decoding:
         self.emitted = 0  # tokens so far
         self.settings = settings
         self.most_plain_steps = settings.max_tokens  # at a time
+        self.is_between = True  # no plain step is enqueued
+        self.has_read_prompt = known.target_length >= len(prompt) - 1  # but for its last token; and nothing more
         self._pair = pair
         self._prompt = mx.array(list(prompt[known.target_length :]), mx.uint32)  # what the target's cache lacks
         self._slack = slack_for(settings)
@@ -215,8 +232,10 @@ class Decoding:
 
     def turns(self) -> Iterator[Round | None]:
         """The rounds, and None where it gives way while it reads the prompt, `prefill_step_size` tokens at a time."""
-        for _ in self._target.prefilling(self._prompt[:-1], self.settings.prefill_step_size):
+        for read in self._target.prefilling(self._prompt[:-1], self.settings.prefill_step_size):
+            self.has_read_prompt = read == self._prompt.size - 1
             yield None
+        self.has_read_prompt = True
         policy = self._draft_length
         while self.finish is None:
             count = self.settings.num_draft_tokens if policy is None else policy.choose()
@@ -248,7 +267,7 @@ class Decoding:
         position, token = self._pending_bonus
         logits = self._draft.read(mx.array(self._draft_lacks, mx.uint32))
         self.bonus_draws[position] = self._sampler.bonus(logits[-2], token)
-        self._pending_bonus = None
+        self._pending_bonus, self._draft_lacks = None, []
 
     def _round(self, count: int) -> Round:
         """Draft `count` tokens (K, at least one), verify them, and keep what the acceptance rule keeps."""
@@ -330,9 +349,11 @@ class Decoding:
         following, logits = self._plain_step(mx.array([self._pending], mx.uint32))
         for left in reversed(range(most)):
             enqueued = self._plain_step(following) if left else None
+            self.is_between = enqueued is None
             round_ = self.take(int(following.item()), logits)
             if self.finish == "stop" and enqueued is not None:
                 self._target.rewind(1)
+                self.is_between = True
             yield round_
             if enqueued is None or self.finish == "stop":
                 return

@@ -74,6 +74,7 @@ class PrefixCache:
     def keep(self, shelf: Shelf, tokens: Sequence[int], cache: RewindableCache) -> None:
         """Keep a cache that has read so many tokens, and is written on by nobody; what it makes superfluous goes."""
         held = np.asarray(tokens, np.uint32)
+        cache.settle()
         nbytes = cache.nbytes
         if len(held) < LEAST or nbytes > self._most_bytes:
             return

@@ -1,0 +1,33 @@
+"""`serve`: answers OpenAI's clients with the champion, and logs what the target rejects."""
+
+from __future__ import annotations
+
+import click
+
+from ..errors import ServeError
+from .app import App, note
+from .options import adapter_option, config_options, decoding_options, model_options
+
+
+@click.command()
+@config_options("serve", "host port")
+@click.option("--learn", type=click.Choice(["off"]), default="off", show_default=True, help="When to train.")
+@config_options("serve", "capture source max_concurrent queue api_key_file")
+@adapter_option()
+@decoding_options
+@model_options
+@click.pass_obj
+def serve_command(app: App, learn: str, adapter: str) -> None:  # noqa: ARG001 - there is one choice so far
+    """Serve OpenAI's API, and learn what to train on from what it answers.
+
+    Point a client at http://127.0.0.1:8080/v1: every answer has the target's own distribution, decoded with the
+    champion, and what the target rejected is logged as by collect-data. What a request leaves open is as configured.
+    """
+    try:
+        from ..serving.run import serve
+    except ModuleNotFoundError as error:
+        raise ServeError(
+            f"the server's packages are not installed ({error.name}): pip install 'draftloop[serve]', or `make dev`"
+        ) from None
+    app.say_where()
+    serve(app.config, app.data, lambda: app.load_pair(adapter), note)

@@ -1,0 +1,252 @@
+"""The HTTP application: requests become jobs of the model thread, and its events become answers. Knows no model.
+
+Everything that takes time happens elsewhere: tokens are made on a thread of their own, and decoded on the model's. A
+client that goes away cancels its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import orjson
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..config import Config
+from ..prompts.prompt import Prompt, Reading, Unusable, encode_prompt
+from .api_error import ApiError
+from .api_keys import Client, Keys
+from .answer import Answer
+from .asked import Asked
+from .engine import Engine, Full
+from .events import Ended, Event, NewText, Refused
+from .guard import guarded
+from .job import Job
+from .metrics import CONTENT_TYPE, Metrics
+from .requests import Limits, parse_chat, parse_text
+from .responses import AnswerHead, Piece, models_list
+from .sources import Sources
+
+Kind = Literal["chat", "text"]
+_PARSE = {"chat": parse_chat, "text": parse_text}
+_LONGEST_PROMPT = 1 << 20  # tokens, where the models do not say how many they hold
+_RETRY_AFTER = 5  # seconds
+
+
+@dataclass
+class Serving:
+    """What the application works with.
+
+    Attributes:
+        config: of everything.
+        engine: the model thread.
+        metrics: of this server.
+        keys: API keys; None asks for none.
+        sources: that requests may name.
+        name: by which the target is served.
+        on_failure: called when the model thread has failed.
+    """
+
+    config: Config
+    engine: Engine
+    metrics: Metrics
+    keys: Keys | None
+    sources: Sources
+    name: str
+
+    def __post_init__(self) -> None:
+        self.created = int(time.time())
+        self.limits = Limits(max_body_bytes=self.config.serve.max_body_mb << 20)
+        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+
+    def job(self, asked: Asked, tokens: tuple[int, ...], client: Client, send: Callable[[Event], None]) -> Job:
+        """A job for a request."""
+        source = self.sources.fold(asked.source or client.name or self.config.serve.source)
+        return Job(asked, tokens, str(client.number), source, send)
+
+    async def tokens(self, asked: Asked) -> tuple[int, ...]:
+        """The prompt's tokens. Raises ApiError."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, self._encoded, asked)
+
+    def _encoded(self, asked: Asked) -> tuple[int, ...]:
+        served = self.engine.served
+        assert served is not None
+        pair, prompt = served.pair, asked.prompt
+        param = "messages" if asked.kind == "chat" else "prompt"
+        longest = _LONGEST_PROMPT if pair.context is None else pair.context - 2
+        tokens: list[int]
+        if isinstance(prompt, Prompt):
+            reading = Reading(False, self.config.speculative.template_seconds, asked.template_args)
+            found = encode_prompt(
+                prompt, pair.tokenizer, chat_template=asked.kind == "chat", max_length=longest, reading=reading
+            )
+            if isinstance(found, Unusable):
+                code = "context_length_exceeded" if found.reason == "too long" else None
+                raise ApiError(400, f"{found.reason}: {found.detail}", param=param, code=code)
+            tokens = found
+        else:
+            tokens = list(prompt)
+        if len(tokens) > longest:
+            found_and_expected = f"{len(tokens):,} tokens of prompt; expected at most {longest:,}"
+            raise ApiError(400, found_and_expected, param=param, code="context_length_exceeded")
+        beyond = next((token for token in tokens if not 0 <= token < pair.width), None)
+        if beyond is not None or not tokens:
+            raise ApiError(400, f"found token {beyond}; expected tokens from 0 to {pair.width - 1:,}", param=param)
+        return tuple(tokens)
+
+
+def make_app(serving: Serving) -> Any:
+    """The application, behind all that guards it."""
+
+    def route(path: str, handler: Callable[[Serving, Request], Awaitable[Response]], method: str) -> Route:
+        async def endpoint(request: Request) -> Response:
+            return await handler(serving, request)
+
+        return Route(path, endpoint, methods=[method])
+
+    routes = [
+        route("/v1/chat/completions", partial(_complete, "chat"), "POST"),
+        route("/v1/completions", partial(_complete, "text"), "POST"),
+        route("/v1/models", _models, "GET"),
+        route("/health", _health, "GET"),
+        route("/metrics", _metrics, "GET"),
+    ]
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", 404)
+        raise ApiError(status, f"{request.method} {request.url.path[:100]}: there is no such thing here")
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        serving.engine.start()
+        yield
+
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: refuse, 405: refuse})
+    return guarded(app, serving.config.serve, serving.keys, serving.metrics)
+
+
+async def _health(serving: Serving, _request: Request) -> Response:
+    engine = serving.engine
+    if engine.failure is not None:
+        return JSONResponse({"status": "failed"}, 503)
+    if engine.served is None:
+        return JSONResponse({"status": "loading"}, 503)
+    return JSONResponse({"status": "ok"})
+
+
+async def _models(serving: Serving, _request: Request) -> Response:
+    return JSONResponse(models_list([serving.name], serving.created))
+
+
+async def _metrics(serving: Serving, _request: Request) -> Response:
+    serving.metrics.requests(*serving.engine.load)
+    serving.metrics.cache_bytes(serving.engine.prefixes.nbytes)
+    return Response(serving.metrics.render(), media_type=CONTENT_TYPE)
+
+
+async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
+    """An answer, whole or as a stream."""
+    body = await request.body()
+    asked = await asyncio.to_thread(_PARSE[kind], body, serving.config.speculative, serving.limits)
+    if asked.model not in (None, "default", serving.name):
+        known = f"this server has {serving.name}"
+        raise ApiError(404, f"the model {asked.model!r} does not exist; {known}", param="model", code="model_not_found")
+    if serving.engine.served is None:
+        raise ApiError(503, "the models are being loaded; try again later", headers={"Retry-After": str(_RETRY_AFTER)})
+    tokens = await serving.tokens(asked)
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+    def send(event: Event) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    job = serving.job(asked, tokens, request.state.client, send)
+    try:
+        serving.engine.submit(job)
+    except Full:
+        message = f"{serving.config.serve.queue} requests are waiting already; try again later"
+        raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(_RETRY_AFTER)}) from None
+    answer = Answer(asked, tokens, _head(serving, kind), serving.engine.served.pair.tokenizer)
+    if not asked.stream:
+        return Response(orjson.dumps(await _whole(answer, job, events, request)), media_type="application/json")
+    serve = serving.config.serve
+    return EventSourceResponse(
+        _stream(answer, job, events),
+        ping=serve.keep_alive_seconds,  # type: ignore[arg-type]
+        ping_message_factory=lambda: ServerSentEvent(comment="still here"),
+        sep="\n",
+        shutdown_grace_period=serve.grace_seconds + 1,
+    )
+
+
+def _head(serving: Serving, kind: Kind) -> AnswerHead:
+    assert serving.engine.served is not None
+    prefix = "chatcmpl" if kind == "chat" else "cmpl"
+    fingerprint = f"fp_{serving.engine.served.pair.identity.target[:10]}"
+    return AnswerHead(f"{prefix}-{secrets.token_hex(12)}", int(time.time()), serving.name, fingerprint)
+
+
+async def _whole(answer: Answer, job: Job, events: asyncio.Queue[Event], request: Request) -> dict[str, Any]:
+    """The whole answer, unless the client goes away before."""
+    gone = asyncio.ensure_future(_gone(request))
+    pieces: list[Piece] = []
+    try:
+        while True:
+            next_event = asyncio.ensure_future(events.get())
+            await asyncio.wait({next_event, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not next_event.done():
+                next_event.cancel()
+                raise ApiError(499, "the client has left")
+            event = next_event.result()
+            if isinstance(event, Refused):
+                raise event.error
+            if isinstance(event, Ended):
+                pieces.append(answer.rest(event))
+                return answer.whole(Piece.joined(pieces), event)
+            pieces.append(answer.piece(event))
+    finally:
+        job.cancelled.set()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stream(answer: Answer, job: Job, events: asyncio.Queue[Event]) -> AsyncIterator[ServerSentEvent]:
+    """Chunks as they come."""
+    try:
+        for chunk in answer.first():
+            yield _event(chunk)
+        while True:
+            event = await events.get()
+            if isinstance(event, Refused):
+                yield _event(event.error.to_json())
+                return
+            if isinstance(event, NewText):
+                for chunk in answer.chunks(event):
+                    yield _event(chunk)
+            else:
+                for chunk in answer.last(event):
+                    yield _event(chunk)
+                yield ServerSentEvent("[DONE]")
+                return
+    finally:
+        job.cancelled.set()
+
+
+def _event(chunk: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(orjson.dumps(chunk).decode())

@@ -1,0 +1,303 @@
+"""The model thread: it owns both models, and decodes all requests under way turn by turn. Knows no HTTP and no file.
+
+    submit -> waiting -> under way (at most `max_concurrent`) -> events to whoever asked, the output to `on_output`
+
+A turn of a request is a part of its prompt, a round, or a few plain steps. Requests take turns, so none waits for
+another one's whole answer. Where several are past their prompts, a batch of plain steps may be faster than speculation
+in turn (`tempo`); prompts are read between its steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+from mlx import nn
+
+from ..caches import RewindableCache, new_cache
+from ..data.records import Finish
+from ..decoding.batch_probe import batches_exactly
+from ..decoding.decoder import KnownPrefix, Round
+from ..decoding.plain_batch import PlainBatch
+from ..errors import DraftloopError
+from ..models import adapter as lora
+from ..runtime.memory import REFUSALS, is_out_of_memory
+from .api_error import ApiError
+from .job import Job
+from .metrics import Metrics
+from .prefix_cache import PrefixCache, Shelf
+from .served import Served
+from .tempo import Tempo
+
+_log = logging.getLogger(__name__)
+
+SLACK = 64  # tokens that every cache takes back at once: the most that a request may draft
+PLAIN_AT_ONCE = 16  # plain steps of a turn, where a request is alone
+_IDLE = 0.25  # seconds between two looks at what else there is to do
+
+
+class Full(Exception):
+    """As many requests wait as may."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many requests at once.
+
+    Attributes:
+        max_concurrent: under way.
+        queue: waiting beside them.
+        prompt_cache_bytes: of caches of earlier requests.
+    """
+
+    max_concurrent: int
+    queue: int
+    prompt_cache_bytes: int
+
+
+class Engine:
+    """Decodes until `stop`.
+
+    Args:
+        load: loads the models, on the model thread.
+        limits: how many requests at once.
+        on_output: called on the model thread with every job that has ended, however it ended.
+        when_idle: called there while nothing is under way; True if it did something, and is called again at once.
+        metrics: counts what is decoded.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Served],
+        limits: Limits,
+        on_output: Callable[[Job], None],
+        when_idle: Callable[[], bool],
+        metrics: Metrics,
+    ) -> None:
+        self._load, self._limits = load, limits
+        self._on_output, self._when_idle, self._metrics = on_output, when_idle, metrics
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._tempo = Tempo()
+        self._batch: PlainBatch | None = None
+        self.prefixes = PrefixCache(limits.prompt_cache_bytes)
+        self.served: Served | None = None
+        self.failure: BaseException | None = None
+
+    # From any thread -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the models and begin; `served` is there when requests are taken."""
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Let a request wait for its turn. Raises Full, or ApiError where it is stopping."""
+        with self._changed:
+            if self._stopping or self.failure is not None:
+                raise ApiError(503, "the server is stopping; expected a request before that")
+            if len(self._waiting) >= self._limits.queue + self._limits.max_concurrent - len(self._running):
+                raise Full
+            self._waiting.append(job)
+            self._changed.notify()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests under way, and waiting."""
+        return len(self._running), len(self._waiting)
+
+    def stop(self, grace: float) -> None:
+        """Take no more requests, let those that are there finish for so many seconds, then cancel them; waits."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(grace)
+        if self._thread.is_alive():
+            with self._changed:
+                for job in (*self._waiting, *self._running):
+                    job.cancelled.set()
+                self._changed.notify()
+            self._thread.join()
+
+    # On the model thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            served = self._load()
+            with lora.merged(served.pair.draft):
+                self.served = served
+                while self._goes_on():
+                    self._admit()
+                    if self._running:
+                        self._step()
+                    elif not self._when_idle():
+                        self._wait()
+        except BaseException as error:  # whoever asks for an answer must hear that none will come
+            self.failure = error
+            _log.exception("the model thread has failed")
+            with self._changed:
+                jobs = [*self._running, *self._waiting]
+                self._waiting.clear()
+            for job in jobs:
+                job.refuse(ApiError(500, "the server has failed; its log says why"))
+
+    def _goes_on(self) -> bool:
+        with self._changed:
+            return not self._stopping or bool(self._running or self._waiting)
+
+    def _wait(self) -> None:
+        with self._changed:
+            if not self._waiting and not self._stopping:
+                self._changed.wait(_IDLE)
+
+    def _admit(self) -> None:
+        while len(self._running) < self._limits.max_concurrent:
+            with self._changed:
+                if not self._waiting:
+                    return
+                job = self._waiting.popleft()
+            if job.cancelled.is_set():
+                job.end("cancelled")
+                continue
+            try:
+                self._begin(job)
+                self._running.append(job)
+            except DraftloopError as error:
+                job.refuse(ApiError(400, str(error)))
+            except REFUSALS as error:
+                self._out_of_memory(job, error)
+
+    def _begin(self, job: Job) -> None:
+        """Make the decoding of a request, from what earlier ones have read."""
+        assert self.served is not None
+        served = self.served
+        settings = served.settings(job.asked, len(job.tokens), captured=job.asked.store)
+        policy = served.draft_length(job.asked, settings)
+        target, read = self._known(job, "target", served.pair.target)
+        draft, draft_read = self._known(job, served.draft_name, served.pair.draft)
+        job.begin(served.pair, settings, policy, KnownPrefix(target, read, draft, draft_read))
+        self._metrics.taken_up(job.work.began - job.submitted)
+
+    def _known(self, job: Job, reader: str, model: nn.Module) -> tuple[RewindableCache, int]:
+        return self.prefixes.find(Shelf(job.owner, reader), job.tokens) or (new_cache(model, SLACK), 0)
+
+    def _step(self) -> None:
+        """One turn of each request; or one step of a batch, and a part of each prompt."""
+        for job in [job for job in self._running if job.cancelled.is_set()]:
+            self._finish(job, "cancelled")
+        reading = [job for job in self._running if not job.is_past_prompt]
+        writing = [job for job in self._running if job.is_past_prompt]
+        together = len(writing) > 1 and all(job.work.decoding.is_between for job in writing) and self._can_batch()
+        if together and self._tempo.choose(len(writing)) == "batch":
+            self._batched(writing)
+        else:
+            self._release()
+            for job in writing:
+                self._timed_turn(job, len(writing))
+        for job in reading:
+            self._turn(job)
+
+    def _can_batch(self) -> bool:
+        assert self.served is not None
+        return batches_exactly(self.served.pair.target)
+
+    def _timed_turn(self, job: Job, count: int) -> None:
+        began, before = time.perf_counter(), len(job.work.output)
+        self._turn(job)
+        if count > 1:
+            self._tempo.note("turns", count, len(job.work.output) - before, time.perf_counter() - began)
+
+    def _turn(self, job: Job) -> None:
+        """A part of the prompt, or a round."""
+        work = job.work
+        work.decoding.most_plain_steps = PLAIN_AT_ONCE if len(self._running) == 1 else 1
+        try:
+            turn = next(work.turns)
+        except REFUSALS as error:
+            self._running.remove(job)
+            self._out_of_memory(job, error)
+            return
+        if turn is None:
+            self._keep_prompt(job)
+        else:
+            self._deliver(job, turn)
+
+    def _batched(self, jobs: list[Job]) -> None:
+        assert self.served is not None
+        members = [job.work.decoding for job in jobs]
+        if self._batch is None or self._batch.members != members:
+            self._release()
+            self._batch = PlainBatch(self.served.pair.target, members)
+        began = time.perf_counter()
+        rounds = self._batch.step()
+        self._tempo.note("batch", len(jobs), len(jobs), time.perf_counter() - began)
+        for job, round_ in zip(jobs, rounds, strict=True):
+            self._deliver(job, round_)
+
+    def _release(self) -> None:
+        if self._batch is not None:
+            self._batch.release()
+            self._batch = None
+
+    def _deliver(self, job: Job, round_: Round) -> None:
+        """Send what a round has brought, and end the request where it ends."""
+        began, before = job.is_past_prompt, job.work.latest
+        count = job.take(round_)
+        if began:
+            self._metrics.tokens(count, job.work.latest - before)
+        else:
+            self._metrics.prompt(len(job.tokens), job.cached, job.work.latest - before)
+            self._metrics.first_token(job.work.latest - job.submitted, count)
+        self._metrics.round(min(len(round_.proposals), len(round_.tokens)), round_.accepted)
+        if job.work.text.stopped:
+            self._finish(job, "stop")
+        elif job.work.decoding.finish is not None:
+            self._finish(job, job.work.decoding.finish)
+
+    def _finish(self, job: Job, finish: Finish) -> None:
+        assert self.served is not None
+        self._running.remove(job)
+        if self._batch is not None and job.work.decoding in self._batch.members:
+            self._release()
+        job.end(finish)
+        self._metrics.finished(finish)
+        if job.work.policy is not None:
+            self.served.experience[job.work.settings.rule] = job.work.policy.experience
+        self._on_output(job)
+        self._keep_output(job)
+
+    def _keep_prompt(self, job: Job) -> None:
+        """Where a cache has states, which cannot be trimmed later: what it is when it has read the prompt."""
+        prompt, decoding = job.tokens[:-1], job.work.decoding
+        draft, lacks = decoding.draft_cache
+        if decoding.target_cache.has_states and decoding.has_read_prompt:
+            self.prefixes.keep(Shelf(job.owner, "target"), prompt, decoding.target_cache.copy())
+        if draft is not None and draft.has_states and lacks == 1:
+            assert self.served is not None
+            self.prefixes.keep(Shelf(job.owner, self.served.draft_name), prompt, draft.copy())
+
+    def _keep_output(self, job: Job) -> None:
+        """The caches of a request that has ended; an output that was cut off between two turns is whole in them."""
+        work = job.work
+        everything = (*job.tokens, *work.emitted)
+        if not job.is_past_prompt or not work.decoding.is_between:
+            return
+        assert self.served is not None
+        self.prefixes.keep(Shelf(job.owner, "target"), everything[:-1], work.decoding.target_cache)
+        draft, lacks = work.decoding.draft_cache
+        if draft is not None and lacks < len(everything):
+            self.prefixes.keep(Shelf(job.owner, self.served.draft_name), everything[: len(everything) - lacks], draft)
+
+    def _out_of_memory(self, job: Job, error: BaseException) -> None:
+        if not is_out_of_memory(error):
+            raise error
+        self._release()
+        mx.clear_cache()
+        job.refuse(ApiError(503, "the request does not fit into memory beside what else is under way"))

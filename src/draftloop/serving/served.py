@@ -1,0 +1,119 @@
+"""The pair that is served and how its outputs are decoded where a request leaves it open. Knows no request's text."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ..config import Config, Rule, Speculative
+from ..data.records import Sampler
+from ..decoding.acceptance_rules import rule_for
+from ..decoding.decoder import Settings
+from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProfile
+from ..evaluation.latency import QUICK, machine_fingerprint, measure_latency
+from ..evaluation.latency_profiles import LatencyProfiles, StoredProfile
+from ..models.pair import Pair
+from .asked import Asked
+
+UNBOUNDED = 32_768  # tokens of an answer, where neither the models nor the request say how many
+_SEEDS = 1 << 31
+
+
+@dataclass
+class Served:
+    """A pair, and what is known of it on this machine.
+
+    Attributes:
+        pair: the draft with the adapter in use.
+        speculative: the configuration.
+        profiles: latencies, by whether the temperature is 0; without one a round drafts as many as configured.
+        rule: the acceptance rule above temperature 0.
+        teacher_top_k: kept of the target's distributions with what is captured.
+        experience: acceptance by depth under each rule, which one request goes on from where the one before ended.
+    """
+
+    pair: Pair
+    speculative: Speculative
+    profiles: dict[bool, LatencyProfile]
+    rule: Rule
+    teacher_top_k: int = 0
+    experience: dict[Rule, Experience] = field(default_factory=dict)
+
+    @property
+    def draft_name(self) -> str:
+        """What reads the draft's prompt caches: it and its adapter."""
+        return f"draft {self.pair.adapter or 'bare'}"
+
+    def settings(self, asked: Asked, prompt_tokens: int, *, captured: bool) -> Settings:
+        """How a request is decoded."""
+        greedy = asked.temperature == 0
+        seed = secrets.randbelow(_SEEDS) if asked.seed is None else asked.seed
+        sampler = Sampler(float(asked.temperature), float(asked.top_p), float(asked.min_p), asked.top_k, seed)
+        adaptive = greedy in self.profiles
+        drafts = self.speculative.max_draft_tokens if adaptive else self.speculative.num_draft_tokens
+        if asked.num_draft_tokens is not None:
+            drafts = asked.num_draft_tokens
+        captured = captured and asked.penalties.are_off
+        return Settings(
+            sampler=sampler,
+            rule="greedy" if greedy else rule_for(asked.rule or self.rule, asked.temperature),
+            num_draft_tokens=drafts,
+            max_tokens=self._most_tokens(asked.max_tokens, prompt_tokens, drafts),
+            prefill_step_size=self.speculative.prefill_step_size,
+            teacher_top_k=self.teacher_top_k if captured else 0,
+            keep_bonus_draws=captured,
+            penalties=asked.penalties,
+            logprobs=asked.top_logprobs,
+        )
+
+    def draft_length(self, asked: Asked, settings: Settings) -> AdaptiveDraftLength | None:
+        """What chooses K round by round; None where the request says it, or nothing was measured."""
+        profile = self.profiles.get(asked.temperature == 0)
+        if asked.num_draft_tokens is not None or profile is None:
+            return None
+        before = self.experience.get(settings.rule, Experience())
+        return AdaptiveDraftLength(profile, settings.num_draft_tokens, before)
+
+    def _most_tokens(self, asked: int | None, prompt_tokens: int, drafts: int) -> int:
+        """As many as were asked for and fit; where it was left open, all that fit."""
+        if self.pair.context is None:
+            return asked or UNBOUNDED
+        room = self.pair.context - prompt_tokens - drafts - 1
+        return max(1, min(asked or room, room))
+
+
+def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable[[str], None]) -> Served:
+    """A pair with what is known of it on this machine; latencies that are not known yet are measured, and kept.
+
+    Args:
+        pair: just loaded.
+        config: of everything.
+        costs: what is known of pairs.
+        say: told what takes time.
+    """
+    speculative, profiles = config.speculative, dict[bool, LatencyProfile]()
+    rule: Rule = rule_for(speculative.rule, 1.0)
+    experience: dict[Rule, Experience] = {}
+    if speculative.draft_length == "auto":
+        for greedy in (True, False):
+            key = machine_fingerprint(pair, greedy=greedy)
+            known = costs.of(key)
+            if known is None or len(known.costs.t_target) <= speculative.max_draft_tokens:
+                say("measuring the latency profile of this machine once, to choose the draft length by it")
+                measured = measure_latency(pair, speculative.max_draft_tokens, QUICK, greedy=greedy)
+                known = StoredProfile(measured) if known is None else replace(known, costs=measured)
+                keep_profile(costs, key, known, say)
+            profiles[greedy] = known.costs
+            experience |= known.experience
+            if speculative.rule == "auto" and not greedy and known.advice is not None and known.advice.rule:
+                rule = known.advice.rule
+    return Served(pair, speculative, profiles, rule, config.data.teacher_top_k, experience)
+
+
+def keep_profile(costs: LatencyProfiles, key: str, known: StoredProfile, say: Callable[[str], None]) -> None:
+    """Keep what is known of a pair, where it can be."""
+    try:
+        costs.keep(key, known)
+    except OSError as error:
+        say(f"the latency profile is not kept: {error}")
