@@ -20,7 +20,13 @@ DEFAULTS = ROOT / "configs" / "default.yaml"
 PAGE = ROOT / "docs" / "configuration.md"
 NO_LIMIT = 2**31 - 1  # what only keeps a number within its type
 _BLOCK = re.compile(r"(<!-- settings -->\n).*?(<!-- end -->)", re.DOTALL)
-_TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
+_TYPES = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "`true` or `false`",
+    "array": "list of texts, or a text with commas",
+}
 
 
 def rendered(text: str) -> str:

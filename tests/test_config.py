@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from draftloop.config import Config, Lora, Models, Section, Training, deprecations, leaves, resolve, to_yaml
+from draftloop.config import Config, Lora, Models, Section, Serve, Training, deprecations, leaves, resolve, to_yaml
 from draftloop.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -259,6 +259,38 @@ def test_what_to_yaml_writes_is_read_back_as_the_same(written, model):
         models=Models(target=model), training=Training(learning_rate=1e-7, max_minutes=2.5, lora=Lora(rank=1))
     )
     assert resolve(written(to_yaml(saved)), environment=NO_ENVIRONMENT).config == saved
+
+
+@pytest.mark.parametrize("text", ["[My-Mac.local, '[::1]']", "my-mac.local, [::1]"])
+def test_a_list_of_texts_may_be_one_text_with_commas(written, text):
+    listed = ("my-mac.local", "[::1]")
+    value = text if text.startswith("[My") else f'"{text}"'
+    assert resolve(written(f"serve:\n  allowed_hosts: {value}\n"), environment=NO_ENVIRONMENT).config.serve == Serve(
+        allowed_hosts=listed
+    )
+    environment = {"DRAFTLOOP_SERVE_ALLOWED_HOSTS": ", ".join(listed)}
+    assert resolve(written(""), environment=environment).config.serve.allowed_hosts == listed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("allowed_hosts", "my-mac:8080"),
+        ("allowed_hosts", "a,,b"),
+        ("allowed_hosts", ["a", 5]),
+        ("allowed_hosts", {}),
+        ("allowed_origins", "*"),
+        ("allowed_origins", "null"),
+        ("allowed_origins", "chat.example.org"),
+        ("allowed_origins", "https://chat.example.org/"),
+        ("allowed_origins", "https://*.example.org"),
+        ("source", "a b"),
+        ("source", "x" * 65),
+    ],
+)
+def test_a_name_of_another_form_is_refused_with_its_origin(written, key, value):
+    with pytest.raises(ConfigError, match=rf"^flag: serve\.{key} = "):
+        resolve(written(""), {f"serve.{key}": value}, NO_ENVIRONMENT)
 
 
 def test_a_deprecated_key_is_read_and_said():

@@ -144,6 +144,7 @@ def test_the_settings_page_is_what_the_configuration_says() -> None:
         ({"type": "string", "enum": ["a", "b"]}, "`a`, `b`"),
         ({"type": "boolean"}, "`true` or `false`"),
         ({"type": "string", "minLength": 1}, "text"),
+        ({"type": "array", "items": {"type": "string"}}, "list of texts, or a text with commas"),
     ],
 )
 def test_the_range_of_a_setting_is_said_in_words(schema: dict, words: str) -> None:

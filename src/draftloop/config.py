@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -46,6 +47,7 @@ Teacher = Literal["live", "logged", "none"]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what MLX and NumPy both take
+SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,63}"
 
 
 def one_of(rules: Sequence[str]) -> str:
@@ -87,12 +89,33 @@ def _template_args(value: object) -> object:
     return arguments
 
 
+def _texts(form: str, expected: str) -> BeforeValidator:
+    """Texts that fit a regular expression, in small letters: a list, or one text with commas between them."""
+    fits = re.compile(form).fullmatch
+
+    def check(value: object) -> object:
+        texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and fits(text) for text in texts):
+            raise ValueError(f"expected {expected}")
+        return tuple(text.lower() for text in texts)
+
+    return BeforeValidator(check)
+
+
 _Gigabytes = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Memory = Annotated[float | Literal["auto"], _auto_or(_Gigabytes, "a number of GB above 0")]
 _Rate = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)]
 LearningRate = Annotated[float | Literal["auto"], _auto_or(_Rate, "a number above 0 and at most 1")]
 Epochs = Annotated[int | Literal["auto"], _auto_or(Positive, "a whole number above 0")]
 TemplateArgs = Annotated[dict[str, Any], PlainValidator(_template_args)]
+HostNames = Annotated[
+    tuple[str, ...], _texts(r"[\w.-]+|\[?[0-9A-Fa-f:.]+\]?", "names or addresses without a port, such as my-mac.local")
+]
+OriginNames = Annotated[
+    tuple[str, ...],
+    _texts(r"[A-Za-z][A-Za-z0-9+.-]*://[^/,\s*]+", "origins without a path, such as https://chat.example.org"),
+]
+_Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 
 
 class Section(BaseModel):
@@ -268,6 +291,35 @@ class Retrain(Section):
     keep_versions: int = setting(10, "newest versions whose weights are kept", ge=1)
 
 
+class Serve(Section):
+    """The server for OpenAI's clients."""
+
+    host: str = setting("127.0.0.1", "address to listen on; any but loopback needs api_key_file", min_length=1)
+    port: int = setting(8080, "port to listen on; 0 takes a free one", ge=0, le=65535)
+    max_concurrent: int = setting(8, "requests that are decoded at a time", ge=1, le=256)
+    queue: int = setting(64, "requests that may wait for their turn; the next one is refused with 429", ge=0, le=10000)
+    api_key_file: str | None = setting(
+        None, "file of API keys, mode 600, one `name: key` or key a line; null asks for none", min_length=1
+    )
+    allowed_hosts: HostNames = setting((), "names by which clients may call the server, besides its address")
+    allowed_origins: OriginNames = setting((), "web pages that may call the server (CORS); [] allows none")
+    capture: bool = setting(True, "log generations, to learn from what was rejected")
+    capture_rate: float = setting(1.0, "share of the generations that is logged", ge=0.0, le=1.0)
+    source: str = setting(
+        "serve", "source of prompts for which neither request nor API key names one", pattern=f"^{SOURCE_NAME}$"
+    )
+    max_sources: Positive = setting(100, "different sources that requests may name; all others are `other`")
+    max_body_mb: int = setting(10, "MB of a request's body, at most", ge=1, le=1024)
+    max_connections: int = setting(256, "open connections, at most; more are refused with 503", ge=8, le=65536)
+    head_seconds: _Seconds = setting(10.0, "seconds within which the head of a request must be there")
+    body_seconds: _Seconds = setting(30.0, "seconds within which the body of a request must be there")
+    write_seconds: _Seconds = setting(30.0, "seconds after which a client that reads nothing is cut off")
+    idle_seconds: int = setting(60, "seconds that an idle connection stays open", ge=1, le=3600)
+    keep_alive_seconds: _Seconds = setting(15.0, "seconds between comment lines that keep a silent stream open")
+    grace_seconds: int = setting(30, "seconds that requests have to finish after SIGTERM", ge=0, le=3600)
+    prompt_cache_mb: NotNegative = setting(1024, "MB for the caches of earlier prompts; 0 keeps none")
+
+
 class Config(Section):
     """All of it."""
 
@@ -278,6 +330,7 @@ class Config(Section):
     gate: Gate = Gate()
     drift: Drift = Drift()
     retrain: Retrain = Retrain()
+    serve: Serve = Serve()
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ class ExportError(UsageError):
     """An export that cannot be made as asked."""
 
 
+class ServeError(UsageError):
+    """A server that cannot be started as asked."""
+
+
 class StoreError(DraftloopError):
     """The store cannot be read or written as it must: damage, a newer schema, a full disk."""
 
