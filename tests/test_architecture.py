@@ -67,6 +67,9 @@ PURE = (
     "draftloop.training.time_limit",
     "draftloop.training.working_time",
     "draftloop.registry.verdicts",
+    "draftloop.serving.chat_output",
+    "draftloop.serving.requests",
+    "draftloop.serving.responses",
     "draftloop.whereabouts",
     "draftloop.store.yaml_strict",
     *sorted(

@@ -38,7 +38,7 @@ def chat_prompt(messages: Sequence[Any], tools: Any = None) -> tuple[Prompt, int
     Raises:
         NoPrompt: a message that is none, something other than text in it, or nothing to answer.
     """
-    turns = [_message(message) for message in messages]
+    turns = [chat_message(message) for message in messages]
     answers = 0
     while turns and turns[-1]["role"] == "assistant":
         turns.pop()
@@ -88,8 +88,12 @@ def check_text_alone(value: Mapping[str, Any]) -> None:
             raise NoPrompt(f"it has {key}", "not text")
 
 
-def _message(message: Any) -> dict[str, Any]:
-    """One message whose content is text, with all else that it has."""
+def chat_message(message: Any) -> dict[str, Any]:
+    """One message whose content is text, with all else that it has.
+
+    Raises:
+        NoPrompt: it is none, or has something other than text.
+    """
     if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message["role"].strip():
         raise NoPrompt(f'every message is an object with a "role", found {str(message)[:60]}')
     check_text_alone(message)
