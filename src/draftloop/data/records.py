@@ -16,7 +16,7 @@ from .prompt_groups import opening, prompt_group
 SCHEMA = 1
 
 Split = Literal["train", "validation", "heldout"]
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "cancelled"]
 
 Count = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]

@@ -69,7 +69,7 @@ class Answered:
         except Exception as error:  # noqa: BLE001 (whatever it is, the server goes on)
             _log.error("%s while answering %s:\n%s", type(error).__name__, scope["path"], _frames(error))
             if status is None:
-                await answer(ApiError(500, "the server failed at this request", "server_error"), sent)
+                await answer(ApiError(500, "the server failed at this request"), sent)
         finally:
             self._metrics.answered(scope["path"], status or CLIENT_LEFT, time.perf_counter() - began)
 

@@ -70,7 +70,6 @@ class Keys:
             raise ApiError(
                 401,
                 "no valid API key: expected a header `Authorization: Bearer KEY` with a key of serve.api_key_file",
-                "authentication_error",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )

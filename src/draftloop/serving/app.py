@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from starlette.routing import Route
 
 from ..config import Config
 from ..prompts.prompt import Prompt, Reading, Unusable, encode_prompt
+from .answer import Answer
 from .api_error import ApiError
 from .api_keys import Client, Keys
-from .answer import Answer
 from .asked import Asked
 from .engine import Engine, Full
 from .events import Ended, Event, NewText, Refused
@@ -124,17 +124,27 @@ def make_app(serving: Serving) -> Any:
         route("/metrics", _metrics, "GET"),
     ]
 
-    async def refuse(request: Request, error: Exception) -> Response:
+    async def no_such_thing(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
-        raise ApiError(status, f"{request.method} {request.url.path[:100]}: there is no such thing here")
+        message = f"there is no {request.method} {request.url.path[:100]} here"
+        return _refused(ApiError(status, message), getattr(error, "headers", None) or {})
+
+    async def refuse(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return _refused(error, error.headers)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         serving.engine.start()
         yield
 
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: refuse, 405: refuse})
+    handlers = {404: no_such_thing, 405: no_such_thing, ApiError: refuse}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     return guarded(app, serving.config.serve, serving.keys, serving.metrics)
+
+
+def _refused(error: ApiError, headers: Mapping[str, str]) -> Response:
+    return JSONResponse(error.to_json(), error.status, dict(headers))
 
 
 async def _health(serving: Serving, _request: Request) -> Response:
@@ -184,7 +194,7 @@ async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
     serve = serving.config.serve
     return EventSourceResponse(
         _stream(answer, job, events),
-        ping=serve.keep_alive_seconds,  # type: ignore[arg-type]
+        ping=serve.keep_alive_seconds,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),
         sep="\n",
         shutdown_grace_period=serve.grace_seconds + 1,

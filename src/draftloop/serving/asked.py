@@ -6,29 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..decoding.penalties import NO_PENALTIES, Penalties
 from ..prompts.prompt import Prompt
 
 SamplingRule = Literal["rejection", "block", "match"]
-
-
-@dataclass(frozen=True)
-class Penalties:
-    """What lowers the logits of tokens that the context already has, in draft and target alike.
-
-    Attributes:
-        repetition: divides positive logits and multiplies negative ones of tokens that occurred; 1 is off.
-        presence: subtracted once for a token that was generated; 0 is off.
-        frequency: subtracted each time; 0 is off.
-    """
-
-    repetition: float = 1.0
-    presence: float = 0.0
-    frequency: float = 0.0
-
-    @property
-    def are_off(self) -> bool:
-        """Whether they change nothing."""
-        return self == Penalties()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +50,7 @@ class Asked:
     top_logprobs: int | None = None
     stream: bool = False
     include_usage: bool = False
-    penalties: Penalties = Penalties()
+    penalties: Penalties = NO_PENALTIES
     tool_choice: str = "auto"
     template_args: Mapping[str, Any] = field(default_factory=dict)
     num_draft_tokens: int | None = None

@@ -139,7 +139,7 @@ class Engine:
                         self._step()
                     elif not self._when_idle():
                         self._wait()
-        except BaseException as error:  # whoever asks for an answer must hear that none will come
+        except BaseException as error:  # noqa: BLE001 - whoever asks for an answer must hear that none will come
             self.failure = error
             _log.exception("the model thread has failed")
             with self._changed:

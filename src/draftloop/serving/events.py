@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..data.records import Finish
 from ..decoding.decoder import TokenLogprob
 from .api_error import ApiError
 from .text_stream import TextPiece
@@ -29,7 +30,7 @@ class Ended:
         prompt_seconds, output_seconds: until the first token, and from there on; not the time in the queue.
     """
 
-    finish: str
+    finish: Finish
     prompt_tokens: int
     cached_tokens: int
     tokens: int

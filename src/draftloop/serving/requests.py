@@ -14,11 +14,12 @@ import orjson
 from pydantic import ValidationError
 
 from ..config import Speculative
+from ..decoding.penalties import Penalties
 from ..prompts.chat_messages import NoPrompt, chat_message
 from ..prompts.prompt import Prompt
 from ..store.json_values import why_not_kept
 from .api_error import ApiError
-from .asked import Asked, Penalties, SamplingRule
+from .asked import Asked, SamplingRule
 from .request_bodies import ChatBody, CompletionBody, TextBody
 
 _Body = TypeVar("_Body", bound=CompletionBody)

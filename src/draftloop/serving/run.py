@@ -19,6 +19,7 @@ from .capture import Capture
 from .connections import uvicorn_settings
 from .engine import Engine
 from .engine import Limits as EngineLimits
+from .job import Job
 from .metrics import Metrics
 from .served import Served, keep_profile, serve_pair
 from .sources import Sources
@@ -29,11 +30,9 @@ Say = Callable[[str], None]
 class _Server(uvicorn.Server):
     """A first signal lets requests finish, a second one ends at once."""
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """What uvicorn does at SIGINT, at SIGTERM too."""
-        if self.should_exit:
-            self.force_exit = True
-        super().handle_exit(sig, frame)
+    def handle_exit(self, _signal: int, _frame: FrameType | None) -> None:
+        """Unlike uvicorn, treat SIGTERM as SIGINT, and do not raise it once more at the end: stopping is no error."""
+        self.force_exit, self.should_exit = self.should_exit, True
 
 
 def serve(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Say) -> None:
@@ -68,12 +67,9 @@ def serve(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Sa
         return served
 
     limits = EngineLimits(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
-    engine = Engine(
-        loaded,
-        limits,
-        *((capture.offer, capture.work) if capture is not None else (lambda _job: None, lambda: False)),
-        metrics,
-    )
+    on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
+    when_idle: Callable[[], bool] = (lambda: False) if capture is None else capture.work
+    engine = Engine(loaded, limits, on_output, when_idle, metrics)
     name = served_name(config.models.target)
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
     server = _Server(uvicorn.Config(**uvicorn_settings(app, settings)))
