@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -55,7 +55,6 @@ class Serving:
         keys: API keys; None asks for none.
         sources: that requests may name.
         name: by which the target is served.
-        on_failure: called when the model thread has failed.
     """
 
     config: Config
@@ -133,13 +132,8 @@ def make_app(serving: Serving) -> Any:
         assert isinstance(error, ApiError)
         return _refused(error, error.headers)
 
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        serving.engine.start()
-        yield
-
     handlers = {404: no_such_thing, 405: no_such_thing, ApiError: refuse}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers)
     return guarded(app, serving.config.serve, serving.keys, serving.metrics)
 
 
@@ -149,8 +143,6 @@ def _refused(error: ApiError, headers: Mapping[str, str]) -> Response:
 
 async def _health(serving: Serving, _request: Request) -> Response:
     engine = serving.engine
-    if engine.failure is not None:
-        return JSONResponse({"status": "failed"}, 503)
     if engine.served is None:
         return JSONResponse({"status": "loading"}, 503)
     return JSONResponse({"status": "ok"})

@@ -1,15 +1,17 @@
-"""The model thread: it owns both models, and decodes all requests under way turn by turn. Knows no HTTP and no file.
+"""The engine: it owns both models, and decodes all requests under way turn by turn. Knows no HTTP and no file.
 
     submit -> waiting -> under way (at most `max_concurrent`) -> events to whoever asked, the output to `on_output`
 
 A turn of a request is a part of its prompt, a round, or a few plain steps. Requests take turns, so none waits for
 another one's whole answer. Where several are past their prompts, a batch of plain steps may be faster than speculation
 in turn (`tempo`); prompts are read between its steps.
+
+MLX's streams belong to a thread, and a process that ends after a thread which had some may crash: so `run` is called on
+the main thread, and HTTP has one of its own.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -33,8 +35,6 @@ from .metrics import Metrics
 from .prefix_cache import PrefixCache, Shelf
 from .served import Served
 from .tempo import Tempo
-
-_log = logging.getLogger(__name__)
 
 SLACK = 64  # tokens that every cache takes back at once: the most that a request may draft
 PLAIN_AT_ONCE = 16  # plain steps of a turn, where a request is alone
@@ -64,10 +64,10 @@ class Engine:
     """Decodes until `stop`.
 
     Args:
-        load: loads the models, on the model thread.
+        load: loads the models.
         limits: how many requests at once.
-        on_output: called on the model thread with every job that has ended, however it ended.
-        when_idle: called there while nothing is under way; True if it did something, and is called again at once.
+        on_output: called with every job that has ended, however it ended.
+        when_idle: called while nothing is under way; True if it did something, and is called again at once.
         metrics: counts what is decoded.
     """
 
@@ -84,24 +84,18 @@ class Engine:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._deadline: float | None = None  # of a server that stops
         self._tempo = Tempo()
         self._batch: PlainBatch | None = None
         self.prefixes = PrefixCache(limits.prompt_cache_bytes)
         self.served: Served | None = None
-        self.failure: BaseException | None = None
 
     # From any thread -------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Load the models and begin; `served` is there when requests are taken."""
-        self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Let a request wait for its turn. Raises Full, or ApiError where it is stopping."""
         with self._changed:
-            if self._stopping or self.failure is not None:
+            if self._deadline is not None:
                 raise ApiError(503, "the server is stopping; expected a request before that")
             if len(self._waiting) >= self._limits.queue + self._limits.max_concurrent - len(self._running):
                 raise Full
@@ -114,47 +108,46 @@ class Engine:
         return len(self._running), len(self._waiting)
 
     def stop(self, grace: float) -> None:
-        """Take no more requests, let those that are there finish for so many seconds, then cancel them; waits."""
+        """Take no more requests, let those that are there finish for so many seconds, then cancel them."""
         with self._changed:
-            self._stopping = True
+            self._deadline = time.perf_counter() + grace
             self._changed.notify()
-        self._thread.join(grace)
-        if self._thread.is_alive():
-            with self._changed:
-                for job in (*self._waiting, *self._running):
-                    job.cancelled.set()
-                self._changed.notify()
-            self._thread.join()
 
     # On the model thread ---------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Load the models, and decode until `stop`. Raises whatever keeps it from that; all jobs are told then."""
         try:
-            served = self._load()
-            with lora.merged(served.pair.draft):
-                self.served = served
-                while self._goes_on():
-                    self._admit()
-                    if self._running:
-                        self._step()
-                    elif not self._when_idle():
-                        self._wait()
-        except BaseException as error:  # noqa: BLE001 - whoever asks for an answer must hear that none will come
-            self.failure = error
-            _log.exception("the model thread has failed")
-            with self._changed:
-                jobs = [*self._running, *self._waiting]
-                self._waiting.clear()
-            for job in jobs:
+            self._serve()
+        except BaseException:
+            self.stop(0)
+            for job in (*self._running, *self._waiting):
                 job.refuse(ApiError(500, "the server has failed; its log says why"))
+            raise
+
+    def _serve(self) -> None:
+        served = self._load()
+        with lora.merged(served.pair.draft):
+            self.served = served
+            while self._goes_on():
+                self._admit()
+                if self._running:
+                    self._step()
+                elif not self._when_idle():
+                    self._wait()
 
     def _goes_on(self) -> bool:
         with self._changed:
-            return not self._stopping or bool(self._running or self._waiting)
+            if self._deadline is None:
+                return True
+            if time.perf_counter() >= self._deadline:
+                for job in (*self._waiting, *self._running):
+                    job.cancelled.set()
+            return bool(self._running or self._waiting)
 
     def _wait(self) -> None:
         with self._changed:
-            if not self._waiting and not self._stopping:
+            if not self._waiting and self._deadline is None:
                 self._changed.wait(_IDLE)
 
     def _admit(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -11,6 +15,7 @@ import uvicorn
 
 from ..config import Config
 from ..data_directory import DataDirectory
+from ..errors import ServeError
 from ..evaluation.latency import machine_fingerprint
 from ..models.pair import Pair
 from .api_keys import keys_of
@@ -25,79 +30,89 @@ from .served import Served, keep_profile, serve_pair
 from .sources import Sources
 
 Say = Callable[[str], None]
-
-
-class _Server(uvicorn.Server):
-    """A first signal lets requests finish, a second one ends at once."""
-
-    def handle_exit(self, _signal: int, _frame: FrameType | None) -> None:
-        """Unlike uvicorn, treat SIGTERM as SIGINT, and do not raise it once more at the end: stopping is no error."""
-        self.force_exit, self.should_exit = self.should_exit, True
+_LAST_WORDS = 5.0  # seconds for answers that are complete to go out
 
 
 def serve(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Say) -> None:
-    """Serve until a signal.
+    """Serve until a signal; on the main thread. The first signal lets requests finish, the second one ends at once.
 
     Args:
         config: of everything.
         data: where records go.
-        load: loads the pair; called on the thread that decodes.
+        load: loads the pair.
         say: told what happens, in lines for a person.
 
     Raises:
-        ServeError: the address needs API keys, or they cannot be read.
+        ServeError: the address needs API keys, or they cannot be read, or the address cannot be listened on.
         DraftloopError: what `load` raises.
-        OSError: the address cannot be listened on.
     """
     settings, metrics = config.serve, Metrics()
     keys = keys_of(settings)
     names = keys.names if keys is not None else frozenset()
     sources = Sources({settings.source, *names}, settings.max_sources)
-    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate) if settings.capture else None
-    server: _Server
+    listening = _listen(settings.host, settings.port)
+    where = f"http://{_in_url(settings.host)}:{listening.getsockname()[1]}/v1"
+    name = served_name(config.models.target)
 
     def loaded() -> Served:
-        try:
-            served = serve_pair(load(), config, data.costs, say)
-        except BaseException:
-            server.should_exit = True
-            raise
+        served = serve_pair(load(), config, data.costs, say)
         metrics.champion(served.pair.adapter or "base")
-        say(f"serving {name} on http://{settings.host}:{_port(server) or settings.port}/v1")
+        say(f"serving {name} on {where}")
         return served
 
-    limits = EngineLimits(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
+    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate) if settings.capture else None
     on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
     when_idle: Callable[[], bool] = (lambda: False) if capture is None else capture.work
+    limits = EngineLimits(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
     engine = Engine(loaded, limits, on_output, when_idle, metrics)
-    name = served_name(config.models.target)
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
-    server = _Server(uvicorn.Config(**uvicorn_settings(app, settings)))
+    server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))
+    http = threading.Thread(target=server.run, args=([listening],), name="http", daemon=True)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.force_exit, server.should_exit = server.should_exit, True
+        engine.stop(0 if server.force_exit else settings.grace_seconds)
+
     try:
-        server.run()
+        with _handling(stop):
+            http.start()
+            engine.run()
     finally:
-        say("stopping")
-        engine.stop(0)
+        server.should_exit = True
+        http.join(_LAST_WORDS)
         if capture is not None:
             capture.close()
-        if engine.served is not None:
-            _keep_experience(engine.served, data, say)
-    if engine.failure is not None:
-        raise engine.failure
-    if not server.started:
-        raise OSError(f"cannot listen on {settings.host}:{settings.port}")
+    if engine.served is not None:
+        _keep_experience(engine.served, data, say)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within the block, signals that end a process are handled so."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family)
+    except OSError as error:
+        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+
+
+def _in_url(host: str) -> str:
+    return f"[{host.strip('[]')}]" if ":" in host else host
 
 
 def served_name(target: str) -> str:
     """What requests call the target: its name on the hub, or the last part of its path."""
     path = Path(target)
     return path.name if path.exists() or path.is_absolute() else target
-
-
-def _port(server: uvicorn.Server) -> int | None:
-    """Where it listens, once it does."""
-    sockets = [sock for one in getattr(server, "servers", ()) for sock in one.sockets]
-    return int(sockets[0].getsockname()[1]) if sockets else None
 
 
 def _keep_experience(served: Served, data: DataDirectory, say: Say) -> None:

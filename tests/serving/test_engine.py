@@ -1,0 +1,258 @@
+"""Requests under way at once get the answers that each would get alone, whatever joins, leaves or fails beside them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import generate_step
+
+from draftloop.config import Models, Speculative
+from draftloop.errors import PairError
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.prompt import Prompt
+from draftloop.serving.api_error import ApiError
+from draftloop.serving.asked import Asked
+from draftloop.serving.engine import Engine, Full, Limits
+from draftloop.serving.events import Ended, Event, NewText, Refused
+from draftloop.serving.job import Job
+from draftloop.serving.metrics import Metrics
+from draftloop.serving.served import Served
+
+PROMPTS = (
+    "def read_file(path):\n    ",
+    "The function returns the number of",
+    "class Queue:\n    def __init__(self",
+    "If the argument is omitted, the",
+    "for i in range(",
+)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return load_pair(Models())
+
+
+@dataclass
+class Client:
+    """Asks an engine, from a thread of its own."""
+
+    engine: Engine
+    pair: Pair
+    ended: list[Job] = field(default_factory=list)
+
+    def ask(self, text: str, *, owner: str = "", length: int = 40, **wanted: object) -> tuple[Job, queue.Queue[Event]]:
+        events: queue.Queue[Event] = queue.Queue()
+        fields = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": length} | wanted
+        asked = Asked(kind="text", prompt=Prompt(text), **fields)  # type: ignore[arg-type]
+        job = Job(asked, tuple(self.pair.tokenizer.encode(text)), owner, "test", events.put)
+        self.engine.submit(job)
+        return job, events
+
+    def answer(self, text: str, **wanted: object) -> tuple[str, Ended]:
+        return answer_of(self.ask(text, **wanted)[1])
+
+
+def answer_of(events: queue.Queue[Event]) -> tuple[str, Ended]:
+    text = ""
+    while True:
+        event = events.get(timeout=60)
+        if isinstance(event, NewText):
+            text += event.piece.text
+        elif isinstance(event, Ended):
+            return text, event
+        else:
+            assert isinstance(event, Refused)
+            raise event.error
+
+
+def run(pair: Pair, work: Callable[[Client], None], limits: Limits | None = None, **speculative: object) -> Engine:
+    """Run an engine here, as long as the client works in a thread of its own."""
+    client: Client
+    failed: list[BaseException] = []
+
+    def works() -> None:
+        try:
+            work(client)
+        except BaseException as error:  # noqa: BLE001 - it is raised again, on the test's own thread
+            failed.append(error)
+        finally:
+            client.engine.stop(30)
+
+    served = Served(pair, Speculative(**speculative), {}, "rejection")  # type: ignore[arg-type]
+    ended: list[Job] = []
+    engine = Engine(
+        lambda: served, limits or Limits(8, 16, 64 << 20), ended.append, when_idle=lambda: False, metrics=Metrics()
+    )
+    client = Client(engine, pair, ended)
+    thread = threading.Thread(target=works)
+    thread.start()
+    try:
+        engine.run()
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return engine
+
+
+def by_mlx_lm(pair: Pair, text: str, length: int) -> str:
+    tokens = [
+        int(token) for token, _ in generate_step(mx.array(pair.tokenizer.encode(text)), pair.target, max_tokens=length)
+    ]
+    stop = next((i for i, token in enumerate(tokens) if token in pair.stop_tokens), len(tokens))
+    detokenizer = pair.tokenizer.detokenizer
+    for token in [*pair.tokenizer.encode(text)[-8:], *tokens[:stop]]:
+        detokenizer.add_token(token)
+    detokenizer.finalize()
+    return str(detokenizer.text)
+
+
+@pytest.mark.parametrize("drafts", [None, 0, 3])
+def test_greedy_answers_at_once_are_those_of_mlx_lm_alone(pair: Pair, drafts: int | None) -> None:
+    def work(client: Client) -> None:
+        waiting = [client.ask(text, num_draft_tokens=drafts, length=30 + 10 * i)[1] for i, text in enumerate(PROMPTS)]
+        for i, (text, events) in enumerate(zip(PROMPTS, waiting, strict=True)):
+            found, end = answer_of(events)
+            assert by_mlx_lm(pair, text, 30 + 10 * i).endswith(found)
+            assert len(found) > 20
+            assert end.accepted <= end.drafted
+            assert (end.drafted > 0) == (drafts != 0)
+
+    run(pair, work)
+
+
+def test_a_sampled_answer_depends_on_its_seed_and_on_nothing_beside_it(pair: Pair) -> None:
+    def work(client: Client) -> None:
+        how = {"temperature": 0.9, "seed": 7, "num_draft_tokens": 0}
+        alone = client.answer(PROMPTS[0], **how)[0]
+        others = [client.ask(text, temperature=1.0)[1] for text in PROMPTS[1:]]
+        assert client.answer(PROMPTS[0], **how)[0] == alone
+        assert client.answer(PROMPTS[0], **how | {"seed": 8})[0] != alone
+        for events in others:
+            answer_of(events)
+
+    run(pair, work)
+
+
+def test_a_client_that_goes_away_ends_its_decoding_within_a_round(pair: Pair) -> None:
+    def work(client: Client) -> None:
+        job, events = client.ask(PROMPTS[0], length=400)
+        events.get(timeout=60)
+        job.cancelled.set()
+        _, end = answer_of(events)
+        assert end.finish == "cancelled"
+        assert end.tokens < 200
+        assert client.engine.load == (0, 0)
+
+    run(pair, work)
+
+
+def test_what_is_beyond_the_queue_is_refused_and_what_waits_is_answered(pair: Pair) -> None:
+    def work(client: Client) -> None:
+        taken: list[queue.Queue[Event]] = []
+
+        def ask_until_full() -> None:
+            while len(taken) < 50:
+                taken.append(client.ask(PROMPTS[0], length=60)[1])
+
+        with pytest.raises(Full):
+            ask_until_full()
+        assert len(taken) >= 3
+        assert {answer_of(events)[1].tokens for events in taken} == {60}
+
+    run(pair, work, Limits(1, 2, 0))
+
+
+def test_a_stop_string_ends_the_output_and_is_left_out(pair: Pair) -> None:
+    def work(client: Client) -> None:
+        whole, _ = client.answer(PROMPTS[0])
+        stop = whole[10:14]
+        found, end = client.answer(PROMPTS[0], stop=(stop,))
+        assert found == whole[: whole.index(stop)]
+        assert end.finish == "stop"
+        job = client.ended[-1]
+        assert sum(len(round_.tokens) for round_ in job.work.rounds) == len(job.work.output) == end.tokens
+        assert stop in pair.tokenizer.decode(job.work.output)
+        assert stop not in pair.tokenizer.decode(job.work.output[:-1])
+
+    run(pair, work)
+
+
+def test_a_second_turn_reads_what_is_new_alone_and_answers_as_without_a_cache(pair: Pair) -> None:
+    def work(client: Client) -> None:
+        first = " ".join(PROMPTS)
+        answer, _ = client.answer(first)
+        second = first + answer + " and then"
+        _, end = client.answer(second)
+        found, again = client.answer(second, owner="somebody else")
+        assert end.cached_tokens >= len(pair.tokenizer.encode(first)) - 1
+        assert again.cached_tokens == 0
+        assert client.answer(second)[0] == found
+        assert by_mlx_lm(pair, second, 40).endswith(found)
+
+    run(pair, work)
+
+
+def test_requests_that_do_not_fit_are_refused_and_the_others_go_on(pair: Pair) -> None:
+    def work(client: Client) -> None:
+        with pytest.raises(ApiError, match="positions"):
+            client.answer("word " * 3000)
+        assert client.answer(PROMPTS[0])[1].tokens == 40
+
+    run(pair, work)
+
+
+def test_penalties_and_log_probabilities_reach_the_decoder(pair: Pair) -> None:
+    def work(client: Client) -> None:
+        from draftloop.decoding.penalties import Penalties
+
+        plain = client.answer(PROMPTS[0])[0]
+        assert client.answer(PROMPTS[0], penalties=Penalties(repetition=1.8))[0] != plain
+        events = client.ask(PROMPTS[0], top_logprobs=2)[1]
+        named = []
+        while isinstance(event := events.get(timeout=60), NewText):
+            assert len(event.logprobs) == len(event.piece.tokens)
+            named += event.logprobs
+        assert len(named) == 40
+        assert all(len(one.top) == 2 and one.top[0] == (one.token, one.logprob) for one in named)  # it is greedy
+
+    run(pair, work)
+
+
+def test_a_failure_to_load_reaches_whoever_waits(pair: Pair) -> None:
+    def fails() -> Served:
+        raise PairError("no such pair")
+
+    engine = Engine(fails, Limits(1, 1, 0), lambda _job: None, when_idle=lambda: False, metrics=Metrics())
+    client = Client(engine, pair)
+    _, events = client.ask(PROMPTS[0])
+    with pytest.raises(PairError):
+        engine.run()
+    with pytest.raises(ApiError, match="has failed"):
+        answer_of(events)
+    with pytest.raises(ApiError, match="stopping"):
+        client.ask(PROMPTS[0])
+
+
+def test_a_server_that_stops_lets_answers_finish_and_then_cuts_them(pair: Pair) -> None:
+    finished: list[str] = []
+
+    def patient(client: Client) -> None:
+        events = client.ask(PROMPTS[0], length=50)[1]
+        client.engine.stop(60)
+        finished.append(answer_of(events)[1].finish)
+
+    def impatient(client: Client) -> None:
+        events = client.ask(PROMPTS[0], length=400)[1]
+        events.get(timeout=60)
+        client.engine.stop(0)
+        finished.append(answer_of(events)[1].finish)
+
+    run(pair, patient)
+    run(pair, impatient)
+    assert finished == ["length", "cancelled"]

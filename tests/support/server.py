@@ -1,0 +1,75 @@
+"""`draftloop serve` in a process of its own, on a free port of loopback."""
+
+from __future__ import annotations
+
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+_SECONDS = 120  # until it serves; a machine may be busy
+
+
+class Server:
+    """A server, from `with` on.
+
+    Args:
+        data: the data directory.
+        arguments: of the command.
+
+    Attributes:
+        url: what clients take as the base of their URLs.
+        said: lines on stderr so far.
+    """
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self._command = [
+            *(sys.executable, "-m", "draftloop", "--data-dir", str(data), "serve", "--port", "0"),
+            *arguments,
+        ]
+        self.said: list[str] = []
+        self.url = ""
+
+    def __enter__(self) -> Server:
+        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        found: queue.Queue[str | None] = queue.Queue()
+
+        def read() -> None:
+            assert self.process.stderr is not None
+            with self.process.stderr as lines:
+                for line in lines:
+                    self.said.append(line.rstrip())
+                    if match := re.search(r"serving .* on (http://\S+)", line):
+                        found.put(match[1])
+            found.put(None)
+
+        self._reader = threading.Thread(target=read, daemon=True)
+        self._reader.start()
+        try:
+            url = found.get(timeout=_SECONDS)
+        except queue.Empty:
+            self.process.kill()
+            raise AssertionError(f"it does not serve: {self.said}") from None
+        if url is None:
+            raise AssertionError(f"it ended with {self.process.wait()}: {self.said}")
+        self.url = url
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and wait for the end; the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(_SECONDS)
+        self._reader.join(_SECONDS)
+        return code
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(_SECONDS)
