@@ -38,6 +38,11 @@ PURE = (
     "draftloop.models.names",
     "draftloop.retraining.facts",
     "draftloop.retraining.plan",
+    *(
+        f"draftloop.serving.{module}"
+        for module in ("answers", "api_error", "api_keys", "connections", "guard", "limits", "metrics", "security")
+    ),
+    "draftloop.serving.sources",
     "draftloop.status",
     "draftloop.data.prompt_groups",
     "draftloop.prompts.prompt",

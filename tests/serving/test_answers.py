@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 from asgi import ask, scope_of
 from samples import value
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from draftloop.serving.answers import Answered
 from draftloop.serving.api_error import ApiError
@@ -47,9 +52,35 @@ def test_any_other_error_is_a_500_whose_message_is_logged_nowhere(caplog: pytest
     with caplog.at_level(logging.DEBUG):
         answer = ask(Answered(failing(ValueError("my prompt")), Metrics()), scope_of())
     assert (answer.status, answer.error["type"]) == (500, "server_error")
-    assert "ValueError while answering /v1/completions" in caplog.text
+    assert "ValueError while answering '/v1/completions':" in caplog.text
     assert "in app" in caplog.text
     assert "my prompt" not in caplog.text + str(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "kind"),
+    [
+        ("/nope", "GET", 404, "not_found_error"),
+        ("/boom", "POST", 405, "invalid_request_error"),
+        ("/boom", "GET", 500, "server_error"),
+        ("/gone", "GET", 410, "invalid_request_error"),
+    ],
+)
+def test_an_error_of_starlette_is_openais_error_object_too(path: str, method: str, status: int, kind: str) -> None:
+    async def boom(request: Request) -> Response:
+        raise ValueError("my prompt")
+
+    async def gone(request: Request) -> Response:
+        raise HTTPException(410)
+
+    metrics = Metrics()
+    app = Answered(Starlette(routes=[Route("/boom", boom), Route("/gone", gone)]), metrics)
+    answer = ask(app, {**scope_of(path=path, method=method), "app": None, "root_path": ""})
+    assert (answer.status, answer.error["type"]) == (status, kind)
+    assert answer.headers[b"content-length"] == str(len(answer.body)).encode()
+    assert (b"allow" in answer.headers) == (status == 405)
+    assert "prompt" not in str(answer.error)
+    assert value(metrics, "requests_total", "other", str(status)) == 1
 
 
 @pytest.mark.parametrize("error", [FULL, ValueError("my prompt")])

@@ -23,17 +23,18 @@ SERVE = Serve(allowed_origins=("https://chat.example.org",), max_body_mb=1)
 
 
 class Application:
-    """Remembers who asked; raises what it is given."""
+    """Remembers who asked; raises what it is given, or answers with a status in plain text."""
 
-    def __init__(self, raises: Exception | None = None) -> None:
+    def __init__(self, raises: Exception | None = None, status: int = 200) -> None:
         self.clients: list[Client] = []
         self.raises = raises
+        self.status = status
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.clients.append(scope["state"]["client"])
         if self.raises:
             raise self.raises
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"1")]})
+        await send({"type": "http.response.start", "status": self.status, "headers": [(b"x-own", b"1")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
 
@@ -93,6 +94,7 @@ def test_a_listed_page_may_read_answers_and_errors() -> None:
         (Application(), [BEARER], [b""], 200),
         (Application(), [], [b""], 401),
         (Application(), [BEARER], [b"x" * (1 << 20), b"x"], 413),
+        (Application(status=404), [BEARER], [b""], 404),
         (Application(ApiError(429, "full", "rate_limit_error", headers={"Retry-After": "1"})), [BEARER], [b""], 429),
     ]:
         answer = asked(app, HOST, PAGE, *headers, chunks=chunks)

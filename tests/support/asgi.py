@@ -68,6 +68,7 @@ def ask(app: Any, scope: dict[str, Any], chunks: Iterable[bytes | None] = (b"",)
 async def echo(scope: Any, receive: Any, send: Any) -> None:
     """An application that sends back the body in one piece."""
     message = await receive()
-    assert not message.get("more_body")
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": message.get("body", b"")})
+    assert not message["more_body"]
+    length = str(len(message["body"])).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": message["body"]})

@@ -10,6 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import orjson
@@ -51,27 +52,45 @@ class Answered:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         began = time.perf_counter()
-        status: int | None = None
-
-        async def sent(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        reply = _Reply(send)
         try:
-            await self._app(scope, receive, sent)
+            await self._app(scope, receive, reply.send)
         except ApiError as error:
-            if status is None:
-                await answer(error, sent)
+            if reply.status is None:
+                await answer(error, reply.send)
             else:
                 _log.error("refused after the answer had begun, which is cut off: %s", error.code or error.type)
         except Exception as error:  # noqa: BLE001 (whatever it is, the server goes on)
-            _log.error("%s while answering %s:\n%s", type(error).__name__, scope["path"], _frames(error))
-            if status is None:
-                await answer(ApiError(500, "the server failed at this request"), sent)
+            _log.error("%s while answering %.100r:\n%s", type(error).__name__, scope["path"], _frames(error))
+            if reply.status is None:
+                await answer(_failure(500, {}), reply.send)
         finally:
-            self._metrics.answered(scope["path"], status or CLIENT_LEFT, time.perf_counter() - began)
+            self._metrics.answered(scope["path"], reply.status or CLIENT_LEFT, time.perf_counter() - began)
+
+
+class _Reply:
+    """What was sent of an answer. An error of a library's, which is in plain text, is sent as ours."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._is_replaced = False
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            status = self.status = message["status"]
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message.get("headers", [])}
+            self._is_replaced = status >= 400 and not headers.get("content-type", "").startswith("application/json")
+            if self._is_replaced:
+                return await answer(_failure(status, headers), self._send)
+        return None if self._is_replaced else await self._send(message)
+
+
+def _failure(status: int, headers: Mapping[str, str]) -> ApiError:
+    """An error of which only the status and the headers are known."""
+    said = {404: "nothing is served at this path", 405: f"this path takes {headers.get('allow')} alone"}
+    phrase = said.get(status) or ("the server failed" if status == 500 else HTTPStatus(status).phrase)
+    return ApiError(status, phrase, headers={n: v for n, v in headers.items() if not n.startswith("content-")})
 
 
 def _frames(error: Exception) -> str:

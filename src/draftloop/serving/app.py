@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -123,22 +123,12 @@ def make_app(serving: Serving) -> Any:
         route("/metrics", _metrics, "GET"),
     ]
 
-    async def no_such_thing(request: Request, error: Exception) -> Response:
-        status = getattr(error, "status_code", 404)
-        message = f"there is no {request.method} {request.url.path[:100]} here"
-        return _refused(ApiError(status, message), getattr(error, "headers", None) or {})
-
     async def refuse(_request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return _refused(error, error.headers)
+        return JSONResponse(error.to_json(), error.status, error.headers)
 
-    handlers = {404: no_such_thing, 405: no_such_thing, ApiError: refuse}
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers={ApiError: refuse})
     return guarded(app, serving.config.serve, serving.keys, serving.metrics)
-
-
-def _refused(error: ApiError, headers: Mapping[str, str]) -> Response:
-    return JSONResponse(error.to_json(), error.status, dict(headers))
 
 
 async def _health(serving: Serving, _request: Request) -> Response:
