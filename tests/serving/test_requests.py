@@ -294,6 +294,13 @@ def test_a_message_that_is_none_is_named_by_its_place(message: Any, param: str) 
     assert refused(chat, messages=[ASK, message]).param == param
 
 
+def test_a_message_of_an_error_says_what_was_found_and_what_was_expected() -> None:
+    assert refused(chat, messages=[5]).message == "messages[0]: expected an object, found 5"
+    assert refused(chat, temperature="hot").message == 'temperature: input should be a valid number, found "hot"'
+    assert refused(chat, stop={"a": 1}).message.endswith("none of them empty, found an object of 1")
+    assert refused(chat, n=2).message == "n: only 1 is supported here; leave it out, found 2"
+
+
 def test_an_image_is_refused_by_name() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     error = refused(chat, messages=[{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}])
