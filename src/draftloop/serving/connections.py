@@ -44,9 +44,7 @@ class Connection(H11Protocol):
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if len(self.connections) > self.serve.max_connections:
-            self._refuse(
-                ApiError(503, "too many connections; try again later", headers={"Retry-After": "5"})
-            )
+            self._refuse(ApiError(503, "too many connections; try again later", headers={"Retry-After": "5"}))
         else:
             self._watch_reading()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 from pydantic import ValidationError
 
-from ..config import Speculative
 from ..decoding.penalties import Penalties
+from ..config import SAMPLING, Rule, Speculative, one_of
 from ..prompts.chat_messages import NoPrompt, chat_message
 from ..prompts.prompt import Prompt
 from ..store.json_values import why_not_kept
@@ -155,11 +155,14 @@ def _shared(fields: CompletionBody, sampler: Speculative, limits: Limits) -> dic
     }
 
 
-def _rule(rule: str | None, temperature: float) -> SamplingRule | None:
-    if rule is None or rule == "auto" or (rule == "greedy") == (temperature == 0):
-        return None if rule in (None, "auto", "greedy") else rule  # type: ignore[return-value]
-    expected = "greedy" if temperature == 0 else "rejection, block or match"
-    raise _invalid("acceptance_rule", f"{rule} does not fit temperature {temperature:g}; expected {expected} or auto")
+def _rule(rule: Rule | Literal["auto"] | None, temperature: float) -> SamplingRule | None:
+    if rule is None or rule == "auto":
+        return None
+    if (rule == "greedy") != (temperature == 0):
+        expected = one_of(("greedy",) if temperature == 0 else SAMPLING)
+        message = f"{rule} does not fit temperature {temperature:g}; expected {expected}, or auto"
+        raise _invalid("acceptance_rule", message)
+    return None if rule == "greedy" else rule
 
 
 def _messages(given: Sequence[Any]) -> tuple[dict[str, Any], ...]:
@@ -211,7 +214,8 @@ def _first_of(error: ValidationError) -> ApiError:
     param = param.replace("chat_template_args", "chat_template_kwargs")
     if first["type"] == "missing":
         return _invalid(param, "it is required", "missing_required_parameter")
-    message = first["msg"].removeprefix("Value error, ")
+    is_object = first["type"] == "model_type"  # of which pydantic's message names a class
+    message = "expected an object" if is_object else first["msg"].removeprefix("Value error, ")
     return _invalid(param, f"{message[:1].lower()}{message[1:]}, found {_shown(first['input'])}")
 
 
