@@ -19,7 +19,7 @@ from draftloop.serving.answers import Answered
 from draftloop.serving.api_error import ApiError
 from draftloop.serving.metrics import Metrics
 
-FULL = ApiError(429, "the queue is full", "rate_limit_error", code="queue_full", headers={"Retry-After": "2"})
+FULL = ApiError(429, "the queue is full", code="queue_full", headers={"Retry-After": "2"})
 
 
 def failing(error: BaseException, begun: bool = False) -> Any:

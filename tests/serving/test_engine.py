@@ -17,7 +17,7 @@ from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
 from draftloop.serving.api_error import ApiError
 from draftloop.serving.asked import Asked
-from draftloop.serving.engine import Engine, Full, Limits
+from draftloop.serving.engine import Capacity, Engine, Full
 from draftloop.serving.events import Ended, Event, NewText, Refused
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
@@ -70,7 +70,7 @@ def answer_of(events: queue.Queue[Event]) -> tuple[str, Ended]:
             raise event.error
 
 
-def run(pair: Pair, work: Callable[[Client], None], limits: Limits | None = None, **speculative: object) -> Engine:
+def run(pair: Pair, work: Callable[[Client], None], limits: Capacity | None = None, **speculative: object) -> Engine:
     """Run an engine here, as long as the client works in a thread of its own."""
     client: Client
     failed: list[BaseException] = []
@@ -86,7 +86,7 @@ def run(pair: Pair, work: Callable[[Client], None], limits: Limits | None = None
     served = Served(pair, Speculative(**speculative), {}, "rejection")  # type: ignore[arg-type]
     ended: list[Job] = []
     engine = Engine(
-        lambda: served, limits or Limits(8, 16, 64 << 20), ended.append, when_idle=lambda: False, metrics=Metrics()
+        lambda: served, limits or Capacity(8, 16, 64 << 20), ended.append, when_idle=lambda: False, metrics=Metrics()
     )
     client = Client(engine, pair, ended)
     thread = threading.Thread(target=works)
@@ -165,7 +165,7 @@ def test_what_is_beyond_the_queue_is_refused_and_what_waits_is_answered(pair: Pa
         assert len(taken) >= 3
         assert {answer_of(events)[1].tokens for events in taken} == {60}
 
-    run(pair, work, Limits(1, 2, 0))
+    run(pair, work, Capacity(1, 2, 0))
 
 
 def test_a_stop_string_ends_the_output_and_is_left_out(pair: Pair) -> None:
@@ -228,7 +228,7 @@ def test_a_failure_to_load_reaches_whoever_waits(pair: Pair) -> None:
     def fails() -> Served:
         raise PairError("no such pair")
 
-    engine = Engine(fails, Limits(1, 1, 0), lambda _job: None, when_idle=lambda: False, metrics=Metrics())
+    engine = Engine(fails, Capacity(1, 1, 0), lambda _job: None, when_idle=lambda: False, metrics=Metrics())
     client = Client(engine, pair)
     _, events = client.ask(PROMPTS[0])
     with pytest.raises(PairError):

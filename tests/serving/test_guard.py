@@ -95,7 +95,7 @@ def test_a_listed_page_may_read_answers_and_errors() -> None:
         (Application(), [], [b""], 401),
         (Application(), [BEARER], [b"x" * (1 << 20), b"x"], 413),
         (Application(status=404), [BEARER], [b""], 404),
-        (Application(ApiError(429, "full", "rate_limit_error", headers={"Retry-After": "1"})), [BEARER], [b""], 429),
+        (Application(ApiError(429, "full", headers={"Retry-After": "1"})), [BEARER], [b""], 429),
     ]:
         answer = asked(app, HOST, PAGE, *headers, chunks=chunks)
         assert answer.status == status

@@ -11,12 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from draftloop.config import Speculative
+from draftloop.decoding.penalties import Penalties
 from draftloop.prompts.prompt import Prompt
-from draftloop.serving import ApiError, Asked, Limits, Penalties, parse_chat, parse_text
+from draftloop.serving import ApiError, Asked, RequestLimits, parse_chat, parse_text
 from draftloop.serving.request_bodies import ChatBody, TextBody
 
 DEFAULTS = Speculative(temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, chat_template_args={"enable_thinking": True})
-LIMITS = Limits(max_body_bytes=200_000, max_prompt_chars=20_000, max_tokens=1_000)
+LIMITS = RequestLimits(max_body_bytes=200_000, max_prompt_chars=20_000, max_tokens=1_000)
 ASK = {"role": "user", "content": "How warm is it in Lima?"}
 TOOL = {"type": "function", "function": {"name": "temperature", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "time"}}

@@ -11,9 +11,9 @@ import pytest
 from draftloop.serving.responses import (
     AnswerHead,
     Finished,
+    NamedLogprob,
     Piece,
     Timings,
-    TokenLogprob,
     ToolCall,
     Usage,
     chat_chunk,
@@ -56,8 +56,8 @@ CALL_JSON = {
     "function": {"name": "temperature", "arguments": '{"city":"Lima"}'},
 }
 TOKENS = (
-    TokenLogprob("Hé", -0.5, (("Hé", -0.5), ("Ho", -1.5)), 0),
-    TokenLogprob("\ufffd", -math.inf, (("\ufffd", -0.25), ("\ufffd", -3.0)), 2),
+    NamedLogprob("Hé", -0.5, (("Hé", -0.5), ("Ho", -1.5)), 0),
+    NamedLogprob("\ufffd", -math.inf, (("\ufffd", -0.25), ("\ufffd", -3.0)), 2),
 )
 
 
@@ -151,7 +151,7 @@ def test_log_probabilities_of_a_completion() -> None:
         "top_logprobs": [{"Hé": -0.5, "Ho": -1.5}, {"\ufffd": -0.25}],
         "text_offset": [0, 2],
     }
-    alone = text_chunk(HEAD, Piece("a", tokens=(TokenLogprob("a", -1.0),)))["choices"][0]["logprobs"]
+    alone = text_chunk(HEAD, Piece("a", tokens=(NamedLogprob("a", -1.0),)))["choices"][0]["logprobs"]
     assert alone["top_logprobs"] is None
 
 

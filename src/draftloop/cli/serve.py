@@ -24,10 +24,10 @@ def serve_command(app: App, learn: str, adapter: str) -> None:  # noqa: ARG001 -
     champion, and what the target rejected is logged as by collect-data. What a request leaves open is as configured.
     """
     try:
-        from ..serving.run import serve
+        from ..serving.run import run_server
     except ModuleNotFoundError as error:
         raise ServeError(
             f"the server's packages are not installed ({error.name}): pip install 'draftloop[serve]', or `make dev`"
         ) from None
     app.say_where()
-    serve(app.config, app.data, lambda: app.load_pair(adapter), note)
+    run_server(app.config, app.data, lambda: app.load_pair(adapter), note)

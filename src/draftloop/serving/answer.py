@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..decoding.decoder import TokenLogprob as DecodedLogprob
+from ..decoding.decoder import TokenLogprob
 from .asked import Asked
 from .chat_output import ChatOutput
 from .events import Ended, NewText
 from .responses import (
     AnswerHead,
     Finished,
+    NamedLogprob,
     Piece,
     Timings,
-    TokenLogprob,
     Usage,
     chat_chunk,
     chat_completion,
@@ -91,9 +91,9 @@ class Answer:
         )
         return Finished("tool_calls" if called else end.finish, usage, timings)
 
-    def _named(self, one: DecodedLogprob, offset: int) -> TokenLogprob:
+    def _named(self, one: TokenLogprob, offset: int) -> NamedLogprob:
         top = tuple((self._text(token), value) for token, value in one.top)
-        return TokenLogprob(self._text(one.token), one.logprob, top, offset)
+        return NamedLogprob(self._text(one.token), one.logprob, top, offset)
 
     def _text(self, token: int) -> str:
         return str(self._tokenizer.decode([token]))

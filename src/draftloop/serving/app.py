@@ -34,7 +34,7 @@ from .events import Ended, Event, NewText, Refused
 from .guard import guarded
 from .job import Job
 from .metrics import CONTENT_TYPE, Metrics
-from .requests import Limits, parse_chat, parse_text
+from .requests import RequestLimits, parse_chat, parse_text
 from .responses import AnswerHead, Piece, models_list
 from .sources import Sources
 
@@ -66,7 +66,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.created = int(time.time())
-        self.limits = Limits(max_body_bytes=self.config.serve.max_body_mb << 20)
+        self.limits = RequestLimits(max_body_bytes=self.config.serve.max_body_mb << 20)
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
 
     def job(self, asked: Asked, tokens: tuple[int, ...], client: Client, send: Callable[[Event], None]) -> Job:

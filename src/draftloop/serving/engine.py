@@ -46,7 +46,7 @@ class Full(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class Capacity:
     """How many requests at once.
 
     Attributes:
@@ -74,7 +74,7 @@ class Engine:
     def __init__(
         self,
         load: Callable[[], Served],
-        limits: Limits,
+        limits: Capacity,
         on_output: Callable[[Job], None],
         when_idle: Callable[[], bool],
         metrics: Metrics,

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from ..decoding.penalties import Penalties
 from ..config import SAMPLING, Rule, Speculative, one_of
+from ..decoding.penalties import Penalties
 from ..prompts.chat_messages import NoPrompt, chat_message
 from ..prompts.prompt import Prompt
 from ..store.json_values import why_not_kept
@@ -27,7 +27,7 @@ _SAMPLER = ("temperature", "top_p", "top_k", "min_p")  # with the names and rang
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """How much a request may bring, before anything is tokenized.
 
     Attributes:
@@ -49,7 +49,7 @@ class Limits:
     max_stop_chars: int = 256
 
 
-def parse_chat(body: bytes, defaults: Speculative, limits: Limits) -> Asked:
+def parse_chat(body: bytes, defaults: Speculative, limits: RequestLimits) -> Asked:
     """What a request for chat completions asks for.
 
     Args:
@@ -89,7 +89,7 @@ def parse_chat(body: bytes, defaults: Speculative, limits: Limits) -> Asked:
     )
 
 
-def parse_text(body: bytes, defaults: Speculative, limits: Limits) -> Asked:
+def parse_text(body: bytes, defaults: Speculative, limits: RequestLimits) -> Asked:
     """What a request for completions asks for; args and errors as of `parse_chat`."""
     fields = _validated(TextBody, _json_object(body, limits))
     _check_most("prompt", len(fields.prompt), limits.max_prompt_chars, code="context_length_exceeded")
@@ -104,7 +104,7 @@ def parse_text(body: bytes, defaults: Speculative, limits: Limits) -> Asked:
     )
 
 
-def _json_object(body: bytes, limits: Limits) -> dict[str, Any]:
+def _json_object(body: bytes, limits: RequestLimits) -> dict[str, Any]:
     if len(body) > limits.max_body_bytes:
         raise ApiError(413, f"the body has {len(body):,} bytes; expected at most {limits.max_body_bytes:,}")
     try:
@@ -132,7 +132,7 @@ def _sampler(fields: CompletionBody, defaults: Speculative, more: Mapping[str, A
         raise _first_of(error) from None
 
 
-def _shared(fields: CompletionBody, sampler: Speculative, limits: Limits) -> dict[str, Any]:
+def _shared(fields: CompletionBody, sampler: Speculative, limits: RequestLimits) -> dict[str, Any]:
     """What requests of both kinds say in the same way."""
     _check_most("stop", len(fields.stop), limits.max_stop)
     _check_most("stop", max(map(len, fields.stop), default=0), limits.max_stop_chars)
@@ -179,7 +179,7 @@ def _is_offered(tool: Mapping[str, Any], choice: str) -> bool:
     return choice in ("auto", "required", tool["function"]["name"])
 
 
-def _check_can_be_kept(values: Mapping[str, Any], limits: Limits) -> None:
+def _check_can_be_kept(values: Mapping[str, Any], limits: RequestLimits) -> None:
     """Raise where JSON text of the prompt is too long, too deep, or nothing that a record can hold."""
     size = 0
     for param, value in values.items():
@@ -193,7 +193,7 @@ def _check_can_be_kept(values: Mapping[str, Any], limits: Limits) -> None:
             raise _invalid(param, why)
 
 
-def _at_most(limits: Limits, param: str, value: int | None) -> int | None:
+def _at_most(limits: RequestLimits, param: str, value: int | None) -> int | None:
     _check_most(param, value or 0, limits.max_tokens)
     return value
 

@@ -27,7 +27,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
+class NamedLogprob:
     """A token of the output, and log p of it under the target.
 
     Attributes:
@@ -57,7 +57,7 @@ class Piece:
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    tokens: tuple[TokenLogprob, ...] = ()
+    tokens: tuple[NamedLogprob, ...] = ()
 
     @classmethod
     def joined(cls, pieces: Iterable[Piece]) -> Piece:
@@ -224,7 +224,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def _chat_logprobs(tokens: Sequence[NamedLogprob]) -> dict[str, Any] | None:
     if not tokens:
         return None
     entries = [
@@ -240,7 +240,7 @@ def _entry(text: str, log_prob: float) -> dict[str, Any]:
     return {"token": text, "logprob": _finite(log_prob), "bytes": in_bytes}
 
 
-def _text_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def _text_logprobs(tokens: Sequence[NamedLogprob]) -> dict[str, Any] | None:
     if not tokens:
         return None
     tops: list[dict[str, float]] = [{} for _ in tokens]

@@ -22,8 +22,7 @@ from .api_keys import keys_of
 from .app import Serving, make_app
 from .capture import Capture
 from .connections import uvicorn_settings
-from .engine import Engine
-from .engine import Limits as EngineLimits
+from .engine import Capacity, Engine
 from .job import Job
 from .metrics import Metrics
 from .served import Served, keep_profile, serve_pair
@@ -33,7 +32,7 @@ Say = Callable[[str], None]
 _LAST_WORDS = 5.0  # seconds for answers that are complete to go out
 
 
-def serve(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Say) -> None:
+def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Say) -> None:
     """Serve until a signal; on the main thread. The first signal lets requests finish, the second one ends at once.
 
     Args:
@@ -63,7 +62,7 @@ def serve(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Sa
     capture = Capture(data.log, data.blobs, metrics, settings.capture_rate) if settings.capture else None
     on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
     when_idle: Callable[[], bool] = (lambda: False) if capture is None else capture.work
-    limits = EngineLimits(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
+    limits = Capacity(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
     engine = Engine(loaded, limits, on_output, when_idle, metrics)
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
     server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))

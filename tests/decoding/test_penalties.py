@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from draftloop.serving import Penalties
+from draftloop.decoding.penalties import Penalties
 
 
 @pytest.mark.parametrize(
