@@ -55,6 +55,7 @@ bench: dev speed ## measure the closed loop, the gate, drift and speed: benchmar
 speed: setup ## decoding, draws, collecting, training and the log against what one would run otherwise (over an hour)
 	@$(PY) benchmarks/speed_decoding.py $(ARGS)
 	@$(PY) benchmarks/speed_draws.py $(filter --quick,$(ARGS))
+	@$(PY) benchmarks/speed_caches.py $(filter --quick,$(ARGS))
 	@$(PY) benchmarks/speed_collecting.py $(ARGS)
 	@$(PY) benchmarks/speed_training.py $(ARGS)
 	@$(PY) benchmarks/speed_log.py $(ARGS)

@@ -234,6 +234,14 @@ def draws_table(found: dict[str, Any]) -> str:
     return "\n".join([figures_table(found), *lines, ""])
 
 
+def caches_table(found: dict[str, Any]) -> str:
+    """The figures, then each model."""
+    lines = ["| what | model | way | ms of the other | over the other |", "|---|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(f"| {row['what']} | {row['model']} | {row['way']} | {row['ms']:.2f} | {row['ratio']:.3f} |")
+    return "\n".join([figures_table(found), *lines, ""])
+
+
 def models_table(found: dict[str, Any]) -> str:
     """Every text model of mlx-lm: those that work, then those that do not, with the reason."""
     works = [row for row in found["models"] if row["works"]]
@@ -275,6 +283,7 @@ TABLES = {
     "learning_smollm2": learning_table,
     "soak": soak_table,
     "speed_decoding": decoding_table,
+    "speed_caches": caches_table,
     "speed_draws": draws_table,
     "speed_collecting": ways_table,
     "speed_training": ways_table,

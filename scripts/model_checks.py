@@ -45,6 +45,13 @@ STEPS, DIRECTIONS = (3e-4, 1e-4, 3e-5, 1e-5), 5  # of finite differences
 _PROFILE = LatencyProfile(t_draft=0.3, t_target=tuple(1.0 + 0.05 * k for k in range(9)))
 
 
+def logits_that_say_nothing(model: nn.Module) -> str | None:
+    """A model whose logits are the same whatever it has read would pass every check."""
+    logits = read_whole(model, mx.array([PROMPT]))[0]
+    varied = len(set(mx.argmax(logits, axis=-1).tolist())) > 2 and mx.std(logits, axis=-1).min().item() > NEAR_TIE
+    return None if varied else "the logits of the tiny one do not depend on what it reads"
+
+
 def greedy_output(pair: Pair, length: int, counts: Sequence[int | None]) -> str | None:
     """Greedy decoding against mlx-lm's own, for each draft length; None is the adaptive one."""
     expected = [int(token) for token, _ in generate_step(mx.array(PROMPT), pair.target, max_tokens=length)]

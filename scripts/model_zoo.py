@@ -581,7 +581,7 @@ def _livelier(path: str, values: mx.array) -> mx.array:
     if not mx.issubdtype(values.dtype, mx.floating):
         return values
     is_zero = bool(mx.all(values == 0).item())
-    if "lm_head" in path:
+    if "lm_head" in path and not is_zero:
         return 3.0 * values
     if "embed" in path and leaf == "weight":
         return values

@@ -93,6 +93,8 @@ def examine(name: str, care: Care) -> Row:
     """Everything about one model."""
     try:
         model = model_zoo.build(name)
+        if (wrong := model_checks.logits_that_say_nothing(model)) is not None:
+            return Row(name, False, wrong)
         caches = tuple(sorted({type(leaf).__name__ for leaf in leaves_of(make_prompt_cache(model))}))
         way = find_way(model).way
     except model_zoo.CannotBuild as error:
