@@ -80,6 +80,7 @@ def make_record(
         messages=None if prompt.messages is None else tuple(without_surrogates(prompt.messages)),
         tools=None if prompt.tools is None else tuple(without_surrogates(prompt.tools)),
         chat_template_args=without_surrogates(dict(template_args)) or None,
+        simulated=generation.simulated,
     )
 
 

@@ -160,11 +160,12 @@ class FailureLog:
     def resume_keys(self) -> dict[str, int | None]:
         """The `resume_key` of every record, and the most tokens after which its output was cut; None where it ended.
 
-        It need not be collected again under a limit that would cut it no later.
+        It need not be collected again under a limit that would cut it no later. What was cancelled was cut; records
+        that a compaction dropped are collected again.
         """
         keys: dict[str, int | None] = {}
         for record in self.records():
-            key, cut = resume_key(record), record.finish == "length"
+            key, cut = resume_key(record), record.is_cut
             before = keys.get(key, 0)
             keys[key] = max(before, len(record.target_output)) if cut and before is not None else None
         return keys
