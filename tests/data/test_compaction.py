@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from builders import NO_SYNC, failing_files, make_record
+from builders import NO_SYNC, RecordedSyncs, failing_files, make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_worlds import LogWorld, blob_of, fresh_groups, topic
@@ -142,6 +142,22 @@ def test_without_blobs_there_is_no_file_of_them(world: LogWorld) -> None:
         world.log.append(make_record(prompt=topic(number)))
     assert world.compact().dropped == 20
     assert world.blobs.files() == {}
+
+
+def test_blobs_of_a_log_that_was_deleted_go(world: LogWorld) -> None:
+    world.replay.remember(world.append(range(60)), seed=0)
+    world.log.path.unlink()
+    world.compact()
+    world.check_blobs(world.replay.records())
+    assert world.numbers() == []
+    assert world.blobs.size == sum(len(blob_of(record.id)) for record in world.replay.records())
+
+
+def test_what_takes_the_place_of_what_was_on_disk_outlives_a_power_loss_too(tmp_path: Path) -> None:
+    LogWorld(tmp_path).append(range(20))
+    files = RecordedSyncs()
+    LogWorld(tmp_path, files).compact()
+    assert files.full == [True] * 8  # the index and its name; lines and blobs twice each, and their names
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ from .records import BlobRef, Split
 from .replay import ReplayBuffer
 from .teacher_blobs import FILE_BYTES, BlobError, BlobFile, NextBlobs
 
+REPLAY = "probabilities of the replay buffer"
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
@@ -84,13 +86,13 @@ class LogSurvey:
     """A log up to byte `end`.
 
     Attributes:
-        inode: of its file.
+        inode: of its file; None where there was none.
         records: in the order of the log.
         prompts: by prompt group, in the order in which they came; `index_bytes` is what they take in the index.
         replayed: the places that the replay buffer refers to.
     """
 
-    inode: int
+    inode: int | None
     end: int = 0
     index_bytes: int = 0
     records: list[LoggedBytes] = field(default_factory=list)
@@ -121,12 +123,14 @@ class LogSurvey:
         return dropped
 
     def bytes_needed(self, needed: Mapping[str, set[str]]) -> dict[str, int]:
-        """Bytes of the records that stay, by the first thing that needs each."""
-        taken = dict.fromkeys(needed, 0)
+        """Bytes of the records that stay, by the first thing that needs each; then blobs of the replay buffer alone."""
+        taken, others = dict.fromkeys(needed, 0), set(self.replayed)
         for record in self.records:
             why = next((why for why, ids in needed.items() if record.id in ids), None)
             if why is not None:
                 taken[why] += record.line + record.blob
+                others -= {record.place}
+        taken[REPLAY] = sum(place.length for place in others)
         return {why: size for why, size in taken.items() if size}
 
 
@@ -153,7 +157,7 @@ class CompactedLog:
 
 def survey_log(log: FailureLog, blobs: BlobFile, replay: ReplayBuffer) -> LogSurvey:
     """Read a log and the places that the replay buffer refers to. Raises StoreError: a newer draftloop wrote there."""
-    survey = LogSurvey(log.path.stat().st_ino if log.path.exists() else 0)
+    survey = LogSurvey(log.path.stat().st_ino if log.path.exists() else None)
     survey.prompts = {prompt.group: prompt for prompt in log.index.prompts()}
     digits = len(str((blobs.next_number + 1) * FILE_BYTES))
 
@@ -181,9 +185,12 @@ def plan_compaction(
     log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, needed: Mapping[str, set[str]], goal: int
 ) -> CompactedLog:
     """What `compact_log` would do; nothing is changed, no lock is taken. Args and errors as there."""
-    survey = survey_log(log, blobs, replay)
+    before, survey = stored_bytes(log, blobs), survey_log(log, blobs, replay)
     dropped = survey.choose(needed, goal)
-    return _result(survey, dropped, stored_bytes(log, blobs), survey.bytes_without(dropped), needed)
+    after = survey.bytes_without(dropped)
+    if after.total >= before.total:
+        return _nothing(survey, before, needed)
+    return _result(survey, dropped, before, after, needed)
 
 
 def compact_log(
@@ -207,7 +214,7 @@ def compact_log(
     before, survey = stored_bytes(log, blobs), survey_log(log, blobs, replay)
     dropped = survey.choose(needed, goal)
     if survey.bytes_without(dropped).total >= before.total:
-        return _result(survey, dropped, before, before, needed)
+        return _nothing(survey, before, needed)
     with storing(log.path):
         remove_leftovers(log.path.parent, log.files)
 
@@ -216,17 +223,19 @@ def compact_log(
         known = survey.prompts.values()
         log.index.write(replace(one, dropped=one.dropped or one.group in gone) for one in known)
 
-        with NewFile(log.path.parent, log.files, log.full_sync) as lines, blobs.next_file() as following:
+        with NewFile(log.path.parent, log.files) as lines, blobs.next_file() as following:
             # 3. The blobs of the replay buffer, and what stays of the log.
             copy = _Copy(lines, following, blobs)
             for place in survey.replayed:
                 copy.moved(place)
             kept = (number for number in range(len(survey.records)) if number not in dropped)
             copy.add(takewhile(lambda line: line.end <= survey.end, log.lines()), set(kept))
+            lines.sync()  # or writers would wait for it
+            following.new.sync()
 
             # 4. What was appended meanwhile. Then both files are on disk, and the log is another one at one instant.
             with log.writing() as descriptor:
-                if os.fstat(descriptor).st_ino != survey.inode:
+                if survey.inode not in (None, os.fstat(descriptor).st_ino):
                     raise StoreError(
                         f"{log.path} is another file than before: somebody replaced it. Nothing was changed."
                     )
@@ -295,6 +304,10 @@ class _Copy:
             return body
         moved = self.moved(place)
         return dump({**values, "teacher": None if moved is None else asdict(moved)})
+
+
+def _nothing(survey: LogSurvey, before: StoredBytes, needed: Mapping[str, set[str]]) -> CompactedLog:
+    return _result(survey, set(), before, before, needed)
 
 
 def _result(

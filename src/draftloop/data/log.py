@@ -80,7 +80,7 @@ class FailureLog:
         self.damage: list[Damage] = []
         self.near_two_splits = 0
         self.files = files
-        self.full_sync = full_sync
+        self._full_sync = full_sync
         self._lock = Lock(path.with_name(f"{path.name}.lock"), files=files)
         self.index = PromptIndex(path.with_name(f"{path.name}.prompts"), files)
         self._begin_anew()
@@ -117,7 +117,7 @@ class FailureLog:
             splits = self._groups.splits_for(record.opening for record in fresh)
             placed = [replace(record, split=split) for record, split in zip(fresh, splits, strict=True)]
             lines = b"".join(to_line(record) for record in placed)
-            start = append_whole(descriptor, lines, self.files, self.full_sync)  # a torn tail is mended by the next
+            start = append_whole(descriptor, lines, self.files, self._full_sync)  # a torn tail is mended by the next
             if start == self._known:  # else somebody wrote who takes no lock, and the next append reads it all
                 self._known += len(lines)
                 for record in placed:
@@ -269,7 +269,7 @@ class FailureLog:
             self.files.truncate(descriptor, self._known + whole)
         if whole:
             self.files.write_all(descriptor, b"\n")
-        self.files.sync(descriptor, self.full_sync)
+        self.files.sync(descriptor, self._full_sync)
 
     def set_aside(self, torn: bytes) -> None:
         """Add damaged bytes to `<name>.broken`, under the lock of all writers. Raises OSError: what the system said."""
@@ -277,7 +277,7 @@ class FailureLog:
         descriptor = self.files.open(broken, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             self.files.write_all(descriptor, torn + b"\n")
-            self.files.sync(descriptor, self.full_sync)
+            self.files.sync(descriptor, self._full_sync)
         finally:
             os.close(descriptor)
         self.files.sync_directory(broken.parent)

@@ -89,9 +89,9 @@ class PromptIndex:
             raise self._damaged("its checksum does not match")
         return [_from_json(orjson.loads(line), header["keys"] == KEYS) for line in rest.splitlines()]
 
-    def write(self, prompts: Iterable[KnownPrompt], full: bool = False) -> None:
+    def write(self, prompts: Iterable[KnownPrompt]) -> None:
         """Replace the index at one instant, and count one more compaction. Raises OSError: what the system said."""
-        write_atomically(self.path, self._content(prompts), self._files, full)
+        write_atomically(self.path, self._content(prompts), self._files, full=True)
 
     def size_with(self, prompts: Iterable[KnownPrompt]) -> int:
         """The bytes that `write` would write."""

@@ -60,6 +60,11 @@ class ReplayBuffer:
         """What the latest reading found damaged and left out."""
         return self._stored.damage
 
+    @property
+    def size(self) -> int:
+        """In bytes, without the blobs that its records refer to."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def records(self) -> list[Record]:
         """What is kept, in the order of the ids."""
         return [record for record in self._stored.records() if record.split == "train"]
@@ -78,6 +83,8 @@ class ReplayBuffer:
 
     def move_blobs(self, places: Mapping[BlobRef, BlobRef | None]) -> None:
         """Refer to blobs where they lie now; None is nowhere. Raises StoreError: not writable."""
+        if not self.path.exists():
+            return  # before a lock makes the directory
         with self._lock, storing(self.path):
             before = self.records()
             after = [

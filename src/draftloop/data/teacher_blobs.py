@@ -124,7 +124,7 @@ class BlobFile:
         Raises:
             OSError: what the system said.
         """
-        with NewFile(self.path.parent, self._files, self._full_sync) as new:
+        with NewFile(self.path.parent, self._files) as new:
             yield NextBlobs(new, self.next_number)
 
     def publish(self, following: NextBlobs) -> None:

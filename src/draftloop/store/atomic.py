@@ -61,22 +61,21 @@ def write_atomically(path: Path, data: bytes, files: Files = FILES, full: bool =
 class NewFile:
     """A large file that is written piece by piece under a temporary name, and takes its own at one instant.
 
-    `with NewFile(directory) as new:` removes it at the end, unless it was published.
+    `with NewFile(directory) as new:` removes it at the end, unless it was published. It outlives a power loss, on macOS
+    too: what it takes the place of was on disk for long.
 
     Args:
         directory: that it will lie in; it is there.
         files: the seam.
-        full: outlive a power loss on macOS too (`Files.sync`).
 
     Attributes:
         size: of what was written so far, in bytes.
     """
 
-    def __init__(self, directory: Path, files: Files = FILES, full: bool = False) -> None:
+    def __init__(self, directory: Path, files: Files = FILES) -> None:
         self.size = 0
         self._path = temporary_path(directory)
         self._files = files
-        self._full = full
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._descriptor: int | None = None
@@ -101,18 +100,22 @@ class NewFile:
         if self._waiting_bytes >= _BUFFER:
             self._flush()
 
-    def settle(self) -> None:
-        """Put all of it on disk; nothing is written after that. Raises OSError: what the system said."""
+    def sync(self) -> None:
+        """Put what was written so far on disk; a later `settle` is the faster. Raises OSError: what the system said."""
         assert self._descriptor is not None
         self._flush()
-        self._files.sync(self._descriptor, self._full)
+        self._files.sync(self._descriptor, full=True)
+
+    def settle(self) -> None:
+        """Put all of it on disk; nothing is written after that. Raises OSError: what the system said."""
+        self.sync()
         self._close()
 
     def publish(self, path: Path) -> None:
         """Let it take the place of `path`, once it is settled. Raises OSError: `path` is the old or the new file."""
         self._files.rename(self._path, path)
         self._is_published = True
-        self._files.sync_directory(path.parent, self._full)
+        self._files.sync_directory(path.parent, full=True)
 
     def _flush(self) -> None:
         assert self._descriptor is not None
