@@ -36,7 +36,11 @@ PURE = (
     "draftloop.export.model_card",
     "draftloop.models.hub",
     "draftloop.models.names",
+    "draftloop.data.compaction",
+    "draftloop.data.prompt_index",
     "draftloop.retraining.facts",
+    "draftloop.retraining.log_bound",
+    "draftloop.retraining.needed",
     "draftloop.retraining.plan",
     *(
         f"draftloop.serving.{module}"

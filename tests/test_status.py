@@ -53,6 +53,15 @@ def test_generations_failures_splits_and_sources_are_counted(data: DataDirectory
     assert [one.key.source for one in found.stream] == [record.source for record in records]
 
 
+def test_a_cancelled_generation_is_a_failure_to_train_on_and_nothing_is_measured_on_it(data: DataDirectory) -> None:
+    for i in range(40):
+        data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}", finish="cancelled"))
+    found = read_overview(data)
+    assert (found.generations, found.cancelled, found.failures) == (40, 40, 40)
+    assert found.failures_new == sum(record.split == "train" for record in data.log.records())
+    assert (found.stream, found.heldout_prompts) == ([], set())
+
+
 def test_a_failure_is_used_once_a_version_that_learned_from_it_has_a_verdict(data: DataDirectory) -> None:
     records = [data.log.append(make_record(prompt=f"prompt {chr(0x4E00 + i)}")) for i in range(5)]
     for ids in ([records[0].id], [records[0].id, records[3].id]):

@@ -226,6 +226,9 @@ class Data(Section):
     max_output_length: Positive = setting(512, "most labels per generation; the rest is cut, and counted")
     replay_capacity: Positive = setting(500, "generations in the replay buffer")
     teacher_top_k: NotNegative = setting(32, "top-k tokens of the target kept per position; 0 keeps none")
+    max_log_mb: NotNegative = setting(
+        0, "MB that log, teacher probabilities and prompt index may take before they are compacted; 0 is no bound"
+    )
     full_sync: bool = setting(False, "have every append survive a power loss too (slower)")
 
 

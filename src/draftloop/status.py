@@ -21,8 +21,10 @@ class Overview:
         generations: all; the next three are failures. Only failures of the split `train` can be trained on: they are
             new until a version that was trained after them has a verdict, then used. `failures_held_out` are those of
             the other two splits, validation too (the name is a JSON key). Those near two splits are in none of them.
+        unused: the ids of the new ones.
         near_two_splits: generations whose prompt is near prompts of two splits: they are used in neither.
         failures_near_two_splits: failures among them.
+        cancelled: generations that a client cancelled: they train, and nothing is measured on them, drift neither.
         other_pairs: generations of another target than the one that was asked for; not in the next three.
         prompts: all prompt groups, joined where near, of any target.
         heldout_prompts: prompt groups of the split `heldout`, joined where near, with an output of the target.
@@ -36,8 +38,10 @@ class Overview:
     failures_new: int = 0
     failures_used: int = 0
     failures_held_out: int = 0
+    unused: set[str] = field(default_factory=set)
     near_two_splits: int = 0
     failures_near_two_splits: int = 0
+    cancelled: int = 0
     other_pairs: int = 0
     prompts: set[str] = field(default_factory=set)
     heldout_prompts: set[str] = field(default_factory=set)
@@ -130,13 +134,14 @@ def _count(overview: Overview, record: Record, used: set[str], target: str | Non
     overview.prompts.add(group)
     overview.splits[record.split] += 1
     overview.sources[record.source] += 1
+    overview.cancelled += record.finish == "cancelled"
     if target is not None and record.pair.target != target:
         overview.other_pairs += 1
         return
     in_two_splits = groups.is_in_two_splits(group)
     overview.near_two_splits += in_two_splits
-    if record.target_output:
-        generation = generation_of(record, lambda _: group)
+    if record.target_output and record.finish != "cancelled":
+        generation = replace(generation_of(record, lambda _: group), came_before=groups.has_dropped(group))
         overview.stream.append(replace(generation, split=None) if in_two_splits else generation)
         if record.split == "heldout" and not in_two_splits:
             overview.heldout_prompts.add(generation.group)
@@ -149,6 +154,7 @@ def _count(overview: Overview, record: Record, used: set[str], target: str | Non
             overview.failures_used += 1
         else:
             overview.failures_new += 1
+            overview.unused.add(record.id)
 
 
 def _used(data: DataDirectory, overview: Overview, draft: str | None) -> tuple[set[str], dict[str, Trained]]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor",
     "models",
     "generate",
+    "log",
     "retrain",
     "schedule",
     "status",
@@ -48,11 +49,11 @@ def test_the_version_is_the_packages(call) -> None:
 def test_every_command_has_help_and_json(command: str, call) -> None:
     found = call(command, "--help")
     assert (found.code, found.err) == (0, "")
-    if command not in ("adapters", "benchmark", "schedule"):  # groups; their commands have it
+    if command not in ("adapters", "benchmark", "log", "schedule"):  # groups; their commands have it
         assert "--json" in found.out
 
 
-@pytest.mark.parametrize("arguments", [[], ["adapters"], ["benchmark"], ["schedule"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["adapters"], ["benchmark"], ["log"], ["schedule"]], ids=" ".join)
 def test_half_a_command_shows_the_help_on_stderr(arguments: list[str], call) -> None:
     found = call(*arguments)
     assert (found.code, found.out) == (2, "")

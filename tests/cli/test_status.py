@@ -199,3 +199,24 @@ def test_a_training_that_was_stopped_is_shown_with_the_way_to_go_on(call) -> Non
         run.checkpoints.save({"a": mx.array(1.0)}, {"step": step})
     said = "r0002, stopped or cut off after step 5: `train --resume r0002` goes on; earlier ones: r0001"
     assert said in call("status").out
+
+
+def test_the_sizes_and_the_bound_are_shown(call, monkeypatch) -> None:
+    data = DataDirectory(Path("data"))
+    data.log.extend([ours("x"), ours("y")], data.blobs, [b"x" * 700_000] * 2)
+    found = call("status")
+    assert "on disk" in found.out
+    assert "log 0.0 MB, teacher probabilities 1.4 MB, prompt index 0.0 MB, replay buffer 0.0 MB; no bound" in found.out
+    values = call("status", "--json").json
+    assert (values["log_bytes"], values["teacher_bytes"]) == (LOG.stat().st_size, 1_400_000)
+    assert (values["prompts_bytes"], values["replay_bytes"], values["max_log_mb"]) == (0, 0, 0)
+    monkeypatch.setenv("DRAFTLOOP_DATA_MAX_LOG_MB", "1")
+    found = call("status")
+    assert "at most 1 MB without the replay buffer" in found.out
+    assert "the log is above its bound: `log compact`" in found.err
+
+
+def test_generations_that_were_cancelled_are_counted(call) -> None:
+    FailureLog(LOG).append(ours("x", finish="cancelled"))
+    assert "1 of the generations: nothing is measured on them" in call("status").out
+    assert call("status", "--json").json["cancelled"] == 1

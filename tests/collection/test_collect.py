@@ -584,7 +584,11 @@ def test_a_batch_at_temperature_0_makes_the_records_of_the_live_loop(
     other = FailureLog(tmp_path / "live.jsonl")
     run(small_pair, log, decoding=greedy)
     run(small_pair, other, decoding=greedy, live=True)
-    ours, theirs = ([replace(record, time=0.0) for record in found.records()] for found in (log, other))
+    assert all(record.simulated for record in log.records())
+    assert not any(record.simulated for record in other.records())
+    ours, theirs = (
+        [replace(record, time=0.0, simulated=False) for record in found.records()] for found in (log, other)
+    )
     assert ours == theirs
     assert any(record.is_failure for record in ours)
 

@@ -11,7 +11,8 @@ from near_pairs import NEAR_TUNING
 
 from draftloop.data import joined_groups as module
 from draftloop.data.joined_groups import PromptGroups
-from draftloop.data.prompt_groups import prompt_group
+from draftloop.data.prompt_groups import near_keys, prompt_group
+from draftloop.data.prompt_index import KnownPrompt
 from draftloop.data.records import Split
 from draftloop.data.splits import hashed_split
 
@@ -162,3 +163,38 @@ def test_the_groups_near_a_prompt_are_joined_ones_and_its_own() -> None:
     groups.learn(VARIANTS[0], "train")
     near = groups.groups_near(make_record(prompt=VARIANTS[1]))
     assert near == {groups.joined(prompt_group(PYTHON)), prompt_group(VARIANTS[1])}
+
+
+def test_what_the_index_knows_is_learnt_as_from_the_lines() -> None:
+    prompts = [prompt for pair in NEAR_TUNING for prompt in pair]
+    lines, index = PromptGroups(), PromptGroups()
+    for number, prompt in enumerate(prompts):
+        split: Split = ("train", "validation", "heldout")[number % 3]
+        group = lines.learn(prompt, split)
+        index.learn_known(KnownPrompt(group, (split,), near_keys(prompt)))
+    others = [*VARIANTS, *TOPICS[:20], *(f"please, {prompt}" for prompt in prompts)]
+    assert index.splits_for(others) == lines.splits_for(others)
+    assert index.groups_in_two_splits == lines.groups_in_two_splits > 0
+    for prompt in others:
+        record = make_record(prompt=prompt)
+        assert index.groups_near(record) == lines.groups_near(record)
+        assert index.splits_near(record) == lines.splits_near(record)
+
+
+def test_of_a_group_without_keys_the_name_and_the_split_are_known() -> None:
+    groups = ten_others()
+    groups.learn_known(KnownPrompt(prompt_group(PYTHON), ("heldout",), None))
+    assert not groups.has_text(prompt_group(PYTHON))
+    assert groups.splits_for([PYTHON.upper()]) == ["heldout"]
+    groups.learn(PYTHON, "heldout")
+    assert groups.splits_for(VARIANTS) == ["heldout"] * 3
+
+
+def test_what_is_joined_with_a_group_that_lost_lines_lost_them_too() -> None:
+    groups = ten_others()
+    groups.learn(VARIANTS[0], "heldout")
+    assert not groups.has_dropped(prompt_group(VARIANTS[0]))
+    groups.learn_known(KnownPrompt(prompt_group(PYTHON), ("heldout",), near_keys(PYTHON), dropped=True))
+    groups.learn(VARIANTS[1], "heldout")
+    assert all(groups.has_dropped(prompt_group(prompt)) for prompt in (PYTHON, *VARIANTS))
+    assert not groups.has_dropped(prompt_group(TOPICS[0]))

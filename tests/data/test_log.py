@@ -170,6 +170,12 @@ def test_a_resume_key_says_how_late_its_output_was_cut_at_most(log: FailureLog) 
     assert log.resume_keys()[also] is None
 
 
+def test_a_cancelled_generation_is_collected_again_unless_as_few_tokens_are_wanted(log: FailureLog) -> None:
+    cancelled = log.append(make_record(target_output=(5, 6, 7), finish="cancelled", run_seed=1))
+    nothing = log.append(make_record(target_output=(), finish="cancelled", run_seed=2))
+    assert log.resume_keys() == {resume_key(cancelled): 3, resume_key(nothing): 0}
+
+
 def test_a_log_of_a_newer_draftloop_is_neither_read_nor_written(log: FailureLog) -> None:
     log.append(make_record())
     newer = {**orjson.loads(unseal(to_line(make_record()))), "schema": 2}

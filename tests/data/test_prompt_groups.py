@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from near_pairs import DIFFERENT_CHECKING, DIFFERENT_TUNING, NEAR_CHECKING, NEAR_TUNING, Pair
 
-from draftloop.data.prompt_groups import EXACT_WORDS, content_words, near_keys, opening, prompt_group
+from draftloop.data.prompt_groups import EXACT_WORDS, KEYS, content_words, near_keys, opening, prompt_group
 
 
 def near(one: str, other: str) -> bool:
@@ -99,9 +100,9 @@ def test_a_chat_opens_with_the_first_user_turn_that_says_something() -> None:
     assert opening("all of it", None) == opening("all of it", []) == opening("all of it", [system]) == "all of it"
 
 
-def test_two_processes_see_the_same_pairs() -> None:
-    """Keys are Python's own hashes: other numbers in each process, but equal where they were."""
-    code = "from test_prompt_groups import *; print(joined(NEAR_CHECKING), joined(DIFFERENT_CHECKING))"
+def test_two_processes_have_the_same_keys() -> None:
+    """Python's own hashes of text are others in each process, and keys are written down."""
+    code = "from test_prompt_groups import *; print([near_keys(one) for pair in NEAR_CHECKING for one in pair])"
     said = [
         subprocess.run(
             [sys.executable, "-c", code],
@@ -112,3 +113,10 @@ def test_two_processes_see_the_same_pairs() -> None:
         for seed in ("1", "2")
     ]
     assert said[0] == said[1]
+
+
+def test_the_keys_of_a_version_never_change() -> None:
+    """Where they do, KEYS has to count up: what is written down would be near to nothing any more."""
+    prompts = ("What is Python?", "Please sort a list in Python", "English to French", "lorem ipsum dolor sit " * 9)
+    digest = hashlib.sha256(repr([near_keys(prompt) for prompt in prompts]).encode()).hexdigest()[:16]
+    assert (KEYS, digest) == (1, "1619b132ac55a33a")

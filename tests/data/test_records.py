@@ -91,7 +91,7 @@ def test_a_line_is_sorted_json_that_ends_in_the_checksum_of_the_rest() -> None:
 
 
 def test_the_line_holds_every_field_of_the_record() -> None:
-    values = json.loads(to_line(make_record(messages=CHAT, tools=TOOLS, chat_template_args=ARGS)))
+    values = json.loads(to_line(make_record(messages=CHAT, tools=TOOLS, chat_template_args=ARGS, simulated=True)))
     assert values.keys() == {field.name for field in fields(Record)} | {"prompt_surrogates", "checksum"}
 
 
@@ -256,6 +256,28 @@ def test_tools_and_the_arguments_of_a_template_are_kept_and_other_lines_are_what
     plain = to_line(make_record())
     assert not any(name in plain for name in (b"messages", b"tools", b"chat_template_args"))
     assert from_line(plain).tools is from_line(plain).chat_template_args is None
+
+
+def test_the_marks_are_kept_and_a_line_without_them_is_what_it_was() -> None:
+    cancelled = make_record(finish="cancelled", simulated=True)
+    assert from_line(to_line(cancelled)) == cancelled
+    assert b',"simulated":true,' in to_line(cancelled)
+    assert split_of(unseal(to_line(cancelled))) == "train"
+    assert b"simulated" not in to_line(make_record())
+    assert from_line(FROZEN_SCHEMA_1).simulated is False
+    with pytest.raises(RecordError, match="simulated"):
+        from_body(orjson.dumps({**orjson.loads(unseal(to_line(cancelled))), "simulated": 1}))
+
+
+def test_a_generation_that_was_cancelled_before_its_first_token_is_a_record() -> None:
+    nothing = make_record(target_output=(), finish="cancelled")
+    assert from_line(to_line(nothing)) == nothing
+    assert not nothing.is_failure
+
+
+@pytest.mark.parametrize(("finish", "cut"), [("stop", False), ("length", True), ("cancelled", True)])
+def test_an_output_is_cut_unless_it_ended_by_itself(finish: str, cut: bool) -> None:
+    assert make_record(finish=finish).is_cut is cut
 
 
 def test_another_argument_of_the_template_is_another_condition_and_none_is_what_it_was() -> None:

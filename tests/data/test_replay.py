@@ -12,7 +12,7 @@ import pytest
 from builders import CountingFiles, failing_files, make_record
 
 from draftloop.data.record_lines import to_line
-from draftloop.data.records import PairId, Record
+from draftloop.data.records import BlobRef, PairId, Record
 from draftloop.data.replay import (
     DrawnReplay,
     ReplayBuffer,
@@ -239,3 +239,15 @@ def test_an_empty_pool_draws_nothing():
     assert draw_replay({"empty": 0}, 100, seed=0, epoch=0) == []
     assert draw_replay({"a": 3}, 0, seed=0, epoch=0) == []
     assert draw_replay({"a": 3}, 2, seed=0, epoch=0) == [DrawnReplay("a", 2)]
+
+
+def test_blobs_that_moved_are_found_where_they_are_and_the_rest_stays(tmp_path):
+    places = [BlobRef(offset, 5, "c") for offset in range(0, 40, 10)]
+    buffer = ReplayBuffer(tmp_path, capacity=10)
+    records = buffer.remember([generation(0.5, teacher=place) for place in (*places, None)], seed=0)
+    new = {places[0]: BlobRef(7, 5, "c"), places[1]: None}
+    buffer.move_blobs(new)
+    assert buffer.records() == [replace(r, teacher=new.get(r.teacher, r.teacher)) for r in records]
+    before = buffer.path.stat().st_ino
+    buffer.move_blobs({places[0]: None})
+    assert buffer.path.stat().st_ino == before  # nothing refers to it any more

@@ -12,7 +12,7 @@ import pytest
 from builders import RecordedSyncs
 
 from draftloop.data.records import BlobRef
-from draftloop.data.teacher_blobs import BlobError, BlobFile
+from draftloop.data.teacher_blobs import FILE_BYTES, BlobError, BlobFile
 from draftloop.errors import LockedError, StoreError
 from draftloop.store.lock import Lock
 
@@ -86,7 +86,7 @@ def test_another_place_or_checksum_is_an_error(blobs: BlobFile, change: dict[str
     assert issubclass(BlobError, StoreError)
 
 
-@pytest.mark.parametrize("change", [{"offset": 6}, {"length": 11}, {"offset": 2**70}, {"length": 2**70}])
+@pytest.mark.parametrize("change", [{"offset": 6}, {"length": 11}, {"offset": 2**39}, {"length": 2**70}])
 def test_a_place_beyond_the_end_is_an_error_and_reserves_no_memory(blobs: BlobFile, change: dict[str, int]) -> None:
     place = replace(blobs.append(b"hello"), **change)
     with pytest.raises(BlobError, match="the file ends at byte 5"):
@@ -130,3 +130,36 @@ def test_several_processes_append_at_once(blobs: BlobFile) -> None:
         processes = [stack.enter_context(subprocess.Popen(command, env=env)) for command in commands]
     assert [process.returncode for process in processes] == [0] * writers
     assert blobs.path.stat().st_size == writers * sum(i * 37 % 500 + 1 for i in range(each))
+
+
+def test_the_next_file_takes_over_when_it_is_published_and_is_nobodys_before(blobs: BlobFile) -> None:
+    first = blobs.append(b"first")
+    with blobs.next_file() as following:
+        moved = following.add(blobs.read(first))
+        second = blobs.append(b"second")
+        following.new.settle()
+        blobs.publish(following)
+    third = blobs.append(b"third")
+    assert [place.offset // FILE_BYTES for place in (first, second, moved, third)] == [0, 0, 1, 1]
+    found = [blobs.read(place) for place in (first, second, moved, third)]
+    assert found == [b"first", b"second", b"first", b"third"]
+    assert sorted(path.name for path in blobs.files().values()) == ["teacher-0001.bin", "teacher.bin"]
+    assert blobs.size == len(b"firstsecondfirstthird")
+    blobs.remove_before(1)
+    assert blobs.size == len(b"firstthird")
+    with pytest.raises(BlobError, match=r"teacher\.bin: the 5 bytes from byte 0 cannot be had: No such file"):
+        blobs.read(first)
+
+
+def test_a_next_file_that_is_not_published_leaves_nothing(blobs: BlobFile) -> None:
+    blobs.append(b"first")
+    with blobs.next_file() as following:
+        following.add(b"x")
+    assert {path.name for path in blobs.path.parent.iterdir()} == {"teacher.bin", "teacher.bin.lock"}
+
+
+def test_files_of_other_names_are_none_of_them(blobs: BlobFile) -> None:
+    blobs.append(b"first")
+    for name in ("teacher-1.bin", "teacher-00x1.bin", "teacher-0001.bin.lock", "teachers.bin"):
+        blobs.path.with_name(name).write_bytes(b"x")
+    assert list(blobs.files()) == [0]

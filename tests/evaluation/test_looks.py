@@ -123,3 +123,9 @@ def test_new_are_held_out_prompts_alone_that_were_not_there_before() -> None:
     assert new_outputs(stream, ("old",)) == [NewOutput("c", "new", "chat"), NewOutput("f", "new", "chat")]
     assert [one.id for one in new_outputs(stream, ())] == ["a", "b", "c", "f"]
     assert new_outputs(stream, ("gone",)) == []  # nobody knows any more what was there
+
+
+def test_a_prompt_of_which_generations_were_dropped_is_not_new() -> None:
+    key = StreamKey("t", "d", "chat", "rejection", 0.8, 1.0, 0.0, 0)
+    stream = [LoggedGeneration(f"{i}", key, f"{i}", None, 0.5, "heldout", came_before=i == 2) for i in range(4)]
+    assert [one.id for one in new_outputs(stream, ["0"])] == ["1", "3"]

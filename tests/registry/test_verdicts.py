@@ -246,3 +246,34 @@ def test_an_attempt_that_cannot_be_written_is_none(verdicts: Verdicts, step: int
     else:
         assert len(files.names) < step
     assert attempt(verdicts, "v0002")[1] == 2
+
+
+def open_ids(verdicts: Verdicts) -> list[tuple[str, ...]]:
+    return [epoch.record_ids for epoch in verdicts.open_epochs()]
+
+
+def test_an_epoch_is_open_from_its_first_attempt_to_a_promotion(verdicts: Verdicts) -> None:
+    assert verdicts.open_epochs() == []
+    attempt(verdicts, "v0001")
+    assert open_ids(verdicts) == [tuple(IDS)]
+    verdicts.give(verdict("v0001"))
+    attempt(verdicts, "v0002")
+    assert open_ids(verdicts) == [tuple(IDS)]
+    verdicts.give(verdict("v0002", "promoted", attempt=2))
+    assert open_ids(verdicts) == []
+
+
+def test_an_epoch_is_open_until_its_last_attempt_has_a_verdict(verdicts: Verdicts) -> None:
+    for number in range(1, 6):
+        attempt(verdicts, f"v000{number}")
+        assert open_ids(verdicts) == [tuple(IDS)]
+        verdicts.give(verdict(f"v000{number}", attempt=number))
+    assert open_ids(verdicts) == []
+
+
+def test_a_damaged_epoch_holds_no_record_and_each_target_has_its_own(verdicts: Verdicts) -> None:
+    attempt(verdicts, "v0001")
+    attempt(verdicts, "v0002", pair=OTHER, present=groups(["9", "8"]), draw=lambda number: ["9", "8"])
+    assert sorted(open_ids(verdicts)) == [tuple(IDS), ("9", "8")]
+    next((verdicts.root / "epochs").iterdir()).write_bytes(b"?")
+    assert len(open_ids(verdicts)) == 1

@@ -8,7 +8,7 @@ import pytest
 from builders import CountingFiles, RecordedSyncs, failing_files
 
 from draftloop.errors import StoreError
-from draftloop.store.atomic import publish_directory, remove_leftovers, temporary_path, write_atomically
+from draftloop.store.atomic import NewFile, publish_directory, remove_leftovers, temporary_path, write_atomically
 
 
 def names(directory: Path) -> set[str]:
@@ -48,6 +48,41 @@ def test_a_failure_at_any_step_leaves_the_old_file_or_the_new_one(tmp_path: Path
         assert path.read_bytes() == (b"new" if renamed else b"old")
         if not for_good:
             assert names(tmp_path) == {"f"}
+
+
+def test_a_large_file_is_written_in_pieces_and_takes_its_place_whole(tmp_path: Path) -> None:
+    path, files = tmp_path / "f", CountingFiles()
+    path.write_bytes(b"old")
+    pieces = [bytes([number]) * 300_000 for number in range(10)]
+    with NewFile(tmp_path, files) as new:
+        for piece in pieces:
+            new.write(piece)
+        new.settle()
+        assert path.read_bytes() == b"old"
+        new.publish(path)
+    assert path.read_bytes() == b"".join(pieces)
+    assert new.size == 3_000_000
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == {"f"}
+    assert files.names == ["open", "write", "write", "write", "sync", "rename", "sync_directory", "sync"]
+
+
+def test_a_large_file_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
+    with NewFile(tmp_path) as new:
+        new.write(b"data")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_large_file_that_fails_at_any_step_leaves_the_old_one_or_the_new_one(tmp_path: Path, step: int) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="No space"), NewFile(tmp_path, failing_files(step)) as new:  # noqa: PT012
+        new.write(b"new")
+        new.settle()
+        new.publish(path)
+    assert path.read_bytes() == (b"new" if step > 4 else b"old")
+    assert names(tmp_path) == {"f"}
 
 
 def test_a_directory_is_published_whole_and_private(tmp_path: Path) -> None:

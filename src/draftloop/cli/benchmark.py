@@ -89,7 +89,7 @@ def acceptance_command(
     # 2. Load the pair, and choose the adapter.
     forget_peak()
     pair = app.load_pair("none")
-    from ..data.usable import describe_counts, why_unusable
+    from ..data.usable import describe_counts, why_not_measured
     from ..decoding.generate import decoding_settings
     from ..evaluation.benchmark import compare, logged_samples, rules_that_fit
     from ..evaluation.live_decoding import decode_live, samples_from_prompts
@@ -101,7 +101,7 @@ def acceptance_command(
     chosen = None if path is None else (app.adapter_name(path), path)
     # 3. Read the logged generations, or generate from the prompts.
     if prompts is None:
-        logged = logged_to_measure_on(app, lambda record: why_unusable(record, pair.identity, pair.width))
+        logged = logged_to_measure_on(app, lambda record: why_not_measured(record, pair.identity, pair.width))
         samples = logged_samples(logged.records, pair, app.data.log.groups().group_of)[:limit]
         if logged.left_out:
             note(f"left out: {describe_counts(logged.left_out)}")

@@ -50,10 +50,12 @@ def read_next_action(app: App, *, force: bool = False) -> tuple[Facts, NextActio
 
 
 def _values(app: App, facts: Facts, action: NextAction, running: Running | None) -> dict[str, Any]:
+    from ..data.compaction import stored_bytes
     from ..retraining.running import unfinished
     from ..status import damaged_files
 
     overview, data = facts.overview, app.data
+    stored = stored_bytes(data.log, data.blobs)
     last = next(reversed(data.audit.entries()), None)
     return {
         "generations": overview.generations,
@@ -63,6 +65,7 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
         "failures_held_out": overview.failures_held_out,
         "failures_near_two_splits": overview.failures_near_two_splits,
         "near_two_splits": overview.near_two_splits,
+        "cancelled": overview.cancelled,
         "other_pairs": overview.other_pairs,
         "min_failure_cases": app.config.training.min_failure_cases,
         "heldout_prompts": len(overview.heldout_prompts),
@@ -80,13 +83,18 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
         "generations_of_champion": {"unseen": facts.champion_generations[0], "all": facts.champion_generations[1]},
         "chat_template_changed": facts.template,
         "log": str(data.log.path),
-        "log_bytes": data.log.path.stat().st_size if data.log.path.exists() else 0,
+        "log_bytes": stored.log,
+        "teacher_bytes": stored.teacher,
+        "prompts_bytes": stored.prompts,
+        "replay_bytes": data.replay.size,
+        "max_log_mb": app.config.data.max_log_mb,
         "damage": [*overview.damage, *damaged_files(data, but_of=facts.pointer.champion)],
     }
 
 
 def _print(app: App, facts: Facts, action: NextAction, running: Running | None, values: dict[str, Any]) -> None:
     from ..models.hub import is_local
+    from ..retraining.log_bound import is_due
     from .tables import moment, print_pairs
 
     near = values["near_two_splits"]
@@ -106,6 +114,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
         "other targets": values["other_pairs"] and f"{values['other_pairs']} of the generations",
         "splits": splits,
         "near two splits": near and f"{near} of the generations: near prompts of another split, used in neither",
+        "cancelled": values["cancelled"] and f"{values['cancelled']} of the generations: nothing is measured on them",
         "sources": sources,
         "adapters": ", ".join(values["adapters"]) or "none",
         "champion": values["champion"] or "none: the bare draft is in use",
@@ -127,6 +136,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
         rows["unfinished"] = f"{run['run']}, stopped or cut off after step {run['step']}: {how}{also}"
     rows["next retrain"] = "nothing, while that is at work" if running else f"{action.action} ({action.why})"
     rows["log"] = f"{values['log']} ({values['log_bytes']:,} bytes)"
+    rows["on disk"] = _on_disk(values) if values["generations"] else None
     print_pairs({name: value for name, value in rows.items() if value or name == "generations"})
     for alarm in facts.alarms:
         note(
@@ -135,9 +145,21 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
         )
     if facts.template:
         note(facts.template)
+    if is_due(app.data, app.config):
+        note("the log is above its bound: `log compact` drops the oldest records that nothing needs")
     note_damage(values["damage"])
     for name, model in (("target", app.config.models.target), ("draft", app.config.models.draft)):
         if not is_local(model):
             note(f"{name} {model} is not on this machine, so generations of any are counted; mistyped, or not loaded?")
     if values["generations"]:
         note(f"Prompts and outputs lie under {app.data.root} in plain text, readable by you alone.")
+
+
+def _on_disk(values: dict[str, Any]) -> str:
+    """The sizes of what grows with every generation, and the bound of all but the replay buffer."""
+    from ..retraining.log_bound import megabytes
+
+    names = {"log": "log", "teacher": "teacher probabilities", "prompts": "prompt index", "replay": "replay buffer"}
+    sizes = [f"{what} {megabytes(values[f'{name}_bytes'])}" for name, what in names.items()]
+    bound = f"at most {values['max_log_mb']:,} MB without the replay buffer" if values["max_log_mb"] else "no bound"
+    return f"{', '.join(sizes)}; {bound}"

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from ..data.log import FailureLog
-from ..data.records import BlobRef, Record, RunConditions
+from ..data.records import Record, RunConditions
 from ..data.teacher_blobs import BlobFile
 from ..data.teacher_top_k import encode_top_k
 from ..decoding.batched_generation import FinishedOutput, OutputRequest, generate_batched
@@ -151,13 +151,13 @@ def collect_data(
         raise ConfigError("teacher_top_k keeps distributions, but no file was given for them: pass blobs=data.blobs")
     report = CollectReport()
     stop = StopRequest() if stop is None else stop
-    collector = _Collector(pair, settings, stop, blobs, on_tokens)
+    collector = _Collector(pair, settings, stop, on_tokens)
     encoded = collector.encoded(prompts, log, report)
     collected = collector.live(encoded) if settings.live else collector.batches(encoded)
     began = time.perf_counter()
     with lora.merged(pair.draft):
         for group in collected:
-            for record in log.extend(group):
+            for record in log.extend(group.records, blobs, group.contents):
                 report.generations += 1
                 report.failures += record.is_failure
                 report.acceptance += realised(record.rounds, len(record.target_output))
@@ -178,8 +178,17 @@ def generate_record(
 
     What the decoder kept of the target's distributions is in `blobs` by then.
     """
-    (group,) = _Collector(pair, settings, StopRequest(), blobs, _nobody).live([_EncodedPrompt(prompt, tuple(tokens))])
-    return group[0]
+    (group,) = _Collector(pair, settings, StopRequest(), _nobody).live([_EncodedPrompt(prompt, tuple(tokens))])
+    (record,), (content,) = group.records, group.contents
+    return record if blobs is None or content is None else replace(record, teacher=blobs.append(content))
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """Records to log together, and the content of each one's blob, None where it has none."""
+
+    records: list[Record]
+    contents: list[bytes | None]
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,6 @@ class _Collector:
     pair: Pair
     settings: CollectSettings
     stop: StopRequest
-    blobs: BlobFile | None
     on_tokens: Callable[[int], None]
 
     def encoded(
@@ -242,7 +250,7 @@ class _Collector:
             count += 1
             yield _EncodedPrompt(prompt, tuple(tokens))
 
-    def live(self, prompts: Iterable[_EncodedPrompt]) -> Iterator[list[Record]]:
+    def live(self, prompts: Iterable[_EncodedPrompt]) -> Iterator[_Finished]:
         """Each generation as the decoder makes it, draft and target in turn, one prompt after the other."""
         for encoded in prompts:
             if self.stop:
@@ -260,7 +268,7 @@ class _Collector:
             generation = Generation.of_rounds(rounds, decoding.bonus_draws, decoding.finish)
             yield self._records([(encoded, generation)])
 
-    def batches(self, prompts: Iterable[_EncodedPrompt]) -> Iterator[list[Record]]:
+    def batches(self, prompts: Iterable[_EncodedPrompt]) -> Iterator[_Finished]:
         """Many generations at a time: the target generates in batches, and the draft's part is simulated afterwards."""
         for encoded in batched(prompts, AT_ONCE):
             most = self.settings.decoding.max_tokens
@@ -284,7 +292,7 @@ class _Collector:
             if self.stop:
                 return
 
-    def _simulated(self, encoded: Sequence[_EncodedPrompt], outputs: list[FinishedOutput]) -> list[Record]:
+    def _simulated(self, encoded: Sequence[_EncodedPrompt], outputs: list[FinishedOutput]) -> _Finished:
         """The records of finished outputs, in the order of their prompts."""
         outputs.sort(key=lambda output: output.place)
         prompts = [encoded[output.place] for output in outputs]
@@ -301,14 +309,10 @@ class _Collector:
         sampler = self.settings.decoding.sampler
         return replace(self.settings.decoding, sampler=replace(sampler, seed=generation_seed(sampler.seed, tokens)))
 
-    def _records(self, generations: Sequence[tuple[_EncodedPrompt, Generation]]) -> list[Record]:
-        """The records of generations, once the distributions that they point to are on disk."""
+    def _records(self, generations: Sequence[tuple[_EncodedPrompt, Generation]]) -> _Finished:
+        """The records of generations, and what was kept of the target's distributions."""
         settings = self.settings
-        kept = [generation.rows for _, generation in generations if generation.rows is not None]
-        places: Sequence[BlobRef | None] = [None] * len(generations)
-        if self.blobs is not None and kept:
-            places = self.blobs.extend(encode_top_k(rows) for rows in kept)
-        return [
+        records = [
             make_record(
                 self.pair,
                 encoded.prompt,
@@ -318,7 +322,8 @@ class _Collector:
                 settings.decoding.sampler.seed,
                 settings.source,
                 settings.reading.template_args,
-                place,
             )
-            for (encoded, generation), place in zip(generations, places, strict=True)
+            for encoded, generation in generations
         ]
+        rows = [generation.rows for _, generation in generations]
+        return _Finished(records, [None if one is None else encode_top_k(one) for one in rows])

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from ..data.records import BlobRef, Disagreement, Record
+from ..data.records import Disagreement, Record
 from ..decoding.decoder import Settings
 from ..decoding.generation import Generation
 from ..models.pair import Pair
@@ -29,9 +29,8 @@ def make_record(
     run_seed: int,
     source: str,
     template_args: Mapping[str, Any],
-    teacher: BlobRef | None,
 ) -> Record:
-    """The record of a generation. Its split is `train` until the log decides on one (`FailureLog.extend`).
+    """The record of a generation. The log decides on its split, and on the place of its blob (`FailureLog.extend`).
 
     Args:
         pair: the one that made it.
@@ -42,7 +41,6 @@ def make_record(
         run_seed: the seed of the run, from which that one follows.
         source: where the prompt comes from.
         template_args: what the chat template was given beside it.
-        teacher: the place of the target's distributions in the blob file; None where none are kept.
     """
     disagreements = [
         Disagreement(
@@ -76,10 +74,10 @@ def make_record(
         source=source,
         time=time.time(),
         run_seed=run_seed,
-        teacher=teacher,
         messages=None if prompt.messages is None else tuple(without_surrogates(prompt.messages)),
         tools=None if prompt.tools is None else tuple(without_surrogates(prompt.tools)),
         chat_template_args=without_surrogates(dict(template_args)) or None,
+        simulated=generation.simulated,
     )
 
 

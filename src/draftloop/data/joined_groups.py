@@ -15,12 +15,14 @@ what it is near to, so two splits come of old logs, and of a prompt near two oth
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from .prompt_groups import near_keys, prompt_group
+from .prompt_index import KnownPrompt
 from .records import Split
 from .splits import FIRST_TRAIN_GROUPS, hashed_split
 
@@ -48,34 +50,52 @@ class PromptGroups:
         self._splits = bytearray()  # of a root: the bits of all splits that lines of it are in
         self._roots = 0
         self._in_two: set[int] = set()  # roots
+        self._dropped: set[int] = set()  # roots with lines that are gone
         self._without_text: set[int] = set()  # known by name alone
         self._owners = _Owners()
 
     def learn_trained(self, group: str) -> None:
         """Note that the group of this name was trained on; until a prompt of it is learnt, nothing else is near it."""
-        number = self._numbers.get(group)
-        if number is None:
-            number = self._begin(group, "train")
-            self._without_text.add(number)
-        root = self._root(number)
-        self._splits[root] |= _BITS["train"]
-        self._note(root)
+        self._learn_name(group, "train")
+
+    def learn_known(self, prompt: KnownPrompt) -> None:
+        """Learn what the index has of a group, as from its lines; without its keys, nothing else is near it yet."""
+        for split in prompt.splits:
+            if prompt.keys is None:
+                self._learn_name(prompt.group, split)
+            else:
+                self._learn(prompt.group, split, partial(tuple, prompt.keys))
+        if prompt.dropped:
+            self._dropped.add(self._root(self._numbers[prompt.group]))
 
     def learn(self, opening: str, split: Split) -> str:
         """Learn a line of the log; returns its prompt group, not joined."""
         group = prompt_group(opening)
+        self._learn(group, split, lambda: near_keys(opening))
+        return group
+
+    def _learn_name(self, group: str, split: Split) -> None:
+        number = self._numbers.get(group)
+        if number is None:
+            number = self._begin(group, split)
+            self._without_text.add(number)
+        self._add_split(number, split)
+
+    def _learn(self, group: str, split: Split, keys_of: Callable[[], Sequence[int]]) -> None:
         number = self._numbers.get(group)
         if number is None or number in self._without_text:
             number = self._begin(group, split) if number is None else number
             self._without_text.discard(number)
-            keys = near_keys(opening)
+            keys = keys_of()
             for other in self._owners.of(keys):
                 self._join(number, other)
             self._owners.add(keys, number)
+        self._add_split(number, split)
+
+    def _add_split(self, number: int, split: Split) -> None:
         root = self._root(number)
         self._splits[root] |= _BITS[split]
         self._note(root)
-        return group
 
     def group_of(self, record: Opened) -> str:
         """The joined group of a record."""
@@ -103,6 +123,11 @@ class PromptGroups:
     def has_text(self, group: str) -> bool:
         """Whether a text of a prompt group was learnt, so that what is near to it is known."""
         return group in self._numbers and self._numbers[group] not in self._without_text
+
+    def has_dropped(self, group: str) -> bool:
+        """Whether a compaction dropped lines of the joined group of a prompt group."""
+        number = self._numbers.get(group)
+        return number is not None and self._root(number) in self._dropped
 
     @property
     def groups_in_two_splits(self) -> int:
@@ -179,6 +204,9 @@ class PromptGroups:
         self._splits[low] |= self._splits[high]
         self._roots -= 1
         self._in_two.discard(high)
+        if high in self._dropped:
+            self._dropped.remove(high)
+            self._dropped.add(low)
         self._note(low)
 
     def _note(self, root: int) -> None:

@@ -2,6 +2,10 @@
 
 An append is one `os.write` on an O_APPEND descriptor, under a lock that is held for that append alone, so several
 processes may write. A record is acknowledged when `append` returns: no crash of process or kernel loses it then.
+
+A compaction (`compaction.compact_log`) puts a shorter file in its place, under the same lock. Who is reading reads the
+old file to its end. Whoever knows the prompt groups of the old one learns them anew, from `<name>.prompts`, which has
+the prompts of the lines that are gone, and from the new file.
 """
 
 from __future__ import annotations
@@ -11,13 +15,18 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from ..store.files import FILES, Files, append_whole, reading, storing
 from ..store.lock import Lock
 from ..store.sealed_lines import RecordError, unseal
 from .joined_groups import PromptGroups
+from .prompt_index import PromptIndex
 from .record_lines import from_body, opening_and_split_of, split_of, to_line, whole_records
 from .records import Record, resume_key
+from .teacher_blobs import BlobFile
+
+_PIECE = 1 << 16  # bytes of a damaged line that are read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +39,22 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """One line of the file: its unsealed record, or the reason why it is damaged and what whole records lie in it."""
+class LogLine:
+    """One line of the file: its unsealed record, or the reason why it is damaged and what whole records lie in it.
+
+    `raw` has its bytes without the newline.
+    """
 
     offset: int
     end: int
+    raw: bytes
     bodies: tuple[bytes, ...]
     reason: str | None
     has_newline: bool
 
 
 class FailureLog:
-    """The append-only log at `path`. Making one touches nothing; `<name>.lock` and `<name>.broken` lie beside it.
+    """The append-only log at `path`. Making one touches nothing; `<name>.lock`, `.broken`, `.prompts` lie beside it.
 
     Args:
         path: the log; it and its directory are made at the first append.
@@ -50,6 +63,7 @@ class FailureLog:
         add_trained_groups: adds to fresh prompt groups what was trained on, whether the log still has it or not.
 
     Attributes:
+        index: the prompts of lines that a compaction dropped.
         damage: what the latest reading by `records` found damaged so far.
         near_two_splits: how many records it left out so far, near prompts of another split.
     """
@@ -65,10 +79,11 @@ class FailureLog:
         self._add_trained_groups = add_trained_groups
         self.damage: list[Damage] = []
         self.near_two_splits = 0
-        self._files = files
+        self.files = files
         self._full_sync = full_sync
         self._lock = Lock(path.with_name(f"{path.name}.lock"), files=files)
-        self._forget()
+        self.index = PromptIndex(path.with_name(f"{path.name}.prompts"), files)
+        self._begin_anew()
 
     def append(self, record: Record) -> Record:
         """Write `record` and return it, with the split of its prompt group in place of the one it came with.
@@ -81,19 +96,28 @@ class FailureLog:
         (placed,) = self.extend([record])
         return placed
 
-    def extend(self, records: Iterable[Record]) -> list[Record]:
+    def extend(
+        self, records: Iterable[Record], blobs: BlobFile | None = None, contents: Iterable[bytes | None] = ()
+    ) -> list[Record]:
         """Write several in one go, synced once, and return them: all are acknowledged, or none is. Raises as `append`.
 
         After a crash some of them may be there, in their order, and the last one torn.
+
+        Args:
+            records: whose split, and with a blob whose `teacher`, is replaced.
+            blobs: where their blobs go, before the records that point there. No compaction comes in between.
+            contents: of the blob of each record, None where it has none.
         """
         fresh = list(records)
         if not fresh:
             return []
-        with self._writable() as descriptor:
+        with self.writing() as descriptor:
+            if blobs is not None:
+                fresh = _with_blobs(fresh, blobs, list(contents))
             splits = self._groups.splits_for(record.opening for record in fresh)
             placed = [replace(record, split=split) for record, split in zip(fresh, splits, strict=True)]
             lines = b"".join(to_line(record) for record in placed)
-            start = append_whole(descriptor, lines, self._files, self._full_sync)  # a torn tail is mended by the next
+            start = append_whole(descriptor, lines, self.files, self._full_sync)  # a torn tail is mended by the next
             if start == self._known:  # else somebody wrote who takes no lock, and the next append reads it all
                 self._known += len(lines)
                 for record in placed:
@@ -102,7 +126,7 @@ class FailureLog:
 
     def repair(self) -> None:
         """Do what every append does first: move a torn tail to `<name>.broken`. Raises as `append` does."""
-        with self._writable():
+        with self.writing():
             pass
 
     def set_aside_damage(self) -> None:
@@ -113,13 +137,14 @@ class FailureLog:
         with self.path.open("rb") as file:
             for offset in dict.fromkeys(damage.offset for damage in self.damage):
                 file.seek(offset)
-                self._set_aside(file.readline().removesuffix(b"\n"))
+                self.set_aside(file.readline().removesuffix(b"\n"))
 
     def records(self, splits: Container[str] | None = None) -> Iterator[Record]:
         """The records in file order, one at a time; those of other splits than `splits` are not even decoded.
 
         Where `splits` are given, what is near to a prompt of another split is left out (`groups`).
-        Writers may append meanwhile: a line is read whole or not yet. Damaged lines go to `damage`, the rest is read.
+        Writers may append meanwhile: a line is read whole or not yet. After a compaction it is the old file's lines.
+        Damaged lines go to `damage`, the rest is read.
 
         Raises:
             StoreError: a newer draftloop wrote to this log.
@@ -127,7 +152,7 @@ class FailureLog:
         damage = self.damage = []
         self.near_two_splits = 0
         groups = None if splits is None else self.groups()
-        for number, line in enumerate(self._lines(), start=1):
+        for number, line in enumerate(self.lines(), start=1):
             if line.reason is not None:
                 damage.append(Damage(number, line.offset, line.reason))
             for body in line.bodies:
@@ -151,95 +176,88 @@ class FailureLog:
             StoreError: a newer draftloop wrote to this log.
         """
         try:
-            self._read_on(self.path.stat())
+            self._read_on()
         except FileNotFoundError:
-            self._forget()
-            self._learn_trained()
+            self._begin_anew()
+            self._learn_what_is_gone()
         return self._groups
 
     def resume_keys(self) -> dict[str, int | None]:
         """The `resume_key` of every record, and the most tokens after which its output was cut; None where it ended.
 
-        It need not be collected again under a limit that would cut it no later.
+        It need not be collected again under a limit that would cut it no later. What was cancelled was cut; records
+        that a compaction dropped are collected again.
         """
         keys: dict[str, int | None] = {}
         for record in self.records():
-            key, cut = resume_key(record), record.finish == "length"
+            key, cut = resume_key(record), record.is_cut
             before = keys.get(key, 0)
             keys[key] = max(before, len(record.target_output)) if cut and before is not None else None
         return keys
 
     # Reading
 
-    def _lines(self, start: int = 0) -> Iterator[_Line]:
+    def lines(self, start: int = 0) -> Iterator[LogLine]:
+        """The lines from byte `start` on, of the file that is there when the first one is read; none if none is."""
         try:
             with reading(self.path), self.path.open("rb") as file:
-                file.seek(start)
-                while line := _examine(file.readline(), start):
-                    if line.reason is not None:
-                        line = self._look_again(start)
-                        if line is None:
-                            return
-                        file.seek(line.end)
-                    yield line
-                    start = line.end
+                yield from _lines(file, start)
         except FileNotFoundError:
             return
-
-    def _look_again(self, start: int) -> _Line | None:
-        """What looked damaged may be half a torn tail, half what a writer has put in its place since."""
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return _examine(file.readline(), start)
 
     # Writing
 
     @contextmanager
-    def _writable(self) -> Iterator[int]:
-        """A descriptor under the lock, with the tail whole and everybody's records known."""
+    def writing(self) -> Iterator[int]:
+        """A descriptor under the lock of all writers, with the tail whole and everybody's records known.
+
+        Raises as `append`.
+        """
         with self._lock, storing(self.path):
-            descriptor = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            descriptor = self.files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 # 1. Learn what others wrote.
-                status = os.fstat(descriptor)
-                if status.st_size == 0:
-                    self._files.sync_directory(self.path.parent)
-                self._read_on(status)
+                if os.fstat(descriptor).st_size == 0:
+                    self.files.sync_directory(self.path.parent)
+                self._read_on()
                 # 2. Mend what a crash left torn.
                 if os.fstat(descriptor).st_size > self._known:
                     self._mend_tail(descriptor)
-                    self._learn()
+                    self._read_on()
                 yield descriptor
             finally:
                 os.close(descriptor)
 
-    def _forget(self) -> None:
-        self._inode = 0
+    def _begin_anew(self) -> None:
+        self._identity = 0, 0  # inode and compactions: an inode may come again after two of them
         self._known = 0  # the lines before this offset are in _groups
         self._groups = PromptGroups()
-        self._knows_trained = False
 
-    def _read_on(self, status: os.stat_result) -> None:
-        """Learn what was appended since; of another file, or one that was cut, all of it."""
-        if status.st_ino != self._inode or status.st_size < self._known:
-            self._forget()
-            self._inode = status.st_ino
-        self._learn()
+    def _read_on(self) -> None:
+        """Learn what was appended since; of another file, or one that was cut, all of it.
 
-    def _learn_trained(self) -> None:
-        if not self._knows_trained:
-            self._knows_trained = True
-            self._add_trained_groups(self._groups)
+        The index is looked at after the file is opened: one that is newer than the file says nothing wrong.
+        """
+        with reading(self.path), self.path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            identity = status.st_ino, self.index.compactions()
+            if identity != self._identity or status.st_size < self._known:
+                self._begin_anew()
+                self._learn_what_is_gone()
+                self._identity = identity
+            for line in _lines(file, self._known):
+                if not line.has_newline:
+                    return
+                for body in line.bodies:
+                    with suppress(RecordError):
+                        self._groups.learn(*opening_and_split_of(body))
+                self._known = line.end
 
-    def _learn(self) -> None:
-        self._learn_trained()
-        for line in self._lines(self._known):
-            if not line.has_newline:
-                return
-            for body in line.bodies:
-                with suppress(RecordError):
-                    self._groups.learn(*opening_and_split_of(body))
-            self._known = line.end
+    def _learn_what_is_gone(self) -> None:
+        """What was trained on, and the prompts of lines that were dropped."""
+        self._add_trained_groups(self._groups)
+        for prompt in self.index.prompts():
+            self._groups.learn_known(prompt)
 
     def _mend_tail(self, descriptor: int) -> None:
         """Keep a whole record that only lacks its newline; move every other byte to `<name>.broken`."""
@@ -247,30 +265,63 @@ class FailureLog:
         start, whole = next(whole_records(tail), (0, 0))
         whole = whole if start == 0 else 0
         if tail[whole:]:
-            self._set_aside(tail[whole:])
-            self._files.truncate(descriptor, self._known + whole)
+            self.set_aside(tail[whole:])
+            self.files.truncate(descriptor, self._known + whole)
         if whole:
-            self._files.write_all(descriptor, b"\n")
-        self._files.sync(descriptor, self._full_sync)
+            self.files.write_all(descriptor, b"\n")
+        self.files.sync(descriptor, self._full_sync)
 
-    def _set_aside(self, torn: bytes) -> None:
+    def set_aside(self, torn: bytes) -> None:
+        """Add damaged bytes to `<name>.broken`, under the lock of all writers. Raises OSError: what the system said."""
         broken = self.path.with_name(f"{self.path.name}.broken")
-        descriptor = self._files.open(broken, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        descriptor = self.files.open(broken, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            self._files.write_all(descriptor, torn + b"\n")
-            self._files.sync(descriptor, self._full_sync)
+            self.files.write_all(descriptor, torn + b"\n")
+            self.files.sync(descriptor, self._full_sync)
         finally:
             os.close(descriptor)
-        self._files.sync_directory(broken.parent)
+        self.files.sync_directory(broken.parent)
 
 
-def _examine(raw: bytes, offset: int) -> _Line | None:
+def _with_blobs(records: list[Record], blobs: BlobFile, contents: list[bytes | None]) -> list[Record]:
+    """The records with the places of their blobs, which are on disk by then."""
+    places = iter(blobs.extend(content for content in contents if content is not None))
+    return [
+        record if content is None else replace(record, teacher=next(places))
+        for record, content in zip(records, contents, strict=True)
+    ]
+
+
+def _lines(file: BinaryIO, start: int) -> Iterator[LogLine]:
+    file.seek(start)
+    while line := _examine(file.readline(), start):
+        if line.reason is not None:
+            # What looked damaged may be half a torn tail, half what a writer has put in its place since.
+            line = _examine(_line_on_disk(file, start), start)
+            if line is None:
+                return
+            file.seek(line.end)
+        yield line
+        start = line.end
+
+
+def _line_on_disk(file: BinaryIO, start: int) -> bytes:
+    """The line from byte `start` on, past what is buffered; by its descriptor, for the path may be another file's."""
+    raw = b""
+    while more := os.pread(file.fileno(), _PIECE, start + len(raw)):
+        raw += more
+        if b"\n" in more:
+            return raw[: raw.index(b"\n") + 1]
+    return raw
+
+
+def _examine(raw: bytes, offset: int) -> LogLine | None:
     """What one `readline` gave; None when it is not finished yet."""
-    end, has_newline = offset + len(raw), raw.endswith(b"\n")
+    end, has_newline, text = offset + len(raw), raw.endswith(b"\n"), raw.removesuffix(b"\n")
     try:
         body = unseal(raw)
     except RecordError as error:
         bodies = tuple(unseal(raw[start:stop]) for start, stop in whole_records(raw))
         damaged = has_newline or bodies  # a whole record and something else than a newline: no write does that
-        return _Line(offset, end, bodies, str(error), has_newline) if damaged else None
-    return _Line(offset, end, (body,), None, has_newline) if has_newline else None
+        return LogLine(offset, end, text, bodies, str(error), has_newline) if damaged else None
+    return LogLine(offset, end, text, (body,), None, has_newline) if has_newline else None

@@ -17,7 +17,7 @@ group, and a system prompt joins nothing. Near-duplicates have the same content 
   in more than `EXACT_WORDS` words any number of longer ones may differ between their first and last letter.
 
 Common shingles do not count: two prompts of one template share nearly all of theirs (docs/decisions, near-duplicates).
-Keys hold within one process and are never written down.
+Keys are the same in every process. `prompt_index` writes them down, with KEYS, the version of these rules.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+KEYS = 1  # counts up whenever other prompts become near: keys of another version say nothing
 EXACT_WORDS = 16  # content words up to which a typo is looked for word by word
 _TYPO_LETTERS = 6  # a word with a typo has as many, before it or after
+KEY_BYTES = 6  # a new prompt among a million others shares a key by chance once in 300,000 times
 _AT_ONCE = 128  # prompts that come again shortly: first for their split, then when they are logged
 _CLAUSE_WORDS = 6  # with fewer, two clauses behind the first word are as good as two names: English to French
 
@@ -100,18 +102,18 @@ def near_keys(prompt: str) -> tuple[int, ...]:
     if not words:
         return ()
     if len(words) > EXACT_WORDS:
-        return (hash(("long", *map(_coarse, words))),)
+        return (_key("long", *map(_coarse, words)),)
     turned = len(words) > 2  # of two words, each rotation would be a swap
     whole = min(_rotations(words)) if turned else words
-    keys = [hash(("words", *whole))]
+    keys = [_key("words", *whole)]
     if len(words) >= _CLAUSE_WORDS:
-        keys.append(hash(("clauses", words[0], *min(_rotations(words[1:])))))
+        keys.append(_key("clauses", words[0], *min(_rotations(words[1:]))))
     for at, word in enumerate(words):
         seen = _with_a_typo(word)
         if not seen:
             continue
-        rest = hash((*words[at + 1 :], *words[:at]) if turned else (at, *words[:at], *words[at + 1 :]))
-        keys += [hash((rest, letters)) for letters in seen]
+        rest = (*words[at + 1 :], *words[:at]) if turned else (str(at), *words[:at], *words[at + 1 :])
+        keys += [_key("typo", letters, *rest) for letters in seen]
     return tuple(keys)
 
 
@@ -122,6 +124,10 @@ def content_words(prompt: str) -> tuple[str, ...]:
         text = _UNSPACED.sub(r" \1 ", _without_accents(text))
     kept = [stem for stem in map(_content, _spaced(text).split()) if stem]
     return tuple(sorted(kept, key=_NOT.__eq__)) if _NOT in kept else tuple(kept)  # the order of all others is kept
+
+
+def _key(*words: str) -> int:
+    return int.from_bytes(hashlib.blake2b(" ".join(words).encode(), digest_size=KEY_BYTES).digest())
 
 
 def _casefolded(prompt: str) -> str:

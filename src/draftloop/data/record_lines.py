@@ -22,7 +22,7 @@ from .records import SCHEMA, Record, Split
 _LINE_START = re.compile(rb'\{"adapter":')  # the first of the sorted keys; inside a JSON string its quotes are escaped
 _SPLIT = re.compile(rb',"split":"([a-z]+)"')
 _SURROGATES = range(0xD800, 0xE000)
-_LATER = ("messages", "tools", "chat_template_args")
+_LATER = {"messages": None, "tools": None, "chat_template_args": None, "simulated": False}  # where they say nothing
 _RECORD = TypeAdapter(Record)
 
 
@@ -102,8 +102,8 @@ def whole_records(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _to_json(record: Record) -> dict[str, Any]:
     values = members(record)
-    for name in _LATER:
-        if values[name] is None:
+    for name, nothing in _LATER.items():
+        if values[name] is nothing:
             del values[name]  # as lines were before there was such a thing
     values["prompt"] = SURROGATE.sub(REPLACEMENT, record.prompt)
     values["prompt_surrogates"] = [(match.start(), ord(match[0])) for match in SURROGATE.finditer(record.prompt)]

@@ -21,6 +21,7 @@ Finish = Literal["stop", "length", "cancelled"]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True)]
+Truth = Annotated[bool, Field(strict=True)]
 _CLOSED = ConfigDict(extra="forbid")
 
 
@@ -107,6 +108,8 @@ class Record:
         num_draft_tokens: the most proposals of a round (K).
         rounds: (drafted, accepted) each; a round that starts i tokens into the output drafts at most min(K, N - i).
         log_p, log_q: N values each, of the emitted tokens under target and draft; None where there is no mass.
+        finish: `stop` at a stop token, `length` at a limit on tokens; `cancelled` where nobody wanted more: the output
+            is then a beginning of what the target would have written, and ends with a round of its own draft.
         adapter: the draft's adapter version, None for the bare draft.
         time: unix seconds.
         run_seed: the seed of the run that collected it (`sampler.seed` is derived from it).
@@ -115,6 +118,8 @@ class Record:
             of the line, for plain text.
         tools: the ones that the chat's assistant might call, likewise; None, and no member, where there were none.
         chat_template_args: what else the chat template was given; None, and no member, where it was nothing.
+        simulated: whether the rounds were simulated offline on what the target wrote by itself; no member where they
+            happened, nor in records of before there was such a mark.
     """
 
     id: Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{32}$")]
@@ -140,8 +145,14 @@ class Record:
     messages: tuple[dict[str, Any], ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     chat_template_args: dict[str, Any] | None = None
+    simulated: Truth = False
     schema: Literal[1] = 1
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the target would have gone on: the output ended at a limit, or nobody wanted more."""
+        return self.finish != "stop"
 
     @property
     def is_failure(self) -> bool:

@@ -20,7 +20,7 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from ..store.files import FILES, Files, storing
 from ..store.lock import Lock
 from .log import Damage, FailureLog
 from .record_lines import to_line
-from .records import Record
+from .records import BlobRef, Record
 
 FILE = "replay.jsonl"
 _ID_BYTES = 16  # of a rank, enough to tell ids apart
@@ -60,6 +60,11 @@ class ReplayBuffer:
         """What the latest reading found damaged and left out."""
         return self._stored.damage
 
+    @property
+    def size(self) -> int:
+        """In bytes, without the blobs that its records refer to."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def records(self) -> list[Record]:
         """What is kept, in the order of the ids."""
         return [record for record in self._stored.records() if record.split == "train"]
@@ -76,16 +81,32 @@ class ReplayBuffer:
         """Admit the examples of a training; returns what is kept now. Raises StoreError: not writable."""
         return self._admit(trained, seed)
 
+    def move_blobs(self, places: Mapping[BlobRef, BlobRef | None]) -> None:
+        """Refer to blobs where they lie now; None is nowhere. Raises StoreError: not writable."""
+        if not self.path.exists():
+            return  # before a lock makes the directory
+        with self._lock, storing(self.path):
+            before = self.records()
+            after = [
+                replace(record, teacher=places.get(record.teacher, record.teacher)) if record.teacher else record
+                for record in before
+            ]
+            if after != before:
+                self._replace(after)
+
+    def _replace(self, records: Iterable[Record]) -> None:
+        if self.damage:
+            self._stored.set_aside_damage()
+        write_atomically(self.path, b"".join(map(to_line, records)), self._files)
+
     def _admit(self, newcomers: Iterable[Record], seed: int) -> list[Record]:
         with self._lock, storing(self.path):
             remove_leftovers(self.path.parent, self._files)
             before = self.records()
             fresh = (record for record in newcomers if record.split == "train")
             kept = reservoir(chain(before, fresh), self.capacity, seed)
-            if self.damage:
-                self._stored.set_aside_damage()
             if kept != before or self.damage:
-                write_atomically(self.path, b"".join(map(to_line, kept)), self._files)
+                self._replace(kept)
         return kept
 
 

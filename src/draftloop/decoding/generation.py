@@ -35,6 +35,7 @@ class Generation:
         rejections: one of every round that did not accept all of its proposals, in order.
         finish: what ended it.
         rows: the target's top-k tokens at every position; None where none are kept.
+        simulated: whether the rounds were simulated offline.
     """
 
     output: tuple[int, ...]
@@ -45,6 +46,7 @@ class Generation:
     rejections: tuple[RejectedToken, ...]
     finish: Finish
     rows: TopK | None = None
+    simulated: bool = False
 
     @classmethod
     def of_rounds(cls, rounds: Sequence[Round], bonus_draws: Mapping[int, BonusDraw], finish: Finish) -> Generation:

@@ -149,6 +149,7 @@ def _block(
                 rejections=tuple(RejectedToken(at, *drawn[start + at]) for at in rejected),
                 finish="stop" if generation.output[-1] in pair.stop_tokens else "length",
                 rows=None if topk is None else topk[start:end],
+                simulated=True,
             ),
         )
 

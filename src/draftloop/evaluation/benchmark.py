@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from ..config import SAMPLING, Rule, one_of
 from ..data.records import GroupOf, Record, own_group
-from ..data.usable import describe_counts, why_unusable
+from ..data.usable import describe_counts, why_not_measured
 from ..decoding.teacher_forced import TargetGeneration
 from ..errors import ConfigError, PromptError
 from ..models.pair import Pair
@@ -108,7 +108,7 @@ def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = ow
         PromptError: none is; the message counts why.
     """
     given = list(records)
-    kept = [record for record in given if why_unusable(record, pair.identity, pair.width) is None]
+    kept = [record for record in given if why_not_measured(record, pair.identity, pair.width) is None]
     if not kept:
         raise PromptError(
             f"none of {len(given)} held-out generations can be used: {describe_counts(left_out(given, pair))}; "
@@ -119,7 +119,7 @@ def logged_samples(records: Iterable[Record], pair: Pair, group_of: GroupOf = ow
 
 def left_out(records: Iterable[Record], pair: Pair) -> Counter[str]:
     """How many records this pair cannot be measured on, by reason."""
-    reasons = (why_unusable(record, pair.identity, pair.width) for record in records)
+    reasons = (why_not_measured(record, pair.identity, pair.width) for record in records)
     return Counter(reason for reason in reasons if reason is not None)
 
 

@@ -74,6 +74,7 @@ class LoggedGeneration:
         acceptance: mean acceptance per position, in [0, 1].
         split: its record's; None where its prompt is near two, and it is used in neither.
         unseen: whether its prompt had no part in the training of its draft, as far as is known.
+        came_before: whether generations of its prompt were dropped from the log: nobody knows when it came first.
     """
 
     id: str
@@ -83,6 +84,7 @@ class LoggedGeneration:
     acceptance: float
     split: Split | None
     unseen: bool = True
+    came_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,8 @@ def _next(kind: Kind, unit: str | None, new: Sequence[NewOutput], watching: Watc
 def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list[NewOutput]:
     """The held-out outputs after a mark whose prompt groups were not there before it.
 
+    A prompt of which generations were dropped from the log may have been there, so its outputs are not new.
+
     Args:
         stream: all generations of the target, in the order of the log.
         mark: the end of the log at the promotion.
@@ -148,7 +150,7 @@ def new_outputs(stream: Sequence[LoggedGeneration], mark: Sequence[str]) -> list
     return [
         NewOutput(one.id, one.group, one.key.source)
         for one in stream[start:]
-        if one.split == "heldout" and one.group not in known
+        if one.split == "heldout" and one.group not in known and not one.came_before
     ]
 
 

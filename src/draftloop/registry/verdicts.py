@@ -183,13 +183,8 @@ class Verdicts(RegistryFiles):
             fixed = {name: getattr(settings, name) for name in _FIXED}
             return Epoch(number=number, pair=pair, record_ids=tuple(draw(number)), **fixed)
 
-        # 1. All verdicts of this target's epochs. Nobody knows what a damaged one said; `of` reports it.
-        verdicts: list[Verdict] = []
-        for path in sorted((self.root / FOLDER).glob("*.json")):
-            with suppress(DamagedFile):
-                verdict = self.of(path.stem)
-                if verdict is not None and verdict.pair is not None and _key(verdict.pair) == _key(pair):
-                    verdicts.append(verdict)
+        # 1. All verdicts of this target's epochs.
+        verdicts = self._of_target(pair)
 
         # 2. The current epoch. Where its file is damaged or lost, the verdicts say how much of it was spent; attempts
         #    without a verdict are forgotten with it.
@@ -212,6 +207,35 @@ class Verdicts(RegistryFiles):
             write_sealed(self._epoch_path(pair), epoch, self._files)
         kept = tuple(record_id for record_id in epoch.record_ids if record_id in present)
         return replace(epoch, record_ids=kept), epoch.lost + epoch.attempts.index(attempt) + 1
+
+    def open_epochs(self) -> list[Epoch]:
+        """The epochs that another attempt may need the records of; one of each target at most.
+
+        An epoch is over after a promotion, and when its last attempt has a verdict. Damaged ones are passed over.
+        """
+        epochs = []
+        for path in sorted((self.root / EPOCHS).glob("*.json")):
+            with suppress(DamagedFile):
+                epoch = self._read(path, _EPOCH)
+                if epoch is not None and not self._has_ended(epoch):
+                    epochs.append(epoch)
+        return epochs
+
+    def _has_ended(self, epoch: Epoch) -> bool:
+        verdicts = [one for one in self._of_target(epoch.pair) if one.epoch == epoch.number]
+        waiting = {attempt.version for attempt in epoch.attempts} - {verdict.version for verdict in verdicts}
+        spent = epoch.lost + len(epoch.attempts) >= epoch.max_attempts
+        return any(one.outcome == "promoted" for one in verdicts) or (spent and not waiting)
+
+    def _of_target(self, pair: PairId) -> list[Verdict]:
+        """The verdicts that were given in epochs of a target; nobody knows what a damaged one said, `of` reports it."""
+        verdicts: list[Verdict] = []
+        for path in sorted((self.root / FOLDER).glob("*.json")):
+            with suppress(DamagedFile):
+                verdict = self.of(path.stem)
+                if verdict is not None and verdict.pair is not None and _key(verdict.pair) == _key(pair):
+                    verdicts.append(verdict)
+        return verdicts
 
     def _epoch_path(self, pair: PairId) -> Path:
         name = hashlib.sha256(" ".join(_key(pair)).encode()).hexdigest()[:16]

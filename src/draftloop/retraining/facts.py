@@ -111,7 +111,8 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
 
 def recipe(config: Config) -> str:
     """sha256 of all settings that a training depends on: a training that failed may succeed with another recipe."""
-    sections = "".join(section.model_dump_json() for section in (config.models, config.data, config.training))
+    kept = config.data.model_dump_json(exclude={"max_log_mb"})  # no training depends on it
+    sections = config.models.model_dump_json() + kept + config.training.model_dump_json()
     budget = f"{config.retrain.max_minutes} {config.retrain.max_memory_gb}"
     return hashlib.sha256((sections + budget).encode()).hexdigest()
 
@@ -129,6 +130,11 @@ class History:
         self._entries = [one for one in entries if target is None or one.get("target") in (None, target)]
         settling = (entry for entry in reversed(self._entries) if entry.get("outcome") in SETTLING)
         self._verdict = next(settling, None)  # the last verdict or rollback
+
+    @property
+    def counts(self) -> bool:
+        """Whether the place of the last verdict is a count of generations, as older versions wrote it, and no mark."""
+        return self._verdict is not None and "mark" not in self._verdict
 
     def settled(self, ids: Sequence[str]) -> int:
         """Index of the first generation after the last verdict or rollback: alarms about those before are dealt with.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config, Models
 from ..data.records import Record
-from ..data.usable import why_unusable
+from ..data.usable import why_not_measured
 from ..data_directory import DataDirectory
 from ..evaluation.drift import LoggedGeneration
 from ..models.names import ModelNames
@@ -156,4 +156,4 @@ class Work:
         These may be fewer than the overview counts: without the pair it cannot know which tokens both models have.
         """
         records = {record.id: record for record in self.data.log.records(splits)}
-        return [record for record in records.values() if why_unusable(record, pair.identity, pair.width) is None]
+        return [record for record in records.values() if why_not_measured(record, pair.identity, pair.width) is None]

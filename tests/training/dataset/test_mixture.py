@@ -9,7 +9,7 @@ from workshop import Workshop, records_of
 
 from draftloop.config import Training
 from draftloop.data.records import BlobRef, PairId, Record
-from draftloop.data.usable import OTHER_PAIR
+from draftloop.data.usable import CANCELLED, OTHER_PAIR
 from draftloop.errors import NothingToDo, RunError
 from draftloop.training.dataset import mixture as material_module
 from draftloop.training.dataset.examples import select
@@ -41,6 +41,15 @@ def test_failures_train_validation_validates_and_the_held_out_are_not_even_read(
     assert not used & {record.id for record in held_out}
     assert not {record.id for record in shop.replay.records()} & {record.id for record in [*held_out, *validation]}
     assert not material.left_out
+
+
+def test_what_was_cancelled_trains_and_validates_nothing(shop):
+    records = records_of(shop.pair, 3, finish="cancelled")
+    shop.write([*records, *records_of(shop.pair, 2, split="validation", seed=1, finish="cancelled")])
+    material = gathered(shop)
+    assert material.failures.ids == [record.id for record in records]
+    assert material.validation.ids == []
+    assert material.left_out == {CANCELLED: 2}
 
 
 def test_removing_the_held_out_records_changes_nothing(shop, tmp_path):

@@ -20,7 +20,7 @@ from ...data.joined_groups import PromptGroups
 from ...data.log import FailureLog
 from ...data.records import PairId, Record
 from ...data.replay import ReplayBuffer, drawable
-from ...data.usable import NEAR_TWO_SPLITS, describe_counts, is_of_pair
+from ...data.usable import CANCELLED, NEAR_TWO_SPLITS, describe_counts, is_of_pair
 from ...errors import NothingToDo, RunError
 from .examples import Selection, examples_hash, select
 
@@ -119,6 +119,9 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     left_out = Counter({NEAR_TWO_SPLITS: log.near_two_splits} if log.near_two_splits else {})
     train = [record for record in records if record.split == "train"]
     validating = [record for record in records if record.split == "validation"]
+    cancelled = [record for record in validating if record.finish == "cancelled"]  # these train, and measure nothing
+    validating = [record for record in validating if record.finish != "cancelled"]
+    left_out += Counter({CANCELLED: len(cancelled)})
 
     # 2. Failures: generations of the split `train` in which a token of the draft was rejected.
     failed = [record for record in train if record.is_failure]

@@ -1,0 +1,352 @@
+"""Compact the log and its blobs: the oldest records that nobody needs go, beside writers that append.
+
+    log, replay  ->  survey: the bytes of every record, its blob, all prompts   no lock; the log is read once
+                 ->  choice: the oldest that are not needed, down to a goal     pure
+                 ->  the index of prompts; new files of lines and of blobs      no lock; the log is read once more
+                 ->  what was appended meanwhile, and the exchange              the lock of all writers
+                 ->  the places in the replay buffer; the old blobs go
+
+Whoever is killed in between leaves a whole state. The index may know of more prompts than it has to, a new file of
+blobs may hold some that nobody refers to, and the log is the old one or the new one. The old blobs go last. One process
+at a time compacts, and nobody trains meanwhile: the caller holds the lock of trainings. Knows no registry.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
+from typing import Any
+
+import orjson
+
+from ..errors import StoreError
+from ..store.atomic import NewFile, remove_leftovers
+from ..store.files import storing
+from ..store.sealed_lines import RecordError, dump, seal
+from .log import FailureLog, LogLine
+from .prompt_groups import near_keys, prompt_group
+from .prompt_index import KnownPrompt
+from .record_lines import from_body, opening_and_split_of
+from .records import BlobRef, Split
+from .replay import ReplayBuffer
+from .teacher_blobs import FILE_BYTES, BlobError, BlobFile, NextBlobs
+
+REPLAY = "probabilities of the replay buffer"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBytes:
+    """What the log takes on disk: its lines, the blobs of the teacher, and the index of prompts."""
+
+    log: int
+    teacher: int
+    prompts: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.log + self.teacher + self.prompts
+
+
+def stored_bytes(log: FailureLog, blobs: BlobFile) -> StoredBytes:
+    """What a log takes on disk now."""
+    lines = 0
+    with suppress(FileNotFoundError):
+        lines = log.path.stat().st_size
+    return StoredBytes(lines, blobs.size, log.index.size)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedBytes:
+    """One record of the log as a compaction sees it.
+
+    Attributes:
+        id: None where it is no record of this draftloop's: nobody knows who needs it, so it stays.
+        group: of its prompt; empty where it has none that can be read.
+        line: the most bytes that its line takes once its blob has moved.
+        place: where its blob lies; None where it has none.
+    """
+
+    id: str | None
+    group: str
+    line: int
+    place: BlobRef | None
+
+    @property
+    def blob(self) -> int:
+        """Bytes of its blob; 0 where it has none."""
+        return self.place.length if self.place else 0
+
+
+@dataclass
+class LogSurvey:
+    """A log up to byte `end`.
+
+    Attributes:
+        inode: of its file; None where there was none.
+        records: in the order of the log.
+        prompts: by prompt group, in the order in which they came; `index_bytes` is what they take in the index.
+        replayed: the places that the replay buffer refers to.
+    """
+
+    inode: int | None
+    end: int = 0
+    index_bytes: int = 0
+    records: list[LoggedBytes] = field(default_factory=list)
+    prompts: dict[str, KnownPrompt] = field(default_factory=dict)
+    replayed: list[BlobRef] = field(default_factory=list)
+
+    def bytes_without(self, dropped: set[int]) -> StoredBytes:
+        """What it would take without the records of these numbers."""
+        kept = [record for number, record in enumerate(self.records) if number not in dropped]
+        places = {record.place for record in kept if record.place} | set(self.replayed)
+        return StoredBytes(sum(one.line for one in kept), sum(place.length for place in places), self.index_bytes)
+
+    def choose(self, needed: Mapping[str, set[str]], goal: int) -> set[int]:
+        """The numbers of the records to drop: the oldest that are not needed, until no more than `goal` bytes are left.
+
+        Args:
+            needed: ids of records that stay, by what needs them.
+            goal: in bytes; where what is needed takes more, all others go.
+        """
+        staying, replayed = set().union(*needed.values()), set(self.replayed)
+        dropped, left = set[int](), self.bytes_without(set()).total
+        for number, record in enumerate(self.records):
+            if left <= goal:
+                break
+            if record.id is not None and record.id not in staying:
+                dropped.add(number)
+                left -= record.line + (0 if record.place in replayed else record.blob)
+        return dropped
+
+    def bytes_needed(self, needed: Mapping[str, set[str]]) -> dict[str, int]:
+        """Bytes of the records that stay, by the first thing that needs each; then blobs of the replay buffer alone."""
+        taken, others = dict.fromkeys(needed, 0), set(self.replayed)
+        for record in self.records:
+            why = next((why for why, ids in needed.items() if record.id in ids), None)
+            if why is not None:
+                taken[why] += record.line + record.blob
+                others -= {record.place}
+        taken[REPLAY] = sum(place.length for place in others)
+        return {why: size for why, size in taken.items() if size}
+
+
+@dataclass(frozen=True, slots=True)
+class CompactedLog:
+    """What a compaction did.
+
+    Attributes:
+        before, after: what the log took, and takes.
+        kept, dropped: records.
+        needed: bytes of the records that had to stay, by what needs them.
+        damaged_lines: that were moved to the `.broken` file; whole records in them stayed.
+        lost_blobs: of kept records whose blob was damaged or gone; these have none now.
+    """
+
+    before: StoredBytes
+    after: StoredBytes
+    kept: int
+    dropped: int
+    needed: dict[str, int]
+    damaged_lines: int = 0
+    lost_blobs: int = 0
+
+
+def survey_log(log: FailureLog, blobs: BlobFile, replay: ReplayBuffer) -> LogSurvey:
+    """Read a log and the places that the replay buffer refers to. Raises StoreError: a newer draftloop wrote there."""
+    survey = LogSurvey(log.path.stat().st_ino if log.path.exists() else None)
+    survey.prompts = {prompt.group: prompt for prompt in log.index.prompts()}
+    digits = len(str((blobs.next_number + 1) * FILE_BYTES))
+
+    def note(body: bytes, record_id: str | None, group: str, place: BlobRef | None) -> None:
+        longer = 0 if place is None else max(0, digits - len(str(place.offset)))
+        survey.records.append(LoggedBytes(record_id, group, len(seal(body)) + longer, place))
+
+    for line in takewhile(lambda line: line.has_newline, log.lines()):  # a torn tail is mended by the next writer
+        for body in line.bodies:
+            try:
+                record = from_body(body)
+                group = _note_prompt(survey.prompts, record.opening, record.split)
+                note(body, record.id, group, record.teacher)
+            except RecordError:
+                with suppress(RecordError):  # its prompt may still be read, and is learnt by `FailureLog` too
+                    _note_prompt(survey.prompts, *opening_and_split_of(body))
+                note(body, None, "", _place(_values(body)))
+        survey.end = line.end
+    survey.index_bytes = log.index.size_with(survey.prompts.values())
+    survey.replayed = [record.teacher for record in replay.records() if record.teacher is not None]
+    return survey
+
+
+def plan_compaction(
+    log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, needed: Mapping[str, set[str]], goal: int
+) -> CompactedLog:
+    """What `compact_log` would do; nothing is changed, no lock is taken. Args and errors as there."""
+    before, survey = stored_bytes(log, blobs), survey_log(log, blobs, replay)
+    dropped = survey.choose(needed, goal)
+    after = survey.bytes_without(dropped)
+    if after.total >= before.total:
+        return _nothing(survey, before, needed)
+    return _result(survey, dropped, before, after, needed)
+
+
+def compact_log(
+    log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, needed: Mapping[str, set[str]], goal: int
+) -> CompactedLog:
+    """Drop the oldest records that are not needed, with their blobs, until no more than `goal` bytes are left.
+
+    Where that would free nothing, nothing is written.
+
+    Args:
+        log, blobs: what is compacted.
+        replay: refers to blobs too; it keeps all of its records.
+        needed: ids of records that stay, by what needs them.
+        goal: in bytes; where what is needed takes more, all others go.
+
+    Raises:
+        StoreError: the disk refused, or a newer draftloop wrote there; nothing acknowledged is lost.
+        LockedError: another process kept a lock.
+    """
+    # 1. Choose.
+    before, survey = stored_bytes(log, blobs), survey_log(log, blobs, replay)
+    dropped = survey.choose(needed, goal)
+    if survey.bytes_without(dropped).total >= before.total:
+        return _nothing(survey, before, needed)
+    with storing(log.path):
+        remove_leftovers(log.path.parent, log.files)
+
+        # 2. Prompts first: from here on no dropped line is missed by any split.
+        gone = {survey.records[number].group for number in dropped}
+        known = survey.prompts.values()
+        log.index.write(replace(one, dropped=one.dropped or one.group in gone) for one in known)
+
+        with NewFile(log.path.parent, log.files) as lines, blobs.next_file() as following:
+            # 3. The blobs of the replay buffer, and what stays of the log.
+            copy = _Copy(lines, following, blobs)
+            for place in survey.replayed:
+                copy.moved(place)
+            kept = (number for number in range(len(survey.records)) if number not in dropped)
+            copy.add(takewhile(lambda line: line.end <= survey.end, log.lines()), set(kept))
+            lines.sync()  # or writers would wait for it
+            following.new.sync()
+
+            # 4. What was appended meanwhile. Then both files are on disk, and the log is another one at one instant.
+            with log.writing() as descriptor:
+                if survey.inode not in (None, os.fstat(descriptor).st_ino):
+                    raise StoreError(
+                        f"{log.path} is another file than before: somebody replaced it. Nothing was changed."
+                    )
+                copy.add(log.lines(survey.end), None)
+                for damaged in copy.damaged:
+                    log.set_aside(damaged)
+                lines.settle()
+                following.new.settle()
+                if blobs.files():
+                    blobs.publish(following)
+                lines.publish(log.path)
+
+        # 5. Nobody refers to the old blobs any more, once the replay buffer does not.
+        replay.move_blobs(copy.places)
+        blobs.remove_before(following.number)
+    after = stored_bytes(log, blobs)
+    return _result(survey, dropped, before, after, needed, len(copy.damaged), copy.lost)
+
+
+class _Copy:
+    """Lines and blobs on their way to new files.
+
+    Attributes:
+        places: where a blob lies now, by where it lay; None where it cannot be had.
+        damaged: lines that are not copied, but for whole records in them.
+        lost: how many blobs cannot be had.
+    """
+
+    def __init__(self, lines: NewFile, following: NextBlobs, blobs: BlobFile) -> None:
+        self.places: dict[BlobRef, BlobRef | None] = {}
+        self.damaged: list[bytes] = []
+        self._lines = lines
+        self._following = following
+        self._blobs = blobs
+
+    @property
+    def lost(self) -> int:
+        return sum(place is None for place in self.places.values())
+
+    def add(self, lines: Iterable[LogLine], kept: set[int] | None) -> None:
+        """Copy the records of these numbers, counted from 0; None is all of them."""
+        number = 0
+        for line in lines:
+            if line.reason is not None:
+                self.damaged.append(line.raw)
+            for body in line.bodies:
+                if kept is None or number in kept:
+                    self._lines.write(seal(self._with_place(body)))
+                number += 1
+
+    def moved(self, place: BlobRef) -> BlobRef | None:
+        """Copy the blob at `place`, once; returns where it will lie."""
+        if place not in self.places:
+            try:
+                self.places[place] = self._following.add(self._blobs.read(place))
+            except BlobError as error:
+                if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                    raise  # the disk may give it another time
+                self.places[place] = None
+        return self.places[place]
+
+    def _with_place(self, body: bytes) -> bytes:
+        values = _values(body)
+        place = _place(values)
+        if place is None:
+            return body
+        moved = self.moved(place)
+        return dump({**values, "teacher": None if moved is None else asdict(moved)})
+
+
+def _nothing(survey: LogSurvey, before: StoredBytes, needed: Mapping[str, set[str]]) -> CompactedLog:
+    return _result(survey, set(), before, before, needed)
+
+
+def _result(
+    survey: LogSurvey,
+    dropped: set[int],
+    before: StoredBytes,
+    after: StoredBytes,
+    needed: Mapping[str, set[str]],
+    damaged_lines: int = 0,
+    lost_blobs: int = 0,
+) -> CompactedLog:
+    kept = len(survey.records) - len(dropped)
+    return CompactedLog(before, after, kept, len(dropped), survey.bytes_needed(needed), damaged_lines, lost_blobs)
+
+
+def _values(body: bytes) -> dict[str, Any]:
+    """The members of an unsealed object; none of what is no object, and stays as it is."""
+    try:
+        values = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _place(values: Mapping[str, Any]) -> BlobRef | None:
+    """The place of a record's blob. Members that a later draftloop may have beside these are not understood."""
+    place = values.get("teacher")
+    if not isinstance(place, dict) or place.keys() != {"offset", "length", "checksum"}:
+        return None
+    return BlobRef(**place)
+
+
+def _note_prompt(prompts: dict[str, KnownPrompt], opening: str, split: Split) -> str:
+    """Add a line to what is known of its prompt group; returns the group."""
+    group = prompt_group(opening)
+    known = prompts.get(group) or KnownPrompt(group, (), None)
+    if known.keys is None:
+        known = replace(known, keys=near_keys(opening))
+    if split not in known.splits:
+        known = replace(known, splits=(*known.splits, split))
+    prompts[group] = known
+    return group
