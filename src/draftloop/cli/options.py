@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -56,7 +56,8 @@ def _config_option(key: str) -> Callable[[Command], Command]:
     default, description = _FIELDS[key].default, _FIELDS[key].description or key
     name = _FLAGS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
     is_flag = isinstance(default, bool)
-    kind = float if default is None else type(default) if isinstance(default, int | float) else str
+    can_be_text = default is not None or str in get_args(_FIELDS[key].annotation)
+    kind = type(default) if isinstance(default, int | float) else str if can_be_text else float
     return click.option(
         f"{name}/--no-{name[2:]}" if is_flag else name,
         default=None,

@@ -15,8 +15,8 @@ import queue
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..collection.record import make_record
 from ..data.log import FailureLog
@@ -50,11 +50,11 @@ class _Due:
     output: tuple[int, ...]
     settings: Settings
     source: str
-    template_args: dict[str, object]
+    template_args: dict[str, Any]
     finish: Finish
 
 
-_Made = tuple[Callable[..., Record], TopK | None]
+_Made = tuple[Record, TopK | None]
 
 
 class Capture:
@@ -127,13 +127,17 @@ class Capture:
         return None
 
     def _hand_over(self, due: _Due, generation: Generation) -> None:
-        """To the writer; what is not there yet is where its distributions lie."""
-
-        def record(place: object) -> Record:
-            sampler = due.settings.sampler
-            args = (due.pair, due.prompt, due.tokens, generation, due.settings, sampler.seed, due.source)
-            return make_record(*args, due.template_args, place)  # type: ignore[arg-type]
-
+        """To the writer."""
+        record = make_record(
+            due.pair,
+            due.prompt,
+            due.tokens,
+            generation,
+            due.settings,
+            due.settings.sampler.seed,
+            due.source,
+            due.template_args,
+        )
         try:
             self._queue.put_nowait((record, generation.rows))
         except queue.Full:
@@ -160,10 +164,9 @@ class Capture:
 
     def _append(self, made: list[_Made]) -> None:
         try:
-            rows = [found for _, found in made if found is not None]
-            places = iter(self._blobs.extend(encode_top_k(one) for one in rows) if rows else ())
-            records = [record(None if found is None else next(places)) for record, found in made]
-            self._metrics.captured(len(list(self._log.extend(records))))
+            contents = [None if rows is None else encode_top_k(rows) for _, rows in made]
+            written = self._log.extend([record for record, _ in made], self._blobs, contents)
+            self._metrics.captured(len(written))
         except (DraftloopError, OSError) as error:  # the server goes on, and says how much is missing
             _log.error("%d records are not in the log: %s", len(made), error)
             self._metrics.dropped("write_failed", len(made))
