@@ -43,6 +43,7 @@ LEAVE_NOTHING: dict[str, list[list[str]]] = {
     "models": [[], ["llama"], ["nothing"]],
     "generate": [["x", *SHORT, PAIR], ["x", "--max-tokens", "4", PAIR], ["", PAIR], ["x", "--model", "nowhere"]],
     "retrain": [["--dry-run"], ["--dry-run", "--force"], ["--nothing"]],  # without it, it writes its line of the audit
+    "serve": [["--host", "0.0.0.0"], ["--api-key-file", "nowhere"], ["--model", "nowhere", "--port", "0"]],
     "schedule install": [["--kind", "cron"]],  # with --yes the log of its runs lies there
     "schedule remove": [["--kind", "cron"]],
     "schedule run": [["--nothing"]],  # writes the log of its runs
