@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ..errors import ServeError
 from .app import App, note
 from .options import adapter_option, config_options, model_options
+
+if TYPE_CHECKING:
+    from ..models.pair import Pair
 
 
 def _keep_capture(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -44,5 +49,10 @@ def serve_command(app: App, learn: str, adapter: str) -> None:  # noqa: ARG001 -
         ) from None
     if "speculative.num_draft_tokens" in app.flags:  # one K, as `generate` takes it
         app.flags["speculative.draft_length"] = "fixed"
-    app.say_where()
-    run_server(app.config, app.data, lambda: app.load_pair(adapter), note)
+
+    def load() -> Pair:
+        pair = app.load_pair(adapter)
+        app.say_where()
+        return pair
+
+    run_server(app.config, app.data, load, note)
