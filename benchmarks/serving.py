@@ -1,0 +1,203 @@
+"""Our server beside decoding in process and beside mlx-lm's server: python benchmarks/serving.py
+
+Both servers have the embedded pair with float32 weights, the same BLAS and allocator, and are asked by the same clients
+in turns: one stream at each draft length, and eight clients at once. Ours alone: how far the waits for a first token
+lie apart, what a second turn of a chat costs, thousands of requests of mixed kind.
+"""
+
+from __future__ import annotations
+
+import prepared  # noqa: F401
+
+# isort: split
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import results
+import serving_world as world
+import speed_world
+from mlx_lm.generate import stream_generate
+from results import Figure
+
+from draftloop import reference
+from draftloop.cli.tables import print_table
+from draftloop.config import Models
+from draftloop.data.records import Sampler
+from draftloop.decoding.decoder import Decoding, Settings
+from draftloop.decoding.draft_length import AdaptiveDraftLength
+from draftloop.evaluation.latency import measure_latency
+from draftloop.models import adapter as lora
+from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.files import read_prompts
+
+DOMAIN = reference.OWN_DOMAIN
+LENGTHS, CLIENTS, TURNS = (1, 2, 3, 4), 8, 5
+TOKENS, PROMPTS, REQUESTS = 96, 8, 5_000
+NEAR_TIE = 1e-3  # of the target's two best logits
+
+
+def main() -> None:
+    parser = speed_world.options(__doc__)
+    given = parser.parse_args()
+    turns, count, requests = (1, 4, 50) if given.quick else (TURNS, PROMPTS, REQUESTS)
+    prompts = [prompt.text for prompt in read_prompts(reference.prompts_file(DOMAIN, "benchmark"))[:count]]
+    with tempfile.TemporaryDirectory(prefix="draftloop-serving-") as name:
+        folder = Path(name)
+        target, draft = (world.float32_copy(path, folder / path.name) for path in (reference.TARGET, reference.DRAFT))
+        pair = load_pair(Models(target=str(target), draft=str(draft)))
+        rows = [*one_stream(pair, target, draft, folder, prompts, turns)]
+        rows += several(pair, target, draft, folder, prompts, turns)
+        rows += many(target, draft, folder, prompts, requests)
+    print_table(["what", "value", "unit"], [[row["what"], row["value"], row["unit"]] for row in rows])
+    value = {row["what"]: float(row["value"]) for row in rows}
+    bounds: dict[str, dict[str, float]] = {
+        "HTTP over in process, T 0.8": {"at_least": 0.93},
+        "over mlx_lm.server, T 0.8": {"at_least": 1.3},
+        "over mlx_lm.server, T 0": {},
+        "8 clients over mlx_lm.server": {"at_least": 0.8},
+        "longest wait over the mean": {"at_most": 3},
+        "greedy answers that differ": {"at_most": 0},
+        "requests that failed": {"at_most": 0},
+        "memory growth": {"at_most": 30},
+    }
+    units = {row["what"]: row["unit"] for row in rows}
+    figures = [Figure(what, value[what], units[what], **bound) for what, bound in bounds.items()]
+    if not given.quick:
+        conditions = {"tokens": TOKENS, "prompts": f"{count} of {DOMAIN}", "turns": turns, "lengths": LENGTHS}
+        results.write("serving", conditions, figures, rows=rows)
+
+
+def one_stream(
+    pair: Pair, target: Path, draft: Path, folder: Path, prompts: Sequence[str], turns: int
+) -> list[dict[str, Any]]:
+    """Tokens a second of one client: ours, decoding in process, and mlx-lm's server at every draft length."""
+    rows = []
+    profiles = {greedy: measure_latency(pair, 8, greedy=greedy) for greedy in (True, False)}
+    for temperature in (0.8, 0.0):
+        fields = {"max_tokens": TOKENS, "temperature": temperature}
+        mine, inside = [], []
+        port = world.free_port()
+        with world.server(
+            world.ours(target, draft, folder / f"data-{temperature}", port, "--capture", "off"), port
+        ) as url:
+            for turn in range(turns + 1):
+                found = world.tokens_per_second(world.one_after_the_other(url, prompts, **fields))
+                alone = _in_process(pair, profiles[temperature == 0], prompts, temperature)
+                if turn:
+                    mine.append(found)
+                    inside.append(alone)
+        best = 0.0
+        for k in LENGTHS:
+            port = world.free_port()
+            more = ["--draft-model", str(draft), "--num-draft-tokens", str(k)]
+            with world.server(world.theirs(target, port, *more), port) as url:
+                speeds = [
+                    world.tokens_per_second(world.one_after_the_other(url, prompts, **fields)) for _ in range(turns + 1)
+                ]
+            best = max(best, statistics.median(speeds[1:]))
+        name = f"T {temperature:g}"
+        ratio = statistics.median(a / b for a, b in zip(mine, inside, strict=True))
+        rows += [
+            _row(f"one stream, {name}", statistics.median(mine), "tokens/s"),
+            _row(f"in process, {name}", statistics.median(inside), "tokens/s"),
+            _row(f"mlx_lm.server at its best K, {name}", best, "tokens/s"),
+            _row(f"HTTP over in process, {name}", ratio, "x"),
+            _row(f"over mlx_lm.server, {name}", statistics.median(mine) / best, "x"),
+        ]
+    return rows
+
+
+def _in_process(pair: Pair, profile: Any, prompts: Sequence[str], temperature: float) -> float:
+    """Tokens a second of the decoder as the server uses it."""
+    tokens, began = 0, time.perf_counter()
+    with lora.merged(pair.draft):
+        for number, prompt in enumerate(prompts):
+            rule = "greedy" if temperature == 0 else "rejection"
+            settings = Settings(Sampler(temperature, 1.0, 0.0, 0, number), rule, 8, TOKENS, keep_bonus_draws=False)  # type: ignore[arg-type]
+            decoding = Decoding(pair, pair.tokenizer.encode(prompt), settings, AdaptiveDraftLength(profile, 8))
+            tokens += sum(len(round_.tokens) for round_ in decoding)
+    return tokens / (time.perf_counter() - began)
+
+
+def several(
+    pair: Pair, target: Path, draft: Path, folder: Path, prompts: Sequence[str], turns: int
+) -> list[dict[str, Any]]:
+    """Eight clients at once, of ours and of mlx-lm's batches without a draft; and whether answers are those alone."""
+    asked = [prompts[i % len(prompts)] for i in range(4 * CLIENTS)]
+    fields = {"max_tokens": TOKENS, "temperature": 0.8}
+    speeds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    waits, port, other = [], world.free_port(), world.free_port()
+    with (
+        world.server(world.ours(target, draft, folder / "data-8", port, "--capture", "off"), port) as url,
+        world.server(world.theirs(target, other), other) as their_url,
+    ):
+        for turn in range(turns + 1):
+            for name, where in (("ours", url), ("theirs", their_url)):
+                found, seconds = world.at_once(where, asked, CLIENTS, **fields)
+                if turn:
+                    speeds[name].append(sum(one.tokens for one in found) / seconds)
+                    if name == "ours":
+                        waits.append(world.spread_of_waiting(found[:CLIENTS]))
+        greedy, _ = world.at_once(url, prompts, CLIENTS, max_tokens=TOKENS, temperature=0)
+    differ = sum(not _is_plain(pair, prompt, one.text) for prompt, one in zip(prompts, greedy, strict=True))
+    ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds["theirs"], strict=True))
+    return [
+        _row("8 clients", statistics.median(speeds["ours"]), "tokens/s"),
+        _row("8 clients of mlx_lm.server", statistics.median(speeds["theirs"]), "tokens/s"),
+        _row("8 clients over mlx_lm.server", ratio, "x"),
+        _row("longest wait over the mean", statistics.median(waits), "x"),
+        _row("greedy answers that differ", differ, ""),
+    ]
+
+
+def _is_plain(pair: Pair, prompt: str, answer: str) -> bool:
+    """Whether an answer is plain mlx-lm's."""
+    whole = "".join(one.text for one in stream_generate(pair.target, pair.tokenizer, prompt, max_tokens=TOKENS))
+    return whole.strip() == answer.strip()
+
+
+def many(target: Path, draft: Path, folder: Path, prompts: Sequence[str], requests: int) -> list[dict[str, Any]]:
+    """Requests of mixed kind: how many fail, and how much the server grows after the first fifth of them."""
+    rng, failed, sizes = random.Random(0), 0, []
+    port = world.free_port()
+    with world.server(world.ours(target, draft, folder / "data-many", port), port) as url, httpx.Client() as client:
+        for number in range(requests):
+            prompt = rng.choice(prompts)[: rng.randrange(5, 200)]
+            fields: dict[str, Any] = {"max_tokens": rng.randrange(1, 12), "temperature": rng.choice([0, 0.8])}
+            if rng.random() < 0.2:
+                fields["stop"] = ["\n"]
+            if rng.random() < 0.1:
+                fields["presence_penalty"] = 1.0
+            try:
+                world.ask(client, url, prompt, **fields)
+            except (httpx.HTTPError, KeyError):
+                failed += 1
+            if number in (requests // 5, requests - 1):
+                sizes.append(_resident_mb(port))
+    return [_row("requests that failed", failed, ""), _row("memory growth", sizes[-1] - sizes[0], "MB")]
+
+
+def _resident_mb(port: int) -> float:
+    """Of the process that serves on a port; Linux alone says so."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"--port\0{port}\0".encode() in (status.parent / "cmdline").read_bytes():
+                (line,) = (one for one in status.read_text().splitlines() if one.startswith("VmRSS"))
+                return int(line.split()[1]) / 1024
+        except (OSError, ValueError):
+            continue
+    raise RuntimeError("the server's process is not found")
+
+
+def _row(what: str, value: float, unit: str) -> dict[str, Any]:
+    return {"what": what, "value": round(value, 4), "unit": unit}
+
+
+if __name__ == "__main__":
+    main()
