@@ -56,7 +56,7 @@ def main() -> None:
         rows += many(target, draft, folder, prompts, requests)
     print_table(["what", "value", "unit"], [[row["what"], row["value"], row["unit"]] for row in rows])
     value = {row["what"]: float(row["value"]) for row in rows}
-    bounds: dict[str, dict[str, float]] = {
+    bounds: dict[str, dict[str, Any]] = {
         "HTTP over in process, T 0.8": {"at_least": 0.93},
         "over mlx_lm.server, T 0.8": {"at_least": 1.3},
         "over mlx_lm.server, T 0": {},

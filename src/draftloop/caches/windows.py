@@ -134,8 +134,8 @@ class ChunkCache(ChunkedKVCache):  # type: ignore[misc]
         self.slack = slack
 
     def holds(self, n: int) -> bool:
-        """Whether the last n tokens can be taken back: surely where nothing was dropped, else as many as the slack."""
-        return bool(self.start_position == 0 or n <= self.slack)
+        """Whether the last n tokens can be taken back: a whole chunk has to be left, or all there was."""
+        return bool(self.start_position == 0 or self.offset - n - self.start_position >= self.chunk_size)
 
     def maybe_trim_front(self) -> None:
         """Drop the front, but only where it has grown by a step: each time copies all that stays."""

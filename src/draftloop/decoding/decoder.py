@@ -206,7 +206,7 @@ class Decoding:
         self.settings = settings
         self.most_plain_steps = settings.max_tokens  # at a time
         self.is_between = True  # no plain step is enqueued
-        self.has_read_prompt = known.target_length >= len(prompt) - 1  # but for its last token; and nothing more
+        self.has_read_prompt = known.target_length >= len(prompt) - 1  # but for its last token
         self._pair = pair
         self._prompt = mx.array(list(prompt[known.target_length :]), mx.uint32)  # what the target's cache lacks
         self._slack = slack_for(settings)
@@ -243,6 +243,7 @@ class Decoding:
             most = self.settings.max_tokens if policy is None else policy.plain_steps()
             if count:
                 yield from self._catch_up()
+                count = min(count, self.settings.max_tokens - self.emitted)  # a batch may have gone on meanwhile
             rounds = [self._round(count)] if count else self._plain(min(most, self.most_plain_steps))
             for round_ in rounds:
                 if policy is not None:
@@ -254,11 +255,12 @@ class Decoding:
         """Let the draft read what it lacks, the prompt at first, but for the last token; gives way in between."""
         step = self.settings.prefill_step_size
         if len(self._draft_lacks) > min(_ONE_PASS, max(step, 2)):  # two with a bonus token
-            *lacked, last = self._draft_lacks
-            for _ in self._draft.prefilling(mx.array(lacked, mx.uint32), step):
+            while len(self._draft_lacks) > 1:  # a batch may add tokens while it gives way
+                part = self._draft_lacks[:-1][:step]
+                self._draft.prefill(mx.array(part, mx.uint32), step)
+                del self._draft_lacks[: len(part)]
+                self._pending_bonus = None
                 yield
-            self._draft_lacks = [last]
-            self._pending_bonus = None
 
     def complete_bonus_draws(self) -> None:
         """Complete `bonus_draws` after the end: one more pass of the draft if the last round was fully accepted."""

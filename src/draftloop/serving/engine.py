@@ -204,8 +204,9 @@ class Engine:
     def _timed_turn(self, job: Job, count: int) -> None:
         began, before = time.perf_counter(), len(job.work.output)
         self._turn(job)
-        if count > 1:
-            self._tempo.note("turns", count, len(job.work.output) - before, time.perf_counter() - began)
+        gained = len(job.work.output) - before
+        if count > 1 and gained:  # a draft that catches up says nothing of rounds
+            self._tempo.note("turns", count, gained, time.perf_counter() - began)
 
     def _turn(self, job: Job) -> None:
         """A part of the prompt, or a round."""
