@@ -471,6 +471,9 @@ OWN |= {
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, windows": ("llama", WINDOWED),
+    "llama4_text, tied": ("llama4_text", {"tie_word_embeddings": True}),
+    "minicpm, tied": ("minicpm", {"tie_word_embeddings": True}),
+    "seed_oss, tied": ("seed_oss", {"tie_word_embeddings": True}),
     "gemma4_text, experts": (
         "gemma4_text",
         {

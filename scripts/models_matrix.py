@@ -110,14 +110,15 @@ def examine(name: str, care: Care) -> Row:
     pair = _pair(name, 0)
     if care.breaks and (wrong := _said(lambda: model_checks.broken_rewinding(pair.target))) is not None:
         return Row(name, False, wrong, caches, way)
+    if (wrong := _said(lambda: model_checks.batched_output(pair, 24))) is not None:
+        return Row(name, False, wrong, caches, way)
     return Row(
         name,
         True,
         None,
         caches,
         way,
-        _said(lambda: model_checks.batched_output(pair, 24))
-        or ("together" if batches_exactly(pair.target) else "one by one"),
+        "together" if batches_exactly(pair.target) else "one by one",
         _trains(pair.draft, recompute=care.breaks),
         _head(pair.draft),
         _exports(name),

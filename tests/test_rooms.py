@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "collection": "store runtime prompts data models decoding",
     "registry": "config store data models",
     "evaluation": "config store runtime prompts data caches models decoding registry",
-    "export": "config store data models registry evaluation caches",
+    "export": "config store data models registry evaluation",
     "scheduling": "config store runtime",
     "data_directory": "config store data models registry evaluation",
     "training": "config store runtime data caches models decoding registry data_directory",

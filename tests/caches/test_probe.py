@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import mlx.core as mx
 import pytest
 import zoo
+from mlx import nn
 
 from draftloop.caches import NoWayBack, find_way
 from draftloop.caches.probe import Rewinding, how_wrong
@@ -52,3 +56,16 @@ def test_one_token_too_many_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_whose_whole_passes_see_further_than_its_single_steps_is_refused() -> None:
     with pytest.raises(NoWayBack, match=r"a pass over several tokens sees 17 of them .* whose single steps see 16"):
         find_way(zoo.model("plamo3"))
+
+
+def test_a_model_that_takes_no_cache_is_refused_with_its_reason() -> None:
+    class Bare(nn.Module):
+        """A model of somebody's own."""
+
+        layers: ClassVar[list[nn.Module]] = []
+
+        def __call__(self, tokens: mx.array) -> mx.array:
+            return mx.zeros((*tokens.shape, 8))
+
+    with pytest.raises(NoWayBack, match="unexpected keyword argument 'cache'"):
+        find_way(Bare())

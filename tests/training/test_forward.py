@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import mlx.core as mx
 import pytest
 import zoo
@@ -162,3 +164,28 @@ def test_a_head_is_found_wherever_it_lies_and_whatever_it_is_called(name: str) -
     assert said == []
     expected = model(INPUTS, cache=make_prompt_cache(model)).reshape(10, -1)[POSITIONS]
     assert mx.allclose(forward(INPUTS, POSITIONS), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [tiny_llama, lambda: Capped(tiny_llama())])
+def test_nothing_is_kept_alive_but_what_it_gives(make):
+    forward = make_forward(make(), "draft", print)
+    gc.collect()
+    gc.disable()
+    try:
+        held = []
+        for _ in range(12):
+            mx.eval(forward(INPUTS, POSITIONS))
+            held.append(mx.get_active_memory())
+    finally:
+        gc.enable()
+    assert held[-1] == held[3]
+
+
+def test_a_cap_that_small_logits_hide_is_found():
+    model = tiny_llama()
+    model.lm_head.weight = 1e-3 * model.lm_head.weight
+    capped = Capped(model)
+    head = make_forward(capped, "draft", print).head
+    rows = 1e5 * mx.random.normal((3, 32), key=mx.random.key(0))
+    assert mx.abs(head(rows)).max() <= 5.0
+    assert mx.abs(model.lm_head(rows)).max() > 50.0

@@ -25,6 +25,7 @@ from .windows import WindowCache
 
 _PREFIX, _PASS, _BACK, _AFTER = 20, 5, 3, 2  # tokens: read for good, read, taken back of these, read then
 _LEAST, _TIMES, _MOST = 1e-3, 8.0, 0.2  # of the logits' standard deviation; times what rounding alone gives
+_UNFIT = (CannotRecord, ValueError, TypeError, AttributeError, IndexError)  # what a model raises that takes no cache
 _TOKENS = 64  # tokens from 0 on that the texts are made of, if the model has as many
 
 
@@ -62,7 +63,10 @@ def find_way(model: nn.Module) -> Rewinding:
     Raises:
         NoWayBack: none is, or there is nothing for one to agree with: single steps see other tokens than whole passes.
     """
-    shown, wanted = _widest_window(model)
+    try:
+        shown, wanted = _widest_window(model)
+    except _UNFIT as error:
+        raise NoWayBack(_in_a_line(error)) from None
     if wanted > shown:
         raise NoWayBack(f"a pass over several tokens sees {wanted} of them in a layer whose single steps see {shown}")
     reasons = []
@@ -70,13 +74,17 @@ def find_way(model: nn.Module) -> Rewinding:
         try:
             rewinding = Rewinding(model, way, Recorder(model) if way == "local" else None)
             wrong = how_wrong(rewinding)
-        except (CannotRecord, ValueError, TypeError, AttributeError, IndexError) as error:
-            reasons.append(f"{way}: {' '.join(str(error).split()) or type(error).__name__}")
+        except _UNFIT as error:
+            reasons.append(f"{way}: {_in_a_line(error)}")
             continue
         if wrong is None:
             return rewinding
         reasons.append(f"{way}: {wrong}")
     raise NoWayBack("; ".join(reasons))
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 rewinding_of = once_per_model(find_way)

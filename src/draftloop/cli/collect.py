@@ -159,8 +159,10 @@ def collect_data_command(
 
 
 def _is_file(text: str) -> bool:
+    """Whether it is a file's path; a word may be a file's name by chance."""
     try:
-        return Path(text).is_file()
+        path = Path(text)
+        return (len(path.parts) > 1 or bool(path.suffix)) and path.is_file()
     except (OSError, ValueError):  # too long for a name, or no name at all
         return False
 

@@ -45,7 +45,7 @@ def _exact_layers(model: nn.Module) -> list[bool]:
     tried, trained = _tried(model), frozenset(name for name, _ in tree_flatten(model.trainable_parameters()))
     layers: list[nn.Module] = list(model.layers)
     if not trained:
-        return [True] * len(layers)
+        return [False] * len(layers)  # there is no gradient to keep, and what is trained later was not tried
     if trained not in tried:
         expected = _gradients(model)
         if _are_same(_gradients(model, layers), expected):
