@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 import pytest
+import zoo
 from mlx_lm.generate import generate_step
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from draftloop.caches import leaves_of
 from draftloop.config import Models, Speculative
+from draftloop.decoding.decoder import Round
 from draftloop.errors import PairError
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
@@ -22,6 +27,7 @@ from draftloop.serving.events import Ended, Event, NewText, Refused
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
 from draftloop.serving.served import Served
+from draftloop.serving.tempo import Tempo
 
 PROMPTS = (
     "def read_file(path):\n    ",
@@ -45,15 +51,19 @@ class Client:
     pair: Pair
     ended: list[Job] = field(default_factory=list)
 
-    def ask(self, text: str, *, owner: str = "", length: int = 40, **wanted: object) -> tuple[Job, queue.Queue[Event]]:
+    def ask(
+        self, text: str | tuple[int, ...], *, owner: str = "", source: str = "test", length: int = 40, **wanted: object
+    ) -> tuple[Job, queue.Queue[Event]]:
         events: queue.Queue[Event] = queue.Queue()
         fields = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": length} | wanted
-        asked = Asked(kind="text", prompt=Prompt(text), **fields)  # type: ignore[arg-type]
-        job = Job(asked, tuple(self.pair.tokenizer.encode(text)), owner, "test", events.put)
+        tokens = text if isinstance(text, tuple) else tuple(self.pair.tokenizer.encode(text))
+        prompt = Prompt(text) if isinstance(text, str) else text
+        asked = Asked(kind="text", prompt=prompt, **fields)  # type: ignore[arg-type]
+        job = Job(asked, tokens, owner, source, events.put)
         self.engine.submit(job)
         return job, events
 
-    def answer(self, text: str, **wanted: object) -> tuple[str, Ended]:
+    def answer(self, text: str | tuple[int, ...], **wanted: object) -> tuple[str, Ended]:
         return answer_of(self.ask(text, **wanted)[1])
 
 
@@ -70,7 +80,7 @@ def answer_of(events: queue.Queue[Event]) -> tuple[str, Ended]:
             raise event.error
 
 
-def run(pair: Pair, work: Callable[[Client], None], limits: Capacity | None = None, **speculative: object) -> Engine:
+def run(pair: Pair, work: Callable[[Client], None], limits: Capacity | None = None, prefill: int = 512) -> Engine:
     """Run an engine here, as long as the client works in a thread of its own."""
     client: Client
     failed: list[BaseException] = []
@@ -83,7 +93,7 @@ def run(pair: Pair, work: Callable[[Client], None], limits: Capacity | None = No
         finally:
             client.engine.stop(30)
 
-    served = Served(pair, Speculative(**speculative), {}, "rejection")  # type: ignore[arg-type]
+    served = Served(pair, Speculative(prefill_step_size=prefill), {}, "rejection")
     ended: list[Job] = []
     engine = Engine(
         lambda: served, limits or Capacity(8, 16, 64 << 20), ended.append, when_idle=lambda: False, metrics=Metrics()
@@ -147,7 +157,7 @@ def test_a_client_that_goes_away_ends_its_decoding_within_a_round(pair: Pair) ->
         _, end = answer_of(events)
         assert end.finish == "cancelled"
         assert end.tokens < 200
-        assert client.engine.load == (0, 0)
+        assert client.engine.counts == (0, 0)
 
     run(pair, work)
 
@@ -256,3 +266,67 @@ def test_a_server_that_stops_lets_answers_finish_and_then_cuts_them(pair: Pair) 
     run(pair, patient)
     run(pair, impatient)
     assert finished == ["length", "cancelled"]
+
+
+def hybrid() -> Pair:
+    """Both models have recurrent states, whose caches cannot be trimmed."""
+    found = zoo.pair("qwen3_5")
+    return replace(found, tokenizer=TokenizerWrapper(found.tokenizer))
+
+
+def test_a_hybrid_pair_answers_from_a_cache_as_without_one() -> None:
+    pair = hybrid()
+    words = tuple(i % 90 for i in range(40))
+
+    def work(client: Client) -> None:
+        first, end = client.answer(words, length=80, num_draft_tokens=0)  # the draft lacks all of it
+        again, cached = client.answer(words, length=80, num_draft_tokens=3)
+        alone, _ = client.answer(words, length=80, num_draft_tokens=3, owner="somebody else")
+        assert cached.cached_tokens > 20
+        assert end.tokens == cached.tokens == 80
+        assert first == again == alone
+
+    run(pair, work)
+
+
+def test_batches_and_drafts_that_catch_up_take_turns_and_no_answer_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways change every few steps, in the middle of what a draft has to read too."""
+    steps = itertools.count()
+    monkeypatch.setattr(Tempo, "choose", lambda _tempo, _count: "batch" if next(steps) % 45 > 4 else "turns")
+    pair = hybrid()
+    prompts = [tuple((7 * i + j) % 90 for j in range(20 + 5 * i)) for i in range(4)]
+
+    def work(client: Client) -> None:
+        alone = [client.answer(text, length=150, owner=str(i), num_draft_tokens=0)[0] for i, text in enumerate(prompts)]
+        waiting = [client.ask(text, length=150, num_draft_tokens=3)[1] for text in prompts]
+        assert [answer_of(events)[0] for events in waiting] == alone
+        for job in client.ended[len(prompts) :]:  # whatever the draft read in between, it is what was emitted
+            cache, lacks = job.work.decoding.draft_cache
+            if cache is not None:
+                offset = max(leaf.offset for leaf in leaves_of(cache.layers) if hasattr(leaf, "offset"))
+                assert offset == len(job.tokens) + len(job.work.emitted) - lacks
+
+    run(pair, work, prefill=8)
+
+
+def test_what_goes_wrong_with_one_request_ends_that_one_alone(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Job.take
+
+    def fails(job: Job, round_: Round) -> int:
+        if job.source == "broken":
+            raise IndexError("whatever")
+        if job.source == "large":
+            raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+        return take(job, round_)
+
+    monkeypatch.setattr(Job, "take", fails)
+
+    def work(client: Client) -> None:
+        waiting = [client.ask(text, length=60, num_draft_tokens=0)[1] for text in PROMPTS[:2]]
+        for source, status in (("broken", 500), ("large", 503)):
+            with pytest.raises(ApiError) as found:
+                answer_of(client.ask(PROMPTS[2], source=source)[1])
+            assert found.value.status == status
+        assert [answer_of(events)[1].tokens for events in waiting] == [60, 60]
+
+    run(pair, work)

@@ -61,7 +61,7 @@ class Answered:
             else:
                 _log.error("refused after the answer had begun, which is cut off: %s", error.code or error.type)
         except Exception as error:  # noqa: BLE001 (whatever it is, the server goes on)
-            _log.error("%s while answering %.100r:\n%s", type(error).__name__, scope["path"], _frames(error))
+            _log.error("%s while answering %.100r:\n%s", type(error).__name__, scope["path"], frames(error))
             if reply.status is None:
                 await answer(_failure(500, {}), reply.send)
         finally:
@@ -93,6 +93,6 @@ def _failure(status: int, headers: Mapping[str, str]) -> ApiError:
     return ApiError(status, phrase, headers={n: v for n, v in headers.items() if not n.startswith("content-")})
 
 
-def _frames(error: Exception) -> str:
+def frames(error: Exception) -> str:
     """Where an exception came from, without what it says."""
     return "".join(traceback.format_tb(error.__traceback__)).rstrip()

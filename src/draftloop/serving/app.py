@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ..config import Config
 from ..prompts.prompt import Prompt, Reading, Unusable, encode_prompt
@@ -68,6 +69,7 @@ class Serving:
         self.created = int(time.time())
         self.limits = RequestLimits(max_body_bytes=self.config.serve.max_body_mb << 20)
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._width: int | None = None
 
     def job(self, asked: Asked, tokens: tuple[int, ...], client: Client, send: Callable[[Event], None]) -> Job:
         """A job for a request."""
@@ -100,9 +102,12 @@ class Serving:
         if len(tokens) > longest:
             found_and_expected = f"{len(tokens):,} tokens of prompt; expected at most {longest:,}"
             raise ApiError(400, found_and_expected, param=param, code="context_length_exceeded")
-        beyond = next((token for token in tokens if not 0 <= token < pair.width), None)
+        if self._width is None:
+            self._width = min(pair.width, 1 + max(pair.tokenizer.get_vocab().values()))  # rows beyond are padding
+        width = self._width
+        beyond = next((token for token in tokens if not 0 <= token < width), None)
         if beyond is not None or not tokens:
-            raise ApiError(400, f"found token {beyond}; expected tokens from 0 to {pair.width - 1:,}", param=param)
+            raise ApiError(400, f"found token {beyond}; expected tokens from 0 to {width - 1:,}", param=param)
         return tuple(tokens)
 
 
@@ -133,8 +138,8 @@ def make_app(serving: Serving) -> Any:
 
 async def _health(serving: Serving, _request: Request) -> Response:
     engine = serving.engine
-    if engine.served is None:
-        return JSONResponse({"status": "loading"}, 503)
+    if not engine.is_serving:
+        return JSONResponse({"status": "loading" if engine.served is None else "stopping"}, 503)
     return JSONResponse({"status": "ok"})
 
 
@@ -143,7 +148,7 @@ async def _models(serving: Serving, _request: Request) -> Response:
 
 
 async def _metrics(serving: Serving, _request: Request) -> Response:
-    serving.metrics.requests(*serving.engine.load)
+    serving.metrics.requests(*serving.engine.counts)
     serving.metrics.cache_bytes(serving.engine.prefixes.nbytes)
     return Response(serving.metrics.render(), media_type=CONTENT_TYPE)
 
@@ -164,23 +169,39 @@ async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
             loop.call_soon_threadsafe(events.put_nowait, event)
 
+    answer = Answer(asked, tokens, _head(serving, kind), serving.engine.served.pair.tokenizer)
     job = serving.job(asked, tokens, request.state.client, send)
     try:
         serving.engine.submit(job)
     except Full:
         message = f"{serving.config.serve.queue} requests are waiting already; try again later"
         raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(_RETRY_AFTER)}) from None
-    answer = Answer(asked, tokens, _head(serving, kind), serving.engine.served.pair.tokenizer)
     if not asked.stream:
         return Response(orjson.dumps(await _whole(answer, job, events, request)), media_type="application/json")
     serve = serving.config.serve
-    return EventSourceResponse(
+    return _Events(
+        job,
         _stream(answer, job, events),
         ping=serve.keep_alive_seconds,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),
         sep="\n",
         shutdown_grace_period=serve.grace_seconds + 1,
     )
+
+
+class _Events(EventSourceResponse):
+    """A stream whose job ends with it, however it ends, even before it begins."""
+
+    def __init__(self, job: Job, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the stream does."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.cancelled.set()
 
 
 def _head(serving: Serving, kind: Kind) -> AnswerHead:
@@ -192,11 +213,12 @@ def _head(serving: Serving, kind: Kind) -> AnswerHead:
 
 async def _whole(answer: Answer, job: Job, events: asyncio.Queue[Event], request: Request) -> dict[str, Any]:
     """The whole answer, unless the client goes away before."""
-    gone = asyncio.ensure_future(_gone(request))
+    gone, waiting = asyncio.ensure_future(_gone(request)), None
     pieces: list[Piece] = []
     try:
         while True:
             next_event = asyncio.ensure_future(events.get())
+            waiting = next_event
             await asyncio.wait({next_event, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not next_event.done():
                 next_event.cancel()
@@ -211,6 +233,8 @@ async def _whole(answer: Answer, job: Job, events: asyncio.Queue[Event], request
     finally:
         job.cancelled.set()
         gone.cancel()
+        if waiting is not None:
+            waiting.cancel()
 
 
 async def _gone(request: Request) -> None:

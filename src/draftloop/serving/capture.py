@@ -27,7 +27,6 @@ from ..decoding.decoder import Settings
 from ..decoding.generation import Generation
 from ..decoding.offline_rounds import simulate_rounds
 from ..decoding.teacher_forced import TargetGeneration
-from ..errors import DraftloopError
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
 from .job import Job
@@ -35,8 +34,9 @@ from .metrics import Metrics, NotCaptured
 
 _log = logging.getLogger(__name__)
 
-MOST_WRITTEN = 256  # records that wait for the disk
-MOST_DUE = 512  # outputs that wait for the draft
+MOST_WRITTEN = 64  # records that wait for the disk
+MOST_DUE = 256  # outputs that wait for the draft
+MOST_BYTES = 512 << 20  # of one model's distributions over an output that the draft has to read
 _AT_ONCE = 32  # records of one append
 
 
@@ -64,10 +64,11 @@ class Capture:
         log, blobs: where records go, and what the teacher gave.
         metrics: counts what is captured and what is dropped.
         rate: share of the outputs that is captured, 0 .. 1.
+        drafts: K of the rounds that are simulated where a request wanted none.
     """
 
-    def __init__(self, log: FailureLog, blobs: BlobFile, metrics: Metrics, rate: float) -> None:
-        self._log, self._blobs, self._metrics, self._rate = log, blobs, metrics, rate
+    def __init__(self, log: FailureLog, blobs: BlobFile, metrics: Metrics, rate: float, drafts: int) -> None:
+        self._log, self._blobs, self._metrics, self._rate, self._drafts = log, blobs, metrics, rate, drafts
         self._queue: queue.Queue[_Made | None] = queue.Queue(MOST_WRITTEN)
         self._due: deque[_Due] = deque()
         self._writer = threading.Thread(target=self._write, name="records", daemon=True)
@@ -75,13 +76,16 @@ class Capture:
 
     # On the model thread ---------------------------------------------------------------------------------------------
 
-    def offer(self, job: Job) -> None:
-        """Take a job that has ended."""
-        if job.finish is None or not job.has_begun or not job.work.output:
-            return
+    def wants(self, job: Job) -> bool:
+        """Whether what a request brings is recorded; asked once, when it begins."""
         why = self._why_not(job)
         if why is not None:
             self._metrics.dropped(why)
+        return why is None
+
+    def offer(self, job: Job) -> None:
+        """Take a job that has ended."""
+        if not job.is_captured or job.finish is None or not job.work.output:
             return
         work = job.work
         prompt = job.asked.prompt
@@ -93,7 +97,7 @@ class Capture:
             prompt,
             job.tokens,
             tuple(work.output),
-            work.settings,
+            _with_a_draft(work.settings, self._drafts),
             job.source,
             dict(job.asked.template_args),
             finish,
@@ -112,6 +116,9 @@ class Capture:
         if not self._due:
             return False
         due = self._due.popleft()
+        if 4 * due.pair.width * len(due.output) > MOST_BYTES:
+            self._metrics.dropped("unusable")
+            return True
         generation = TargetGeneration(due.tokens, due.output, due.settings.sampler)
         ((_, found),) = simulate_rounds(due.pair, [generation], due.settings)
         self._hand_over(due, replace(found, finish=due.finish))
@@ -146,7 +153,8 @@ class Capture:
     # On the writer's thread ------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Write what was handed over, and end."""
+        """Write what was handed over, and end; what the draft has not read by now is dropped and counted."""
+        self._metrics.dropped("queue_full", len(self._due))
         self._queue.put(None)
         self._writer.join()
 
@@ -167,9 +175,17 @@ class Capture:
             contents = [None if rows is None else encode_top_k(rows) for _, rows in made]
             written = self._log.extend([record for record, _ in made], self._blobs, contents)
             self._metrics.captured(len(written))
-        except (DraftloopError, OSError) as error:  # the server goes on, and says how much is missing
-            _log.error("%d records are not in the log: %s", len(made), error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on, and says how much is missing
+            if len(made) > 1 and not isinstance(error, OSError):
+                for one in made:  # one of them may be no record
+                    self._append([one])
+                return
+            _log.error("%d records are not in the log: %s", len(made), type(error).__name__)
             self._metrics.dropped("write_failed", len(made))
+
+
+def _with_a_draft(settings: Settings, drafts: int) -> Settings:
+    return settings if settings.num_draft_tokens else replace(settings, num_draft_tokens=drafts)
 
 
 def _finish_of(job: Job) -> Finish:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SEND_BUFFER_BYTES = 256 * 1024
 """What the kernel may hold for a reader who is behind."""
+LAST_WORDS = 5  # seconds for answers that are complete, or were cut, to go out
 _SLACK = 5.0  # seconds after which a body that `limits.Limits` refused must have ended
 
 
@@ -123,7 +124,7 @@ def uvicorn_settings(app: ASGIApp, serve: Serve) -> dict[str, Any]:
         "lifespan": "on",
         "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
         "timeout_keep_alive": serve.idle_seconds,
-        "timeout_graceful_shutdown": math.ceil(serve.grace_seconds),
+        "timeout_graceful_shutdown": math.ceil(serve.grace_seconds) + LAST_WORDS,
         "access_log": False,
         "log_config": None,
         "log_level": "error",

@@ -12,10 +12,12 @@ the main thread, and HTTP has one of its own.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -28,13 +30,16 @@ from ..decoding.decoder import KnownPrefix, Round
 from ..decoding.plain_batch import PlainBatch
 from ..errors import DraftloopError
 from ..models import adapter as lora
-from ..runtime.memory import REFUSALS, is_out_of_memory
+from ..runtime.memory import is_out_of_memory
+from .answers import frames
 from .api_error import ApiError
 from .job import Job
 from .metrics import Metrics
 from .prefix_cache import PrefixCache, Shelf
 from .served import Served
 from .tempo import Tempo
+
+_log = logging.getLogger(__name__)
 
 SLACK = 64  # tokens that every cache takes back at once: the most that a request may draft
 PLAIN_AT_ONCE = 16  # plain steps of a turn, where a request is alone
@@ -69,6 +74,7 @@ class Engine:
         on_output: called with every job that has ended, however it ended.
         when_idle: called while nothing is under way; True if it did something, and is called again at once.
         metrics: counts what is decoded.
+        wants: whether what a request brings is of use to `on_output`, asked when it begins.
     """
 
     def __init__(
@@ -78,9 +84,11 @@ class Engine:
         on_output: Callable[[Job], None],
         when_idle: Callable[[], bool],
         metrics: Metrics,
+        wants: Callable[[Job], bool] = lambda _job: False,
     ) -> None:
         self._load, self._limits = load, limits
-        self._on_output, self._when_idle, self._metrics = on_output, when_idle, metrics
+        self._on_output, self._when_idle, self._metrics, self._wants = on_output, when_idle, metrics, wants
+        self._batches = False
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -97,15 +105,26 @@ class Engine:
         with self._changed:
             if self._deadline is not None:
                 raise ApiError(503, "the server is stopping; expected a request before that")
-            if len(self._waiting) >= self._limits.queue + self._limits.max_concurrent - len(self._running):
+            if self._is_full():
+                wanted = [one for one in self._waiting if not one.cancelled.is_set()]  # nobody waits for the others
+                self._waiting = deque(wanted)
+            if self._is_full():
                 raise Full
             self._waiting.append(job)
             self._changed.notify()
 
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self._limits.queue + self._limits.max_concurrent - len(self._running)
+
     @property
-    def load(self) -> tuple[int, int]:
+    def counts(self) -> tuple[int, int]:
         """Requests under way, and waiting."""
         return len(self._running), len(self._waiting)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the models are there, and it is not stopping."""
+        return self.served is not None and self._deadline is None
 
     def stop(self, grace: float) -> None:
         """Take no more requests, let those that are there finish for so many seconds, then cancel them."""
@@ -118,23 +137,26 @@ class Engine:
     def run(self) -> None:
         """Load the models, and decode until `stop`. Raises whatever keeps it from that; all jobs are told then."""
         try:
-            self._serve()
+            served = self._load()
+            self._batches = batches_exactly(served.pair.target)  # which is tried, and takes a moment
+            with lora.merged(served.pair.draft):
+                self.served = served
+                while self._goes_on():
+                    self._admit()
+                    if self._running:
+                        self._step()
+                    elif not self._when_idle():
+                        self._wait()
+                while self._has_time() and self._when_idle():
+                    pass
         except BaseException:
             self.stop(0)
             for job in (*self._running, *self._waiting):
                 job.refuse(ApiError(500, "the server has failed; its log says why"))
             raise
 
-    def _serve(self) -> None:
-        served = self._load()
-        with lora.merged(served.pair.draft):
-            self.served = served
-            while self._goes_on():
-                self._admit()
-                if self._running:
-                    self._step()
-                elif not self._when_idle():
-                    self._wait()
+    def _has_time(self) -> bool:
+        return self._deadline is not None and time.perf_counter() < self._deadline
 
     def _goes_on(self) -> bool:
         with self._changed:
@@ -159,19 +181,44 @@ class Engine:
             if job.cancelled.is_set():
                 job.end("cancelled")
                 continue
-            try:
+            with self._guarding(job):
                 self._begin(job)
                 self._running.append(job)
-            except DraftloopError as error:
-                job.refuse(ApiError(400, str(error)))
-            except REFUSALS as error:
-                self._out_of_memory(job, error)
+
+    @contextmanager
+    def _guarding(self, *jobs: Job) -> Iterator[None]:
+        """Whatever goes wrong with requests ends these, and not the server."""
+        try:
+            yield
+        except DraftloopError as error:
+            self._refuse(jobs, ApiError(400, str(error)))
+        except Exception as error:  # noqa: BLE001 - a client may have caused it, and there are others
+            if is_out_of_memory(error):
+                self._refuse(jobs, ApiError(503, "the request does not fit into memory beside what is under way"))
+                del error
+                self.prefixes.clear()
+                mx.clear_cache()
+            else:
+                _log.error("%s while decoding:\n%s", type(error).__name__, frames(error))
+                self._refuse(jobs, ApiError(500, "the server failed at this request"))
+
+    def _refuse(self, jobs: Iterable[Job], error: ApiError) -> None:
+        """End requests without more of an answer. A batch with one of them is given up: what it holds is unknown."""
+        for job in jobs:
+            if self._batch is not None and job.has_begun and job.work.decoding in self._batch.members:
+                others = [one for one in self._running if one.work.decoding in self._batch.members and one not in jobs]
+                self._batch = None
+                self._refuse(others, error)
+            if job in self._running:
+                self._running.remove(job)
+            job.refuse(error)
 
     def _begin(self, job: Job) -> None:
         """Make the decoding of a request, from what earlier ones have read."""
         assert self.served is not None
         served = self.served
-        settings = served.settings(job.asked, len(job.tokens), captured=job.asked.store)
+        job.is_captured = self._wants(job)
+        settings = served.settings(job.asked, len(job.tokens), captured=job.is_captured)
         policy = served.draft_length(job.asked, settings)
         target, read = self._known(job, "target", served.pair.target)
         draft, draft_read = self._known(job, served.draft_name, served.pair.draft)
@@ -184,22 +231,19 @@ class Engine:
     def _step(self) -> None:
         """One turn of each request; or one step of a batch, and a part of each prompt."""
         for job in [job for job in self._running if job.cancelled.is_set()]:
-            self._finish(job, "cancelled")
+            with self._guarding(job):
+                self._finish(job, "cancelled")
         reading = [job for job in self._running if not job.is_past_prompt]
         writing = [job for job in self._running if job.is_past_prompt]
-        together = len(writing) > 1 and all(job.work.decoding.is_between for job in writing) and self._can_batch()
+        together = self._batches and len(writing) > 1 and all(job.work.decoding.is_between for job in writing)
         if together and self._tempo.choose(len(writing)) == "batch":
             self._batched(writing)
         else:
             self._release()
-            for job in writing:
+            for job in [job for job in writing if job in self._running]:
                 self._timed_turn(job, len(writing))
         for job in reading:
             self._turn(job)
-
-    def _can_batch(self) -> bool:
-        assert self.served is not None
-        return batches_exactly(self.served.pair.target)
 
     def _timed_turn(self, job: Job, count: int) -> None:
         began, before = time.perf_counter(), len(job.work.output)
@@ -212,33 +256,27 @@ class Engine:
         """A part of the prompt, or a round."""
         work = job.work
         work.decoding.most_plain_steps = PLAIN_AT_ONCE if len(self._running) == 1 else 1
-        try:
+        with self._guarding(job):
             turn = next(work.turns)
-        except REFUSALS as error:
-            self._running.remove(job)
-            self._out_of_memory(job, error)
-            return
-        if turn is None:
-            self._keep_prompt(job)
-        else:
-            self._deliver(job, turn)
+            if turn is None:
+                self._keep_prompt(job)
+            else:
+                self._deliver(job, turn)
 
     def _batched(self, jobs: list[Job]) -> None:
         assert self.served is not None
-        members = [job.work.decoding for job in jobs]
-        if self._batch is None or self._batch.members != members:
-            self._release()
-            self._batch = PlainBatch(self.served.pair.target, members)
-        began = time.perf_counter()
-        rounds = self._batch.step()
-        self._tempo.note("batch", len(jobs), len(jobs), time.perf_counter() - began)
-        for job, round_ in zip(jobs, rounds, strict=True):
-            self._deliver(job, round_)
-
-    def _release(self) -> None:
-        if self._batch is not None:
-            self._batch.release()
-            self._batch = None
+        members, began = [job.work.decoding for job in jobs], time.perf_counter()
+        rounds: list[Round] = []
+        with self._guarding(*jobs):
+            if self._batch is None or self._batch.members != members:
+                self._release()
+                self._batch = PlainBatch(self.served.pair.target, members)
+            rounds = self._batch.step()
+        for job, round_ in zip(jobs, rounds, strict=False):  # there are none where it went wrong
+            with self._guarding(job):
+                self._deliver(job, round_)
+        if rounds:
+            self._tempo.note("batch", len(jobs), len(jobs), time.perf_counter() - began)  # joins and leaves count
 
     def _deliver(self, job: Job, round_: Round) -> None:
         """Send what a round has brought, and end the request where it ends."""
@@ -249,11 +287,21 @@ class Engine:
         else:
             self._metrics.prompt(len(job.tokens), job.cached, job.work.latest - before)
             self._metrics.first_token(job.work.latest - job.submitted, count)
-        self._metrics.round(min(len(round_.proposals), len(round_.tokens)), round_.accepted)
+        ends = job.work.text.stopped or job.work.decoding.finish is not None
+        drafted = min(len(round_.proposals), count) if ends else len(round_.proposals)
+        self._metrics.round(drafted, min(round_.accepted, drafted))
         if job.work.text.stopped:
             self._finish(job, "stop")
         elif job.work.decoding.finish is not None:
             self._finish(job, job.work.decoding.finish)
+
+    def _release(self) -> None:
+        """End the batch, if there is one: its members go on by themselves."""
+        if self._batch is not None:
+            batch = self._batch
+            with self._guarding(*(job for job in self._running if job.work.decoding in batch.members)):
+                batch.release()
+            self._batch = None
 
     def _finish(self, job: Job, finish: Finish) -> None:
         assert self.served is not None
@@ -262,14 +310,15 @@ class Engine:
             self._release()
         job.end(finish)
         self._metrics.finished(finish)
-        if job.work.policy is not None:
-            self.served.experience[job.work.settings.rule] = job.work.policy.experience
         self._on_output(job)
         self._keep_output(job)
 
     def _keep_prompt(self, job: Job) -> None:
         """Where a cache has states, which cannot be trimmed later: what it is when it has read the prompt."""
         prompt, decoding = job.tokens[:-1], job.work.decoding
+        if decoding.emitted:  # it is the draft that catches up
+            return
+        job.work.read = job.work.read or (time.perf_counter() if decoding.has_read_prompt else None)
         draft, lacks = decoding.draft_cache
         if decoding.target_cache.has_states and decoding.has_read_prompt:
             self.prefixes.keep(Shelf(job.owner, "target"), prompt, decoding.target_cache.copy())
@@ -288,10 +337,3 @@ class Engine:
         draft, lacks = work.decoding.draft_cache
         if draft is not None and lacks < len(everything):
             self.prefixes.keep(Shelf(job.owner, self.served.draft_name), everything[: len(everything) - lacks], draft)
-
-    def _out_of_memory(self, job: Job, error: BaseException) -> None:
-        if not is_out_of_memory(error):
-            raise error
-        self._release()
-        mx.clear_cache()
-        job.refuse(ApiError(503, "the request does not fit into memory beside what else is under way"))

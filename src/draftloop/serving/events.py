@@ -27,7 +27,7 @@ class Ended:
         prompt_tokens, cached_tokens: of the prompt, and those of it that an earlier request had read.
         tokens: of the output, a stop token included.
         rounds, drafted, accepted: of speculation; proposals past the end are not counted.
-        prompt_seconds, output_seconds: until the first token, and from there on; not the time in the queue.
+        prompt_seconds, output_seconds: until the target had read the prompt, and from there on; without the queue.
     """
 
     finish: Finish

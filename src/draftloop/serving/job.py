@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..data.records import Finish
-from ..decoding.decoder import Decoding, KnownPrefix, Round, Settings, TokenLogprob
+from ..decoding.decoder import Decoding, KnownPrefix, Round, Settings, TokenLogprob, count_rounds
 from ..decoding.draft_length import AdaptiveDraftLength
 from ..models.pair import Pair
 from .api_error import ApiError
@@ -31,6 +31,7 @@ class _Work:
     text: TextStream
     began: float
     latest: float  # when its last token was there, at first as `began`
+    read: float | None = None  # when the target had read the prompt
     first: float | None = None  # when its first token was there
     rounds: list[Round] = field(default_factory=list)
     output: list[int] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Job:
         cancelled: set by whoever waits for the answer no more.
         cached: tokens of the prompt that the target had read for an earlier request.
         finish: how it ended; None before, and where it was refused.
+        is_captured: whether it becomes a record, decided when it begins.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Job:
         self.submitted = time.perf_counter()
         self.cached = 0
         self.finish: Finish | None = None
+        self.is_captured = False
         self._work: _Work | None = None
 
     def begin(self, pair: Pair, settings: Settings, policy: AdaptiveDraftLength | None, known: KnownPrefix) -> None:
@@ -114,8 +117,8 @@ class Job:
             self._send(Ended(finish, len(self.tokens), 0, 0, 0, 0, 0, 0.0, 0.0))
             return
         self._emit(work.text.finish())
-        counts = [(min(len(one.proposals), len(one.tokens)), one.accepted) for one in work.rounds if one.proposals]
-        first = work.first or now
+        counts = count_rounds(work.rounds, len(work.output))
+        read = work.read or work.began
         self._send(
             Ended(
                 finish=finish,
@@ -125,8 +128,8 @@ class Job:
                 rounds=len(work.rounds),
                 drafted=sum(drafted for drafted, _ in counts),
                 accepted=sum(accepted for _, accepted in counts),
-                prompt_seconds=first - work.began,
-                output_seconds=now - first,
+                prompt_seconds=read - work.began,
+                output_seconds=now - read,
             )
         )
 

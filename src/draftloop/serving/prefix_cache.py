@@ -88,11 +88,10 @@ class PrefixCache:
         while self.nbytes > self._most_bytes:
             self._drop(next(iter(self._entries)))
 
-    def forget(self, reader: str) -> None:
-        """Drop the caches of a model that is out of use."""
-        for number, entry in list(self._entries.items()):
-            if entry.shelf.reader == reader:
-                self._drop(number)
+    def clear(self) -> None:
+        """Drop all of them."""
+        self._entries.clear()
+        self.nbytes = 0
 
     def _drop(self, number: int) -> None:
         self.nbytes -= self._entries.pop(number).nbytes

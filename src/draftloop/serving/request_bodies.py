@@ -6,15 +6,13 @@ known ones that would change the answer in a way that is not offered here are re
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from ..config import Rule
-
-_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
+from .sources import SOURCE_FORM, is_source
 
 
 def _only(*values: Any) -> AfterValidator:
@@ -71,8 +69,8 @@ def _text_or_object(value: Any) -> Any:
 
 
 def _source(value: str) -> str:
-    if _SOURCE.fullmatch(value) is None:
-        raise ValueError("expected 1 to 64 letters, digits or . _ : @ - that begin with a letter or a digit")
+    if not is_source(value):
+        raise ValueError(f"expected {SOURCE_FORM}")
     return value
 
 

@@ -21,7 +21,7 @@ from ..models.pair import Pair
 from .api_keys import keys_of
 from .app import Serving, make_app
 from .capture import Capture
-from .connections import uvicorn_settings
+from .connections import LAST_WORDS, uvicorn_settings
 from .engine import Capacity, Engine
 from .job import Job
 from .metrics import Metrics
@@ -29,7 +29,6 @@ from .served import Served, keep_profile, serve_pair
 from .sources import Sources
 
 Say = Callable[[str], None]
-_LAST_WORDS = 5.0  # seconds for answers that are complete to go out
 
 
 def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Say) -> None:
@@ -59,17 +58,21 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
         say(f"serving {name} on {where}")
         return served
 
-    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate) if settings.capture else None
+    drafts = config.speculative.num_draft_tokens
+    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate, drafts) if settings.capture else None
+    wants: Callable[[Job], bool] = (lambda _job: False) if capture is None else capture.wants
     on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
     when_idle: Callable[[], bool] = (lambda: False) if capture is None else capture.work
     limits = Capacity(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
-    engine = Engine(loaded, limits, on_output, when_idle, metrics)
+    engine = Engine(loaded, limits, on_output, when_idle, metrics, wants)
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
     server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))
     http = threading.Thread(target=server.run, args=([listening],), name="http", daemon=True)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         server.force_exit, server.should_exit = server.should_exit, True
+        if engine.served is None:
+            raise KeyboardInterrupt  # it loads or measures, and nobody has an answer to finish
         engine.stop(0 if server.force_exit else settings.grace_seconds)
 
     try:
@@ -78,7 +81,7 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
             engine.run()
     finally:
         server.should_exit = True
-        http.join(_LAST_WORDS)
+        http.join(LAST_WORDS)
         if capture is not None:
             capture.close()
     if engine.served is not None:
@@ -119,6 +122,6 @@ def _keep_experience(served: Served, data: DataDirectory, say: Say) -> None:
     for greedy in served.profiles:
         key = machine_fingerprint(served.pair, greedy=greedy)
         known = data.costs.of(key)
-        rules = {rule: seen for rule, seen in served.experience.items() if (rule == "greedy") == greedy}
+        rules = {rule: seen for rule, seen in served.learned().items() if (rule == "greedy") == greedy}
         if known is not None and rules:
             keep_profile(data.costs, key, replace(known, experience=known.experience | rules), say)

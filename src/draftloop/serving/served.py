@@ -30,7 +30,7 @@ class Served:
         profiles: latencies, by whether the temperature is 0; without one a round drafts as many as configured.
         rule: the acceptance rule above temperature 0.
         teacher_top_k: kept of the target's distributions with what is captured.
-        experience: acceptance by depth under each rule, which one request goes on from where the one before ended.
+        experience: acceptance by depth under each rule at the start; requests go on from it and share what they learn.
     """
 
     pair: Pair
@@ -39,6 +39,7 @@ class Served:
     rule: Rule
     teacher_top_k: int = 0
     experience: dict[Rule, Experience] = field(default_factory=dict)
+    _policies: dict[Rule, AdaptiveDraftLength] = field(default_factory=dict)
 
     @property
     def draft_name(self) -> str:
@@ -54,7 +55,6 @@ class Served:
         drafts = self.speculative.max_draft_tokens if adaptive else self.speculative.num_draft_tokens
         if asked.num_draft_tokens is not None:
             drafts = asked.num_draft_tokens
-        captured = captured and asked.penalties.are_off
         return Settings(
             sampler=sampler,
             rule="greedy" if greedy else rule_for(asked.rule or self.rule, asked.temperature),
@@ -72,8 +72,14 @@ class Served:
         profile = self.profiles.get(asked.temperature == 0)
         if asked.num_draft_tokens is not None or profile is None:
             return None
-        before = self.experience.get(settings.rule, Experience())
-        return AdaptiveDraftLength(profile, settings.num_draft_tokens, before)
+        if settings.rule not in self._policies:
+            before = self.experience.get(settings.rule, Experience())
+            self._policies[settings.rule] = AdaptiveDraftLength(profile, settings.num_draft_tokens, before)
+        return self._policies[settings.rule]
+
+    def learned(self) -> dict[Rule, Experience]:
+        """What requests have shown so far, under each rule that there was."""
+        return {rule: policy.experience for rule, policy in self._policies.items()}
 
     def _most_tokens(self, asked: int | None, prompt_tokens: int, drafts: int) -> int:
         """As many as were asked for and fit; where it was left open, all that fit."""
