@@ -87,9 +87,11 @@ class RateTest:
             return PeakRate(guess, "width", why=why_not)
         # 1. Trials until the best one is between worse ones.
         trials: list[RateTrial] = []
+        before: ValidationScores | None = None
         out_of_time = False
         try:
             steps = self._fitting(steps)
+            before = self._validate(steps) if steps else None
             while steps and (rate := next_rate(guess, trials)) is not None:
                 trials.append(self._trial(rate, steps, len(trials) + 1))
         except OutOfTime:
@@ -101,6 +103,8 @@ class RateTest:
         best = best_trial(trials)
         if best.scores is None:
             return PeakRate(guess, "width", trials, steps, "training diverged with every rate tried")
+        if not best.scores.better_than(before):  # then the lowest rate is the best, because it does the least
+            return PeakRate(guess, "width", trials, steps, f"no rate tried made the draft better within {steps} steps")
         if why is None and not is_enclosed(trials):
             why = "the best is at the end of what is tried"
         return PeakRate(best.rate, "trials", trials, steps, why)
