@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_worlds import LogWorld, blob_of, fresh_groups, topic
 
+from draftloop.data import log as log_module
 from draftloop.data.compaction import plan_compaction
 from draftloop.data.record_lines import to_line
 from draftloop.data.splits import hashed_split
 from draftloop.data.teacher_blobs import FILE_BYTES
-from draftloop.errors import StoreError
+from draftloop.errors import LockedError, StoreError
+from draftloop.store.lock import Lock
 
 
 @pytest.fixture
@@ -271,6 +273,41 @@ def test_an_inode_that_comes_again_is_not_taken_for_the_file_that_had_it(world: 
     assert world.log.path.stat().st_ino == inode
     groups = other.log.groups()
     assert all(groups.has_text(record.group) for record in world.log.records())
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_nobody_waits_while_a_writer_reads_a_compacted_log_anew(
+    world: LogWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """Neither where it was compacted before, nor where it was compacted while the writer waited for the lock."""
+    world.append(range(30))
+    other, under_lock = LogWorld(tmp_path), []
+    other.append([30])
+    learn, enter, lock = log_module.opening_and_split_of, Lock.__enter__, f"{world.log.path}.lock"
+
+    def learned(body: bytes) -> tuple[str, str]:
+        try:
+            with Lock(Path(lock), timeout=0):
+                under_lock.append(False)
+        except LockedError:
+            under_lock.append(True)
+        return learn(body)
+
+    def compacted_first(self: Lock) -> Lock:
+        monkeypatch.setattr(Lock, "__enter__", enter)
+        world.compact(needed=range(20, 31))
+        monkeypatch.setattr(log_module, "opening_and_split_of", learned)
+        return enter(self)
+
+    if waits:
+        monkeypatch.setattr(Lock, "__enter__", compacted_first)
+    else:
+        world.compact(needed=range(20, 31))
+        monkeypatch.setattr(log_module, "opening_and_split_of", learned)
+    other.append([31])
+    assert under_lock == [False] * 11
+    monkeypatch.undo()
+    assert world.numbers() == list(range(20, 32))
 
 
 def test_what_is_appended_while_it_copies_is_kept(
