@@ -111,8 +111,7 @@ def test_every_round_rebuilt_from_a_record_is_the_decoders_own(
         pair = replace(small_pair, stop_tokens=frozenset(range(stop, stop + 9)))
         settings = Settings(sampler(temperature, top_k=top_k, seed=seed), rule, count, 19)
         ids = [5, 6, 7 + seed]
-        record = generate_record(pair, Prompt("x"), ids, CollectSettings(settings))
-        assert record is not None
+        record, _ = generate_record(pair, Prompt("x"), ids, CollectSettings(settings))
         again = replace(settings, sampler=replace(settings.sampler, seed=generation_seed(seed, ids)))
         decoding = Decoding(pair, ids, again)
         rounds = list(decoding)
@@ -132,7 +131,7 @@ def test_the_check_above_catches_a_record_of_another_run(small_pair: Pair) -> No
     records = [
         generate_record(
             small_pair, Prompt("x"), [5, 6, 7], CollectSettings(replace(SHORT, sampler=sampler(0.9, seed=seed)))
-        )
+        )[0]
         for seed in (1, 2)
     ]
     assert rebuilt(records[0]) != rebuilt(records[1])
@@ -143,7 +142,7 @@ def test_what_a_record_says_at_every_position_is_what_the_models_say(
     rule: str, temperature: float, small_pair: Pair
 ) -> None:
     settings = Settings(sampler(temperature, seed=3), rule, 2, 24)
-    record = generate_record(small_pair, Prompt("x"), [5, 6, 7], CollectSettings(settings))
+    record, _ = generate_record(small_pair, Prompt("x"), [5, 6, 7], CollectSettings(settings))
     ids = mx.array([[*record.prompt_tokens, *record.target_output[:-1]]])
     rows = [
         np.array(sampling_log_probs(model(ids)[0, 2:], settings.sampler, VOCABULARY))
@@ -162,7 +161,7 @@ def test_where_the_draft_had_no_turn_stands_what_it_would_have_drawn(small_pair:
     differ = 0
     for seed in range(4):
         settings = Settings(sampler(0.9, seed=seed), "rejection", 1, 20)
-        record = generate_record(small_pair, Prompt("x"), [5, 6, 7], CollectSettings(settings))
+        record, _ = generate_record(small_pair, Prompt("x"), [5, 6, 7], CollectSettings(settings))
         rejected = {found.position for found in record.disagreements}
         pairs = enumerate(zip(record.draft_output, record.target_output, strict=True))
         differ += sum(a != b and at not in rejected for at, (a, b) in pairs)
@@ -177,12 +176,11 @@ def blobs(log: FailureLog) -> BlobFile:
     return BlobFile(log.path.with_name("teacher.bin"))
 
 
-def kept_of(pair: Pair, settings: Settings, blobs: BlobFile, ids: list[int]) -> tuple[Record, TopK]:
-    """A record, and the distributions that it points to."""
-    record = generate_record(pair, Prompt("x"), ids, CollectSettings(settings), blobs=blobs)
-    assert record is not None
-    assert record.teacher is not None
-    return record, decode_top_k(blobs.read(record.teacher))
+def kept_of(pair: Pair, settings: Settings, ids: list[int]) -> tuple[Record, TopK]:
+    """A record, and the distributions that are kept beside it."""
+    record, content = generate_record(pair, Prompt("x"), ids, CollectSettings(settings))
+    assert content is not None
+    return record, decode_top_k(content)
 
 
 def assert_said(pair: Pair, record: Record, ids: list[int], rows: TopK) -> None:
@@ -208,13 +206,13 @@ def check_against_truth(pair: Pair, record: Record, found: TopK) -> None:
 @pytest.mark.parametrize(("rule", "temperature"), MODES)
 @pytest.mark.parametrize(("count", "top_k"), [(1, 0), (3, 5)])
 def test_kept_distributions_are_those_of_a_teacher_forced_pass(
-    rule: str, temperature: float, count: int, top_k: int, small_pair: Pair, blobs: BlobFile
+    rule: str, temperature: float, count: int, top_k: int, small_pair: Pair
 ) -> None:
     rejected, finishes = 0, set()
     for seed, stop in ((1, 0), (2, 40), (3, 200)):
         pair = replace(small_pair, stop_tokens=frozenset(range(stop, stop + 9)))
         settings = Settings(sampler(temperature, top_k=top_k, seed=seed), rule, count, 19, teacher_top_k=8)
-        record, found = kept_of(pair, settings, blobs, [5, 6, 7 + seed])
+        record, found = kept_of(pair, settings, [5, 6, 7 + seed])
         check_against_truth(pair, record, found)
         rejected += len(record.disagreements)
         finishes.add(record.finish)
@@ -222,25 +220,35 @@ def test_kept_distributions_are_those_of_a_teacher_forced_pass(
     assert "length" in finishes
 
 
-def test_greedy_rows_are_one_hot(small_pair: Pair, blobs: BlobFile) -> None:
-    record, found = kept_of(small_pair, Settings(sampler(0.0), "greedy", 3, 12, teacher_top_k=32), blobs, [5, 6, 7])
+def test_one_record_and_what_is_kept_beside_it_are_logged_by_one_call(
+    small_pair: Pair, log: FailureLog, blobs: BlobFile
+) -> None:
+    """A compaction that came between the blob and the record would leave the record pointing into a file that went."""
+    settings = CollectSettings(replace(SHORT, teacher_top_k=4))
+    record, content = generate_record(small_pair, Prompt("x"), [5, 6, 7], settings)
+    assert (record.teacher, blobs.files()) == (None, {})
+    (logged,) = log.extend([record], blobs, [content])
+    assert logged.teacher is not None
+    assert blobs.read(logged.teacher) == content
+
+
+def test_greedy_rows_are_one_hot(small_pair: Pair) -> None:
+    record, found = kept_of(small_pair, Settings(sampler(0.0), "greedy", 3, 12, teacher_top_k=32), [5, 6, 7])
     assert found.tokens.tolist() == [[token] for token in record.target_output]
     assert (found.log_probs == 0).all()
     assert (found.tail == 0).all()
 
 
-def test_the_embedded_pairs_distributions_are_those_of_a_teacher_forced_pass(
-    embedded_pair: Pair, blobs: BlobFile
-) -> None:
+def test_the_embedded_pairs_distributions_are_those_of_a_teacher_forced_pass(embedded_pair: Pair) -> None:
     settings = Settings(sampler(0.8), "rejection", 4, 24, teacher_top_k=32)
-    record, found = kept_of(embedded_pair, settings, blobs, embedded_pair.tokenizer.encode("import os\n"))
+    record, found = kept_of(embedded_pair, settings, embedded_pair.tokenizer.encode("import os\n"))
     check_against_truth(embedded_pair, record, found)
     assert record.disagreements
 
 
-def test_a_row_of_another_position_is_no_truth(small_pair: Pair, blobs: BlobFile) -> None:
+def test_a_row_of_another_position_is_no_truth(small_pair: Pair) -> None:
     """The broken version that the tests above must catch."""
-    record, found = kept_of(small_pair, replace(SHORT, teacher_top_k=8), blobs, [5, 6, 7])
+    record, found = kept_of(small_pair, replace(SHORT, teacher_top_k=8), [5, 6, 7])
     shifted = TopK(*(np.roll(part, 1, axis=0) for part in (found.tokens, found.log_probs, found.tail)))
     with pytest.raises(AssertionError):
         check_against_truth(small_pair, record, shifted)

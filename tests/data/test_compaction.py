@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -13,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_worlds import LogWorld, blob_of, fresh_groups, topic
 
-from draftloop.data.compaction import plan_compaction
+from draftloop.data import log as log_module
+from draftloop.data.compaction import compact_log, plan_compaction
 from draftloop.data.record_lines import to_line
 from draftloop.data.splits import hashed_split
 from draftloop.data.teacher_blobs import FILE_BYTES
-from draftloop.errors import StoreError
+from draftloop.errors import LockedError, StoreError
+from draftloop.store.lock import Lock
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_a_log_that_is_not_there_stays_so(world: LogWorld) -> None:
 def test_a_plan_says_what_would_be_done_and_does_nothing(world: LogWorld) -> None:
     world.append(range(20))
     before = {path: path.read_bytes() for path in world.log.path.parent.iterdir()}
-    planned = plan_compaction(world.log, world.blobs, world.replay, {}, 3_000)
+    planned = plan_compaction(world.log, world.blobs, world.replay, dict, 3_000)
     assert {path: path.read_bytes() for path in world.log.path.parent.iterdir()} == before
     done = world.compact(goal=3_000)
     assert (planned.kept, planned.dropped, planned.after.log) == (done.kept, done.dropped, done.after.log)
@@ -273,6 +278,41 @@ def test_an_inode_that_comes_again_is_not_taken_for_the_file_that_had_it(world: 
     assert all(groups.has_text(record.group) for record in world.log.records())
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_nobody_waits_while_a_writer_reads_a_compacted_log_anew(
+    world: LogWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """Neither where it was compacted before, nor where it was compacted while the writer waited for the lock."""
+    world.append(range(30))
+    other, under_lock = LogWorld(tmp_path), []
+    other.append([30])
+    learn, enter, lock = log_module.opening_and_split_of, Lock.__enter__, f"{world.log.path}.lock"
+
+    def learned(body: bytes) -> tuple[str, str]:
+        try:
+            with Lock(Path(lock), timeout=0):
+                under_lock.append(False)
+        except LockedError:
+            under_lock.append(True)
+        return learn(body)
+
+    def compacted_first(self: Lock) -> Lock:
+        monkeypatch.setattr(Lock, "__enter__", enter)
+        world.compact(needed=range(20, 31))
+        monkeypatch.setattr(log_module, "opening_and_split_of", learned)
+        return enter(self)
+
+    if waits:
+        monkeypatch.setattr(Lock, "__enter__", compacted_first)
+    else:
+        world.compact(needed=range(20, 31))
+        monkeypatch.setattr(log_module, "opening_and_split_of", learned)
+    other.append([31])
+    assert under_lock == [False] * 11
+    monkeypatch.undo()
+    assert world.numbers() == list(range(20, 32))
+
+
 def test_what_is_appended_while_it_copies_is_kept(
     world: LogWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,21 +354,83 @@ def test_a_sealed_line_that_is_no_record_here_stays_as_it_is(world: LogWorld) ->
     assert [bool(b"unheard_of" in line) for line in world.log.path.read_bytes().splitlines()] == [True]
 
 
-def test_a_log_that_somebody_replaced_meanwhile_is_left_alone(world: LogWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def move_and_replace(path: Path) -> None:
+    content = path.read_bytes()
+    path.rename(path.with_name("moved"))
+    path.write_bytes(content)
+
+
+def replace_by_one_with_its_inode(path: Path) -> None:
+    """As far as the file system gives it again."""
+    content, inode = path.read_bytes(), path.stat().st_ino
+    path.unlink()
+    for number in range(50):
+        path.write_bytes(content)
+        if path.stat().st_ino == inode:
+            return
+        path.rename(path.with_name(f"moved{number}"))
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.read_bytes().index(b"\n") + 1)
+
+
+@pytest.mark.parametrize("change", [move_and_replace, replace_by_one_with_its_inode, cut])
+def test_a_log_that_somebody_replaced_meanwhile_is_left_alone(
+    world: LogWorld, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
     world.append(range(20))
     writing = world.log.writing
 
     def replaced() -> object:
-        content = world.log.path.read_bytes()
-        world.log.path.rename(world.log.path.with_name("moved"))
-        world.log.path.write_bytes(content)
+        change(world.log.path)
         return writing()
 
     monkeypatch.setattr(world.log, "writing", replaced)
     with pytest.raises(StoreError, match="somebody replaced it"):
         world.compact()
     monkeypatch.undo()
-    assert world.numbers() == list(range(20))
+    assert world.numbers() == list(range(1 if change is cut else 20))
+    assert not world.log.index.path.exists()
+
+
+def test_what_is_appended_while_it_is_asked_what_is_needed_is_kept(world: LogWorld, tmp_path: Path) -> None:
+    world.append(range(20))
+
+    def needed() -> dict[str, set[str]]:
+        LogWorld(tmp_path).append([20])
+        return {"a test": {f"{19:032x}"}}
+
+    done = compact_log(world.log, world.blobs, world.replay, needed, 0)
+    assert world.numbers() == [19, 20]
+    assert done.dropped == 19
+
+
+def test_what_fails_before_the_exchange_leaves_no_mark_and_moves_no_damage(
+    world: LogWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is said that lines of a prompt were dropped, it stays so; and damage would be moved at every try."""
+    records = world.append(range(20))
+    with world.log.path.open("ab") as file:
+        file.write(b"damaged\n")
+
+    def full_disk(_following: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(world.blobs, "publish", full_disk)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="No space left"):
+            world.compact()
+    monkeypatch.undo()
+    groups = fresh_groups(world)
+    assert not any(groups.has_dropped(record.group) for record in records)
+    broken = world.log.path.with_name("failures.jsonl.broken")
+    assert not broken.exists()
+    world.compact()
+    assert broken.read_bytes() == b"damaged\n"
+    groups = fresh_groups(world)
+    assert all(groups.has_dropped(record.group) for record in records)
 
 
 @pytest.mark.parametrize("for_good", [False, True])

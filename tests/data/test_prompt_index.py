@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
@@ -28,6 +29,11 @@ def index(tmp_path: Path) -> PromptIndex:
     return PromptIndex(tmp_path / "failures.jsonl.prompts", NO_SYNC)
 
 
+def write(index: PromptIndex, prompts: Iterable[KnownPrompt]) -> None:
+    with index.next_file(prompts) as following:
+        index.publish(following)
+
+
 def test_one_that_is_not_there_knows_nothing_and_reading_makes_nothing(index: PromptIndex) -> None:
     assert (index.prompts(), index.compactions(), index.size) == ([], 0, 0)
     assert not index.path.exists()
@@ -36,19 +42,26 @@ def test_one_that_is_not_there_knows_nothing_and_reading_makes_nothing(index: Pr
 def test_what_is_written_is_read_in_its_order_and_each_writing_counts(index: PromptIndex) -> None:
     for count, prompts in enumerate((KNOWN, KNOWN[::-1], []), 1):
         expected = index.size_with(prompts)
-        index.write(iter(prompts))
+        write(index, iter(prompts))
         assert (index.prompts(), index.compactions(), index.size) == (prompts, count, expected)
     assert index.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_not_published_changes_nothing_and_leaves_nothing(index: PromptIndex) -> None:
+    write(index, KNOWN)
+    with index.next_file([]):
+        assert (index.prompts(), index.compactions()) == (KNOWN, 1)
+    assert list(index.path.parent.iterdir()) == [index.path]
+
+
 def test_no_word_of_a_prompt_is_in_it(index: PromptIndex) -> None:
-    index.write(KNOWN)
+    write(index, KNOWN)
     content = index.path.read_bytes().lower()
     assert not any(word.encode() in content for word in ("python", "programming", "language"))
 
 
 def test_every_flipped_bit_is_seen(index: PromptIndex) -> None:
-    index.write(KNOWN)
+    write(index, KNOWN)
     whole = index.path.read_bytes()
     for bit in range(0, len(whole) * 8, 7):  # some of every byte
         damaged = bytearray(whole)
@@ -59,7 +72,7 @@ def test_every_flipped_bit_is_seen(index: PromptIndex) -> None:
 
 
 def test_of_keys_by_other_rules_only_the_names_are_known(index: PromptIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    index.write(KNOWN)
+    write(index, KNOWN)
     monkeypatch.setattr(module, "KEYS", module.KEYS + 1)
     found = index.prompts()
     assert [(one.group, one.splits, one.dropped) for one in found] == [(o.group, o.splits, o.dropped) for o in KNOWN]
@@ -67,7 +80,7 @@ def test_of_keys_by_other_rules_only_the_names_are_known(index: PromptIndex, mon
 
 
 def test_one_of_a_newer_draftloop_is_refused(index: PromptIndex) -> None:
-    index.write(KNOWN)
+    write(index, KNOWN)
     first, _, rest = index.path.read_bytes().partition(b"\n")
     index.path.write_bytes(seal(orjson.dumps({**orjson.loads(unseal(first)), "schema": 2})) + rest)
     for attempt in (index.prompts, index.compactions):

@@ -34,8 +34,7 @@ def test_a_prompt_is_decoded_as_collecting_decodes_it(small_pair: Pair) -> None:
     told: list[int] = []
     decoded = decode_all(small_pair, prompts, SETTINGS, told.append)
     for ids, text, counted in zip(prompts, decoded.generations, decoded.outputs, strict=True):
-        record = generate_record(small_pair, Prompt("x"), ids, CollectSettings(SETTINGS))
-        assert record is not None
+        record, _ = generate_record(small_pair, Prompt("x"), ids, CollectSettings(SETTINGS))
         assert (text.output, text.sampler) == (record.target_output, record.sampler)
         assert [counted.drafted, counted.accepted] == np.sum(record.rounds, axis=0).tolist()
     assert told == [len(text.output) for text in decoded.generations]

@@ -38,7 +38,7 @@ def pair(small_models: Models) -> Pair:
 def live(pair: Pair, rule: Rule, temperature: float, **filters: float) -> list[Record]:
     settings = CollectSettings(Settings(sampler(temperature, **filters), rule, 3, 14))
     prompts = [[5], [7, 8, 9, 10, 11, 12], [20, 21]]
-    return [generate_record(pair, Prompt("x"), prompt, settings) for prompt in prompts]
+    return [generate_record(pair, Prompt("x"), prompt, settings)[0] for prompt in prompts]
 
 
 def texts_of_many_lengths(count: int = 9, temperature: float = 0.8) -> list[TargetGeneration]:
@@ -74,7 +74,7 @@ def test_scores_are_what_the_live_decoder_recorded(
 
 def test_the_embedded_pair_scores_what_it_recorded(embedded_pair: Pair) -> None:
     settings = CollectSettings(Settings(sampler(0.8, top_p=0.95), "rejection", 4, 20))
-    record = generate_record(embedded_pair, Prompt("x"), embedded_pair.tokenizer.encode("def read(self"), settings)
+    record, _ = generate_record(embedded_pair, Prompt("x"), embedded_pair.tokenizer.encode("def read(self"), settings)
     (found,) = score(embedded_pair, [TargetGeneration.of(record)], "rejection", BARE)["none"]
     np.testing.assert_allclose(found.log_p, log_probs(record.log_p), atol=1e-4)
     np.testing.assert_allclose(found.log_q, log_probs(record.log_q), atol=1e-4)

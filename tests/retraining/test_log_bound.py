@@ -16,8 +16,10 @@ from draftloop.data_directory import DataDirectory
 from draftloop.errors import LockedError, NothingToDo
 from draftloop.evaluation.drift import check_streams
 from draftloop.models.fingerprints import fingerprints
+from draftloop.retraining import log_bound
 from draftloop.retraining.facts import History, read_facts
 from draftloop.retraining.log_bound import compact, is_due
+from draftloop.retraining.needed import needed_records
 from draftloop.status import read_overview
 
 BLOB = b"x" * 3_000
@@ -94,6 +96,24 @@ def test_whoever_trains_holds_it_off(data: DataDirectory) -> None:
     with data.training_lock(), pytest.raises(LockedError):
         compact(DataDirectory(data.root, files=NO_SYNC), config())
     assert size(data) == before
+
+
+def test_a_failure_that_comes_while_the_needed_ones_are_found_is_kept_where_the_bound_cannot_be_met(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log(data, range(300))
+    failure = make_record(prompt=topic(0))
+    other = DataDirectory(data.root, files=NO_SYNC)
+
+    def found(data: DataDirectory, settings: Config) -> dict[str, set[str]]:
+        needed = needed_records(data, settings)
+        other.log.append(failure)
+        return needed
+
+    monkeypatch.setattr(log_bound, "ROOM", 1.0)  # a goal of 0
+    monkeypatch.setattr(log_bound, "needed_records", found)
+    assert compact(data, config()).done.dropped > 200
+    assert failure.id in {record.id for record in data.log.records()}
 
 
 def test_status_shows_it_at_work(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,13 @@ from draftloop.config import Config
 from draftloop.data.log_position import mark_of
 from draftloop.data.records import Record
 from draftloop.data_directory import DataDirectory
+from draftloop.errors import StoreError
 from draftloop.evaluation.looks import Look
 from draftloop.registry.verdicts import Attempt
+from draftloop.retraining.gate_step import heldout_sample
 from draftloop.retraining.needed import needed_records
 from draftloop.status import read_overview
+from draftloop.store.sealed_lines import seal, unseal
 from draftloop.training.run import RunDirectory
 
 CONFIG = Config.model_validate(
@@ -115,6 +118,22 @@ def test_looks_that_were_begun_and_the_place_of_the_promotion_are_needed(data: D
     assert needed(data)["looks and drift"] - before == ids(records[3:5]) - before
 
 
+def test_a_watch_that_is_damaged_begins_anew_and_one_of_a_newer_draftloop_needs_what_nobody_knows(
+    data: DataDirectory,
+) -> None:
+    log(data, range(20), **ACCEPTED)
+    data.registry.create(write_adapter, {})
+    watching = data.promotion_watch.begin(data.registry.promote("v0001"), read_overview(data).stream, CONFIG.gate)
+    assert watching is not None
+    (path,) = data.promotion_watch.root.glob("watching/*.json")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    needed(data)
+    path.write_bytes(seal(unseal(whole).replace(b'"schema":1', b'"schema":2')))
+    with pytest.raises(StoreError, match="schema 2"):
+        needed(data)
+
+
 def test_the_place_of_the_last_verdict_and_what_drift_compares_with_are_needed(data: DataDirectory) -> None:
     former = log(data, range(120), **ACCEPTED)
     data.registry.create(write_adapter, {})
@@ -142,3 +161,32 @@ def test_of_every_target_the_newest_held_out_generations_are_needed(data: DataDi
     others = log(data, range(80, 160), pair=other, **ACCEPTED)
     expected = [[one for one in own if one.split == "heldout"][-5:] for own in (records, others)]
     assert needed(data)["newest held-out generations"] == ids([*expected[0], *expected[1]])
+
+
+def held_out(data: DataDirectory, numbers: range, **overrides: Any) -> list[Record]:
+    return [one for one in log(data, numbers, **{**ACCEPTED, **overrides}) if one.split == "heldout"]
+
+
+def test_of_held_out_prompts_that_come_again_and_again_the_newest_of_each_is_needed_first(data: DataDirectory) -> None:
+    once = held_out(data, range(80))
+    often = held_out(data, range(9), prompt=once[-1].prompt)
+    kept = needed(data)["newest held-out generations"]
+    assert kept == ids([*once[-5:-1], often[-1]])
+    left = [record for record in data.log.records() if record.id in kept]
+    assert len(heldout_sample(left, 5, 0)) == 5
+
+
+def test_where_held_out_prompts_are_fewer_than_the_gate_scores_their_newest_repeats_are_needed(
+    data: DataDirectory,
+) -> None:
+    once = held_out(data, range(80))
+    again = held_out(data, range(9), prompt=once[-1].prompt)
+    gate = CONFIG.gate.model_copy(update={"max_heldout_generations": len(once) + 2})
+    kept = needed_records(data, CONFIG.model_copy(update={"gate": gate}))["newest held-out generations"]
+    assert kept == ids([*once[:-1], *again[-3:]])
+
+
+def test_a_source_of_which_nothing_came_lately_keeps_its_part_of_the_gate(data: DataDirectory) -> None:
+    rare = held_out(data, range(40), source="rare")
+    held_out(data, range(40, 160), source="common")
+    assert ids(rare[-5:]) < needed(data)["newest held-out generations"]

@@ -43,7 +43,8 @@ class LogWorld:
 
     def compact(self, needed: Iterable[int] = (), goal: int = 0) -> CompactedLog:
         """Compact; the records of these numbers are needed."""
-        return compact_log(self.log, self.blobs, self.replay, {"a test": {f"{n:032x}" for n in needed}}, goal)
+        ids = {f"{n:032x}" for n in needed}
+        return compact_log(self.log, self.blobs, self.replay, lambda: {"a test": ids}, goal)
 
     def numbers(self) -> list[int]:
         """The numbers of all records, after each is found whole with its blob."""

@@ -172,15 +172,17 @@ def collect_data(
 
 
 def generate_record(
-    pair: Pair, prompt: Prompt, tokens: Sequence[int], settings: CollectSettings, blobs: BlobFile | None = None
-) -> Record:
+    pair: Pair, prompt: Prompt, tokens: Sequence[int], settings: CollectSettings
+) -> tuple[Record, bytes | None]:
     """Decode one prompt to its end, draft and target in turn, and record it.
 
-    What the decoder kept of the target's distributions is in `blobs` by then.
+    Returns:
+        The record, and what the decoder kept of the target's distributions, None where that is nothing:
+        `log.extend([record], blobs, [content])` logs both.
     """
     (group,) = _Collector(pair, settings, StopRequest(), _nobody).live([_EncodedPrompt(prompt, tuple(tokens))])
     (record,), (content,) = group.records, group.contents
-    return record if blobs is None or content is None else replace(record, teacher=blobs.append(content))
+    return record, content
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,34 @@
 """Compact the log and its blobs: the oldest records that nobody needs go, beside writers that append.
 
     log, replay  ->  survey: the bytes of every record, its blob, all prompts   no lock; the log is read once
+                 ->  what is needed: asked now, so it knows of every record     the caller's
+                     that may be dropped; later ones are kept unseen
                  ->  choice: the oldest that are not needed, down to a goal     pure
-                 ->  the index of prompts; new files of lines and of blobs      no lock; the log is read once more
+                 ->  new files of prompts, of lines and of blobs                no lock; the log is read once more
                  ->  what was appended meanwhile, and the exchange              the lock of all writers
                  ->  the places in the replay buffer; the old blobs go
 
-Whoever is killed in between leaves a whole state. The index may know of more prompts than it has to, a new file of
-blobs may hold some that nobody refers to, and the log is the old one or the new one. The old blobs go last. One process
-at a time compacts, and nobody trains meanwhile: the caller holds the lock of trainings. Knows no registry.
+The exchange takes blobs, index and log, in this order, and all are on disk by then. Whoever is killed in between leaves
+a whole state: a new file of blobs may hold some that nobody refers to, the index may say that lines were dropped that
+are there still, and the log is the old one or the new one. The old blobs go last. One process at a time compacts, and
+nobody trains meanwhile: the caller holds the lock of trainings. Knows no registry.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ..errors import StoreError
 from ..store.atomic import NewFile, remove_leftovers
-from ..store.files import storing
+from ..store.files import reading, storing
 from ..store.sealed_lines import RecordError, dump, seal
 from .log import FailureLog, LogLine
 from .prompt_groups import near_keys, prompt_group
@@ -86,13 +90,11 @@ class LogSurvey:
     """A log up to byte `end`.
 
     Attributes:
-        inode: of its file; None where there was none.
         records: in the order of the log.
         prompts: by prompt group, in the order in which they came; `index_bytes` is what they take in the index.
         replayed: the places that the replay buffer refers to.
     """
 
-    inode: int | None
     end: int = 0
     index_bytes: int = 0
     records: list[LoggedBytes] = field(default_factory=list)
@@ -157,8 +159,7 @@ class CompactedLog:
 
 def survey_log(log: FailureLog, blobs: BlobFile, replay: ReplayBuffer) -> LogSurvey:
     """Read a log and the places that the replay buffer refers to. Raises StoreError: a newer draftloop wrote there."""
-    survey = LogSurvey(log.path.stat().st_ino if log.path.exists() else None)
-    survey.prompts = {prompt.group: prompt for prompt in log.index.prompts()}
+    survey = LogSurvey(prompts={prompt.group: prompt for prompt in log.index.prompts()})
     digits = len(str((blobs.next_number + 1) * FILE_BYTES))
 
     def note(body: bytes, record_id: str | None, group: str, place: BlobRef | None) -> None:
@@ -182,19 +183,20 @@ def survey_log(log: FailureLog, blobs: BlobFile, replay: ReplayBuffer) -> LogSur
 
 
 def plan_compaction(
-    log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, needed: Mapping[str, set[str]], goal: int
+    log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, needed: Callable[[], Mapping[str, set[str]]], goal: int
 ) -> CompactedLog:
     """What `compact_log` would do; nothing is changed, no lock is taken. Args and errors as there."""
     before, survey = stored_bytes(log, blobs), survey_log(log, blobs, replay)
-    dropped = survey.choose(needed, goal)
+    staying = needed()
+    dropped = survey.choose(staying, goal)
     after = survey.bytes_without(dropped)
     if after.total >= before.total:
-        return _nothing(survey, before, needed)
-    return _result(survey, dropped, before, after, needed)
+        return _nothing(survey, before, staying)
+    return _result(survey, dropped, before, after, staying)
 
 
 def compact_log(
-    log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, needed: Mapping[str, set[str]], goal: int
+    log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, needed: Callable[[], Mapping[str, set[str]]], goal: int
 ) -> CompactedLog:
     """Drop the oldest records that are not needed, with their blobs, until no more than `goal` bytes are left.
 
@@ -203,28 +205,53 @@ def compact_log(
     Args:
         log, blobs: what is compacted.
         replay: refers to blobs too; it keeps all of its records.
-        needed: ids of records that stay, by what needs them.
+        needed: gives the ids of records that stay, by what needs them. It is called after the last record that may be
+            dropped was read: what is appended later stays, needed or not.
         goal: in bytes; where what is needed takes more, all others go.
 
     Raises:
         StoreError: the disk refused, or a newer draftloop wrote there; nothing acknowledged is lost.
         LockedError: another process kept a lock.
     """
-    # 1. Choose.
-    before, survey = stored_bytes(log, blobs), survey_log(log, blobs, replay)
-    dropped = survey.choose(needed, goal)
-    if survey.bytes_without(dropped).total >= before.total:
-        return _nothing(survey, before, needed)
+    before = stored_bytes(log, blobs)
+    with _held_open(log.path) as surveyed:
+        survey = survey_log(log, blobs, replay)
+        staying = needed()
+        dropped = survey.choose(staying, goal)
+        if survey.bytes_without(dropped).total >= before.total:
+            return _nothing(survey, before, staying)
+        copy = _exchange(log, blobs, replay, survey, dropped, surveyed)
+    after = stored_bytes(log, blobs)
+    return _result(survey, dropped, before, after, staying, len(copy.damaged), copy.lost)
+
+
+@contextmanager
+def _held_open(path: Path) -> Iterator[int | None]:
+    """A descriptor of a file, None where there is none. While it is open, no other file gets the same inode."""
+    descriptor = None
+    with suppress(FileNotFoundError), reading(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _exchange(
+    log: FailureLog, blobs: BlobFile, replay: ReplayBuffer, survey: LogSurvey, dropped: set[int], surveyed: int | None
+) -> _Copy:
+    """Put files without the dropped records in the place of the log's. `surveyed` is a descriptor of what was read."""
     with storing(log.path):
         remove_leftovers(log.path.parent, log.files)
-
-        # 2. Prompts first: from here on no dropped line is missed by any split.
         gone = {survey.records[number].group for number in dropped}
-        known = survey.prompts.values()
-        log.index.write(replace(one, dropped=one.dropped or one.group in gone) for one in known)
-
-        with NewFile(log.path.parent, log.files) as lines, blobs.next_file() as following:
-            # 3. The blobs of the replay buffer, and what stays of the log.
+        known = (replace(one, dropped=one.dropped or one.group in gone) for one in survey.prompts.values())
+        with (
+            log.index.next_file(known) as prompts,
+            NewFile(log.path.parent, log.files) as lines,
+            blobs.next_file() as following,
+        ):
+            # 1. The blobs of the replay buffer, and what stays of the log.
             copy = _Copy(lines, following, blobs)
             for place in survey.replayed:
                 copy.moved(place)
@@ -233,26 +260,33 @@ def compact_log(
             lines.sync()  # or writers would wait for it
             following.new.sync()
 
-            # 4. What was appended meanwhile. Then both files are on disk, and the log is another one at one instant.
+            # 2. What was appended meanwhile. Then all files are on disk, and the log is another one at one instant.
             with log.writing() as descriptor:
-                if survey.inode not in (None, os.fstat(descriptor).st_ino):
-                    raise StoreError(
-                        f"{log.path} is another file than before: somebody replaced it. Nothing was changed."
-                    )
+                _check_same(log, survey, surveyed, descriptor)
                 copy.add(log.lines(survey.end), None)
-                for damaged in copy.damaged:
-                    log.set_aside(damaged)
                 lines.settle()
                 following.new.settle()
                 if blobs.files():
                     blobs.publish(following)
+                for damaged in copy.damaged:
+                    log.set_aside(damaged)
+                log.index.publish(prompts)
                 lines.publish(log.path)
 
-        # 5. Nobody refers to the old blobs any more, once the replay buffer does not.
+        # 3. Nobody refers to the old blobs any more, once the replay buffer does not.
         replay.move_blobs(copy.places)
         blobs.remove_before(following.number)
-    after = stored_bytes(log, blobs)
-    return _result(survey, dropped, before, after, needed, len(copy.damaged), copy.lost)
+    return copy
+
+
+def _check_same(log: FailureLog, survey: LogSurvey, surveyed: int | None, descriptor: int) -> None:
+    """Raise StoreError where the log is not the file that was surveyed, or lacks some of it."""
+    now = os.fstat(descriptor)
+    if now.st_size >= survey.end and (surveyed is None or os.path.samestat(os.fstat(surveyed), now)):
+        return
+    raise StoreError(
+        f"{log.path} is not the file that was read before: somebody replaced it or cut it. Nothing was changed."
+    )
 
 
 class _Copy:

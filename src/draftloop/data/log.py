@@ -56,6 +56,8 @@ class LogLine:
 class FailureLog:
     """The append-only log at `path`. Making one touches nothing; `<name>.lock`, `.broken`, `.prompts` lie beside it.
 
+    Many processes may have one of the same path. One thread at a time uses an object.
+
     Args:
         path: the log; it and its directory are made at the first append.
         files: the seam for the operations that change something.
@@ -213,10 +215,10 @@ class FailureLog:
 
         Raises as `append`.
         """
-        with self._lock, storing(self.path):
+        with storing(self.path), self._locked():
             descriptor = self.files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
-                # 1. Learn what others wrote.
+                # 1. Learn what others wrote since.
                 if os.fstat(descriptor).st_size == 0:
                     self.files.sync_directory(self.path.parent)
                 self._read_on()
@@ -227,6 +229,25 @@ class FailureLog:
                 yield descriptor
             finally:
                 os.close(descriptor)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The lock of all writers, who do not wait for a whole log to be read: only its latest lines may be unknown."""
+        while True:
+            with suppress(FileNotFoundError):
+                self._read_on()
+            with self._lock:
+                if not self._is_another():  # else it was compacted while this one waited
+                    yield
+                    return
+
+    def _is_another(self) -> bool:
+        """Whether `_read_on` would begin anew."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return (status.st_ino, self.index.compactions()) != self._identity or status.st_size < self._known
 
     def _begin_anew(self) -> None:
         self._identity = 0, 0  # inode and compactions: an inode may come again after two of them

@@ -1,6 +1,6 @@
 """The index of a log's prompts: what is still known of a prompt when its records are gone. Knows no record and no text.
 
-A compaction drops records, and a prompt keeps its split all the same. So before it drops any it writes here, for every
+A compaction drops records, and a prompt keeps its split all the same. So right before it does it puts here, for every
 prompt group of the log in the order in which they came, the splits of its lines and its near keys: hashes, from which
 nobody reads a prompt. `PromptGroups` learns from them what it would have learned from the lines.
 
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from ..store.atomic import write_atomically
+from ..store.atomic import NewFile
 from ..store.files import FILES, Files, reading
 from ..store.sealed import DamagedFile
 from ..store.sealed_lines import RecordError, check_schema, dump, seal, unseal
@@ -89,12 +90,26 @@ class PromptIndex:
             raise self._damaged("its checksum does not match")
         return [_from_json(orjson.loads(line), header["keys"] == KEYS) for line in rest.splitlines()]
 
-    def write(self, prompts: Iterable[KnownPrompt]) -> None:
-        """Replace the index at one instant, and count one more compaction. Raises OSError: what the system said."""
-        write_atomically(self.path, self._content(prompts), self._files, full=True)
+    @contextmanager
+    def next_file(self, prompts: Iterable[KnownPrompt]) -> Iterator[NewFile]:
+        """The next index, with one more compaction counted, for the one process that compacts.
+
+        It is on disk, and gone after the block unless it was published.
+
+        Raises:
+            OSError: what the system said.
+        """
+        with NewFile(self.path.parent, self._files) as new:
+            new.write(self._content(prompts))
+            new.settle()
+            yield new
+
+    def publish(self, following: NewFile) -> None:
+        """Let the next index take the place of this one at one instant. Raises OSError: what the system said."""
+        following.publish(self.path)
 
     def size_with(self, prompts: Iterable[KnownPrompt]) -> int:
-        """The bytes that `write` would write."""
+        """The bytes that the next index with these prompts takes."""
         return len(self._content(prompts))
 
     def _content(self, prompts: Iterable[KnownPrompt]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from ..config import Config
@@ -65,12 +66,10 @@ def compact(data: DataDirectory, config: Config, *, dry_run: bool = False) -> Lo
         raise NothingToDo("data.max_log_mb is 0, so the log has no bound; --max-log-mb gives one")
     if size <= bound:
         raise NothingToDo(f"the log takes {megabytes(size)}, within its bound of {megabytes(bound)}")
-    goal = int(bound * (1 - ROOM))
+    goal, needed = int(bound * (1 - ROOM)), partial(needed_records, data, config)
     if dry_run:
-        needed = needed_records(data, config)
         return LogCompaction(plan_compaction(data.log, data.blobs, data.replay, needed, goal), bound)
     with data.training_lock(), data.presence.shown("log compact"):
-        needed = needed_records(data, config)
         return LogCompaction(compact_log(data.log, data.blobs, data.replay, needed, goal), bound)
 
 

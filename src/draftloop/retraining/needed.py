@@ -13,11 +13,12 @@ from contextlib import suppress
 from ..config import Config
 from ..data.log_position import position_after
 from ..data_directory import DataDirectory
-from ..errors import DraftloopError, RunError, StoreError
+from ..errors import DraftloopError, RunError
 from ..evaluation.drift import FALL_REFERENCE, LoggedGeneration, StreamKey
 from ..evaluation.looks import Watching
 from ..registry.registry import Pointer
 from ..status import read_overview
+from ..store.sealed import DamagedFile
 from ..training.run import RunDirectory
 from .facts import History
 
@@ -36,7 +37,7 @@ def needed_records(data: DataDirectory, config: Config) -> dict[str, set[str]]:
     if overview.denied is not None:  # nobody knows what it would have said
         raise overview.denied
     pointer, watching = data.registry.pointer(), None
-    with suppress(StoreError):  # a damaged one begins anew, at the end of the log
+    with suppress(DamagedFile):  # it begins anew, at the end of the log
         watching = data.promotion_watch.of(pointer)
     looks = [record_id for look in (watching.made if watching else ()) for record_id in look.record_ids]
     epochs = [record_id for epoch in data.verdicts.open_epochs() for record_id in epoch.record_ids]
@@ -111,9 +112,18 @@ def _by_stream(generations: Sequence[LoggedGeneration]) -> dict[StreamKey, list[
 
 
 def _newest_held_out(stream: Sequence[LoggedGeneration], most: int) -> set[str]:
-    """Of every target, as many as the gate scores: for its next epoch, looks and benchmarks."""
-    by_target: dict[str, list[str]] = defaultdict(list)
-    for one in stream:
+    """Of every target and source as many as the gate scores, for its next epoch, looks and benchmarks.
+
+    The gate takes one of each prompt group before a second of any, so the newest of each group stay, and where these
+    are fewer than `most`, the newest of the others too.
+    """
+    newest_first: dict[tuple[str, str], list[LoggedGeneration]] = defaultdict(list)
+    for one in reversed(stream):
         if one.split == "heldout":
-            by_target[one.key.target].append(one.id)
-    return {record_id for ids in by_target.values() for record_id in ids[-most:]}
+            newest_first[one.key.target, one.key.source].append(one)
+    needed = set[str]()
+    for generations in newest_first.values():
+        firsts = {one.group: one.id for one in reversed(generations)}  # of each group the newest is the last to be put
+        ranked = sorted(generations, key=lambda one: firsts[one.group] != one.id)  # stable: newest first in each half
+        needed.update(one.id for one in ranked[:most])
+    return needed
