@@ -7,27 +7,34 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 import zoo
+from builders import failing_files
 from mlx_lm.generate import generate_step
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from draftloop.caches import leaves_of
 from draftloop.config import Models, Speculative
+from draftloop.data.log import FailureLog
+from draftloop.data.records import Record
+from draftloop.data.teacher_blobs import BlobFile
 from draftloop.decoding.decoder import Round
 from draftloop.errors import PairError
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.prompt import Prompt
 from draftloop.serving.api_error import ApiError
 from draftloop.serving.asked import Asked
+from draftloop.serving.capture import Capture
 from draftloop.serving.engine import Capacity, Engine, Full
 from draftloop.serving.events import Ended, Event, NewText, Refused
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
 from draftloop.serving.served import Served
 from draftloop.serving.tempo import Tempo
+from draftloop.store.files import FILES, Files
 
 PROMPTS = (
     "def read_file(path):\n    ",
@@ -80,7 +87,13 @@ def answer_of(events: queue.Queue[Event]) -> tuple[str, Ended]:
             raise event.error
 
 
-def run(pair: Pair, work: Callable[[Client], None], limits: Capacity | None = None, prefill: int = 512) -> Engine:
+def run(
+    pair: Pair,
+    work: Callable[[Client], None],
+    limits: Capacity | None = None,
+    prefill: int = 512,
+    capture: Capture | None = None,
+) -> Engine:
     """Run an engine here, as long as the client works in a thread of its own."""
     client: Client
     failed: list[BaseException] = []
@@ -95,8 +108,19 @@ def run(pair: Pair, work: Callable[[Client], None], limits: Capacity | None = No
 
     served = Served(pair, Speculative(prefill_step_size=prefill), {}, "rejection")
     ended: list[Job] = []
+
+    def on_output(job: Job) -> None:
+        ended.append(job)
+        if capture is not None:
+            capture.offer(job)
+
     engine = Engine(
-        lambda: served, limits or Capacity(8, 16, 64 << 20), ended.append, when_idle=lambda: False, metrics=Metrics()
+        lambda: served,
+        limits or Capacity(8, 16, 64 << 20),
+        on_output,
+        when_idle=(lambda: False) if capture is None else capture.work,
+        metrics=Metrics(),
+        wants=(lambda _job: False) if capture is None else capture.wants,
     )
     client = Client(engine, pair, ended)
     thread = threading.Thread(target=works)
@@ -330,3 +354,47 @@ def test_what_goes_wrong_with_one_request_ends_that_one_alone(pair: Pair, monkey
         assert [answer_of(events)[1].tokens for events in waiting] == [60, 60]
 
     run(pair, work)
+
+
+# what is captured
+
+
+def captured(
+    pair: Pair, folder: Path, work: Callable[[Client], None], files: Files = FILES
+) -> tuple[list[Record], str]:
+    """The records that a client leaves, and the metrics."""
+    metrics = Metrics()
+    log = FailureLog(folder / "failures" / "failures.jsonl", files)
+    capture = Capture(log, BlobFile(folder / "failures" / "teacher.bin", files), metrics, 1.0, 3)
+    run(pair, work, capture=capture)
+    capture.close()
+    return list(FailureLog(log.path).records()), metrics.render().decode()
+
+
+def test_records_have_the_rounds_that_happened_and_others_are_simulated(pair: Pair, tmp_path: Path) -> None:
+    def work(client: Client) -> None:
+        client.answer(PROMPTS[0], num_draft_tokens=3, temperature=0.8, seed=5)
+        client.answer(PROMPTS[1], num_draft_tokens=0)
+        job, events = client.ask(PROMPTS[2], num_draft_tokens=3, length=400)
+        events.get(timeout=60)
+        job.cancelled.set()
+        answer_of(events)
+
+    live, plain, cut = sorted(captured(pair, tmp_path, work)[0], key=lambda record: PROMPTS.index(record.prompt))
+    assert (live.simulated, live.finish, live.sampler.seed) == (False, "length", 5)
+    assert (plain.simulated, plain.num_draft_tokens) == (True, 3)
+    assert any(drafted for drafted, _ in plain.rounds)
+    assert (cut.finish, cut.simulated) == ("cancelled", False)
+    for record in (live, plain, cut):
+        assert sum(accepted for _, accepted in record.rounds) + len(record.rounds) >= len(record.target_output)
+        assert len(record.draft_output) == len(record.log_q) == len(record.target_output)
+
+
+def test_a_disk_that_is_full_costs_records_and_no_answer(pair: Pair, tmp_path: Path) -> None:
+    def work(client: Client) -> None:
+        assert client.answer(PROMPTS[0], num_draft_tokens=3)[1].tokens == 40
+        assert client.answer(PROMPTS[1], num_draft_tokens=3)[1].tokens == 40
+
+    found, metrics = captured(pair, tmp_path, work, failing_files(3, for_good=True))
+    assert found == []
+    assert 'records_dropped_total{reason="write_failed"} 2.0' in metrics

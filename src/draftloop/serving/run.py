@@ -62,7 +62,12 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
     capture = Capture(data.log, data.blobs, metrics, settings.capture_rate, drafts) if settings.capture else None
     wants: Callable[[Job], bool] = (lambda _job: False) if capture is None else capture.wants
     on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
-    when_idle: Callable[[], bool] = (lambda: False) if capture is None else capture.work
+
+    def when_idle() -> bool:
+        if not http.is_alive():
+            engine.stop(0)  # nobody can ask any more
+        return capture is not None and capture.work()
+
     limits = Capacity(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
     engine = Engine(loaded, limits, on_output, when_idle, metrics, wants)
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
