@@ -17,6 +17,7 @@ from draftloop.data.log import FailureLog
 from draftloop.data.records import Record
 
 PROMPT = "import os\n\ndef walk(top):\n"
+ENDLESS = "def read_file(path):\n    "  # the target goes on for hundreds of tokens
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def until(condition: object, seconds: float = 60) -> None:
 def test_a_client_that_vanishes_ends_its_decoding(server: Server, stream: bool) -> None:
     before = metric(server, 'request_success_total{finished_reason="cancelled"}')
     host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
-    body = json.dumps({"prompt": PROMPT, "max_tokens": 400, "temperature": 1.0, "stream": stream}).encode()
+    body = json.dumps({"prompt": ENDLESS, "max_tokens": 400, "temperature": 0, "stream": stream}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head + body)

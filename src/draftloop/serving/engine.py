@@ -75,6 +75,7 @@ class Engine:
         when_idle: called while nothing is under way; True if it did something, and is called again at once.
         metrics: counts what is decoded.
         wants: whether what a request brings is of use to `on_output`, asked when it begins.
+        on_ready: called when the first request can be answered.
     """
 
     def __init__(
@@ -85,9 +86,11 @@ class Engine:
         when_idle: Callable[[], bool],
         metrics: Metrics,
         wants: Callable[[Job], bool] = lambda _job: False,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._load, self._limits = load, limits
         self._on_output, self._when_idle, self._metrics, self._wants = on_output, when_idle, metrics, wants
+        self._on_ready = on_ready
         self._batches = False
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -141,6 +144,7 @@ class Engine:
             self._batches = batches_exactly(served.pair.target)  # which is tried, and takes a moment
             with lora.merged(served.pair.draft):
                 self.served = served
+                self._on_ready()
                 while self._goes_on():
                     self._admit()
                     if self._running:

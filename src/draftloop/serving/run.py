@@ -55,7 +55,6 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
     def loaded() -> Served:
         served = serve_pair(load(), config, data.costs, say)
         metrics.champion(served.pair.adapter or "base")
-        say(f"serving {name} on {where}")
         return served
 
     drafts = config.speculative.num_draft_tokens
@@ -69,7 +68,9 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
         return capture is not None and capture.work()
 
     limits = Capacity(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
-    engine = Engine(loaded, limits, on_output, when_idle, metrics, wants)
+    engine = Engine(
+        loaded, limits, on_output, when_idle, metrics, wants, on_ready=lambda: say(f"serving {name} on {where}")
+    )
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
     server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))
     http = threading.Thread(target=server.run, args=([listening],), name="http", daemon=True)
