@@ -25,8 +25,8 @@ from draftloop.training.peak_rate import (
 from draftloop.training.validation import ValidationScores
 
 
-def scores(acceptance: float) -> ValidationScores:
-    return ValidationScores(1.0, acceptance, 10, {})
+def scores(loss: float) -> ValidationScores:
+    return ValidationScores(loss, 1.0 - loss, 10, {})
 
 
 def search(guess: float, outcome: Callable[[float], ValidationScores | None]) -> list[RateTrial]:
@@ -38,7 +38,7 @@ def search(guess: float, outcome: Callable[[float], ValidationScores | None]) ->
 
 
 def peaked(at: float) -> Callable[[float], ValidationScores]:
-    return lambda rate: scores(-abs(math.log(rate / at)))
+    return lambda rate: scores(abs(math.log(rate / at)))
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_all_trials_together_take_no_more_than_their_share_of_the_steps():
 
 
 def test_one_line_says_what_every_rate_gave():
-    trials = search(6e-3, lambda rate: None if rate > 6e-3 else scores(0.41 if rate == 6e-3 else 0.4))
+    trials = search(6e-3, lambda rate: None if rate > 6e-3 else scores(0.41 if rate == 6e-3 else 0.5))
     assert PeakRate(6e-3, "trials", trials, 9).describe() == (
-        "learning rate 0.006: the best of 3, each tried for 9 steps; acceptance per position after them: "
-        "0.003 0.4000, 0.006 0.4100, 0.012 diverged"
+        "learning rate 0.006: the best of 3, each tried for 9 steps; loss after them: "
+        "0.003 0.5, 0.006 0.41, 0.012 diverged"
     )
     assert PeakRate(2e-3, "width", why="45 steps are too few").describe() == (
         "learning rate 0.002, by the draft's width: 45 steps are too few"

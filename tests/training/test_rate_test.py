@@ -97,8 +97,8 @@ def said(shop: Workshop, run: str = "r0001") -> str:
     return (shop.runs / run / "train.log").read_text()
 
 
-def scripted(monkeypatch, outcome: Callable[[float], ValidationScores], before: float = -1.0) -> list[float]:
-    """Trials end with these scores, and the draft has an acceptance of `before`; gives the rates that were tried."""
+def scripted(monkeypatch, outcome: Callable[[float], ValidationScores], before: float = 9.0) -> list[float]:
+    """Trials end with these scores, and the draft begins with a loss of `before`; gives the rates that were tried."""
     tried: list[float] = []
     asked: list[object] = []
 
@@ -106,7 +106,7 @@ def scripted(monkeypatch, outcome: Callable[[float], ValidationScores], before: 
         learner = evaluate.__self__.learner
         if learner not in asked:  # before the first trial
             asked.append(learner)
-            return ValidationScores(2.0, before, 10, {})
+            return ValidationScores(before, 0.5, 10, {})
         tried.append(evaluate.__self__.learner.peak)
         return outcome(tried[-1])
 
@@ -115,7 +115,8 @@ def scripted(monkeypatch, outcome: Callable[[float], ValidationScores], before: 
 
 
 def best_at(best: float) -> Callable[[float], ValidationScores]:
-    return lambda rate: ValidationScores(1.0, 0.5 - abs(rate - best), 10, {})
+    """A loss that is lowest there, and an acceptance that is highest where hardly anything is learned."""
+    return lambda rate: ValidationScores(0.5 + abs(rate - best), 0.5 - rate, 10, {})
 
 
 # the run after a test is the run that is given the rate
@@ -250,19 +251,18 @@ def test_the_best_rate_is_taken_and_said_and_kept(tmp_path, monkeypatch):
     assert result.learning_rate == RULE / 4
     assert result.peak_rate is not None
     assert [trial.rate for trial in result.peak_rate.trials] == tried
-    assert "learning rate 0.009: the best of 4, each tried for 4 steps; acceptance" in said(shop)
+    assert "learning rate 0.009: the best of 4, each tried for 4 steps; loss" in said(shop)
     assert shop.registry.manifest(result.version).metrics["peak_rate"]["rate"] == RULE / 4
     assert max(row["learning_rate"] for row in rows(shop) if row["kind"] == "train") <= RULE / 4
 
 
-def test_where_no_rate_makes_the_draft_better_the_rule_decides(tmp_path, monkeypatch):
-    """In so few steps the lowest rate is the best: it does the least."""
-    tried = scripted(monkeypatch, lambda rate: ValidationScores(1.0, -rate, 10, {}), before=0.0)
+def test_where_no_rate_lowers_the_loss_the_rule_decides(tmp_path, monkeypatch):
+    tried = scripted(monkeypatch, lambda rate: ValidationScores(1.0 + rate, 0.9, 10, {}), before=1.0)
     shop = workshop(tmp_path)
     chosen = run_to(shop, step=1)["progress"]["peak_rate"]
     assert min(tried) < RULE / 4
     assert (chosen["rate"], chosen["by"]) == (RULE, "width")
-    assert chosen["why"] == f"no rate tried made the draft better within {A_TRIAL} steps"
+    assert chosen["why"] == f"no rate tried lowered the loss within {A_TRIAL} steps"
 
 
 def test_a_training_that_goes_on_from_a_version_takes_its_measured_rate_and_makes_no_test(tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 The rule is a guess of the right order. The search (`next_rate`) tries the guess g, then goes outwards in factors of 2,
 … g/4, g/2, g, 2g, 4g …, until the best rate has a worse one on either side. What each rate gave is a `RateTrial`.
+
+Trials are compared by their loss, and not by the acceptance that is wanted in the end: after few steps a draft that
+agrees with hardly anything has learned much that is not accepted yet, and the rate that changes least would win.
 """
 
 from __future__ import annotations
@@ -37,10 +40,10 @@ class RateTrial:
     scores: ValidationScores | None
 
     def better_than(self, other: RateTrial) -> bool:
-        """Whether its scores are; where neither has any, the lower rate is better."""
+        """Whether its loss is lower; where neither has scores, the lower rate is better."""
         if self.scores is None:
             return other.scores is None and self.rate < other.rate
-        return self.scores.better_than(other.scores)
+        return other.scores is None or self.scores.loss < other.scores.loss
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class PeakRate:
         more = f" ({self.why})" if self.why else ""
         return (
             f"learning rate {self.rate:g}: the best of {len(self.trials)}, each tried for {self.steps} steps{more}; "
-            f"acceptance per position after them: {gave}"
+            f"loss after them: {gave}"
         )
 
 
@@ -160,4 +163,4 @@ def is_enclosed(trials: Sequence[RateTrial]) -> bool:
 
 
 def _outcome(trial: RateTrial) -> str:
-    return "diverged" if trial.scores is None else f"{trial.scores.acceptance:.4f}"
+    return "diverged" if trial.scores is None else f"{trial.scores.loss:.4g}"

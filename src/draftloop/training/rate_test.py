@@ -103,8 +103,8 @@ class RateTest:
         best = best_trial(trials)
         if best.scores is None:
             return PeakRate(guess, "width", trials, steps, "training diverged with every rate tried")
-        if not best.scores.better_than(before):  # then the lowest rate is the best, because it does the least
-            return PeakRate(guess, "width", trials, steps, f"no rate tried made the draft better within {steps} steps")
+        if before is not None and best.scores.loss >= before.loss:  # then the best is the rate that does the least
+            return PeakRate(guess, "width", trials, steps, f"no rate tried lowered the loss within {steps} steps")
         if why is None and not is_enclosed(trials):
             why = "the best is at the end of what is tried"
         return PeakRate(best.rate, "trials", trials, steps, why)
