@@ -19,7 +19,7 @@ from mortal import HANGS
 
 from draftloop.config import Serve
 from draftloop.serving import connections
-from draftloop.serving.connections import uvicorn_settings
+from draftloop.serving.connections import LAST_WORDS, uvicorn_settings
 
 from .conftest import ServeApp
 
@@ -197,5 +197,5 @@ def test_after_any_bytes_the_server_serves_on(echo_port: int, junk: list[bytes])
 def test_uvicorn_is_told_to_log_no_request_and_to_believe_no_header() -> None:
     told = uvicorn_settings(echo, Serve(port=9, grace_seconds=7, idle_seconds=8))
     assert told["port"] == 9
-    assert (told["timeout_graceful_shutdown"], told["timeout_keep_alive"]) == (7, 8)
+    assert (told["timeout_graceful_shutdown"], told["timeout_keep_alive"]) == (7 + LAST_WORDS, 8)
     assert told["access_log"] is told["proxy_headers"] is told["server_header"] is False
