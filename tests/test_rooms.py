@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "data_directory": "config store data models registry evaluation",
     "training": "config store runtime data caches models decoding registry data_directory",
     "status": "data evaluation data_directory",
-    "retraining": "config runtime data models registry evaluation data_directory training status",
+    "retraining": "config store runtime data models registry evaluation data_directory training status",
     "serving": "config runtime store prompts data caches models decoding collection evaluation data_directory",
     "demo": "reference config prompts data models decoding collection evaluation data_directory training",
     "whereabouts": "config",

@@ -115,7 +115,7 @@ def test_what_both_kinds_take(parse: Any, given: dict[str, Any], name: str, valu
         ("frequency_penalty", [-2.1, []]),
         ("user", [1, {}]),
         ("metadata", [[], "x", 1]),
-        ("metadata.source", [{"source": source} for source in (1, "", " a", "a/../b", "a\n", "x" * 65, "-a", "é")]),
+        ("metadata.source", [{"source": source} for source in (1, "", " a", "a b", "a\n", "x" * 65, "-a", "é")]),
         ("store", [0, "false"]),
         ("num_draft_tokens", [-1, 65, True, 1.0]),
         ("acceptance_rule", ["best", 1, True, "greedy"]),
