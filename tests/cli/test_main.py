@@ -28,6 +28,7 @@ COMMANDS = {
     "log",
     "retrain",
     "schedule",
+    "serve",
     "status",
     "train",
 }
@@ -49,7 +50,13 @@ def test_the_version_is_the_packages(call) -> None:
 def test_every_command_has_help_and_json(command: str, call) -> None:
     found = call(command, "--help")
     assert (found.code, found.err) == (0, "")
-    if command not in ("adapters", "benchmark", "log", "schedule"):  # groups; their commands have it
+    if command not in (
+        "adapters",
+        "benchmark",
+        "log",
+        "schedule",
+        "serve",
+    ):  # groups, whose commands have it; no result
         assert "--json" in found.out
 
 

@@ -35,7 +35,7 @@ def _keep_capture(context: click.Context, _parameter: click.Parameter, value: st
 @model_options
 @click.pass_obj
 def serve_command(app: App, learn: str, adapter: str) -> None:  # noqa: ARG001 - there is one choice so far
-    """Serve OpenAI's API, and learn what to train on from what it answers.
+    """Serve OpenAI's API, and log what is rejected.
 
     Point a client at http://127.0.0.1:8080/v1: every answer has the target's own distribution, decoded with the
     champion, and what the target rejected is logged as by collect-data. What a request leaves open is as configured; an
