@@ -56,7 +56,7 @@ def test_every_command_has_help_and_json(command: str, call) -> None:
         "log",
         "schedule",
         "serve",
-    ):  # groups, whose commands have it; no result
+    ):  # groups; and no result
         assert "--json" in found.out
 
 

@@ -56,7 +56,7 @@ def test_a_greedy_generation_is_the_live_one(count: int, likeness: float) -> Non
     prompts = [(start, 5, 6) for start in range(6)]
     made = [live(pair, ids, how) for ids in prompts]
     for ours, theirs in zip(afterwards(pair, made, how, prompts), made, strict=True):
-        assert replace(ours, rows=None) == replace(theirs, rows=None)
+        assert replace(ours, rows=None) == replace(theirs, rows=None, simulated=True)
         assert ours.rows is not None
         assert theirs.rows is not None
         np.testing.assert_array_equal(ours.rows.tokens, theirs.rows.tokens)
