@@ -356,6 +356,30 @@ def test_what_goes_wrong_with_one_request_ends_that_one_alone(pair: Pair, monkey
     run(pair, work)
 
 
+def test_a_request_that_fails_in_a_batch_leaves_the_others_in_it_alone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Job.take
+
+    def fails(job: Job, round_: Round) -> int:
+        if job.source == "breaks" and len(job.work.output) == 20:
+            raise IndexError("whatever")
+        return take(job, round_)
+
+    monkeypatch.setattr(Job, "take", fails)
+    monkeypatch.setattr(Tempo, "choose", lambda _tempo, _count: "batch")
+
+    def work(client: Client) -> None:
+        alone = [client.answer(text, owner="alone")[0] for text in PROMPTS[:2]]
+        waiting = [client.ask(text)[1] for text in PROMPTS[:2]]
+        breaks = client.ask(PROMPTS[2], source="breaks")[1]
+        assert [answer_of(events)[0] for events in waiting] == alone
+        with pytest.raises(ApiError, match="the server failed at this request"):
+            answer_of(breaks)
+
+    run(pair, work)
+
+
 # what is captured
 
 

@@ -207,14 +207,12 @@ class Engine:
                 self._refuse(jobs, ApiError(500, "the server failed at this request"))
 
     def _refuse(self, jobs: Iterable[Job], error: ApiError) -> None:
-        """End requests without more of an answer. A batch with one of them is given up: what it holds is unknown."""
+        """End requests without more of an answer; those in a batch with them go on by themselves."""
         for job in jobs:
-            if self._batch is not None and job.has_begun and job.work.decoding in self._batch.members:
-                others = [one for one in self._running if one.work.decoding in self._batch.members and one not in jobs]
-                self._batch = None
-                self._refuse(others, error)
             if job in self._running:
                 self._running.remove(job)
+            if self._batch is not None and job.has_begun and job.work.decoding in self._batch.members:
+                self._release()
             job.refuse(error)
 
     def _begin(self, job: Job) -> None:
@@ -275,7 +273,9 @@ class Engine:
             if self._batch is None or self._batch.members != members:
                 self._release()
                 self._batch = PlainBatch(self.served.pair.target, members)
-            rounds = self._batch.step()
+            batch, self._batch = self._batch, None  # after a step that failed nobody knows what it holds
+            rounds = batch.step()
+            self._batch = batch
         for job, round_ in zip(jobs, rounds, strict=False):  # there are none where it went wrong
             with self._guarding(job):
                 self._deliver(job, round_)
@@ -301,11 +301,10 @@ class Engine:
 
     def _release(self) -> None:
         """End the batch, if there is one: its members go on by themselves."""
-        if self._batch is not None:
-            batch = self._batch
+        batch, self._batch = self._batch, None
+        if batch is not None:
             with self._guarding(*(job for job in self._running if job.work.decoding in batch.members)):
                 batch.release()
-            self._batch = None
 
     def _finish(self, job: Job, finish: Finish) -> None:
         assert self.served is not None

@@ -45,7 +45,7 @@ class Job:
     Args:
         asked: what the client wants.
         tokens: of the prompt.
-        owner: name of the API key, empty without one.
+        owner: number of the API key, as text.
         source: under which it is recorded.
         send: takes each event, on the model thread; must not wait.
 

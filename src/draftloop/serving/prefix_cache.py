@@ -1,6 +1,6 @@
 """Prompt caches of earlier requests, found again by the longest beginning that a prompt has in common with them.
 
-Kept by owner (an API key's name), so that nobody learns from the time of an answer what somebody else has asked, and by
+Kept by owner (an API key), so that nobody learns from the time of an answer what somebody else has asked, and by
 what has read them: the target, or the draft with one adapter. Where a cache can be trimmed, any common beginning is of
 use; a recurrent state only where its tokens are the prompt's beginning as a whole. The least recently used go first.
 """
@@ -21,7 +21,7 @@ LEAST = 16  # tokens; reading fewer again costs less than a copy
 
 @dataclass(frozen=True)
 class Shelf:
-    """Whose caches: `owner` is the name of an API key, `reader` says which model has read, with what adapter."""
+    """Whose caches: `owner` says which API key, `reader` says which model has read, with what adapter."""
 
     owner: str
     reader: str

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,6 +16,7 @@ from ..data_directory import DataDirectory
 from ..errors import ServeError
 from ..evaluation.latency import machine_fingerprint
 from ..models.pair import Pair
+from ..runtime.signals import AGAIN, handling
 from .api_keys import keys_of
 from .app import Serving, make_app
 from .capture import Capture
@@ -82,7 +81,7 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
         engine.stop(0 if server.force_exit else settings.grace_seconds)
 
     try:
-        with _handling(stop):
+        with handling(stop, f"stopping: answers may finish; {AGAIN}"):
             http.start()
             engine.run()
     finally:
@@ -92,17 +91,6 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
             capture.close()
     if engine.served is not None:
         _keep_experience(engine.served, data, say)
-
-
-@contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within the block, signals that end a process are handled so."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handled in before.items():
-            signal.signal(number, handled)
 
 
 def _listen(host: str, port: int) -> socket.socket:
