@@ -213,17 +213,15 @@ def _head(serving: Serving, kind: Kind) -> AnswerHead:
 
 async def _whole(answer: Answer, job: Job, events: asyncio.Queue[Event], request: Request) -> dict[str, Any]:
     """The whole answer, unless the client goes away before."""
-    gone, waiting = asyncio.ensure_future(_gone(request)), None
+    gone, following = asyncio.ensure_future(_gone(request)), asyncio.ensure_future(events.get())
     pieces: list[Piece] = []
     try:
         while True:
-            next_event = asyncio.ensure_future(events.get())
-            waiting = next_event
-            await asyncio.wait({next_event, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not next_event.done():
-                next_event.cancel()
+            await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
                 raise ApiError(499, "the client has left")
-            event = next_event.result()
+            event = following.result()
+            following = asyncio.ensure_future(events.get())
             if isinstance(event, Refused):
                 raise event.error
             if isinstance(event, Ended):
@@ -233,8 +231,7 @@ async def _whole(answer: Answer, job: Job, events: asyncio.Queue[Event], request
     finally:
         job.cancelled.set()
         gone.cancel()
-        if waiting is not None:
-            waiting.cancel()
+        following.cancel()
 
 
 async def _gone(request: Request) -> None:

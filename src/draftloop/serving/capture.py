@@ -27,6 +27,7 @@ from ..decoding.decoder import Settings
 from ..decoding.generation import Generation
 from ..decoding.offline_rounds import simulate_rounds
 from ..decoding.teacher_forced import TargetGeneration
+from ..errors import StoreError
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
 from .job import Job
@@ -180,7 +181,10 @@ class Capture:
                 for one in made:  # one of them may be no record
                     self._append([one])
                 return
-            _log.error("%d records are not in the log: %s", len(made), type(error).__name__)
+            said = (
+                error if isinstance(error, OSError | StoreError) else type(error).__name__
+            )  # others may quote a prompt
+            _log.error("%d records are not in the log: %s", len(made), said)
             self._metrics.dropped("write_failed", len(made))
 
 

@@ -32,6 +32,10 @@ class _Measured:
         self.steps = keep * self.steps + 1
         self.since = 0
 
+    def forget(self) -> None:
+        self.tokens = self.seconds = self.steps = 0.0
+        self.since = 0
+
     @property
     def rate(self) -> float:
         return self.tokens / self.seconds
@@ -54,7 +58,7 @@ class Tempo:
             measured = self._of(way, count)
             if measured.steps < TRIAL / 2 or measured.since >= REST:
                 self._trial = (way, count, TRIAL)
-                measured.since = 0
+                measured.forget()  # what it gave so long ago would outweigh the trial
                 return way
         used = self._used.get(count, "turns")
         other: Way = "batch" if used == "turns" else "turns"
