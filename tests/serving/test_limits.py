@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draftloop.config import Serve
-from draftloop.serving.answers import Answered
+from draftloop.serving.error_middleware import Answered
 from draftloop.serving.limits import MAX_HEAD_BYTES, MAX_HEADERS, Limits, declared_length
 from draftloop.serving.metrics import Metrics
 

@@ -34,6 +34,7 @@ from .acceptance_rules import rule_for
 from .penalized_sampler import PenalizedSampler
 from .penalties import NO_PENALTIES, Penalties
 from .round_sampler import BonusDraw, RoundSampler, round_sampler_for
+from .token_logprobs import TokenLogprob, token_logprobs
 
 _ONE_PASS = 32  # tokens that a draft reads at once with all of their logits, which are V numbers each
 
@@ -88,15 +89,6 @@ class VerifiedProposal:
     token: int
     token_log_p: float
     token_log_q: float
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """An emitted token's log-probability under the target, before sampler and penalties; and its likeliest tokens."""
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -407,21 +399,6 @@ class Decoding:
 def slack_for(settings: Settings) -> int:
     """The most tokens that a cache has to take back: K of a round, one of a plain step."""
     return max(settings.num_draft_tokens, 1)
-
-
-def token_logprobs(logits: mx.array, emitted: Sequence[int], most: int) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities of emitted tokens, and of the `most` likeliest, from the rows (M, V) before each."""
-    logits = logits.astype(mx.float32)
-    normal = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    own = mx.take_along_axis(normal, mx.array(emitted)[:, None], axis=-1)[:, 0]
-    top = mx.argpartition(-normal, kth=most - 1, axis=-1)[:, :most] if most else mx.zeros((len(emitted), 0), mx.uint32)
-    values = mx.take_along_axis(normal, top, axis=-1)
-    mx.eval(own, top, values)
-    found = []
-    for token, value, ids, of_ids in zip(emitted, own.tolist(), top.tolist(), values.tolist(), strict=True):
-        likeliest = sorted(zip(ids, of_ids, strict=True), key=lambda pair: (-pair[1], pair[0]))
-        found.append(TokenLogprob(token, value, tuple(likeliest)))
-    return tuple(found)
 
 
 def count_rounds(rounds: Sequence[Round], length: int) -> tuple[tuple[int, int], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..decoding.decoder import TokenLogprob
+from ..decoding.token_logprobs import TokenLogprob
 from .asked import Asked
 from .chat_output import ChatOutput
 from .events import Ended, NewText

@@ -31,8 +31,8 @@ from ..decoding.plain_batch import PlainBatch
 from ..errors import DraftloopError
 from ..models import adapter as lora
 from ..runtime.memory import is_out_of_memory
-from .answers import frames
 from .api_error import ApiError
+from .error_middleware import frames
 from .job import Job
 from .metrics import Metrics
 from .prefix_cache import PrefixCache, Shelf

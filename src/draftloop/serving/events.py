@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..data.records import Finish
-from ..decoding.decoder import TokenLogprob
+from ..decoding.token_logprobs import TokenLogprob
 from .api_error import ApiError
 from .text_stream import TextPiece
 

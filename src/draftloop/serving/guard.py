@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..config import Serve
-from .answers import Answered, raw_headers
 from .api_error import ApiError
 from .api_keys import Client, Keys
+from .error_middleware import Answered, raw_headers
 from .limits import Limits
 from .security import PREFLIGHT_HEADERS, Door, cors_headers, is_preflight
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..data.records import Finish
-from ..decoding.decoder import Decoding, KnownPrefix, Round, Settings, TokenLogprob, count_rounds
+from ..decoding.decoder import Decoding, KnownPrefix, Round, Settings, count_rounds
 from ..decoding.draft_length import AdaptiveDraftLength
+from ..decoding.token_logprobs import TokenLogprob
 from ..models.pair import Pair
 from .api_error import ApiError
 from .asked import Asked

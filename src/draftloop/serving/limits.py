@@ -19,7 +19,7 @@ MAX_HEADERS = 100
 class Limits:
     """Gives `app` requests with a body of bounded size, all of which is there.
 
-    ApiErrors go through, to `answers.Answered`.
+    ApiErrors go through, to `error_middleware.Answered`.
     """
 
     def __init__(self, app: ASGIApp, serve: Serve) -> None:

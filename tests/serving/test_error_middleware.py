@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from draftloop.serving.answers import Answered
 from draftloop.serving.api_error import ApiError
+from draftloop.serving.error_middleware import Answered
 from draftloop.serving.metrics import Metrics
 
 FULL = ApiError(429, "the queue is full", code="queue_full", headers={"Retry-After": "2"})
