@@ -44,7 +44,16 @@ PURE = (
     "draftloop.retraining.plan",
     *(
         f"draftloop.serving.{module}"
-        for module in ("answers", "api_error", "api_keys", "connections", "guard", "limits", "metrics", "security")
+        for module in (
+            "error_middleware",
+            "api_error",
+            "api_keys",
+            "connections",
+            "guard",
+            "limits",
+            "metrics",
+            "security",
+        )
     ),
     "draftloop.serving.sources",
     "draftloop.status",
