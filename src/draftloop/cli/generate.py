@@ -15,8 +15,7 @@ from .output import is_lost
 
 if TYPE_CHECKING:
     from ..config import Rule
-    from ..decoding.draft_length import AdaptiveDraftLength
-    from ..evaluation.latency_profiles import StoredProfile
+    from ..decoding.draft_length import AdaptiveDraftLength, LatencyProfile
     from ..models.pair import Pair
 
 
@@ -106,8 +105,7 @@ class _DraftLengths:
 
         self._app.say_where()
         most = self._app.config.speculative.max_draft_tokens
-        if self._known is None or len(self._known.costs.t_target) <= most:
-            self._known = self._measured(most)
+        self._known = self._app.data.costs.of_or_measured(self._key, most, partial(self._measured, most), note)
         before = Experience() if self._alone else self._known.experience.get(rule, Experience())
         self._length = AdaptiveDraftLength(self._known.costs, most, before)
         return self._length
@@ -116,25 +114,15 @@ class _DraftLengths:
         """Keep the acceptance of this output for later ones, beside what other processes kept meanwhile."""
         known = self._app.data.costs.of(self._key)  # None: it cannot be kept, and that was said
         if not self._alone and known is not None and self._length is not None:
-            self._keep(replace(known, experience=known.experience | {rule: self._length.experience}))
+            learned = known.experience | {rule: self._length.experience}
+            self._app.data.costs.keep_or_say(self._key, replace(known, experience=learned), note)
 
-    def _measured(self, most: int) -> StoredProfile:
+    def _measured(self, most: int) -> LatencyProfile:
         from ..evaluation.latency import QUICK, measure_latency
-        from ..evaluation.latency_profiles import StoredProfile
         from .progress import Steps
 
-        note("measuring the latency profile of this machine once, to choose the draft length by it")
         with Steps(last_line=False) as steps:
-            costs = measure_latency(self._pair, most, QUICK, partial(steps.at, "measuring"), greedy=self._greedy)
-        known = StoredProfile(costs) if self._known is None else replace(self._known, costs=costs)
-        self._keep(known)
-        return known
-
-    def _keep(self, known: StoredProfile) -> None:
-        try:
-            self._app.data.costs.keep(self._key, known)
-        except OSError as error:
-            note(f"the latency profile is not kept for the next output: {error}")
+            return measure_latency(self._pair, most, QUICK, partial(steps.at, "measuring"), greedy=self._greedy)
 
 
 def _print_piece(app: App, as_json: bool, piece: str) -> None:

@@ -7,8 +7,9 @@ cache is no reason to make a data directory: where there is none, nothing is kep
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -59,6 +60,26 @@ class LatencyProfiles:
         with suppress(PermissionError):  # and `keep` says so
             return self._all().get(key)
         return None
+
+    def of_or_measured(
+        self, key: str, most: int, measure: Callable[[], LatencyProfile], say: Callable[[str], None]
+    ) -> StoredProfile:
+        """What is known under `key`, with latencies of every K up to `most`: measured now where they are missing."""
+        known = self.of(key)
+        if known is not None and len(known.costs.t_target) > most:
+            return known
+        say("measuring the latency profile of this machine once, to choose the draft length by it")
+        costs = measure()
+        known = StoredProfile(costs) if known is None else replace(known, costs=costs)
+        self.keep_or_say(key, known, say)
+        return known
+
+    def keep_or_say(self, key: str, known: StoredProfile, say: Callable[[str], None]) -> None:
+        """`keep`; that it cannot be done ends nobody's output."""
+        try:
+            self.keep(key, known)
+        except OSError as error:
+            say(f"the latency profile is not kept for the next output: {error}")
 
     def keep(self, key: str, known: StoredProfile) -> bool:
         """Remember, over what was known, and say whether it is kept. Raises OSError: what the system said."""

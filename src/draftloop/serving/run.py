@@ -24,7 +24,7 @@ from .connections import LAST_WORDS, uvicorn_settings
 from .engine import Capacity, Engine
 from .job import Job
 from .metrics import Metrics
-from .served import Served, keep_profile, serve_pair
+from .served import Served, serve_pair
 from .sources import Sources
 
 Say = Callable[[str], None]
@@ -118,4 +118,4 @@ def _keep_experience(served: Served, data: DataDirectory, say: Say) -> None:
         known = data.costs.of(key)
         rules = {rule: seen for rule, seen in served.learned().items() if (rule == "greedy") == greedy}
         if known is not None and rules:
-            keep_profile(data.costs, key, replace(known, experience=known.experience | rules), say)
+            data.costs.keep_or_say(key, replace(known, experience=known.experience | rules), say)

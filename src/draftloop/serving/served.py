@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 from ..config import Config, Rule, Speculative
 from ..data.records import Sampler
@@ -12,7 +13,7 @@ from ..decoding.acceptance_rules import rule_for
 from ..decoding.decoder import Settings
 from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProfile
 from ..evaluation.latency import QUICK, machine_fingerprint, measure_latency
-from ..evaluation.latency_profiles import LatencyProfiles, StoredProfile
+from ..evaluation.latency_profiles import LatencyProfiles
 from ..models.pair import Pair
 from .asked import Asked
 
@@ -103,23 +104,11 @@ def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable
     experience: dict[Rule, Experience] = {}
     if speculative.draft_length == "auto":
         for greedy in (True, False):
-            key = machine_fingerprint(pair, greedy=greedy)
-            known = costs.of(key)
-            if known is None or len(known.costs.t_target) <= speculative.max_draft_tokens:
-                say("measuring the latency profile of this machine once, to choose the draft length by it")
-                measured = measure_latency(pair, speculative.max_draft_tokens, QUICK, greedy=greedy)
-                known = StoredProfile(measured) if known is None else replace(known, costs=measured)
-                keep_profile(costs, key, known, say)
+            key, most = machine_fingerprint(pair, greedy=greedy), speculative.max_draft_tokens
+            measure = partial(measure_latency, pair, most, QUICK, greedy=greedy)
+            known = costs.of_or_measured(key, most, measure, say)
             profiles[greedy] = known.costs
             experience |= known.experience
             if speculative.rule == "auto" and not greedy and known.advice is not None and known.advice.rule:
                 rule = known.advice.rule
     return Served(pair, speculative, profiles, rule, config.data.teacher_top_k, experience)
-
-
-def keep_profile(costs: LatencyProfiles, key: str, known: StoredProfile, say: Callable[[str], None]) -> None:
-    """Keep what is known of a pair, where it can be."""
-    try:
-        costs.keep(key, known)
-    except OSError as error:
-        say(f"the latency profile is not kept: {error}")
