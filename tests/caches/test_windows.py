@@ -78,3 +78,33 @@ def test_a_chunk_keeps_what_lies_before_its_border_for_as_long_as_it_may_be_need
         assert token + 1 - cache.start_position >= min(token + 1, 4 + SLACK)
     assert cache.start_position > 0
     assert cache.trim(SLACK) == SLACK
+
+
+@given(MOVES, st.integers(2, 12))
+def test_a_window_that_went_to_mlx_lms_and_back_shows_what_it_would_have_shown(moves, size: int) -> None:
+    ours, other, at = WindowCache(size, SLACK), WindowCache(size, SLACK), 0
+    for count, back in moves:
+        tokens = list(range(at, at + count))
+        at += count
+        for cache in (ours, other):
+            cache.update_and_fetch(entries(tokens), entries(tokens))
+            cache.trim(min(back, count))
+        at -= min(back, count)
+        other = WindowCache.of(other.stock(), SLACK)
+    for cache in (ours, other):
+        cache.update_and_fetch(entries([1000]), entries([1000]))
+    assert shown(other) == shown(ours)
+    assert other.offset == ours.offset
+
+
+def test_a_chunk_gives_back_what_leaves_a_whole_chunk_however_often() -> None:
+    cache = ChunkCache(4, 2)
+    cache.step = 1
+    for token in range(40):
+        cache.maybe_trim_front()
+        cache.update_and_fetch(entries([token]), entries([token]))
+    held = cache.offset - cache.start_position
+    assert cache.holds(held - 4)
+    assert not cache.holds(held - 3)
+    cache.trim(held - 4)
+    assert not cache.holds(1)

@@ -18,7 +18,7 @@ from draftloop.evaluation.drift import check_streams
 from draftloop.models.fingerprints import fingerprints
 from draftloop.retraining import log_bound
 from draftloop.retraining.facts import History, read_facts
-from draftloop.retraining.log_bound import compact, is_due
+from draftloop.retraining.log_bound import LogBound, compact, is_due
 from draftloop.retraining.needed import needed_records
 from draftloop.status import read_overview
 
@@ -63,6 +63,36 @@ def test_without_a_bound_or_within_it_nothing_is_done_and_nothing_made(data: Dat
             compact(data, config(bound))
         assert not is_due(data, config(bound))
     assert not data.root.exists()
+
+
+def test_a_writer_keeps_its_log_within_the_bound_and_waits_for_a_training(data: DataDirectory) -> None:
+    said: list[str] = []
+    keep = LogBound(data, config(), said.append)
+    log(data, range(300))
+    with data.training_lock():
+        keep()
+        assert size(data) > 1_000_000
+    keep()
+    after = size(data)
+    assert after <= 800_000
+    keep()
+    assert size(data) == after
+    assert said == []
+
+
+def test_a_writer_is_told_once_that_the_bound_cannot_be_met_and_tries_again_when_the_log_has_grown(
+    data: DataDirectory,
+) -> None:
+    said: list[str] = []
+    keep = LogBound(data, config(), said.append)
+    log(data, range(10), target_output=(5, 6, 42), draft_output=(5, 6, 7))  # failures of the first ten: they train
+    for seeds, times in ((range(400), 1), (range(1_000, 1_040), 2)):
+        again = [make_record(prompt=topic(0), run_seed=seed) for seed in seeds]
+        data.log.extend(again, data.blobs, [BLOB] * len(again))
+        keep()
+        keep()
+        assert len(said) == times
+    assert "MB unused failures" in said[0]
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(data: DataDirectory) -> None:

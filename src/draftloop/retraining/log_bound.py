@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ..config import Config
 from ..data.compaction import CompactedLog, compact_log, plan_compaction, stored_bytes
 from ..data_directory import DataDirectory
-from ..errors import NothingToDo
+from ..errors import LockedError, NothingToDo, StoreError
 from ..runtime.memory import MEGABYTE
 from .needed import needed_records
 
@@ -84,6 +85,34 @@ def is_due(data: DataDirectory, config: Config, last: LogCompaction | None = Non
     bound, size = config.data.max_log_mb * MEGABYTE, stored_bytes(data.log, data.blobs).total
     least = bound if last is None or last.is_met else last.done.after.total + int(bound * GROWTH)
     return 0 < bound < size > least
+
+
+class LogBound:
+    """A writer's own care for the bound: to be called after its appends, on its thread.
+
+    Args:
+        data: whose log it writes.
+        config: the bound, and what needs how much.
+        say: told where the bound cannot be met, or the disk refuses.
+    """
+
+    def __init__(self, data: DataDirectory, config: Config, say: Callable[[str], None]) -> None:
+        self._data, self._config, self._say = data, config, say
+        self._last: LogCompaction | None = None
+
+    def __call__(self) -> None:
+        """Compact if it is time. Where a training is at work, a later call does it."""
+        if not is_due(self._data, self._config, self._last):
+            return
+        try:
+            self._last = compact(self._data, self._config)
+        except (LockedError, NothingToDo):  # somebody trains, or has compacted meanwhile
+            return
+        except StoreError as error:
+            self._say(f"the log is not brought within its bound: {error}")
+            return
+        if self._last.why_not:
+            self._say(self._last.why_not)
 
 
 def megabytes(size: int) -> str:

@@ -15,6 +15,7 @@ import queue
 import random
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,9 +67,19 @@ class Capture:
         metrics: counts what is captured and what is dropped.
         rate: share of the outputs that is captured, 0 .. 1.
         drafts: K of the rounds that are simulated where a request wanted none.
+        on_written: called after each append, on the writer's thread; the log belongs to that alone.
     """
 
-    def __init__(self, log: FailureLog, blobs: BlobFile, metrics: Metrics, rate: float, drafts: int) -> None:
+    def __init__(
+        self,
+        log: FailureLog,
+        blobs: BlobFile,
+        metrics: Metrics,
+        rate: float,
+        drafts: int,
+        on_written: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_written = on_written
         self._log, self._blobs, self._metrics, self._rate, self._drafts = log, blobs, metrics, rate, drafts
         self._queue: queue.Queue[_Made | None] = queue.Queue(MOST_WRITTEN)
         self._due: deque[_Due] = deque()
@@ -169,7 +180,9 @@ class Capture:
                 except queue.Empty:
                     break
             ended = made[-1] is None
-            self._append([one for one in made if one is not None])
+            if records := [one for one in made if one is not None]:
+                self._append(records)
+                self._on_written()
 
     def _append(self, made: list[_Made]) -> None:
         try:

@@ -16,6 +16,7 @@ from ..data_directory import DataDirectory
 from ..errors import ServeError
 from ..evaluation.latency import machine_fingerprint
 from ..models.pair import Pair
+from ..retraining.log_bound import LogBound
 from ..runtime.signals import AGAIN, handling
 from .api_keys import keys_of
 from .app import Serving, make_app
@@ -56,8 +57,8 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
         metrics.champion(served.pair.adapter or "base")
         return served
 
-    drafts = config.speculative.num_draft_tokens
-    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate, drafts) if settings.capture else None
+    drafts, bound = config.speculative.num_draft_tokens, LogBound(data, config, say)
+    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate, drafts, bound) if settings.capture else None
     wants: Callable[[Job], bool] = (lambda _job: False) if capture is None else capture.wants
     on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
 
