@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup dev demo test test-portable test-all test-e2e faults reference lint docs bench speed learning soak models clean
+.PHONY: help setup dev demo test test-portable test-all test-e2e faults reference lint docs bench speed serving learning soak models clean
 .NOTPARALLEL: # set-up of two kinds, or two measurements, at a time would spoil each other
 
 help: ## list the targets
@@ -59,6 +59,9 @@ speed: setup ## decoding, draws, collecting, training and the log against what o
 	@$(PY) benchmarks/speed_collecting.py $(ARGS)
 	@$(PY) benchmarks/speed_training.py $(ARGS)
 	@$(PY) benchmarks/speed_log.py $(ARGS)
+
+serving: dev ## the server beside decoding in process and mlx-lm's server (an hour; ARGS=--quick: three minutes)
+	@$(PY) benchmarks/serving.py $(ARGS)
 
 learning: dev ## what is learned by which recipe: benchmarks/results/learning.json (hours; goes on where it was cut off)
 	@$(PY) benchmarks/learning.py $(ARGS)

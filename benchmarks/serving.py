@@ -39,7 +39,6 @@ from draftloop.prompts.files import read_prompts
 DOMAIN = reference.OWN_DOMAIN
 LENGTHS, CLIENTS, TURNS = (1, 2, 3, 4), 8, 5
 TOKENS, PROMPTS, REQUESTS = 96, 8, 5_000
-NEAR_TIE = 1e-3  # of the target's two best logits
 
 
 def main() -> None:
