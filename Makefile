@@ -60,7 +60,7 @@ speed: setup ## decoding, draws, collecting, training and the log against what o
 	@$(PY) benchmarks/speed_training.py $(ARGS)
 	@$(PY) benchmarks/speed_log.py $(ARGS)
 
-serving: dev ## the server beside decoding in process and mlx-lm's server (an hour; ARGS=--quick: three minutes)
+serving: dev ## the server beside decoding in process and mlx-lm's server (ARGS=--quick: three minutes)
 	@$(PY) benchmarks/serving.py $(ARGS)
 
 learning: dev ## what is learned by which recipe: benchmarks/results/learning.json (hours; goes on where it was cut off)

@@ -10,6 +10,7 @@ from tiny import sampler, tiny_pair
 
 from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.decoding.penalties import Penalties
+from draftloop.errors import ConfigError
 
 STRONG = Penalties(repetition=1.7, presence=1.0, frequency=0.5)
 PROMPT = (3, 1, 4, 1, 5)
@@ -65,3 +66,8 @@ def test_sampled_outputs_have_the_penalized_law(rule, count: int) -> None:
         tokens = [token for round_ in Decoding(pair, prompt, settings) for token in round_.tokens]
         observed[int("".join(map(str, tokens)), 4)] += 1
     assert p_value(observed, expected) > FITS
+
+
+def test_bonus_draws_of_a_penalized_output_are_refused_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="expected keep_bonus_draws=False"):
+        Settings(sampler(0.8), "rejection", 2, 10, penalties=STRONG)

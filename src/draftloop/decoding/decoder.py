@@ -68,6 +68,8 @@ class Settings:
             raise ConfigError(f"num_draft_tokens must be at least 0 and max_tokens at least 1, found {given}")
         if self.teacher_top_k < 0:
             raise ConfigError(f"teacher_top_k must be at least 0, found {self.teacher_top_k}")
+        if self.keep_bonus_draws and not self.penalties.are_off:
+            raise ConfigError("a penalized output has no bonus draws to keep; expected keep_bonus_draws=False")
 
     def top_k_kept(self, width: int) -> int:
         """How many top-k tokens of a distribution over `width` are kept: no more than the sampler leaves."""

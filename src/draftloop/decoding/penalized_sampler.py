@@ -64,8 +64,8 @@ class PenalizedSampler:
         mx.async_eval(self._counts)
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
-        """Of no use: penalized outputs are not recorded."""
-        raise NotImplementedError("a penalized output keeps no bonus draws; expected keep_bonus_draws=False")
+        """None is ever asked for: `Settings` refuses it, because penalized outputs are not recorded."""
+        raise ValueError("a penalized output keeps no bonus draws")
 
     def _one_hot(self, token: mx.array) -> mx.array:
         return (mx.arange(self._width) == token).astype(mx.float32)
