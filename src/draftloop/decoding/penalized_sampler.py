@@ -65,6 +65,7 @@ class PenalizedSampler:
 
     def bonus(self, logits: mx.array, token: int) -> BonusDraw:
         """None is ever asked for: `Settings` refuses it, because penalized outputs are not recorded."""
+        del logits, token
         raise ValueError("a penalized output keeps no bonus draws")
 
     def _one_hot(self, token: mx.array) -> mx.array:
