@@ -31,7 +31,7 @@ from draftloop.data.records import PairId
 from draftloop.decoding.batch_probe import batches_exactly
 from draftloop.errors import AdapterError
 from draftloop.models.pair import Pair
-from draftloop.models.unfit_layers import find_unfit
+from draftloop.models.unfit_layers import find_unfit, learns_from_earlier_tokens
 from draftloop.training.forward import make_forward
 from scripts import model_checks, model_zoo
 
@@ -142,11 +142,14 @@ def _trains(model: nn.Module, *, recompute: bool) -> str:
         unfit = sorted(find_unfit(model))
     except AdapterError as error:
         return str(error)
+    layers = f"all but {', '.join(unfit)}" if unfit else "all layers"
+    if not learns_from_earlier_tokens(model):
+        return f"{layers}, without a gradient from earlier tokens"
     for again in (False, True) if recompute else (False,):
         wrong = _said(lambda again=again: model_checks.gradient(model, again))  # type: ignore[misc]
         if wrong is not None:
             return f"{wrong}, when activations are computed again" if again else wrong
-    return f"all but {', '.join(unfit)}" if unfit else "all layers"
+    return layers
 
 
 def _exports(name: str) -> str:

@@ -12,7 +12,7 @@ from draftloop.config import Lora
 from draftloop.errors import AdapterError
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
-from draftloop.models.unfit_layers import find_unfit
+from draftloop.models.unfit_layers import find_unfit, learns_from_earlier_tokens
 from scripts import model_checks, model_zoo
 
 
@@ -51,6 +51,25 @@ def test_a_fused_draft_that_mlx_lm_changes_would_be_noticed() -> None:
 @pytest.mark.parametrize("name", ["llama", "qwen3_5", "gpt_oss", "gemma3n", "falcon_h1"])
 def test_gradients_are_those_of_finite_differences_and_a_step_moves_the_adapter_alone(name: str) -> None:
     assert model_checks.gradient(model_zoo.build(name)) is None
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_5", "mamba", "gemma3n"])
+def test_a_token_is_learned_from_those_before_it(name: str) -> None:
+    assert learns_from_earlier_tokens(model_zoo.build(name))
+
+
+def test_the_same_of_a_quantized_draft() -> None:
+    model = tiny_llama()
+    nn.quantize(model, group_size=32, bits=4)
+    assert learns_from_earlier_tokens(model)
+
+
+def test_rounded_keys_and_values_let_no_gradient_through() -> None:
+    model = model_zoo.build("afm7")
+    embeddings = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    assert not learns_from_earlier_tokens(model)
+    assert embeddings
+    assert all(type(dict(model.named_modules())[name]) is own for name, own in embeddings.items())
 
 
 def test_an_adapter_that_the_model_carries_stays_on_it() -> None:

@@ -64,4 +64,4 @@ def _print(found: Matrix, shown: list[KnownModel]) -> None:
 
 
 def _brief(trains: str | None) -> str:
-    return {"all layers": "yes"}.get(trains or "", "in part" if (trains or "").startswith("all but") else "no")
+    return {"all layers": "yes"}.get(trains or "", "in part" if (trains or "").startswith("all") else "no")

@@ -2,7 +2,8 @@
 
 Some models read the weight of a linear layer themselves, which a LoRA layer has under another name. Through others no
 gradient comes: an operation behind the layer has none on this device. A probe of a few tokens tells both. And mlx-lm
-reads back only adapters of one A and one B for a layer.
+reads back only adapters of one A and one B for a layer. Another probe tells whether a gradient comes from earlier
+tokens: where keys and values are rounded it does not, and an adapter learns from each token's own position alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
@@ -20,6 +22,7 @@ from . import adapter as lora
 from .adapter_format import AdapterConfig
 
 _TOKENS = 4
+_EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
 
 def find_unfit(model: nn.Module) -> dict[str, str]:
@@ -39,6 +42,45 @@ def find_unfit(model: nn.Module) -> dict[str, str]:
             f"no layer of this draft can be trained: {next(iter(found.values()), 'it has no linear layer')}"
         )
     return found
+
+
+def learns_from_earlier_tokens(model: nn.Module) -> bool:
+    """Whether the gradient of what the model says of a token comes from the tokens before it; the model is as it was.
+
+    True also where that cannot be asked, because the model has no embedding of MLX's own kinds, or because no
+    gradient comes to it, in which case `find_unfit` names the layers.
+    """
+    tokens = mx.arange(_TOKENS)[None]
+    embeddings = [(module, type(module)) for module in model.modules() if isinstance(module, _EMBEDDINGS)]
+
+    def last(shifts: mx.array) -> mx.array:
+        for module, own in embeddings:
+            module.__class__ = _shifted(own, shifts)
+        try:
+            return mx.square(read_whole(model, tokens)[0, -1].astype(mx.float32)).mean()
+        finally:
+            for module, own in embeddings:
+                module.__class__ = own
+
+    try:
+        found = np.array(mx.grad(last)(mx.zeros(_TOKENS)))
+    except (TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        return True
+    return not embeddings or bool(found[:-1].all())
+
+
+def _shifted(own: type[nn.Module], shifts: mx.array) -> type[nn.Module]:
+    """The class of an embedding whose first coordinate has something added at each position."""
+
+    class Shifted(own):  # type: ignore[misc]
+        def __call__(self, tokens: mx.array) -> mx.array:
+            found: mx.array = super().__call__(tokens)
+            first = mx.arange(found.shape[-1]) == 0
+            return found + (shifts[:, None] * first).astype(found.dtype)
+
+    return Shifted
 
 
 def _problem(model: nn.Module, keys: Collection[str]) -> str | None:

@@ -29,7 +29,7 @@ from ..errors import AdapterError, RunError, StoreError, TrainingFailed
 from ..models import adapter as lora
 from ..models.adapter_format import parse_config
 from ..models.pair import Pair, load_pair
-from ..models.unfit_layers import find_unfit
+from ..models.unfit_layers import find_unfit, learns_from_earlier_tokens
 from ..registry.registry import Version
 from ..runtime import memory
 from ..runtime.bars import Bar
@@ -95,6 +95,8 @@ def train(
     parent, notes, progress = None, mixture.notes(config.training), Progress()
     unfit = find_unfit(pair.draft)
     notes.extend(f"{key} carries no adapter: {why}" for key, why in unfit.items())
+    if not learns_from_earlier_tokens(pair.draft):
+        notes.append("no gradient comes from earlier tokens, whose keys and values this draft rounds; it learns less")
     wanted = lora.shape_for(pair.draft, config.training.lora, unfit)
     if lora.is_attached(pair.draft):
         parent, shape = pair.adapter, lora.carried_shape(pair.draft)
