@@ -1,8 +1,8 @@
 """Our server beside decoding in process and beside mlx-lm's server: python benchmarks/serving.py
 
-Both servers have the embedded pair with float32 weights, the same BLAS and allocator, and are asked by the same clients
-in turns: one stream at each draft length, and eight clients at once. Ours alone: how far the waits for a first token
-lie apart, what a second turn of a chat costs, thousands of requests of mixed kind.
+Both servers have the embedded pair with a trained draft, float32 weights, the same BLAS and allocator, and are asked by
+the same clients in turns: one stream at each draft length, and eight clients at once. Ours alone: how far the waits for
+a first token lie apart, thousands of requests of mixed kind, and, of another pair (--chat), a second turn of a chat.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import results
 import serving_world as world
 import speed_world
 from mlx_lm.generate import stream_generate
+from mlx_lm.tokenizer_utils import load as load_tokenizer
 from results import Figure
 
 from draftloop import reference
@@ -36,23 +37,34 @@ from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
 
-DOMAIN = reference.OWN_DOMAIN
 LENGTHS, CLIENTS, TURNS = (1, 2, 3, 4), 8, 5
-TOKENS, PROMPTS, REQUESTS = 96, 8, 5_000
+TOKENS, PROMPTS, REQUESTS, CHAT_TOKENS = 96, 8, 5_000, 400
 
 
 def main() -> None:
     parser = speed_world.options(__doc__)
+    parser.add_argument(
+        "--chat", type=Path, nargs=2, metavar=("TARGET", "DRAFT"), help="directories of a pair with a chat template"
+    )
     given = parser.parse_args()
     turns, count, requests = (1, 4, 50) if given.quick else (TURNS, PROMPTS, REQUESTS)
-    prompts = [prompt.text for prompt in read_prompts(reference.prompts_file(DOMAIN, "benchmark"))[:count]]
+    prompts = [
+        prompt.text
+        for domain in reference.DOMAINS
+        for prompt in read_prompts(reference.prompts_file(domain, "benchmark"))[: count // 2]
+    ]
     with tempfile.TemporaryDirectory(prefix="draftloop-serving-") as name:
         folder = Path(name)
-        target, draft = (world.float32_copy(path, folder / path.name) for path in (reference.TARGET, reference.DRAFT))
+        target, base = (world.float32_copy(path, folder / path.name) for path in (reference.TARGET, reference.DRAFT))
+        trained = speed_world.trained_pair(given.adapter, given.quick)
+        draft = world.with_its_adapter(trained, base, folder / "trained-draft")
         pair = load_pair(Models(target=str(target), draft=str(draft)))
         rows = [*one_stream(pair, target, draft, folder, prompts, turns)]
         rows += several(pair, target, draft, folder, prompts, turns)
         rows += many(target, draft, folder, prompts, requests)
+        if given.chat:
+            chat_target, chat_draft = given.chat
+            rows += second_turn(chat_target, chat_draft, folder, turns)
     print_table(["what", "value", "unit"], [[row["what"], row["value"], row["unit"]] for row in rows])
     value = {row["what"]: float(row["value"]) for row in rows}
     bounds: dict[str, dict[str, Any]] = {
@@ -64,11 +76,19 @@ def main() -> None:
         "greedy answers that differ": {"at_most": 0},
         "requests that failed": {"at_most": 0},
         "memory growth": {"at_most": 30},
+        **({"second turn over the first": {"at_most": 0.4}} if given.chat else {}),
     }
     units = {row["what"]: row["unit"] for row in rows}
     figures = [Figure(what, value[what], units[what], **bound) for what, bound in bounds.items()]
     if not given.quick:
-        conditions = {"tokens": TOKENS, "prompts": f"{count} of {DOMAIN}", "turns": turns, "lengths": LENGTHS}
+        conditions = {
+            "adapter": speed_world.described(given.adapter),
+            "tokens": TOKENS,
+            "prompts": f"{count // 2} of each domain",
+            "turns": turns,
+            "lengths": LENGTHS,
+            "chat": given.chat and [path.name for path in given.chat],
+        }
         results.write("serving", conditions, figures, rows=rows)
 
 
@@ -180,6 +200,24 @@ def many(target: Path, draft: Path, folder: Path, prompts: Sequence[str], reques
             if number in (requests // 5, requests - 1):
                 sizes.append(_resident_mb(port))
     return [_row("requests that failed", failed, ""), _row("memory growth", sizes[-1] - sizes[0], "MB")]
+
+
+def second_turn(target: Path, draft: Path, folder: Path, turns: int) -> list[dict[str, Any]]:
+    """How long the first token of a chat's second turn takes, over that of its first turn of 400 tokens."""
+    tokenizer, port, ratios = load_tokenizer(target), world.free_port(), []
+    command = world.ours(target, draft, folder / "data-chat", port, "--capture", "off")
+    with world.server(command, port) as url, httpx.Client() as client:
+        for number in range(turns + 1):
+            text = ""
+            while len(tokenizer.encode(text)) < CHAT_TOKENS:
+                text += f"Note {number}.{len(text)}: the harbour was built before the railway, and nobody knows why. "
+            messages = [{"role": "user", "content": f"{text}What was built first?"}]
+            first = world.ask_chat(client, url, messages, max_tokens=TOKENS, temperature=0)
+            messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "And why?"}]
+            second = world.ask_chat(client, url, messages, max_tokens=TOKENS, temperature=0)
+            if number:
+                ratios.append(second.first / first.first)
+    return [_row("second turn over the first", statistics.median(ratios), "x")]
 
 
 def _resident_mb(port: int) -> float:

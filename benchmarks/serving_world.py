@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from typing import Any
 import httpx
 import mlx.core as mx
 from mlx_lm.utils import load, save_config, save_model
+
+from draftloop.export.fuse import Quantization, fuse
+from draftloop.models.pair import Pair
 
 # mlx-lm's own server, with the BLAS and the allocator that ours has
 _THEIRS = "from draftloop import prepare_process; prepare_process(); from mlx_lm.server import main; main()"
@@ -43,6 +47,15 @@ def float32_copy(model: Path, folder: Path) -> Path:
     save_model(folder, loaded)
     save_config({key: value for key, value in config.items() if key != "torch_dtype"}, folder / "config.json")
     tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def with_its_adapter(pair: Pair, draft: Path, folder: Path) -> Path:
+    """A model directory of a pair's draft with the adapter in its float32 weights; the pair's is used up."""
+    shutil.copytree(draft, folder)
+    config = fuse(pair.draft, json.loads((draft / "config.json").read_text()), Quantization())
+    save_model(folder, pair.draft)
+    save_config(config, folder / "config.json")
     return folder
 
 
@@ -78,10 +91,20 @@ def free_port() -> int:
 
 def ask(client: httpx.Client, url: str, prompt: str, **fields: Any) -> Answered:
     """Stream one completion."""
-    body = {"prompt": prompt, "stream": True, "stream_options": {"include_usage": True}, **fields}
+    return _stream(client, f"{url}/v1/completions", {"prompt": prompt, **fields}, lambda choice: choice["text"])
+
+
+def ask_chat(client: httpx.Client, url: str, messages: list[dict[str, str]], **fields: Any) -> Answered:
+    """Stream one turn of a chat."""
+    body = {"messages": messages, **fields}
+    return _stream(client, f"{url}/v1/chat/completions", body, lambda choice: choice["delta"].get("content") or "")
+
+
+def _stream(client: httpx.Client, url: str, body: dict[str, Any], text_of: Callable[[dict[str, Any]], str]) -> Answered:
+    body = {"stream": True, "stream_options": {"include_usage": True}, **body}
     began, first, text = time.perf_counter(), None, ""
     usage: dict[str, Any] = {}
-    with client.stream("POST", f"{url}/v1/completions", json=body, timeout=_SECONDS) as response:
+    with client.stream("POST", url, json=body, timeout=_SECONDS) as response:
         response.raise_for_status()
         for line in response.iter_lines():
             if not line.startswith("data: ") or line == "data: [DONE]":
@@ -89,8 +112,9 @@ def ask(client: httpx.Client, url: str, prompt: str, **fields: Any) -> Answered:
             chunk = json.loads(line.removeprefix("data: "))
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
-                text += choice["text"]
-                if first is None and choice["text"]:
+                new = text_of(choice)
+                text += new
+                if first is None and new:
                     first = time.perf_counter() - began
     seconds = time.perf_counter() - began
     return Answered(text, usage["completion_tokens"], first or seconds, seconds, usage)
