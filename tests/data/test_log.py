@@ -56,6 +56,15 @@ def test_a_log_that_is_not_there_is_empty_and_reading_makes_nothing(log: Failure
     assert not log.path.parent.exists()
 
 
+def test_the_sources_of_a_log_are_those_of_its_whole_lines(log: FailureLog) -> None:
+    assert log.sources() == set()
+    for source in ("mail", "code", "mail"):
+        log.append(make_record(source=source, messages=({"role": "user", "content": '{"source":"no"}'},)))
+    with log.path.open("ab") as file:
+        file.write(b'{"source":"torn"')
+    assert log.sources() == {"mail", "code"}
+
+
 def test_an_append_asks_for_a_full_sync_only_when_it_was_asked_to(log: FailureLog) -> None:
     for wanted in (False, True):
         files = RecordedSyncs()

@@ -41,10 +41,8 @@ def test_a_prompt_of_one_token_takes_part(name: str) -> None:
 
 def test_the_bytes_of_a_row_count_a_state_once_and_keys_by_token() -> None:
     llama = tiny_llama()
-    assert prompt_caches.bytes_of_a_row(llama, 100) == pytest.approx(
-        100 * prompt_caches.bytes_of_a_row(llama, 1), rel=0.02
-    )
+    assert prompt_caches.row_bytes(llama).of(100) == pytest.approx(100 * prompt_caches.row_bytes(llama).of(1), rel=0.02)
     mamba = zoo.model("mamba2")
-    assert prompt_caches.bytes_of_a_row(mamba, 100) == prompt_caches.bytes_of_a_row(mamba, 10)
+    assert prompt_caches.row_bytes(mamba).of(100) == prompt_caches.row_bytes(mamba).of(10)
     windowed = zoo.model("gpt_oss")
-    assert prompt_caches.bytes_of_a_row(windowed, 400) < 4 * prompt_caches.bytes_of_a_row(windowed, 100)
+    assert prompt_caches.row_bytes(windowed).of(400) < 4 * prompt_caches.row_bytes(windowed).of(100)

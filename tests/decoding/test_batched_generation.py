@@ -122,7 +122,7 @@ def test_memory_that_is_refused_in_the_middle_costs_no_finished_text() -> None:
     def later() -> Later:
         model = Later(20, RuntimeError("[metal::malloc] Unable to allocate 9 bytes."))
         assert batches_exactly(model)  # type: ignore[arg-type]
-        prompt_caches.bytes_of_a_row(model, 1)  # type: ignore[arg-type]
+        prompt_caches.row_bytes(model).of(1)  # type: ignore[arg-type]
         model.tried.clear()
         return model
 

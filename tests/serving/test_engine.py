@@ -32,6 +32,7 @@ from draftloop.serving.engine import Capacity, Engine, Full
 from draftloop.serving.events import Ended, Event, NewText, Refused
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
+from draftloop.serving.room import LEAST_OPEN, Room
 from draftloop.serving.served import Served
 from draftloop.serving.tempo import Tempo
 from draftloop.store.files import FILES, Files
@@ -93,6 +94,7 @@ def run(
     limits: Capacity | None = None,
     prefill: int = 512,
     capture: Capture | None = None,
+    room: Room | None = None,
 ) -> Engine:
     """Run an engine here, as long as the client works in a thread of its own."""
     client: Client
@@ -106,7 +108,7 @@ def run(
         finally:
             client.engine.stop(30)
 
-    served = Served(pair, Speculative(prefill_step_size=prefill), {}, "rejection")
+    served = Served(pair, Speculative(prefill_step_size=prefill), {}, "rejection", room)
     ended: list[Job] = []
 
     def on_output(job: Job) -> None:
@@ -200,6 +202,29 @@ def test_what_is_beyond_the_queue_is_refused_and_what_waits_is_answered(pair: Pa
         assert {answer_of(events)[1].tokens for events in taken} == {60}
 
     run(pair, work, Capacity(1, 2, 0))
+
+
+def test_what_does_not_fit_into_memory_waits_and_what_never_fits_is_refused(pair: Pair) -> None:
+    prompt = max(len(pair.tokenizer.encode(text)) for text in PROMPTS)
+    room = Room.of(pair, Room.of(pair, 0, 1).bytes_of(prompt, 60) * 2.5, 8)  # two requests at a time
+    most = 0
+
+    def work(client: Client) -> None:
+        nonlocal most
+        waiting = [client.ask(text, length=60)[1] for text in PROMPTS]
+        with pytest.raises(ApiError, match="MB of memory"):
+            client.answer(PROMPTS[0], length=1000)
+        for events in waiting:
+            while not isinstance(event := events.get(timeout=60), Ended):
+                assert isinstance(event, NewText)
+                most = max(most, client.engine.counts[0])
+            assert event.tokens == 60
+        _, end = client.answer(PROMPTS[0], max_tokens=None)  # its length is left open, and as much as fits
+        assert 100 < end.tokens < LEAST_OPEN
+        assert 0 < client.engine.prefixes.nbytes <= room.left(0)
+
+    run(pair, work, room=room)
+    assert most == 2
 
 
 def test_a_stop_string_ends_the_output_and_is_left_out(pair: Pair) -> None:

@@ -37,3 +37,9 @@ def test_there_are_never_more_names_than_the_most_and_other(names: list[str], mo
     folded = [sources.fold(name) for name in names]
     assert len(set(folded) - {OTHER}) <= most
     assert all(result in (name, OTHER) for name, result in zip(names, folded, strict=True))
+
+
+def test_what_a_log_knows_counts_and_is_never_folded() -> None:
+    sources = Sources(["ann"], 3)
+    sources.know(["bob", "carl", "dora"])
+    assert [sources.fold(name) for name in ("dora", "eve")] == ["dora", OTHER]

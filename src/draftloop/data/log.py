@@ -22,7 +22,7 @@ from ..store.lock import Lock
 from ..store.sealed_lines import RecordError, unseal
 from .joined_groups import PromptGroups
 from .prompt_index import PromptIndex
-from .record_lines import from_body, opening_and_split_of, split_of, to_line, whole_records
+from .record_lines import from_body, opening_and_split_of, source_of, split_of, to_line, whole_records
 from .records import Record, resume_key
 from .teacher_blobs import BlobFile
 
@@ -196,6 +196,11 @@ class FailureLog:
             before = keys.get(key, 0)
             keys[key] = max(before, len(record.target_output)) if cut and before is not None else None
         return keys
+
+    def sources(self) -> set[str]:
+        """The names of the sources of all whole lines. Raises as `groups`."""
+        found = {source_of(body) for line in self.lines() for body in line.bodies}
+        return found - {None}
 
     # Reading
 

@@ -78,6 +78,12 @@ def split_of(body: bytes) -> str:
     return member[1].decode() if member else ""
 
 
+def source_of(body: bytes) -> str | None:
+    """The source named in an unsealed JSON object, without its record. Raises as `from_line` does."""
+    source = _parse(body).get("source")
+    return source if isinstance(source, str) else None
+
+
 def opening_and_split_of(body: bytes) -> tuple[str, Split]:
     """`Record.opening` and the split of an unsealed JSON object, without its record. Raises as `from_line` does."""
     values = _parse(body)

@@ -157,7 +157,7 @@ def _in_memory(find: Callable[[], T], otherwise: T) -> T:
 def _rows(model: nn.Module, requests: Sequence[OutputRequest], room: float) -> int:
     """How many outputs to generate in one batch."""
     length = max(len(one.prompt) + one.most for one in requests)
-    of_a_row = max(1, prompt_caches.bytes_of_a_row(model, length))
+    of_a_row = max(1, prompt_caches.row_bytes(model).of(length))
     return int(max(1, min(MOST_ROWS, len(requests), _TOKENS_AT_ONCE // length, room // of_a_row)))
 
 

@@ -10,8 +10,10 @@ of one length. Each cache has room for what will be generated. Rejected tokens a
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -48,14 +50,24 @@ def are_plain(model: nn.Module) -> bool:
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
 
 
-def bytes_of_a_row(model: nn.Module, length: int) -> int:
-    """What the cache of one sequence of so many tokens takes, by what caches of one and two tokens hold."""
-    found = 0
+@dataclass(frozen=True)
+class RowBytes:
+    """What the cache of one sequence takes, by leaf: bytes of its first token, of each one more, tokens at most."""
+
+    leaves: tuple[tuple[int, int, float], ...]
+
+    def of(self, length: int) -> int:
+        """With so many tokens, one or more."""
+        return sum(first + more * int(min(length, most) - 1) for first, more, most in self.leaves)
+
+
+def row_bytes(model: nn.Module) -> RowBytes:
+    """What the cache of one sequence takes, by what caches of one and two tokens hold."""
+    found = []
     for one, two in zip(*(leaves_of(_pass(model, [[0] * count], count)) for count in (1, 2)), strict=True):
         held, more = (_bytes(leaf) for leaf in (one, two))
-        tokens = min(length, getattr(one, "max_size", length))
-        found += held + max(0, more - held) * (tokens - 1)
-    return found
+        found.append((held, max(0, more - held), float(getattr(one, "max_size", math.inf))))
+    return RowBytes(tuple(found))
 
 
 def _bytes(leaf: Any) -> int:

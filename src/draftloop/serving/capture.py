@@ -2,7 +2,7 @@
 
     model thread: offer -> a record, where the draft proposed all along; else `due`, and when nothing is under way the
                   draft reads the output, and its rounds are simulated offline
-    writer:       a bounded queue -> the target's distributions -> the log
+    writer:       a bounded backlog -> the target's distributions -> the log
 
 What does not fit is dropped and counted. A record is on disk a moment after it was made, or after the first idle moment
 where its rounds are simulated.
@@ -11,10 +11,8 @@ where its rounds are simulated.
 from __future__ import annotations
 
 import logging
-import queue
 import random
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,13 +29,16 @@ from ..decoding.teacher_forced import TargetGeneration
 from ..errors import StoreError
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
+from .backlog import Backlog
 from .job import Job
 from .metrics import Metrics, NotCaptured
 
 _log = logging.getLogger(__name__)
 
 MOST_WRITTEN = 64  # records that wait for the disk
+MOST_WRITTEN_TOKENS = 1 << 18  # of their prompts and outputs; with 64 ids kept of each position 200 MB
 MOST_DUE = 256  # outputs that wait for the draft
+MOST_DUE_TOKENS = 1 << 20  # of them and their prompts
 MOST_BYTES = 512 << 20  # of one model's distributions over an output that the draft has to read
 _AT_ONCE = 32  # records of one append
 
@@ -54,6 +55,11 @@ class _Due:
     source: str
     template_args: dict[str, Any]
     finish: Finish
+
+    @property
+    def size(self) -> int:
+        """Tokens of prompt and output."""
+        return len(self.tokens) + len(self.output)
 
 
 _Made = tuple[Record, TopK | None]
@@ -81,8 +87,8 @@ class Capture:
     ) -> None:
         self._on_written = on_written
         self._log, self._blobs, self._metrics, self._rate, self._drafts = log, blobs, metrics, rate, drafts
-        self._queue: queue.Queue[_Made | None] = queue.Queue(MOST_WRITTEN)
-        self._due: deque[_Due] = deque()
+        self._made: Backlog[_Made] = Backlog(MOST_WRITTEN, MOST_WRITTEN_TOKENS)
+        self._due: Backlog[_Due] = Backlog(MOST_DUE, MOST_DUE_TOKENS)
         self._writer = threading.Thread(target=self._write, name="records", daemon=True)
         self._writer.start()
 
@@ -118,16 +124,14 @@ class Capture:
             work.decoding.complete_bonus_draws()
             draws = work.decoding.bonus_draws
             self._hand_over(due, Generation.of_rounds(work.rounds, draws, finish))
-        elif len(self._due) < MOST_DUE:
-            self._due.append(due)
-        else:
+        elif not self._due.offer(due, due.size):
             self._metrics.dropped("queue_full")
 
     def work(self) -> bool:
         """Let the draft read one output that it had no part in; whether there was one."""
-        if not self._due:
+        if not (taken := self._due.take(1)):
             return False
-        due = self._due.popleft()
+        (due,) = taken
         if 4 * due.pair.width * len(due.output) > MOST_BYTES:
             self._metrics.dropped("unusable")
             return True
@@ -157,9 +161,7 @@ class Capture:
             due.source,
             due.template_args,
         )
-        try:
-            self._queue.put_nowait((record, generation.rows))
-        except queue.Full:
+        if not self._made.offer((record, generation.rows), due.size):
             self._metrics.dropped("queue_full")
 
     # On the writer's thread ------------------------------------------------------------------------------------------
@@ -167,22 +169,13 @@ class Capture:
     def close(self) -> None:
         """Write what was handed over, and end; what the draft has not read by now is dropped and counted."""
         self._metrics.dropped("queue_full", len(self._due))
-        self._queue.put(None)
+        self._made.close()
         self._writer.join()
 
     def _write(self) -> None:
-        ended = False
-        while not ended:
-            made = [self._queue.get()]
-            while len(made) < _AT_ONCE and made[-1] is not None:
-                try:
-                    made.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
-            ended = made[-1] is None
-            if records := [one for one in made if one is not None]:
-                self._append(records)
-                self._on_written()
+        while made := self._made.wait(_AT_ONCE):
+            self._append(made)
+            self._on_written()
 
     def _append(self, made: list[_Made]) -> None:
         try:

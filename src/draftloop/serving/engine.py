@@ -181,7 +181,10 @@ class Engine:
             with self._changed:
                 if not self._waiting:
                     return
-                job = self._waiting.popleft()
+                job = self._waiting[0]
+                if not job.cancelled.is_set() and not self._fits(job):
+                    return  # nor do those behind it, or it would wait for ever
+                self._waiting.popleft()
             if job.cancelled.is_set():
                 job.end("cancelled")
                 continue
@@ -189,11 +192,31 @@ class Engine:
                 self._begin(job)
                 self._running.append(job)
 
+    def _fits(self, job: Job) -> bool:
+        """Whether there is memory for a request beside those under way. One that never fits is refused as it begins."""
+        assert self.served is not None
+        room = self.served.room
+        if room is None:
+            return True
+        job.reserved = room.bytes_of(len(job.tokens), self.served.longest(job.asked, len(job.tokens)))
+        return job.reserved <= room.left(self._reserved()) or job.reserved > room.left(0)
+
+    def _reserved(self) -> float:
+        return sum(job.reserved for job in self._running)
+
+    def _limit_prefixes(self, beginning: float = 0) -> None:
+        """Caches of earlier requests have what those under way, and one that begins, leave."""
+        assert self.served is not None
+        if self.served.room is not None:
+            self.prefixes.limit(self.served.room.left(self._reserved() + beginning))
+
     @contextmanager
     def _guarding(self, *jobs: Job) -> Iterator[None]:
         """Whatever goes wrong with requests ends these, and not the server."""
         try:
             yield
+        except ApiError as error:
+            self._refuse(jobs, error)
         except DraftloopError as error:
             self._refuse(jobs, ApiError(400, str(error)))
         except Exception as error:  # noqa: BLE001 - a client may have caused it, and there are others
@@ -219,6 +242,9 @@ class Engine:
         """Make the decoding of a request, from what earlier ones have read."""
         assert self.served is not None
         served = self.served
+        if served.room is not None:
+            served.room.check(len(job.tokens), served.longest(job.asked, len(job.tokens)))
+        self._limit_prefixes(job.reserved)
         job.is_captured = self._wants(job)
         settings = served.settings(job.asked, len(job.tokens), captured=job.is_captured)
         policy = served.draft_length(job.asked, settings)
@@ -315,6 +341,7 @@ class Engine:
         self._metrics.finished(finish)
         self._on_output(job)
         self._keep_output(job)
+        self._limit_prefixes()
 
     def _keep_prompt(self, job: Job) -> None:
         """Where a cache has states, which cannot be trimmed later: what it is when it has read the prompt."""

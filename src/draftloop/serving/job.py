@@ -55,6 +55,7 @@ class Job:
         cached: tokens of the prompt that the target had read for an earlier request.
         finish: how it ended; None before, and where it was refused.
         is_captured: whether it becomes a record, decided when it begins.
+        reserved: bytes that its caches may come to.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Job:
         self.cached = 0
         self.finish: Finish | None = None
         self.is_captured = False
+        self.reserved = 0.0
         self._work: _Work | None = None
 
     def begin(self, pair: Pair, settings: Settings, policy: AdaptiveDraftLength | None, known: KnownPrefix) -> None:

@@ -85,7 +85,11 @@ class PrefixCache:
         self._entries[self._next] = _Entry(shelf, held, cache, nbytes)
         self._next += 1
         self.nbytes += nbytes
-        while self.nbytes > self._most_bytes:
+        self.limit(self._most_bytes)
+
+    def limit(self, most_bytes: float) -> None:
+        """Hold no more than so many bytes now, and than `most_bytes` later; at least none."""
+        while self.nbytes > max(0, most_bytes):
             self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:

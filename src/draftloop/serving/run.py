@@ -53,6 +53,7 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
     name = served_name(config.models.target)
 
     def loaded() -> Served:
+        sources.know(data.log.sources())
         served = serve_pair(load(), config, data.costs, say)
         metrics.champion(served.pair.adapter or "base")
         return served

@@ -15,7 +15,9 @@ from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProf
 from ..evaluation.latency import QUICK, machine_fingerprint, measure_latency
 from ..evaluation.latency_profiles import LatencyProfiles
 from ..models.pair import Pair
+from ..runtime.memory import budget, read_device, room_left
 from .asked import Asked
+from .room import Room
 
 UNBOUNDED = 32_768  # tokens of an answer, where neither the models nor the request say how many
 _SEEDS = 1 << 31
@@ -30,6 +32,7 @@ class Served:
         speculative: the configuration.
         profiles: latencies, by whether the temperature is 0; without one a round drafts as many as configured.
         rule: the acceptance rule above temperature 0.
+        room: bytes for the caches of requests; None is without bound.
         teacher_top_k: kept of the target's distributions with what is captured.
         experience: acceptance by depth under each rule at the start; requests go on from it and share what they learn.
     """
@@ -38,6 +41,7 @@ class Served:
     speculative: Speculative
     profiles: dict[bool, LatencyProfile]
     rule: Rule
+    room: Room | None = None
     teacher_top_k: int = 0
     experience: dict[Rule, Experience] = field(default_factory=dict)
     _policies: dict[Rule, AdaptiveDraftLength] = field(default_factory=dict)
@@ -52,15 +56,12 @@ class Served:
         greedy = asked.temperature == 0
         seed = secrets.randbelow(_SEEDS) if asked.seed is None else asked.seed
         sampler = Sampler(float(asked.temperature), float(asked.top_p), float(asked.min_p), asked.top_k, seed)
-        adaptive = greedy in self.profiles
-        drafts = self.speculative.max_draft_tokens if adaptive else self.speculative.num_draft_tokens
-        if asked.num_draft_tokens is not None:
-            drafts = asked.num_draft_tokens
+        drafts = self._drafts(asked)
         return Settings(
             sampler=sampler,
             rule="greedy" if greedy else rule_for(asked.rule or self.rule, asked.temperature),
             num_draft_tokens=drafts,
-            max_tokens=self._most_tokens(asked.max_tokens, prompt_tokens, drafts),
+            max_tokens=self.longest(asked, prompt_tokens),
             prefill_step_size=self.speculative.prefill_step_size,
             teacher_top_k=self.teacher_top_k if captured else 0,
             keep_bonus_draws=captured,
@@ -82,12 +83,21 @@ class Served:
         """What requests have shown so far, under each rule that there was."""
         return {rule: policy.experience for rule, policy in self._policies.items()}
 
-    def _most_tokens(self, asked: int | None, prompt_tokens: int, drafts: int) -> int:
-        """As many as were asked for and fit; where it was left open, all that fit."""
-        if self.pair.context is None:
-            return asked or UNBOUNDED
-        room = self.pair.context - prompt_tokens - drafts - 1
-        return max(1, min(asked or room, room))
+    def longest(self, asked: Asked, prompt_tokens: int) -> int:
+        """Tokens of an answer at most: as many as were asked for and fit; where it was left open, all that fit."""
+        most = UNBOUNDED
+        if self.pair.context is not None:
+            most = max(1, self.pair.context - prompt_tokens - self._drafts(asked) - 1)
+        if asked.max_tokens is not None:
+            return min(asked.max_tokens, most) if self.pair.context is not None else asked.max_tokens
+        return most if self.room is None else self.room.open_answer(prompt_tokens, most)
+
+    def _drafts(self, asked: Asked) -> int:
+        """K at most."""
+        if asked.num_draft_tokens is not None:
+            return asked.num_draft_tokens
+        adaptive = (asked.temperature == 0) in self.profiles
+        return self.speculative.max_draft_tokens if adaptive else self.speculative.num_draft_tokens
 
 
 def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable[[str], None]) -> Served:
@@ -111,4 +121,5 @@ def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable
             experience |= known.experience
             if speculative.rule == "auto" and not greedy and known.advice is not None and known.advice.rule:
                 rule = known.advice.rule
-    return Served(pair, speculative, profiles, rule, config.data.teacher_top_k, experience)
+    room = Room.of(pair, room_left(budget("auto", read_device())), config.serve.max_concurrent)
+    return Served(pair, speculative, profiles, rule, room, config.data.teacher_top_k, experience)

@@ -24,13 +24,17 @@ class Sources:
     """The sources of a server: those that it knows, and new ones until there are `most`.
 
     Args:
-        known: names of which it is sure, such as those of API keys and of the log; they count, and are never folded.
+        known: names of which it is sure, such as those of API keys; they count, and are never folded.
         most: names that may become known; all later ones are OTHER.
     """
 
     def __init__(self, known: Iterable[str], most: int) -> None:
         self._names = set(known)
         self._most = most
+
+    def know(self, names: Iterable[str]) -> None:
+        """More names of which it is sure, such as those of the log."""
+        self._names |= set(names)
 
     def fold(self, name: str) -> str:
         """The name itself, or OTHER where there are too many."""
