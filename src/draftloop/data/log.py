@@ -199,8 +199,8 @@ class FailureLog:
 
     def sources(self) -> set[str]:
         """The names of the sources of all whole lines. Raises as `groups`."""
-        found = {source_of(body) for line in self.lines() for body in line.bodies}
-        return found - {None}
+        bodies = (body for line in self.lines() for body in line.bodies)
+        return {source for body in bodies if (source := source_of(body)) is not None}
 
     # Reading
 
