@@ -245,10 +245,11 @@ def caches_table(found: dict[str, Any]) -> str:
 def models_table(found: dict[str, Any]) -> str:
     """Every text model of mlx-lm: those that work, then those that do not, with the reason."""
     works = [row for row in found["models"] if row["works"]]
-    lines = ["| model | cache | rewinds | batches | trains | head | exports |", "|---|---|---|---|---|---|---|"]
+    keys = ("rewinds", "batches", "trains", "head", "exports", "tried")
+    lines = [f"| model | cache | {' | '.join(keys)} |", "|---" * (len(keys) + 2) + "|"]
     for row in works:
         cache = ", ".join(kind.removesuffix("Cache") for kind in row["caches"])
-        found_of = (row[key] for key in ("rewinds", "batches", "trains", "head", "exports"))
+        found_of = (row[key] for key in keys)
         lines.append(f"| {' | '.join((row['name'], cache, *found_of))} |")
     others = [f"| {row['name']} | {row['why_not']} |" for row in found["models"] if not row["works"]]
     total, versions = len(found["models"]), found["versions"]

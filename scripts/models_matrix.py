@@ -2,7 +2,7 @@
 
 Writes `src/draftloop/models/matrix.json`, which `draftloop models` prints and docs/models.md shows. A model works if it
 can be built as a tiny one, its cache takes tokens back exactly, and its greedy outputs with a draft are mlx-lm's. With
-`--full` as thoroughly as a release needs; without it in a few minutes.
+`--full` as thoroughly as a release needs, and in hours; each row says how it was tried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class Care:
 
 QUICK = Care((4, None), 1, 48)
 FULL = Care((1, 2, 4, 8, None), 3, 128, breaks=True)
+CARES = {"quick": QUICK, "full": FULL}
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Row:
         trains: `all`, or which layers carry no adapter, or why none can be trained.
         head: `short` where logits are computed at chosen positions alone.
         exports: what mlx-lm loads from the files of an export: `adapter`, `fused` or both.
+        tried: with which care, by its name.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Row:
     trains: str | None = None
     head: str | None = None
     exports: str | None = None
+    tried: str = "quick"
 
 
 def examine(name: str, care: Care) -> Row:
@@ -173,20 +176,21 @@ def _said(check: Callable[[], str | None]) -> str | None:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def examined(name: str, full: bool) -> Row:
+def examined(name: str, tried: str) -> Row:
     """Everything about one model, found in a process of its own: some of them crash, and one never ends."""
-    command = [sys.executable, "-m", "scripts.models_matrix", "--one", name, *(["--full"] if full else [])]
-    limit = LIMIT * (FULL.seeds * len(FULL.lengths) if full else 1)
+    care = CARES[tried]
+    command = [sys.executable, "-m", "scripts.models_matrix", "--one", name, *(["--full"] if care is FULL else [])]
+    limit = LIMIT * care.seeds * len(care.lengths)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return Row(name, False, f"it does not end within {limit} s")
+        return Row(name, False, f"it does not end within {limit} s", tried=tried)
     if done.returncode < 0:
-        return Row(name, False, f"its process crashes (signal {-done.returncode})")
+        return Row(name, False, f"its process crashes (signal {-done.returncode})", tried=tried)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        return Row(name, False, f"its process ends with {done.returncode}: {last}")
-    return Row(**json.loads(done.stdout.strip().splitlines()[-1]))
+        return Row(name, False, f"its process ends with {done.returncode}: {last}", tried=tried)
+    return replace(Row(**json.loads(done.stdout.strip().splitlines()[-1])), tried=tried)
 
 
 def main() -> None:
@@ -201,22 +205,25 @@ def main() -> None:
         return
     rows = []
     with ThreadPoolExecutor(PROCESSES) as pool:
-        for row in pool.map(lambda name: examined(name, given.full), given.names or model_zoo.names()):
+        tried = "full" if given.full else "quick"
+        for row in pool.map(lambda name: examined(name, tried), given.names or model_zoo.names()):
             rows.append(row)
+            write(row)
             parts = (row.rewinds, row.batches, row.trains, row.head, row.exports)
             said = ", ".join(map(str, parts)) if row.works else f"NO: {row.why_not}"
             print(f"{row.name}: {said}", file=sys.stderr, flush=True)
     print(f"{sum(row.works for row in rows)} of {len(rows)} work", file=sys.stderr)
+
+
+def write(row: Row) -> None:
+    """Put a row in its place at once, for all of them take hours; rows of other versions, or of no model, go."""
     versions = {name: version(name) for name in ("mlx", "mlx-lm")}
-    checked = json.loads(json.dumps(asdict(FULL if given.full else QUICK)))
-    models = {row.name: asdict(row) for row in rows}
-    if given.names:  # the other rows stay, where they were made alike
-        before = json.loads(FILE.read_text())
-        if (before["versions"], before["checked"]) != (versions, checked):
-            print("nothing is written: all others were tried with other versions, or with other care", file=sys.stderr)
-            return
-        models = {row["name"]: row for row in before["models"]} | models
-    found = {"versions": versions, "checked": checked, "models": [models[name] for name in sorted(models)]}
+    before = json.loads(FILE.read_text())
+    names = set(model_zoo.names())
+    kept = {one["name"]: one for one in before["models"] if before["versions"] == versions and one["name"] in names}
+    models = kept | {row.name: asdict(row)}
+    cares = {name: asdict(care) for name, care in CARES.items()}
+    found = {"versions": versions, "cares": cares, "models": [models[name] for name in sorted(models)]}
     FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,7 @@ class KnownModel(_Row):
         trains: `all layers`, `all but` some, or why none.
         head: `short` where training computes logits at supervised positions alone, else `every position`.
         exports: what mlx-lm loads from the files of an export: `adapter`, `fused` or both.
+        tried: `quick`, or `full` with every draft length, several seeds, and ways back that are broken on purpose.
     """
 
     name: str
@@ -37,13 +38,14 @@ class KnownModel(_Row):
     trains: str | None
     head: str | None
     exports: str | None
+    tried: Literal["quick", "full"]
 
 
 class Matrix(_Row):
-    """All of them, and the versions of MLX and mlx-lm that they were tried with."""
+    """All of them, the versions of MLX and mlx-lm that they were tried with, and how thoroughly that was."""
 
     versions: dict[str, str]
-    checked: dict[str, object]
+    cares: dict[str, dict[str, object]]
     models: Annotated[tuple[KnownModel, ...], Field(min_length=1)]
 
 
