@@ -6,13 +6,14 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 import zoo
 from builders import failing_files
+from engine_client import Client, answer_of
 from mlx_lm.generate import generate_step
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -24,12 +25,10 @@ from draftloop.data.teacher_blobs import BlobFile
 from draftloop.decoding.decoder import Round
 from draftloop.errors import PairError
 from draftloop.models.pair import Pair, load_pair
-from draftloop.prompts.prompt import Prompt
 from draftloop.serving.api_error import ApiError
-from draftloop.serving.asked import Asked
 from draftloop.serving.capture import Capture
 from draftloop.serving.engine import Capacity, Engine, Full
-from draftloop.serving.events import Ended, Event, NewText, Refused
+from draftloop.serving.events import Ended, Event, NewText
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
 from draftloop.serving.room import LEAST_OPEN, Room
@@ -49,43 +48,6 @@ PROMPTS = (
 @pytest.fixture(scope="module")
 def pair() -> Pair:
     return load_pair(Models())
-
-
-@dataclass
-class Client:
-    """Asks an engine, from a thread of its own."""
-
-    engine: Engine
-    pair: Pair
-    ended: list[Job] = field(default_factory=list)
-
-    def ask(
-        self, text: str | tuple[int, ...], *, owner: str = "", source: str = "test", length: int = 40, **wanted: object
-    ) -> tuple[Job, queue.Queue[Event]]:
-        events: queue.Queue[Event] = queue.Queue()
-        fields = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": length} | wanted
-        tokens = text if isinstance(text, tuple) else tuple(self.pair.tokenizer.encode(text))
-        prompt = Prompt(text) if isinstance(text, str) else text
-        asked = Asked(kind="text", prompt=prompt, **fields)  # type: ignore[arg-type]
-        job = Job(asked, tokens, owner, source, events.put)
-        self.engine.submit(job)
-        return job, events
-
-    def answer(self, text: str | tuple[int, ...], **wanted: object) -> tuple[str, Ended]:
-        return answer_of(self.ask(text, **wanted)[1])
-
-
-def answer_of(events: queue.Queue[Event]) -> tuple[str, Ended]:
-    text = ""
-    while True:
-        event = events.get(timeout=60)
-        if isinstance(event, NewText):
-            text += event.piece.text
-        elif isinstance(event, Ended):
-            return text, event
-        else:
-            assert isinstance(event, Refused)
-            raise event.error
 
 
 def run(

@@ -51,8 +51,8 @@ def serve_command(app: App, learn: str, adapter: str) -> None:  # noqa: ARG001 -
         app.flags["speculative.draft_length"] = "fixed"
 
     def load() -> Pair:
-        pair = app.load_pair(adapter)
+        pair = app.load_pair("none")
         app.say_where()
         return pair
 
-    run_server(app.config, app.data, load, note)
+    run_server(app.config, app.data, load, adapter, note)

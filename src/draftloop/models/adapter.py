@@ -132,6 +132,15 @@ def merged(model: nn.Module) -> Iterator[None]:
     of fewer bits than float32 keep the adapter beside them: an update of a thousandth of the weights loses half of
     itself in bfloat16, and more in a quantized layer. Costs the weights of the others once more while it lasts.
     """
+    carried = merge(model)
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(carried))
+
+
+def merge(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Make the adapter part of the weights, as `merged` does, for good; returns the layers that were there before."""
     carried = [(name, module) for name, module in _lora_modules(model) if _is_float32(module)]
     together = []
     for name, module in carried:
@@ -140,10 +149,7 @@ def merged(model: nn.Module) -> Iterator[None]:
         together.append((name, fused))
     mx.eval([module.parameters() for _, module in together])
     model.update_modules(tree_unflatten(together))
-    try:
-        yield
-    finally:
-        model.update_modules(tree_unflatten(carried))
+    return carried
 
 
 def stays_beside(model: nn.Module) -> bool:

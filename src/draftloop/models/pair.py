@@ -26,6 +26,7 @@ from .fingerprints import Fingerprints, fingerprints
 from .hub import find_model
 from .loading import load_directory, widen_on_cpu
 from .names import ModelNames
+from .twin import twin_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Pair:
         fingerprint_of = {name: file.model for name, file in zip(own, files, strict=False)}
         target, draft = (fingerprint_of.get(name, name) for name in (identity.target, identity.draft))
         return replace(identity, target=target, draft=draft)
+
+    def twin(self) -> Pair:
+        """The same pair with a draft of its own, made of the same arrays: another adapter may be on it."""
+        return replace(self, draft=twin_of(self.draft))
 
     def with_adapter(self, path: Path | None, name: str | None = None) -> Pair:
         """The same pair with another adapter, or none, on the same draft.

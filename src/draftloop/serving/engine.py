@@ -29,18 +29,18 @@ from ..decoding.batch_probe import batches_exactly
 from ..decoding.decoder import KnownPrefix, Round
 from ..decoding.plain_batch import PlainBatch
 from ..errors import DraftloopError
-from ..models import adapter as lora
 from ..runtime.memory import is_out_of_memory
 from .api_error import ApiError
 from .error_middleware import frames
 from .job import Job
 from .metrics import Metrics
 from .prefix_cache import PrefixCache, Shelf
-from .served import Served
+from .served import Served, reader_of
 from .tempo import Tempo
 
 _log = logging.getLogger(__name__)
 
+TARGET = "target"  # reads its own prompt caches, which outlive any adapter
 SLACK = 64  # tokens that every cache takes back at once: the most that a request may draft
 PLAIN_AT_ONCE = 16  # plain steps of a turn, where a request is alone
 _IDLE = 0.25  # seconds between two looks at what else there is to do
@@ -76,6 +76,7 @@ class Engine:
         metrics: counts what is decoded.
         wants: whether what a request brings is of use to `on_output`, asked when it begins.
         on_ready: called when the first request can be answered.
+        renew: what requests that begin are decoded with from now on, where that has changed; asked between two turns.
     """
 
     def __init__(
@@ -87,10 +88,11 @@ class Engine:
         metrics: Metrics,
         wants: Callable[[Job], bool] = lambda _job: False,
         on_ready: Callable[[], None] = lambda: None,
+        renew: Callable[[Served], Served | None] = lambda _served: None,
     ) -> None:
         self._load, self._limits = load, limits
         self._on_output, self._when_idle, self._metrics, self._wants = on_output, when_idle, metrics, wants
-        self._on_ready = on_ready
+        self._on_ready, self._renew = on_ready, renew
         self._batches = False
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -142,22 +144,35 @@ class Engine:
         try:
             served = self._load()
             self._batches = batches_exactly(served.pair.target)  # which is tried, and takes a moment
-            with lora.merged(served.pair.draft):
-                self.served = served
-                self._on_ready()
-                while self._goes_on():
-                    self._admit()
-                    if self._running:
-                        self._step()
-                    elif not self._when_idle():
-                        self._wait()
-                while self._has_time() and self._when_idle():
-                    pass
+            self.served = served
+            self._on_ready()
+            while self._goes_on():
+                self._look_for_another_draft()
+                self._admit()
+                if self._running:
+                    self._step()
+                elif not self._when_idle():
+                    self._wait()
+            while self._has_time() and self._when_idle():
+                pass
         except BaseException:
             self.stop(0)
             for job in (*self._running, *self._waiting):
                 job.refuse(ApiError(500, "the server has failed; its log says why"))
             raise
+
+    def _look_for_another_draft(self) -> None:
+        assert self.served is not None
+        renewed = self._renew(self.served)
+        if renewed is not None:
+            self.served = renewed
+            self._forget_readers()
+
+    def _forget_readers(self) -> None:
+        """What was read with a draft that no request has any more is of no use."""
+        assert self.served is not None
+        pairs = (self.served.pair, *(job.work.pair for job in self._running))
+        self.prefixes.keep_readers({TARGET, *map(reader_of, pairs)})
 
     def _has_time(self) -> bool:
         return self._deadline is not None and time.perf_counter() < self._deadline
@@ -248,8 +263,8 @@ class Engine:
         job.is_captured = self._wants(job)
         settings = served.settings(job.asked, len(job.tokens), captured=job.is_captured)
         policy = served.draft_length(job.asked, settings)
-        target, read = self._known(job, "target", served.pair.target)
-        draft, draft_read = self._known(job, served.draft_name, served.pair.draft)
+        target, read = self._known(job, TARGET, served.pair.target)
+        draft, draft_read = self._known(job, reader_of(served.pair), served.pair.draft)
         job.begin(served.pair, settings, policy, KnownPrefix(target, read, draft, draft_read))
         self._metrics.taken_up(job.work.began - job.submitted)
 
@@ -341,6 +356,7 @@ class Engine:
         self._metrics.finished(finish)
         self._on_output(job)
         self._keep_output(job)
+        self._forget_readers()
         self._limit_prefixes()
 
     def _keep_prompt(self, job: Job) -> None:
@@ -351,10 +367,9 @@ class Engine:
         job.work.read = job.work.read or (time.perf_counter() if decoding.has_read_prompt else None)
         draft, lacks = decoding.draft_cache
         if decoding.target_cache.has_states and decoding.has_read_prompt:
-            self.prefixes.keep(Shelf(job.owner, "target"), prompt, decoding.target_cache.copy())
+            self.prefixes.keep(Shelf(job.owner, TARGET), prompt, decoding.target_cache.copy())
         if draft is not None and draft.has_states and lacks == 1:
-            assert self.served is not None
-            self.prefixes.keep(Shelf(job.owner, self.served.draft_name), prompt, draft.copy())
+            self.prefixes.keep(Shelf(job.owner, reader_of(job.work.pair)), prompt, draft.copy())
 
     def _keep_output(self, job: Job) -> None:
         """The caches of a request that has ended; an output that was cut off between two turns is whole in them."""
@@ -362,8 +377,7 @@ class Engine:
         everything = (*job.tokens, *work.emitted)
         if not job.is_past_prompt or not work.decoding.is_between:
             return
-        assert self.served is not None
-        self.prefixes.keep(Shelf(job.owner, "target"), everything[:-1], work.decoding.target_cache)
+        self.prefixes.keep(Shelf(job.owner, TARGET), everything[:-1], work.decoding.target_cache)
         draft, lacks = work.decoding.draft_cache
         if draft is not None and lacks < len(everything):
-            self.prefixes.keep(Shelf(job.owner, self.served.draft_name), everything[: len(everything) - lacks], draft)
+            self.prefixes.keep(Shelf(job.owner, reader_of(work.pair)), everything[: len(everything) - lacks], draft)

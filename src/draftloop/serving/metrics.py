@@ -70,6 +70,7 @@ class Metrics:
         self._dropped = self._counter("records_dropped", "Generations that are not in the log, by reason.", "reason")
         for reason in get_args(NotCaptured):
             self._dropped.labels(reason)
+        self._not_swapped = self._counter("swaps_failed", "New champions that could not be put into use.")
         self._champion = Info("draftloop:champion", "The draft's adapter in use.", registry=self._registry)
 
     def round(self, drafted: int, accepted: int) -> None:
@@ -139,6 +140,10 @@ class Metrics:
     def champion(self, version: str) -> None:
         """The version in use; `base` for none."""
         self._champion.info({"version": version})
+
+    def not_swapped(self) -> None:
+        """A new champion cannot be used, and the draft in use stays."""
+        self._not_swapped.inc()
 
     def render(self) -> bytes:
         """All of it in Prometheus's text format, CONTENT_TYPE."""

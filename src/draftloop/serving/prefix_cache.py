@@ -8,7 +8,7 @@ use; a recurrent state only where its tokens are the prompt's beginning as a who
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +91,12 @@ class PrefixCache:
         """Hold no more than so many bytes now, and than `most_bytes` later; at least none."""
         while self.nbytes > max(0, most_bytes):
             self._drop(next(iter(self._entries)))
+
+    def keep_readers(self, readers: Collection[str]) -> None:
+        """Drop the caches of all other readers."""
+        for number, entry in list(self._entries.items()):
+            if entry.shelf.reader not in readers:
+                self._drop(number)
 
     def clear(self) -> None:
         """Drop all of them."""

@@ -22,6 +22,7 @@ from .api_keys import keys_of
 from .app import Serving, make_app
 from .capture import Capture
 from .connections import LAST_WORDS, uvicorn_settings
+from .drafts import Drafts
 from .engine import Capacity, Engine
 from .job import Job
 from .metrics import Metrics
@@ -31,13 +32,14 @@ from .sources import Sources
 Say = Callable[[str], None]
 
 
-def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], say: Say) -> None:
+def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], adapter: str, say: Say) -> None:
     """Serve until a signal; on the main thread. The first signal lets requests finish, the second one ends at once.
 
     Args:
         config: of everything.
         data: where records go.
-        load: loads the pair.
+        load: loads the pair, with the bare draft.
+        adapter: of the draft, as `--adapter` takes it; `champion` is also one that is promoted while it serves.
         say: told what happens, in lines for a person.
 
     Raises:
@@ -52,14 +54,17 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
     where = f"http://{_in_url(settings.host)}:{listening.getsockname()[1]}/v1"
     name = served_name(config.models.target)
 
+    def serve(pair: Pair) -> Served:
+        return serve_pair(pair, config, data.costs, say)
+
     def loaded() -> Served:
         sources.know(data.log.sources())
-        served = serve_pair(load(), config, data.costs, say)
-        metrics.champion(served.pair.adapter or "base")
-        return served
+        return drafts.first()
 
-    drafts, bound = config.speculative.num_draft_tokens, LogBound(data, config, say)
-    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate, drafts, bound) if settings.capture else None
+    drafts = Drafts(data.registry, adapter, load, serve, metrics, say)
+
+    most, bound = config.speculative.num_draft_tokens, LogBound(data, config, say)
+    capture = Capture(data.log, data.blobs, metrics, settings.capture_rate, most, bound) if settings.capture else None
     wants: Callable[[Job], bool] = (lambda _job: False) if capture is None else capture.wants
     on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
 
@@ -70,7 +75,14 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], sa
 
     limits = Capacity(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
     engine = Engine(
-        loaded, limits, on_output, when_idle, metrics, wants, on_ready=lambda: say(f"serving {name} on {where}")
+        loaded,
+        limits,
+        on_output,
+        when_idle,
+        metrics,
+        wants,
+        on_ready=lambda: say(f"serving {name} on {where}"),
+        renew=drafts.renewed,
     )
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
     server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..config import Config, Rule, Speculative
@@ -46,10 +46,9 @@ class Served:
     experience: dict[Rule, Experience] = field(default_factory=dict)
     _policies: dict[Rule, AdaptiveDraftLength] = field(default_factory=dict)
 
-    @property
-    def draft_name(self) -> str:
-        """What reads the draft's prompt caches: it and its adapter."""
-        return f"draft {self.pair.adapter or 'bare'}"
+    def with_pair(self, pair: Pair) -> Served:
+        """The same with another adapter on the draft; of its acceptance nothing is known yet."""
+        return replace(self, pair=pair, experience={}, _policies={})
 
     def settings(self, asked: Asked, prompt_tokens: int, *, captured: bool) -> Settings:
         """How a request is decoded."""
@@ -98,6 +97,11 @@ class Served:
             return asked.num_draft_tokens
         adaptive = (asked.temperature == 0) in self.profiles
         return self.speculative.max_draft_tokens if adaptive else self.speculative.num_draft_tokens
+
+
+def reader_of(pair: Pair) -> str:
+    """What reads the draft's prompt caches: it and its adapter."""
+    return f"draft {pair.adapter or 'bare'}"
 
 
 def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable[[str], None]) -> Served:

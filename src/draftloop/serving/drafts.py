@@ -1,0 +1,94 @@
+"""The draft that answers requests: the champion's, and the new champion's once the pointer has moved. Knows no request.
+
+    pointer.json -> `renewed`, between two turns -> a twin of the draft with that adapter, verified, for requests that
+                    begin; those under way end with the draft that they began with
+
+The base draft is loaded once. Each adapter is put on a twin of it, which shares its arrays, and goes with its last
+request. A version that cannot be used leaves the draft in use, and is tried again when the pointer moves again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ..errors import DraftloopError
+from ..models import adapter as lora
+from ..models.pair import Pair
+from ..registry.registry import Registry
+from .metrics import Metrics
+from .served import Served
+
+LOOK_EVERY = 1.0  # seconds between two looks at the pointer
+
+
+class Drafts:
+    """From the registry to `Served`.
+
+    Args:
+        registry: of the data directory.
+        reference: an adapter as `--adapter` takes it; only `champion` follows the pointer.
+        load: loads the pair with the bare draft.
+        serve: what is known of a pair, and how it is decoded.
+        metrics: says which version is in use, and which could not be.
+        say: told of each change, in a line for a person.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        reference: str,
+        load: Callable[[], Pair],
+        serve: Callable[[Pair], Served],
+        metrics: Metrics,
+        say: Callable[[str], None],
+    ) -> None:
+        self._registry, self._reference = registry, reference
+        self._load, self._serve, self._metrics, self._say = load, serve, metrics, say
+        self._base: Pair | None = None
+        self._sequence = 0
+        self._next = 0.0
+
+    def first(self) -> Served:
+        """Load the pair, with the adapter. Raises what `load` raises; AdapterError: the adapter cannot be used."""
+        self._sequence = self._registry.pointer().sequence
+        path = self._registry.resolve(self._reference)
+        self._base = self._load()
+        pair = self._base.twin()
+        if path is not None:
+            name = path.name if path.parent == self._registry.root else str(path.absolute())
+            pair = pair.with_adapter(path, name)
+        return self._in_use(self._serve(pair))
+
+    def renewed(self, served: Served, now: float | None = None) -> Served | None:
+        """What requests are to begin with from now on, where that is another draft; looks at most once a second.
+
+        Args:
+            served: in use.
+            now: seconds of `time.monotonic`.
+        """
+        now = time.monotonic() if now is None else now
+        if self._reference != "champion" or now < self._next:
+            return None
+        self._next = now + LOOK_EVERY
+        try:
+            pointer = self._registry.pointer()
+            if pointer.sequence == self._sequence:
+                return None
+            self._sequence = pointer.sequence
+            if pointer.champion == served.pair.adapter:
+                return None
+            assert self._base is not None  # `first` comes first
+            path = self._registry.resolve("champion")
+            pair = self._base.twin().with_adapter(path, pointer.champion)
+        except DraftloopError as error:
+            self._metrics.not_swapped()
+            self._say(f"{served.pair.adapter or 'the bare draft'} stays in use: {error}")
+            return None
+        self._say(f"requests begin with {pair.adapter or 'the bare draft'} from now on")
+        return self._in_use(served.with_pair(pair))
+
+    def _in_use(self, served: Served) -> Served:
+        lora.merge(served.pair.draft)
+        self._metrics.champion(served.pair.adapter or "base")
+        return served

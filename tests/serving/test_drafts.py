@@ -1,0 +1,174 @@
+"""The champion of the moment answers requests that begin; what is under way ends with the draft it began with."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from engine_client import Client, answer_of
+from mlx.utils import tree_flatten
+from mortal import HANGS
+from shop import Shop, flip_a_bit
+
+from draftloop.config import Config, Speculative
+from draftloop.data_directory import DataDirectory
+from draftloop.errors import AdapterError
+from draftloop.models.pair import Pair, load_pair
+from draftloop.serving.drafts import LOOK_EVERY, Drafts
+from draftloop.serving.engine import TARGET, Capacity, Engine
+from draftloop.serving.job import Job
+from draftloop.serving.metrics import Metrics
+from draftloop.serving.served import Served, reader_of
+
+PROMPT = "def read_file(path):\n    "
+
+
+def shop_at(root: Path) -> Shop:
+    """A data directory of the embedded pair with two versions, neither in use."""
+    found = Shop(DataDirectory(root), Config())
+    found.add_version(0.05, seed=1)
+    found.add_version(0.05, seed=2)
+    return found
+
+
+def served(pair: Pair) -> Served:
+    return Served(pair, Speculative(), {}, "rejection")
+
+
+def drafts_of(shop: Shop, reference: str = "champion") -> tuple[Drafts, Metrics, list[str]]:
+    metrics, said = Metrics(), list[str]()
+
+    def load() -> Pair:
+        return load_pair(shop.config.models, names=shop.data.names)
+
+    return Drafts(shop.data.registry, reference, load, served, metrics, said.append), metrics, said
+
+
+def test_the_pointer_is_followed_and_the_weights_are_shared(tmp_path: Path) -> None:
+    shop = shop_at(tmp_path)
+    drafts, metrics, said = drafts_of(shop)
+    first = drafts.first()
+    assert first.pair.adapter is None
+    assert drafts.renewed(first, 0.0) is None
+    shop.data.registry.promote("v0001")
+    assert drafts.renewed(first, LOOK_EVERY / 2) is None  # it looks once a second
+    second = drafts.renewed(first, LOOK_EVERY)
+    assert second is not None
+    assert second.pair.adapter == "v0001"
+    assert second.pair.target is first.pair.target
+    before, after = (dict(tree_flatten(one.pair.draft.parameters())) for one in (first, second))
+    shared = {name for name in before if before[name] is after[name]}
+    assert {name for name in before if "norm" in name} <= shared
+    assert not mx.allclose(first.pair.draft(mx.array([[1, 2]])), second.pair.draft(mx.array([[1, 2]])))
+    assert b'version="v0001"' in metrics.render()
+    shop.data.registry.rollback()
+    third = drafts.renewed(second, 2 * LOOK_EVERY)
+    assert third is not None
+    assert third.pair.adapter is None
+    assert mx.array_equal(first.pair.draft(mx.array([[1, 2]])), third.pair.draft(mx.array([[1, 2]])))
+    assert said == [
+        "requests begin with v0001 from now on",
+        "requests begin with the bare draft from now on",
+    ]
+
+
+def test_a_damaged_version_leaves_the_draft_in_use_and_the_next_one_is_taken(tmp_path: Path) -> None:
+    shop = shop_at(tmp_path)
+    drafts, metrics, said = drafts_of(shop)
+    first = drafts.first()
+    shop.data.registry.promote("v0001")
+    flip_a_bit(shop, "v0001")
+    assert drafts.renewed(first, 1.0) is None
+    assert drafts.renewed(first, 9.0) is None  # it is not tried again and again
+    assert len(said) == 1
+    assert said[0].startswith("the bare draft stays in use: the champion is not whole")
+    assert b"swaps_failed_total 1.0" in metrics.render()
+    shop.data.registry.promote("v0002")
+    found = drafts.renewed(first, 20.0)
+    assert found is not None
+    assert found.pair.adapter == "v0002"
+
+
+def test_a_pointer_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+    shop = shop_at(tmp_path)
+    drafts, metrics, _ = drafts_of(shop)
+    first = drafts.first()
+    (shop.data.registry.root / "pointer.json").write_text("{")
+    assert drafts.renewed(first, 1.0) is None
+    assert b"swaps_failed_total 1.0" in metrics.render()
+
+
+@pytest.mark.parametrize("reference", ["none", "v0001", "latest"])
+def test_an_adapter_that_was_named_stays(tmp_path: Path, reference: str) -> None:
+    shop = shop_at(tmp_path)
+    drafts, _, _ = drafts_of(shop, reference)
+    first = drafts.first()
+    assert first.pair.adapter == {"none": None, "v0001": "v0001", "latest": "v0002"}[reference]
+    shop.data.registry.promote("v0002" if reference == "v0001" else "v0001")
+    assert drafts.renewed(first, 100.0) is None
+
+
+def test_a_damaged_champion_keeps_it_from_starting(tmp_path: Path) -> None:
+    shop = shop_at(tmp_path)
+    shop.data.registry.promote("v0001")
+    flip_a_bit(shop, "v0001")
+    with pytest.raises(AdapterError, match="not whole"):
+        drafts_of(shop)[0].first()
+
+
+def test_a_request_ends_with_the_draft_it_began_with(tmp_path: Path) -> None:
+    shop = shop_at(tmp_path)
+    drafts, metrics, _ = drafts_of(shop)
+    ended: list[Job] = []
+    renewals: list[Callable[[], None]] = []
+
+    def renew(now: Served) -> Served | None:
+        if not renewals:
+            return None
+        renewals.pop()()
+        loaded.put(None)
+        return drafts.renewed(now, 1e9)
+
+    loaded: queue.Queue[None] = queue.Queue()
+    engine = Engine(
+        drafts.first,
+        Capacity(4, 4, 1 << 26),
+        ended.append,
+        lambda: False,
+        metrics,
+        on_ready=lambda: loaded.put(None),
+        renew=renew,
+    )
+
+    found: list[tuple[str, str]] = []
+
+    def work() -> None:
+        try:
+            loaded.get(timeout=HANGS)
+            assert engine.served is not None
+            client = Client(engine, engine.served.pair, ended)
+            events = client.ask(PROMPT, length=200)[1]
+            events.get(timeout=HANGS)
+            renewals.append(lambda: shop.data.registry.promote("v0001") and None)
+            loaded.get(timeout=HANGS)
+            others = client.ask(PROMPT, length=200)[1]
+            answer_of(events)
+            found.append((answer_of(others)[0], client.answer(PROMPT, length=200)[0]))
+        finally:
+            engine.stop(30)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    engine.run()
+    thread.join()
+    assert [job.work.pair.adapter for job in ended] == [None, "v0001", "v0001"]
+    ((one, other),) = found
+    assert one == other
+    outputs = {tuple(job.work.output) for job in ended}
+    assert len(outputs) == 1  # they are greedy: the target's own, whatever drafts
+    readers = {entry.shelf.reader for entry in engine.prefixes._entries.values()}
+    assert readers == {TARGET, reader_of(ended[1].work.pair)}
