@@ -1,0 +1,182 @@
+"""Learning while nobody asks: `retrain` in a child process of the lowest priority, which the first request stops.
+
+    no request for so long -> it begins, or goes on (SIGCONT)
+    a request              -> SIGSTOP, or SIGKILL where memory is short: then it goes on from its checkpoint
+    the server ends        -> SIGTERM: the child writes a checkpoint
+
+The child is in a process group of its own within the server's session. So where the server itself is killed, the
+kernel sends a stopped child SIGHUP, and a running one sees its stdin end: neither keeps the lock of trainings for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+TICK = 0.1  # seconds between two looks at what there is to do
+LAST_WORDS = 20.0  # seconds in which a child writes its checkpoint when the server ends
+AGAIN = 600.0  # seconds of idleness after a run that had nothing to do, where nothing was captured since
+
+State = Literal["none", "at work", "stopped"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a learner asks of the server.
+
+    Attributes:
+        is_idle: whether no request is under way or waiting.
+        captured: records so far.
+        is_short: whether memory does not hold a stopped child beside the next request.
+    """
+
+    is_idle: Callable[[], bool]
+    captured: Callable[[], int]
+    is_short: Callable[[], bool]
+
+
+class Learner:
+    """Runs `command` while the server is idle.
+
+    Args:
+        command: of the child; it ends by itself when there is nothing left to do.
+        idle_seconds: without a request before it begins or goes on.
+        seen: what the server is doing.
+        say: told each line of the child's stderr, and when it begins and ends.
+        on_state: told whenever the child begins, stops, goes on or ends.
+        on_killed: called after a child was killed for its memory.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        idle_seconds: float,
+        seen: Seen,
+        say: Callable[[str], None],
+        on_state: Callable[[State], None] = lambda _state: None,
+        on_killed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._command, self._idle_seconds, self._seen = list(command), idle_seconds, seen
+        self._say, self._on_state, self._on_killed = say, on_state, on_killed
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+        self._state: State = "none"
+        self._last = time.monotonic()  # when a request was there
+        self._ended = -AGAIN  # when the last child ended
+        self._known = -1  # records that the last child could know
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def touch(self) -> None:
+        """A request is there. From any thread; takes no time."""
+        killed = False
+        with self._lock:
+            self._last = time.monotonic()
+            if self._state == "at work" and self._child is not None:
+                if self._seen.is_short():
+                    self._signal(signal.SIGKILL)
+                    self._enter("none")
+                    killed = True
+                else:
+                    self._signal(signal.SIGSTOP)
+                    self._enter("stopped")
+        if killed:
+            self._on_killed()
+
+    def close(self) -> None:
+        """End the child with a checkpoint, within LAST_WORDS."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._lock:
+            child = self._child
+            if child is None or child.poll() is not None:
+                return
+            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGCONT)
+        try:
+            child.wait(LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            child.wait()
+
+    # On the learner's thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._over.wait(TICK):
+            with self._lock:
+                self._tick(time.monotonic())
+
+    def _tick(self, now: float) -> None:
+        if self._child is not None and self._child.poll() is not None:
+            self._reap(now)
+        if not self._seen.is_idle():
+            self._last = now
+        if now - self._last < self._idle_seconds:
+            return
+        if self._state == "stopped":
+            self._signal(signal.SIGCONT)
+            self._enter("at work")
+        elif self._child is None and self._is_due(now):
+            self._begin()
+
+    def _is_due(self, now: float) -> bool:
+        return self._seen.captured() != self._known or now - self._ended >= AGAIN
+
+    def _begin(self) -> None:
+        self._known = self._seen.captured()
+        self._child = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        threading.Thread(target=self._listen, args=(self._child,), name="learner's child", daemon=True).start()
+        self._enter("at work")
+
+    def _listen(self, child: subprocess.Popen[str]) -> None:
+        assert child.stderr is not None
+        with child.stderr as lines:
+            for line in lines:
+                if text := line.strip():
+                    self._say(f"learning: {text}")
+
+    def _reap(self, now: float) -> None:
+        assert self._child is not None
+        code = self._child.returncode
+        assert self._child.stdin is not None
+        with suppress(OSError):
+            self._child.stdin.close()
+        self._child, self._ended = None, now
+        if code < 0:  # by this server, or by somebody else: the next one goes on from the checkpoint
+            self._known = -1
+        elif code in _DECIDED:  # there may be more to do
+            self._known = -1
+        self._enter("none")
+
+    def _enter(self, state: State) -> None:
+        if state != self._state:
+            self._state = state
+            self._on_state(state)
+
+    def _signal(self, number: int) -> None:
+        assert self._child is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, number)
+
+
+_DECIDED = {0, 11}  # promoted or rolled back; refused
