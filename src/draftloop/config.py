@@ -146,6 +146,10 @@ class Models(Section):
     trust_remote_code: bool = setting(False, "let a model directory run Python code of its own")
 
 
+LEAST_DIVISOR = 1e-6
+"""Least temperature and least mass of a nucleus above 0: float32 takes what is much smaller for 0."""
+
+
 class Speculative(Section):
     """How outputs are generated, in every command."""
 
@@ -170,6 +174,13 @@ class Speculative(Section):
     parse_special: bool = setting(False, "read control tokens that a prompt spells out as such, not as text")
     template_seconds: int = setting(10, "CPU seconds of a chat template per prompt, at most", ge=1, le=3600)
     prefill_step_size: Positive = setting(512, "prompt tokens per forward pass")
+
+    @field_validator("temperature", "top_p")
+    @classmethod
+    def _is_off_or_a_number_for_float32(cls, value: float) -> float:
+        if 0 < value < LEAST_DIVISOR:
+            raise ValueError(f"expected 0 or at least {LEAST_DIVISOR:g}")
+        return value
 
 
 class Lora(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from benchmark_scripts import load
 from fault_table import FAILED, PASSED, ROWS, Row, Table
 
 if TYPE_CHECKING:
+    from server import Server
     from shop import Shop
 
     from draftloop.config import Models
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results.py"
 LONGEST_S = 1500  # of one test at its full count
+CONTEXT = 4096  # tokens that `patient_models` hold
 _TABLE = pytest.StashKey[Table]()
 _BEGAN = time.time()
 
@@ -101,6 +103,34 @@ def collected(tmp_path_factory: pytest.TempPathFactory, small_models: Models) ->
     shop = Shop(DataDirectory(tmp_path_factory.mktemp("collected") / "data", files=NO_SYNC), config)
     shop.collect(PROMPTS[:60])
     return shop
+
+
+@pytest.fixture(scope="session")
+def patient_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """A small pair that ends no text by itself: an answer has as many tokens as it may have."""
+    from model_dirs import edit_json, write_pair
+    from safetensors.numpy import load_file, save_file
+
+    root = tmp_path_factory.mktemp("patient_pair")
+    models = write_pair(root)
+    for name in ("target", "draft"):
+        edit_json(root / name / "config.json", max_position_embeddings=CONTEXT)
+        weights = load_file(root / name / "model.safetensors")
+        weights["lm_head.weight"][0] = 0.0  # of the end of a text: some other logit is always larger
+        save_file(weights, root / name / "model.safetensors", metadata={"format": "mlx"})
+    return models
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, patient_models: Models) -> Iterator[Server]:
+    """One that all faults of clients meet; it has little room and little patience."""
+    from server import Server
+
+    settings = {"serve.max_connections": 24, "serve.write_seconds": 2, "serve.head_seconds": 2, "serve.body_seconds": 2}
+    flags = ("--model", patient_models.target, "--draft-model", patient_models.draft, "--num-draft-tokens", "3")
+    limits = ("--max-concurrent", "4", "--queue", "16")
+    with Server(tmp_path_factory.mktemp("served") / "data", *flags, *limits, settings=settings) as found:
+        yield found
 
 
 class _Outcomes:

@@ -118,6 +118,7 @@ def test_an_unknown_path_is_no_crash(server: Server) -> None:
     assert found.status_code == 404
     assert found.json()["error"]["type"] == "not_found_error"
     assert httpx.get(f"{server.url}/completions").status_code == 405
+    assert httpx.get(f"{server.url}/models/").status_code == 404
 
 
 def metric(server: Server, name: str) -> float:

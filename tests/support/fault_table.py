@@ -34,6 +34,12 @@ ROWS = {
     "clock goes backward": "no double retrain; order by sequence, not time",
     "the same prompt in other words": "90% joined, at most 2% of one template; near two splits: used in neither",
     "a model directory that wants to run code": "nothing runs, nothing asks; one line, exit 2",
+    "kill -9 of a server that answers": "no captured record lost, none twice, none damaged; the next server serves",
+    "a server on a full disk": "it answers on, counts what is not in the log, and captures again when there is room",
+    "malformed requests": "OpenAI's error with a 4xx status, never a failure or a hang; the same answers afterwards",
+    "clients that vanish": "their decoding ends and is recorded up to there, the next client is served",
+    "slow readers": "others are served meanwhile, memory stays bounded, and who reads nothing is cut off",
+    "two servers on one log": "both capture, no record lost, none twice, none damaged",
 }
 """Every fault and what must hold under it, in the order of the table."""
 

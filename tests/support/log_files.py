@@ -12,6 +12,8 @@ from builders import NO_SYNC, make_record
 
 from draftloop.data.log import FailureLog
 from draftloop.data.records import Record
+from draftloop.data.teacher_top_k import decode_top_k
+from draftloop.data_directory import DataDirectory
 
 
 def filled(path: Path, count: int, **overrides: Any) -> list[Record]:
@@ -25,6 +27,16 @@ def read(path: Path) -> list[Record]:
     log = FailureLog(path)
     records = list(log.records())
     assert log.damage == []
+    return records
+
+
+def read_captured(data: Path) -> list[Record]:
+    """All records of a data directory without a damaged line, each with what the teacher gave at every token."""
+    directory = DataDirectory(data)
+    records = read(directory.log.path)
+    for record in records:
+        assert record.teacher is not None
+        assert len(decode_top_k(directory.blobs.read(record.teacher))) == len(record.target_output)
     return records
 
 

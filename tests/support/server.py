@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -20,22 +22,35 @@ class Server:
     Args:
         data: the data directory.
         arguments: of the command.
+        settings: by their dotted keys, those that have no flag.
+        prelude: a program that its process runs first.
 
     Attributes:
+        data: the data directory.
         url: what clients take as the base of their URLs.
         said: lines on stderr so far.
     """
 
-    def __init__(self, data: Path, *arguments: str) -> None:
-        self._command = [
-            *(sys.executable, "-m", "draftloop", "--data-dir", str(data), "serve", "--port", "0"),
-            *arguments,
-        ]
+    def __init__(
+        self, data: Path, *arguments: str, settings: Mapping[str, object] | None = None, prelude: str = ""
+    ) -> None:
+        program = ("-c", f"{prelude}\nfrom draftloop.cli import run_and_exit\nrun_and_exit()")
+        begin = program if prelude else ("-m", "draftloop")
+        self._command = [sys.executable, *begin, "--data-dir", str(data), "serve", "--port", "0", *arguments]
+        names = {f"DRAFTLOOP_{key.upper().replace('.', '_')}": str(value) for key, value in (settings or {}).items()}
+        self._environment = {**os.environ, **names}
+        self.data = data
         self.said: list[str] = []
         self.url = ""
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, port = self.url.removeprefix("http://").removesuffix("/v1").split(":")
+        return host, int(port)
+
     def __enter__(self) -> Server:
-        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True, env=self._environment)
         found: queue.Queue[str | None] = queue.Queue()
 
         def read() -> None:

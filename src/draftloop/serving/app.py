@@ -133,6 +133,7 @@ def make_app(serving: Serving) -> Any:
         return JSONResponse(error.to_json(), error.status, error.headers)
 
     app = Starlette(routes=routes, exception_handlers={ApiError: refuse})
+    app.router.redirect_slashes = False  # to where http:// leads, which is the wrong place behind a TLS proxy
     return guarded(app, serving.config.serve, serving.keys, serving.metrics)
 
 

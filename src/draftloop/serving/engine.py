@@ -352,8 +352,8 @@ class Engine:
         self._running.remove(job)
         if self._batch is not None and job.work.decoding in self._batch.members:
             self._release()
+        self._metrics.finished(finish)  # before its client hears of it
         job.end(finish)
-        self._metrics.finished(finish)
         self._on_output(job)
         self._keep_output(job)
         self._forget_readers()

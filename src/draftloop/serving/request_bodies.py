@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from ..config import Rule
+from ..config import LEAST_DIVISOR, Rule
 from .sources import SOURCE_FORM, is_source
 
 
@@ -104,7 +104,7 @@ class CompletionBody(_Body):
     stop: _Strings = ()
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=LEAST_DIVISOR, le=10.0)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     user: str | None = None
