@@ -317,6 +317,8 @@ class Serve(Section):
     )
     allowed_hosts: HostNames = setting((), "names by which clients may call the server, besides its address")
     allowed_origins: OriginNames = setting((), "web pages that may call the server (CORS); [] allows none")
+    learn: Literal["off", "idle"] = setting("off", "when to train: off, or idle, while nobody asks")
+    idle_minutes: float = setting(5.0, "minutes without a request until a training begins or goes on", ge=0.0)
     capture: bool = setting(True, "log generations, to learn from what was rejected")
     capture_rate: float = setting(1.0, "share of the generations that is logged", ge=0.0, le=1.0)
     source: str = setting(

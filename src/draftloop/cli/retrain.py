@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from ..config import Models
     from ..models.pair import Pair
 
+LOWEST = 19  # niceness
 _STATUS = {0: "ok", 10: "nothing_to_do", 11: "refused", 12: "inconclusive", 13: "locked"}
 _ACTIONS = {
     "nothing": "do nothing",
@@ -33,10 +38,11 @@ _ACTIONS = {
 @click.command(cls=Doing)
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why; change nothing.")
 @click.option("--force", is_flag=True, help="Train whatever the count, the interval or a waiting candidate says.")
+@click.option("--attached", is_flag=True, hidden=True, help="Of a server: gives way to all, and stops as stdin ends.")
 @model_options
 @json_option
 @click.pass_obj
-def retrain_command(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
+def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_json: bool) -> int:
     """Train, gate and promote, unattended.
 
     Trains on new failures, tests the candidate on held-out prompts, and promotes or refuses it. Made for cron:
@@ -49,7 +55,9 @@ def retrain_command(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     from ..retraining.run import give_way, retrain
     from ..retraining.work import loader
 
-    give_way(app.config.retrain.niceness)
+    if attached:
+        threading.Thread(target=_stop_with_stdin, name="attached", daemon=True).start()
+    give_way(LOWEST if attached else app.config.retrain.niceness)
     from .progress import Steps
 
     load_pair = loader(app.config, app.data.names)
@@ -73,6 +81,12 @@ def retrain_command(app: App, dry_run: bool, force: bool, as_json: bool) -> int:
     rows |= {"weights deleted of": ", ".join(outcome.pruned)} if outcome.pruned else {}
     print_pairs({**rows, "champion": outcome.champion or "none: the bare draft is in use"})
     return outcome.exit_code
+
+
+def _stop_with_stdin() -> None:
+    """Whoever started this has ended: stop as at SIGTERM, with a checkpoint."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _dry_run(app: App, force: bool, as_json: bool) -> int:

@@ -76,6 +76,7 @@ class Engine:
         metrics: counts what is decoded.
         wants: whether what a request brings is of use to `on_output`, asked when it begins.
         on_ready: called when the first request can be answered.
+        on_request: called for every request, on the thread that brings it, before it waits; must not wait.
         renew: what requests that begin are decoded with from now on, where that has changed; asked between two turns.
     """
 
@@ -89,10 +90,11 @@ class Engine:
         wants: Callable[[Job], bool] = lambda _job: False,
         on_ready: Callable[[], None] = lambda: None,
         renew: Callable[[Served], Served | None] = lambda _served: None,
+        on_request: Callable[[], None] = lambda: None,
     ) -> None:
         self._load, self._limits = load, limits
         self._on_output, self._when_idle, self._metrics, self._wants = on_output, when_idle, metrics, wants
-        self._on_ready, self._renew = on_ready, renew
+        self._on_ready, self._renew, self._on_request = on_ready, renew, on_request
         self._batches = False
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -107,6 +109,7 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Let a request wait for its turn. Raises Full, or ApiError where it is stopping."""
+        self._on_request()
         with self._changed:
             if self._deadline is not None:
                 raise ApiError(503, "the server is stopping; expected a request before that")

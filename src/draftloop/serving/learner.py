@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -24,7 +24,17 @@ TICK = 0.1  # seconds between two looks at what there is to do
 LAST_WORDS = 20.0  # seconds in which a child writes its checkpoint when the server ends
 AGAIN = 600.0  # seconds of idleness after a run that had nothing to do, where nothing was captured since
 
+_DECIDED = {0, 11}  # exit codes of `retrain`: promoted or rolled back, and refused
+
 State = Literal["none", "at work", "stopped"]
+
+
+@dataclass(frozen=True)
+class ChildCommand:
+    """What the child runs: its arguments, and what its environment has beside the server's."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,14 +66,14 @@ class Learner:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: ChildCommand,
         idle_seconds: float,
         seen: Seen,
         say: Callable[[str], None],
         on_state: Callable[[State], None] = lambda _state: None,
         on_killed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._command, self._idle_seconds, self._seen = list(command), idle_seconds, seen
+        self._command, self._idle_seconds, self._seen = command, idle_seconds, seen
         self._say, self._on_state, self._on_killed = say, on_state, on_killed
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
@@ -72,6 +82,7 @@ class Learner:
         self._ended = -AGAIN  # when the last child ended
         self._known = -1  # records that the last child could know
         self._over = threading.Event()
+        self._listener = threading.Thread()
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
 
     def start(self) -> None:
@@ -99,17 +110,17 @@ class Learner:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        with self._lock:
-            child = self._child
-            if child is None or child.poll() is not None:
-                return
+        child = self._child
+        if child is None:
+            return
+        if child.poll() is None:
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)
         try:
             child.wait(LAST_WORDS)
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
-            child.wait()
+        self._reap(time.monotonic())
 
     # On the learner's thread -----------------------------------------------------------------------------------------
 
@@ -137,7 +148,8 @@ class Learner:
     def _begin(self) -> None:
         self._known = self._seen.captured()
         self._child = subprocess.Popen(
-            self._command,
+            self._command.arguments,
+            env={**os.environ, **self._command.environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -145,7 +157,8 @@ class Learner:
             errors="replace",
             process_group=0,
         )
-        threading.Thread(target=self._listen, args=(self._child,), name="learner's child", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._child,), name="learner's child", daemon=True)
+        self._listener.start()
         self._enter("at work")
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
@@ -157,14 +170,12 @@ class Learner:
 
     def _reap(self, now: float) -> None:
         assert self._child is not None
-        code = self._child.returncode
+        code = self._child.wait()
         assert self._child.stdin is not None
-        with suppress(OSError):
-            self._child.stdin.close()
+        self._child.stdin.close()  # not before: its end is a second SIGTERM, which writes no checkpoint
+        self._listener.join(1)  # somebody else may have its stderr
         self._child, self._ended = None, now
-        if code < 0:  # by this server, or by somebody else: the next one goes on from the checkpoint
-            self._known = -1
-        elif code in _DECIDED:  # there may be more to do
+        if code < 0 or code in _DECIDED:  # cut off, and there is a checkpoint; or there may be more to do
             self._known = -1
         self._enter("none")
 
@@ -177,6 +188,3 @@ class Learner:
         assert self._child is not None
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, number)
-
-
-_DECIDED = {0, 11}  # promoted or rolled back; refused

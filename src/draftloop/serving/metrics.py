@@ -71,6 +71,9 @@ class Metrics:
         for reason in get_args(NotCaptured):
             self._dropped.labels(reason)
         self._not_swapped = self._counter("swaps_failed", "New champions that could not be put into use.")
+        self._at_work = self._gauge("learner_at_work", "Whether a training is at work beside the server.")
+        self._stopped = self._gauge("learner_stopped", "Whether one waits for the server to be idle again.")
+        self.captured_so_far = 0
         self._champion = Info("draftloop:champion", "The draft's adapter in use.", registry=self._registry)
 
     def round(self, drafted: int, accepted: int) -> None:
@@ -132,6 +135,7 @@ class Metrics:
     def captured(self, count: int) -> None:
         """So many records were written."""
         self._captured.inc(count)
+        self.captured_so_far += count
 
     def dropped(self, reason: NotCaptured, count: int = 1) -> None:
         """So many generations will not be in the log."""
@@ -144,6 +148,11 @@ class Metrics:
     def not_swapped(self) -> None:
         """A new champion cannot be used, and the draft in use stays."""
         self._not_swapped.inc()
+
+    def learner(self, state: Literal["none", "at work", "stopped"]) -> None:
+        """What the child that trains is doing."""
+        self._at_work.set(state == "at work")
+        self._stopped.set(state == "stopped")
 
     def render(self) -> bytes:
         """All of it in Prometheus's text format, CONTENT_TYPE."""

@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from ..config import Config
+from ..config import Config, Serve
 from ..data_directory import DataDirectory
 from ..errors import ServeError
 from ..evaluation.latency import machine_fingerprint
@@ -25,6 +25,7 @@ from .connections import LAST_WORDS, uvicorn_settings
 from .drafts import Drafts
 from .engine import Capacity, Engine
 from .job import Job
+from .learner import ChildCommand, Learner, Seen
 from .metrics import Metrics
 from .served import Served, serve_pair
 from .sources import Sources
@@ -32,7 +33,14 @@ from .sources import Sources
 Say = Callable[[str], None]
 
 
-def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], adapter: str, say: Say) -> None:
+def run_server(
+    config: Config,
+    data: DataDirectory,
+    load: Callable[[], Pair],
+    adapter: str,
+    say: Say,
+    learning: ChildCommand | None = None,
+) -> None:
     """Serve until a signal; on the main thread. The first signal lets requests finish, the second one ends at once.
 
     Args:
@@ -41,6 +49,7 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], ad
         load: loads the pair, with the bare draft.
         adapter: of the draft, as `--adapter` takes it; `champion` is also one that is promoted while it serves.
         say: told what happens, in lines for a person.
+        learning: what trains while nobody asks.
 
     Raises:
         ServeError: the address needs API keys, or they cannot be read, or the address cannot be listened on.
@@ -73,6 +82,11 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], ad
             engine.stop(0)  # nobody can ask any more
         return capture is not None and capture.work()
 
+    def ready() -> None:
+        say(f"serving {name} on {where}")
+        if learner is not None:
+            learner.start()
+
     limits = Capacity(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
     engine = Engine(
         loaded,
@@ -81,9 +95,11 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], ad
         when_idle,
         metrics,
         wants,
-        on_ready=lambda: say(f"serving {name} on {where}"),
+        on_ready=ready,
         renew=drafts.renewed,
+        on_request=lambda: None if learner is None else learner.touch(),
     )
+    learner = None if learning is None else _learner(learning, engine, metrics, settings, say)
     app = make_app(Serving(config, engine, metrics, keys, sources, name))
     server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))
     http = threading.Thread(target=server.run, args=([listening],), name="http", daemon=True)
@@ -99,12 +115,21 @@ def run_server(config: Config, data: DataDirectory, load: Callable[[], Pair], ad
             http.start()
             engine.run()
     finally:
+        if learner is not None:
+            learner.close()
         server.should_exit = True
         http.join(LAST_WORDS)
         if capture is not None:
             capture.close()
     if engine.served is not None:
         _keep_experience(engine.served, data, say)
+
+
+def _learner(command: ChildCommand, engine: Engine, metrics: Metrics, settings: Serve, say: Say) -> Learner:
+    seen = Seen(
+        is_idle=lambda: engine.counts == (0, 0), captured=lambda: metrics.captured_so_far, is_short=lambda: False
+    )
+    return Learner(command, 60 * settings.idle_minutes, seen, say, on_state=metrics.learner)
 
 
 def _listen(host: str, port: int) -> socket.socket:

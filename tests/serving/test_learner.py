@@ -1,0 +1,194 @@
+"""The child that trains works while nobody asks, and at no other time."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from mortal import HANGS
+
+from draftloop.retraining.running import is_stopped
+from draftloop.serving.learner import ChildCommand, Learner, Seen
+
+COUNTS = """
+import signal, sys, time
+from pathlib import Path
+file = Path(sys.argv[1])
+def end(*_):
+    (file.parent / "checkpoint").write_text("written")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, end)
+print("counting", file=sys.stderr, flush=True)
+n = 0
+while True:
+    n += 1
+    file.write_text(str(n))
+    time.sleep(0.01)
+"""
+
+
+@dataclass
+class World:
+    """What a server looks like to a learner."""
+
+    root: Path
+    idle: bool = True
+    captured: int = 0
+    short: bool = False
+    killed: int = 0
+    said: list[str] = field(default_factory=list)
+    states: queue.Queue[str] = field(default_factory=queue.Queue)
+
+    @property
+    def file(self) -> Path:
+        return self.root / "count"
+
+    @contextmanager
+    def learner(self, program: str, idle_seconds: float = 0.0) -> Iterator[Learner]:
+        seen = Seen(lambda: self.idle, lambda: self.captured, lambda: self.short)
+        command = ChildCommand((sys.executable, "-c", program, str(self.file)), {"GIVEN": "by the server"})
+
+        def kill() -> None:
+            self.killed += 1
+
+        found = Learner(command, idle_seconds, seen, self.said.append, self.states.put, kill)
+        found.start()
+        try:
+            yield found
+        finally:
+            found.close()
+
+    def becomes(self, state: str) -> None:
+        assert self.states.get(timeout=HANGS) == state
+
+    def count(self) -> int:
+        return int(self.file.read_text() or 0) if self.file.exists() else 0
+
+    def counts_on(self) -> None:
+        before, until = self.count(), time.monotonic() + HANGS
+        while self.count() <= before:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_a_request_stops_it_at_once_and_idleness_lets_it_go_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with world.learner(COUNTS) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        world.idle = False
+        learner.touch()
+        world.becomes("stopped")
+        assert learner._child is not None
+        until = time.monotonic() + HANGS
+        while not is_stopped(learner._child.pid):  # the kernel has the signal, and stops it as soon as it may
+            assert time.monotonic() < until
+        stood = world.count()
+        assert world.states.empty()
+        assert world.count() == stood
+        world.idle = True
+        world.becomes("at work")
+        world.counts_on()
+    assert (tmp_path / "checkpoint").read_text() == "written"
+    assert "learning: counting" in world.said
+
+
+def test_a_stopped_child_is_ended_with_a_checkpoint_too(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with world.learner(COUNTS) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        world.idle = False
+        learner.touch()
+        world.becomes("stopped")
+    assert (tmp_path / "checkpoint").read_text() == "written"
+
+
+def test_where_memory_is_short_it_is_killed_and_begins_again(tmp_path: Path) -> None:
+    world = World(tmp_path, short=True)
+    with world.learner(COUNTS) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        world.idle = False
+        learner.touch()
+        world.becomes("none")
+        assert world.killed == 1
+        assert not (tmp_path / "checkpoint").exists()
+        world.idle = True
+        world.becomes("at work")
+        world.counts_on()
+
+
+def test_it_waits_until_nobody_has_asked_for_so_long(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with world.learner(COUNTS, idle_seconds=HANGS):
+        time.sleep(0.5)
+        assert world.states.empty()
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, True), (11, True), (10, False), (12, False), (13, False), (1, False)])
+def test_after_a_verdict_there_may_be_more_to_do_and_else_not_before_something_was_captured(
+    tmp_path: Path, code: int, again: bool
+) -> None:
+    world = World(tmp_path)
+    with world.learner(f"raise SystemExit({code})"):
+        world.becomes("at work")
+        world.becomes("none")
+        if again:
+            world.becomes("at work")
+            return
+        time.sleep(0.5)
+        assert world.states.empty()
+        world.captured += 1
+        world.becomes("at work")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_child_outlives_a_server_that_is_killed(tmp_path: Path, stopped: bool) -> None:
+    """A stopped one would hold the lock of trainings for ever."""
+    server = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from draftloop.serving.learner import ChildCommand, Learner, Seen
+program = "import os, signal, sys, threading; "
+program += "threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM))).start(); "
+program += "signal.pause()"
+states = []
+seen = Seen(lambda: True, lambda: 0, lambda: False)
+learner = Learner(ChildCommand((sys.executable, "-c", program), {{}}), 0.0, seen, print, states.append)
+learner.start()
+while not states: time.sleep(0.01)
+learner._idle_seconds = 1e9
+if {stopped}: learner.touch()
+print(learner._child.pid, flush=True)
+time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        process.wait(HANGS)
+    until = time.monotonic() + HANGS
+    while _is_there(child):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    try:  # nobody may have waited for it yet
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return Path("/proc").is_dir() is False
