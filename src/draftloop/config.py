@@ -319,6 +319,7 @@ class Serve(Section):
     allowed_origins: OriginNames = setting((), "web pages that may call the server (CORS); [] allows none")
     learn: Literal["off", "idle"] = setting("off", "when to train: off, or idle, while nobody asks")
     idle_minutes: float = setting(5.0, "minutes without a request until a training begins or goes on", ge=0.0)
+    admin: bool = setting(False, "let whoever may ask also choose the draft's version, for all")
     capture: bool = setting(True, "log generations, to learn from what was rejected")
     capture_rate: float = setting(1.0, "share of the generations that is logged", ge=0.0, le=1.0)
     source: str = setting(

@@ -137,15 +137,12 @@ def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
 
     VERSION is vNNNN, latest, or none for the bare draft. The gate is not asked.
     """
-    registry = app.data.registry
-    name = {"latest": registry.latest(), "none": None}.get(version, version)
+    from ..retraining.by_hand import promote_by_hand
+
+    name = {"latest": app.data.registry.latest(), "none": None}.get(version, version)
     if name is None and version == "latest":
         raise AdapterError("no version to promote yet: `train` makes one")
-    before = registry.pointer()
-    pointer = registry.promote(name, why)
-    if name is not None:
-        app.data.verdicts.give_by_hand(name, before.champion, before.sequence, why)
-    _watch_and_print(app, pointer, as_json)
+    _print_pointer(promote_by_hand(app.data, app.config, name, why), as_json)
 
 
 @adapters_group.command("rollback", cls=Doing)
@@ -158,7 +155,9 @@ def rollback_version(app: App, why: str, as_json: bool) -> None:
     A second rollback undoes the first. From then on a version that was rolled back, and every version trained on top of
     it, is promoted only by hand.
     """
-    _watch_and_print(app, app.data.registry.rollback(why), as_json)
+    from ..retraining.by_hand import rollback_by_hand
+
+    _print_pointer(rollback_by_hand(app.data, app.config, why), as_json)
 
 
 @adapters_group.command("prune", cls=Doing)
@@ -225,12 +224,10 @@ def _row(data: DataDirectory, name: str, roles: dict[str, str]) -> dict[str, Any
     }
 
 
-def _watch_and_print(app: App, pointer: Pointer, as_json: bool) -> None:
-    """Watch the new champion from now on, and say which it is."""
-    from ..retraining.gate_step import watch_from_now
+def _print_pointer(pointer: Pointer, as_json: bool) -> None:
+    """Which is the champion now."""
     from .tables import print_text
 
-    watch_from_now(app.data, app.config, pointer)
     if as_json:
         print_json({"status": "ok", "champion": pointer.champion, "previous": pointer.previous})
     else:

@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..config import Config
 from ..prompts.prompt import Prompt, Reading, Unusable, encode_prompt
+from . import admin
 from .answer import Answer
 from .api_error import ApiError
 from .api_keys import Client, Keys
@@ -56,6 +57,7 @@ class Serving:
         keys: API keys; None asks for none.
         sources: that requests may name.
         name: by which the target is served.
+        put_into_use: what a request's body asks to be the champion; None lets no request choose.
     """
 
     config: Config
@@ -64,6 +66,7 @@ class Serving:
     keys: Keys | None
     sources: Sources
     name: str
+    put_into_use: Callable[[bytes], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.created = int(time.time())
@@ -127,6 +130,8 @@ def make_app(serving: Serving) -> Any:
         route("/health", _health, "GET"),
         route("/metrics", _metrics, "GET"),
     ]
+    if serving.put_into_use is not None:
+        routes.append(route(admin.PATH, _put_into_use, "POST"))
 
     async def refuse(_request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
@@ -152,6 +157,11 @@ async def _metrics(serving: Serving, _request: Request) -> Response:
     serving.metrics.requests(*serving.engine.counts)
     serving.metrics.cache_bytes(serving.engine.prefixes.nbytes)
     return Response(serving.metrics.render(), media_type=CONTENT_TYPE)
+
+
+async def _put_into_use(serving: Serving, request: Request) -> Response:
+    assert serving.put_into_use is not None
+    return JSONResponse(await asyncio.to_thread(serving.put_into_use, await request.body()))
 
 
 async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:

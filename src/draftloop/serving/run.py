@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ from ..evaluation.latency import machine_fingerprint
 from ..models.pair import Pair
 from ..retraining.log_bound import LogBound
 from ..runtime.signals import AGAIN, handling
+from . import admin
 from .api_keys import keys_of
 from .app import Serving, make_app
 from .capture import Capture
@@ -100,7 +102,9 @@ def run_server(
         on_request=lambda: None if learner is None else learner.touch(),
     )
     learner = None if learning is None else _learner(learning, engine, metrics, settings, say)
-    app = make_app(Serving(config, engine, metrics, keys, sources, name))
+    own = DataDirectory(data.root, config.data)  # its log is read on another thread than the writer's
+    put_into_use = partial(admin.put_into_use, own, config) if settings.admin else None
+    app = make_app(Serving(config, engine, metrics, keys, sources, name, put_into_use))
     server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))
     http = threading.Thread(target=server.run, args=([listening],), name="http", daemon=True)
 

@@ -1,0 +1,43 @@
+"""POST /v1/draftloop/adapter: a version is put into use, or the one before, by whoever may ask. There with serve.admin."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from ..config import Config
+from ..data_directory import DataDirectory
+from ..errors import AdapterError
+from ..retraining.by_hand import promote_by_hand, rollback_by_hand
+from .api_error import ApiError
+
+PATH = "/v1/draftloop/adapter"
+_VERSION = re.compile(r"v[0-9]{4,9}").fullmatch
+_EXPECTED = 'expected {"version": "v0001"}, "none" for the bare draft, or "previous" to roll back'
+
+
+def put_into_use(data: DataDirectory, config: Config, body: bytes) -> dict[str, Any]:
+    """Move the pointer as the body says; requests that begin a moment later have that draft.
+
+    Raises:
+        ApiError: 400 for the body, 404 for a version that is not there or not whole.
+        StoreError: the disk refused.
+    """
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"the body is no JSON: {error}") from None
+    version = given.get("version") if isinstance(given, dict) else None
+    if not isinstance(version, str) or not (_VERSION(version) or version in ("none", "previous")):
+        raise ApiError(400, f"found {str(version)[:40]!r}; {_EXPECTED}", param="version")
+    try:
+        if version == "previous":
+            pointer = rollback_by_hand(data, config, "by a request")
+        else:
+            pointer = promote_by_hand(data, config, None if version == "none" else version, "by a request")
+    except AdapterError:  # its message has paths of this machine
+        message = f"there is no {version} that is whole; `draftloop adapters list` on the server shows them"
+        raise ApiError(404, message, param="version", code="version_not_found") from None
+    return {"champion": pointer.champion, "previous": pointer.previous}
