@@ -81,7 +81,8 @@ def run(prompts: Asked, folder: Path) -> list[Figure]:
         learned = time.monotonic() - began
         after = _measure(client, prompts.measured)
     first, second = ([list(map(float, column)) for column in zip(*one, strict=True)] for one in (before, after))
-    gain = paired_ratio_difference_interval(*first, *second, range(len(before)), seed=0)
+    groups = list(range(len(before)))
+    gain = paired_ratio_difference_interval(first[0], first[1], second[0], second[1], groups, seed=0)
     assert gain.low is not None and gain.high is not None  # noqa: PT018 - there are many prompts
     return [
         Figure("acceptance length before", sum(first[0]) / sum(first[1]), "tokens/round"),

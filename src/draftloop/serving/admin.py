@@ -1,4 +1,4 @@
-"""POST /v1/draftloop/adapter: a version is put into use, or the one before, by whoever may ask. There with serve.admin."""
+"""POST /v1/draftloop/adapter puts a version into use, or the one before; with serve.admin alone."""
 
 from __future__ import annotations
 
