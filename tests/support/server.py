@@ -8,10 +8,21 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 _SECONDS = 120  # until it serves; a machine may be busy
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what must come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
 
 
 class Server:
@@ -20,19 +31,22 @@ class Server:
     Args:
         data: the data directory.
         arguments: of the command.
+        key: an API key, where the arguments bring some.
 
     Attributes:
         url: what clients take as the base of their URLs.
         said: lines on stderr so far.
     """
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, key: str = "none") -> None:
+        self.arguments = arguments
         self._command = [
             *(sys.executable, "-m", "draftloop", "--data-dir", str(data), "serve", "--port", "0"),
             *arguments,
         ]
         self.said: list[str] = []
         self.url = ""
+        self.key = key
 
     def __enter__(self) -> Server:
         self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
@@ -58,6 +72,18 @@ class Server:
             raise AssertionError(f"it ended with {self.process.wait()}: {self.said}")
         self.url = url
         return self
+
+    def metric(self, name: str) -> float:
+        """The sum of the samples whose names and labels begin so."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        request = urllib.request.Request(self.url.replace("/v1", "/metrics"), headers=headers)
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"draftloop:{name}"))
+
+    def rest(self) -> None:
+        """Wait until no request is left."""
+        until(lambda: not self.metric("num_requests_running") and not self.metric("num_requests_waiting"))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, and wait for the end; the exit code."""
