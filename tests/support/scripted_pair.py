@@ -31,7 +31,7 @@ _TEMPLATE = """
 {%- endfor %}
 {%- if tools %}{{ tools | tojson }}{% endif %}
 {%- if messages[-1].role == 'tool' %}[answer]
-{%- elif 'sing' in messages[-1].content %}[song]
+{%- elif messages[-1].content == 'sing' %}[song]
 {%- elif tools %}[call]
 {%- else %}[greeting]
 {%- endif %}"""
