@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..errors import PairError
@@ -150,8 +149,8 @@ def _ring(model: nn.Module) -> str | None:
 def how_wrong(rewinding: Rewinding) -> str | None:
     """What is off with the logits after taking tokens back; None where they are those of mlx-lm's single steps."""
     model, rng = rewinding.model, random.Random(0)
-    width = int(read_whole(model, mx.array([[0]])).shape[-1])
-    rounds = any(leaf.dtype != mx.float32 for _, leaf in tree_flatten(model.parameters()))
+    logits = read_whole(model, mx.array([[0]]))
+    width, rounds = int(logits.shape[-1]), logits.dtype != mx.float32
     for vocabulary in (min(_TOKENS, width), min(2, width)):  # a varied text, and hardly one
         off = [
             _off(rewinding, [rng.randrange(vocabulary) for _ in range(_PREFIX + _PASS + _AFTER)], rounds=rounds)
