@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup dev demo test test-portable test-all test-e2e faults reference lint docs bench speed serving learning soak models clean
+.PHONY: help setup dev demo test test-portable test-all test-e2e clients faults reference lint docs bench speed serving learning soak models clean
 .NOTPARALLEL: # set-up of two kinds, or two measurements, at a time would spoil each other
 
 help: ## list the targets
@@ -32,6 +32,10 @@ test-all: dev ## every test
 
 test-e2e: dev ## the tests that train a small model to the end
 	$(PY) -m pytest -m e2e $(ARGS)
+
+clients: ## the server and real clients: npm's openai, LangChain (from the registries, into temporary folders and .venv)
+	@BLAS_AGAIN= sh scripts/setup.sh clients
+	$(PY) -m pytest -m clients tests/serving $(ARGS)
 
 faults: dev ## every fault at its full count, and the table of them (a quarter of an hour)
 	$(PY) -m pytest tests/faults --full -m "" $(ARGS)

@@ -228,7 +228,7 @@ OWN: dict[str, dict[str, Any]] = {
     "bailing_moe_linear": FOUR,
     "bailing_hybrid": {**FOUR, **LATENT},
     "bailing_moe_v3": {**FOUR, **LATENT, **EXPERTS, "moe_shared_expert_intermediate_size": 32, "layer_group_size": 2},
-    "gear": {**FOUR, "layer_types": ["conv_mixer", SLIDING, "conv_mixer", FULL]},
+    "gear": {**WINDOWED, "layer_types": ["conv_mixer", SLIDING, "conv_mixer", FULL]},
     "longcat_flash_ngram": {
         "num_layers": 2,
         "num_hidden_layers": 2,

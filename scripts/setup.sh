@@ -3,6 +3,7 @@
 #
 #   sh scripts/setup.sh        (make setup)
 #   sh scripts/setup.sh dev    (make dev) with the tools that test, check and measure
+#   sh scripts/setup.sh clients    (make clients) with these, and clients of the server that only tests need
 #   PYTHON=/path/to/python3                take this interpreter instead of searching for one (when .venv is made)
 #   MLX_BUILD=metal|cpu|cuda12|cuda13      take this build instead of asking the machine
 #   DRAFTLOOP_NO_OPENBLAS=1                get no fast BLAS
@@ -209,7 +210,8 @@ unset PYTHONHOME PYTHONPATH VIRTUAL_ENV || true
 PATH=$(printf %s "$PATH" | tr : '\n' | grep -vxF -e "$(pwd)/$VENV/bin" -e "$(pwd -P)/$VENV/bin" | paste -s -d : -)
 case ${1:-} in
     '' | dev) tools=${1:-} ;;
-    *) die "'$1' is unknown; nothing, or dev for the tools that test draftloop" ;;
+    clients) tools=dev,clients ;;
+    *) die "'$1' is unknown; nothing, or dev for the tools that test draftloop, or clients for these and clients of its server" ;;
 esac
 build=${MLX_BUILD:-$(mlx_build)}
 case $build in
@@ -219,12 +221,15 @@ esac
 # The stamp: MLX's build and, after a comma, the tools; what they were installed by; where.
 made_for=$(cut -d ' ' -f 1 "$STAMP" 2>/dev/null || true)
 made_in=$(cut -d ' ' -f 4- "$STAMP" 2>/dev/null || true)
-case $made_for in *,dev) tools=dev ;; esac # who has them keeps them, and up to date
+case $made_for in # who has them keeps them, and up to date
+    *,dev,clients) tools=dev,clients ;;
+    *,dev) tools=${tools:-dev} ;;
+esac
 wanted="$build${tools:+,$tools} $(cat pyproject.toml scripts/setup.sh | cksum) $(pwd)"
 renewed=
 
 if [ "$(cat "$STAMP" 2>/dev/null || true)" != "$wanted" ] || ! is_usable "$VENV/bin/python"; then
-    made_build=${made_for%,dev}
+    made_build=${made_for%%,*}
     # Two MLX builds in one environment overwrite each other's files, and a moved environment points to its old place.
     if ! is_whole || [ "${made_build:-$build}" != "$build" ] || [ "${made_in:-$(pwd)}" != "$(pwd)" ]; then
         make_venv

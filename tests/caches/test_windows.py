@@ -41,6 +41,21 @@ def test_a_pass_sees_the_tokens_before_it_and_its_own_whatever_was_taken_back(mo
         assert cache.offset == len(read)
 
 
+@pytest.mark.parametrize(("size", "narrower"), [(16, 16), (16, 8), (16, 4), (16, None), (64, 8)])
+def test_a_layer_that_asks_for_less_than_the_window_holds_sees_what_mlx_lm_shows(size: int, narrower: int | None):
+    ours, theirs = WindowCache(size, SLACK), RotatingKVCache(size)
+    for step in range(90):
+        count = (1, 1, 3, 1)[step % 4]
+        new = mx.random.normal((1, 1, count, 4), key=mx.random.key(step))
+        masks = [cache.make_mask(count, window_size=narrower) for cache in (ours, theirs)]
+        held = [cache.update_and_fetch(new, new)[0] for cache in (ours, theirs)]
+        found, expected = (
+            mx.fast.scaled_dot_product_attention(new, keys, keys, scale=1.0, mask=mask)
+            for keys, mask in zip(held, masks, strict=True)
+        )
+        assert mx.allclose(found, expected, atol=1e-5), (step, ours.offset)
+
+
 @pytest.mark.parametrize("size", [1, 4, 9])
 def test_it_shows_what_mlx_lms_window_shows_as_long_as_nothing_is_taken_back(size: int) -> None:
     ours, theirs, at = WindowCache(size, SLACK), RotatingKVCache(size), 0

@@ -342,6 +342,19 @@ def test_a_user_gets_no_test_tools_and_a_developer_adds_them(machine: Machine) -
         assert not machine.calls("--editable")
 
 
+def test_clients_come_with_the_test_tools_and_stay(machine: Machine) -> None:
+    machine.has("system-blas").set_up("dev")
+    machine.set_up("clients")
+    assert machine.calls("pip", "--editable", ".[cpu,dev,clients]")
+    assert not machine.calls("venv")
+    for arguments in ((), ("dev",), ("clients",)):
+        assert machine.set_up(*arguments) == ""
+        assert not machine.calls("--editable")
+    (machine.checkout / "pyproject.toml").write_text("[project]\nversion = '2'\n")
+    machine.set_up("dev")
+    assert machine.calls("pip", "--editable", ".[cpu,dev,clients]")
+
+
 def test_who_has_the_test_tools_keeps_them_when_draftloop_is_installed_anew(machine: Machine) -> None:
     machine.has("system-blas").set_up("dev")
     (machine.checkout / "pyproject.toml").write_text("[project]\nversion = '2'\n")

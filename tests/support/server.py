@@ -9,11 +9,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 _SECONDS = 120  # until it serves; a machine may be busy
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what must come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
 
 
 class Server:
@@ -24,6 +34,7 @@ class Server:
         arguments: of the command.
         settings: by their dotted keys, those that have no flag.
         prelude: a program that its process runs first.
+        key: an API key, where the arguments bring some.
 
     Attributes:
         data: the data directory.
@@ -32,16 +43,22 @@ class Server:
     """
 
     def __init__(
-        self, data: Path, *arguments: str, settings: Mapping[str, object] | None = None, prelude: str = ""
+        self,
+        data: Path,
+        *arguments: str,
+        settings: Mapping[str, object] | None = None,
+        prelude: str = "",
+        key: str = "none",
     ) -> None:
         program = ("-c", f"{prelude}\nfrom draftloop.cli import run_and_exit\nrun_and_exit()")
         begin = program if prelude else ("-m", "draftloop")
         self._command = [sys.executable, *begin, "--data-dir", str(data), "serve", "--port", "0", *arguments]
         names = {f"DRAFTLOOP_{key.upper().replace('.', '_')}": str(value) for key, value in (settings or {}).items()}
         self._environment = {**os.environ, **names}
-        self.data = data
+        self.data, self.arguments = data, arguments
         self.said: list[str] = []
         self.url = ""
+        self.key = key
 
     @property
     def address(self) -> tuple[str, int]:
@@ -73,6 +90,18 @@ class Server:
             raise AssertionError(f"it ended with {self.process.wait()}: {self.said}")
         self.url = url
         return self
+
+    def metric(self, name: str) -> float:
+        """The sum of the samples whose names and labels begin so."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        request = urllib.request.Request(self.url.replace("/v1", "/metrics"), headers=headers)
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"draftloop:{name}"))
+
+    def rest(self) -> None:
+        """Wait until no request is left."""
+        until(lambda: not self.metric("num_requests_running") and not self.metric("num_requests_waiting"))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, and wait for the end; the exit code."""

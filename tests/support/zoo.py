@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import mlx.core as mx
 from mlx import nn
 from tiny import word_tokenizer
 
@@ -21,6 +22,19 @@ STATES = ("qwen3_5", "falcon_h1", "lfm2", "rwkv7", "mamba2", "jamba")
 def model(name: str, seed: int = 0) -> nn.Module:
     """Shared by all tests that change nothing in it."""
     return model_zoo.build(name, seed)
+
+
+def in_four_bits(name: str, seed: int = 0) -> nn.Module:
+    """The same with activations in bfloat16, and the weights of four bits wherever their rows allow it."""
+    found = model_zoo.build(name, seed)
+    found.set_dtype(mx.bfloat16)
+    nn.quantize(found, group_size=32, bits=4, class_predicate=_has_rows_of_32)
+    return found
+
+
+def _has_rows_of_32(_path: str, module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return hasattr(module, "to_quantized") and weight is not None and weight.shape[-1] % 32 == 0
 
 
 def pair(name: str, seed: int = 0, noise: float = 0.12) -> Pair:

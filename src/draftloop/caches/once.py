@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 def once_per_model(find: Callable[[nn.Module], T]) -> Callable[[nn.Module], T]:
-    """The function that asks `find` once for each model; models cannot be keys, so they are told apart by identity."""
+    """The function that asks `find` once for each model; models cannot be keys, so they are told apart by identity.
+
+    What `find` gives must not hold the model, or it would never be freed.
+    """
     known: dict[int, tuple[weakref.ref[nn.Module], T]] = {}
 
     @wraps(find)

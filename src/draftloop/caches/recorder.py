@@ -13,6 +13,7 @@ every other model made of it.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -79,11 +80,14 @@ class Recorder:
         if [id(call.module) for call in first] != [id(call.module) for call in second]:
             raise CannotRecord("its recurrent layers are called in another order from pass to pass")
         self._axes = [_axes(one, two) for one, two in zip(first, second, strict=True)]
-        self._modules = list({id(call.module): call.module for call in first}.values())
+        modules = {id(call.module): call.module for call in first}
+        self._modules = [
+            weakref.ref(module) for module in modules.values()
+        ]  # what is known of a model keeps none alive
 
     def recording(self, calls: list[Call]) -> AbstractContextManager[None]:
         """Within the block, calls are appended to the list."""
-        return _noting(self._modules, calls)
+        return _noting([module for known in self._modules if (module := known()) is not None], calls)
 
     def cut(self, calls: Sequence[Call], kept: int) -> list[Call]:
         """The calls of one pass, with its first `kept` tokens alone."""
@@ -137,15 +141,15 @@ def _takes_a_cache(kind: Any) -> bool:
 def _noting(modules: Sequence[nn.Module], calls: list[Call]) -> Iterator[None]:
     """Within the block, what the modules are called with is appended to `calls`, if a state is among it."""
     before = [type(module) for module in modules]
-    for module, kind in zip(modules, before, strict=True):
-        module.__class__ = _noting_kind(cast(Hashable, kind))
-        vars(module)[_RECORDER] = calls
     try:
+        for module, kind in zip(modules, before, strict=True):
+            vars(module)[_RECORDER] = calls
+            module.__class__ = _noting_kind(cast(Hashable, kind))
         yield
     finally:
         for module, kind in zip(modules, before, strict=True):
-            del vars(module)[_RECORDER]
             module.__class__ = kind
+            vars(module).pop(_RECORDER, None)
 
 
 @cache

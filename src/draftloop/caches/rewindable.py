@@ -187,6 +187,6 @@ class RewindableCache:
 
     def _trim(self, count: int, leaves: Sequence[Any] | None = None) -> None:
         for leaf in self._trimmed if leaves is None else leaves:
-            taken = leaf.trim(count)
+            taken = leaf.trim(count) if can_trim(leaf, count) else 0  # one that cannot may take off what it has not
             if taken != count:
                 raise ValueError(f"{count} tokens to take back, the cache has {taken}")

@@ -95,9 +95,10 @@ class WindowCache(RotatingKVCache):  # type: ignore[misc]  # mlx-lm is untyped
     ) -> mx.array | str | None:
         """Which of the entries shown each of N new tokens sees; None for all."""
         if N == 1:
-            if window_size is None or not window_size < self.max_size <= self.offset:
+            if window_size is None or not window_size < self.max_size or self.offset < window_size:
                 return None
-            return mx.arange(self.max_size) >= self.max_size - window_size
+            shown = min(self.offset + 1, self.max_size)
+            return mx.arange(shown) >= shown - window_size
         mask: mx.array | str | None = super().make_mask(N, window_size, return_array)
         return mask
 

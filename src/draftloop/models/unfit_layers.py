@@ -54,9 +54,9 @@ def learns_from_earlier_tokens(model: nn.Module) -> bool:
     embeddings = [(module, type(module)) for module in model.modules() if isinstance(module, _EMBEDDINGS)]
 
     def last(shifts: mx.array) -> mx.array:
-        for module, own in embeddings:
-            module.__class__ = _shifted(own, shifts)
         try:
+            for module, own in embeddings:
+                module.__class__ = _shifted(own, shifts)
             return mx.square(read_whole(model, tokens)[0, -1].astype(mx.float32)).mean()
         finally:
             for module, own in embeddings:

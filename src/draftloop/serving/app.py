@@ -37,7 +37,7 @@ from .guard import guarded
 from .job import Job
 from .metrics import CONTENT_TYPE, Metrics
 from .requests import RequestLimits, parse_chat, parse_text
-from .responses import AnswerHead, Piece, models_list
+from .responses import AnswerHead, Piece, model_object, models_list
 from .sources import Sources
 
 Kind = Literal["chat", "text"]
@@ -73,6 +73,12 @@ class Serving:
         self.limits = RequestLimits(max_body_bytes=self.config.serve.max_body_mb << 20)
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
         self._width: int | None = None
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ApiError (404) where a request names a model that is not served."""
+        if name not in (None, "default", self.name):
+            message = f"the model {name!r} does not exist; this server has {self.name}, also called default"
+            raise ApiError(404, message, param="model", code="model_not_found")
 
     def job(self, asked: Asked, tokens: tuple[int, ...], client: Client, send: Callable[[Event], None]) -> Job:
         """A job for a request."""
@@ -127,6 +133,7 @@ def make_app(serving: Serving) -> Any:
         route("/v1/chat/completions", partial(_complete, "chat"), "POST"),
         route("/v1/completions", partial(_complete, "text"), "POST"),
         route("/v1/models", _models, "GET"),
+        route("/v1/models/{model:path}", _model, "GET"),
         route("/health", _health, "GET"),
         route("/metrics", _metrics, "GET"),
     ]
@@ -153,6 +160,11 @@ async def _models(serving: Serving, _request: Request) -> Response:
     return JSONResponse(models_list([serving.name], serving.created))
 
 
+async def _model(serving: Serving, request: Request) -> Response:
+    serving.check_model(request.path_params["model"])
+    return JSONResponse(model_object(serving.name, serving.created))
+
+
 async def _metrics(serving: Serving, _request: Request) -> Response:
     serving.metrics.requests(*serving.engine.counts)
     serving.metrics.cache_bytes(serving.engine.prefixes.nbytes)
@@ -168,9 +180,7 @@ async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
     """An answer, whole or as a stream."""
     body = await request.body()
     asked = await asyncio.to_thread(_PARSE[kind], body, serving.config.speculative, serving.limits)
-    if asked.model not in (None, "default", serving.name):
-        known = f"this server has {serving.name}"
-        raise ApiError(404, f"the model {asked.model!r} does not exist; {known}", param="model", code="model_not_found")
+    serving.check_model(asked.model)
     if serving.engine.served is None:
         raise ApiError(503, "the models are being loaded; try again later", headers={"Retry-After": str(_RETRY_AFTER)})
     tokens = await serving.tokens(asked)

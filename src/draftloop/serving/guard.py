@@ -10,6 +10,7 @@ from .api_error import ApiError
 from .api_keys import Client, Keys
 from .error_middleware import Answered, raw_headers
 from .limits import Limits
+from .paths import OneSpelling
 from .security import PREFLIGHT_HEADERS, Door, cors_headers, is_preflight
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ OPEN_PATHS = frozenset({"/health"})
 
 def guarded(app: ASGIApp, serve: Serve, keys: Keys | None, metrics: Metrics) -> ASGIApp:
     """The application behind everything that a request has to pass: what a server serves."""
-    return Answered(Guard(Limits(app, serve), Door.of(serve), keys), metrics)
+    return OneSpelling(Answered(Guard(Limits(app, serve), Door.of(serve), keys), metrics))
 
 
 class Guard:

@@ -202,10 +202,12 @@ def usage_chunk(head: AnswerHead, kind: Literal["chat", "text"], usage: Usage) -
 
 def models_list(names: Sequence[str], created: int) -> dict[str, Any]:
     """The models that requests may name."""
-    return {
-        "object": "list",
-        "data": [{"id": name, "object": "model", "created": created, "owned_by": "draftloop"} for name in names],
-    }
+    return {"object": "list", "data": [model_object(name, created) for name in names]}
+
+
+def model_object(name: str, created: int) -> dict[str, Any]:
+    """One of them."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "draftloop"}
 
 
 def _counts(end: Finished) -> dict[str, Any]:

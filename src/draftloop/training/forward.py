@@ -156,13 +156,13 @@ def _outputs(module: nn.Module) -> int:
 def _giving(module: nn.Module, output: Callable[[mx.array], mx.array]) -> Iterator[None]:
     """Within the block, the module gives as a head what `output` makes of its input."""
     kind = type(module)
-    module.__class__ = _giving_kind(cast(Hashable, kind))
-    vars(module)[_OUTPUT] = output
     try:
+        vars(module)[_OUTPUT] = output
+        module.__class__ = _giving_kind(cast(Hashable, kind))
         yield
     finally:
-        del vars(module)[_OUTPUT]
         module.__class__ = kind
+        vars(module).pop(_OUTPUT, None)
 
 
 @cache
