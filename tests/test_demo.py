@@ -21,6 +21,7 @@ def small_loop(folder: Path) -> tuple[LoopResult, list[tuple[str, int, int]]]:
     return loop, steps
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_the_cpu")
 def test_a_small_loop_measures_both_domains_with_and_without_the_adapter_it_trained(tmp_path: Path) -> None:
     loop, steps = small_loop(tmp_path / "one")

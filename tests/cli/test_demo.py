@@ -32,6 +32,7 @@ def test_the_table_and_the_sentence_go_to_stdout_and_progress_to_stderr(call) ->
     assert list(Path().iterdir()) == []  # everything happened in a temporary directory
 
 
+@pytest.mark.slow
 def test_it_is_one_screen_and_says_that_other_machines_find_other_figures(call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     found = call("demo")

@@ -86,7 +86,13 @@ OVERNIGHT: dict[str, tuple[tuple[str, Change], ...]] = {
 }
 
 
-@pytest.mark.parametrize("changes", OVERNIGHT.values(), ids=OVERNIGHT)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, id=name, marks=() if name in ("nothing", "all of it") else pytest.mark.slow)
+        for name, changes in OVERNIGHT.items()
+    ],
+)
 def test_champion_records_epoch_and_history_go_on(changes: tuple[tuple[str, Change], ...], old: Shop) -> None:
     before = read_facts(old.data, old.config, 0.0)
     assert (before.overview.generations, before.overview.other_pairs) == (len(PROMPTS) + len(SOME), 0)

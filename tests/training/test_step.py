@@ -140,7 +140,7 @@ def test_positions_in_pieces_give_the_gradient_of_all_at_once(kind, keys):
 
 
 @pytest.mark.usefixtures("on_the_cpu")
-@pytest.mark.parametrize("kind", ["ce", "kl", "nla", "lk"])
+@pytest.mark.parametrize("kind", ["lk", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ce", "kl", "nla"))])
 def test_the_logits_of_a_large_vocabulary_are_never_there_all_at_once(kind):
     """The teacher's distributions are one matrix of them; beside it only pieces may be."""
     vocabulary, positions = 5_000, 2_048

@@ -102,13 +102,11 @@ class Job:
         work.first = work.first or work.latest
         work.emitted += round_.tokens
         work.logprobs += round_.logprobs or ()
-        for count, token in enumerate(round_.tokens, 1):
-            work.output.append(token)
-            if token not in work.pair.stop_tokens:
-                self._emit(work.text.push([token]))
-            if work.text.stopped:
-                round_ = round_.cut(count)  # or the output would be longer, the luckier the draft was
-                break
+        before = work.text.read
+        self._emit(work.text.push([token for token in round_.tokens if token not in work.pair.stop_tokens]))
+        if work.text.stopped:
+            round_ = round_.cut(work.text.read - before)  # or the output would be longer, the luckier the draft was
+        work.output += round_.tokens
         work.rounds.append(round_)
         return len(round_.tokens)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ from .served import Served, serve_pair
 from .sources import Sources
 
 Say = Callable[[str], None]
+SWITCH = 5e-4  # seconds after which the HTTP thread gives the interpreter back to that of the models
 
 
 def run_server(
@@ -114,6 +116,7 @@ def run_server(
             raise KeyboardInterrupt  # it loads or measures, and nobody has an answer to finish
         engine.stop(0 if server.force_exit else settings.grace_seconds)
 
+    sys.setswitchinterval(SWITCH)
     try:
         with handling(stop, f"stopping: answers may finish; {AGAIN}"):
             http.start()

@@ -66,6 +66,7 @@ class TextStream:
 
     Attributes:
         stopped: whether a stop string occurred; nothing comes after it.
+        read: tokens so far, the one that completed a stop string included, and none behind it.
     """
 
     def __init__(self, detokenizer: Detokenizer, stops: Sequence[str] = (), before: Sequence[int] = ()) -> None:
@@ -81,12 +82,14 @@ class TextStream:
         self._waiting: deque[tuple[int, int]] = deque()  # tokens that did not go out, and their offsets
         self._characters_out = self._tokens_out = 0
         self.stopped = False
+        self.read = 0
 
     def push(self, tokens: Sequence[int]) -> TextPiece:
         """What the next tokens of the output add; end-of-text is none of them."""
         for token in tokens:
             if self.stopped:
                 break
+            self.read += 1
             self._waiting.append((token, self._offset))
             self._detokenizer.add_token(token)
             if self._read():

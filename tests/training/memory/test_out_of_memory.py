@@ -257,7 +257,7 @@ def test_a_number_that_is_a_promise_is_kept_by_failing():
 
 
 @pytest.mark.usefixtures("on_the_cpu")
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_estimate_holds_what_a_pass_then_takes(recompute):
     """Within a quarter, on a model that is large enough for the constants not to count."""
     draft = tiny_llama(width=128, layers=4, seed=2, sharpness=1.0)
