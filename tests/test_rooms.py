@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "training": "config store runtime data caches models decoding registry data_directory",
     "status": "data evaluation data_directory",
     "retraining": "config store runtime data models registry evaluation data_directory training status",
-    "serving": "config runtime store prompts data caches models decoding collection evaluation data_directory "
+    "serving": "config runtime store prompts data caches models decoding collection registry evaluation data_directory "
     "retraining",
     "demo": "reference config prompts data models decoding collection evaluation data_directory training",
     "whereabouts": "config",

@@ -14,7 +14,7 @@ from .options import adapter_option, config_options, model_options
 
 if TYPE_CHECKING:
     from ..models.pair import Pair
-    from ..serving.learner import ChildCommand
+    from ..serving.idle_training import ChildCommand
 
 
 def _keep_capture(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -66,7 +66,7 @@ def serve_command(app: App, adapter: str) -> None:
 def _learning(app: App) -> ChildCommand:
     """`retrain` with the configuration of this server: flags go as variables, which come next after them."""
     from ..scheduling.job import draftloop_command, entry_point, interpreter
-    from ..serving.learner import ChildCommand
+    from ..serving.idle_training import ChildCommand
 
     python = interpreter()
     given = {

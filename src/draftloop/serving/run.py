@@ -27,8 +27,8 @@ from .capture import Capture
 from .connections import LAST_WORDS, uvicorn_settings
 from .drafts import Drafts
 from .engine import Capacity, Engine
+from .idle_training import ChildCommand, IdleTraining, Seen
 from .job import Job
-from .learner import ChildCommand, Learner, Seen
 from .metrics import Metrics
 from .served import Served, serve_pair
 from .sources import Sources
@@ -132,11 +132,11 @@ def run_server(
         _keep_experience(engine.served, data, say)
 
 
-def _learner(command: ChildCommand, engine: Engine, metrics: Metrics, settings: Serve, say: Say) -> Learner:
+def _learner(command: ChildCommand, engine: Engine, metrics: Metrics, settings: Serve, say: Say) -> IdleTraining:
     seen = Seen(
         is_idle=lambda: engine.counts == (0, 0), captured=lambda: metrics.captured_so_far, is_short=lambda: False
     )
-    return Learner(command, 60 * settings.idle_minutes, seen, say, on_state=metrics.learner)
+    return IdleTraining(command, 60 * settings.idle_minutes, seen, say, on_state=metrics.learner)
 
 
 def _listen(host: str, port: int) -> socket.socket:

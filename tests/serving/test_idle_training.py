@@ -17,7 +17,7 @@ import pytest
 from mortal import HANGS
 
 from draftloop.retraining.running import is_stopped
-from draftloop.serving.learner import ChildCommand, Learner, Seen
+from draftloop.serving.idle_training import ChildCommand, IdleTraining, Seen
 
 COUNTS = """
 import signal, sys, time
@@ -53,14 +53,14 @@ class World:
         return self.root / "count"
 
     @contextmanager
-    def learner(self, program: str, idle_seconds: float = 0.0) -> Iterator[Learner]:
+    def learner(self, program: str, idle_seconds: float = 0.0) -> Iterator[IdleTraining]:
         seen = Seen(lambda: self.idle, lambda: self.captured, lambda: self.short)
         command = ChildCommand((sys.executable, "-c", program, str(self.file)), {"GIVEN": "by the server"})
 
         def kill() -> None:
             self.killed += 1
 
-        found = Learner(command, idle_seconds, seen, self.said.append, self.states.put, kill)
+        found = IdleTraining(command, idle_seconds, seen, self.said.append, self.states.put, kill)
         found.start()
         try:
             yield found
@@ -158,13 +158,13 @@ def test_no_child_outlives_a_server_that_is_killed(tmp_path: Path, stopped: bool
     server = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
-from draftloop.serving.learner import ChildCommand, Learner, Seen
+from draftloop.serving.idle_training import ChildCommand, IdleTraining, Seen
 program = "import os, signal, sys, threading; "
 program += "threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM))).start(); "
 program += "signal.pause()"
 states = []
 seen = Seen(lambda: True, lambda: 0, lambda: False)
-learner = Learner(ChildCommand((sys.executable, "-c", program), {{}}), 0.0, seen, print, states.append)
+learner = IdleTraining(ChildCommand((sys.executable, "-c", program), {{}}), 0.0, seen, print, states.append)
 learner.start()
 while not states: time.sleep(0.01)
 learner._idle_seconds = 1e9

@@ -52,7 +52,7 @@ class Seen:
     is_short: Callable[[], bool]
 
 
-class Learner:
+class IdleTraining:
     """Runs `command` while the server is idle.
 
     Args:
