@@ -13,13 +13,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in [name for name in os.environ if name.startswith("DRAFTLOOP_") and name != "DRAFTLOOP_NO_OPENBLAS"]:
     del os.environ[_name]
 
+from collections import defaultdict  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 from draftloop import prepare_process  # noqa: E402
 
+EXAMPLES = 40  # of a property, where a test says no number of its own
 prepare_process()  # no test may import MLX before
 
 if TYPE_CHECKING:
@@ -29,6 +32,33 @@ if TYPE_CHECKING:
 
     from draftloop.config import Models
     from draftloop.models.pair import Pair
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of properties an ordinary run tries fewer examples, too."""
+    hypothesis.settings.register_profile("ordinary", max_examples=EXAMPLES)
+    if config.getoption("markexpr") != "":
+        hypothesis.settings.load_profile("ordinary")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test with many cases of one kind, marked `some(n)`, an ordinary run takes n that are spread over them."""
+    if config.getoption("markexpr") == "":
+        return  # `make test-all`
+    cases: dict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("some") is not None:
+            cases[item.path, item.nodeid.partition("[")[0]].append(item)
+    left_out = set[pytest.Item]()
+    for found in cases.values():
+        marker = found[0].get_closest_marker("some")
+        assert marker is not None
+        (count,) = marker.args
+        taken = {round(i * (len(found) - 1) / max(1, count - 1)) for i in range(count)}
+        left_out.update(item for i, item in enumerate(found) if i not in taken)
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

@@ -121,6 +121,7 @@ def import_without_mlx(module: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("module", PURE)
+@pytest.mark.some(40)
 def test_a_pure_module_imports_without_mlx(module):
     done = import_without_mlx(module)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in draftloop.__all__ if not name.startswith("__")])
+@pytest.mark.some(10)
 def test_every_public_name_is_what_its_module_defines(name: str) -> None:
     script = f"import draftloop; found = draftloop.{name}; print(found.__name__)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

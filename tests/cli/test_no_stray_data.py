@@ -78,6 +78,7 @@ def test_every_command_is_among_them() -> None:
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=[f"{name} {' '.join(more)}" for name, more in CASES])
+@pytest.mark.some(8)
 def test_it_leaves_nothing_behind(name: str, arguments: list[str], call, pair_flags: list[str]) -> None:
     before = sorted(Path().rglob("*"))
     stand_ins = {PAIR: pair_flags, "<target>": pair_flags[1:2]}

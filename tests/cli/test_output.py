@@ -73,6 +73,7 @@ STREAMS = [pytest.param("full", marks=full), "closed", "left"]
 
 @pytest.mark.parametrize("stdout", STREAMS)
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+@pytest.mark.some(6)
 def test_what_only_prints_has_failed_unless_its_reader_had_seen_enough(arguments: list[str], stdout: str) -> None:
     found = run(arguments, stdout)
     assert found.stderr.splitlines()[-1] == SAID[stdout]
@@ -82,6 +83,7 @@ def test_what_only_prints_has_failed_unless_its_reader_had_seen_enough(arguments
 
 @pytest.mark.parametrize("stdout", STREAMS)
 @pytest.mark.parametrize("arguments", DOING, ids=" ".join)
+@pytest.mark.some(4)
 def test_what_does_something_ends_with_the_code_of_that(
     arguments: tuple[str, ...], stdout: str, registry: Registry
 ) -> None:

@@ -47,6 +47,7 @@ def test_greedy_outputs_are_those_of_the_formulas_whatever_is_drafted(how: Penal
 
 
 @pytest.mark.parametrize(("rule", "count"), [("rejection", 2), ("block", 2), ("match", 2), ("rejection", 0)])
+@pytest.mark.some(2)
 def test_sampled_outputs_have_the_penalized_law(rule, count: int) -> None:
     pair, length, samples = tiny_pair(4, likeness=0.3), 3, 400
     prompt, how = [1, 2], Penalties(repetition=1.5, presence=0.8, frequency=0.4)

@@ -21,6 +21,7 @@ def alone(pair: Pair, prompt: tuple[int, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_5", "falcon_h1", "gpt_oss", "gemma3n", "baichuan_m1"])
+@pytest.mark.some(3)
 def test_greedy_outputs_that_change_between_speculation_and_a_batch_are_mlx_lms(name: str) -> None:
     pair = zoo.pair(name)
     settings = Settings(sampler(0.0), "greedy", 3, LENGTH, keep_bonus_draws=False)

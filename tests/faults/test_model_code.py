@@ -161,6 +161,7 @@ def cases(row: Row) -> list[tuple[Wants, str, str, bool]]:
     return every if row.full else few
 
 
+@pytest.mark.some(3)
 def test_a_directory_that_needs_its_own_python_is_refused_and_nobody_is_asked(place: Workplace, row: Row) -> None:
     (place.root / "prompts.txt").write_text("the target\n")
     chosen = cases(row)

@@ -94,6 +94,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("k", range(STEPS + 1))
+@pytest.mark.some(3)
 def test_stopping_after_any_step_and_resuming_ends_in_the_same_bits(tmp_path, uninterrupted, k):
     reference, expected = uninterrupted
     shop = workshop(tmp_path)

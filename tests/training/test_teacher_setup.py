@@ -190,6 +190,7 @@ def test_new_texts_are_gone_with_the_end_of_the_run(tmp_path):
 
 @pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("looks", [3, 6, 8, 12, 17, 23, 30, 40])
+@pytest.mark.some(3)
 def test_a_run_stopped_anywhere_even_while_texts_are_written_ends_in_the_same_bits(tmp_path, looks):
     settings = {"proposals": 2, "answers": 1, "save_every": 2, "steps_per_eval": 3, "replay_ratio": 0.2}
     uncut, shop = shop_at(tmp_path / "whole", **settings), shop_at(tmp_path / "cut", **settings)

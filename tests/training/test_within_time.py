@@ -196,6 +196,7 @@ def test_one_step_that_takes_the_rest_of_the_time_is_the_last(tmp_path, drive):
 
 
 @pytest.mark.parametrize("k", [0, 1, 2, 3, 17, 35])
+@pytest.mark.some(3)
 def test_stopping_after_any_step_and_resuming_ends_at_the_same_step_in_the_same_bits(tmp_path, drive, k):
     drive()
     straight, cut = workshop(tmp_path / "straight", max_minutes=2.0), workshop(tmp_path / "cut", max_minutes=2.0)

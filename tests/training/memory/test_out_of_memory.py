@@ -224,6 +224,7 @@ def test_what_a_refused_try_took_is_not_charged_to_the_next():
     assert guard.peak >= 16 << 20
 
 
+@pytest.mark.slow
 def test_texts_alone_that_are_refused_whatever_is_left_of_them_end_the_training():
     texts = [replace(EXAMPLES[0], record_id=f"long{i}", ids=EXAMPLES[0].ids * 20) for i in range(2)]
     found = learner(texts=texts)
