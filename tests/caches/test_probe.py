@@ -88,6 +88,7 @@ def test_rounding_that_chooses_other_experts_is_not_taken_for_a_wrong_way(name: 
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_5", "granitemoehybrid", "kimi_linear", "gpt_oss"])
+@pytest.mark.some(2)
 def test_what_is_broken_is_noticed_in_16_bits_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RewindableCache, "rewind", lambda *_: None)
     for seed in range(2):

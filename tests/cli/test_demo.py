@@ -44,6 +44,7 @@ def test_it_is_one_screen_and_says_that_other_machines_find_other_figures(call, 
     assert "figures differ a little from machine to machine" in found.out
 
 
+@pytest.mark.slow
 def test_json_has_both_domains_and_the_data_can_be_kept(call) -> None:
     found = call("demo", "--json", "--keep", "kept")
     assert found.code == 0, found.err

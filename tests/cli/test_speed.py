@@ -61,6 +61,7 @@ def test_what_was_found_is_kept_where_generate_finds_it(call_with_pair, prompts:
     assert call_with_pair("generate", "the target", "--max-tokens", "10", "--json").code == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_compared_no_rules_leaves_what_is_known_of_them(
     call_with_pair, prompts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,7 +121,7 @@ def joint_log_probs(pair: Pair, prompt: list[int], length: int, sampling: object
     ("rule", "count", "top_p"),
     [("rejection", 1, 1.0), ("rejection", 3, 0.9), ("block", 3, 1.0), ("block", 2, 0.9), ("match", 2, 1.0)],
 )
-@pytest.mark.some(6)
+@pytest.mark.some(3)
 def test_sampled_output_has_the_targets_distribution(rule: str, count: int, top_p: float) -> None:
     pair, length, samples, sampling = tiny_pair(4, likeness=0.3), 3, 400, sampler(1.1, top_p=top_p)
     expected = np.exp(joint_log_probs(pair, [1, 2], length, sampling))

@@ -83,7 +83,7 @@ def drawn_ones(rule: str, count: int) -> list[Generation]:
 
 
 @pytest.mark.parametrize(("rule", "count"), CASES)
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 def test_rounds_and_proposals_have_the_law_of_live_ones(rule: str, count: int) -> None:
     views: list[Callable[[Generation], object]] = [
         lambda found: found.rounds,  # accepted counts of every round, the cut one included

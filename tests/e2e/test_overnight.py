@@ -89,7 +89,7 @@ OVERNIGHT: dict[str, tuple[tuple[str, Change], ...]] = {
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param(changes, id=name, marks=() if name in ("nothing", "all of it") else pytest.mark.slow)
+        pytest.param(changes, id=name, marks=() if name == "nothing" else pytest.mark.slow)
         for name, changes in OVERNIGHT.items()
     ],
 )
@@ -161,6 +161,7 @@ def test_another_model_is_refused_as_before(change: Change, old: Shop) -> None:
         champion_of(shop)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_whatever_became_of_the_template(old: Shop) -> None:
     vars(old.data)["names"] = _Former(old.data.root)
     pair = load_pair(old.config.models, names=old.data.names)

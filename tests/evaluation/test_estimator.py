@@ -627,6 +627,7 @@ def test_a_forecast_from_impossible_measurements_is_refused() -> None:
         best_k({1: 1.5, 4: 2.0}, 0.1, 1.0, {1: 1.0})
 
 
+@pytest.mark.slow
 def test_on_outputs_that_end_after_so_many_rounds_of_one_draft_it_looks_better_than_its_equal() -> None:
     """Why nothing is measured on what was cancelled: a lucky draft got further until then. At a length it is fair."""
     chance, k, outputs = np.random.default_rng(1), 4, 4_000

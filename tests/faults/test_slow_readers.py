@@ -59,6 +59,7 @@ def is_cut_off(connection: socket.socket) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_who_does_not_read_a_stream_stops_nobody_and_is_cut_off(server: Server, row: Row) -> None:
     rounds, readers = row.count(1, 10), row.count(2, SLOTS - 1)
     text = ask(server, COMPLETIONS, GOOD).text

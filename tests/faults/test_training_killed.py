@@ -139,6 +139,7 @@ def all_of(jobs: Iterable[tuple[Path, dict[str, Any], int, int, float]]) -> list
 
 
 @pytest.mark.parametrize(("micro_batches", "few"), [(3, [1, 3, 5]), (1, [4, 9])])
+@pytest.mark.some(1)
 def test_a_training_killed_after_any_step_ends_in_the_same_bits(
     tmp_path: Path, row: Row, micro_batches: int, few: list[int]
 ) -> None:

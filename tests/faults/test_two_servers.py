@@ -30,6 +30,7 @@ def ask_somehow(server: Server, text: str, number: int) -> None:
     assert reply.status == 200
 
 
+@pytest.mark.slow
 def test_two_servers_on_one_data_directory_capture_everything_once(
     tmp_path: Path, small_models: Models, row: Row
 ) -> None:

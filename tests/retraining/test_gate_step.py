@@ -83,6 +83,7 @@ def test_a_promotion_is_not_finished_once_somebody_moved_the_pointer(promoted: S
     assert shop.data.registry.champion() is None
 
 
+@pytest.mark.slow
 def test_scoring_and_timing_say_how_far_they_are(shop: Shop) -> None:
     seen: list[tuple[str, int, int]] = []
     shop.retrain(on_work=lambda *at: seen.append(at), timing=None)
@@ -420,6 +421,7 @@ class _CutOffAtTheWatch(Files):
         super().rename(source, target)
 
 
+@pytest.mark.slow
 def test_what_the_gate_saw_is_not_new_where_the_promotion_was_cut_off_before_it_was_watched(shop: Shop) -> None:
     shop.add_version(0.0, metrics={"best_step": 0})
     assert shop.retrain().outcome == "refused"  # an earlier verdict, unscored

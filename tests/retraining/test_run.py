@@ -50,6 +50,7 @@ def test_a_second_run_has_nothing_to_do(promoted: Shop, tmp_path: Path) -> None:
     assert last_line(shop)["outcome"] == "nothing"
 
 
+@pytest.mark.slow
 def test_force_trains_again_and_the_gate_still_decides(promoted: Shop, tmp_path: Path) -> None:
     shop = promoted.copy(tmp_path / "data")
     found = shop.retrain(force=True)

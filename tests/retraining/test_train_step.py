@@ -31,6 +31,7 @@ def test_a_training_that_was_stopped_is_gone_on_with(shop: Shop) -> None:
     assert lines[0] == "resume: run r0001 was cut off and left a checkpoint"
 
 
+@pytest.mark.slow
 def test_a_run_that_left_no_checkpoint_is_given_up_and_it_starts_clean(shop: Shop) -> None:
     run = shop.data.runs / "r0001"
     with pytest.raises(Interrupted):
@@ -132,6 +133,7 @@ def test_settings_that_were_mended_while_a_run_was_cut_off_are_tried_at_once(sho
     assert next_action(facts, good).action == "train"
 
 
+@pytest.mark.slow
 def test_a_training_counts_as_one_even_where_the_gate_was_interrupted(shop: Shop) -> None:
     def interrupt(*_arguments: Any) -> Any:
         raise KeyboardInterrupt

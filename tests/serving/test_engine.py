@@ -111,6 +111,7 @@ def by_mlx_lm(pair: Pair, text: str, length: int) -> str:
 
 
 @pytest.mark.parametrize("drafts", [0, 3])
+@pytest.mark.some(1)
 def test_greedy_answers_at_once_are_those_of_mlx_lm_alone(pair: Pair, drafts: int | None) -> None:
     def work(client: Client) -> None:
         waiting = [client.ask(text, num_draft_tokens=drafts, length=30 + 10 * i)[1] for i, text in enumerate(PROMPTS)]

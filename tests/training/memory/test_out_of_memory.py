@@ -259,6 +259,7 @@ def test_a_number_that_is_a_promise_is_kept_by_failing():
 
 @pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_an_estimate_holds_what_a_pass_then_takes(recompute):
     """Within a quarter, on a model that is large enough for the constants not to count."""
     draft = tiny_llama(width=128, layers=4, seed=2, sharpness=1.0)
@@ -296,6 +297,7 @@ def test_a_budget_that_binds_is_kept_and_by_parts_first():
 
 @pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("name", ["qwen3_5"])
+@pytest.mark.slow
 def test_recurrent_layers_that_keep_too_much_for_a_token_are_computed_again_by_themselves(name):
     found = learner(model_zoo.build(name))
     one = EXAMPLES[0]
@@ -359,6 +361,7 @@ def test_a_run_that_is_refused_memory_ends_as_one_that_is_not(tmp_path, monkeypa
 
 @pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.slow
 def test_a_run_that_was_cut_smaller_is_resumed_to_the_same_bits(tmp_path, monkeypatch, k):
     tried = refusing(monkeypatch, lambda _, examples: len(examples) > 2)
     expected = workshop(tmp_path / "straight", lora={"rank": 4, "dropout": 0.2}).train()
