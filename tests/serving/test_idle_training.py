@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +112,43 @@ def test_a_stopped_child_is_ended_with_a_checkpoint_too(tmp_path: Path) -> None:
         learner.touch()
         world.becomes("stopped")
     assert (tmp_path / "checkpoint").read_text() == "written"
+
+
+def test_a_request_while_the_server_ends_does_not_keep_the_child_from_its_checkpoint(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    slow = COUNTS.replace(
+        "def end(*_):",
+        "def end(*_):\n    (file.parent / 'ending').touch()\n    while not (file.parent / 'asked').exists():\n"
+        "        time.sleep(0.01)",
+    )
+    with world.learner(slow) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        closing = threading.Thread(target=learner.close)
+        closing.start()
+        until = time.monotonic() + HANGS
+        while not (tmp_path / "ending").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        learner.touch()
+        (tmp_path / "asked").touch()
+        closing.join()
+    assert (tmp_path / "checkpoint").read_text() == "written"
+
+
+def test_a_child_that_cannot_be_started_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with world.learner(COUNTS) as learner:
+        world.becomes("at work")
+        learner._command = ChildCommand((str(tmp_path / "nothing"),), {})
+        assert learner._child is not None
+        learner._child.kill()
+        world.becomes("none")
+        until = time.monotonic() + HANGS
+        while not any("no process can be started" in line for line in world.said):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert learner._thread.is_alive()
 
 
 def test_where_memory_is_short_it_is_killed_and_begins_again(tmp_path: Path) -> None:

@@ -81,9 +81,8 @@ class Recorder:
             raise CannotRecord("its recurrent layers are called in another order from pass to pass")
         self._axes = [_axes(one, two) for one, two in zip(first, second, strict=True)]
         modules = {id(call.module): call.module for call in first}
-        self._modules = [
-            weakref.ref(module) for module in modules.values()
-        ]  # what is known of a model keeps none alive
+        # What is known of a model keeps none alive.
+        self._modules = [weakref.ref(module) for module in modules.values()]
 
     def recording(self, calls: list[Call]) -> AbstractContextManager[None]:
         """Within the block, calls are appended to the list."""

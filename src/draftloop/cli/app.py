@@ -71,7 +71,7 @@ class App:
         path = self.data.registry.resolve(adapter)
         from ..models.pair import load_pair
 
-        name = None if path is None else self.adapter_name(path)
+        name = None if path is None else self.data.registry.name_of(path)
         names = self.data.names
         pair = load_pair(self.config.models, path, name, lazy_target=lazy_target, names=names)
         try:
@@ -98,10 +98,6 @@ class App:
         """After a command that loaded models and ended well: say where it worked, if it has not yet."""
         if self._has_loaded:
             self.say_where()
-
-    def adapter_name(self, path: Path) -> str:
-        """The name of the adapter at `path` in reports and records: its version, or its absolute path."""
-        return path.name if path.parent == self.data.registry.root else str(path.absolute())
 
 
 def print_json(values: Mapping[str, Any]) -> None:

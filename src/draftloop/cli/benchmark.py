@@ -98,7 +98,7 @@ def acceptance_command(
     settings = decoding_settings(speculative.model_copy(update={"rule": "auto"}))
     latest = _latest_of(app, pair) if path is None and adapter is None else None
     path = path or latest
-    chosen = None if path is None else (app.adapter_name(path), path)
+    chosen = None if path is None else (app.data.registry.name_of(path), path)
     # 3. Read the logged generations, or generate from the prompts.
     if prompts is None:
         logged = logged_to_measure_on(app, lambda record: why_not_measured(record, pair.identity, pair.width))

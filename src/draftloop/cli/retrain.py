@@ -70,7 +70,8 @@ def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_jso
     with Steps() as steps:
         on_step = partial(steps.at, "training")
         outcome = retrain(app.data, app.config, force=force, load=load, say=note, on_step=on_step, on_work=steps.at)
-    app.say_where()
+    if not attached:  # a server looks every few minutes, and has said it
+        app.say_where()
     if as_json:
         print_json({"status": _STATUS[outcome.exit_code], "dry_run": False, **asdict(outcome)})
         return outcome.exit_code

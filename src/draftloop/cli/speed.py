@@ -90,7 +90,7 @@ def speed_command(
     held_out = check_held_out(
         (MeasuredPrompt(str(number), opening) for number, (_, opening) in enumerate(to_decode)),
         app.data.log,
-        None if path is None else (app.adapter_name(path), path),
+        None if path is None else (app.data.registry.name_of(path), path),
     )
     app.say_where()
     ways = 2 + len(lengths) + len(rules) * (len(lengths) + 1)  # two with the target alone

@@ -281,6 +281,10 @@ class Registry(RegistryFiles):
                 raise AdapterError(f"{path} is no adapter directory: it lacks {name}. Expected {WEIGHTS} and {CONFIG}.")
         return path
 
+    def name_of(self, path: Path) -> str:
+        """The name of the adapter at `path` in reports and records: its version, or its absolute path."""
+        return path.name if path.parent == self.root else str(path.absolute())
+
     def verify(self, path: Path) -> Manifest | None:
         """As `verify_adapter`; a version of this registry must also be a real directory with a manifest."""
         self._refuse_symlink(path)

@@ -56,8 +56,7 @@ class Drafts:
         self._base = self._load()
         pair = self._base.twin()
         if path is not None:
-            name = path.name if path.parent == self._registry.root else str(path.absolute())
-            pair = pair.with_adapter(path, name)
+            pair = pair.with_adapter(path, self._registry.name_of(path))
         return self._in_use(self._serve(pair))
 
     def renewed(self, served: Served, now: float | None = None) -> Served | None:

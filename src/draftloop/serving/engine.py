@@ -216,7 +216,7 @@ class Engine:
         room = self.served.room
         if room is None:
             return True
-        job.reserved = room.bytes_of(len(job.tokens), self.served.longest(job.asked, len(job.tokens)))
+        job.reserved = job.reserved or room.bytes_of(len(job.tokens), self.served.longest(job.asked, len(job.tokens)))
         return job.reserved <= room.left(self._reserved()) or job.reserved > room.left(0)
 
     def _reserved(self) -> float:

@@ -93,6 +93,8 @@ class IdleTraining:
         """A request is there. From any thread; takes no time."""
         killed = False
         with self._lock:
+            if self._over.is_set():
+                return  # it is ending, and writes its checkpoint
             self._last = time.monotonic()
             if self._state == "at work" and self._child is not None:
                 if self._seen.is_short():
@@ -107,7 +109,8 @@ class IdleTraining:
 
     def close(self) -> None:
         """End the child with a checkpoint, within LAST_WORDS."""
-        self._over.set()
+        with self._lock:
+            self._over.set()
         if self._thread.is_alive():
             self._thread.join()
         child = self._child
@@ -121,6 +124,7 @@ class IdleTraining:
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
         self._reap(time.monotonic())
+        self._listener.join(1)  # somebody else may have its stderr
 
     # On the learner's thread -----------------------------------------------------------------------------------------
 
@@ -147,16 +151,21 @@ class IdleTraining:
 
     def _begin(self) -> None:
         self._known = self._seen.captured()
-        self._child = subprocess.Popen(
-            self._command.arguments,
-            env={**os.environ, **self._command.environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            process_group=0,
-        )
+        try:
+            self._child = subprocess.Popen(
+                self._command.arguments,
+                env={**os.environ, **self._command.environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                process_group=0,
+            )
+        except OSError as error:  # no memory for another process, say; later there may be
+            self._ended = time.monotonic()
+            self._say(f"learning: no process can be started: {error}")
+            return
         self._listener = threading.Thread(target=self._listen, args=(self._child,), name="learner's child", daemon=True)
         self._listener.start()
         self._enter("at work")
@@ -173,7 +182,6 @@ class IdleTraining:
         code = self._child.wait()
         assert self._child.stdin is not None
         self._child.stdin.close()  # not before: its end is a second SIGTERM, which writes no checkpoint
-        self._listener.join(1)  # somebody else may have its stderr
         self._child, self._ended = None, now
         if code < 0 or code in _DECIDED:  # cut off, and there is a checkpoint; or there may be more to do
             self._known = -1

@@ -133,6 +133,7 @@ def run_server(
 
 
 def _learner(command: ChildCommand, engine: Engine, metrics: Metrics, settings: Serve, say: Say) -> IdleTraining:
+    # Where memory does not hold the child beside the server is not looked at so far: it is never killed for that.
     seen = Seen(
         is_idle=lambda: engine.counts == (0, 0), captured=lambda: metrics.captured_so_far, is_short=lambda: False
     )
