@@ -197,9 +197,7 @@ def test_no_child_outlives_a_server_that_is_killed(tmp_path: Path, stopped: bool
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from draftloop.serving.idle_training import ChildCommand, IdleTraining, Seen
-program = "import os, signal, sys, threading; "
-program += "threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM))).start(); "
-program += "signal.pause()"
+program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\\nwhile True: signal.pause()"
 states = []
 seen = Seen(lambda: True, lambda: 0, lambda: False)
 learner = IdleTraining(ChildCommand((sys.executable, "-c", program), {{}}), 0.0, seen, print, states.append)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -38,7 +34,7 @@ _ACTIONS = {
 @click.command(cls=Doing)
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why; change nothing.")
 @click.option("--force", is_flag=True, help="Train whatever the count, the interval or a waiting candidate says.")
-@click.option("--attached", is_flag=True, hidden=True, help="Of a server: gives way to all, and stops as stdin ends.")
+@click.option("--attached", is_flag=True, hidden=True, help="Of a server: gives way to all.")
 @model_options
 @json_option
 @click.pass_obj
@@ -55,8 +51,6 @@ def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_jso
     from ..retraining.run import give_way, retrain
     from ..retraining.work import loader
 
-    if attached:
-        threading.Thread(target=_stop_with_stdin, name="attached", daemon=True).start()
     give_way(LOWEST if attached else app.config.retrain.niceness)
     from .progress import Steps
 
@@ -82,12 +76,6 @@ def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_jso
     rows |= {"weights deleted of": ", ".join(outcome.pruned)} if outcome.pruned else {}
     print_pairs({**rows, "champion": outcome.champion or "none: the bare draft is in use"})
     return outcome.exit_code
-
-
-def _stop_with_stdin() -> None:
-    """Whoever started this has ended: stop as at SIGTERM, with a checkpoint."""
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _dry_run(app: App, force: bool, as_json: bool) -> int:

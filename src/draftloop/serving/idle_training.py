@@ -4,8 +4,8 @@
     a request              -> SIGSTOP, or SIGKILL where memory is short: then it goes on from its checkpoint
     the server ends        -> SIGTERM: the child writes a checkpoint
 
-The child is in a process group of its own within the server's session. So where the server itself is killed, the
-kernel sends a stopped child SIGHUP, and a running one sees its stdin end: neither keeps the lock of trainings for ever.
+A stopped child whose server is killed would keep the lock of trainings for ever. The kernel wakes such a one, but not
+if it was just about to stop. So a shell waits beside it for the end of its own stdin, which the server alone holds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Literal
 TICK = 0.1  # seconds between two looks at what there is to do
 LAST_WORDS = 20.0  # seconds in which a child writes its checkpoint when the server ends
 AGAIN = 600.0  # seconds of idleness after a run that had nothing to do, where nothing was captured since
+
+_GUARD = 'cat >/dev/null; kill -s CONT -- "-$1"; kill -s TERM -- "-$1"'  # for sh, with the child's process group
 
 _DECIDED = {0, 11}  # exit codes of `retrain`: promoted or rolled back, and refused
 
@@ -77,6 +79,7 @@ class IdleTraining:
         self._say, self._on_state, self._on_killed = say, on_state, on_killed
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._state: State = "none"
         self._last = time.monotonic()  # when a request was there
         self._ended = -AGAIN  # when the last child ended
@@ -155,17 +158,25 @@ class IdleTraining:
             self._child = subprocess.Popen(
                 self._command.arguments,
                 env={**os.environ, **self._command.environment},
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
                 process_group=0,
             )
+            self._guard = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD, "sh", str(self._child.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+            )
         except OSError as error:  # no memory for another process, say; later there may be
             self._ended = time.monotonic()
             self._say(f"learning: no process can be started: {error}")
-            return
+            if self._child is None:
+                return
         self._listener = threading.Thread(target=self._listen, args=(self._child,), name="learner's child", daemon=True)
         self._listener.start()
         self._enter("at work")
@@ -179,13 +190,20 @@ class IdleTraining:
 
     def _reap(self, now: float) -> None:
         assert self._child is not None
+        if self._guard is not None:
+            self._dismiss(self._guard)  # first, for the child's number may be another process's soon
         code = self._child.wait()
-        assert self._child.stdin is not None
-        self._child.stdin.close()  # not before: its end is a second SIGTERM, which writes no checkpoint
         self._child, self._ended = None, now
         if code < 0 or code in _DECIDED:  # cut off, and there is a checkpoint; or there may be more to do
             self._known = -1
         self._enter("none")
+
+    def _dismiss(self, guard: subprocess.Popen[bytes]) -> None:
+        guard.kill()
+        guard.wait()
+        assert guard.stdin is not None
+        guard.stdin.close()
+        self._guard = None
 
     def _enter(self, state: State) -> None:
         if state != self._state:
