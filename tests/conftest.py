@@ -145,6 +145,18 @@ def promoted(tmp_path_factory: pytest.TempPathFactory, collected: Shop) -> Shop:
     return shop
 
 
+@pytest.fixture(scope="session")
+def with_teacher(tmp_path_factory: pytest.TempPathFactory, small_models: Models) -> Shop:
+    """The same with the target's distributions in the log; nobody changes it."""
+    from shop import PROMPTS, Shop, config_of
+
+    from draftloop.data_directory import DataDirectory
+
+    shop = Shop(DataDirectory(tmp_path_factory.mktemp("with_teacher") / "data"), config_of(small_models))
+    shop.collect(PROMPTS, top_k=32)
+    return shop
+
+
 @pytest.fixture
 def shop(collected: Shop, tmp_path: Path) -> Shop:
     return collected.copy(tmp_path / "data")

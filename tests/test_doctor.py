@@ -7,12 +7,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from shop import Shop
 
 from draftloop import doctor
 from draftloop.config import Config, Models, Resolved
 from draftloop.doctor import Finding, check_setup
 from draftloop.runtime import blas, memory
 from draftloop.runtime.memory import DeviceMemory
+from draftloop.training.run import RunDirectory
+
+LEARNING = "serve --learn idle"
 
 
 def findings(config: Config, data_dir: Path, with_pair: bool = True) -> dict[str, Finding]:
@@ -26,8 +30,9 @@ def config(small_models: Models) -> Config:
 
 def test_every_part_is_looked_at_and_nothing_is_changed(config: Config, tmp_path: Path) -> None:
     found = findings(config, tmp_path / "data")
-    assert list(found) == ["config", "platform", "packages", "BLAS", "device", "memory", "data", "pair", "caches"]
-    assert all(one.state == "ok" for name, one in found.items() if name not in ("BLAS", "memory"))
+    names = ["config", "platform", "packages", "BLAS", "device", "memory", "data", "pair", "caches", LEARNING]
+    assert list(found) == names
+    assert all(one.state == "ok" for name, one in found.items() if name not in ("BLAS", "memory", LEARNING))
     assert "one tokenizer, 300 tokens, 300 shared" in found["pair"].found
     assert "KVCache" in found["caches"].found
     assert "up to 512 tokens" in found["caches"].found
@@ -112,3 +117,30 @@ def test_who_wants_no_openblas_is_told_how_to_have_one(tmp_path: Path, monkeypat
     monkeypatch.setattr(blas, "loaded", lambda: None)
     monkeypatch.setenv(blas.OFF, "1")
     assert findings(Config(), tmp_path, with_pair=False)["BLAS"].remedy == "unset DRAFTLOOP_NO_OPENBLAS"
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "state", "found"),
+    [
+        (10.0, "ok", "loads the target once more"),
+        (0.53, "ok", "does without the target"),
+        (0.4, "warning", "no memory for a training beside the server"),
+    ],
+)
+def test_it_is_said_what_a_training_beside_the_server_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: float, state: str, found: str
+) -> None:
+    """Of the embedded pair, with a limit that its user set on a machine with room."""
+    monkeypatch.setattr(memory, "read_device", lambda: DeviceMemory(64 * 10**9, "a large machine"))
+    config = Config.model_validate({"retrain": {"max_memory_gb": gigabytes}})
+    learning = findings(config, tmp_path)[LEARNING]
+    assert learning.state == state
+    assert found in learning.found
+    assert "GB" in learning.found
+
+
+def test_the_last_training_says_how_much_time_they_take(promoted: Shop) -> None:
+    found = findings(promoted.config, promoted.data.root, with_pair=False)["last training"]
+    (cost,) = [run.cost() for run in RunDirectory.all(promoted.data.runs)]
+    assert cost is not None
+    assert f"for {cost[0]} failures, in run r0001" in found.found

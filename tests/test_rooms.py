@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "retraining",
     "demo": "reference config prompts data models decoding collection evaluation data_directory training",
     "whereabouts": "config",
-    "doctor": "config runtime models whereabouts",
+    "doctor": "config runtime models training serving whereabouts",
 }
 EVERYONES = {"errors", "evaluation.estimator", "__version__"}
 

@@ -59,6 +59,7 @@ def check_setup(resolved: Resolved, data_dir: Path, *, with_pair: bool = True) -
     yield _writable(data_dir)
     if with_pair:
         yield from _pair(resolved.config)
+    yield from _last_training(data_dir)
 
 
 def _configuration(resolved: Resolved, data_dir: Path) -> Finding:
@@ -126,7 +127,7 @@ def _writable(data_dir: Path) -> Finding:
 
 def _pair(config: Config) -> Iterator[Finding]:
     try:
-        from .models.pair import describe_caches, load_pair
+        from .models.pair import bytes_of, describe_caches, load_pair
 
         pair = load_pair(config.models)
     except DraftloopError as error:
@@ -140,3 +141,36 @@ def _pair(config: Config) -> Iterator[Finding]:
     )
     limit = "no limit" if pair.context is None else f"up to {pair.context:,} tokens"
     yield Finding("caches", "ok", f"{describe_caches(pair)}, {limit}")
+    yield _learning(config, *(bytes_of(model) for model in (pair.target, pair.draft)))
+
+
+def _learning(config: Config, target: int, draft: int) -> Finding:
+    """What a training beside the server has, while both models are in memory as the server has them."""
+    import mlx.core as mx
+
+    from .serving.child_plan import least_memory, plan_child
+
+    limit = memory.smaller(config.training.memory, config.retrain.max_memory_gb)
+    left = memory.budget("auto", memory.read_device()).bytes - int(mx.get_active_memory())
+    plan = plan_child(left, target, draft, None if limit == "auto" else limit)
+    models = f"target {memory.gigabytes(target)} GB, draft {memory.gigabytes(draft)} GB"
+    if plan is None:
+        found = f"{models}: no memory for a training beside the server, which takes {least_memory(draft)}"
+        return Finding("serve --learn idle", "warning", found, "train with the server stopped, or take smaller models")
+    how = "loads the target once more" if plan.has_target else "does without the target"
+    ended = ", and a request ends it" if plan.is_ended else ""
+    found = f"{models}: a training beside the server has {plan.memory_gb:.3g} GB, and {how}{ended}"
+    return Finding("serve --learn idle", "ok", found)
+
+
+def _last_training(data_dir: Path) -> Iterator[Finding]:
+    """How much time trainings here take, by the last one that made a version."""
+    from .training.run import RunDirectory
+
+    for run in reversed(RunDirectory.all(data_dir / "runs")):
+        cost = run.cost()
+        if cost is not None:
+            failures, seconds = cost
+            found = f"{seconds / 60:.1f} minutes of work for {failures} failures, in run {run.id}"
+            yield Finding("last training", "ok", found)
+            return

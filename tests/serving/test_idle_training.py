@@ -18,7 +18,8 @@ import pytest
 from mortal import HANGS
 
 from draftloop.retraining.running import is_stopped
-from draftloop.serving.idle_training import ChildCommand, IdleTraining, Seen
+from draftloop.serving.child_plan import ChildPlan
+from draftloop.serving.idle_training import ChildCommand, IdleTraining, Seen, Told
 
 COUNTS = """
 import signal, sys, time
@@ -37,6 +38,9 @@ while True:
 """
 
 
+PLAN = ChildPlan(has_target=True, memory_gb=2.0, is_ended=False)
+
+
 @dataclass
 class World:
     """What a server looks like to a learner."""
@@ -44,7 +48,7 @@ class World:
     root: Path
     idle: bool = True
     captured: int = 0
-    short: bool = False
+    plan: ChildPlan | None = PLAN
     killed: int = 0
     said: list[str] = field(default_factory=list)
     states: queue.Queue[str] = field(default_factory=queue.Queue)
@@ -54,14 +58,15 @@ class World:
         return self.root / "count"
 
     @contextmanager
-    def learner(self, program: str, idle_seconds: float = 0.0) -> Iterator[IdleTraining]:
-        seen = Seen(lambda: self.idle, lambda: self.captured, lambda: self.short)
+    def learner(self, program: str, idle_seconds: float = 0.0, watch_seconds: float = 1e9) -> Iterator[IdleTraining]:
+        seen = Seen(lambda: self.idle, lambda: self.captured, lambda: self.plan)
         command = ChildCommand((sys.executable, "-c", program, str(self.file)), {"GIVEN": "by the server"})
 
         def kill() -> None:
             self.killed += 1
 
-        found = IdleTraining(command, idle_seconds, seen, self.said.append, self.states.put, kill)
+        told = Told(self.said.append, self.states.put, kill, lambda line: line.strip().upper())
+        found = IdleTraining(command, idle_seconds, seen, told, watch_seconds)
         found.start()
         try:
             yield found
@@ -151,19 +156,108 @@ def test_a_child_that_cannot_be_started_is_told_and_ends_nothing(tmp_path: Path)
         assert learner._thread.is_alive()
 
 
-def test_where_memory_is_short_it_is_killed_and_begins_again(tmp_path: Path) -> None:
-    world = World(tmp_path, short=True)
+def test_where_memory_is_short_a_request_ends_it_and_it_begins_again(tmp_path: Path) -> None:
+    world = World(tmp_path, plan=ChildPlan(has_target=False, memory_gb=1.0, is_ended=True))
     with world.learner(COUNTS) as learner:
         world.becomes("at work")
         world.counts_on()
         world.idle = False
         learner.touch()
+        world.becomes("ending")
         world.becomes("none")
         assert world.killed == 1
         assert not (tmp_path / "checkpoint").exists()
         world.idle = True
         world.becomes("at work")
         world.counts_on()
+    assert world.killed == 1
+
+
+def test_where_memory_holds_no_training_none_begins_and_it_is_said_once(tmp_path: Path) -> None:
+    world = World(tmp_path, plan=None)
+    with world.learner(COUNTS):
+        until = time.monotonic() + HANGS
+        while not world.said:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        world.captured += 1  # so it is due again
+        world.plan = PLAN
+        world.becomes("at work")
+    assert [line for line in world.said if "not enough memory" in line] == world.said[:1]
+
+
+ARGUMENTS = "import sys; print(*sys.argv[2:], file=sys.stderr); raise SystemExit(10)"
+
+
+@pytest.mark.parametrize(
+    ("plan", "arguments"),
+    [
+        (ChildPlan(has_target=True, memory_gb=2.5, is_ended=False), "--memory-gb 2.500"),
+        (ChildPlan(has_target=False, memory_gb=0.75, is_ended=False), "--memory-gb 0.750 --without-target"),
+    ],
+)
+def test_it_is_told_what_it_may_take(tmp_path: Path, plan: ChildPlan, arguments: str) -> None:
+    world = World(tmp_path, plan=plan)
+    with world.learner(ARGUMENTS):
+        world.becomes("at work")
+        world.becomes("none")
+    assert f"learning: {arguments}" in world.said
+
+
+def test_without_idle_time_the_champion_is_watched_and_no_request_stops_that(tmp_path: Path) -> None:
+    world = World(tmp_path, idle=False, captured=1)
+    program = "import sys; print(*sys.argv[2:], file=sys.stderr)\n" + COUNTS
+    with world.learner(program, watch_seconds=0.1) as learner:
+        world.becomes("watching")
+        world.counts_on()
+        learner.touch()
+        world.counts_on()
+        assert world.states.empty()
+    assert "learning: --without-target --watch" in world.said
+
+
+def test_the_champion_is_not_watched_before_something_was_captured(tmp_path: Path) -> None:
+    world = World(tmp_path, idle=False)
+    with world.learner(ARGUMENTS, watch_seconds=0.1):
+        time.sleep(0.5)
+        assert world.states.empty()
+        world.captured += 1
+        world.becomes("watching")
+        world.becomes("none")
+        time.sleep(0.5)
+        assert world.states.empty()
+
+
+def test_a_stopped_training_makes_way_for_the_watch_with_a_checkpoint(tmp_path: Path) -> None:
+    """It has the lock of trainings, and under load nobody would ever look at the champion."""
+    world = World(tmp_path)
+    with world.learner(COUNTS, watch_seconds=0.2) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        world.idle = False
+        learner.touch()
+        world.becomes("stopped")
+        world.captured += 1
+        world.becomes("ending")
+        world.becomes("none")
+        assert (tmp_path / "checkpoint").read_text() == "written"
+        world.becomes("watching")
+
+
+def test_what_the_child_asks_is_answered(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    asks = (
+        "import sys\nfor n in range(3):\n    print(f'question {n}', flush=True)\n"
+        "    print(input(), file=sys.stderr)\nraise SystemExit(10)"
+    )
+    with world.learner(asks):
+        world.becomes("at work")
+        world.becomes("none")
+        until = time.monotonic() + HANGS
+        while len(world.said) < 3:  # its last lines may be read after its end
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert world.said == [f"learning: QUESTION {n}" for n in range(3)]
 
 
 def test_it_waits_until_nobody_has_asked_for_so_long(tmp_path: Path) -> None:
@@ -196,11 +290,12 @@ def test_no_child_outlives_a_server_that_is_killed(tmp_path: Path, stopped: bool
     server = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
-from draftloop.serving.idle_training import ChildCommand, IdleTraining, Seen
+from draftloop.serving.child_plan import ChildPlan
+from draftloop.serving.idle_training import ChildCommand, IdleTraining, Seen, Told
 program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\\nwhile True: signal.pause()"
 states = []
-seen = Seen(lambda: True, lambda: 0, lambda: False)
-learner = IdleTraining(ChildCommand((sys.executable, "-c", program), {{}}), 0.0, seen, print, states.append)
+seen = Seen(lambda: True, lambda: 0, lambda: ChildPlan(True, 1.0, False))
+learner = IdleTraining(ChildCommand((sys.executable, "-c", program), {{}}), 0.0, seen, Told(print, states.append))
 learner.start()
 while not states: time.sleep(0.01)
 learner._idle_seconds = 1e9

@@ -15,6 +15,7 @@ from draftloop.config import Config, Models
 from draftloop.data_directory import DataDirectory
 from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.decoding.generate import decoding_settings
+from draftloop.evaluation.gate_target import LoadedTarget, Timing
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.models.pair import Pair, load_pair
@@ -65,17 +66,18 @@ class Shop:
     data: DataDirectory
     config: Config
 
-    def retrain(self, **options: Any) -> RetrainResult:
+    def retrain(self, timing: Timing | None = fixed_costs, **options: Any) -> RetrainResult:
         """One run, on a machine whose costs are fixed."""
-        return retrain(self.data, self.config, **{"timing": fixed_costs, **options})
+        return retrain(self.data, self.config, **{"target": LoadedTarget(timing), **options})
 
-    def collect(self, prompts: list[Prompt], source: str = "default", seed: int = 0) -> CollectReport:
-        """Generate with the champion, as `collect-data` does."""
+    def collect(self, prompts: list[Prompt], source: str = "default", seed: int = 0, top_k: int = 0) -> CollectReport:
+        """Generate with the champion, as `collect-data` does; `top_k` tokens of the target's distributions are kept."""
         path = self.data.registry.resolve("champion")
         pair = load_pair(self.config.models, path, path.name if path else None, names=self.data.names)
         decoding = decoding_settings(self.config.speculative)
-        decoding = replace(decoding, sampler=replace(decoding.sampler, seed=seed))
-        return collect_data(pair, prompts, self.data.log, CollectSettings(decoding, source=source))
+        decoding = replace(decoding, sampler=replace(decoding.sampler, seed=seed), teacher_top_k=top_k)
+        settings = CollectSettings(decoding, source=source)
+        return collect_data(pair, prompts, self.data.log, settings, blobs=self.data.blobs)
 
     def add_version(self, size: float, seed: int = 0, **fields: Any) -> str:
         """A version whose update is noise of this size; 0 leaves the draft as it is."""

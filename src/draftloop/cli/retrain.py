@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,11 +34,14 @@ _ACTIONS = {
 @click.command(cls=Doing)
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why; change nothing.")
 @click.option("--force", is_flag=True, help="Train whatever the count, the interval or a waiting candidate says.")
-@click.option("--attached", is_flag=True, hidden=True, help="Of a server: gives way to all.")
+@click.option("--attached", is_flag=True, hidden=True, help="A server's own: it gives way to everything.")
+@click.option("--without-target", is_flag=True, hidden=True, help="The server that started it has the target.")
+@click.option("--memory-gb", type=float, hidden=True, help="That MLX may hold while it trains.")
+@click.option("--watch", is_flag=True, hidden=True, help="Look at the champion, and train nothing.")
 @model_options
 @json_option
 @click.pass_obj
-def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_json: bool) -> int:
+def retrain_command(app: App, /, dry_run: bool, force: bool, as_json: bool, attached: bool, **attachment: Any) -> int:
     """Train, gate and promote, unattended.
 
     Trains on new failures, tests the candidate on held-out prompts, and promotes or refuses it. Made for cron:
@@ -48,10 +51,12 @@ def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_jso
     on_error(dry_run=dry_run)
     if dry_run:
         return _dry_run(app, force, as_json)
+    if attached:
+        return _beside_a_server(app, **attachment)
     from ..retraining.run import give_way, retrain
     from ..retraining.work import loader
 
-    give_way(LOWEST if attached else app.config.retrain.niceness)
+    give_way(app.config.retrain.niceness)
     from .progress import Steps
 
     load_pair = loader(app.config, app.data.names)
@@ -64,8 +69,7 @@ def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_jso
     with Steps() as steps:
         on_step = partial(steps.at, "training")
         outcome = retrain(app.data, app.config, force=force, load=load, say=note, on_step=on_step, on_work=steps.at)
-    if not attached:  # a server looks every few minutes, and has said it
-        app.say_where()
+    app.say_where()
     if as_json:
         print_json({"status": _STATUS[outcome.exit_code], "dry_run": False, **asdict(outcome)})
         return outcome.exit_code
@@ -75,6 +79,30 @@ def retrain_command(app: App, dry_run: bool, force: bool, attached: bool, as_jso
     rows |= {"version": outcome.version} if outcome.version else {}
     rows |= {"weights deleted of": ", ".join(outcome.pruned)} if outcome.pruned else {}
     print_pairs({**rows, "champion": outcome.champion or "none: the bare draft is in use"})
+    return outcome.exit_code
+
+
+def _beside_a_server(app: App, without_target: bool, memory_gb: float | None, watch: bool) -> int:
+    """As the child of `serve`, which reads its stderr, and whose stdin and stdout answer what needs the target."""
+    from ..evaluation.target_questions import server_of_this_process
+    from ..retraining.run import Beside, give_way, retrain
+
+    give_way(LOWEST)
+    server, config = server_of_this_process(), app.config
+    how = "for the server, " + ("without the target" if without_target else "with the target loaded once more")
+    how += "" if memory_gb is None else f", in {memory_gb:.3g} GB"
+    target = None
+    if without_target:
+        from ..evaluation.gate_target import LoggedTarget
+
+        target, teacher = LoggedTarget(server), "none" if config.training.teacher == "none" else "logged"
+        config = config.model_copy(update={"training": config.training.model_copy(update={"teacher": teacher})})
+    from .progress import Steps
+
+    with Steps() as steps:
+        on_step = partial(steps.at, "training")
+        beside = Beside(how, memory_gb, watch)
+        outcome = retrain(app.data, config, say=note, on_step=on_step, on_work=steps.at, target=target, beside=beside)
     return outcome.exit_code
 
 

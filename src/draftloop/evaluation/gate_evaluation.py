@@ -1,6 +1,6 @@
 """Gate evaluation: score candidate and champion on the same outputs, and let `gate.decide` decide. Moves no pointer.
 
-outputs -> log p, log q under both drafts (one pass of the target) -> expected rounds for K = 1 .. Kmax -> decision.
+outputs -> log p, log q under both drafts (`gate_target`) -> expected rounds for K = 1 .. Kmax -> decision.
 A candidate that `decide` would promote then decodes some prompts live. Where its rounds are not those of the estimate
 it is refused all the same.
 """
@@ -17,23 +17,18 @@ from typing import Any
 
 from ..config import SAMPLING, Config, Rule
 from ..data.records import GroupOf, Record, own_group
-from ..decoding.decoder import Settings, fits
+from ..decoding.decoder import fits
 from ..decoding.draft_length import LatencyProfile
-from ..decoding.teacher_forced import TargetGeneration
 from ..models.pair import Pair
 from .estimator import expected_rounds, rounds_moments
 from .gate import Decision, decide
-from .latency import measure_latency
-from .live_decoding import decode_all
+from .gate_target import GateTarget, LivePrompt, LoadedTarget, own_seed
 from .paired_rounds import ScoredOutput
-from .scoring import score, score_carried
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 MOST_STANDARD_ERRORS = 4.0  # one honest candidate in 16,000 is above by chance
 MOST_RELATIVE = 0.02  # in 16 bits a cached pass and a teacher-forced one round differently
 
-
-Timing = Callable[[Pair, int], LatencyProfile]
 OnWork = Callable[[str, int, int], None]
 """Called with what is being done, how many pieces of it are done, and of how many; 0 where that is unknown."""
 
@@ -64,7 +59,7 @@ class GateEvaluation:
     """The gate's decision, and everything that it rests on."""
 
     decision: Decision
-    positions: dict[str, dict[str, float]]  # acceptance per position of both drafts by source, and over all
+    positions: dict[str, dict[str, float]]  # acceptance per position of both drafts by source, where it was measured
     profile: LatencyProfile
     live: LiveCheck | None
 
@@ -84,7 +79,7 @@ def evaluate_gate(
     attempt: int,
     config: Config,
     seed: int,
-    timing: Timing | None = None,
+    target: GateTarget | None = None,
     group_of: GroupOf = own_group,
     on_work: OnWork = ignore_work,
 ) -> GateEvaluation:
@@ -97,35 +92,28 @@ def evaluate_gate(
         attempt: which attempt at these records it is, from 1.
         config: of gate and decoding.
         seed: of intervals, drawn signs and live decoding.
-        timing: measures the latency profile of a pair, up to a K; by default `latency.measure_latency`. Both drafts are
-            given the profile of one that carries an adapter: its own overhead goes when it is fused, and must not keep
-            a better draft out.
+        target: scores, times and decodes; by default the pair's own. Both drafts are given the latency profile of one
+            that carries an adapter: its own overhead goes when it is fused, and must not keep a better draft out.
         group_of: the joined prompt group of a record.
         on_work: called with the progress.
     """
     # 1. Score both drafts on the same outputs.
+    target = target or LoadedTarget()
     k = config.speculative.num_draft_tokens
     most = max(k, config.gate.max_draft_tokens)
     outputs = score_outputs(
-        pair, records, champion, candidate, config=config, most=most, group_of=group_of, on_work=on_work
+        pair, records, champion, candidate, config=config, most=most, target=target, group_of=group_of, on_work=on_work
     )
-    positions = {}  # acceptance per position of both drafts by source, and over all
-    for source in ["all", *sorted({output.source for output in outputs})]:
-        members = [output for output in outputs if source in ("all", output.source)]
-        tokens = sum(output.tokens for output in members)
-        if tokens:
-            sums = (sum(values) for values in zip(*(output.position_sums for output in members), strict=True))
-            positions[source] = dict(zip((CHAMPION, CANDIDATE), (value / tokens for value in sums), strict=True))
 
     # 2. Measure the latency profile of this machine, and decide.
-    profile = timing(pair, most) if timing else measure_latency(pair, most, on_timed=partial(on_work, "timing steps"))
+    profile = target.latency(pair.with_adapter(candidate), most, partial(on_work, "timing steps"))
     decision = decide(outputs, num_draft_tokens=k, attempt=attempt, settings=config.gate, profile=profile, seed=seed)
 
     # 3. Decode live with a candidate that would be promoted: one prompt per group, for copies prove nothing more.
     live = None
     if decision.outcome == "promote" and config.gate.live_prompts:
         one_a_group = list({group_of(record): record for record in reversed(records)}.values())[::-1]
-        live = _decode(pair.with_adapter(candidate), one_a_group, config, seed, on_work)
+        live = _decode(target, pair.with_adapter(candidate), one_a_group, config, seed, on_work)
         if live is None:
             sentence, agrees = "no prompt was short enough to decode for real", True
         else:
@@ -139,7 +127,20 @@ def evaluate_gate(
         else:
             reasons = (f"{sentence}: one of the two is wrong here",)
             decision = replace(decision, outcome="refuse", reasons=reasons)
-    return GateEvaluation(decision, positions, profile, live)
+    return GateEvaluation(decision, _positions(outputs), profile, live)
+
+
+def _positions(outputs: Sequence[ScoredOutput]) -> dict[str, dict[str, float]]:
+    """The acceptance per position of both drafts by source, and over `all`; empty where it was not measured."""
+    found = {}
+    for source in ["all", *sorted({output.source for output in outputs})]:
+        members = [output for output in outputs if source in ("all", output.source)]
+        tokens, sums = sum(output.tokens for output in members), [output.position_sums for output in members]
+        known = [one for one in sums if one is not None]
+        if tokens and len(known) == len(sums):
+            means = (sum(values) / tokens for values in zip(*known, strict=True))
+            found[source] = dict(zip((CHAMPION, CANDIDATE), means, strict=True))
+    return found
 
 
 def score_outputs(
@@ -150,6 +151,7 @@ def score_outputs(
     *,
     config: Config,
     most: int,
+    target: GateTarget | None = None,
     group_of: GroupOf = own_group,
     on_work: OnWork = ignore_work,
 ) -> list[ScoredOutput]:
@@ -161,6 +163,7 @@ def score_outputs(
         champion, candidate: adapter directories; None is the bare draft.
         config: its acceptance rule is used where it fits the records' temperature.
         most: the greatest K.
+        target: scores; by default the pair's own.
         group_of: the joined prompt group of a record.
         on_work: called with the progress.
     """
@@ -171,15 +174,17 @@ def score_outputs(
     for record in records:
         by_rule.setdefault(_rule(record, config), []).append(record)
     for rule, members in by_rule.items():
-        generations = [TargetGeneration.of(record) for record in members]
-        scores = score(pair, generations, rule, drafts, lambda: on_work("scoring", next(done), of))
+        scores = (target or LoadedTarget()).score(
+            pair, members, rule, drafts, lambda: on_work("scoring", next(done), of)
+        )
         for record, *own in zip(members, scores[CHAMPION], scores[CANDIDATE], strict=True):
-            rounds = [
+            before, after = (
                 tuple(expected_rounds(one.log_p, one.log_q, rule, k).rounds for k in range(1, most + 1)) for one in own
-            ]
-            sums = float(own[0].position.sum()), float(own[1].position.sum())
+            )
+            sums = [one.position_sum for one in own if one.position_sum is not None]
+            positions = (sums[0], sums[1]) if len(sums) == len(own) else None
             outputs.append(
-                ScoredOutput(group_of(record), record.source, len(record.target_output), rounds[0], rounds[1], sums)
+                ScoredOutput(group_of(record), record.source, len(record.target_output), before, after, positions)
             )
     return outputs
 
@@ -192,23 +197,24 @@ def _rule(record: Record, config: Config) -> Rule:
     return wanted if wanted in SAMPLING else "rejection"
 
 
-def _decode(pair: Pair, records: Sequence[Record], config: Config, seed: int, on_work: OnWork) -> LiveCheck | None:
+def _decode(
+    target: GateTarget, pair: Pair, records: Sequence[Record], config: Config, seed: int, on_work: OnWork
+) -> LiveCheck | None:
     """Decode the first prompts that fit with the draft as it is, and sum what follows; None where none fits."""
     checks: list[LiveCheck] = []
     for record in records:
-        settings = Settings(
-            sampler=replace(record.sampler, seed=seed),
+        prompt = LivePrompt(
+            tokens=record.prompt_tokens,
+            sampler=own_seed(record.sampler, seed, record.prompt_tokens),
             rule=_rule(record, config),
             num_draft_tokens=config.speculative.num_draft_tokens,
             max_tokens=config.speculative.max_tokens,
         )
-        if len(checks) < config.gate.live_prompts and fits(pair, len(record.prompt_tokens), settings):
+        if len(checks) < config.gate.live_prompts and fits(pair, len(prompt.tokens), prompt.settings):
             on_work("decoding", len(checks), config.gate.live_prompts)
-            decoded = decode_all(pair, [record.prompt_tokens], settings)
-            scores = score_carried(pair, decoded.generations, settings.rule)[0]
-            mean, variance = rounds_moments(scores.log_p, scores.log_q, settings.rule, settings.num_draft_tokens)
-            made = decoded.outputs[0]
-            checks.append(LiveCheck(1, made.tokens, int(made.rounds), mean, math.sqrt(variance)))
+            live = target.decode(pair, prompt)
+            mean, variance = rounds_moments(live.log_p, live.log_q, prompt.rule, prompt.num_draft_tokens)
+            checks.append(LiveCheck(1, len(live.log_p), live.rounds, mean, math.sqrt(variance)))
     if not checks:
         return None
     return LiveCheck(

@@ -25,7 +25,8 @@ class ScoredOutput:
         tokens: N, the emitted tokens; end-of-text is one of them.
         champion_rounds: expected rounds at K = 1, 2, …, as far as was scored; as many for every output.
         candidate_rounds: likewise.
-        position_sums: the acceptance per position summed over the output, under champion and candidate, for reports.
+        position_sums: the acceptance per position summed over the output, under champion and candidate, for reports;
+            None where it was not measured.
     """
 
     group: str
@@ -33,7 +34,7 @@ class ScoredOutput:
     tokens: int
     champion_rounds: tuple[float, ...]
     candidate_rounds: tuple[float, ...]
-    position_sums: tuple[float, float] = (0.0, 0.0)
+    position_sums: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

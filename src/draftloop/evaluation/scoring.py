@@ -74,9 +74,33 @@ def score(
     return {name: [own[i] for i in range(len(generations))] for name, own in scores.items()}
 
 
+def log_q_of(
+    pair: Pair,
+    generations: Sequence[TargetGeneration],
+    drafts: Mapping[str, Path | Callable[[], nn.Module] | None],
+    on_generation: Callable[[], None] = lambda: None,
+) -> dict[str, list[NDArray[np.float64]]]:
+    """log q of every output under every draft, without the target. Args as `score`.
+
+    Returns:
+        For each name the (N,) float64 of each of `generations`, in their order; -inf where there is no mass.
+    """
+    found: dict[str, dict[int, NDArray[np.float64]]] = {name: {} for name in drafts}
+    for block in blocks(generations, pair.width, BLOCK_BYTES):
+        for name, draft in drafts.items():
+            model = draft() if callable(draft) else pair.with_adapter(draft).draft
+            for i, log_q in distributions(model, generations, block, pair.width, sampling_log_probs):
+                found[name][i] = _column(log_q, generations[i].output)
+                on_generation()
+    return {name: [own[i] for i in range(len(generations))] for name, own in found.items()}
+
+
 def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> OutputScores:
-    chosen = mx.array(output)[:, None]
     p, q = mx.exp(log_p), mx.exp(log_q)
     position = mx.sum(p * q if rule == "match" else mx.minimum(p, q), axis=-1)
-    columns = [mx.take_along_axis(rows, chosen, axis=-1).squeeze(-1) for rows in (log_p, log_q)]
-    return OutputScores(*(np.array(column, dtype=np.float64) for column in (*columns, position)))
+    return OutputScores(_column(log_p, output), _column(log_q, output), np.array(position, dtype=np.float64))
+
+
+def _column(rows: mx.array, output: tuple[int, ...]) -> NDArray[np.float64]:
+    """What (N, V) rows say of the N tokens of an output."""
+    return np.array(mx.take_along_axis(rows, mx.array(output)[:, None], axis=-1).squeeze(-1), dtype=np.float64)

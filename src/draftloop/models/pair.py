@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx import nn
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..caches import NoWayBack, rewinding_of
@@ -173,6 +174,11 @@ def check_caches(pair: Pair) -> None:
                 f"the {role}'s cache ({cache_kinds(model)}) cannot take rejected tokens back exactly ({error}), "
                 "so it cannot decode speculatively; choose another model, and report this one"
             ) from None
+
+
+def bytes_of(model: nn.Module) -> int:
+    """Of its weights in memory."""
+    return sum(int(array.nbytes) for _, array in tree_flatten(model.parameters()))
 
 
 def position_limit(config: dict[str, Any]) -> int | None:

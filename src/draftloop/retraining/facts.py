@@ -207,10 +207,12 @@ def _pending(data: DataDirectory, pointer: Pointer) -> str | None:
 
 
 def _resumable(data: DataDirectory, config: Config, pointer: Pointer) -> str | None:
-    """The newest run that was cut off, if it goes on from this champion and with these models."""
+    """The newest run that was cut off, if it goes on from this champion, with these models and a teacher at hand."""
     for run in reversed(RunDirectory.unfinished(data.runs, PURPOSE)):
         with suppress(RunError):
-            fits = run.config().models == config.models and run.description().get("parent") == pointer.champion
-            if fits and run.checkpoints.exist():
+            own = run.config()
+            fits = own.models == config.models and run.description().get("parent") == pointer.champion
+            is_taught = own.training.teacher != "live" or config.training.teacher == "live"
+            if fits and is_taught and run.checkpoints.exist():
                 return run.id
     return None

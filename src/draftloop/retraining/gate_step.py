@@ -80,7 +80,7 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
         attempt=attempt,
         config=work.config.model_copy(update={"gate": gate.model_copy(update=epoch.fixed)}),
         seed=work.config.training.seed + attempt,
-        timing=work.timing,
+        target=work.target,
         group_of=group_of,
         on_work=work.on_work or ignore_work,
     )
@@ -244,6 +244,7 @@ def _score_look(work: Work, look: Look, pointer: Pointer) -> LookResult | None:
         work.directory(pointer.previous),
         config=work.config,
         most=k,
+        target=work.target,
         group_of=group_of,
         on_work=work.on_work or ignore_work,
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
@@ -21,13 +21,35 @@ from ..models.hub import local_fingerprints
 from ..runtime.signals import StopRequest
 from .facts import SETTLING, Facts, read_facts
 from .gate_step import check_champion, finish_promotion, gate_candidate, watch_champion
-from .plan import NextAction, next_action
+from .plan import Action, NextAction, next_action
 from .train_step import resume_training, train_candidate
 from .work import Load, RetrainResult, Say, Work, loader
 
 if TYPE_CHECKING:
-    from ..evaluation.gate_evaluation import OnWork, Timing
+    from ..evaluation.gate_evaluation import OnWork
+    from ..evaluation.gate_target import GateTarget
     from ..training.train import OnStep
+
+
+WATCHING: tuple[Action, ...] = (
+    "finish",
+    "check",
+)  # the actions that need no idle time: they train nothing, and are soon done
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A server that a `retrain` works beside.
+
+    Attributes:
+        how: for `status`; None where there is none.
+        memory_gb: that MLX may hold while it trains; None is what the configuration allows.
+        only_watches: do no more than to finish a promotion and to look at the champion.
+    """
+
+    how: str | None = None
+    memory_gb: float | None = None
+    only_watches: bool = False
 
 
 def retrain(
@@ -41,7 +63,8 @@ def retrain(
     on_work: OnWork | None = None,
     stop: StopRequest | None = None,
     clock: Callable[[], float] = time.time,
-    timing: Timing | None = None,
+    target: GateTarget | None = None,
+    beside: Beside | None = None,
 ) -> RetrainResult:
     """Do what is due, and write one line of the audit.
 
@@ -55,19 +78,21 @@ def retrain(
         on_work: called for everything else that takes long: what it is, how many pieces are done and of how many.
         stop: asks to stop; by default the first Ctrl-C or SIGTERM does while training.
         clock: unix seconds.
-        timing: measures the latency profile that the forecast rests on; `latency.measure_latency` by default.
+        target: scores, times and decodes for the gate; by default that of the pair.
+        beside: the server that it works beside.
 
     Raises:
         LockedError: another process trains here.
         TrainingFailed, Interrupted, StoreError, PairError, AdapterError: as in training; the audit has it too, where it
             can still be written.
     """
-    with data.training_lock(), data.presence.shown("retrain"):
+    beside = beside or Beside()
+    with data.training_lock(), data.presence.shown("retrain", beside.how):
         began = time.monotonic()
-        work = Work(data, config, load or loader(config, data.names), say, on_step, stop, clock, timing)
-        work.on_work = on_work
+        work = Work(data, config, load or loader(config, data.names), say, on_step, stop, clock, target)
+        work.on_work, work.memory_gb = on_work, beside.memory_gb
         try:
-            _do_what_is_due(work, force)
+            _do_what_is_due(work, force, WATCHING if beside.only_watches else None)
         except BaseException as error:
             stopped, failed = isinstance(error, Interrupted | KeyboardInterrupt), isinstance(error, TrainingFailed)
             ending = "interrupted" if stopped else "failed" if failed else "error"
@@ -88,8 +113,8 @@ def give_way(niceness: int) -> None:
         os.nice(max(0, niceness - os.nice(0)))
 
 
-def _do_what_is_due(work: Work, force: bool) -> None:
-    """Action after action until a verdict, or nothing is left to do."""
+def _do_what_is_due(work: Work, force: bool, allowed: Sequence[Action] | None) -> None:
+    """Action after action until a verdict, or nothing is left to do of what is `allowed`; None allows all."""
     data, config, result = work.data, work.config, work.result
     # 1. Report a damaged champion at once, and not when a training is due. Keep the models' names now: one that
     #    draftloop 0.1 named is recognised only until its template changes, and most runs load no model.
@@ -117,6 +142,8 @@ def _do_what_is_due(work: Work, force: bool) -> None:
         planned = next_action(facts, config, force=force and not result.trained, checked=bool(result.steps))
         if planned.action == "train" and result.trained:
             raise StoreError(f"{result.version} was trained and is no candidate: see `status` for what is damaged")
+        if allowed is not None and planned.action not in allowed:
+            planned = NextAction("nothing", f"{planned.action} waits for idle time: {planned.why}")
         work.say(f"{planned.action}: {planned.why}")
         data.presence.doing(f"{planned.action}: {planned.why}")
         result.steps.append(planned.action)

@@ -28,6 +28,7 @@ class Running:
         seconds_left: of the training, at most, by how long its steps took.
         seconds_since_step: since the last one was made.
         stopped: by Ctrl-Z or SIGSTOP; False where that is unknown.
+        how: it works, where a server started it.
     """
 
     process: int | None = None
@@ -40,12 +41,16 @@ class Running:
     seconds_left: float | None = None
     seconds_since_step: float | None = None
     stopped: bool = False
+    how: str | None = None
 
     def __str__(self) -> str:
         who = f"{self.command or 'a training'}, process {self.process or 'unknown'}"
+        who += f", {self.how}" if self.how else ""
         since = "" if self.seconds is None else f", for {in_minutes(self.seconds)}"
         training = f"run {self.run}, step {self.step} of {self.steps}"
         said = f"{who}{since}: {training if self.run is not None else self.doing or 'at its beginning'}"
+        if self.stopped and self.how:
+            return f"waiting until nobody asks the server: {said}"
         if self.stopped:
             return f"stopped by Ctrl-Z or SIGSTOP: {said}; `kill -CONT {self.process}` lets it go on"
         if self.seconds_left is None:
@@ -71,6 +76,7 @@ def running(data: DataDirectory, now: float) -> Running | None:
         command=presence.get("command"),
         seconds=None if began is None else max(0.0, now - began),
         doing=presence.get("doing"),
+        how=presence.get("how"),
         stopped=presence.get("host") == socket.gethostname() and is_stopped(int(process or 0)),
     )
     for run in reversed(RunDirectory.all(data.runs)):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from ..data_directory import DataDirectory
 from ..errors import Interrupted, NothingToDo, PairError, RunError, StoreError, TrainingFailed
 from ..runtime.memory import smaller
 from ..training.run import RunDirectory
@@ -31,9 +32,9 @@ def train_candidate(work: Work) -> None:
 
     for run in _unfinished(work):
         work.say(f"run {run.id} was cut off and cannot be resumed: starting clean")
-        run.give_up("cut off, without a checkpoint on top of this champion and pair")
+        run.give_up("cut off, without a checkpoint on top of this champion and pair, for a teacher that is at hand")
     with _training(work) as on_step:
-        pair, config = work.pair(work.data.registry.pointer()), _config_of_training(work.config)
+        pair, config = work.pair(work.data.registry.pointer()), _config_of_training(work)
         _note_trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
 
 
@@ -48,7 +49,7 @@ def resume_training(work: Work, run: str) -> None:
     work.result.run = run
     directory = RunDirectory(work.data.runs / run, work.data.files)
     try:
-        if directory.config() != _config_of_training(work.config):
+        if directory.config() != _config_of_training(work):
             work.result.recipe = None  # a failure then is one of other settings than today's
         with _training(work) as on_step:
             if directory.note_resumption() > MAX_RESUMPTIONS:
@@ -60,6 +61,16 @@ def resume_training(work: Work, run: str) -> None:
     except (Interrupted, KeyboardInterrupt, StoreError, PairError):
         directory.forget_resumptions()
         raise
+
+
+def note_killed_on_purpose(data: DataDirectory) -> None:
+    """A training that was killed for its memory did not fail, however often that happens.
+
+    Raises:
+        StoreError: the disk refused.
+    """
+    for run in RunDirectory.unfinished(data.runs, PURPOSE, data.files):
+        run.forget_resumptions()
 
 
 @contextmanager
@@ -110,9 +121,10 @@ def _note_trained(work: Work, result: TrainResult) -> None:
     )
 
 
-def _config_of_training(config: Config) -> Config:
-    """The configuration with the shorter of both time limits and the smaller of both memory limits."""
+def _config_of_training(work: Work) -> Config:
+    """The configuration with the shortest of the time limits and the smallest of the memory limits."""
+    config = work.config
     limits = [limit for limit in (config.training.max_minutes, config.retrain.max_minutes) if limit]
-    memory = smaller(config.training.memory, config.retrain.max_memory_gb)
+    memory = smaller(smaller(config.training.memory, config.retrain.max_memory_gb), work.memory_gb)
     training = config.training.model_copy(update={"max_minutes": min(limits, default=None), "memory": memory})
     return config.model_copy(update={"training": training})

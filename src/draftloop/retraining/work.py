@@ -17,7 +17,8 @@ from ..registry.registry import Pointer
 from ..runtime.signals import StopRequest
 
 if TYPE_CHECKING:
-    from ..evaluation.gate_evaluation import OnWork, Timing
+    from ..evaluation.gate_evaluation import OnWork
+    from ..evaluation.gate_target import GateTarget
     from ..models.pair import Pair
     from ..training.train import OnStep
 
@@ -106,7 +107,8 @@ class Work:
         on_step: called after every optimizer step with how many are done and of how many.
         stop: asks a training to stop; None is the first Ctrl-C or SIGTERM.
         clock: unix seconds.
-        timing: measures the latency profile; None is `latency.measure_latency`.
+        target: scores, times and decodes for the gate; None is that of the pair.
+        memory_gb: that MLX may hold while it trains, whatever the configuration allows; None is no further limit.
         result: what was done so far.
         stream: the target's generations, as of the latest reading of the facts.
         on_work: called with what else is done, how many pieces are done, and of how many.
@@ -119,7 +121,8 @@ class Work:
     on_step: OnStep | None
     stop: StopRequest | None
     clock: Callable[[], float]
-    timing: Timing | None
+    target: GateTarget | None = None
+    memory_gb: float | None = None
     result: RetrainResult = field(default_factory=RetrainResult)
     stream: Sequence[LoggedGeneration] = ()
     on_work: OnWork | None = None

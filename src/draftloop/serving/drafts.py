@@ -87,6 +87,19 @@ class Drafts:
         self._say(f"requests begin with {pair.adapter or 'the bare draft'} from now on")
         return self._in_use(served.with_pair(pair))
 
+    def candidate(self, version: str | None) -> Pair:
+        """The pair with a version on a draft of its own, made as it is for decoding; nothing in use changes.
+
+        Raises:
+            AdapterError: there is no such version, or it cannot be used.
+        """
+        assert self._base is not None  # `first` comes first
+        pair = self._base.twin()
+        if version is not None:
+            pair = pair.with_adapter(self._registry.resolve(version), version)
+        lora.merge(pair.draft)
+        return pair
+
     def _in_use(self, served: Served) -> Served:
         lora.merge(served.pair.draft)
         self._metrics.champion(served.pair.adapter or "base")

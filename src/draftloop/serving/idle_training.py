@@ -2,6 +2,8 @@
 
     no request for so long -> it begins, or goes on (SIGCONT)
     a request              -> SIGSTOP, or SIGKILL where memory is short: then it goes on from its checkpoint
+    no idle time for long  -> a stopped child writes a checkpoint and ends (SIGTERM); another one looks at the champion,
+                              which loads no target and is soon done, and is not stopped
     the server ends        -> SIGTERM: the child writes a checkpoint
 
 A stopped child whose server is killed would keep the lock of trainings for ever. The kernel wakes such a one, but not
@@ -20,15 +22,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from .child_plan import ChildPlan
+
 TICK = 0.1  # seconds between two looks at what there is to do
 LAST_WORDS = 20.0  # seconds in which a child writes its checkpoint when the server ends
 AGAIN = 600.0  # seconds of idleness after a run that had nothing to do, where nothing was captured since
+WATCH_EVERY = 600.0  # seconds without idle time after which the champion is looked at all the same
 
 _GUARD = 'cat >/dev/null; kill -s CONT -- "-$1"; kill -s TERM -- "-$1"'  # for sh, with the child's process group
 
 _DECIDED = {0, 11}  # exit codes of `retrain`: promoted or rolled back, and refused
 
-State = Literal["none", "at work", "stopped"]
+State = Literal["none", "at work", "stopped", "ending", "watching"]
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,29 @@ class Seen:
     Attributes:
         is_idle: whether no request is under way or waiting.
         captured: records so far.
-        is_short: whether memory does not hold a stopped child beside the next request.
+        plan: how a child would work now; None where memory does not hold one.
     """
 
     is_idle: Callable[[], bool]
     captured: Callable[[], int]
-    is_short: Callable[[], bool]
+    plan: Callable[[], ChildPlan | None]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Whom a learner tells what; by default nobody.
+
+    Attributes:
+        say: each line of the child's stderr, and what goes wrong.
+        state: whenever the child begins, stops, goes on or ends.
+        killed: after a child was killed for its memory, and has ended.
+        answer: answers a line that the child asks.
+    """
+
+    say: Callable[[str], None] = lambda _line: None
+    state: Callable[[State], None] = lambda _state: None
+    killed: Callable[[], None] = lambda: None
+    answer: Callable[[str], str] = lambda _line: ""
 
 
 class IdleTraining:
@@ -61,9 +83,8 @@ class IdleTraining:
         command: of the child; it ends by itself when there is nothing left to do.
         idle_seconds: without a request before it begins or goes on.
         seen: what the server is doing.
-        say: told each line of the child's stderr, and when it begins and ends.
-        on_state: told whenever the child begins, stops, goes on or ends.
-        on_killed: called after a child was killed for its memory.
+        told: what the server does about it.
+        watch_seconds: without idle time before the champion is looked at all the same.
     """
 
     def __init__(
@@ -71,21 +92,24 @@ class IdleTraining:
         command: ChildCommand,
         idle_seconds: float,
         seen: Seen,
-        say: Callable[[str], None],
-        on_state: Callable[[State], None] = lambda _state: None,
-        on_killed: Callable[[], None] = lambda: None,
+        told: Told | None = None,
+        watch_seconds: float = WATCH_EVERY,
     ) -> None:
-        self._command, self._idle_seconds, self._seen = command, idle_seconds, seen
-        self._say, self._on_state, self._on_killed = say, on_state, on_killed
+        self._command, self._idle_seconds, self._watch_seconds = command, idle_seconds, watch_seconds
+        self._seen, self._told = seen, told or Told()
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._plan: ChildPlan | None = None  # of the child
         self._state: State = "none"
-        self._last = time.monotonic()  # when a request was there
-        self._ended = -AGAIN  # when the last child ended
+        now = time.monotonic()
+        self._last = now  # when a request was there
+        self._ended = now - AGAIN  # when the last child ended
         self._known = -1  # records that the last child could know
+        self._looked, self._looked_at = now, 0  # when a child last looked at the champion, and at how many records
+        self._is_killed = self._has_no_room = False
         self._over = threading.Event()
-        self._listener = threading.Thread()
+        self._listeners: tuple[threading.Thread, ...] = ()
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
 
     def start(self) -> None:
@@ -94,21 +118,19 @@ class IdleTraining:
 
     def touch(self) -> None:
         """A request is there. From any thread; takes no time."""
-        killed = False
         with self._lock:
             if self._over.is_set():
                 return  # it is ending, and writes its checkpoint
             self._last = time.monotonic()
-            if self._state == "at work" and self._child is not None:
-                if self._seen.is_short():
-                    self._signal(signal.SIGKILL)
-                    self._enter("none")
-                    killed = True
-                else:
-                    self._signal(signal.SIGSTOP)
-                    self._enter("stopped")
-        if killed:
-            self._on_killed()
+            if self._state != "at work" or self._child is None:
+                return
+            if self._plan is not None and self._plan.is_ended:
+                self._signal(signal.SIGKILL)
+                self._is_killed = True
+                self._enter("ending")
+            else:
+                self._signal(signal.SIGSTOP)
+                self._enter("stopped")
 
     def close(self) -> None:
         """End the child with a checkpoint, within LAST_WORDS."""
@@ -120,14 +142,14 @@ class IdleTraining:
         if child is None:
             return
         if child.poll() is None:
-            self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)
+            self._end_with_checkpoint()
         try:
             child.wait(LAST_WORDS)
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
         self._reap(time.monotonic())
-        self._listener.join(1)  # somebody else may have its stderr
+        for listener in self._listeners:
+            listener.join(1)  # somebody else may have its stderr
 
     # On the learner's thread -----------------------------------------------------------------------------------------
 
@@ -139,27 +161,49 @@ class IdleTraining:
     def _tick(self, now: float) -> None:
         if self._child is not None and self._child.poll() is not None:
             self._reap(now)
-        if not self._seen.is_idle():
+        is_idle = self._seen.is_idle()
+        if not is_idle:
             self._last = now
-        if now - self._last < self._idle_seconds:
-            return
-        if self._state == "stopped":
-            self._signal(signal.SIGCONT)
-            self._enter("at work")
-        elif self._child is None and self._is_due(now):
-            self._begin()
+        if is_idle and now - self._last >= self._idle_seconds:
+            if self._state == "stopped":
+                self._signal(signal.SIGCONT)
+                self._enter("at work")
+            elif self._child is None and self._is_due(now):
+                self._begin(now)
+        elif self._is_watch_due(now):
+            if self._state == "stopped":
+                self._end_with_checkpoint()
+                self._enter("ending")
+            elif self._child is None:
+                self._begin(now, watches=True)
 
     def _is_due(self, now: float) -> bool:
         return self._seen.captured() != self._known or now - self._ended >= AGAIN
 
-    def _begin(self) -> None:
-        self._known = self._seen.captured()
+    def _is_watch_due(self, now: float) -> bool:
+        return now - self._looked >= self._watch_seconds and self._seen.captured() != self._looked_at
+
+    def _begin(self, now: float, *, watches: bool = False) -> None:
+        captured = self._seen.captured()
+        self._looked, self._looked_at = now, captured
+        self._known = self._known if watches else captured
+        self._plan = self._seen.plan()
+        if self._plan is None:
+            self._ended = now
+            if not self._has_no_room:
+                self._told.say("learning: there is not enough memory for a training beside the server")
+            self._has_no_room = True
+            return
+        self._has_no_room = False
+        if watches and self._plan.is_ended:
+            return  # a request would have to wait for its end
+        arguments = (*self._command.arguments, *(("--without-target", "--watch") if watches else self._plan.arguments))
         try:
             self._child = subprocess.Popen(
-                self._command.arguments,
+                arguments,
                 env={**os.environ, **self._command.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
@@ -173,20 +217,32 @@ class IdleTraining:
                 process_group=0,
             )
         except OSError as error:  # no memory for another process, say; later there may be
-            self._ended = time.monotonic()
-            self._say(f"learning: no process can be started: {error}")
+            self._ended = now
+            self._told.say(f"learning: no process can be started: {error}")
             if self._child is None:
                 return
-        self._listener = threading.Thread(target=self._listen, args=(self._child,), name="learner's child", daemon=True)
-        self._listener.start()
-        self._enter("at work")
+        self._listeners = tuple(
+            threading.Thread(target=target, args=(self._child,), name="learner's child", daemon=True)
+            for target in (self._listen, self._converse)
+        )
+        for listener in self._listeners:
+            listener.start()
+        self._enter("watching" if watches else "at work")
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
         assert child.stderr is not None
         with child.stderr as lines:
             for line in lines:
                 if text := line.strip():
-                    self._say(f"learning: {text}")
+                    self._told.say(f"learning: {text}")
+
+    def _converse(self, child: subprocess.Popen[str]) -> None:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with suppress(OSError, ValueError), child.stdin, child.stdout:  # it ended, and has no use for an answer
+            for line in child.stdout:
+                child.stdin.write(self._told.answer(line) + "\n")
+                child.stdin.flush()
 
     def _reap(self, now: float) -> None:
         assert self._child is not None
@@ -194,6 +250,9 @@ class IdleTraining:
             self._dismiss(self._guard)  # first, for the child's number may be another process's soon
         code = self._child.wait()
         self._child, self._ended = None, now
+        if self._is_killed:
+            self._is_killed = False
+            self._told.killed()
         if code < 0 or code in _DECIDED:  # cut off, and there is a checkpoint; or there may be more to do
             self._known = -1
         self._enter("none")
@@ -208,7 +267,11 @@ class IdleTraining:
     def _enter(self, state: State) -> None:
         if state != self._state:
             self._state = state
-            self._on_state(state)
+            self._told.state(state)
+
+    def _end_with_checkpoint(self) -> None:
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
         assert self._child is not None

@@ -149,8 +149,8 @@ class Metrics:
         """A new champion cannot be used, and the draft in use stays."""
         self._not_swapped.inc()
 
-    def learner(self, state: Literal["none", "at work", "stopped"]) -> None:
-        """What the child that trains is doing."""
+    def learner(self, state: Literal["none", "at work", "stopped", "ending", "watching"]) -> None:
+        """What the child that trains, or watches the champion, is doing."""
         self._at_work.set(state == "at work")
         self._stopped.set(state == "stopped")
 

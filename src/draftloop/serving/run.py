@@ -13,7 +13,7 @@ from types import FrameType
 
 import uvicorn
 
-from ..config import Config, Serve
+from ..config import Config
 from ..data_directory import DataDirectory
 from ..errors import ServeError
 from ..evaluation.latency import machine_fingerprint
@@ -27,8 +27,9 @@ from .capture import Capture
 from .connections import LAST_WORDS, uvicorn_settings
 from .drafts import Drafts
 from .engine import Capacity, Engine
-from .idle_training import ChildCommand, IdleTraining, Seen
+from .idle_training import ChildCommand
 from .job import Job
+from .learning import set_up_learning
 from .metrics import Metrics
 from .served import Served, serve_pair
 from .sources import Sources
@@ -43,7 +44,7 @@ def run_server(
     load: Callable[[], Pair],
     adapter: str,
     say: Say,
-    learning: ChildCommand | None = None,
+    child: ChildCommand | None = None,
 ) -> None:
     """Serve until a signal; on the main thread. The first signal lets requests finish, the second one ends at once.
 
@@ -53,7 +54,7 @@ def run_server(
         load: loads the pair, with the bare draft.
         adapter: of the draft, as `--adapter` takes it; `champion` is also one that is promoted while it serves.
         say: told what happens, in lines for a person.
-        learning: what trains while nobody asks.
+        child: what trains while nobody asks.
 
     Raises:
         ServeError: the address needs API keys, or they cannot be read, or the address cannot be listened on.
@@ -84,12 +85,13 @@ def run_server(
     def when_idle() -> bool:
         if not http.is_alive():
             engine.stop(0)  # nobody can ask any more
-        return capture is not None and capture.work()
+        did_something = capture is not None and capture.work()
+        return did_something or (learning is not None and learning.questions.work())
 
     def ready() -> None:
         say(f"serving {name} on {where}")
-        if learner is not None:
-            learner.start()
+        if learning is not None:
+            learning.training.start()
 
     limits = Capacity(settings.max_concurrent, settings.queue, settings.prompt_cache_mb << 20)
     engine = Engine(
@@ -101,10 +103,10 @@ def run_server(
         wants,
         on_ready=ready,
         renew=drafts.renewed,
-        on_request=lambda: None if learner is None else learner.touch(),
+        on_request=lambda: None if learning is None else learning.training.touch(),
     )
-    learner = None if learning is None else _learner(learning, engine, metrics, settings, say)
     own = DataDirectory(data.root, config.data)  # its log is read on another thread than the writer's
+    learning = None if child is None else set_up_learning(child, engine, drafts, own, config, metrics, say)
     put_into_use = partial(admin.put_into_use, own, config) if settings.admin else None
     app = make_app(Serving(config, engine, metrics, keys, sources, name, put_into_use))
     server = uvicorn.Server(uvicorn.Config(**uvicorn_settings(app, settings)))
@@ -122,22 +124,14 @@ def run_server(
             http.start()
             engine.run()
     finally:
-        if learner is not None:
-            learner.close()
+        if learning is not None:
+            learning.close()
         server.should_exit = True
         http.join(LAST_WORDS)
         if capture is not None:
             capture.close()
     if engine.served is not None:
         _keep_experience(engine.served, data, say)
-
-
-def _learner(command: ChildCommand, engine: Engine, metrics: Metrics, settings: Serve, say: Say) -> IdleTraining:
-    # Where memory does not hold the child beside the server is not looked at so far: it is never killed for that.
-    seen = Seen(
-        is_idle=lambda: engine.counts == (0, 0), captured=lambda: metrics.captured_so_far, is_short=lambda: False
-    )
-    return IdleTraining(command, 60 * settings.idle_minutes, seen, say, on_state=metrics.learner)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -66,10 +66,16 @@ class Presence:
         self._said: dict[str, Any] | None = None
 
     @contextmanager
-    def shown(self, command: str) -> Iterator[None]:
-        """Be visible as `command` while the block runs and this process lives. The caller holds the lock."""
+    def shown(self, command: str, how: str | None = None) -> Iterator[None]:
+        """Be visible as `command` while the block runs and this process lives. The caller holds the lock.
+
+        Args:
+            command: in a word or two.
+            how: it works, in a few words; None where there is nothing to say.
+        """
         descriptor = _locked(self.path)
         self._said = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "since": time.time()}
+        self._said |= {} if how is None else {"how": how}
         self.doing(None)
         try:
             yield
@@ -84,7 +90,7 @@ class Presence:
             self._note.write({**self._said, "doing": what})
 
     def look(self) -> dict[str, Any] | None:
-        """The note of the process at work (`process`, `host`, `command`, `since`, `doing`); None: nobody is.
+        """The note of the process at work (`process`, `host`, `command`, `since`, `how`, `doing`); None: nobody.
 
         It is `{}` if that process could write nothing, on a full disk.
         """

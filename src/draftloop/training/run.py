@@ -151,6 +151,14 @@ class RunDirectory:
             return None
         return None if ended is None else str(ended)
 
+    def cost(self) -> tuple[int, float] | None:
+        """Failures trained on, and seconds of work; None where it gave no version, or cannot be read."""
+        try:
+            result = orjson.loads((self.path / RESULT).read_bytes())
+            return int(result["failures"]), float(result["seconds"])
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            return None
+
     def describe(self, description: dict[str, Any], mixture: dict[str, Any]) -> None:
         """Write `run.yaml` and `material.json`. Raises StoreError: the disk refused."""
         self._write_description(description)
