@@ -22,7 +22,7 @@ from typing import Literal
 
 TICK = 0.1  # seconds between two looks at what there is to do
 LAST_WORDS = 20.0  # seconds in which a child writes its checkpoint when the server ends
-AGAIN = 600.0  # seconds of idleness after a run that had nothing to do, where nothing was captured since
+AGAIN = 600.0  # seconds after a run that had nothing to do, or failed, where nothing was captured since
 
 _GUARD = 'cat >/dev/null; kill -s CONT -- "-$1"; kill -s TERM -- "-$1"'  # for sh, with the child's process group
 
@@ -84,6 +84,7 @@ class IdleTraining:
         self._last = time.monotonic()  # when a request was there
         self._ended = -AGAIN  # when the last child ended
         self._known = -1  # records that the last child could know
+        self._is_cut_off = False  # by this object: it goes on from its checkpoint
         self._over = threading.Event()
         self._listener = threading.Thread()
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
@@ -102,6 +103,7 @@ class IdleTraining:
             if self._state == "at work" and self._child is not None:
                 if self._seen.is_short():
                     self._signal(signal.SIGKILL)
+                    self._is_cut_off = True
                     self._enter("none")
                     killed = True
                 else:
@@ -120,6 +122,7 @@ class IdleTraining:
         if child is None:
             return
         if child.poll() is None:
+            self._is_cut_off = True
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)
         try:
@@ -194,8 +197,11 @@ class IdleTraining:
             self._dismiss(self._guard)  # first, for the child's number may be another process's soon
         code = self._child.wait()
         self._child, self._ended = None, now
-        if code < 0 or code in _DECIDED:  # cut off, and there is a checkpoint; or there may be more to do
+        if self._is_cut_off or code in _DECIDED:  # there is a checkpoint; or there may be more to do
             self._known = -1
+        elif code < 0:  # by the system, for want of memory, say: at once it would only happen again
+            self._say(f"learning: the training was ended by signal {-code}")
+        self._is_cut_off = False
         self._enter("none")
 
     def _dismiss(self, guard: subprocess.Popen[bytes]) -> None:
