@@ -103,6 +103,19 @@ def test_a_request_stops_it_at_once_and_idleness_lets_it_go_on(tmp_path: Path) -
     assert "learning: counting" in world.said
 
 
+def test_it_stays_stopped_while_a_request_is_under_way_however_short_the_wait_after_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with world.learner(COUNTS, idle_seconds=0.0) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        world.idle = False
+        learner.touch()
+        world.becomes("stopped")
+        with learner._lock:
+            learner._tick(time.monotonic())
+        assert world.states.empty()
+
+
 def test_a_stopped_child_is_ended_with_a_checkpoint_too(tmp_path: Path) -> None:
     world = World(tmp_path)
     with world.learner(COUNTS) as learner:

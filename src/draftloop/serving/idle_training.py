@@ -144,6 +144,7 @@ class IdleTraining:
             self._reap(now)
         if not self._seen.is_idle():
             self._last = now
+            return
         if now - self._last < self._idle_seconds:
             return
         if self._state == "stopped":
