@@ -60,3 +60,14 @@ def test_a_version_that_is_not_there_or_not_whole_is_not_found_and_no_path_is_to
         assert str(shop.data.root) not in error.value.message
     with pytest.raises(ApiError, match="no previous"):
         ask(shop, "previous")
+
+
+def test_a_registry_that_cannot_be_used_now_is_no_mistake_of_the_client(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    (shop.data.registry.root / "pointer.json").write_text("{")
+    with pytest.raises(ApiError, match="could not be put into use") as error:
+        ask(shop, "v0001")
+    assert error.value.status == 503
+    assert str(shop.data.root) not in error.value.message
+    assert "pointer.json is damaged" in caplog.text

@@ -18,6 +18,7 @@ from draftloop.config import Config, Speculative
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterError
 from draftloop.models.pair import Pair, load_pair
+from draftloop.registry.registry import Registry
 from draftloop.serving.drafts import LOOK_EVERY, Drafts
 from draftloop.serving.engine import TARGET, Capacity, Engine
 from draftloop.serving.job import Job
@@ -100,6 +101,59 @@ def test_a_pointer_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     (shop.data.registry.root / "pointer.json").write_text("{")
     assert drafts.renewed(first, 1.0) is None
     assert b"swaps_failed_total 1.0" in metrics.render()
+
+
+def test_what_is_wrong_for_long_is_said_once(tmp_path: Path) -> None:
+    shop = shop_at(tmp_path)
+    drafts, metrics, said = drafts_of(shop)
+    first = drafts.first()
+    pointer = shop.data.registry.root / "pointer.json"
+    pointer.write_text("{")
+    for seconds in (1.0, 3.0, 5.0):
+        assert drafts.renewed(first, seconds) is None
+    assert len(said) == 1
+    assert b"swaps_failed_total 1.0" in metrics.render()
+    pointer.unlink()
+    assert drafts.renewed(first, 7.0) is None
+    pointer.write_text("{")
+    assert drafts.renewed(first, 9.0) is None
+    assert len(said) == 2
+
+
+def test_a_pointer_that_the_system_does_not_let_it_read_is_looked_at_again(tmp_path: Path) -> None:
+    """Such as by a process that has no file left to open: clients may have taken them all."""
+    shop = shop_at(tmp_path)
+    drafts, _, said = drafts_of(shop)
+    first = drafts.first()
+    pointer = shop.data.registry.root / "pointer.json"
+    pointer.mkdir()
+    assert drafts.renewed(first, 1.0) is None
+    assert "stays in use" in said[0]
+    pointer.rmdir()
+    shop.data.registry.promote("v0001")
+    found = drafts.renewed(first, 3.0)
+    assert found is not None
+    assert found.pair.adapter == "v0001"
+
+
+def test_a_pointer_that_moves_during_a_look_gives_no_draft_another_ones_name(tmp_path: Path) -> None:
+    class MovesBetween(Registry):
+        def resolve(self, reference: str) -> Path | None:
+            self.promote("v0002")
+            return super().resolve(reference)
+
+    shop = shop_at(tmp_path)
+    drafts, _, _ = drafts_of(shop)
+    first = drafts.first()
+    shop.data.registry.promote("v0001")
+    drafts._registry = MovesBetween(shop.data.registry.root)
+    found = drafts.renewed(first, 1.0)
+    assert found is not None
+    assert found.pair.adapter == "v0002"
+    whole = load_pair(shop.config.models).with_adapter(shop.data.registry.root / "v0002")
+    tokens = mx.array([[1, 2]])
+    assert mx.allclose(found.pair.draft(tokens), whole.draft(tokens), atol=1e-4)
+    assert drafts.renewed(found, 3.0) is None
 
 
 @pytest.mark.parametrize("reference", ["none", "v0001", "latest"])

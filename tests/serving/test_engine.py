@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -23,6 +24,9 @@ from draftloop.data.log import FailureLog
 from draftloop.data.records import Record
 from draftloop.data.teacher_blobs import BlobFile
 from draftloop.decoding.decoder import Round
+from draftloop.decoding.generation import Generation
+from draftloop.decoding.offline_rounds import simulate_rounds
+from draftloop.decoding.plain_batch import PlainBatch
 from draftloop.errors import PairError
 from draftloop.models.pair import Pair, load_pair
 from draftloop.serving.api_error import ApiError
@@ -368,6 +372,27 @@ def test_a_request_that_fails_in_a_batch_leaves_the_others_in_it_alone(
     run(pair, work)
 
 
+def test_an_output_whose_cache_was_lost_with_its_batch_is_not_kept(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_batch: PlainBatch) -> None:
+        raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+
+    monkeypatch.setattr(PlainBatch, "release", fails)
+    monkeypatch.setattr(Tempo, "choose", lambda _tempo, _count: "batch")
+
+    def work(client: Client) -> None:
+        first, other = client.ask(PROMPTS[0], length=30)[1], client.ask(PROMPTS[1], length=60)[1]
+        answer, end = answer_of(first)
+        assert end.tokens == 30
+        with pytest.raises(ApiError, match="does not fit into memory"):
+            answer_of(other)
+        second = PROMPTS[0] + answer + " and then"
+        found, again = client.answer(second)
+        assert again.cached_tokens == 0
+        assert by_mlx_lm(pair, second, 40).endswith(found)
+
+    run(pair, work)
+
+
 # what is captured
 
 
@@ -400,6 +425,47 @@ def test_records_have_the_rounds_that_happened_and_others_are_simulated(pair: Pa
     for record in (live, plain, cut):
         assert sum(accepted for _, accepted in record.rounds) + len(record.rounds) >= len(record.target_output)
         assert len(record.draft_output) == len(record.log_q) == len(record.target_output)
+
+
+def test_an_output_that_cannot_be_read_for_its_record_costs_no_answer_and_no_other_record(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = iter([RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory"), IndexError("whatever")])
+
+    def simulates(*given: Any) -> Iterator[tuple[int, Generation]]:
+        for error in fails:
+            raise error
+        return simulate_rounds(*given)
+
+    monkeypatch.setattr("draftloop.serving.capture.simulate_rounds", simulates)
+
+    def work(client: Client) -> None:
+        for text in PROMPTS[:3]:
+            assert client.answer(text, num_draft_tokens=0)[1].tokens == 40
+
+    found, metrics = captured(pair, tmp_path, work)
+    assert [record.prompt for record in found] == [PROMPTS[2]]
+    assert 'records_dropped_total{reason="unusable"} 2.0' in metrics
+
+
+def test_what_goes_wrong_after_records_were_written_keeps_no_later_one_from_the_log(pair: Pair, tmp_path: Path) -> None:
+    metrics, log = Metrics(), FailureLog(tmp_path / "failures.jsonl")
+    written = threading.Semaphore(0)
+
+    def fails() -> None:
+        written.release()
+        raise OSError("too many open files")
+
+    capture = Capture(log, BlobFile(tmp_path / "teacher.bin"), metrics, 1.0, 3, fails)
+
+    def work(client: Client) -> None:
+        for text in PROMPTS[:2]:
+            client.answer(text, num_draft_tokens=3)
+            assert written.acquire(timeout=60)
+
+    run(pair, work, capture=capture)
+    capture.close()
+    assert [record.prompt for record in FailureLog(log.path).records()] == list(PROMPTS[:2])
 
 
 def test_a_disk_that_is_full_costs_records_and_no_answer(pair: Pair, tmp_path: Path) -> None:

@@ -164,3 +164,16 @@ def test_every_answer_becomes_a_record_but_those_that_must_not(tmp_path: Path) -
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"a secret" not in kept
     assert not any("walk" in line for line in server.said)
+
+
+def test_a_second_start_measures_nothing_again(tmp_path: Path) -> None:
+    """At the first one the data directory may not be there yet."""
+    measuring = []
+    for _ in range(2):
+        with Server(tmp_path / "new") as server:
+            client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+            text_of(client)
+            until(lambda: server.metric("records_captured_total") == 1)
+            assert server.stop() == 0
+        measuring.append(any("measuring" in line for line in server.said))
+    assert measuring == [True, False]

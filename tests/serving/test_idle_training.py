@@ -108,6 +108,19 @@ def test_a_request_stops_it_at_once_and_idleness_lets_it_go_on(tmp_path: Path) -
     assert "learning: counting" in world.said
 
 
+def test_it_stays_stopped_while_a_request_is_under_way_however_short_the_wait_after_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with world.learner(COUNTS, idle_seconds=0.0) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        world.idle = False
+        learner.touch()
+        world.becomes("stopped")
+        with learner._lock:
+            learner._tick(time.monotonic())
+        assert world.states.empty()
+
+
 def test_a_stopped_child_is_ended_with_a_checkpoint_too(tmp_path: Path) -> None:
     world = World(tmp_path)
     with world.learner(COUNTS) as learner:
@@ -149,6 +162,7 @@ def test_a_child_that_cannot_be_started_is_told_and_ends_nothing(tmp_path: Path)
         assert learner._child is not None
         learner._child.kill()
         world.becomes("none")
+        world.captured += 1
         until = time.monotonic() + HANGS
         while not any("no process can be started" in line for line in world.said):
             assert time.monotonic() < until
@@ -265,6 +279,20 @@ def test_it_waits_until_nobody_has_asked_for_so_long(tmp_path: Path) -> None:
     with world.learner(COUNTS, idle_seconds=HANGS):
         time.sleep(0.5)
         assert world.states.empty()
+
+
+def test_one_that_the_system_ends_is_told_and_does_not_begin_again_at_once(tmp_path: Path) -> None:
+    """For want of memory, say, it would end again and again."""
+    world = World(tmp_path)
+    with world.learner("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") as learner:
+        world.becomes("at work")
+        world.becomes("none")
+        with learner._lock:
+            learner._tick(time.monotonic())
+        assert world.states.empty()
+        world.captured += 1
+        world.becomes("at work")
+    assert "learning: the training was ended by signal 9" in world.said
 
 
 @pytest.mark.parametrize(("code", "again"), [(0, True), (11, True), (10, False), (12, False), (13, False), (1, False)])

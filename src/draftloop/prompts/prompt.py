@@ -108,7 +108,13 @@ class Reading:
 
 
 def encode_prompt(
-    prompt: Prompt, tokenizer: Any, *, chat_template: bool, max_length: int, reading: Reading | None = None
+    prompt: Prompt,
+    tokenizer: Any,
+    *,
+    chat_template: bool,
+    max_length: int,
+    reading: Reading | None = None,
+    bound: str = "data.max_prompt_length",
 ) -> list[int] | Unusable:
     """The tokens of a prompt, through the chat template where there is one and it is wanted.
 
@@ -119,6 +125,7 @@ def encode_prompt(
         max_length: most tokens; a longer prompt is skipped, not cut. A text of more characters than so many of the
             vocabulary's longest token is not even tokenized, and a template may not write more than that.
         reading: what the prompt may do; by default what the configuration says by default.
+        bound: what `max_length` follows from, for whoever reads that a prompt is too long.
     """
     if not prompt.text.strip():
         return Unusable("empty", "no text")
@@ -150,7 +157,7 @@ def encode_prompt(
             raise
         return Unusable("tokenizer", f"the tokenizer fails on it: {str(error)[:200]}")
     if len(encoded) > max_length:
-        expected = f"at most {max_length:,} expected (data.max_prompt_length)"
+        expected = f"at most {max_length:,} expected ({bound})"
         return Unusable("too long", f"{len(encoded):,} tokens, {expected}")
     return encoded or Unusable("empty", "no tokens")
 

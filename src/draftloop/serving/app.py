@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,6 @@ from .sources import Sources
 
 Kind = Literal["chat", "text"]
 _PARSE = {"chat": parse_chat, "text": parse_text}
-_LONGEST_PROMPT = 1 << 20  # tokens, where the models do not say how many they hold
 _RETRY_AFTER = 5  # seconds
 
 
@@ -72,6 +72,7 @@ class Serving:
         self.created = int(time.time())
         self.limits = RequestLimits(max_body_bytes=self.config.serve.max_body_mb << 20)
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._choosing = ThreadPoolExecutor(1, "admin")  # it may wait for a lock, and no other request with it
         self._width: int | None = None
 
     def check_model(self, name: str | None) -> None:
@@ -85,6 +86,11 @@ class Serving:
         source = self.sources.fold(asked.source or client.name or self.config.serve.source)
         return Job(asked, tokens, str(client.number), source, send)
 
+    async def choose(self, body: bytes) -> dict[str, Any]:
+        """What `put_into_use` says. Raises ApiError."""
+        assert self.put_into_use is not None
+        return await asyncio.get_running_loop().run_in_executor(self._choosing, self.put_into_use, body)
+
     async def tokens(self, asked: Asked) -> tuple[int, ...]:
         """The prompt's tokens. Raises ApiError."""
         loop = asyncio.get_running_loop()
@@ -95,12 +101,17 @@ class Serving:
         assert served is not None
         pair, prompt = served.pair, asked.prompt
         param = "messages" if asked.kind == "chat" else "prompt"
-        longest = _LONGEST_PROMPT if pair.context is None else pair.context - 2
+        longest = served.longest_prompt(asked)
         tokens: list[int]
         if isinstance(prompt, Prompt):
             reading = Reading(False, self.config.speculative.template_seconds, asked.template_args)
             found = encode_prompt(
-                prompt, pair.tokenizer, chat_template=asked.kind == "chat", max_length=longest, reading=reading
+                prompt,
+                pair.tokenizer,
+                chat_template=asked.kind == "chat",
+                max_length=longest,
+                reading=reading,
+                bound="what the models hold, with an answer",
             )
             if isinstance(found, Unusable):
                 code = "context_length_exceeded" if found.reason == "too long" else None
@@ -172,8 +183,7 @@ async def _metrics(serving: Serving, _request: Request) -> Response:
 
 
 async def _put_into_use(serving: Serving, request: Request) -> Response:
-    assert serving.put_into_use is not None
-    return JSONResponse(await asyncio.to_thread(serving.put_into_use, await request.body()))
+    return JSONResponse(await serving.choose(await request.body()))
 
 
 async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
@@ -198,11 +208,12 @@ async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
         message = f"{serving.config.serve.queue} requests are waiting already; try again later"
         raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(_RETRY_AFTER)}) from None
     if not asked.stream:
-        return Response(orjson.dumps(await _whole(answer, job, events, request)), media_type="application/json")
+        whole = orjson.dumps(await _whole(answer, job.cancelled, events, request))
+        return Response(whole, media_type="application/json")
     serve = serving.config.serve
-    return _Events(
-        job,
-        _stream(answer, job, events),
+    return _Events(  # not of the job: it has caches, and a reader may be slower than the models by far
+        job.cancelled,
+        _stream(answer, job.cancelled, events),
         ping=serve.keep_alive_seconds,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),
         sep="\n",
@@ -213,16 +224,16 @@ async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
 class _Events(EventSourceResponse):
     """A stream whose job ends with it, however it ends, even before it begins."""
 
-    def __init__(self, job: Job, *given: Any, **named: Any) -> None:
+    def __init__(self, cancelled: threading.Event, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._job = job
+        self._cancelled = cancelled
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the stream does."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._job.cancelled.set()
+            self._cancelled.set()
 
 
 def _head(serving: Serving, kind: Kind) -> AnswerHead:
@@ -232,7 +243,9 @@ def _head(serving: Serving, kind: Kind) -> AnswerHead:
     return AnswerHead(f"{prefix}-{secrets.token_hex(12)}", int(time.time()), serving.name, fingerprint)
 
 
-async def _whole(answer: Answer, job: Job, events: asyncio.Queue[Event], request: Request) -> dict[str, Any]:
+async def _whole(
+    answer: Answer, cancelled: threading.Event, events: asyncio.Queue[Event], request: Request
+) -> dict[str, Any]:
     """The whole answer, unless the client goes away before."""
     gone, following = asyncio.ensure_future(_gone(request)), asyncio.ensure_future(events.get())
     pieces: list[Piece] = []
@@ -250,7 +263,7 @@ async def _whole(answer: Answer, job: Job, events: asyncio.Queue[Event], request
                 return answer.whole(Piece.joined(pieces), event)
             pieces.append(answer.piece(event))
     finally:
-        job.cancelled.set()
+        cancelled.set()
         gone.cancel()
         following.cancel()
 
@@ -260,7 +273,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _stream(answer: Answer, job: Job, events: asyncio.Queue[Event]) -> AsyncIterator[ServerSentEvent]:
+async def _stream(
+    answer: Answer, cancelled: threading.Event, events: asyncio.Queue[Event]
+) -> AsyncIterator[ServerSentEvent]:
     """Chunks as they come."""
     try:
         for chunk in answer.first():
@@ -279,7 +294,7 @@ async def _stream(answer: Answer, job: Job, events: asyncio.Queue[Event]) -> Asy
                 yield ServerSentEvent("[DONE]")
                 return
     finally:
-        job.cancelled.set()
+        cancelled.set()
 
 
 def _event(chunk: dict[str, Any]) -> ServerSentEvent:

@@ -30,6 +30,7 @@ from ..errors import StoreError
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt
 from .backlog import Backlog
+from .error_middleware import frames
 from .job import Job
 from .metrics import Metrics, NotCaptured
 
@@ -131,14 +132,21 @@ class Capture:
         """Let the draft read one output that it had no part in; whether there was one."""
         if not (taken := self._due.take(1)):
             return False
-        (due,) = taken
+        try:
+            self._simulate(*taken)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, and whatever it is, the server goes on
+            _log.error("%s while an output was read for its record:\n%s", type(error).__name__, frames(error))
+            self._metrics.dropped("unusable")
+        return True
+
+    def _simulate(self, due: _Due) -> None:
+        """Read an output with both models, and draw its rounds."""
         if 4 * due.pair.width * len(due.output) > MOST_BYTES:
             self._metrics.dropped("unusable")
-            return True
+            return
         generation = TargetGeneration(due.tokens, due.output, due.settings.sampler)
         ((_, found),) = simulate_rounds(due.pair, [generation], due.settings)
         self._hand_over(due, replace(found, finish=due.finish))
-        return True
 
     def _why_not(self, job: Job) -> NotCaptured | None:
         if not job.asked.store:
@@ -175,7 +183,10 @@ class Capture:
     def _write(self) -> None:
         while made := self._made.wait(_AT_ONCE):
             self._append(made)
-            self._on_written()
+            try:
+                self._on_written()
+            except Exception as error:  # noqa: BLE001 - whatever it is, later records are written
+                _log.error("%s after records were written:\n%s", type(error).__name__, frames(error))
 
     def _append(self, made: list[_Made]) -> None:
         try:

@@ -16,6 +16,7 @@ from ..errors import DraftloopError
 from ..models import adapter as lora
 from ..models.pair import Pair
 from ..registry.registry import Registry
+from ..runtime.memory import REFUSALS
 from .metrics import Metrics
 from .served import Served
 
@@ -48,6 +49,7 @@ class Drafts:
         self._base: Pair | None = None
         self._sequence = 0
         self._next = 0.0
+        self._complaint = ""  # of the latest look
 
     def first(self) -> Served:
         """Load the pair, with the adapter. Raises what `load` raises; AdapterError: the adapter cannot be used."""
@@ -71,21 +73,35 @@ class Drafts:
             return None
         self._next = now + LOOK_EVERY
         try:
-            pointer = self._registry.pointer()
-            if pointer.sequence == self._sequence:
-                return None
-            self._sequence = pointer.sequence
-            if pointer.champion == served.pair.adapter:
-                return None
-            assert self._base is not None  # `first` comes first
-            path = self._registry.resolve("champion")
-            pair = self._base.twin().with_adapter(path, pointer.champion)
-        except DraftloopError as error:
-            self._metrics.not_swapped()
-            self._say(f"{served.pair.adapter or 'the bare draft'} stays in use: {error}")
+            pair = self._following(served.pair)
+            renewed = None if pair is None else self._in_use(served.with_pair(pair))
+        except (DraftloopError, OSError, *REFUSALS) as error:  # such as no file or memory left
+            self._stays(served, error)
             return None
-        self._say(f"requests begin with {pair.adapter or 'the bare draft'} from now on")
-        return self._in_use(served.with_pair(pair))
+        self._complaint = ""
+        if renewed is not None:
+            self._say(f"requests begin with {renewed.pair.adapter or 'the bare draft'} from now on")
+        return renewed
+
+    def _following(self, pair: Pair) -> Pair | None:
+        """The pair with the champion of now; None where that is the draft in use, or could not be used before."""
+        pointer = self._registry.pointer()
+        if pointer.sequence == self._sequence:
+            return None
+        self._sequence = pointer.sequence
+        if pointer.champion == pair.adapter:
+            return None
+        assert self._base is not None  # `first` comes first
+        path = self._registry.resolve("champion")  # by now it may be another one
+        return self._base.twin().with_adapter(path, None if path is None else self._registry.name_of(path))
+
+    def _stays(self, served: Served, error: Exception) -> None:
+        """Say why the draft in use stays, once for as long as the reason is the same."""
+        complaint = f"{served.pair.adapter or 'the bare draft'} stays in use: {error}"
+        if complaint != self._complaint:
+            self._metrics.not_swapped()
+            self._say(complaint)
+        self._complaint = complaint
 
     def candidate(self, version: str | None) -> Pair:
         """The pair with a version on a draft of its own, made as it is for decoding; nothing in use changes.

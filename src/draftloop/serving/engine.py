@@ -343,22 +343,27 @@ class Engine:
         elif job.work.decoding.finish is not None:
             self._finish(job, job.work.decoding.finish)
 
-    def _release(self) -> None:
-        """End the batch, if there is one: its members go on by themselves."""
+    def _release(self) -> bool:
+        """End the batch, if there is one: its members go on by themselves. False where their caches are lost."""
         batch, self._batch = self._batch, None
+        is_whole = batch is None
         if batch is not None:
             with self._guarding(*(job for job in self._running if job.work.decoding in batch.members)):
                 batch.release()
+                is_whole = True
+        return is_whole
 
     def _finish(self, job: Job, finish: Finish) -> None:
         assert self.served is not None
         self._running.remove(job)
+        is_whole = True
         if self._batch is not None and job.work.decoding in self._batch.members:
-            self._release()
+            is_whole = self._release()
         self._metrics.finished(finish)  # before its client hears of it
         job.end(finish)
         self._on_output(job)
-        self._keep_output(job)
+        if is_whole:  # else its cache lacks what the batch has read
+            self._keep_output(job)
         self._forget_readers()
         self._limit_prefixes()
 

@@ -26,7 +26,7 @@ from .child_plan import ChildPlan
 
 TICK = 0.1  # seconds between two looks at what there is to do
 LAST_WORDS = 20.0  # seconds in which a child writes its checkpoint when the server ends
-AGAIN = 600.0  # seconds of idleness after a run that had nothing to do, where nothing was captured since
+AGAIN = 600.0  # seconds after a run that had nothing to do, or failed, where nothing was captured since
 WATCH_EVERY = 600.0  # seconds without idle time after which the champion is looked at all the same
 
 _GUARD = 'cat >/dev/null; kill -s CONT -- "-$1"; kill -s TERM -- "-$1"'  # for sh, with the child's process group
@@ -108,6 +108,7 @@ class IdleTraining:
         self._known = -1  # records that the last child could know
         self._looked, self._looked_at = now, 0  # when a child last looked at the champion, and at how many records
         self._is_killed = self._has_no_room = False
+        self._is_cut_off = False  # by this object: it goes on from its checkpoint
         self._over = threading.Event()
         self._listeners: tuple[threading.Thread, ...] = ()
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
@@ -126,7 +127,7 @@ class IdleTraining:
                 return
             if self._plan is not None and self._plan.is_ended:
                 self._signal(signal.SIGKILL)
-                self._is_killed = True
+                self._is_killed = self._is_cut_off = True
                 self._enter("ending")
             else:
                 self._signal(signal.SIGSTOP)
@@ -253,8 +254,14 @@ class IdleTraining:
         if self._is_killed:
             self._is_killed = False
             self._told.killed()
-        if code < 0 or code in _DECIDED:  # cut off, and there is a checkpoint; or there may be more to do
+        if self._is_cut_off or code in _DECIDED:  # there is a checkpoint; or there may be more to do
             self._known = -1
+        elif code < 0:  # by the system, for want of memory, say: at once it would only happen again
+            self._told.say(f"learning: the training was ended by signal {-code}")
+        self._is_cut_off = False
+        elif code < 0:  # by the system, for want of memory, say: at once it would only happen again
+            self._told.say(f"learning: the training was ended by signal {-code}")
+        self._is_cut_off = False
         self._enter("none")
 
     def _dismiss(self, guard: subprocess.Popen[bytes]) -> None:
@@ -270,6 +277,7 @@ class IdleTraining:
             self._told.state(state)
 
     def _end_with_checkpoint(self) -> None:
+        self._is_cut_off = True
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
 

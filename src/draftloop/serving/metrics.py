@@ -11,10 +11,11 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from ..data.records import Finish
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics"})
 MOST_POSITIONS = 64  # the largest K that can be configured
-Finish = Literal["stop", "length", "tool_calls", "cancelled"]
 NotCaptured = Literal["queue_full", "write_failed", "penalties", "not_stored", "sampled_out", "unusable"]
 """Why a generation is not in the log: no room before the writer; the disk refused; p and q were changed by penalties;
 `store: false`; capture_rate; a record cannot be made of it."""

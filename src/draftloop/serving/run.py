@@ -17,6 +17,7 @@ from ..config import Config
 from ..data_directory import DataDirectory
 from ..errors import ServeError
 from ..evaluation.latency import machine_fingerprint
+from ..evaluation.latency_profiles import StoredProfile
 from ..models.pair import Pair
 from ..retraining.log_bound import LogBound
 from ..runtime.signals import AGAIN, handling
@@ -153,10 +154,11 @@ def served_name(target: str) -> str:
 
 
 def _keep_experience(served: Served, data: DataDirectory, say: Say) -> None:
-    """What requests have shown of acceptance is for the next start."""
-    for greedy in served.profiles:
+    """What requests have shown of acceptance is for the next start; so are latencies that had no directory before."""
+    for greedy, profile in served.profiles.items():
         key = machine_fingerprint(served.pair, greedy=greedy)
-        known = data.costs.of(key)
+        kept = data.costs.of(key)
+        known = kept or StoredProfile(profile)
         rules = {rule: seen for rule, seen in served.learned().items() if (rule == "greedy") == greedy}
-        if known is not None and rules:
+        if kept is None or rules:
             data.costs.keep_or_say(key, replace(known, experience=known.experience | rules), say)

@@ -20,6 +20,7 @@ from .asked import Asked
 from .room import Room
 
 UNBOUNDED = 32_768  # tokens of an answer, where neither the models nor the request say how many
+_LONGEST_PROMPT = 1 << 20  # tokens, where the models do not say how many they hold
 _SEEDS = 1 << 31
 
 
@@ -90,6 +91,12 @@ class Served:
         if asked.max_tokens is not None:
             return min(asked.max_tokens, most) if self.pair.context is not None else asked.max_tokens
         return most if self.room is None else self.room.open_answer(prompt_tokens, most)
+
+    def longest_prompt(self, asked: Asked) -> int:
+        """Tokens of a prompt at most: behind it a token of an answer has to fit, and a round."""
+        if self.pair.context is None:
+            return _LONGEST_PROMPT
+        return max(0, self.pair.context - self._drafts(asked) - 2)  # as `decoder.check_length` counts
 
     def _drafts(self, asked: Asked) -> int:
         """K at most."""
