@@ -299,7 +299,7 @@ class _Session:
         learned_from = count([(example, record) for example, record in generations if record.id in seen])
         report = token_reporter.report(learned_from, self.run.start())
         result = self._result(version, ended, curriculum, learner.peak, fallback.peak, report)
-        self.data.replay.remember(mixture.failure_records, settings.seed)
+        self.data.replay.remember(mixture.failure_records, settings.seed, settings.max_source_share)
         self.run.finish(asdict(result))
         return result
 

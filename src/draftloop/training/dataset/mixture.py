@@ -22,6 +22,7 @@ from ...data.records import PairId, Record
 from ...data.replay import ReplayBuffer, drawable
 from ...data.usable import CANCELLED, NEAR_TWO_SPLITS, describe_counts, is_of_pair
 from ...errors import NothingToDo, RunError
+from .batch_plan import epoch_tokens, labels_by_source
 from .examples import Selection, examples_hash, select
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class TrainingMixture:
         notes = [f"training on {counts}; validation on {validation}"]
         if self.left_out:
             notes.append(f"left out: {describe_counts(self.left_out)}")
+        notes += self._bounded(settings)
         if self.failures.cut_labels:
             notes.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
         if self.damaged_lines:
@@ -98,6 +100,22 @@ class TrainingMixture:
                 else "the replay buffer has nothing to draw from: training on failures alone"
             )
         return notes
+
+    def _bounded(self, settings: Training) -> list[str]:
+        """The sources of which an epoch has less than there is, in a line."""
+        drawn = epoch_tokens(self.failures.examples, self.pool.examples, settings).fresh
+        if drawn is None:
+            return []
+        there = labels_by_source(self.failures.examples)
+        less = [source for source in sorted(there) if drawn[source] < there[source]]
+        had, has = (sum(tokens[source] for source in less) / there.total() for tokens in (there, drawn))
+        times = max(drawn[source] / there[source] for source in there)
+        line = (
+            f"{' and '.join(less)}: {had:.0%} of the failures' tokens, but {has:.0%} of each epoch's, drawn anew; "
+            f"failures of other sources come up to {times:.1f} times an epoch "
+            f"(training.max_source_share is {settings.max_source_share:g})"
+        )
+        return [line]
 
     def _parts(self) -> dict[str, Selection]:
         return {"failures": self.failures, "replay_pool": self.pool, "validation": self.validation}
@@ -129,10 +147,11 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     left_out += failures.left_out
 
     # 3. The replay pool.
+    seed, share = config.training.seed, config.training.max_source_share
     ours = [record for record in train if is_of_pair(record, pair.identity)]
     latest = {record.id: record for record in train}
     groups = log.groups()
-    buffered = [latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed)]
+    buffered = [latest.get(record.id, record) for record in replay.refresh(lambda: ours, seed, share)]
     damaged_replay = tuple(damage.line_number for damage in replay.damage)
     if not failures.examples:
         raise NothingToDo(_why_nothing(log, train, left_out))
