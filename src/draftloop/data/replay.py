@@ -82,8 +82,12 @@ class ReplayBuffer:
         """Admit the examples of a training; returns what is kept now. Args and errors as `refresh`."""
         return self._admit(trained, seed, share)
 
-    def move_blobs(self, places: Mapping[BlobRef, BlobRef | None]) -> None:
-        """Refer to blobs where they lie now; None is nowhere. Raises StoreError: not writable."""
+    def move_blobs(self, places: Mapping[BlobRef, BlobRef | None], forgotten: Collection[str] = ()) -> None:
+        """Refer to blobs where they lie now; None is nowhere. Records of the ids `forgotten` go at the same instant.
+
+        Raises:
+            StoreError: not writable.
+        """
         if not self.path.exists():
             return  # before a lock makes the directory
         with self._lock, storing(self.path):
@@ -91,6 +95,7 @@ class ReplayBuffer:
             after = [
                 replace(record, teacher=places.get(record.teacher, record.teacher)) if record.teacher else record
                 for record in before
+                if record.id not in forgotten
             ]
             if after != before:
                 self._replace(after)
