@@ -37,9 +37,13 @@ PURE = (
     "draftloop.models.hub",
     "draftloop.models.names",
     "draftloop.data.compaction",
+    "draftloop.data.exchange",
+    "draftloop.data.removal",
+    "draftloop.data.source_share",
     "draftloop.data.prompt_index",
     "draftloop.retraining.facts",
     "draftloop.retraining.log_bound",
+    "draftloop.retraining.log_removal",
     "draftloop.retraining.needed",
     "draftloop.retraining.plan",
     *(

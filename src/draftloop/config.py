@@ -215,6 +215,12 @@ class Training(Section):
     max_loss: float = setting(50.0, "a batch above it is skipped; / T where T < 1", gt=0.0)
     max_skipped_batches: Positive = setting(5, "so many skipped batches in a row stop the run")
     replay_ratio: float = setting(0.2, "share of replay in the supervised tokens", ge=0.0, lt=1.0)
+    max_source_share: float = setting(
+        0.8, "most of the supervised tokens that one source may have beside others; 1 is no bound", gt=0.0, le=1.0
+    )
+    spot_check_share: float = setting(
+        0.05, "share of a source's failures that a live teacher checks first, 8 at least; 0 checks none", ge=0.0, le=1.0
+    )
     min_failure_cases: Positive = setting(50, "unused failures that make a retraining worth while")
     steps_per_report: Positive = setting(10, "optimizer steps between reports")
     steps_per_eval: Positive = setting(20, "optimizer steps between validations")

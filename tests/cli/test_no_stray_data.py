@@ -40,6 +40,7 @@ LEAVE_NOTHING: dict[str, list[list[str]]] = {
     "demo": [["--keep", "."]],
     "doctor": [["--no-pair"], [PAIR], ["--model", "nowhere"]],
     "log compact": [[], ["--max-log-mb", "1"], ["--max-log-mb", "1", "--dry-run"], ["--max-log-mb", "-1"]],
+    "log rm": [[], ["--source", "x"], ["--source", "x", "--yes"], ["--source", "x", "--dry-run"], ["--before", "x"]],
     "models": [[], ["llama"], ["nothing"]],
     "generate": [["x", *SHORT, PAIR], ["x", "--max-tokens", "4", PAIR], ["", PAIR], ["x", "--model", "nowhere"]],
     "retrain": [["--dry-run"], ["--dry-run", "--force"], ["--nothing"]],  # without it, it writes its line of the audit

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import pytest
 from builders import CountingFiles, failing_files, make_record
+from numpy.random import default_rng
 
 from draftloop.data.record_lines import to_line
 from draftloop.data.records import BlobRef, PairId, Record
 from draftloop.data.replay import (
-    DrawnReplay,
+    DrawnTokens,
     ReplayBuffer,
-    draw_replay,
+    draw_from_pool,
     drawable,
     generation_acceptance,
     replay_tokens,
@@ -69,6 +70,20 @@ def test_a_full_reservoir_holds_every_source_in_proportion():
     records = [*generations(300, "prose"), *generations(80, "code"), *generations(20, "mail")]
     kept = reservoir(records, capacity=100, seed=0)
     assert Counter(record.source for record in kept) == {"prose": 75, "code": 20, "mail": 5}
+
+
+def test_a_chatty_source_crowds_no_other_one_out():
+    records = [*generations(2_000, "chatty"), *generations(10, "mail"), *generations(30, "code")]
+    assert Counter(record.source for record in reservoir(records, 100, seed=0))["mail"] <= 1
+    kept = Counter(record.source for record in reservoir(records, 100, seed=0, share=0.8))
+    assert kept == {"chatty": 80, "code": 15, "mail": 5}
+
+
+def test_where_the_others_do_not_fill_the_buffer_the_chatty_source_does(tmp_path):
+    records = [*generations(400, "chatty"), *generations(3, "mail")]
+    buffer = ReplayBuffer(tmp_path, capacity=100)
+    kept = Counter(record.source for record in buffer.remember(records, seed=0, share=0.5))
+    assert kept == {"chatty": 97, "mail": 3}
 
 
 def test_sources_of_another_pair_are_other_sources():
@@ -210,35 +225,34 @@ def test_a_single_source_is_replayed_from_its_better_half():
 def test_the_share_of_replayed_tokens_is_exact(ratio):
     fresh = 9_000
     wanted = replay_tokens(fresh, ratio)
-    drawn = draw_replay({f"r{i}": 5 + i % 7 for i in range(40)}, wanted, seed=0, epoch=0)
+    drawn = draw_from_pool({f"r{i}": 5 + i % 7 for i in range(40)}, wanted, default_rng(0))
     assert sum(one.tokens for one in drawn) == wanted
     assert wanted / (fresh + wanted) == pytest.approx(ratio, abs=1e-4)
 
 
 def test_only_the_last_draw_is_cut():
     lengths = {f"r{i}": 10 for i in range(5)}
-    drawn = draw_replay(lengths, 37, seed=0, epoch=0)
+    drawn = draw_from_pool(lengths, 37, default_rng(0))
     assert [one.tokens for one in drawn] == [10, 10, 10, 7]
 
 
 def test_no_record_is_drawn_twice_more_often_than_another():
-    counts = Counter(one.record_id for one in draw_replay({f"r{i}": 10 for i in range(7)}, 10 * 17, seed=0, epoch=0))
+    counts = Counter(one.record_id for one in draw_from_pool({f"r{i}": 10 for i in range(7)}, 10 * 17, default_rng(0)))
     assert set(counts.values()) == {2, 3}
 
 
-def test_every_epoch_draws_anew_and_the_same_epoch_the_same():
+def test_a_draw_is_a_function_of_the_pool_in_any_order_and_of_chance():
     lengths = {f"r{i}": 10 for i in range(50)}
-    draws = [draw_replay(lengths, 100, seed=3, epoch=epoch) for epoch in (0, 1, 0)]
+    draws = [draw_from_pool(lengths, 100, default_rng(seed)) for seed in (0, 1, 0)]
     assert draws[0] == draws[2] != draws[1]
-    assert draws[0] != draw_replay(lengths, 100, seed=4, epoch=0)
-    assert draws[0] == draw_replay(dict(reversed(lengths.items())), 100, seed=3, epoch=0)
+    assert draws[0] == draw_from_pool(dict(reversed(lengths.items())), 100, default_rng(0))
 
 
 def test_an_empty_pool_draws_nothing():
-    assert draw_replay({}, 100, seed=0, epoch=0) == []
-    assert draw_replay({"empty": 0}, 100, seed=0, epoch=0) == []
-    assert draw_replay({"a": 3}, 0, seed=0, epoch=0) == []
-    assert draw_replay({"a": 3}, 2, seed=0, epoch=0) == [DrawnReplay("a", 2)]
+    assert draw_from_pool({}, 100, default_rng(0)) == []
+    assert draw_from_pool({"empty": 0}, 100, default_rng(0)) == []
+    assert draw_from_pool({"a": 3}, 0, default_rng(0)) == []
+    assert draw_from_pool({"a": 3}, 2, default_rng(0)) == [DrawnTokens("a", 2)]
 
 
 def test_blobs_that_moved_are_found_where_they_are_and_the_rest_stays(tmp_path):

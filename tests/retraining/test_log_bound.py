@@ -10,7 +10,7 @@ from log_worlds import blob_of, topic
 
 from draftloop import reference
 from draftloop.config import Config
-from draftloop.data.compaction import stored_bytes
+from draftloop.data.exchange import stored_bytes
 from draftloop.data.records import PairId, Record
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import LockedError, NothingToDo

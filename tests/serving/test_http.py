@@ -145,6 +145,20 @@ def records(data: Path) -> list[Record]:
     return list(FailureLog(data / "failures" / "failures.jsonl").records())
 
 
+def test_the_source_of_a_named_key_is_its_name_whatever_the_request_says(tmp_path: Path) -> None:
+    """Or a client could have the share of as many sources as it invents names."""
+    keys, named, nameless = tmp_path / "keys", "editor-0123456789abcdef", "nameless-0123456789abcdef"
+    keys.touch(mode=0o600)
+    keys.write_text(f"editor: {named}\n{nameless}\n")
+    with Server(tmp_path / "data", "--num-draft-tokens", "3", "--api-key-file", str(keys), key=named) as server:
+        for key in (named, nameless):
+            client = openai.OpenAI(base_url=server.url, api_key=key, max_retries=0)
+            text_of(client, extra_body={"metadata": {"source": "shell"}})
+        until(lambda: server.metric("records_captured_total") == 2)
+        assert server.stop() == 0
+    assert [record.source for record in records(tmp_path / "data")] == ["editor", "shell"]
+
+
 def test_every_answer_becomes_a_record_but_those_that_must_not(tmp_path: Path) -> None:
     with Server(tmp_path, "--source", "editor", "--num-draft-tokens", "3") as server:
         client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from builders import NO_SYNC, make_record
 
-from draftloop.data.compaction import CompactedLog, compact_log, stored_bytes
+from draftloop.data.compaction import CompactedLog, compact_log
+from draftloop.data.exchange import stored_bytes
 from draftloop.data.joined_groups import PromptGroups
 from draftloop.data.log import FailureLog
 from draftloop.data.records import Record
+from draftloop.data.removal import RecordChoice, RemovedRecords, remove_records
 from draftloop.data.replay import ReplayBuffer
 from draftloop.data.teacher_blobs import BlobFile
 from draftloop.store.files import Files
@@ -45,6 +47,10 @@ class LogWorld:
         """Compact; the records of these numbers are needed."""
         ids = {f"{n:032x}" for n in needed}
         return compact_log(self.log, self.blobs, self.replay, lambda: {"a test": ids}, goal)
+
+    def remove(self, choice: RecordChoice) -> RemovedRecords:
+        """Remove the chosen records."""
+        return remove_records(self.log, self.blobs, self.replay, choice)
 
     def numbers(self) -> list[int]:
         """The numbers of all records, after each is found whole with its blob."""

@@ -68,7 +68,10 @@ def adapter_bytes(model: nn.Module) -> dict[str, bytes]:
 
 @dataclass
 class Workshop:
-    """A data directory, and the tiny pair that trains in it; `settings` are of the section training."""
+    """A data directory, and the tiny pair that trains in it; `settings` are of the section training.
+
+    No record is checked unless they say so: the tiny target did not write those of `records_of`.
+    """
 
     root: Path
     settings: dict[str, Any]
@@ -84,7 +87,7 @@ class Workshop:
     def config(self) -> Config:
         lora_settings = {"rank": 4, **self.settings.get("lora", {})}
         return Config.model_validate(
-            {"training": {"answers": 0, "proposals": 0, **self.settings, "lora": lora_settings}}
+            {"training": {"answers": 0, "proposals": 0, "spot_check_share": 0, **self.settings, "lora": lora_settings}}
         )
 
     def write(self, records: Sequence[Record]) -> None:

@@ -50,7 +50,7 @@ def read_next_action(app: App, *, force: bool = False) -> tuple[Facts, NextActio
 
 
 def _values(app: App, facts: Facts, action: NextAction, running: Running | None) -> dict[str, Any]:
-    from ..data.compaction import stored_bytes
+    from ..data.exchange import stored_bytes
     from ..retraining.running import unfinished
     from ..status import damaged_files
 

@@ -9,7 +9,6 @@ from .records import Record as Record
 from .records import RunConditions as RunConditions
 from .records import Sampler as Sampler
 from .replay import ReplayBuffer as ReplayBuffer
-from .replay import draw_replay as draw_replay
 from .teacher_blobs import BlobFile as BlobFile
 from .teacher_top_k import TopK as TopK
 from .teacher_top_k import decode_top_k as decode_top_k

@@ -2,8 +2,9 @@
 
 Records of the split `train` enter it: of every source the generations at or above its median acceptance, and the
 examples of earlier trainings. Where these are more than `capacity`, every source keeps its share (largest remainders),
-and within a source the records with the smallest hash of seed and id stay: a uniform reservoir sample that does not
-depend on the order of arrival. `replay.jsonl` holds whole records as lines of the failure log, so the buffer outlives
+but a chatty one no more than the share that it may have of a training, as long as others fill the rest. Within a source
+the records with the smallest hash of seed and id stay: a uniform reservoir sample that does not depend on the order of
+arrival. `replay.jsonl` holds whole records as lines of the failure log, so the buffer outlives
 the log. It is replaced atomically, and its damaged lines go to `replay.jsonl.broken`. Generations are read twice, one
 at a time: however long the log is, at most `capacity` of each source are held in memory.
 
@@ -19,7 +20,7 @@ import hashlib
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -33,10 +34,10 @@ from ..store.lock import Lock
 from .log import Damage, FailureLog
 from .record_lines import to_line
 from .records import BlobRef, Record
+from .source_share import seats_by_source
 
 FILE = "replay.jsonl"
 _ID_BYTES = 16  # of a rank, enough to tell ids apart
-_DRAW = 0x5E91A7  # keeps this random stream apart from others of one seed
 
 
 class ReplayBuffer:
@@ -69,20 +70,24 @@ class ReplayBuffer:
         """What is kept, in the order of the ids."""
         return [record for record in self._stored.records() if record.split == "train"]
 
-    def refresh(self, records: Callable[[], Iterable[Record]], seed: int) -> list[Record]:
-        """Admit of `records` what is `worth_keeping`; returns what is kept now.
+    def refresh(self, records: Callable[[], Iterable[Record]], seed: int, share: float = 1.0) -> list[Record]:
+        """Admit of `records` what is `worth_keeping`; returns what is kept now. `share` as in `reservoir`.
 
         Raises:
             StoreError: not writable.
         """
-        return self._admit(worth_keeping(records), seed)
+        return self._admit(worth_keeping(records), seed, share)
 
-    def remember(self, trained: Iterable[Record], seed: int) -> list[Record]:
-        """Admit the examples of a training; returns what is kept now. Raises StoreError: not writable."""
-        return self._admit(trained, seed)
+    def remember(self, trained: Iterable[Record], seed: int, share: float = 1.0) -> list[Record]:
+        """Admit the examples of a training; returns what is kept now. Args and errors as `refresh`."""
+        return self._admit(trained, seed, share)
 
-    def move_blobs(self, places: Mapping[BlobRef, BlobRef | None]) -> None:
-        """Refer to blobs where they lie now; None is nowhere. Raises StoreError: not writable."""
+    def move_blobs(self, places: Mapping[BlobRef, BlobRef | None], forgotten: Collection[str] = ()) -> None:
+        """Refer to blobs where they lie now; None is nowhere. Records of the ids `forgotten` go at the same instant.
+
+        Raises:
+            StoreError: not writable.
+        """
         if not self.path.exists():
             return  # before a lock makes the directory
         with self._lock, storing(self.path):
@@ -90,6 +95,7 @@ class ReplayBuffer:
             after = [
                 replace(record, teacher=places.get(record.teacher, record.teacher)) if record.teacher else record
                 for record in before
+                if record.id not in forgotten
             ]
             if after != before:
                 self._replace(after)
@@ -99,12 +105,12 @@ class ReplayBuffer:
             self._stored.set_aside_damage()
         write_atomically(self.path, b"".join(map(to_line, records)), self._files)
 
-    def _admit(self, newcomers: Iterable[Record], seed: int) -> list[Record]:
+    def _admit(self, newcomers: Iterable[Record], seed: int, share: float) -> list[Record]:
         with self._lock, storing(self.path):
             remove_leftovers(self.path.parent, self._files)
             before = self.records()
             fresh = (record for record in newcomers if record.split == "train")
-            kept = reservoir(chain(before, fresh), self.capacity, seed)
+            kept = reservoir(chain(before, fresh), self.capacity, seed, share)
             if kept != before or self.damage:
                 self._replace(kept)
         return kept
@@ -132,10 +138,11 @@ def worth_keeping(records: Callable[[], Iterable[Record]]) -> Iterator[Record]:
     return (record for record in usable() if generation_acceptance(record) >= medians.get(_source(record), 0.0))
 
 
-def reservoir(records: Iterable[Record], capacity: int, seed: int) -> list[Record]:
+def reservoir(records: Iterable[Record], capacity: int, seed: int, share: float = 1.0) -> list[Record]:
     """At most `capacity` of `records`, each once: every source in proportion, within it a seeded uniform sample.
 
-    Of records with the same id the last one counts. No more than `capacity` of a source are held at a time.
+    Of records with the same id the last one counts. No more than `capacity` of a source are held at a time. One source
+    has at most `share` of the places (`source_share.seats_by_source`).
 
     Returns:
         They are in the order of their ids.
@@ -143,7 +150,7 @@ def reservoir(records: Iterable[Record], capacity: int, seed: int) -> list[Recor
     by_source: dict[_Source, _Lowest] = defaultdict(lambda: _Lowest(capacity))
     for record in records:
         by_source[_source(record)].add(record, _rank(record.id, seed))
-    quotas = _shares({source: lowest.count for source, lowest in by_source.items()}, capacity)
+    quotas = seats_by_source({source: lowest.count for source, lowest in by_source.items()}, capacity, share)
     kept = [record for source, lowest in by_source.items() for record in lowest.records(quotas[source])]
     return sorted(kept, key=lambda record: record.id)
 
@@ -203,7 +210,7 @@ def well_accepted_sources(generations: Iterable[Record]) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnReplay:
+class DrawnTokens:
     """One draw: train on the first `tokens` output tokens of a record."""
 
     record_id: str
@@ -215,8 +222,8 @@ def replay_tokens(fresh_tokens: int, replay_ratio: float) -> int:
     return round(fresh_tokens * replay_ratio / (1.0 - replay_ratio))
 
 
-def draw_replay(lengths: Mapping[str, int], tokens: int, seed: int, epoch: int) -> list[DrawnReplay]:
-    """Exactly `tokens` supervised tokens from a pool, anew for every epoch.
+def draw_from_pool(lengths: Mapping[str, int], tokens: int, random: np.random.Generator) -> list[DrawnTokens]:
+    """Exactly `tokens` supervised tokens from a pool.
 
     The pool is passed through in a random order, as often as needed, so no record comes twice more than another. The
     last draw is cut to fit.
@@ -224,21 +231,19 @@ def draw_replay(lengths: Mapping[str, int], tokens: int, seed: int, epoch: int) 
     Args:
         lengths: supervised tokens of each record, by id.
         tokens: how many to draw.
-        seed: of the training.
-        epoch: counts from 0.
+        random: of this draw; the same draws the same.
 
     Returns:
         The draws; none when the pool is empty.
     """
     pool = sorted(record_id for record_id, length in lengths.items() if length > 0)
-    random = np.random.default_rng([seed, epoch, _DRAW])
-    drawn: list[DrawnReplay] = []
+    drawn: list[DrawnTokens] = []
     while pool and tokens > 0:
         for index in random.permutation(len(pool)):
             if tokens <= 0:
                 break
             taken = min(lengths[pool[index]], tokens)
-            drawn.append(DrawnReplay(pool[index], taken))
+            drawn.append(DrawnTokens(pool[index], taken))
             tokens -= taken
     return drawn
 
@@ -257,16 +262,3 @@ def _weights(record: Record) -> np.ndarray:
 
 def _rank(record_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"replay:{seed}:{record_id}".encode()).digest()
-
-
-def _shares(counts: Mapping[_Source, int], capacity: int) -> dict[_Source, int]:
-    """Seats by largest remainder, never more than there are candidates; ties go to the first name."""
-    total = sum(counts.values())
-    if total <= capacity:
-        return dict(counts)
-    exact = {source: count * capacity / total for source, count in counts.items()}
-    seats = {source: int(share) for source, share in exact.items()}
-    by_remainder: Sequence[_Source] = sorted(counts, key=lambda source: (seats[source] - exact[source], source))
-    for source in by_remainder[: capacity - sum(seats.values())]:
-        seats[source] += 1
-    return seats

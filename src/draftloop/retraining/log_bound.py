@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from ..config import Config
-from ..data.compaction import CompactedLog, compact_log, plan_compaction, stored_bytes
+from ..data.compaction import CompactedLog, compact_log, plan_compaction
+from ..data.exchange import stored_bytes
 from ..data_directory import DataDirectory
 from ..errors import LockedError, NothingToDo, StoreError
 from ..runtime.memory import MEGABYTE

@@ -19,7 +19,7 @@ from ..evaluation.looks import Watching
 from ..registry.registry import Pointer
 from ..status import read_overview
 from ..store.sealed import DamagedFile
-from ..training.run import RunDirectory
+from ..training.run import PARTS, RunDirectory
 from .facts import History
 
 
@@ -74,7 +74,7 @@ def _of_runs(data: DataDirectory) -> set[str]:
         if run.checkpoints.exist():
             with suppress(RunError):
                 mixture = run.mixture()
-                needed.update(*(mixture.get(part, ()) for part in ("failures", "replay_pool", "validation")))
+                needed.update(*(mixture.get(part, ()) for part in PARTS))
     return needed
 
 

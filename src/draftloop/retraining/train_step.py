@@ -115,6 +115,8 @@ def _unfinished(work: Work) -> list[RunDirectory]:
 def _note_trained(work: Work, result: TrainResult) -> None:
     work.result.trained, work.result.run, work.result.version = True, result.run, result.version
     work.forget_pair()
+    for line in result.warnings:
+        work.say(line)
     work.say(
         f"trained {result.version} in run {result.run}: {result.steps} steps ({result.ended}), "
         f"{result.seconds:.0f} s, at most {result.peak_memory_gb:.2f} GB, on {result.failures} failures"

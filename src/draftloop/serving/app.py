@@ -83,7 +83,8 @@ class Serving:
 
     def job(self, asked: Asked, tokens: tuple[int, ...], client: Client, send: Callable[[Event], None]) -> Job:
         """A job for a request."""
-        source = self.sources.fold(asked.source or client.name or self.config.serve.source)
+        # A key's name comes first: what is bounded by source would bound nobody who may choose any name.
+        source = self.sources.fold(client.name or asked.source or self.config.serve.source)
         return Job(asked, tokens, str(client.number), source, send)
 
     async def choose(self, body: bytes) -> dict[str, Any]:

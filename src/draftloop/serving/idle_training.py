@@ -259,9 +259,6 @@ class IdleTraining:
         elif code < 0:  # by the system, for want of memory, say: at once it would only happen again
             self._told.say(f"learning: the training was ended by signal {-code}")
         self._is_cut_off = False
-        elif code < 0:  # by the system, for want of memory, say: at once it would only happen again
-            self._told.say(f"learning: the training was ended by signal {-code}")
-        self._is_cut_off = False
         self._enter("none")
 
     def _dismiss(self, guard: subprocess.Popen[bytes]) -> None:

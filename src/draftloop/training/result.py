@@ -29,6 +29,7 @@ class TrainResult:
         skipped_batches: micro-batches that could not be used.
         cut_labels: output tokens beyond `data.max_output_length`.
         left_out: records that could not be used, counted by reason.
+        warnings: lines about them that a person should see.
         lessons: the token report.
     """
 
@@ -60,4 +61,5 @@ class TrainResult:
     skipped_batches: int
     cut_labels: int
     left_out: dict[str, int]
+    warnings: tuple[str, ...]
     lessons: TokenReport

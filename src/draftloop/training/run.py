@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +47,7 @@ RESULT = "result.json"
 RESUMPTIONS = "resumptions.json"
 PROGRESS = "progress.json"
 LATEST = "latest"
+PARTS = ("failures", "replay_pool", "validation")  # of the mixture: the ids of its records
 TIME_LIMIT = "time limit"  # why a run ended that may be given more time
 _NAME = re.compile(r"r[0-9]{4,}")
 _PACKAGES = ("draftloop", "mlx", "mlx-lm", "numpy")
@@ -71,7 +72,7 @@ class RunDirectory:
             earlier = cls.all(runs, files)
             for run in earlier:
                 if run.is_finished():
-                    run._clear()
+                    run.clear()
             number = max((_number(run.path) for run in earlier), default=0)
             while True:
                 number += 1
@@ -237,7 +238,13 @@ class RunDirectory:
         if result.get("ended") == TIME_LIMIT:
             self._remove(self.path / PROGRESS)
         else:
-            self._clear()
+            self.clear()
+
+    def clear(self) -> None:
+        """Remove what only a run at work, or one that is resumed, needs. Raises StoreError: the disk refused."""
+        self.checkpoints.remove()
+        for path in (self.path / PROGRESS, *self.path.glob(SAMPLES.format("*"))):
+            self._remove(path)
 
     def limit(self) -> TimeLimit:
         """The time limit that counts, given last. Raises RunError: the description is missing or damaged."""
@@ -276,18 +283,22 @@ class RunDirectory:
         mixture: dict[str, Any] = self._read(MIXTURE)
         return mixture
 
+    def may_go_on_with(self, record_ids: Collection[str]) -> bool:
+        """Whether it holds what a resumed run goes on with, and that is, or may be, of some of these records."""
+        if not self.checkpoints.exist() and next(self.path.glob(SAMPLES.format("*")), None) is None:
+            return False
+        try:
+            mixture = self.mixture()
+        except RunError:  # nobody knows, and it cannot go on
+            return True
+        return any(not set(mixture.get(part, ())).isdisjoint(record_ids) for part in PARTS)
+
     def _read(self, name: str) -> Any:
         check_readable(self.path / name)
         try:
             return orjson.loads((self.path / name).read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
             raise RunError(f"run {self.id} cannot be resumed: {self.path / name}: {error}") from None
-
-    def _clear(self) -> None:
-        """Remove what only a run at work, or one that is resumed, needs."""
-        self.checkpoints.remove()
-        for path in (self.path / PROGRESS, *self.path.glob(SAMPLES.format("*"))):
-            self._remove(path)
 
     def _remove(self, path: Path) -> None:
         with storing(path):

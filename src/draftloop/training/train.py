@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -35,6 +36,7 @@ from ..runtime import memory
 from ..runtime.bars import Bar
 from ..runtime.signals import StopRequest, stop_request
 from .dataset.batch_plan import make_batch_plan
+from .dataset.contradiction import judge_checks
 from .dataset.curriculum import Curriculum
 from .dataset.mixture import TrainingMixture, gather, gather_again
 from .forward import make_forward
@@ -45,6 +47,7 @@ from .peak_rate import rate_by_width, rate_of_parent
 from .report import WHAT, Reporter
 from .result import TrainResult
 from .run import RunDirectory, environment
+from .spot_check import check_records
 from .step import Learner, under
 from .teacher_setup import set_up_teacher
 from .time_limit import TimeLimit
@@ -81,18 +84,25 @@ def train(
         purpose: who asked for it, kept in `run.yaml`.
 
     Raises:
-        NothingToDo: no failure of this target and tokenizer in the split `train`.
+        NothingToDo: no failure of this target and tokenizer in the split `train`, or none that it does not contradict.
         TrainingFailed: the numbers went wrong; no version was made.
         Interrupted: stopped; a checkpoint was written, and the message says how to go on.
         StoreError: the disk refused.
     """
-    # 1. The training mixture.
+    # 1. The training mixture, without what the target contradicts.
     quiet = on_step is not None if quiet is None else quiet
-    with _reading(quiet):
+    with _reading(quiet) as bar:
         mixture = gather(data.log, data.replay, pair, config)
+        is_checked = config.training.teacher == "live" and config.training.spot_check_share > 0
+        if is_checked:
+            note = partial(_note_checked, bar)
+            checked = check_records(pair, mixture.failure_records, config.training, note)
+            mixture = mixture.without_contradicted(judge_checks(checked))
 
     # 2. The adapter: the one that is trained on keeps its shape, a fresh one gets the configured one.
     parent, notes, progress = None, mixture.notes(config.training), Progress()
+    if config.training.spot_check_share > 0 and not is_checked:
+        notes.append("no record is checked against the target, which is not loaded (training.teacher is not live)")
     unfit = find_unfit(pair.draft)
     notes.extend(f"{key} carries no adapter: {why}" for key, why in unfit.items())
     if not learns_from_earlier_tokens(pair.draft):
@@ -209,11 +219,15 @@ def resume(
 
 
 @contextmanager
-def _reading(quiet: bool) -> Iterator[None]:
+def _reading(quiet: bool) -> Iterator[Bar]:
     """A bar before there is a run with a reporter of its own."""
     with Bar(WHAT, Console(stderr=True, quiet=quiet)) as bar:
         bar.note("reading the log")
-        yield
+        yield bar
+
+
+def _note_checked(bar: Bar, done: int, of: int) -> None:
+    bar.note(f"checking records against the target: {done} of {of}")
 
 
 @dataclass(frozen=True)
@@ -299,7 +313,7 @@ class _Session:
         learned_from = count([(example, record) for example, record in generations if record.id in seen])
         report = token_reporter.report(learned_from, self.run.start())
         result = self._result(version, ended, curriculum, learner.peak, fallback.peak, report)
-        self.data.replay.remember(mixture.failure_records, settings.seed)
+        self.data.replay.remember(mixture.failure_records, settings.seed, settings.max_source_share)
         self.run.finish(asdict(result))
         return result
 
@@ -370,5 +384,6 @@ class _Session:
             skipped_batches=progress.skipped,
             cut_labels=mixture.failures.cut_labels,
             left_out=dict(mixture.left_out),
+            warnings=mixture.warnings,
             lessons=report,
         )

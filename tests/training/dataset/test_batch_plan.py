@@ -7,7 +7,7 @@ import pytest
 from tiny import sampler
 
 from draftloop.config import Training
-from draftloop.training.dataset.batch_plan import STEPS_AT_ONE_TOKEN, make_batch_plan, steps_for
+from draftloop.training.dataset.batch_plan import STEPS_AT_ONE_TOKEN, Window, make_batch_plan, steps_for
 from draftloop.training.dataset.examples import Example
 
 
@@ -133,3 +133,73 @@ def test_any_training_makes_a_step():
 
 def test_epochs_as_configured_are_so_many_passes():
     assert make_batch_plan(FAILURES, POOL, Training(epochs=3)).passes == 3
+
+
+# -- the share of a source --------------------------------------------------------------------------------------------
+
+CHATTY, MAIL = examples(190, "chatty"), examples(10, "mail")
+
+
+def shares(windows) -> Counter[str]:
+    tokens = Counter()
+    for example in (e for window in windows for batch in window.micro_batches for e in batch):
+        tokens[example.source] += len(example.labels)
+    return Counter({source: count / tokens.total() for source, count in tokens.items()})
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.9])
+def test_a_chatty_source_has_no_more_than_its_share_of_any_epoch(share):
+    plan = make_batch_plan([*CHATTY, *MAIL], {}, Training(epochs=3, max_source_share=share))
+    for epoch in range(3):
+        windows = [window for window in plan.windows if window.epoch == epoch]
+        assert shares(windows)["chatty"] == pytest.approx(share, abs=1e-3)
+    assert shares(make_batch_plan([*CHATTY, *MAIL], {}, Training(epochs=3, max_source_share=1.0)).windows) == shares(
+        [Window(0, ((*CHATTY, *MAIL),))]
+    )
+
+
+def test_an_epoch_has_as_many_tokens_and_a_training_as_many_steps_as_without_a_bound():
+    bounded, free = (make_batch_plan([*CHATTY, *MAIL], {}, Training(max_source_share=share)) for share in (0.8, 1.0))
+    assert len(bounded.windows) == len(free.windows)
+    drawn, everything = (sum(len(e.labels) for e in by_epoch(plan, 0)) for plan in (bounded, free))
+    assert drawn == everything
+
+
+def test_no_failure_of_the_chatty_source_is_lost_to_the_training():
+    plan = make_batch_plan([*CHATTY, *MAIL], {}, Training(epochs=8))
+    epochs = [{e.record_id for e in by_epoch(plan, epoch) if e.source == "chatty"} for epoch in range(8)]
+    assert all(len(drawn) < len(CHATTY) for drawn in epochs)
+    assert set().union(*epochs) == {example.record_id for example in CHATTY}
+
+
+def test_what_is_replayed_of_a_source_counts_for_its_share_too():
+    pool = {example.record_id: example for example in examples(50, "chatty")}
+    plan = make_batch_plan([*CHATTY, *MAIL], pool, Training(epochs=1))
+    assert shares(plan.windows)["chatty"] == pytest.approx(0.8, abs=1e-3)
+    assert plan.replay_share == pytest.approx(0.2, abs=0.01)
+
+
+def test_replay_is_shared_out_like_the_failures():
+    pool = {example.record_id: example for example in (*examples(190, "chatty"), *examples(10, "old"))}
+    plan = make_batch_plan(examples(40, "new"), pool, Training(epochs=2, replay_ratio=0.5))
+    assert shares(plan.windows)["chatty"] == pytest.approx(0.4, abs=0.01)
+
+
+def test_samples_count_for_the_source_of_their_failure():
+    """A client that asks for one token at a time has few tokens of failures, and long samples."""
+    short = [Example(f"s{i}", "short", (1, 2, 3), 2, sampler()) for i in range(50)]
+    samples = [Example(f"s{i}/again0", "short", (1, 2) + (3,) * 40, 2, sampler()) for i in range(50)]
+    plan = make_batch_plan([*short, *MAIL, *samples], {}, Training(epochs=1))
+    assert shares(plan.windows)["short"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_one_source_alone_is_planned_as_ever_and_so_are_several_below_the_bound():
+    for failures in (CHATTY, [*examples(60, "a"), *examples(40, "b")]):
+        plans = [make_batch_plan(failures, POOL, Training(epochs=2, max_source_share=share)) for share in (0.8, 1.0)]
+        assert plans[0] == plans[1]
+
+
+def test_a_bounded_plan_is_a_function_of_the_seed_and_not_of_the_order_of_other_sources():
+    plans = [make_batch_plan([*one, *other], {}, Training(epochs=2)) for one, other in [(CHATTY, MAIL), (MAIL, CHATTY)]]
+    assert plans[0] == plans[1]
+    assert plans[0] != make_batch_plan([*CHATTY, *MAIL], {}, Training(epochs=2, seed=1))

@@ -8,10 +8,12 @@ from builders import make_record
 from workshop import Workshop, records_of
 
 from draftloop.config import Training
+from draftloop.data.log import FailureLog
 from draftloop.data.records import BlobRef, PairId, Record
 from draftloop.data.usable import CANCELLED, OTHER_PAIR
 from draftloop.errors import NothingToDo, RunError
 from draftloop.training.dataset import mixture as material_module
+from draftloop.training.dataset.batch_plan import labels_by_source, make_batch_plan
 from draftloop.training.dataset.examples import select
 from draftloop.training.dataset.mixture import gather, gather_again
 
@@ -204,3 +206,40 @@ def test_a_record_that_is_gone_or_changed_is_refused(shop):
     shop.log.path.unlink()
     with pytest.raises(RunError, match="no longer in the log"):
         gather_again(saved, shop.log, shop.replay, shop.pair, shop.config)
+
+
+def test_a_chatty_source_is_said_with_its_share(shop):
+    shop.write([*records_of(shop.pair, 57, source="chatty"), *records_of(shop.pair, 3, source="mail", seed=1)])
+    (line,) = [line for line in gathered(shop).notes(Training()) if line.startswith("chatty: 9")]
+    assert "% of the failures' tokens, but 75% of each epoch's, drawn anew; " in line  # the fifth of replay is its own
+    assert "training.max_source_share is 0.8" in line
+    assert not any("chatty" in line for line in gathered(shop).notes(Training(max_source_share=1.0)))
+
+
+def test_many_near_copies_of_one_prompt_have_no_more_than_the_share_of_their_client(shop):
+    """They are one prompt group and one split, and count as the failures that they are."""
+    asked = "Please, can you explain the garbage collector of Python{}"
+    for number in range(10):  # the first ten prompts train
+        shop.log.append(records_of(shop.pair, 1, seed=number, source="mail")[0])
+    for number in range(200):
+        (record,) = records_of(shop.pair, 1, seed=100 + number, source="chatty")
+        shop.log.append(replace(record, prompt=asked.format("!" * number), split="train"))
+    material = gathered(shop)
+    groups = shop.log.groups()
+    assert len({groups.group_of(record) for record in material.failure_records if record.source == "chatty"}) == 1
+    plan = make_batch_plan(material.failures.examples, {}, Training(epochs=2, replay_ratio=0.0))
+    tokens = labels_by_source(example for batch in plan.micro_batches for example in batch)
+    assert tokens["chatty"] / tokens.total() == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_held_out_prompt_in_other_words_and_of_any_source_is_never_trained_on(shop):
+    """So no client can bring the prompts of an open epoch into a training."""
+    shop.write(records_of(shop.pair, 12))
+    (held_out,) = records_of(shop.pair, 1, seed=9, split="heldout", prompt="Explain the garbage collector of Python")
+    shop.write([held_out])
+    log = FailureLog(shop.log.path)
+    for number, words in enumerate(["Please, explain the garbage collector of python!", held_out.prompt.upper()]):
+        (again,) = records_of(shop.pair, 1, seed=20 + number, source="chatty", prompt=words)
+        assert log.append(again).split == "heldout"
+    material = gathered(shop)
+    assert {example.source for example in (*material.failures.examples, *material.pool.examples)} == {"default"}

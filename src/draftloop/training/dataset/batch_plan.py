@@ -4,23 +4,28 @@ Epoch -> all examples once, and replay drawn anew -> shuffled micro-batches of s
 `gradient_accumulation_steps` micro-batches, one optimizer step each. A window ends with its epoch, so the last one may
 be smaller; the last epoch ends with the steps. Step s of a training is window s of the plan: a resumed run needs
 nothing but s to go on in the same order.
+
+Where a source would have more than its share of an epoch (`epoch_tokens`), some of its examples are left to other
+epochs, drawn anew for each, and those of the others come more than once instead. An epoch has as many tokens as before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 
 from ...config import Training
-from ...data.replay import draw_replay, replay_tokens
+from ...data.replay import draw_from_pool, replay_tokens
+from ...data.source_share import tokens_by_source
 from .examples import Example
 
 STEPS_AT_ONE_TOKEN = 5.8  # optimizer steps by the root of the supervised tokens (docs/decisions: learning)
-_ORDER = 0x0D0E  # keeps this random stream apart from others of one seed
+_ORDER, _REPLAY, _FRESH = 0x0D0E, 0x5E91A7, 0xF4E5  # keep these random streams apart
 _NEIGHBOURS = 8  # micro-batches whose examples are sorted by length together
 
 
@@ -50,6 +55,41 @@ class BatchPlan:
         return [batch for window in self.windows for batch in window.micro_batches]
 
 
+@dataclass(frozen=True, slots=True)
+class EpochTokens:
+    """What an epoch has of each source, in supervised tokens; None where none is bounded.
+
+    Attributes:
+        fresh: of the failures and samples.
+        replay: of what is replayed.
+    """
+
+    fresh: dict[str, int] | None
+    replay: dict[str, int] | None
+
+
+def epoch_tokens(fresh: Iterable[Example], pool: Iterable[Example], settings: Training) -> EpochTokens:
+    """Share out an epoch so that no source has more than `training.max_source_share` of its supervised tokens.
+
+    Replay is shared out first, and what it takes counts for the rest. A source that is alone in either has all of it.
+    """
+    of_fresh, of_pool = labels_by_source(fresh), labels_by_source(pool)
+    tokens, share = of_fresh.total(), settings.max_source_share
+    replayed = replay_tokens(tokens, settings.replay_ratio) if of_pool.total() else 0
+    replay = tokens_by_source(of_pool, replayed, share)
+    drawn = tokens_by_source(of_fresh, tokens, share, replay)
+    in_proportion = tokens_by_source(of_pool, replayed, 1.0)
+    return EpochTokens(None if drawn == of_fresh else drawn, None if replay == in_proportion else replay)
+
+
+def labels_by_source(examples: Iterable[Example]) -> Counter[str]:
+    """Supervised tokens of each source."""
+    tokens = Counter[str]()
+    for example in examples:
+        tokens[example.source] += len(example.labels)
+    return tokens
+
+
 def make_batch_plan(
     fresh: Sequence[Example],
     pool: Mapping[str, Example],
@@ -67,11 +107,11 @@ def make_batch_plan(
         first_epoch: the number of the first epoch, from which order and replay are drawn.
     """
     # 1. How many steps, and how many tokens of an epoch are replayed.
-    lengths = {record_id: len(example.labels) for record_id, example in pool.items()}
     tokens = sum(len(example.labels) for example in fresh)
     if steps is None and settings.epochs == "auto":
         steps = steps_for(tokens)
-    replayed = replay_tokens(tokens, settings.replay_ratio) if lengths else 0
+    replayed = replay_tokens(tokens, settings.replay_ratio) if pool else 0
+    of_source = epoch_tokens(fresh, pool.values(), settings)
 
     # 2. Epoch after epoch until there are as many.
     windows: list[Window] = []
@@ -80,13 +120,32 @@ def make_batch_plan(
             break
         if steps is not None and len(windows) >= steps:
             break
-        drawn = draw_replay(lengths, replayed, settings.seed, epoch)
-        examples = [*fresh, *(pool[draw.record_id].shortened(draw.tokens) for draw in drawn)]
+        examples, random = list(fresh), np.random.default_rng([settings.seed, epoch, _REPLAY])
+        if of_source.fresh is not None:
+            examples = _drawn(fresh, of_source.fresh, np.random.default_rng([settings.seed, epoch, _FRESH]))
+        if of_source.replay is not None:
+            examples += _drawn(pool.values(), of_source.replay, random)
+        else:
+            examples += _draw(pool.values(), replayed, random)
         micro_batches = order(examples, settings, np.random.default_rng([settings.seed, epoch, _ORDER]))
         size = settings.gradient_accumulation_steps
         windows += [Window(epoch, tuple(micro_batches[i : i + size])) for i in range(0, len(micro_batches), size)]
     share = replayed / (tokens + replayed) if tokens + replayed else 0.0
     return BatchPlan(tuple(windows[:steps]), share)
+
+
+def _drawn(examples: Iterable[Example], tokens: Mapping[str, int], random: np.random.Generator) -> list[Example]:
+    """So many tokens of each source: all of its examples once, or drawn."""
+    by_source: dict[str, list[Example]] = {source: [] for source in sorted(tokens)}
+    for example in examples:
+        by_source[example.source].append(example)
+    return [one for source, own in by_source.items() for one in _draw(own, tokens[source], random)]
+
+
+def _draw(examples: Iterable[Example], tokens: int, random: np.random.Generator) -> list[Example]:
+    own = {example.record_id: example for example in examples}
+    drawn = draw_from_pool({record_id: len(example.labels) for record_id, example in own.items()}, tokens, random)
+    return [own[draw.record_id].shortened(draw.tokens) for draw in drawn]
 
 
 def steps_for(tokens: int) -> int:

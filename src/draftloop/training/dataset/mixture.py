@@ -11,7 +11,7 @@ whole in the split `train` comes in through the replay buffer alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from ...data.records import PairId, Record
 from ...data.replay import ReplayBuffer, drawable
 from ...data.usable import CANCELLED, NEAR_TWO_SPLITS, describe_counts, is_of_pair
 from ...errors import NothingToDo, RunError
+from .batch_plan import epoch_tokens, labels_by_source
+from .contradiction import CONTRADICTED, CONTRADICTED_SOURCE, SpotChecks
 from .examples import Selection, examples_hash, select
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class TrainingMixture:
         unusable: ids of the target's failures that are not among them: too long, or another tokenizer's.
         left_out: failures and validation generations that could not be used, counted by reason; of both splits what is
             near a prompt of another one.
+        warnings: lines that a person should see, whoever started the training.
         damaged_lines: numbers of the log's lines that could not be read, and `damaged_replay` of the replay buffer's.
     """
 
@@ -51,6 +54,7 @@ class TrainingMixture:
     validation_records: list[Record]
     unusable: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
+    warnings: tuple[str, ...] = ()
     damaged_lines: tuple[int, ...] = ()
     damaged_replay: tuple[int, ...] = ()
 
@@ -62,7 +66,41 @@ class TrainingMixture:
             "sha256": {name: examples_hash(part.examples) for name, part in parts},
             "unusable": self.unusable,
             "left_out": dict(self.left_out),
+            "warnings": self.warnings,
         }
+
+    def without_contradicted(self, checks: SpotChecks) -> TrainingMixture:
+        """The same without the records that the target contradicts, and those of sources that it contradicts.
+
+        Raises:
+            NothingToDo: no failure is left.
+        """
+
+        def stays(record_id: str, source: str) -> bool:
+            return record_id not in checks.contradicted and source not in checks.sources
+
+        failures, failure_records = _kept(self.failures, self.failure_records, stays)
+        validation, validation_records = _kept(self.validation, self.validation_records, stays)
+        pool = [example for example in self.pool.examples if stays(example.record_id, example.source)]
+        gone = [record for record in self.failure_records if not stays(record.id, record.source)]
+        measured = len(self.validation_records) - len(validation_records)
+        left_out = self.left_out.copy()
+        left_out += Counter(
+            CONTRADICTED_SOURCE if record.source in checks.sources else CONTRADICTED for record in gone
+        ) + Counter({CONTRADICTED_SOURCE: measured})
+        if not failures.examples:
+            raise NothingToDo(f"no usable failure is left: {describe_counts(left_out)}. {'; '.join(checks.warnings())}")
+        return replace(
+            self,
+            failures=failures,
+            pool=replace(self.pool, examples=pool),
+            validation=validation,
+            failure_records=failure_records,
+            validation_records=validation_records,
+            unusable=(*self.unusable, *(record.id for record in gone)),
+            left_out=left_out,
+            warnings=(*self.warnings, *checks.warnings()),
+        )
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Records, supervised tokens and hash of each part."""
@@ -77,9 +115,10 @@ class TrainingMixture:
         validation = f"{len(self.validation.examples)} generations"
         if settings.val_batches > 0:
             validation = f"{settings.val_batches} micro-batches of {validation}"
-        notes = [f"training on {counts}; validation on {validation}"]
+        notes = [f"training on {counts}; validation on {validation}", *self.warnings]
         if self.left_out:
             notes.append(f"left out: {describe_counts(self.left_out)}")
+        notes += self._bounded(settings)
         if self.failures.cut_labels:
             notes.append(f"{self.failures.cut_labels:,} labels beyond data.max_output_length were cut off")
         if self.damaged_lines:
@@ -98,6 +137,22 @@ class TrainingMixture:
                 else "the replay buffer has nothing to draw from: training on failures alone"
             )
         return notes
+
+    def _bounded(self, settings: Training) -> list[str]:
+        """The sources of which an epoch has less than there is, in a line."""
+        drawn = epoch_tokens(self.failures.examples, self.pool.examples, settings).fresh
+        if drawn is None:
+            return []
+        there = labels_by_source(self.failures.examples)
+        less = [source for source in sorted(there) if drawn[source] < there[source]]
+        had, has = (sum(tokens[source] for source in less) / there.total() for tokens in (there, drawn))
+        times = max(drawn[source] / there[source] for source in there)
+        line = (
+            f"{' and '.join(less)}: {had:.0%} of the failures' tokens, but {has:.0%} of each epoch's, drawn anew; "
+            f"failures of other sources come up to {times:.1f} times an epoch "
+            f"(training.max_source_share is {settings.max_source_share:g})"
+        )
+        return [line]
 
     def _parts(self) -> dict[str, Selection]:
         return {"failures": self.failures, "replay_pool": self.pool, "validation": self.validation}
@@ -129,10 +184,11 @@ def gather(log: FailureLog, replay: ReplayBuffer, pair: Pair, config: Config) ->
     left_out += failures.left_out
 
     # 3. The replay pool.
+    seed, share = config.training.seed, config.training.max_source_share
     ours = [record for record in train if is_of_pair(record, pair.identity)]
     latest = {record.id: record for record in train}
     groups = log.groups()
-    buffered = [latest.get(record.id, record) for record in replay.refresh(lambda: ours, config.training.seed)]
+    buffered = [latest.get(record.id, record) for record in replay.refresh(lambda: ours, seed, share)]
     damaged_replay = tuple(damage.line_number for damage in replay.damage)
     if not failures.examples:
         raise NothingToDo(_why_nothing(log, train, left_out))
@@ -192,7 +248,18 @@ def gather_again(
         validation_records=parts["validation"],
         unusable=unusable,
         left_out=left_out,
+        warnings=tuple(saved.get("warnings", ())),
     )
+
+
+def _kept(
+    selection: Selection, records: Sequence[Record], stays: Callable[[str, str], bool]
+) -> tuple[Selection, list[Record]]:
+    """Of examples and their records those that stay."""
+    pairs = zip(selection.examples, records, strict=True)
+    both = [(example, record) for example, record in pairs if stays(record.id, record.source)]
+    cut = sum(len(record.target_output) - len(example.labels) for example, record in both)
+    return replace(selection, examples=[example for example, _ in both], cut_labels=cut), [record for _, record in both]
 
 
 def _is_of_train(groups: PromptGroups, record: Record) -> bool:
