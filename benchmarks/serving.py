@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
 
 LENGTHS, CLIENTS, TURNS = (1, 2, 3, 4), 8, 5
+OURS, INSIDE = "ours", "in process"
 TOKENS, PROMPTS, REQUESTS, CHAT_TOKENS = 96, 8, 5_000, 400
 
 
@@ -100,36 +102,36 @@ def one_stream(
     profiles = {greedy: measure_latency(pair, 8, greedy=greedy) for greedy in (True, False)}
     for temperature in (0.8, 0.0):
         fields = {"max_tokens": TOKENS, "temperature": temperature}
-        mine, inside = [], []
-        port = world.free_port()
-        with world.server(
-            world.ours(target, draft, folder / f"data-{temperature}", port, "--capture", "off"), port
-        ) as url:
-            for turn in range(turns + 1):
-                found = world.tokens_per_second(world.one_after_the_other(url, prompts, **fields))
-                alone = _in_process(pair, profiles[temperature == 0], prompts, temperature)
-                if turn:
-                    mine.append(found)
-                    inside.append(alone)
-        best = 0.0
-        for k in LENGTHS:
+        with ExitStack() as servers:
             port = world.free_port()
-            more = ["--draft-model", str(draft), "--num-draft-tokens", str(k)]
-            with world.server(world.theirs(target, port, *more), port) as url:
-                speeds = [
-                    world.tokens_per_second(world.one_after_the_other(url, prompts, **fields)) for _ in range(turns + 1)
-                ]
-            best = max(best, statistics.median(speeds[1:]))
-        name = f"T {temperature:g}"
-        ratio = statistics.median(a / b for a, b in zip(mine, inside, strict=True))
+            mine = world.ours(target, draft, folder / f"data-{temperature}", port, "--capture", "off")
+            urls: dict[int | str, str] = {OURS: servers.enter_context(world.server(mine, port))}
+            for k in LENGTHS:
+                port = world.free_port()
+                more = ["--draft-model", str(draft), "--num-draft-tokens", str(k)]
+                urls[k] = servers.enter_context(world.server(world.theirs(target, port, *more), port))
+            speeds: dict[int | str, list[float]] = {name: [] for name in (INSIDE, *urls)}
+            for _ in range(turns + 1):  # all of them in turn, so that whatever else runs here slows all alike
+                speeds[INSIDE].append(_in_process(pair, profiles[temperature == 0], prompts, temperature))
+                for name, url in urls.items():
+                    answers = world.one_after_the_other(url, prompts, **fields)
+                    speeds[name].append(world.tokens_per_second(answers))
+        kept = {name: found[1:] for name, found in speeds.items()}  # the first turn warmed them up
+        best = max(LENGTHS, key=lambda k: statistics.median(kept[k]))
+        label = f"T {temperature:g}"
         rows += [
-            _row(f"one stream, {name}", statistics.median(mine), "tokens/s"),
-            _row(f"in process, {name}", statistics.median(inside), "tokens/s"),
-            _row(f"mlx_lm.server at its best K, {name}", best, "tokens/s"),
-            _row(f"HTTP over in process, {name}", ratio, "x"),
-            _row(f"over mlx_lm.server, {name}", statistics.median(mine) / best, "x"),
+            _row(f"one stream, {label}", statistics.median(kept[OURS]), "tokens/s"),
+            _row(f"in process, {label}", statistics.median(kept[INSIDE]), "tokens/s"),
+            _row(f"mlx_lm.server at its best K, {label}", statistics.median(kept[best]), "tokens/s"),
+            _row(f"HTTP over in process, {label}", _ratio(kept[OURS], kept[INSIDE]), "x"),
+            _row(f"over mlx_lm.server, {label}", _ratio(kept[OURS], kept[best]), "x"),
         ]
     return rows
+
+
+def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
+    """The median over turns."""
+    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
 
 
 def _in_process(pair: Pair, profile: Any, prompts: Sequence[str], temperature: float) -> float:
@@ -165,7 +167,7 @@ def several(
                         waits.append(world.spread_of_waiting(found[:CLIENTS]))
         greedy, _ = world.at_once(url, prompts, CLIENTS, max_tokens=TOKENS, temperature=0)
     differ = sum(not _is_plain(pair, prompt, one.text) for prompt, one in zip(prompts, greedy, strict=True))
-    ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds["theirs"], strict=True))
+    ratio = _ratio(speeds["ours"], speeds["theirs"])
     return [
         _row("8 clients", statistics.median(speeds["ours"]), "tokens/s"),
         _row("8 clients of mlx_lm.server", statistics.median(speeds["theirs"]), "tokens/s"),

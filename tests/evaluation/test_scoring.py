@@ -113,6 +113,7 @@ def test_little_memory_changes_nothing(
 ) -> None:
     texts = texts_of_many_lengths()
     expected = score(small_pair, texts, "rejection", BARE)["none"]
+    monkeypatch.setattr(teacher_forced, "PART", 3)  # of a prompt that is read alone
     for size in (1, 4 * VOCABULARY * 40):  # one text at a time, then a few
         monkeypatch.setattr(module, name, size)
         assert_close(score(small_pair, texts, "rejection", BARE)["none"], expected, 1e-4)

@@ -17,6 +17,7 @@ from mortal import HANGS
 
 from draftloop.config import Config, Models, Speculative
 from draftloop.models.pair import Pair, load_pair
+from draftloop.prompts.prompt import encode_prompt
 from draftloop.serving import admin
 from draftloop.serving.app import Serving, make_app
 from draftloop.serving.engine import Capacity, Engine
@@ -34,14 +35,17 @@ def pair() -> Pair:
 
 
 def serve(
-    pair: Pair, work: Callable[[Any, Engine], None], put_into_use: Callable[[bytes], dict[str, Any]] | None = None
+    pair: Pair,
+    work: Callable[[Any, Engine], None],
+    put_into_use: Callable[[bytes], dict[str, Any]] | None = None,
+    config: Config | None = None,
 ) -> None:
     """Run an engine here, as long as a thread works with its application."""
     metrics, ready, failed = Metrics(), threading.Event(), list[BaseException]()
     served = Served(pair, Speculative(num_draft_tokens=K), {}, "rejection")
     limits = Capacity(4, 4, 0)
     engine = Engine(lambda: served, limits, lambda _job: None, lambda: False, metrics, on_ready=ready.set)
-    app = make_app(Serving(Config(), engine, metrics, None, Sources((), 10), "the target", put_into_use))
+    app = make_app(Serving(config or Config(), engine, metrics, None, Sources((), 10), "the target", put_into_use))
 
     def works() -> None:
         try:
@@ -170,3 +174,25 @@ def test_requests_that_wait_for_the_registry_keep_no_other_one_waiting(pair: Pai
 
     serve(pair, work, put_into_use)
     assert most == 1  # they share a data directory, which is of one thread at a time
+
+
+def test_no_more_prompts_wait_to_be_tokenized_than_requests_may_wait(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, goes_on = Config.model_validate({"serve": {"max_concurrent": 1, "queue": 1}}), threading.Event()
+
+    def slow(*given: Any, **named: Any) -> Any:
+        assert goes_on.wait(HANGS)
+        return encode_prompt(*given, **named)
+
+    monkeypatch.setattr("draftloop.serving.app.encode_prompt", slow)
+
+    async def ask_three(app: Any) -> None:
+        fields = {"prompt": "Once upon a time", "max_tokens": 1}
+        asked = [asyncio.ensure_future(answer_of(app, fields)) for _ in range(3)]
+        answered, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert [(await one).status for one in answered] == [429]
+        goes_on.set()
+        assert [(await one).status for one in waiting] == [200, 200]
+
+    serve(pair, lambda app, _engine: asyncio.run(ask_three(app)), config=config)

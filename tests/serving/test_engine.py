@@ -23,6 +23,7 @@ from draftloop.config import Models, Speculative
 from draftloop.data.log import FailureLog
 from draftloop.data.records import Record
 from draftloop.data.teacher_blobs import BlobFile
+from draftloop.decoding import teacher_forced
 from draftloop.decoding.decoder import Round
 from draftloop.decoding.generation import Generation
 from draftloop.decoding.offline_rounds import simulate_rounds
@@ -38,6 +39,7 @@ from draftloop.serving.metrics import Metrics
 from draftloop.serving.room import LEAST_OPEN, Room
 from draftloop.serving.served import Served
 from draftloop.serving.tempo import Tempo
+from draftloop.serving.text_stream import TextStream
 from draftloop.store.files import FILES, Files
 
 PROMPTS = (
@@ -61,6 +63,7 @@ def run(
     prefill: int = 512,
     capture: Capture | None = None,
     room: Room | None = None,
+    reads: bool = True,
 ) -> Engine:
     """Run an engine here, as long as the client works in a thread of its own."""
     client: Client
@@ -86,7 +89,7 @@ def run(
         lambda: served,
         limits or Capacity(8, 16, 64 << 20),
         on_output,
-        when_idle=(lambda: False) if capture is None else capture.work,
+        when_idle=capture.work if capture is not None and reads else lambda: False,
         metrics=Metrics(),
         wants=(lambda _job: False) if capture is None else capture.wants,
     )
@@ -393,6 +396,25 @@ def test_an_output_whose_cache_was_lost_with_its_batch_is_not_kept(pair: Pair, m
     run(pair, work)
 
 
+def test_a_stop_string_that_is_complete_only_with_what_was_held_back_ends_it_too(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that ends in half a character, where the limit on tokens cut the other half."""
+    finish = TextStream.finish
+
+    def completes(stream: TextStream) -> Any:
+        piece = finish(stream)
+        stream.stopped = True
+        return piece
+
+    monkeypatch.setattr(TextStream, "finish", completes)
+    run(pair, lambda client: _ended_by_stop(client.answer(PROMPTS[0], stop=("never",))[1]))
+
+
+def _ended_by_stop(end: Ended) -> None:
+    assert end.finish == "stop"
+
+
 # what is captured
 
 
@@ -432,10 +454,10 @@ def test_an_output_that_cannot_be_read_for_its_record_costs_no_answer_and_no_oth
 ) -> None:
     fails = iter([RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory"), IndexError("whatever")])
 
-    def simulates(*given: Any) -> Iterator[tuple[int, Generation]]:
+    def simulates(*given: Any, **named: Any) -> Iterator[tuple[int, Generation]]:
         for error in fails:
             raise error
-        return simulate_rounds(*given)
+        return simulate_rounds(*given, **named)
 
     monkeypatch.setattr("draftloop.serving.capture.simulate_rounds", simulates)
 
@@ -446,6 +468,34 @@ def test_an_output_that_cannot_be_read_for_its_record_costs_no_answer_and_no_oth
     found, metrics = captured(pair, tmp_path, work)
     assert [record.prompt for record in found] == [PROMPTS[2]]
     assert 'records_dropped_total{reason="unusable"} 2.0' in metrics
+
+
+def test_a_request_interrupts_the_reading_of_a_long_output_which_is_begun_anew(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_forced, "BATCH_BYTES", 1)
+    monkeypatch.setattr(teacher_forced, "PART", 4)
+    log = FailureLog(tmp_path / "failures.jsonl")
+    capture = Capture(log, BlobFile(tmp_path / "teacher.bin"), Metrics(), 1.0, 3)
+
+    def work(client: Client) -> None:
+        client.answer(PROMPTS[0], num_draft_tokens=0)
+
+    run(pair, work, capture=capture, reads=False)
+    looks: list[bool] = []
+
+    def is_wanted() -> bool:
+        looks.append(len(looks) == 1)
+        return looks[-1]
+
+    assert capture.work(is_wanted)
+    assert looks == [False, True]  # it gave way at the second part
+    assert list(FailureLog(log.path).records()) == []
+    assert capture.work()
+    assert not capture.work()
+    capture.close()
+    (record,) = FailureLog(log.path).records()
+    assert (record.prompt, record.simulated) == (PROMPTS[0], True)
 
 
 def test_what_goes_wrong_after_records_were_written_keeps_no_later_one_from_the_log(pair: Pair, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ rounds are drawn, then the draws at rejected and bonus positions (M <= N of them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -60,6 +60,7 @@ def simulate_rounds(
     generations: Sequence[TargetGeneration],
     settings: Settings,
     known_p: Sequence[mx.array | None] | None = None,
+    on_part: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Generation]]:
     """Simulate the speculative rounds of each output.
 
@@ -69,15 +70,16 @@ def simulate_rounds(
         settings: rule, K and what is kept of the target's distributions.
         known_p: (N, width) of each output, what it was drawn from, where that was kept: the target does not read it
             then.
+        on_part: called after each part of a long prompt; what it raises ends the reading.
 
     Yields:
         The index and the generation of each output, block by block.
     """
     for block in blocks(generations, pair.width, BLOCK_BYTES):
-        q = dict(distributions(pair.draft, generations, block, pair.width, sampling_probs))
+        q = dict(distributions(pair.draft, generations, block, pair.width, sampling_probs, on_part))
         p = {i: rows for i in block if (rows := _known(generations[i], pair.width, known_p and known_p[i])) is not None}
         unread = [i for i in block if i not in p]
-        p |= distributions(pair.target, generations, unread, pair.width, sampling_probs)
+        p |= distributions(pair.target, generations, unread, pair.width, sampling_probs, on_part)
         members = sorted(block)
         whole_p, whole_q = (mx.concatenate([table.pop(i) for i in members]) for table in (p, q))
         yield from _block(pair, [(i, generations[i]) for i in members], whole_p, whole_q, settings)

@@ -18,6 +18,7 @@ from ..caches import read_whole
 from ..data.records import Record, Sampler
 
 BATCH_BYTES = 128 << 20  # of logits in one forward pass
+PART = 512  # tokens of a long prompt in one forward pass
 
 Transform = Callable[[mx.array, Sampler, int], mx.array]  # logits (N, V), sampler, width -> (N, width)
 
@@ -56,7 +57,12 @@ def blocks(generations: Sequence[TargetGeneration], width: int, most_bytes: int)
 
 
 def distributions(
-    model: Any, generations: Sequence[TargetGeneration], block: Sequence[int], width: int, transform: Transform
+    model: Any,
+    generations: Sequence[TargetGeneration],
+    block: Sequence[int],
+    width: int,
+    transform: Transform,
+    on_part: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, mx.array]]:
     """The distributions of a model at the output positions.
 
@@ -66,6 +72,7 @@ def distributions(
         block: indices of those to read.
         width: tokens that target and draft share.
         transform: makes a distribution of logits.
+        on_part: called after each part of a long prompt; what it raises ends the reading.
 
     Yields:
         The index and the distributions (N, width) of each generation of the block, evaluated.
@@ -76,7 +83,7 @@ def distributions(
 
     for batch in _grouped(block, fits):
         if not fits(batch):
-            yield batch[0], _alone(model, generations[batch[0]], width, transform)
+            yield batch[0], _alone(model, generations[batch[0]], width, transform, on_part)
             continue
         length = max(len(generations[i].input_tokens) for i in batch)
         tokens = np.zeros((len(batch), length), np.int32)
@@ -91,13 +98,16 @@ def distributions(
         yield from zip(batch, rows, strict=True)
 
 
-def _alone(model: Any, generation: TargetGeneration, width: int, transform: Transform) -> mx.array:
+def _alone(
+    model: Any, generation: TargetGeneration, width: int, transform: Transform, on_part: Callable[[], None]
+) -> mx.array:
     """One long generation by itself; of its prompt's logits only the last ones are computed."""
     read = len(generation.prompt_tokens) - 1
     cache = make_prompt_cache(model)
-    if read:
-        model(mx.array([generation.input_tokens[:read]]), cache=cache)
+    for start in range(0, read, PART):
+        model(mx.array([generation.input_tokens[start : min(start + PART, read)]]), cache=cache)
         mx.eval([layer.state for layer in cache])  # so the logits are never computed
+        on_part()
     rows = transform(model(mx.array([generation.input_tokens[read:]]), cache=cache)[0], generation.sampler, width)
     mx.eval(rows)
     return rows

@@ -74,6 +74,7 @@ class Serving:
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
         self._choosing = ThreadPoolExecutor(1, "admin")  # it may wait for a lock, and no other request with it
         self._width: int | None = None
+        self._prompts = 0  # that wait for their tokens
 
     def check_model(self, name: str | None) -> None:
         """Raise ApiError (404) where a request names a model that is not served."""
@@ -93,9 +94,20 @@ class Serving:
         return await asyncio.get_running_loop().run_in_executor(self._choosing, self.put_into_use, body)
 
     async def tokens(self, asked: Asked) -> tuple[int, ...]:
-        """The prompt's tokens. Raises ApiError."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, self._encoded, asked)
+        """The prompt's tokens. Raises ApiError; 429 where as many prompts wait to be tokenized as requests may wait."""
+        if self._prompts >= self.config.serve.queue + self.config.serve.max_concurrent:
+            raise self.too_many
+        self._prompts += 1  # on the loop's thread alone
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._encoded, asked)
+        finally:
+            self._prompts -= 1
+
+    @property
+    def too_many(self) -> ApiError:
+        """The answer to a request that may not wait."""
+        message = f"{self.config.serve.queue} requests are waiting already; try again later"
+        return ApiError(429, message, code="queue_full", headers={"Retry-After": str(_RETRY_AFTER)})
 
     def _encoded(self, asked: Asked) -> tuple[int, ...]:
         served = self.engine.served
@@ -206,8 +218,7 @@ async def _complete(kind: Kind, serving: Serving, request: Request) -> Response:
     try:
         serving.engine.submit(job)
     except Full:
-        message = f"{serving.config.serve.queue} requests are waiting already; try again later"
-        raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(_RETRY_AFTER)}) from None
+        raise serving.too_many from None
     if not asked.stream:
         whole = orjson.dumps(await _whole(answer, job.cancelled, events, request))
         return Response(whole, media_type="application/json")

@@ -63,6 +63,10 @@ class _Due:
         return len(self.tokens) + len(self.output)
 
 
+class _RequestCame(Exception):
+    """What was being read is read later."""
+
+
 _Made = tuple[Record, TopK | None]
 
 
@@ -90,6 +94,7 @@ class Capture:
         self._log, self._blobs, self._metrics, self._rate, self._drafts = log, blobs, metrics, rate, drafts
         self._made: Backlog[_Made] = Backlog(MOST_WRITTEN, MOST_WRITTEN_TOKENS)
         self._due: Backlog[_Due] = Backlog(MOST_DUE, MOST_DUE_TOKENS)
+        self._at: _Due | None = None  # what is being read
         self._writer = threading.Thread(target=self._write, name="records", daemon=True)
         self._writer.start()
 
@@ -128,24 +133,39 @@ class Capture:
         elif not self._due.offer(due, due.size):
             self._metrics.dropped("queue_full")
 
-    def work(self) -> bool:
-        """Let the draft read one output that it had no part in; whether there was one."""
-        if not (taken := self._due.take(1)):
-            return False
+    def work(self, is_wanted: Callable[[], bool] = lambda: False) -> bool:
+        """Let the draft read one output that it had no part in; whether there was one.
+
+        Args:
+            is_wanted: whether a request waits; a long prompt that is being read is begun anew later then.
+        """
+        if self._at is None:
+            taken = self._due.take(1)
+            if not taken:
+                return False
+            (self._at,) = taken
+
+        def give_way() -> None:
+            if is_wanted():
+                raise _RequestCame
+
         try:
-            self._simulate(*taken)
+            self._simulate(self._at, give_way)
+        except _RequestCame:
+            return True
         except Exception as error:  # noqa: BLE001 - nobody waits for it, and whatever it is, the server goes on
             _log.error("%s while an output was read for its record:\n%s", type(error).__name__, frames(error))
             self._metrics.dropped("unusable")
+        self._at = None
         return True
 
-    def _simulate(self, due: _Due) -> None:
+    def _simulate(self, due: _Due, give_way: Callable[[], None]) -> None:
         """Read an output with both models, and draw its rounds."""
         if 4 * due.pair.width * len(due.output) > MOST_BYTES:
             self._metrics.dropped("unusable")
             return
         generation = TargetGeneration(due.tokens, due.output, due.settings.sampler)
-        ((_, found),) = simulate_rounds(due.pair, [generation], due.settings)
+        ((_, found),) = simulate_rounds(due.pair, [generation], due.settings, on_part=give_way)
         self._hand_over(due, replace(found, finish=due.finish))
 
     def _why_not(self, job: Job) -> NotCaptured | None:
@@ -176,7 +196,7 @@ class Capture:
 
     def close(self) -> None:
         """Write what was handed over, and end; what the draft has not read by now is dropped and counted."""
-        self._metrics.dropped("queue_full", len(self._due))
+        self._metrics.dropped("queue_full", len(self._due) + (self._at is not None))
         self._made.close()
         self._writer.join()
 

@@ -118,6 +118,8 @@ class Job:
             self._send(Ended(finish, len(self.tokens), 0, 0, 0, 0, 0, 0.0, 0.0))
             return
         self._emit(work.text.finish())
+        if work.text.stopped and finish == "length":  # what was held back completed a stop string
+            self.finish = finish = "stop"
         counts = count_rounds(work.rounds, len(work.output))
         read = work.read or work.began
         self._send(

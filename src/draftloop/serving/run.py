@@ -86,7 +86,7 @@ def run_server(
     def when_idle() -> bool:
         if not http.is_alive():
             engine.stop(0)  # nobody can ask any more
-        did_something = capture is not None and capture.work()
+        did_something = capture is not None and capture.work(lambda: engine.counts != (0, 0))
         return did_something or (learning is not None and learning.questions.work())
 
     def ready() -> None:
