@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup dev demo test test-portable test-all test-e2e clients faults reference lint docs bench speed serving learning soak models clean
+.PHONY: help setup dev demo test test-portable test-all test-e2e clients faults reference lint docs bench speed serving learning soak live models clean
 .NOTPARALLEL: # set-up of two kinds, or two measurements, at a time would spoil each other
 
 help: ## list the targets
@@ -72,6 +72,12 @@ learning: dev ## what is learned by which recipe: benchmarks/results/learning.js
 
 soak: dev ## three unattended rounds over a stream that changes: benchmarks/results/soak.json (ten minutes)
 	@$(PY) benchmarks/soak.py $(ARGS)
+
+live: dev ## a server that learns: gain, swaps, rollback, three nights (an hour and a half; ARGS=--quick: a quarter of one)
+	@$(PY) benchmarks/live_loop.py $(ARGS)
+	@$(PY) benchmarks/live_swaps.py $(ARGS)
+	@$(PY) benchmarks/live_rollback.py $(ARGS)
+	@$(PY) benchmarks/live_soak.py $(ARGS)
 
 models: dev ## try every text model of the installed mlx-lm, and write what works (half an hour; ARGS=--full: hours)
 	@$(PY) -m scripts.models_matrix $(ARGS)

@@ -2,7 +2,7 @@
 
 `draftloop serve --learn idle` on the embedded pair is asked prompts of prose by OpenAI's client, and then nobody asks.
 It trains, lets the gate decide, and puts the champion into use. Prompts that were held back are asked before and after,
-and are kept out of the log. What a first request during a training waits for is measured too.
+and are kept out of the log. How long a first request waits that stops the training is measured too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import prepared  # noqa: F401
 
 # isort: split
 import argparse
+import random
 import statistics
 import tempfile
 import time
@@ -18,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import openai
 import results
-import serving_world as world
+from live_world import TRAINING, LiveServer, live_server
 from results import Figure
 
 from draftloop import reference
@@ -30,8 +30,10 @@ from draftloop.evaluation.intervals import paired_ratio_difference_interval
 from draftloop.prompts.files import read_prompts
 
 TOKENS, DRAFTS = 64, 4
-ASKED, MEASURED, FIRST = 300, 100, 20
-IDLE_MINUTES, LONGEST_S = 0.05, 45 * 60
+ASKED, MEASURED = 300, 100
+IDLE_SAMPLES, STOPS = 9, 9  # first tokens of an idle server, and of one whose child they stop
+LONGEST_PAUSE = 2.0  # seconds before such a request
+IDLE_MINUTES = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,19 @@ class Asked:
 
     taught: list[str]
     measured: list[str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Tokens and rounds of each answer."""
+
+    tokens: list[float]
+    rounds: list[float]
+
+    @property
+    def acceptance_length(self) -> float:
+        """Of all answers together."""
+        return sum(self.tokens) / sum(self.rounds)
 
 
 def main() -> None:
@@ -52,8 +67,9 @@ def main() -> None:
         [prompt.text for prompt in read_prompts(reference.prompts_file(domain, "collect"))[:asked]],
         [prompt.text for prompt in read_prompts(reference.prompts_file(domain, "benchmark"))[:measured]],
     )
+    settings = {"training.epochs": 4, "training.answers": 0, "training.proposals": 0} if given.quick else {}
     with tempfile.TemporaryDirectory(prefix="draftloop-live-") as folder:
-        figures = run(prompts, Path(folder))
+        figures = run(prompts, Path(folder), settings)
     print_table(
         ["figure", "measured", "unit", "reached"],
         [[one.figure, f"{one.value:.3f}", one.unit, str(one.reached)] for one in figures],
@@ -63,41 +79,42 @@ def main() -> None:
         results.write("live_loop", conditions, figures)
 
 
-def run(prompts: Asked, folder: Path) -> list[Figure]:
+def run(prompts: Asked, folder: Path, settings: dict[str, object]) -> list[Figure]:
     """The whole of it."""
-    port = world.free_port()
-    learning = ("--learn", "idle", "--idle-minutes", str(IDLE_MINUTES))
-    command = world.ours(Path(reference.TARGET), Path(reference.DRAFT), folder, port, *learning)
-    with world.server(command, port) as url:
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
-        idle = statistics.median(_first_token(url, prompts.measured[0]) for _ in range(FIRST))
+    with live_server(folder, IDLE_MINUTES, settings) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600)
+        idle = statistics.median(_first_token(server, prompts.measured[0], pause) for pause in _pauses(IDLE_SAMPLES))
+        if server.has_child:
+            raise RuntimeError("there is a child already: the server was not idle")
         before = _measure(client, prompts.measured)
         for prompt in prompts.taught:
             client.completions.create(model="default", prompt=prompt, max_tokens=TOKENS, temperature=0.8)
         began = time.monotonic()
-        _wait_for(url, "draftloop:learner_at_work 1.0", began)
-        during = _first_token(url, prompts.measured[0])
-        _wait_for(url, 'draftloop:champion_info{version="v', began)
+        stops = _first_tokens_of_stops(server, prompts.measured[0])
+        server.until(lambda: server.swaps > 0, "a champion in use")
         learned = time.monotonic() - began
         after = _measure(client, prompts.measured)
-    first, second = ([list(map(float, column)) for column in zip(*one, strict=True)] for one in (before, after))
-    groups = list(range(len(before)))
-    gain = paired_ratio_difference_interval(first[0], first[1], second[0], second[1], groups, seed=0)
+    columns = (before.tokens, before.rounds, after.tokens, after.rounds)
+    gain = paired_ratio_difference_interval(*columns, list(range(len(before.tokens))), seed=0)
     assert gain.low is not None and gain.high is not None  # noqa: PT018 - there are many prompts
+    ratios = [one / idle for one in stops]
     return [
-        Figure("acceptance length before", sum(first[0]) / sum(first[1]), "tokens/round"),
-        Figure("acceptance length after", sum(second[0]) / sum(second[1]), "tokens/round"),
-        Figure("gain", gain.estimate, "tokens/round", interval=(gain.low, gain.high)),
-        Figure("low end of the gain's interval", gain.low, "tokens/round", at_least=0.0),
-        Figure("first request during a training over an idle server's", during / idle, "x", at_most=1.5),
-        Figure("first request during a training", during, "s", at_most=2.0),
+        Figure("acceptance length before", before.acceptance_length, "tokens a round"),
+        Figure("acceptance length after", after.acceptance_length, "tokens a round"),
+        Figure("gain", gain.estimate, "tokens a round", interval=(gain.low, gain.high)),
+        Figure("low end of the gain's interval", gain.low, "tokens a round", at_least=1e-9),
+        Figure("requests that stopped a training", len(stops), "requests", at_least=7),
+        Figure("their first token over an idle server's, median", statistics.median(ratios), "x", at_most=1.5),
+        Figure("their first token over an idle server's, longest", max(ratios), "x"),
+        Figure("their first token, longest", max(stops), "s", at_most=2.0),
+        Figure("first token of an idle server", idle, "s"),
         Figure("from the last request to the swap", learned / 60, "minutes"),
     ]
 
 
-def _measure(client: openai.OpenAI, prompts: Sequence[str]) -> list[tuple[int, float]]:
-    """Tokens and rounds of each prompt's answer, which is kept out of the log."""
-    found = []
+def _measure(client: openai.OpenAI, prompts: Sequence[str]) -> Measured:
+    """The answers to prompts, which are kept out of the log."""
+    measured = Measured([], [])
     for number, prompt in enumerate(prompts):
         answer = client.completions.create(
             model="default",
@@ -108,21 +125,35 @@ def _measure(client: openai.OpenAI, prompts: Sequence[str]) -> list[tuple[int, f
             extra_body={"num_draft_tokens": DRAFTS, "store": False},
         )
         timings = (answer.model_extra or {})["timings"]
-        found.append((timings["predicted_n"], timings["predicted_n"] / timings["acceptance_length"]))
-    return found
+        measured.tokens.append(timings["predicted_n"])
+        measured.rounds.append(timings["predicted_n"] / timings["acceptance_length"])
+    return measured
 
 
-def _first_token(url: str, prompt: str) -> float:
-    """Seconds to the first token of a request that is not recorded."""
-    with httpx.Client() as client:
-        return world.ask(client, url, prompt, max_tokens=1, temperature=0, store=False).first
+def _first_tokens_of_stops(server: LiveServer, prompt: str) -> list[float]:
+    """Seconds to the first token of requests that each find a training at work and stop it.
+
+    There are fewer of them where the champion changes before.
+    """
+    seconds = []
+    for pause in _pauses(STOPS):
+        server.until(lambda: server.swaps > 0 or (TRAINING in server.said and server.is_training), "a training")
+        waited = _first_token(server, prompt, pause)
+        if server.metric("learner_stopped") == 1:
+            seconds.append(waited)
+    return seconds
 
 
-def _wait_for(url: str, line: str, began: float) -> None:
-    while line not in httpx.get(f"{url}/metrics", timeout=60).text:
-        if time.monotonic() - began > LONGEST_S:
-            raise RuntimeError(f"after {LONGEST_S / 60:.0f} minutes there is no {line}")
-        time.sleep(0.05)
+def _pauses(count: int) -> list[float]:
+    """Seconds, the same ones whatever they are for."""
+    choose = random.Random(0)
+    return [LONGEST_PAUSE * choose.random() for _ in range(count)]
+
+
+def _first_token(server: LiveServer, prompt: str, pause: float) -> float:
+    """Seconds to the first token of a request that comes after a pause and is not recorded."""
+    time.sleep(pause)
+    return server.ask([prompt], max_tokens=1, temperature=0, store=False)[0].first
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ def rendered(text: str) -> str:
 
 
 def table(name: str) -> str:
-    """One results file in Markdown."""
+    """One results file in Markdown; where there is none yet, that."""
     path = MATRIX if name == "models" else ROOT / "benchmarks" / "results" / f"{name}.json"
-    found = json.loads(path.read_text())
-    return TABLES.get(name, figures_table)(found)
+    if not path.exists():
+        return "Not measured yet.\n"
+    return TABLES.get(name, figures_table)(json.loads(path.read_text()))
 
 
 def demo_table(found: dict[str, Any]) -> str:
@@ -282,6 +283,7 @@ TABLES = {
     "models": models_table,
     "learning_main": learning_table,
     "learning_smollm2": learning_table,
+    "live_soak": soak_table,
     "soak": soak_table,
     "speed_decoding": decoding_table,
     "speed_caches": caches_table,

@@ -200,7 +200,7 @@ def many(target: Path, draft: Path, folder: Path, prompts: Sequence[str], reques
             except (httpx.HTTPError, KeyError):
                 failed += 1
             if number in (requests // 5, requests - 1):
-                sizes.append(_resident_mb(port))
+                sizes.append(world.resident_megabytes(port))
     return [_row("requests that failed", failed, ""), _row("memory growth", sizes[-1] - sizes[0], "MB")]
 
 
@@ -220,18 +220,6 @@ def second_turn(target: Path, draft: Path, folder: Path, turns: int) -> list[dic
             if number:
                 ratios.append(second.first / first.first)
     return [_row("second turn over the first", statistics.median(ratios), "x")]
-
-
-def _resident_mb(port: int) -> float:
-    """Of the process that serves on a port; Linux alone says so."""
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            if f"--port\0{port}\0".encode() in (status.parent / "cmdline").read_bytes():
-                (line,) = (one for one in status.read_text().splitlines() if one.startswith("VmRSS"))
-                return int(line.split()[1]) / 1024
-        except (OSError, ValueError):
-            continue
-    raise RuntimeError("the server's process is not found")
 
 
 def _row(what: str, value: float, unit: str) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,9 +61,20 @@ def with_its_adapter(pair: Pair, draft: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def server(command: Sequence[str], port: int) -> Iterator[str]:
-    """A running server's base URL."""
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def server(
+    command: Sequence[str], port: int, log: Path = Path(os.devnull), environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """A running server's base URL.
+
+    Args:
+        command: arguments of Python.
+        port: that the command names.
+        log: a file for its stderr.
+        environment: variables beside this process's own.
+    """
+    given = {**os.environ, **(environment or {})}
+    with log.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=stderr, env=given)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_for(url, process)
@@ -142,6 +154,27 @@ def tokens_per_second(answers: Sequence[Answered]) -> float:
 def spread_of_waiting(answers: Sequence[Answered]) -> float:
     """The longest wait for a first token over the mean one."""
     return max(one.first for one in answers) / statistics.mean(one.first for one in answers)
+
+
+def resident_megabytes(port: int) -> float:
+    """Of the process that serves on a port; Linux alone says so."""
+    return _megabytes(port, "VmRSS")
+
+
+def own_megabytes(port: int) -> float:
+    """The same without what is mapped from files, which other processes may share."""
+    return _megabytes(port, "RssAnon")
+
+
+def _megabytes(port: int, kind: str) -> float:
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"--port\0{port}\0".encode() in (status.parent / "cmdline").read_bytes():
+                (line,) = (one for one in status.read_text().splitlines() if one.startswith(f"{kind}:"))
+                return int(line.split()[1]) / 1024
+        except (OSError, ValueError):
+            continue
+    raise RuntimeError("the server's process is not found")
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

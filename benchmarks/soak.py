@@ -35,6 +35,7 @@ from draftloop.prompts.files import read_prompts
 
 FIRST: str = reference.OWN_DOMAIN
 SECOND: str = reference.WEAK_DOMAIN
+SOURCE = "stream"
 ROUNDS = 3
 MOST_FORGOTTEN = 0.02
 
@@ -75,7 +76,11 @@ class Home:
         """Generate from prompts with the champion."""
         path = self._folder / "prompts.jsonl"
         path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-        self.run("collect-data", "--prompts-file", str(path), "--source", "stream")
+        self.run("collect-data", "--prompts-file", str(path), "--source", SOURCE)
+
+    def retrain(self) -> dict[str, Any]:
+        """What a run of `retrain` did."""
+        return self.run("retrain", codes=(0, 10, 11, 12))
 
 
 def stream(size: Size) -> list[tuple[str, str]]:
@@ -93,7 +98,7 @@ def one_round(home: Home, number: int, asked: list[tuple[str, str]], size: Size)
         if alarm_after is None and any(watch["alarm"] for watch in home.run("status")["drift"]):
             alarm_after = start + min(size.look_every, len(asked) - start)
     before = home.run("status")
-    made = home.run("retrain", codes=(0, 10, 11, 12))
+    made = home.retrain()
     numbers = made["numbers"]
     return {
         "round": number,
@@ -128,20 +133,41 @@ def acceptance(pair: Pair, texts: list[TargetGeneration], versions: dict[str, Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small run to try the script; writes no results")
-    size = QUICK if parser.parse_args().quick else FULL
+    size = wanted_size(__doc__)
     with tempfile.TemporaryDirectory(prefix="draftloop-soak-") as folder:
-        home, asked, rounds = Home(Path(folder), size), stream(size), []
-        for number in range(1, ROUNDS + 1):
-            rounds.append(one_round(home, number, asked[(number - 1) * size.prompts : number * size.prompts], size))
-            print(json.dumps(rounds[-1]), file=sys.stderr)
-        pair = load_pair(Config().models)
-        used = [None, *(row["champion"] for row in rounds)]
-        versions = {name or "none": home.data / "adapters" / name if name else None for name in used}
-        measured = {domain: acceptance(pair, texts_of(pair, domain, size), versions) for domain in (FIRST, SECOND)}
-        pair_id = pair.identity
-    series = {domain: [found[name or "none"] for name in used] for domain, found in measured.items()}
+        home = Home(Path(folder), size)
+        series = report("soak", home, all_rounds(home, size), size)
+    if size is FULL:
+        draw(series)
+
+
+def wanted_size(description: str) -> Size:
+    """By the flag that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small run to try the script; writes no results")
+    return QUICK if parser.parse_args().quick else FULL
+
+
+def all_rounds(home: Home, size: Size) -> list[dict[str, Any]]:
+    """Every round, which is printed as soon as it is over."""
+    asked, rounds = stream(size), []
+    for number in range(1, ROUNDS + 1):
+        rounds.append(one_round(home, number, asked[(number - 1) * size.prompts : number * size.prompts], size))
+        print(json.dumps(rounds[-1]), file=sys.stderr)
+    return rounds
+
+
+def report(name: str, home: Home, rounds: list[dict[str, Any]], size: Size) -> dict[str, list[float]]:
+    """Measure every draft that was in use, show the figures, and write them if the size is the full one.
+
+    Returns:
+        By domain, the acceptance per position before the first round and after each.
+    """
+    pair = load_pair(Config().models)
+    used = [None, *(row["champion"] for row in rounds)]
+    versions = {version or "none": home.data / "adapters" / version if version else None for version in used}
+    measured = {domain: acceptance(pair, texts_of(pair, domain, size), versions) for domain in (FIRST, SECOND)}
+    series = {domain: [found[version or "none"] for version in used] for domain, found in measured.items()}
     for row, first, second in zip(rounds, series[FIRST][1:], series[SECOND][1:], strict=True):
         row["acceptance_per_position"] = {FIRST: first, SECOND: second}
     start = {FIRST: series[FIRST][0], SECOND: series[SECOND][0]}
@@ -149,7 +175,7 @@ def main() -> None:
     show(rounds, start, figures)
     if size is FULL:
         conditions = {
-            "pair": {"target": pair_id.target, "draft": pair_id.draft},
+            "pair": {"target": pair.identity.target, "draft": pair.identity.draft},
             "rule": "rejection",
             "temperature": 0.8,
             "prompts_a_round": size.prompts,
@@ -157,8 +183,8 @@ def main() -> None:
             "max_tokens": size.tokens,
             "source": "one for both domains",
         }
-        results.write("soak", conditions, figures, before=start, rounds=rounds)
-        draw(series)
+        results.write(name, conditions, figures, before=start, rounds=rounds)
+    return series
 
 
 def find_figures(series: dict[str, list[float]], rounds: list[dict[str, Any]]) -> list[Figure]:

@@ -40,6 +40,8 @@ ROWS = {
     "clients that vanish": "their decoding ends and is recorded up to there, the next client is served",
     "slow readers": "others are served meanwhile, memory stays bounded, and who reads nothing is cut off",
     "two servers on one log": "both capture, no record lost, none twice, none damaged",
+    "swaps under load": "no request fails, every greedy answer is plain mlx-lm's, and has one draft from end to end",
+    "kill -9 of a server that learns": "the champion loads, nothing acknowledged lost, no version promoted twice",
 }
 """Every fault and what must hold under it, in the order of the table."""
 
