@@ -15,7 +15,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def main() -> None:
         results.write("live_loop", conditions, figures)
 
 
-def run(prompts: Asked, folder: Path, settings: dict[str, object]) -> list[Figure]:
+def run(prompts: Asked, folder: Path, settings: Mapping[str, object]) -> list[Figure]:
     """The whole of it."""
     with live_server(folder, IDLE_MINUTES, settings) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600)

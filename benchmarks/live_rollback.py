@@ -158,7 +158,7 @@ def live_rollback(folder: Path, pair: Pair, good: str, worse: Path) -> Live:
     with live_server(folder, IDLE_MINUTES, SETTINGS) as server:
         data, prompts = server.data, new_prompts()
         manifest = {"pair": pair.identity, "parent": good}
-        version = data.registry.create(lambda path: shutil.copytree(worse, path, dirs_exist_ok=True), manifest)
+        version = data.registry.create(lambda path: copy_adapter(worse, path), manifest)
         server.put_into_use(good)
         server.put_into_use(version.name)
         before = len(read_overview(data).heldout_prompts)
@@ -173,6 +173,11 @@ def live_rollback(folder: Path, pair: Pair, good: str, worse: Path) -> Live:
                 break
         heldout = len(read_overview(data).heldout_prompts) - before
         return Live(data.registry.champion() == good, heldout, asked)
+
+
+def copy_adapter(adapter: Path, folder: Path) -> None:
+    """Copy an adapter into a folder that is there."""
+    shutil.copytree(adapter, folder, dirs_exist_ok=True)
 
 
 def new_prompts() -> list[str]:
