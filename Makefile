@@ -37,7 +37,7 @@ clients: ## the server and real clients: npm's openai, LangChain (from the regis
 	@BLAS_AGAIN= sh scripts/setup.sh clients
 	$(PY) -m pytest -m clients tests/serving $(ARGS)
 
-faults: dev ## every fault at its full count, and the table of them (a quarter of an hour)
+faults: dev ## every fault at its full count, and the table of them (half an hour)
 	$(PY) -m pytest tests/faults --full -m "" $(ARGS)
 
 reference: setup ## rebuild the embedded pair from the standard library's text (more than an hour)
