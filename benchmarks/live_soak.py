@@ -23,6 +23,7 @@ from draftloop.config import Speculative
 from draftloop.retraining.facts import SETTLING
 
 IDLE_MINUTES = 0.5  # far more than a look at `status` takes
+A_MOMENT = 2.0  # seconds in which a server that became idle begins
 DEFAULTS = Speculative()
 
 
@@ -32,7 +33,7 @@ class ServedHome(Home):
     def __init__(self, folder: Path, size: Size, server: LiveServer) -> None:
         super().__init__(folder, size)
         self._server, self._tokens = server, size.tokens
-        self._runs = 0  # of `retrain` in earlier nights
+        self._dusk, self._runs = 0.0, 0  # when the last night began, and the runs of `retrain` before it
 
     def collect(self, prompts: list[str]) -> None:
         """Ask, and wait for all records."""
@@ -50,15 +51,16 @@ class ServedHome(Home):
 
     def retrain(self) -> dict[str, Any]:
         """Wait for the end of a night: what the last run did that came to a verdict, or else the last of all."""
-        began = time.monotonic()
+        self._dusk, self._runs = time.monotonic(), len(self._server.data.audit.entries())
         self._server.until(self._is_over, "the end of the night")
         made = self._server.data.audit.entries()[self._runs :]
-        self._runs += len(made)
         settled = [run for run in made if run["outcome"] in SETTLING] or made
-        return {**settled[-1], "champion": made[-1]["champion"], "seconds": time.monotonic() - began}
+        return {**settled[-1], "champion": made[-1]["champion"], "seconds": time.monotonic() - self._dusk}
 
     def _is_over(self) -> bool:
-        """After a verdict the server looks again at once for more to do."""
+        """After a verdict the server looks again at once for more to do. Of the day may be a look at the champion."""
+        if time.monotonic() < self._dusk + 60 * IDLE_MINUTES + A_MOMENT:
+            return False
         made = self._server.data.audit.entries()[self._runs :]
         return bool(made) and made[-1]["outcome"] not in SETTLING and not self._server.has_child
 

@@ -78,6 +78,11 @@ class Clients:
     differ: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
+    def go_on(self) -> None:
+        """Wait for so many answers that some of them began after the last swap."""
+        enough = len(self.answered) + 2 * CLIENTS
+        until(lambda: bool(self.failed) or len(self.answered) >= enough, "answers")
+
     def ask_on(self, number: int) -> None:
         """One of them, until it is over."""
         choose, prompts = random.Random(number), list(self.plain)
@@ -94,7 +99,7 @@ class Clients:
                 self.failed.append(reply)
                 continue
             self.answered.append(prompt)
-            if reply.text != wanted.text:
+            if reply.text.lstrip(" ") != wanted.text.lstrip(" "):  # mlx-lm's stream drops the first space
                 self.differ.append(prompt)
 
 
@@ -119,6 +124,12 @@ def swap(shop: Shop, server: Server, version: str | None, row: Row) -> None:
     row.times["from a move of the pointer to requests with that draft"].append(time.monotonic() - began)
 
 
+def is_written_down(server: Server) -> bool:
+    """Whether each answer has a record, or has been counted as one without."""
+    recorded = metric(server, "records_captured_total") + metric(server, "records_dropped_total")
+    return recorded == metric(server, "request_success_total")
+
+
 @pytest.mark.parametrize("at_once", [1, CLIENTS])  # decoded in turn, each with the draft; or together, often as a batch
 def test_no_request_fails_and_no_answer_differs_while_the_champion_changes(
     tmp_path: Path, patient_models: Models, row: Row, at_once: int
@@ -133,18 +144,21 @@ def test_no_request_fails_and_no_answer_differs_while_the_champion_changes(
         clients, used = Clients(server, plain), [drafts[0]]
         with asking(clients):
             for _ in range(swaps):
-                before = len(clients.answered)
-                until(lambda: len(clients.answered) + len(clients.failed) >= before + CLIENTS, "answers")  # noqa: B023 - of now
+                clients.go_on()
                 used.append(choose.choice([draft for draft in drafts if draft != used[-1]]))
                 swap(shop, server, used[-1], row)
+            clients.go_on()
         assert (clients.failed, clients.differ) == ([], [])
         assert sum("requests begin with" in line for line in server.said) == swaps
         assert metric(server, "swaps_failed_total") == 0
         assert metric(server, "spec_decode_num_draft_tokens_total") > 0
+        until(lambda: is_written_down(server), "the records")
         assert server.stop() == 0
     records = read_captured(tmp_path)
-    assert {record.adapter for record in records} <= set(drafts)
-    assert len({record.adapter for record in records}) > 1
+    adapters = {record.adapter for record in records}
+    if at_once == 1:
+        assert adapters == set(used)
+    assert adapters <= set(used)  # of a batch the draft reads the outputs when nobody asks, and not all of so many
     assert all(record.target_output == plain[record.prompt].tokens for record in records)
     row.did(swaps, "swaps")
     row.did(len(clients.answered), "answers meanwhile")
