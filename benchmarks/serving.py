@@ -71,6 +71,7 @@ def main() -> None:
     value = {row["what"]: float(row["value"]) for row in rows}
     bounds: dict[str, dict[str, Any]] = {
         "HTTP over in process, T 0.8": {"at_least": 0.93},
+        "HTTP over in process, T 0": {},
         "over mlx_lm.server, T 0.8": {"at_least": 1.3},
         "over mlx_lm.server, T 0": {},
         "8 clients over mlx_lm.server": {"at_least": 0.8},

@@ -28,6 +28,7 @@ def test_a_healthy_machine_is_a_line_for_each_finding(call_with_pair) -> None:
         "data",
         "pair",
         "caches",
+        "serve --learn idle",
     ]
 
 

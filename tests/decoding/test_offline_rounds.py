@@ -98,6 +98,7 @@ def test_rounds_and_proposals_have_the_law_of_live_ones(rule: str, count: int) -
         assert same_law(*seen) > FITS
 
 
+@pytest.mark.slow
 def test_the_same_check_tells_another_rule_and_another_length_apart() -> None:
     theirs = Counter(found.rounds for found in drawn_ones("rejection", 4))
     for case in (("match", 4), ("rejection", 1)):

@@ -13,7 +13,7 @@ from builders import NO_SYNC, write_adapter
 from fault_table import Row
 from shop import Shop
 
-from draftloop.config import Gate
+from draftloop.config import Gate, Training
 from draftloop.data.record_lines import to_line
 from draftloop.data.records import Record
 from draftloop.data_directory import DataDirectory
@@ -53,7 +53,8 @@ def with_noise(collected: Shop, root: Path, seed: int, validated: bool) -> Shop:
     kept = [record for record in shop.data.log.records() if record.is_failure or record.split == "heldout"]
     lines = [to_line(noisy(record, random)) for record in kept if validated or record.split != "validation"]
     shop.data.log.path.write_bytes(b"".join(lines))
-    training = shop.config.training.model_copy(update={"seed": seed, "epochs": 4, "learning_rate": 0.03})
+    settings = {"seed": seed, "epochs": 4, "learning_rate": 0.03, "spot_check_share": 0.0}
+    training = shop.config.training.model_copy(update=settings)
     return Shop(DataDirectory(root, files=NO_SYNC), shop.config.model_copy(update={"training": training}))
 
 
@@ -70,6 +71,15 @@ def test_what_was_trained_on_noise_is_never_promoted(
         assert shop.data.registry.pointer() == Pointer()
         assert validated or found.numbers["difference"] < 0.0
     row.did(candidates, "candidates trained on noise")
+
+
+def test_by_default_nothing_is_trained_on_what_the_target_never_said(tmp_path: Path, collected: Shop) -> None:
+    shop = with_noise(collected, tmp_path / "data", 0, validated=True)
+    training = shop.config.training.model_copy(update={"spot_check_share": Training().spot_check_share})
+    shop.config = shop.config.model_copy(update={"training": training})
+    found = shop.retrain()
+    assert (found.outcome, found.version) == ("nothing", None)
+    assert "log rm --source default" in found.why
 
 
 # -- no better ---------------------------------------------------------------------------------------------------------

@@ -115,6 +115,7 @@ def interrupted_training(shop: Shop, **options: Any) -> Iterator[RunDirectory]:
     yield run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed", "steps"),
     [("live", "live", ["resume"]), ("live", "logged", ["train"]), ("logged", "live", ["resume"])],
@@ -145,6 +146,7 @@ def test_it_is_shown_how_it_works(world: World) -> None:
     assert str(stopped) == "waiting until nobody asks the server: retrain, process 1, for the server: at its beginning"
 
 
+@pytest.mark.slow
 def test_memory_beside_the_server_bounds_the_training(world: World) -> None:
     found = world.retrain(memory_gb=1.5)
     assert found.outcome == "promoted"
@@ -152,6 +154,7 @@ def test_memory_beside_the_server_bounds_the_training(world: World) -> None:
     assert run.config().training.memory == 1.5
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_on_purpose_is_gone_on_with_however_often(shop: Shop) -> None:
     with interrupted_training(shop) as run:
         for _ in range(5):

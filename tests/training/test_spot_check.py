@@ -78,6 +78,7 @@ def with_wrong_figures(records: list[Record]) -> list[Record]:
     return [replace(record, log_p=(-4.0,) * len(record.log_p)) for record in records]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("live", [False, True], ids=["in a batch", "live"])
 @pytest.mark.parametrize("sampler", [{}, {"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 20}], ids=str)
 def test_what_the_target_wrote_is_not_contradicted(
