@@ -114,7 +114,8 @@ class IdleTraining:
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to look. The time until now, in which the models were loaded, was not idle."""
+        self._last = time.monotonic()
         self._thread.start()
 
     def touch(self) -> None:
