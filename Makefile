@@ -73,7 +73,7 @@ learning: dev ## what is learned by which recipe: benchmarks/results/learning.js
 soak: dev ## three unattended rounds over a stream that changes: benchmarks/results/soak.json (ten minutes)
 	@$(PY) benchmarks/soak.py $(ARGS)
 
-live: dev ## a server that learns: gain, swaps, rollback, three nights (an hour and a half; ARGS=--quick: a quarter of one)
+live: dev ## a server that learns: gain, swaps, rollback, three nights (an hour; ARGS=--quick: a quarter of one)
 	@$(PY) benchmarks/live_loop.py $(ARGS)
 	@$(PY) benchmarks/live_swaps.py $(ARGS)
 	@$(PY) benchmarks/live_rollback.py $(ARGS)

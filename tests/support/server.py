@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+_CUSTOMIZED = Path(__file__).parent / "keeps_priority"
 _SECONDS = 120  # until it serves; a machine may be busy
 
 
@@ -54,7 +55,7 @@ class Server:
         begin = program if prelude else ("-m", "draftloop")
         self._command = [sys.executable, *begin, "--data-dir", str(data), "serve", "--port", "0", *arguments]
         names = {f"DRAFTLOOP_{key.upper().replace('.', '_')}": str(value) for key, value in (settings or {}).items()}
-        self._environment = {**os.environ, **names}
+        self._environment = {**os.environ, **names, "PYTHONPATH": str(_CUSTOMIZED)}
         self.data, self.arguments = data, arguments
         self.said: list[str] = []
         self.url = ""
