@@ -55,7 +55,8 @@ class Server:
         begin = program if prelude else ("-m", "draftloop")
         self._command = [sys.executable, *begin, "--data-dir", str(data), "serve", "--port", "0", *arguments]
         names = {f"DRAFTLOOP_{key.upper().replace('.', '_')}": str(value) for key, value in (settings or {}).items()}
-        self._environment = {**os.environ, **names, "PYTHONPATH": str(_CUSTOMIZED)}
+        found = os.pathsep.join([str(_CUSTOMIZED), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._environment = {**os.environ, **names, "PYTHONPATH": found}
         self.data, self.arguments = data, arguments
         self.said: list[str] = []
         self.url = ""
