@@ -261,6 +261,6 @@ NO_HTTP = [
     b"HTTP/1.1 200 OK\r\n\r\n",
     b"QUIT\r\n",
 ]
-PATHS = ["/", "/v1", "/v1/embeddings", "/v1/completions/", "//v1/completions", "/v1/%63ompletions/..", "/%ff%00"]
+PATHS = ["/", "/v1", "/v1/embeddings", "/v1/completions/x", "/v2/completions", "/v1/%63ompletions/..", "/%ff%00"]
 KINDS = ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "\t", "a/b/c;;"]
 ODD_HEADERS = ["Expect: 200-ok", "Upgrade: websocket", "Authorization: Basic \xff", "Range: bytes=-1", "Cookie: ="]
