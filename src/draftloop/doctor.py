@@ -146,13 +146,10 @@ def _pair(config: Config) -> Iterator[Finding]:
 
 def _learning(config: Config, target: int, draft: int) -> Finding:
     """What a training beside the server has, while both models are in memory as the server has them."""
-    import mlx.core as mx
-
     from .serving.child_plan import least_memory, plan_child
 
     limit = memory.smaller(config.training.memory, config.retrain.max_memory_gb)
-    left = memory.budget("auto", memory.read_device()).bytes - int(mx.get_active_memory())
-    plan = plan_child(left, target, draft, None if limit == "auto" else limit)
+    plan = plan_child(memory.bytes_left(memory.budget("auto", memory.read_device())), target, draft, limit)
     models = f"target {memory.gigabytes(target)} GB, draft {memory.gigabytes(draft)} GB"
     if plan is None:
         found = f"{models}: no memory for a training beside the server, which takes {least_memory(draft)}"

@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
 from builders import NO_SYNC, RecordedSyncs, failing_files, make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_worlds import LogWorld, blob_of, fresh_groups, topic
+from log_worlds import LogWorld, append_while_it_copies, blob_of, fresh_groups, topic
 
 from draftloop.data import log as log_module
 from draftloop.data.compaction import compact_log, plan_compaction
@@ -317,14 +316,7 @@ def test_what_is_appended_while_it_copies_is_kept(
     world: LogWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.append(range(20))
-    other, read, added = LogWorld(tmp_path), world.blobs.read, iter(range(20, 25))
-
-    def append_first(place: object) -> bytes:
-        for number in islice(added, 1):
-            other.append([number])
-        return read(place)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(world.blobs, "read", append_first)
+    append_while_it_copies(world, tmp_path, range(20, 25), monkeypatch)
     done = world.compact(needed=range(15, 20))
     monkeypatch.undo()
     assert done.dropped == 15

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
 from pathlib import Path
 
 import pytest
 from builders import failing_files, make_record
-from log_worlds import LogWorld, blob_of, fresh_groups, topic
+from log_worlds import LogWorld, append_while_it_copies, blob_of, fresh_groups, topic
 
 from draftloop.data.removal import RecordChoice, choose_records, removal_of
 from draftloop.errors import StoreError
@@ -113,14 +112,7 @@ def test_a_line_that_is_no_record_here_goes_by_what_can_be_read_of_it(world: Log
 
 def test_what_others_log_meanwhile_stays(world: LogWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both(world)
-    other, read, added = LogWorld(tmp_path), world.blobs.read, iter(range(30, 35))
-
-    def append_first(place: object) -> bytes:
-        for number in islice(added, 1):
-            other.append([number])
-        return read(place)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(world.blobs, "read", append_first)
+    append_while_it_copies(world, tmp_path, range(30, 35), monkeypatch)
     world.remove(BAD)
     monkeypatch.undo()
     assert world.numbers() == [*range(10), *range(20, 25), *range(30, 35)]

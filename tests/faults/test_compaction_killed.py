@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import CountingFiles
 from fault_table import Row
+from killed_worlds import killed_at, run_program
 from log_worlds import LogWorld, fresh_groups, topic
-from mortal import environment, python
 
 from draftloop.data.prompt_groups import prompt_group
 
@@ -22,28 +18,6 @@ pytestmark = pytest.mark.row("real SIGKILL of writers")
 NEEDED = [3, 17, 19]
 RECORDS = 20
 TOPICS = 5_000
-
-AT_EACH_OPERATION = """
-import json, os, shutil, sys
-from pathlib import Path
-from log_worlds import LogWorld
-from mortal import BETWEEN, Board, MortalFiles
-from test_compaction_killed import NEEDED, begun
-
-root, deaths = Path(sys.argv[1]), json.loads(sys.argv[2])
-board = Board(root / "board")
-begun(root / "begun")
-for number, (at, share) in enumerate(deaths):
-    board.text = BETWEEN
-    place = root / str(number)
-    shutil.copytree(root / "begun", place)
-    child = os.fork()
-    if not child:
-        LogWorld(place, MortalFiles(board, at, share)).compact(NEEDED)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    print(json.dumps({"struck": board.text, "killed": os.WIFSIGNALED(status)}), flush=True)
-"""
 
 BESIDE_WRITERS = """
 import json, os, random, select, signal, sys
@@ -119,14 +93,8 @@ def begun(root: Path) -> LogWorld:
     return world
 
 
-def run(program: str, *arguments: object) -> list[dict[str, Any]]:
-    path = os.pathsep.join([str(Path(__file__).parent), environment()["PYTHONPATH"]])
-    command = python("-c", program, *arguments)
-    done = subprocess.run(
-        command, env={**environment(), "PYTHONPATH": path}, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def work(world: LogWorld) -> None:
+    world.compact(NEEDED)
 
 
 def test_a_kill_at_any_operation_leaves_the_old_log_or_the_new_one_whole(tmp_path: Path, row: Row) -> None:
@@ -138,7 +106,7 @@ def test_a_kill_at_any_operation_leaves_the_old_log_or_the_new_one_whole(tmp_pat
     assert {"open", "write", "sync", "rename", "sync_directory", "remove"} <= set(files.names)
     shares = [0.0, 0.5, 1.0] if row.full else [0.5]
     deaths = [(at, share) for at in range(1, operations + 1) for share in shares]
-    found = run(AT_EACH_OPERATION, tmp_path, json.dumps(deaths))
+    found = killed_at("test_compaction_killed", tmp_path, deaths)
     assert [kill["killed"] for kill in found] == [True] * len(deaths)
     outcomes = Counter[int]()
     for number in range(len(deaths)):
@@ -161,7 +129,7 @@ def test_a_kill_at_any_operation_leaves_the_old_log_or_the_new_one_whole(tmp_pat
 
 
 def test_compactions_killed_beside_writers_lose_no_record_that_is_needed_or_new(tmp_path: Path, row: Row) -> None:
-    *kills, last = run(BESIDE_WRITERS, tmp_path, row.count(12, 300))
+    *kills, last = run_program(BESIDE_WRITERS, tmp_path, row.count(12, 300))
     world = LogWorld(tmp_path)
     world.log.repair()
     numbers = world.numbers()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import CountingFiles
 from fault_table import Row
+from killed_worlds import killed_at
 from log_worlds import LogWorld, blob_of, fresh_groups, topic
-from mortal import environment, python
 
 from draftloop.data.removal import RecordChoice
 
@@ -20,28 +16,6 @@ pytestmark = pytest.mark.row("real SIGKILL of writers")
 
 BAD = RecordChoice(source="bad")
 GOOD, REMOVED = list(range(8)), list(range(8, 16))
-
-AT_EACH_OPERATION = """
-import json, os, shutil, sys
-from pathlib import Path
-from log_worlds import LogWorld
-from mortal import BETWEEN, Board, MortalFiles
-from test_removal_killed import BAD, begun
-
-root, deaths = Path(sys.argv[1]), json.loads(sys.argv[2])
-board = Board(root / "board")
-begun(root / "begun")
-for number, (at, share) in enumerate(deaths):
-    board.text = BETWEEN
-    place = root / str(number)
-    shutil.copytree(root / "begun", place)
-    child = os.fork()
-    if not child:
-        LogWorld(place, MortalFiles(board, at, share)).remove(BAD)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    print(json.dumps({"struck": board.text, "killed": os.WIFSIGNALED(status)}), flush=True)
-"""
 
 
 def begun(root: Path) -> LogWorld:
@@ -54,14 +28,8 @@ def begun(root: Path) -> LogWorld:
     return world
 
 
-def run(program: str, *arguments: object) -> list[dict[str, Any]]:
-    path = os.pathsep.join([str(Path(__file__).parent), environment()["PYTHONPATH"]])
-    command = python("-c", program, *arguments)
-    done = subprocess.run(
-        command, env={**environment(), "PYTHONPATH": path}, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def work(world: LogWorld) -> None:
+    world.remove(BAD)
 
 
 def test_a_kill_at_any_operation_loses_no_other_record_and_the_next_removal_leaves_nothing(
@@ -74,7 +42,7 @@ def test_a_kill_at_any_operation_loses_no_other_record_and_the_next_removal_leav
     assert {"open", "write", "sync", "rename", "sync_directory", "remove"} <= set(files.names)
     shares = [0.0, 0.5, 1.0] if row.full else [0.5]
     deaths = [(at, share) for at in range(1, len(files.names) + 1) for share in shares]
-    found = run(AT_EACH_OPERATION, tmp_path, json.dumps(deaths))
+    found = killed_at("test_removal_killed", tmp_path, deaths)
     assert [kill["killed"] for kill in found] == [True] * len(deaths)
     outcomes = set()
     for number in range(len(deaths)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,18 +15,18 @@ from draftloop.serving.child_plan import DRAFTS, WORK, ChildPlan, plan_child
 BYTES = st.integers(0, 64 * GIGABYTE)
 
 
-@given(left=BYTES, target=BYTES, draft=BYTES, limit=st.none() | st.floats(0.1, 64.0))
+@given(left=BYTES, target=BYTES, draft=BYTES, limit=st.just("auto") | st.floats(0.1, 64.0))
 def test_it_fits_beside_the_requests_or_makes_way_for_them(
-    left: int, target: int, draft: int, limit: float | None
+    left: int, target: int, draft: int, limit: float | Literal["auto"]
 ) -> None:
     plan = plan_child(left, target, draft, limit)
-    least = DRAFTS * draft + WORK
+    least, most = DRAFTS * draft + WORK, math.inf if limit == "auto" else limit
     if plan is None:
-        assert min(left, (limit or 64) * GIGABYTE) < least
+        assert min(left, most * GIGABYTE) < least
         return
     taken = plan.memory_gb * GIGABYTE
     assert taken <= (left if plan.is_ended else left / 2) * (1 + 1e-9)
-    assert limit is None or plan.memory_gb <= limit
+    assert plan.memory_gb <= most
     assert taken * (1 + 1e-9) >= least + (target if plan.has_target else 0)
 
 

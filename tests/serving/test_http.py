@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -178,6 +179,18 @@ def test_every_answer_becomes_a_record_but_those_that_must_not(tmp_path: Path) -
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"a secret" not in kept
     assert not any("walk" in line for line in server.said)
+
+
+def test_a_server_that_is_asked_to_stop_reads_first_what_it_has_to_read_for_records(tmp_path: Path) -> None:
+    """Also when nobody is connected any more."""
+    texts = [f"def read_{number}(path):" for number in range(48)]
+    with Server(tmp_path, "--num-draft-tokens", "3") as server:
+        client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+        with ThreadPoolExecutor(8) as pool:  # as long as they are asked, nothing is read
+            list(pool.map(lambda text: text_of(client, prompt=text, extra_body={"num_draft_tokens": 0}), texts))
+        client.close()
+        assert server.stop() == 0
+    assert sorted(record.prompt for record in records(tmp_path)) == sorted(texts)
 
 
 def test_a_second_start_measures_nothing_again(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
+import pytest
 from builders import NO_SYNC, make_record
 
 from draftloop.data.compaction import CompactedLog, compact_log
 from draftloop.data.exchange import stored_bytes
 from draftloop.data.joined_groups import PromptGroups
 from draftloop.data.log import FailureLog
-from draftloop.data.records import Record
+from draftloop.data.records import BlobRef, Record
 from draftloop.data.removal import RecordChoice, RemovedRecords, remove_records
 from draftloop.data.replay import ReplayBuffer
 from draftloop.data.teacher_blobs import BlobFile
@@ -28,6 +30,20 @@ def blob_of(record_id: str) -> bytes:
 def topic(number: int) -> str:
     """A prompt that is near to no other topic."""
     return TOPIC.format(chr(0x4E00 + number))
+
+
+def append_while_it_copies(
+    world: LogWorld, root: Path, numbers: Iterable[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From now on somebody else logs one of these before each blob that `world`, of the same `root`, reads."""
+    other, read, added = LogWorld(root), world.blobs.read, iter(numbers)
+
+    def append_first(place: BlobRef) -> bytes:
+        for number in islice(added, 1):
+            other.append([number])
+        return read(place)
+
+    monkeypatch.setattr(world.blobs, "read", append_first)
 
 
 class LogWorld:

@@ -97,29 +97,6 @@ class TargetElsewhere(Protocol):
         ...
 
 
-class GateTarget(Protocol):
-    """The target, as the gate needs it. `pair` always has the draft; of the target what there is."""
-
-    def score(
-        self,
-        pair: Pair,
-        records: Sequence[Record],
-        rule: Rule,
-        drafts: Mapping[str, Path | None],
-        on_scored: Callable[[], None],
-    ) -> dict[str, list[DraftScores]]:
-        """The records under every draft, by its name; afterwards the pair's draft carries the last one."""
-        ...
-
-    def latency(self, pair: Pair, most: int, on_timed: OnTimed) -> LatencyProfile:
-        """The latency profile of the pair with what its draft carries, up to K = `most`."""
-        ...
-
-    def decode(self, pair: Pair, prompt: LivePrompt) -> LiveScores:
-        """Decode a prompt with the draft as it is."""
-        ...
-
-
 @dataclass(frozen=True)
 class LoadedTarget:
     """The pair's own. `timing` measures the latency profile; None is `latency.measure_latency`."""
@@ -134,7 +111,7 @@ class LoadedTarget:
         drafts: Mapping[str, Path | None],
         on_scored: Callable[[], None],
     ) -> dict[str, list[DraftScores]]:
-        """One pass of the target over each output."""
+        """The records under every draft, by its name, in one pass of the target; the pair's draft then has the last."""
         found = score(pair, [TargetGeneration.of(record) for record in records], rule, drafts, on_scored)
         return {
             name: [DraftScores(one.log_p, one.log_q, float(one.position.sum())) for one in scores]
@@ -142,11 +119,11 @@ class LoadedTarget:
         }
 
     def latency(self, pair: Pair, most: int, on_timed: OnTimed) -> LatencyProfile:
-        """Measured."""
+        """The latency profile of the pair with what its draft carries, up to K = `most`."""
         return self.timing(pair, most) if self.timing else measure_latency(pair, most, on_timed=on_timed)
 
     def decode(self, pair: Pair, prompt: LivePrompt) -> LiveScores:
-        """Decoded, and scored in one more pass."""
+        """Decode a prompt with the draft as it is, and score what was emitted in one more pass."""
         with lora.merged(pair.draft):
             output = live_output(list(Decoding(pair, prompt.tokens, prompt.settings)))
         scores = score_carried(pair, [TargetGeneration(prompt.tokens, output.tokens, prompt.sampler)], prompt.rule)[0]
@@ -171,7 +148,7 @@ class LoggedTarget:
         drafts: Mapping[str, Path | None],
         on_scored: Callable[[], None],
     ) -> dict[str, list[DraftScores]]:
-        """One pass of each draft over each output."""
+        """As of a loaded target, but by passes of the drafts alone."""
         found = log_q_of(pair, [TargetGeneration.of(record) for record in records], drafts, on_scored)
         known = [log_probs(record.log_p) for record in records]
         return {
@@ -196,6 +173,9 @@ class LoggedTarget:
         if self.elsewhere is None:
             raise DraftloopError("the target is not loaded here, and nobody who has it can be asked")
         return self.elsewhere
+
+
+GateTarget = LoadedTarget | LoggedTarget
 
 
 def live_output(rounds: Sequence[Round]) -> LiveOutput:

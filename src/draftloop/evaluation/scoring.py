@@ -10,7 +10,7 @@ is as large as `BLOCK_BYTES` allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +66,9 @@ def score(
     scores: dict[str, dict[int, OutputScores]] = {name: {} for name in drafts}
     for block in blocks(generations, pair.width, BLOCK_BYTES):
         log_p = dict(distributions(pair.target, generations, block, pair.width, sampling_log_probs))
-        for name, draft in drafts.items():
-            model = draft() if callable(draft) else pair.with_adapter(draft).draft
-            for i, log_q in distributions(model, generations, block, pair.width, sampling_log_probs):
-                scores[name][i] = _scores(log_p[i], log_q, generations[i].output, rule)
-                on_generation()
+        for name, i, log_q in _under_drafts(pair, generations, block, drafts):
+            scores[name][i] = _scores(log_p[i], log_q, generations[i].output, rule)
+            on_generation()
     return {name: [own[i] for i in range(len(generations))] for name, own in scores.items()}
 
 
@@ -87,12 +85,23 @@ def log_q_of(
     """
     found: dict[str, dict[int, NDArray[np.float64]]] = {name: {} for name in drafts}
     for block in blocks(generations, pair.width, BLOCK_BYTES):
-        for name, draft in drafts.items():
-            model = draft() if callable(draft) else pair.with_adapter(draft).draft
-            for i, log_q in distributions(model, generations, block, pair.width, sampling_log_probs):
-                found[name][i] = _column(log_q, generations[i].output)
-                on_generation()
+        for name, i, log_q in _under_drafts(pair, generations, block, drafts):
+            found[name][i] = _column(log_q, generations[i].output)
+            on_generation()
     return {name: [own[i] for i in range(len(generations))] for name, own in found.items()}
+
+
+def _under_drafts(
+    pair: Pair,
+    generations: Sequence[TargetGeneration],
+    block: Sequence[int],
+    drafts: Mapping[str, Path | Callable[[], nn.Module] | None],
+) -> Iterator[tuple[str, int, mx.array]]:
+    """For every draft, and each generation of a block: the draft's name, the index, and log q (N, V)."""
+    for name, draft in drafts.items():
+        model = draft() if callable(draft) else pair.with_adapter(draft).draft
+        for i, log_q in distributions(model, generations, block, pair.width, sampling_log_probs):
+            yield name, i, log_q
 
 
 def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> OutputScores:

@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from ..training.train import OnStep
 
 
-WATCHING: tuple[Action, ...] = (
-    "finish",
-    "check",
-)  # the actions that need no idle time: they train nothing, and are soon done
+WATCHING: tuple[Action, ...] = ("finish", "check")
+"""What needs no idle time: it trains nothing, and is soon done."""
 
 
 @dataclass(frozen=True)

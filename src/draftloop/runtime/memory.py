@@ -75,11 +75,16 @@ def budget(setting: float | Literal["auto"], device: DeviceMemory) -> Budget:
     return Budget(min(int(setting * GIGABYTE), device.bytes), strict=True)
 
 
-def room_left(allowed: Budget) -> float:
-    """Bytes for the caches of a batched generation: half of what is left, because its prompts take room too."""
+def bytes_left(allowed: Budget) -> int:
+    """Bytes of a budget that MLX does not hold yet."""
     import mlx.core as mx
 
-    return max(0, allowed.bytes - int(mx.get_active_memory())) / 2
+    return max(0, allowed.bytes - int(mx.get_active_memory()))
+
+
+def room_left(allowed: Budget) -> float:
+    """Bytes for the caches of a batched generation: half of what is left, because its prompts take room too."""
+    return bytes_left(allowed) / 2
 
 
 def smaller(one: float | Literal["auto"], two: float | None) -> float | Literal["auto"]:

@@ -2,7 +2,7 @@
 
 In: HTTP requests. Out: answers in one piece or streamed, metrics, and records of what was decoded. Who may come in and
 how much one may send is decided before anything of a request is read (`guard`); one thread owns the models (`engine`).
-Knows no training and no gate.
+What trains while nobody asks is a process of its own (`learning`). Knows no loss and no gate.
 """
 
 import lazy_loader

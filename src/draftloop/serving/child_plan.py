@@ -7,7 +7,9 @@ is left, and the first request ends it, to have that back.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from ..runtime.memory import GIGABYTE, MEGABYTE, gigabytes
 
@@ -36,16 +38,16 @@ class ChildPlan:
         return ("--memory-gb", f"{self.memory_gb:.3f}", *without)
 
 
-def plan_child(left: float, target: int, draft: int, limit_gb: float | None = None) -> ChildPlan | None:
+def plan_child(left: float, target: int, draft: int, limit: float | Literal["auto"] = "auto") -> ChildPlan | None:
     """How a child works; None where memory does not hold a training at all.
 
     Args:
         left: bytes that the server's models leave of the memory.
         target, draft: bytes of their weights in memory.
-        limit_gb: that a training may take by the configuration.
+        limit: GB that a training may take by the configuration; `auto` is none beside these.
     """
-    limit = float("inf") if limit_gb is None else limit_gb * GIGABYTE
-    half, whole = min(left / 2, limit), min(left, limit)
+    most = math.inf if limit == "auto" else limit * GIGABYTE
+    half, whole = min(left / 2, most), min(left, most)
     without = DRAFTS * draft + WORK
     if half >= target + without:
         return ChildPlan(has_target=True, memory_gb=half / GIGABYTE, is_ended=False)

@@ -130,6 +130,11 @@ class Engine:
         return len(self._running), len(self._waiting)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way or waits."""
+        return self.counts == (0, 0)
+
+    @property
     def is_serving(self) -> bool:
         """Whether the models are there, and it is not stopping."""
         return self.served is not None and self._deadline is None

@@ -107,7 +107,7 @@ class IdleTraining:
         self._ended = now - AGAIN  # when the last child ended
         self._known = -1  # records that the last child could know
         self._looked, self._looked_at = now, 0  # when a child last looked at the champion, and at how many records
-        self._is_killed = self._has_no_room = False
+        self._has_no_room = False
         self._is_cut_off = False  # by this object: it goes on from its checkpoint
         self._over = threading.Event()
         self._listeners: tuple[threading.Thread, ...] = ()
@@ -128,7 +128,7 @@ class IdleTraining:
                 return
             if self._plan is not None and self._plan.is_ended:
                 self._signal(signal.SIGKILL)
-                self._is_killed = self._is_cut_off = True
+                self._is_cut_off = True
                 self._enter("ending")
             else:
                 self._signal(signal.SIGSTOP)
@@ -252,8 +252,7 @@ class IdleTraining:
             self._dismiss(self._guard)  # first, for the child's number may be another process's soon
         code = self._child.wait()
         self._child, self._ended = None, now
-        if self._is_killed:
-            self._is_killed = False
+        if self._is_cut_off and code == -signal.SIGKILL:
             self._told.killed()
         if self._is_cut_off or code in _DECIDED:  # there is a checkpoint; or there may be more to do
             self._known = -1

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from ..config import Config
 from ..data_directory import DataDirectory
 from ..errors import StoreError
 from ..models.pair import bytes_of
 from ..retraining.train_step import note_killed_on_purpose
-from ..runtime.memory import budget, read_device, smaller
+from ..runtime.memory import budget, bytes_left, read_device, smaller
 from .child_plan import ChildPlan, plan_child
 from .child_questions import ChildQuestions
 from .drafts import Drafts
@@ -58,11 +56,7 @@ def set_up_learning(
     def plan() -> ChildPlan | None:
         assert engine.served is not None
         pair, limit = engine.served.pair, smaller(config.training.memory, config.retrain.max_memory_gb)
-        left = budget("auto", read_device()).bytes - int(mx.get_active_memory())
-        return plan_child(left, bytes_of(pair.target), bytes_of(pair.draft), None if limit == "auto" else limit)
-
-    def is_wanted() -> bool:
-        return engine.counts != (0, 0)
+        return plan_child(bytes_left(budget("auto", read_device())), bytes_of(pair.target), bytes_of(pair.draft), limit)
 
     def killed() -> None:
         try:
@@ -70,7 +64,7 @@ def set_up_learning(
         except StoreError as error:
             say(f"learning: {error}")
 
-    questions = ChildQuestions(drafts.candidate, data.costs, is_wanted, say)
-    seen = Seen(is_idle=lambda: not is_wanted(), captured=lambda: metrics.captured_so_far, plan=plan)
+    questions = ChildQuestions(drafts.candidate, data.costs, lambda: not engine.is_idle, say)
+    seen = Seen(is_idle=lambda: engine.is_idle, captured=lambda: metrics.captured_so_far, plan=plan)
     told = Told(say, metrics.learner, killed, questions.answer)
     return Learning(IdleTraining(command, 60 * config.serve.idle_minutes, seen, told), questions)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ..data.records import Finish
+from .idle_training import State
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics"})
@@ -74,6 +75,7 @@ class Metrics:
         self._not_swapped = self._counter("swaps_failed", "New champions that could not be put into use.")
         self._at_work = self._gauge("learner_at_work", "Whether a training is at work beside the server.")
         self._stopped = self._gauge("learner_stopped", "Whether one waits for the server to be idle again.")
+        self._watching = self._gauge("learner_watching", "Whether the champion is being looked at without idle time.")
         self.captured_so_far = 0
         self._champion = Info("draftloop:champion", "The draft's adapter in use.", registry=self._registry)
 
@@ -150,10 +152,11 @@ class Metrics:
         """A new champion cannot be used, and the draft in use stays."""
         self._not_swapped.inc()
 
-    def learner(self, state: Literal["none", "at work", "stopped", "ending", "watching"]) -> None:
+    def learner(self, state: State) -> None:
         """What the child that trains, or watches the champion, is doing."""
-        self._at_work.set(state == "at work")
+        self._at_work.set(state in ("at work", "ending"))
         self._stopped.set(state == "stopped")
+        self._watching.set(state == "watching")
 
     def render(self) -> bytes:
         """All of it in Prometheus's text format, CONTENT_TYPE."""

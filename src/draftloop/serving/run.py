@@ -84,9 +84,9 @@ def run_server(
     on_output: Callable[[Job], None] = (lambda _job: None) if capture is None else capture.offer
 
     def when_idle() -> bool:
-        if not http.is_alive():
+        if not http.is_alive() and engine.is_serving:
             engine.stop(0)  # nobody can ask any more
-        did_something = capture is not None and capture.work(lambda: engine.counts != (0, 0))
+        did_something = capture is not None and capture.work(lambda: not engine.is_idle)
         return did_something or (learning is not None and learning.questions.work())
 
     def ready() -> None:
