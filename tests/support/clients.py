@@ -93,11 +93,11 @@ def is_idle(server: Server) -> bool:
     return metric(server, "num_requests_running") == metric(server, "num_requests_waiting") == 0
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what must come."""
+def until(condition: Callable[[], bool], what: str, found: Callable[[], object] = str) -> None:
+    """Wait for what must come; where it does not, `found` says what there is."""
     deadline = time.monotonic() + HANGS
     while not condition():
-        assert time.monotonic() < deadline, f"it never came to that: {what}"
+        assert time.monotonic() < deadline, f"it never came to that: {what}; {found()}"
         time.sleep(_POLL)
 
 
