@@ -135,9 +135,7 @@ def test_one_that_went_on_before_the_server_knew_the_request_is_stopped_too(tmp_
         world.becomes("stopped")
 
 
-def test_a_request_is_no_error_where_the_child_has_just_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_is_no_error_where_the_child_has_just_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """macOS refuses a signal to a group whose only member has ended and was not waited for; Linux takes it."""
     world = World(tmp_path)
     with world.learner(COUNTS) as learner:
