@@ -304,6 +304,24 @@ def test_what_the_child_asks_is_answered(tmp_path: Path) -> None:
     assert world.said == [f"learning: QUESTION {n}" for n in range(3)]
 
 
+def test_the_server_does_not_speak_of_a_key_that_nobody_pressed(tmp_path: Path) -> None:
+    """A training makes way by itself too, and no Ctrl-C reaches it."""
+    world = World(tmp_path)
+    program = (
+        "from draftloop.runtime.signals import answering, handling, AGAIN\nimport os, signal, time\n"
+        "with answering(), handling(lambda *_: None, f'stopping: a checkpoint is written; {AGAIN}'):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(1)\nraise SystemExit(10)"
+    )
+    with world.learner(program):
+        world.becomes("at work")
+        world.becomes("none")
+        until = time.monotonic() + 30
+        while not world.said:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert world.said == ["learning: stopping: a checkpoint is written"]
+
+
 def test_it_waits_until_nobody_has_asked_for_so_long(tmp_path: Path) -> None:
     world = World(tmp_path)
     with world.learner(COUNTS, idle_seconds=HANGS):

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from ..runtime.signals import AGAIN as AGAIN_BY_HAND
 from .child_plan import ChildPlan
 
 TICK = 0.1  # seconds between two looks at what there is to do
@@ -228,7 +229,7 @@ class IdleTraining:
         assert child.stderr is not None
         with child.stderr as lines:
             for line in lines:
-                if text := line.strip():
+                if text := line.strip().removesuffix(f"; {AGAIN_BY_HAND}"):  # no Ctrl-C reaches it, and none was needed
                     self._told.say(f"learning: {text}")
 
     def _converse(self, child: subprocess.Popen[str]) -> None:
