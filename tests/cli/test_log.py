@@ -189,3 +189,13 @@ def test_a_training_at_work_holds_a_removal_off(call, mixed: DataDirectory) -> N
         assert found.code == 13
         assert "is held by process" in found.err
         assert call("log", "rm", "--source", "bad", "--dry-run").code == 0
+
+
+def test_where_a_server_trains_it_says_what_to_do_about_that(call, mixed: DataDirectory) -> None:
+    """A training that waits for idle time may wait for hours, and a stopped process does not end by `kill`."""
+    with mixed.training_lock(), mixed.presence.shown("retrain", "for the server"):
+        found = call("log", "rm", "--source", "bad", "--yes")
+    assert found.code == 13
+    assert "for the server" in found.err
+    assert "Stop the server" in found.err
+    assert "end it" not in found.err

@@ -44,6 +44,11 @@ def test_no_request_names_anything_else(shop: Shop, version: object) -> None:
     assert shop.data.registry.pointer().sequence == 0
 
 
+def test_what_was_found_is_said_as_json_has_it(shop: Shop) -> None:
+    with pytest.raises(ApiError, match="found null; expected"):
+        ask(shop, None)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null"])
 def test_a_body_that_is_none_is_refused(shop: Shop, body: bytes) -> None:
     with pytest.raises(ApiError) as error:
@@ -58,7 +63,7 @@ def test_a_version_that_is_not_there_or_not_whole_is_not_found_and_no_path_is_to
             ask(shop, version)
         assert error.value.status == 404
         assert str(shop.data.root) not in error.value.message
-    with pytest.raises(ApiError, match="no previous"):
+    with pytest.raises(ApiError, match="no previous draft that is whole"):
         ask(shop, "previous")
 
 

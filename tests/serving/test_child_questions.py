@@ -116,6 +116,23 @@ def test_what_cannot_be_answered_is_declined(world: World) -> None:
     assert isinstance(ANSWERS.validate_json(answers[0]), Declined)
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ValueError("nobody thought of it")])
+def test_whatever_goes_wrong_with_a_question_the_server_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_version: str | None) -> Pair:
+        raise error
+
+    monkeypatch.setattr(world, "pair_with", fail)
+    with world.asked(line_of(DecodingQuestion(None, PROMPT))) as (questions, answers):
+        work(questions, answers)
+    assert isinstance(ANSWERS.validate_json(answers[0]), Declined)
+    monkeypatch.undo()
+    with world.asked(line_of(DecodingQuestion(None, PROMPT))) as (questions, answers):
+        work(questions, answers)
+    assert isinstance(ANSWERS.validate_json(answers[0]), LiveOutput)
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_whoever_waits_is_told_that_it_stops(world: World, begun: bool) -> None:
     with world.asked(line_of(DecodingQuestion(None, PROMPT))) as (questions, answers):

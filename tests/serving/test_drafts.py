@@ -17,9 +17,10 @@ from shop import Shop, flip_a_bit
 from draftloop.config import Config, Speculative
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterError
+from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair, load_pair
 from draftloop.registry.registry import Registry
-from draftloop.serving.drafts import LOOK_EVERY, Drafts
+from draftloop.serving.drafts import LOOK_EVERY, TRY_AGAIN, Drafts
 from draftloop.serving.engine import TARGET, Capacity, Engine
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
@@ -92,6 +93,32 @@ def test_a_damaged_version_leaves_the_draft_in_use_and_the_next_one_is_taken(tmp
     found = drafts.renewed(first, 20.0)
     assert found is not None
     assert found.pair.adapter == "v0002"
+
+
+def test_a_champion_that_could_not_be_used_is_tried_again_a_minute_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests may have had all the memory just then, and the pointer may not move again for days."""
+    shop = shop_at(tmp_path)
+    drafts, metrics, said = drafts_of(shop)
+    first = drafts.first()
+    shop.data.registry.promote("v0001")
+
+    def refuse(*_arguments: object) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 100 bytes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lora, "merge", refuse)
+        assert drafts.renewed(first, 1.0) is None
+        assert drafts.renewed(first, 2.0) is None
+        assert drafts.renewed(first, 1.0 + TRY_AGAIN) is None
+    assert len(said) == 1
+    assert b"swaps_failed_total 1.0" in metrics.render()
+    assert drafts.renewed(first, 3.0 + TRY_AGAIN) is None
+    found = drafts.renewed(first, 2.0 + 2 * TRY_AGAIN)
+    assert found is not None
+    assert found.pair.adapter == "v0001"
+    assert drafts.renewed(found, 4.0 + 9 * TRY_AGAIN) is None
 
 
 def test_a_pointer_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import signal
@@ -119,6 +120,35 @@ def test_it_stays_stopped_while_a_request_is_under_way_however_short_the_wait_af
         with learner._lock:
             learner._tick(time.monotonic())
         assert world.states.empty()
+
+
+def test_one_that_went_on_before_the_server_knew_the_request_is_stopped_too(tmp_path: Path) -> None:
+    """A request is counted a moment after it came, and without a time to wait the child may go on in between."""
+    world = World(tmp_path)
+    with world.learner(COUNTS, idle_seconds=0.0) as learner:
+        world.becomes("at work")
+        world.counts_on()
+        learner.touch()
+        world.becomes("stopped")
+        world.becomes("at work")
+        world.idle = False
+        world.becomes("stopped")
+
+
+def test_a_request_is_no_error_where_the_child_has_just_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS refuses a signal to a group whose only member has ended and was not waited for; Linux takes it."""
+    world = World(tmp_path)
+    with world.learner(COUNTS) as learner:
+        world.becomes("at work")
+        world.counts_on()
+
+        def refuse(_group: int, _number: int) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "killpg", refuse)
+            learner.touch()
+        world.becomes("stopped")
 
 
 def test_a_stopped_child_is_ended_with_a_checkpoint_too(tmp_path: Path) -> None:
@@ -272,6 +302,24 @@ def test_what_the_child_asks_is_answered(tmp_path: Path) -> None:
             assert time.monotonic() < until
             time.sleep(0.01)
     assert world.said == [f"learning: QUESTION {n}" for n in range(3)]
+
+
+def test_the_server_does_not_speak_of_a_key_that_nobody_pressed(tmp_path: Path) -> None:
+    """A training makes way by itself too, and no Ctrl-C reaches it."""
+    world = World(tmp_path)
+    program = (
+        "from draftloop.runtime.signals import answering, handling, AGAIN\nimport os, signal, time\n"
+        "with answering(), handling(lambda *_: None, f'stopping: a checkpoint is written; {AGAIN}'):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(1)\nraise SystemExit(10)"
+    )
+    with world.learner(program):
+        world.becomes("at work")
+        world.becomes("none")
+        until = time.monotonic() + 30
+        while not world.said:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert world.said == ["learning: stopping: a checkpoint is written"]
 
 
 def test_it_waits_until_nobody_has_asked_for_so_long(tmp_path: Path) -> None:

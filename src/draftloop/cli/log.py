@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import NothingToDo, UsageError
+from ..errors import LockedError, NothingToDo, UsageError
 from .app import App, note, print_json
 from .options import config_options, json_option
 from .output import Doing
@@ -116,7 +117,10 @@ def remove_command(
             return
         if not click.confirm("Remove them for good?", err=True):
             raise NothingToDo("nothing was removed")
-    made = remove_from_log(app.data, choice)
+    try:
+        made = remove_from_log(app.data, choice)
+    except LockedError as error:
+        raise _told_of_server(app, error) from None
     if as_json:
         print_json({"status": "ok", "dry_run": False, **made.to_json()})
         return
@@ -145,6 +149,16 @@ def _choice(ids: tuple[str, ...], source: str | None, before: str | None, match:
     except re.error as error:
         raise UsageError(f"--match {match!r} is no regular expression: {error}") from None
     return RecordChoice(frozenset(ids), source, moment, pattern)
+
+
+def _told_of_server(app: App, error: LockedError) -> LockedError:
+    """What to do where a server's own training is in the way: one that waits for idle time would be waited for long."""
+    from ..retraining.running import running
+
+    at_work = running(app.data, time.time())
+    if at_work is None or at_work.how is None:
+        return error
+    return LockedError(f"{at_work}. Stop the server, which keeps a checkpoint of its training, and remove them then")
 
 
 def _removed(made: LogRemoval, what: str) -> str:

@@ -33,14 +33,16 @@ def put_into_use(data: DataDirectory, config: Config, body: bytes) -> dict[str, 
         raise ApiError(400, f"the body is no JSON: {error}") from None
     version = given.get("version") if isinstance(given, dict) else None
     if not isinstance(version, str) or not (_VERSION(version) or version in ("none", "previous")):
-        raise ApiError(400, f"found {str(version)[:40]!r}; {_EXPECTED}", param="version")
+        found = orjson.dumps(version).decode()[:40]
+        raise ApiError(400, f"found {found}; {_EXPECTED}", param="version")
     try:
         if version == "previous":
             pointer = rollback_by_hand(data, config, "by a request")
         else:
             pointer = promote_by_hand(data, config, None if version == "none" else version, "by a request")
     except AdapterError:  # its message has paths of this machine
-        message = f"there is no {version} that is whole; `draftloop adapters list` on the server shows them"
+        which = "previous draft" if version == "previous" else version
+        message = f"there is no {which} that is whole; `draftloop adapters list` on the server shows them"
         raise ApiError(404, message, param="version", code="version_not_found") from None
     except DraftloopError as error:
         _log.error("a request could not put %s into use: %s", version, error)

@@ -6,6 +6,7 @@ interrupts begins anew later. Nothing of it is recorded.
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from ..evaluation.latency_profiles import LatencyProfiles
 from ..evaluation.target_questions import ANSWERS, QUESTIONS, Answer, Declined, DecodingQuestion, LatencyQuestion
 from ..models.pair import Pair
 from ..runtime.memory import REFUSALS
+from .error_middleware import frames
+
+_log = logging.getLogger(__name__)
 
 
 class _Asked:
@@ -100,8 +104,11 @@ class ChildQuestions:
             answer = self._worked_on(self._asked.question)
         except _RequestWaits:
             return True
-        except (DraftloopError, *REFUSALS) as error:  # the child can do without an answer, and requests not
+        except (DraftloopError, OSError, *REFUSALS) as error:
             answer = Declined(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the child can do without an answer, and requests not
+            _log.error("%s while a training was answered:\n%s", type(error).__name__, frames(error))
+            answer = Declined("it failed at this question; its log says why")
         if answer is not None:
             self._asked.answer.put(answer)
             self._asked = self._decoded = None

@@ -4,23 +4,26 @@
                     begin; those under way end with the draft that they began with
 
 The base draft is loaded once. Each adapter is put on a twin of it, which shares its arrays, and goes with its last
-request. A version that cannot be used leaves the draft in use, and is tried again when the pointer moves again.
+request. A version that cannot be used leaves the draft in use, and is tried again a minute later: memory or a file may
+be there by then.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from ..errors import DraftloopError
 from ..models import adapter as lora
 from ..models.pair import Pair
-from ..registry.registry import Registry
+from ..registry.registry import Pointer, Registry
 from ..runtime.memory import REFUSALS
 from .metrics import Metrics
 from .served import Served
 
 LOOK_EVERY = 1.0  # seconds between two looks at the pointer
+TRY_AGAIN = 60.0  # seconds after which a champion that could not be used is tried again
 
 
 class Drafts:
@@ -49,6 +52,7 @@ class Drafts:
         self._base: Pair | None = None
         self._sequence = 0
         self._next = 0.0
+        self._again = math.inf  # when the champion is tried again; inf where nothing is wrong with it
         self._complaint = ""  # of the latest look
 
     def first(self) -> Served:
@@ -73,22 +77,23 @@ class Drafts:
             return None
         self._next = now + LOOK_EVERY
         try:
-            pair = self._following(served.pair)
+            pointer = self._registry.pointer()
+            if pointer.sequence == self._sequence and now < self._again:
+                self._complaint = self._complaint if self._again < math.inf else ""
+                return None
+            self._sequence, self._again = pointer.sequence, now + TRY_AGAIN
+            pair = self._following(served.pair, pointer)
             renewed = None if pair is None else self._in_use(served.with_pair(pair))
         except (DraftloopError, OSError, *REFUSALS) as error:  # such as no file or memory left
             self._stays(served, error)
             return None
-        self._complaint = ""
+        self._again, self._complaint = math.inf, ""
         if renewed is not None:
             self._say(f"requests begin with {renewed.pair.adapter or 'the bare draft'} from now on")
         return renewed
 
-    def _following(self, pair: Pair) -> Pair | None:
-        """The pair with the champion of now; None where that is the draft in use, or could not be used before."""
-        pointer = self._registry.pointer()
-        if pointer.sequence == self._sequence:
-            return None
-        self._sequence = pointer.sequence
+    def _following(self, pair: Pair, pointer: Pointer) -> Pair | None:
+        """The pair with the champion of now; None where that is the draft in use."""
         if pointer.champion == pair.adapter:
             return None
         assert self._base is not None  # `first` comes first

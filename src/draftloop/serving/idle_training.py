@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from ..runtime.signals import AGAIN as AGAIN_BY_HAND
 from .child_plan import ChildPlan
 
 TICK = 0.1  # seconds between two looks at what there is to do
@@ -124,15 +125,7 @@ class IdleTraining:
             if self._over.is_set():
                 return  # it is ending, and writes its checkpoint
             self._last = time.monotonic()
-            if self._state != "at work" or self._child is None:
-                return
-            if self._plan is not None and self._plan.is_ended:
-                self._signal(signal.SIGKILL)
-                self._is_cut_off = True
-                self._enter("ending")
-            else:
-                self._signal(signal.SIGSTOP)
-                self._enter("stopped")
+            self._give_way()
 
     def close(self) -> None:
         """End the child with a checkpoint, within LAST_WORDS."""
@@ -166,6 +159,7 @@ class IdleTraining:
         is_idle = self._seen.is_idle()
         if not is_idle:
             self._last = now
+            self._give_way()  # it may have gone on between `touch` and the moment at which the server knew the request
         if is_idle and now - self._last >= self._idle_seconds:
             if self._state == "stopped":
                 self._signal(signal.SIGCONT)
@@ -235,7 +229,7 @@ class IdleTraining:
         assert child.stderr is not None
         with child.stderr as lines:
             for line in lines:
-                if text := line.strip():
+                if text := line.strip().removesuffix(f"; {AGAIN_BY_HAND}"):  # no Ctrl-C reaches it, and none was needed
                     self._told.say(f"learning: {text}")
 
     def _converse(self, child: subprocess.Popen[str]) -> None:
@@ -273,6 +267,18 @@ class IdleTraining:
             self._state = state
             self._told.state(state)
 
+    def _give_way(self) -> None:
+        """Stop a child at work, or end it."""
+        if self._state != "at work" or self._child is None:
+            return
+        if self._plan is not None and self._plan.is_ended:
+            self._signal(signal.SIGKILL)
+            self._is_cut_off = True
+            self._enter("ending")
+        else:
+            self._signal(signal.SIGSTOP)
+            self._enter("stopped")
+
     def _end_with_checkpoint(self) -> None:
         self._is_cut_off = True
         self._signal(signal.SIGTERM)
@@ -280,5 +286,5 @@ class IdleTraining:
 
     def _signal(self, number: int) -> None:
         assert self._child is not None
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # it has ended: macOS refuses a group of the dead alone
             os.killpg(self._child.pid, number)
