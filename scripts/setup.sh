@@ -4,6 +4,7 @@
 #   sh scripts/setup.sh        (make setup)
 #   sh scripts/setup.sh dev    (make dev) with the tools that test, check and measure
 #   sh scripts/setup.sh clients    (make clients) with these, and clients of the server that only tests need
+#   sh scripts/setup.sh real       (make real) with these, and what makes the models that people use
 #   PYTHON=/path/to/python3                take this interpreter instead of searching for one (when .venv is made)
 #   MLX_BUILD=metal|cpu|cuda12|cuda13      take this build instead of asking the machine
 #   DRAFTLOOP_NO_OPENBLAS=1                get no fast BLAS
@@ -209,9 +210,9 @@ unset PYTHONHOME PYTHONPATH VIRTUAL_ENV || true
 # Where .venv is activated, its own Python must not be the one that a new .venv is made from.
 PATH=$(printf %s "$PATH" | tr : '\n' | grep -vxF -e "$(pwd)/$VENV/bin" -e "$(pwd -P)/$VENV/bin" | paste -s -d : -)
 case ${1:-} in
-    '' | dev) tools=${1:-} ;;
-    clients) tools=dev,clients ;;
-    *) die "'$1' is unknown; nothing, or dev for the tools that test draftloop, or clients for these and clients of its server" ;;
+    '') tools= ;;
+    dev | clients | real) tools=$1 ;;
+    *) die "'$1' is unknown; nothing, or dev for the tools that test draftloop, or clients or real for these and what 'make $1' takes" ;;
 esac
 build=${MLX_BUILD:-$(mlx_build)}
 case $build in
@@ -221,10 +222,11 @@ esac
 # The stamp: MLX's build and, after a comma, the tools; what they were installed by; where.
 made_for=$(cut -d ' ' -f 1 "$STAMP" 2>/dev/null || true)
 made_in=$(cut -d ' ' -f 4- "$STAMP" 2>/dev/null || true)
-case $made_for in # who has them keeps them, and up to date
-    *,dev,clients) tools=dev,clients ;;
-    *,dev) tools=${tools:-dev} ;;
-esac
+wish=",${tools:+dev,$tools,}$made_for," # who has some keeps them, and up to date
+tools=
+for one in dev clients real; do
+    case $wish in *,$one,*) tools=${tools:+$tools,}$one ;; esac
+done
 wanted="$build${tools:+,$tools} $(cat pyproject.toml scripts/setup.sh | cksum) $(pwd)"
 renewed=
 

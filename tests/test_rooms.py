@@ -133,7 +133,7 @@ def test_the_tree_in_contributing_is_the_house() -> None:
 
 def test_tests_lie_as_the_rooms_do() -> None:
     """A folder of tests is a room of the package, or one of those that CONTRIBUTING names."""
-    apart = {"benchmarks", "e2e", "faults", "scripts", "support"}
+    apart = {"benchmarks", "e2e", "faults", "real", "scripts", "support"}
     tests = {
         folder.name for folder in (ROOT / "tests").iterdir() if folder.is_dir() and any(folder.glob("**/test_*.py"))
     }

@@ -39,6 +39,8 @@ ENV_PREFIX = "DRAFTLOOP_"
 RESERVED_ENV = frozenset({"DRAFTLOOP_CONFIG", "DRAFTLOOP_DATA_DIR", blas.OFF})
 DEFAULT_FILES = (Path("configs/config.yaml"), Path("configs/default.yaml"))
 
+SELF = "self"  # models.draft, where the target drafts for itself
+
 Rule = Literal["greedy", "rejection", "block", "match"]
 SAMPLING: tuple[Rule, ...] = ("rejection", "block", "match")  # the acceptance rules above temperature 0; greedy is at 0
 Matrices = Literal["layers", "all"]
@@ -142,8 +144,29 @@ class Models(Section):
     """The pair. A Hugging Face id, a local directory, or `embedded:target` and `embedded:draft`."""
 
     target: str = setting("embedded:target", "the large model whose output you want", min_length=1)
-    draft: str = setting("embedded:draft", "the small model that proposes tokens", min_length=1)
+    draft: str = setting(
+        "embedded:draft",
+        "the small model that proposes tokens; self or self:N: the target's own first layers, by measurement or N",
+        min_length=1,
+    )
     trust_remote_code: bool = setting(False, "let a model directory run Python code of its own")
+
+    @field_validator("draft")
+    @classmethod
+    def _self_has_layers(cls, value: str) -> str:
+        if value.startswith(SELF + ":") and not re.fullmatch(SELF + r":[1-9]\d{0,3}", value):
+            raise ValueError("expected self, or self:N with the number of the target's layers, such as self:4")
+        return value
+
+    @property
+    def is_self(self) -> bool:
+        """Whether the draft is made of the target's own first layers."""
+        return self.draft == SELF or self.draft.startswith(SELF + ":")
+
+    @property
+    def self_layers(self) -> int | None:
+        """Of how many layers such a draft is to be made; None where that is left to measurement."""
+        return int(self.draft.removeprefix(SELF + ":")) if self.is_self and self.draft != SELF else None
 
 
 LEAST_DIVISOR = 1e-6

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from draftloop.decoding.draft_length import Experience, LatencyProfile
-from draftloop.evaluation.latency_profiles import Advice, LatencyProfiles, StoredProfile
+from draftloop.evaluation.latency_profiles import Advice, LatencyProfiles, StoredProfile, pair_key
 
 ONE = StoredProfile(
     LatencyProfile(0.001, (0.01, 0.011, 0.012)), Advice(2, "block", 1.4), {"block": Experience((9.0, 5.5), (6.0, 0.5))}
@@ -27,6 +27,19 @@ def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
     )
     LatencyProfiles(path).keep("a", OTHER)
     assert LatencyProfiles(path).of("a") == OTHER
+
+
+def test_what_was_measured_of_a_pair_last_is_found_by_its_models(tmp_path: Path) -> None:
+    costs = LatencyProfiles(tmp_path / "costs.json")
+    sampled, greedy = (pair_key("a" * 64, "b" * 64, greedy=greedy) for greedy in (False, True))
+    assert costs.of_pair("a" * 64, "b" * 64) is None
+    costs.keep(f"{greedy}0", OTHER)
+    assert costs.of_pair("a" * 64, "b" * 64) == OTHER
+    costs.keep(f"{sampled}1", ONE)
+    costs.keep(f"{sampled}2", OTHER)
+    costs.keep(f"{sampled}1", ONE)  # once more, so it is the latest
+    assert costs.of_pair("a" * 64, "b" * 64) == ONE
+    assert costs.of_pair("a" * 64, "c" * 64) is None
 
 
 def test_a_cache_makes_no_data_directory(tmp_path: Path) -> None:

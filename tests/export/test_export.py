@@ -17,11 +17,12 @@ import pytest
 from builders import CountingFiles, failing_files, make_record
 from log_files import file_size_limit
 from mlx_lm.models.llama import Model
-from model_dirs import edit_json, foreign, models_in, swap_tokens, write_lora, write_pair
+from model_dirs import edit_json, foreign, models_in, swap_tokens, write_llama, write_lora, write_pair
 from mortal import HANGS
 from tiny import sampler
 
-from draftloop.config import Config, Speculative
+from draftloop.caches import read_whole
+from draftloop.config import Config, Models, Speculative
 from draftloop.data.records import Record
 from draftloop.errors import AdapterError, ExportError, PairError, StoreError, UsageError
 from draftloop.evaluation.benchmark import logged_samples
@@ -143,6 +144,47 @@ def test_the_draft_that_was_exported_can_be_trained_on_from_the_bare_draft_again
     again = load_pair(config.models.model_copy(update={"draft": str(tmp_path / "out")}))
     with pytest.raises(AdapterError, match="was trained for draft"):
         again.with_adapter(registry.root / "v0001")
+
+
+# -- a draft that is made of the target's own layers -------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_its_own(tmp_path: Path) -> tuple[Pair, Config, Registry]:
+    """A target of four layers that drafts with two of them, and v0001 of that draft."""
+    target = write_llama(tmp_path / "own", layers=4)
+    config = Config(models=Models(target=str(target), draft="self:2"), speculative=Speculative(num_draft_tokens=3))
+    pair, registry = load_pair(config.models), Registry(tmp_path / "data" / "adapters")
+    fields = {"pair": pair.identity, "record_ids": ["0" * 32], "parent": None}
+    registry.create(lambda path: write_lora(path, pair.draft, amount=0.3) and None, fields)
+    return pair, config, registry
+
+
+def test_a_self_draft_is_written_as_a_model_of_its_own(
+    tmp_path: Path, of_its_own: tuple[Pair, Config, Registry]
+) -> None:
+    pair, config, registry = of_its_own
+    before = {path: path.read_bytes() for path in Path(config.models.target).iterdir()}
+    made = export_version(job(registry, tmp_path / "out"), pair, config, held_out(pair))
+    model, tokenizer = mlx_lm.load(str(tmp_path / "out"))[:2]
+    assert len(model.layers) == 2
+    assert tokenizer.get_vocab() == pair.tokenizer.get_vocab()
+    together = read_whole(pair.with_adapter(registry.root / "v0001").draft, IDS)
+    assert float(mx.abs(model(IDS) - together).max().item()) < 1e-4
+    assert made.measured is not None
+    assert made.measured.lost() == []
+    assert "the first 2 layers of `own`" in (tmp_path / "out" / "README.md").read_text()
+    assert {path: path.read_bytes() for path in before} == before  # the target is never touched
+    assert load_pair(Models(target=config.models.target, draft=str(tmp_path / "out"))).width == pair.width
+
+
+def test_an_adapter_alone_of_a_self_draft_lies_on_nothing_that_mlx_lm_loads(
+    tmp_path: Path, of_its_own: tuple[Pair, Config, Registry]
+) -> None:
+    pair, config, registry = of_its_own
+    with pytest.raises(ExportError, match=r"no model that mlx-lm could load it on.*--fuse"):
+        export_version(job(registry, tmp_path / "out", fuse=False), pair, config, [])
+    assert not (tmp_path / "out").exists()
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------

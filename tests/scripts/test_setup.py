@@ -355,6 +355,15 @@ def test_clients_come_with_the_test_tools_and_stay(machine: Machine) -> None:
     assert machine.calls("pip", "--editable", ".[cpu,dev,clients]")
 
 
+def test_clients_and_what_makes_real_models_stay_beside_each_other(machine: Machine) -> None:
+    machine.has("system-blas").set_up("clients")
+    machine.set_up("real")
+    assert machine.calls("pip", "--editable", ".[cpu,dev,clients,real]")
+    assert not machine.calls("venv")
+    for arguments in ((), ("dev",), ("clients",), ("real",)):
+        assert machine.set_up(*arguments) == ""
+
+
 def test_who_has_the_test_tools_keeps_them_when_draftloop_is_installed_anew(machine: Machine) -> None:
     machine.has("system-blas").set_up("dev")
     (machine.checkout / "pyproject.toml").write_text("[project]\nversion = '2'\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,11 +15,13 @@ from mlx.utils import tree_flatten
 from mortal import HANGS
 from shop import Shop, flip_a_bit
 
-from draftloop.config import Config, Speculative
+from draftloop.config import Config, Models, Speculative
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterError
 from draftloop.models import adapter as lora
-from draftloop.models.pair import Pair, load_pair
+from draftloop.models.adapter_format import AdapterConfig
+from draftloop.models.pair import Pair, load_pair, with_kept_layers, with_self_layers
+from draftloop.models.self_layers import SelfLayers
 from draftloop.registry.registry import Registry
 from draftloop.serving.drafts import LOOK_EVERY, TRY_AGAIN, Drafts
 from draftloop.serving.engine import TARGET, Capacity, Engine
@@ -42,12 +45,9 @@ def served(pair: Pair) -> Served:
 
 
 def drafts_of(shop: Shop, reference: str = "champion") -> tuple[Drafts, Metrics, list[str]]:
-    metrics, said = Metrics(), list[str]()
-
-    def load() -> Pair:
-        return load_pair(shop.config.models, names=shop.data.names)
-
-    return Drafts(shop.data.registry, reference, load, served, metrics, said.append), metrics, said
+    metrics, said, models, names = Metrics(), list[str](), shop.config.models, shop.data.names
+    load, renew = partial(load_pair, models, names=names), partial(with_kept_layers, models=models, names=names)
+    return Drafts(shop.data.registry, reference, load, renew, served, metrics, said.append), metrics, said
 
 
 def test_the_pointer_is_followed_and_the_weights_are_shared(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_champion_that_could_not_be_used_is_tried_again_a_minute_later(
     first = drafts.first()
     shop.data.registry.promote("v0001")
 
-    def refuse(*_arguments: object) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
         raise RuntimeError("[malloc] Unable to allocate 100 bytes")
 
     with monkeypatch.context() as patched:
@@ -253,3 +253,25 @@ def test_a_request_ends_with_the_draft_it_began_with(tmp_path: Path) -> None:
     assert len(outputs) == 1  # they are greedy: the target's own, whatever drafts
     readers = {entry.shelf.reader for entry in engine.prefixes._entries.values()}
     assert readers == {TARGET, reader_of(ended[1].work.pair)}
+
+
+def test_a_self_draft_of_other_layers_is_cut_anew_from_the_same_target(tmp_path: Path) -> None:
+    """The child that trains settles the number of layers, while the server has the one of the start."""
+    models = Models(target="embedded:target", draft="self")
+    shop = Shop(DataDirectory(tmp_path), Config(models=models))
+    drafts, _, said = drafts_of(shop)
+    first = drafts.first()
+    assert len(first.pair.draft.layers) == 1
+    settled = SelfLayers(3, is_settled=True, why="it pays")
+    names = shop.data.names
+    names.self_layers.keep(first.pair.identity.target, settled)
+    other = with_self_layers(first.pair, models, settled, names)
+    lora.attach_fresh(other.draft, AdapterConfig(4, 1.0), seed=0)
+    made = shop.data.registry.create(lambda path: lora.save_adapter(other.draft, path), {"pair": other.identity})
+    shop.data.registry.promote(made.name)
+    second = drafts.renewed(first, LOOK_EVERY)
+    assert second is not None
+    assert (second.pair.adapter, len(second.pair.draft.layers)) == ("v0001", 3)
+    assert second.pair.target is first.pair.target
+    assert len(first.pair.draft.layers) == 1  # requests under way end with it
+    assert said == ["requests begin with v0001 from now on"]

@@ -127,6 +127,16 @@ def show_version(app: App, version: str, as_json: bool) -> None:
     print_pairs(rows)
 
 
+def _warn_where_it_does_not_pay(app: App, name: str) -> None:
+    """By the acceptance on validation generations that the version had when it was made."""
+    from .break_even import note_where_it_does_not_pay
+
+    manifest = app.data.registry.manifest(name)
+    best = manifest.metrics.get("best")
+    if manifest.pair is not None and isinstance(best, dict):
+        note_where_it_does_not_pay(app, manifest.pair.target, manifest.pair.draft, best.get("acceptance"))
+
+
 @adapters_group.command("promote", cls=Doing)
 @click.argument("version")
 @click.option("--why", default="by hand", show_default=True, help="Reason, for the audit log.")
@@ -143,6 +153,8 @@ def promote_version(app: App, version: str, why: str, as_json: bool) -> None:
     if name is None and version == "latest":
         raise AdapterError("no version to promote yet: `train` makes one")
     _print_pointer(promote_by_hand(app.data, app.config, name, why), as_json)
+    if not as_json and name is not None:
+        _warn_where_it_does_not_pay(app, name)
 
 
 @adapters_group.command("rollback", cls=Doing)

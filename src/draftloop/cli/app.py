@@ -76,6 +76,8 @@ class App:
         pair = load_pair(self.config.models, path, name, lazy_target=lazy_target, names=names)
         try:
             names.keep(*(pair.files or ()))
+            if pair.self_layers is not None and self.config.models.self_layers is None and names.has_records():
+                names.self_layers.keep(pair.identity.target, pair.self_layers)
         except (StoreError, LockedError) as error:  # whoever only reads here may go on
             note(f"the models' names are not kept: {error}")
         self._has_loaded = True

@@ -14,6 +14,7 @@ import click
 from ..errors import DraftloopError, PromptError
 from ..runtime.memory import forget_peak, peak_gigabytes
 from .app import App, note, note_damage, print_json
+from .break_even import note_where_it_does_not_pay
 from .options import (
     adapter_option,
     draft_lengths_option,
@@ -142,6 +143,9 @@ def acceptance_command(
         print_json({"status": "ok", **report.to_json(), "live": live_rows, "peak_memory_gb": peak_gigabytes()})
     else:
         _print(report, rows, held_out)
+        note_where_it_does_not_pay(
+            app, pair.identity.target, pair.identity.draft, report.results[-1].acceptance_per_position
+        )
 
 
 def refuse_empty_log(app: App) -> None:

@@ -178,6 +178,7 @@ def _keep(costs: LatencyProfiles, key: str, report: SpeedReport, *, whole: bool)
 
 
 def _print(report: SpeedReport, conditions: str, held_out: HeldOut) -> None:
+    from ..evaluation.break_even import break_even
     from .tables import print_records, print_text
 
     costs, advice = report.costs, report.advice
@@ -203,6 +204,12 @@ def _print(report: SpeedReport, conditions: str, held_out: HeldOut) -> None:
     )
     if advice.num_draft_tokens == 0:
         print_text("leave speculation off on this machine: no draft length is faster than K = 0, the target alone")
+        needed = break_even(0.0, costs).needed
+        print_text(
+            "it would not be faster if everything was accepted: take a smaller draft, or a larger target"
+            if needed is None
+            else f"it would take about {needed:.2f} accepted per position; see `benchmark acceptance` for what there is"
+        )
     else:
         fastest = f"K = {advice.num_draft_tokens}" + (f", rule {advice.rule}" if advice.rule else "")
         print_text(f"fastest on this machine: {fastest}, {advice.speed_up:.2f} times the speed of K = 0")

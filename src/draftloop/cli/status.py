@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..config import SELF
 from ..whereabouts import in_rows, places
 from .app import App, note, note_damage, print_json
+from .break_even import break_even_of
 from .options import json_option, model_options
 
 if TYPE_CHECKING:
+    from ..evaluation.break_even import BreakEven
+    from ..models.self_layers import SelfLayers
     from ..retraining.facts import Facts
     from ..retraining.plan import NextAction
     from ..retraining.running import Running
@@ -49,6 +53,22 @@ def read_next_action(app: App, *, force: bool = False) -> tuple[Facts, NextActio
     return facts, next_action(facts, app.config, force=force), None
 
 
+RECENT = 50  # generations that say what is accepted now
+
+
+def _break_even(app: App, facts: Facts) -> BreakEven | None:
+    """Of the draft in use, by its latest generations and what its steps took when they were measured last."""
+    own = [one.acceptance for one in facts.overview.stream if one.adapter == facts.pointer.champion][-RECENT:]
+    return break_even_of(app, facts.target, facts.draft, sum(own) / len(own) if own else None)
+
+
+def _self_layers(app: App, facts: Facts) -> SelfLayers | None:
+    """What a draft of the target's own layers is made of; None where that is no such draft, or nothing is kept yet."""
+    if facts.target is None or app.config.models.draft != SELF:
+        return None
+    return app.data.names.self_layers.of(facts.target)
+
+
 def _values(app: App, facts: Facts, action: NextAction, running: Running | None) -> dict[str, Any]:
     from ..data.exchange import stored_bytes
     from ..retraining.running import unfinished
@@ -82,6 +102,8 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
         "drift": [{**asdict(check), "alarm": check.alarm} for check in facts.drift_checks],
         "generations_of_champion": {"unseen": facts.champion_generations[0], "all": facts.champion_generations[1]},
         "chat_template_changed": facts.template,
+        "self_layers": asdict(layers) if (layers := _self_layers(app, facts)) else None,
+        "break_even": asdict(even) if (even := _break_even(app, facts)) else None,
         "log": str(data.log.path),
         "log_bytes": stored.log,
         "teacher_bytes": stored.teacher,
@@ -121,6 +143,8 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
         "previous": values["previous"] or "none",
         "candidate": values["candidate"] and f"{values['candidate']}, without a verdict",
     }
+    if layers := _self_layers(app, facts):
+        rows["self-draft"] = f"{layers.layers} layers: {layers.why}"
     if last := values["last_retrain"]:
         rows["last retrain"] = f"{last['outcome']}, {moment(last['when'])}"
     unseen, every = facts.champion_generations
@@ -143,12 +167,16 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
             f"drift: acceptance of {alarm.source} fell from {alarm.reference:.3f} to {alarm.recent:.3f} per position "
             f"({alarm.kind}, after {alarm.generations} generations)"
         )
+    even = _break_even(app, facts)
+    if even is not None and even.warning is not None:
+        note(even.warning)
     if facts.template:
         note(facts.template)
     if is_due(app.data, app.config):
         note("the log is above its bound: `log compact` drops the oldest records that nothing needs")
     note_damage(values["damage"])
-    for name, model in (("target", app.config.models.target), ("draft", app.config.models.draft)):
+    models = app.config.models
+    for name, model in (("target", models.target), ("draft", models.target if models.is_self else models.draft)):
         if not is_local(model):
             note(f"{name} {model} is not on this machine, so generations of any are counted; mistyped, or not loaded?")
     if values["generations"]:

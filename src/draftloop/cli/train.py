@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import NothingToDo, UsageError
-from .app import App, print_json
+from .app import App, note, print_json
 from .options import config_options, json_option, model_options
 from .output import Doing
 
@@ -52,6 +52,7 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
             RunDirectory.find(data.runs, resume)  # raises: there is none
         raise NothingToDo(f"{data.log.path} holds no generation to train on; run collect-data first")
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
+        from ..retraining.layers_choice import settle_layers
         from ..training.train import resume as resume_run
         from ..training.train import train
 
@@ -63,13 +64,18 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
             app.say_where()
-            result = train(pair, data, config)
+            result = train(settle_layers(pair, data, config, note), data, config)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
         return
     from .tables import print_text
 
     _print(result)
+    from .break_even import note_where_it_does_not_pay
+
+    identity = data.registry.manifest(result.version).pair
+    if identity is not None:
+        note_where_it_does_not_pay(app, identity.target, identity.draft, result.val_acceptance_after)
     if result.ended == "time limit":
         print_text(f"\nThe time limit ended it. More time: `train --resume {result.run} --max-minutes M`.")
     if result.best_step == 0:

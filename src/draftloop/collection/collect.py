@@ -32,7 +32,6 @@ from ..decoding.offline_rounds import simulate_rounds
 from ..decoding.teacher_forced import TargetGeneration
 from ..errors import ConfigError, PromptError
 from ..evaluation.estimator import Acceptance, realised
-from ..models import adapter as lora
 from ..models.pair import Pair
 from ..prompts.prompt import Place, Prompt, Reading, SkippedPrompt, Unusable
 from ..runtime.memory import budget, read_device, room_left
@@ -155,7 +154,7 @@ def collect_data(
     encoded = collector.encoded(prompts, log, report)
     collected = collector.live(encoded) if settings.live else collector.batches(encoded)
     began = time.perf_counter()
-    with lora.merged(pair.draft):
+    with pair.merged():
         for group in collected:
             for record in log.extend(group.records, blobs, group.contents):
                 report.generations += 1

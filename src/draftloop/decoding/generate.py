@@ -10,7 +10,6 @@ from ..config import Speculative
 from ..data.records import Finish, Sampler
 from ..errors import PromptError
 from ..evaluation.estimator import realised
-from ..models import adapter as lora
 from ..models.pair import Pair
 from ..prompts.prompt import Prompt, Reading, Unusable, encode_prompt
 from .acceptance_rules import rule_for
@@ -88,7 +87,7 @@ def generate(
     detokenizer = pair.tokenizer.detokenizer
     decoding = Decoding(pair, encoded, replace(settings, keep_bonus_draws=False), draft_length and draft_length())
     rounds, tokens = [], []
-    with lora.merged(pair.draft):
+    with pair.merged():
         began = time.perf_counter()
         for round_ in decoding:
             rounds.append(round_)

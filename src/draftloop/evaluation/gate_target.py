@@ -21,7 +21,6 @@ from ..decoding.draft_length import LatencyProfile
 from ..decoding.generation import generation_seed
 from ..decoding.teacher_forced import TargetGeneration
 from ..errors import DraftloopError
-from ..models import adapter as lora
 from ..models.pair import Pair
 from .estimator import FloatArray, log_probs, realised
 from .latency import measure_latency
@@ -124,7 +123,7 @@ class LoadedTarget:
 
     def decode(self, pair: Pair, prompt: LivePrompt) -> LiveScores:
         """Decode a prompt with the draft as it is, and score what was emitted in one more pass."""
-        with lora.merged(pair.draft):
+        with pair.merged():
             output = live_output(list(Decoding(pair, prompt.tokens, prompt.settings)))
         scores = score_carried(pair, [TargetGeneration(prompt.tokens, output.tokens, prompt.sampler)], prompt.rule)[0]
         return LiveScores(output.rounds, scores.log_p, scores.log_q)

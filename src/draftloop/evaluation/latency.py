@@ -26,6 +26,7 @@ from ..decoding.round_sampler import round_sampler_for
 from ..models import adapter as lora
 from ..models.pair import Pair
 from ..runtime import blas
+from .latency_profiles import pair_key
 
 TIMED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # draft lengths
 CHAIN = 8  # steps
@@ -64,7 +65,7 @@ def measure_latency(
         greedy: decode at temperature 0, where nothing is drawn.
     """
     lengths = sorted({k for k in TIMED if k < max_draft_tokens} | {max_draft_tokens})
-    with lora.merged(pair.draft):
+    with pair.merged():
         timed = _Timed(pair, max_draft_tokens, greedy)
         seconds = _medians([timed.plain, timed.draft, *(timed.round_of(k) for k in lengths)], care, on_timed)
     plain, draft = seconds[0] / CHAIN, seconds[1] / CHAIN
@@ -74,7 +75,7 @@ def measure_latency(
 
 
 def machine_fingerprint(pair: Pair, *, greedy: bool) -> str:
-    """16 hex digits of what latencies depend on: models, adapter beside their weights, machine, MLX, greedy or not."""
+    """Of what latencies depend on: the pair (`latency_profiles.pair_key`), adapter beside its weights, machine, MLX."""
     device = mx.device_info()  # on CUDA with how much memory is free
     facts = (
         STEPS_MADE_ANEW,
@@ -86,7 +87,8 @@ def machine_fingerprint(pair: Pair, *, greedy: bool) -> str:
         blas.loaded(),
         *(version(name) for name in ("mlx", "mlx-lm")),
     )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    pair_part = pair_key(pair.identity.target, pair.identity.draft, greedy=greedy)
+    return f"{pair_part}{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
 
 class _Timed:

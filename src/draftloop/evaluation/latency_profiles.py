@@ -44,6 +44,11 @@ class StoredProfile:
     experience: dict[Rule, Experience] = field(default_factory=dict)
 
 
+def pair_key(target: str, draft: str, *, greedy: bool) -> str:
+    """What the keys of two models begin with, by the names that they have in a data directory."""
+    return f"{target[:16]}.{draft[:16]}.{'greedy' if greedy else 'sampled'}."
+
+
 class LatencyProfiles:
     """The file.
 
@@ -59,6 +64,17 @@ class LatencyProfiles:
         """What is known under `key`, the fingerprint of a pair and a machine; None is nothing, or nothing readable."""
         with suppress(PermissionError):  # and `keep` says so
             return self._all().get(key)
+        return None
+
+    def of_pair(self, target: str, draft: str) -> StoredProfile | None:
+        """What was measured of two models last, with sampling or else without, on whichever machine that was."""
+        with suppress(PermissionError):
+            known = self._all()
+            for greedy in (False, True):
+                prefix = pair_key(target, draft, greedy=greedy)
+                found = [one for key, one in known.items() if key.startswith(prefix)]
+                if found:
+                    return found[-1]
         return None
 
     def of_or_measured(
@@ -85,7 +101,7 @@ class LatencyProfiles:
         """Remember, over what was known, and say whether it is kept. Raises OSError: what the system said."""
         if not self._path.parent.is_dir():
             return False
-        profiles = self._all() | {key: known}
+        profiles = {name: one for name, one in self._all().items() if name != key} | {key: known}  # the latest is last
         text = json.dumps({name: asdict(one) for name, one in profiles.items()}, indent=1)
         write_atomically(self._path, text.encode(), self._files)
         return True

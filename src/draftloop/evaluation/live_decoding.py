@@ -16,7 +16,6 @@ from ..decoding.generate import usable_tokens
 from ..decoding.generation import generation_seed
 from ..decoding.teacher_forced import TargetGeneration
 from ..errors import PromptError
-from ..models import adapter as lora
 from ..models.pair import Pair
 from ..prompts.prompt import Place, Prompt, Reading, SkippedPrompt, Unusable
 from .benchmark import BASE, Sample, accepted, samples_of
@@ -67,7 +66,7 @@ def decode_all(
         on_text: called with the number of tokens of each finished output.
     """
     generations, outputs = [], []
-    with lora.merged(pair.draft):
+    with pair.merged():
         for prompt in prompts:
             sampler = replace(settings.sampler, seed=generation_seed(settings.sampler.seed, prompt))
             rounds = list(Decoding(pair, prompt, replace(settings, sampler=sampler, keep_bonus_draws=False)))
@@ -179,7 +178,7 @@ def decode_live(
             passes=1,
             on_text=lambda: on_text(next(done), runs),
         )
-        with lora.merged(variant.draft):
+        with variant.merged():
             run(prompts[:1])
             found = run(prompts)
         plain, *speculative = (found[way][0] for way in ways)

@@ -16,7 +16,6 @@ from itertools import product
 from ..config import SAMPLING, Rule
 from ..decoding.decoder import Settings
 from ..decoding.draft_length import AdaptiveDraftLength, Experience, LatencyProfile
-from ..models import adapter as lora
 from ..models.pair import Pair
 from . import latency as costs
 from .benchmark import accepted
@@ -91,7 +90,7 @@ def measure_speed(
     ways = [Way(STOCK, None, k) for k in ((0, *stock_lengths) if stock_lengths else ())]
     ways += [Way(OURS, None, 0), *(Way(OURS, rule, k) for rule, k in product(rules, lengths))]
     ways += [Way(OURS, rule, None) for rule in rules]
-    with lora.merged(pair.draft):
+    with pair.merged():
         greedy = settings.sampler.temperature == 0
         measured = costs.measure_latency(pair, most, costs.CAREFUL, on_timed, greedy=greedy)
         # One for all outputs of a rule: each goes on from the experience of those before it, as in `generate`.

@@ -135,9 +135,15 @@ def export_version(
 
     Raises:
         AdapterError: the version was made for another draft.
-        ExportError: the draft cannot be quantized so, or mlx-lm changes its weights when it loads them.
+        ExportError: the draft cannot be quantized so, mlx-lm changes its weights when it loads them, or the adapter
+            alone is wanted of a draft that is no model of its own.
         StoreError: the disk refused; nothing is left behind.
     """
+    if pair.self_layers is not None and not job.fuse:
+        raise ExportError(
+            "this adapter lies on the target's own first layers, which are no model that mlx-lm could load it on; "
+            "export them with the adapter in their weights: --fuse"
+        )
     pair = pair.with_adapter(job.version.path, job.version.name)
     place, records = job.destination, list(held_out)
     without = left_out(records, pair)
@@ -260,8 +266,11 @@ def _write(directory: Path, job: ExportPlan, pair: Pair, config: Config, files: 
     """The files of a whole draft, or of the adapter, then proved to be the version's own."""
     version = job.version
     if job.fuse:
-        source, trust = find_model(config.models.draft), config.models.trust_remote_code
-        return write_fused(source, version.path, directory, job.quantization, trust_remote_code=trust, files=files)
+        source, trust = find_model(_source(pair, config)), config.models.trust_remote_code
+        layers = None if pair.self_layers is None else pair.self_layers.layers
+        return write_fused(
+            source, version.path, directory, job.quantization, layers=layers, trust_remote_code=trust, files=files
+        )
     for name in version.manifest.files:
         files.make_directory((directory / name).parent)
         files.produce(directory / name, partial(shutil.copyfile, version.path / name))
@@ -276,9 +285,14 @@ def _write(directory: Path, job: ExportPlan, pair: Pair, config: Config, files: 
     return None
 
 
+def _source(pair: Pair, config: Config) -> str:
+    """The model that the draft is made of."""
+    return config.models.draft if pair.self_layers is None else config.models.target
+
+
 def _load_back(directory: Path, job: ExportPlan, pair: Pair, config: Config) -> Pair:
     """The pair with what was written as its draft, as anybody's mlx-lm loads it."""
-    draft_path = directory if job.fuse else find_model(config.models.draft)
+    draft_path = directory if job.fuse else find_model(_source(pair, config))
     trust, adapter = (False, None) if job.fuse else (config.models.trust_remote_code, directory)
     try:
         draft, tokenizer, _ = load_directory(draft_path, trust_remote_code=trust, adapter=adapter)
@@ -313,7 +327,8 @@ def _card(made: Exported, job: ExportPlan, pair: Pair, config: Config) -> Card:
     return Card(
         name=job.destination.name,
         target=config.models.target,
-        draft=config.models.draft,
+        draft=_source(pair, config),
+        layers=None if pair.self_layers is None else pair.self_layers.layers,
         fused=job.fuse,
         version=job.version.name,
         parent=manifest.parent,

@@ -25,7 +25,9 @@ from mlx_lm.utils import compute_bits_per_weight, dequantize_model, quantize_mod
 
 from ..errors import ExportError
 from ..models import adapter as lora
+from ..models.cut_config import cut_config
 from ..models.loading import load_directory, needs_code
+from ..models.self_draft import cut_draft
 from ..store.files import FILES, Files
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -82,6 +84,7 @@ def write_fused(
     directory: Path,
     quantization: Quantization,
     *,
+    layers: int | None = None,
     trust_remote_code: bool = False,
     files: Files = FILES,
 ) -> FusedDraft:
@@ -92,6 +95,7 @@ def write_fused(
         adapter: an adapter directory that fits it.
         directory: there, empty, and not published yet.
         quantization: of the result.
+        layers: how many of the source's first ones are the draft; None is all.
         trust_remote_code: let `source` run Python of its own.
         files: the seam.
 
@@ -107,6 +111,8 @@ def write_fused(
             f"{source} runs Python of its own ({key}), which a fused draft would need too, and none is copied; export "
             "the adapter alone, without --fuse"
         )
+    if layers is not None:
+        model, config = cut_draft(model, config, layers), cut_config(config, layers)
     beside = _files_beside_the_weights(source)
     leaves = tree_flatten(model.parameters())
     types = {name: leaf.dtype for name, leaf in leaves if mx.issubdtype(leaf.dtype, mx.floating)}

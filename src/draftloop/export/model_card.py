@@ -34,6 +34,7 @@ class Card:
     Attributes:
         name: of the directory.
         target, draft: as configured: a Hugging Face id, a directory, or an embedded model.
+        layers: how many of that draft's first layers this one has; None is all.
         fused: a whole draft; else an adapter alone.
         version, parent: of the adapter; no parent: the bare draft.
         created: unix seconds.
@@ -51,6 +52,7 @@ class Card:
     name: str
     target: str
     draft: str
+    layers: int | None
     fused: bool
     version: str
     parent: str | None

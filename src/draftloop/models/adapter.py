@@ -19,6 +19,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from ..config import Lora
@@ -125,28 +126,32 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def merged(model: nn.Module) -> Iterator[None]:
+def merged(model: nn.Module, *, copies: bool = True) -> Iterator[None]:
     """Within the block the adapter is part of the weights; afterwards the model is bit for bit what it was.
 
     A draft's step is so short that two more small products per layer are felt (37% of it on the embedded pair). Layers
     of fewer bits than float32 keep the adapter beside them: an update of a thousandth of the weights loses half of
     itself in bfloat16, and more in a quantized layer. Costs the weights of the others once more while it lasts.
+
+    Args:
+        model: with or without an adapter.
+        copies: whether it may cost that; else all layers keep the adapter beside them, those of float32 in fewer steps.
     """
-    carried = merge(model)
+    carried = merge(model, copies=copies)
     try:
         yield
     finally:
         model.update_modules(tree_unflatten(carried))
 
 
-def merge(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Make the adapter part of the weights, as `merged` does, for good; returns the layers that were there before."""
+def merge(model: nn.Module, *, copies: bool = True) -> list[tuple[str, nn.Module]]:
+    """Make the adapter part of the weights, as `merged` does, for good; returns the layers that there were before."""
     carried = [(name, module) for name, module in _lora_modules(model) if _is_float32(module)]
     together = []
     for name, module in carried:
-        fused = module.fuse()
-        fused.train(module.training)
-        together.append((name, fused))
+        decoding = module.fuse() if copies else _beside(module)
+        decoding.train(module.training)
+        together.append((name, decoding))
     mx.eval([module.parameters() for _, module in together])
     model.update_modules(tree_unflatten(together))
     return carried
@@ -226,6 +231,42 @@ def save_adapter(model: nn.Module, directory: Path, files: Files = FILES) -> Non
     config, weights = carried_shape(model), adapter_parameters(model)
     files.produce(directory / WEIGHTS, lambda path: mx.save_safetensors(path, weights, metadata={"format": "mlx"}))
     write_new(directory / CONFIG, (json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n").encode(), files)
+
+
+class _LinearBeside(nn.Module):  # type: ignore[misc]  # MLX has no types
+    """A linear layer of float32 with its adapter beside it: x W + x A B, the scale in B."""
+
+    def __init__(self, linear: nn.Module, a: mx.array, b: mx.array) -> None:
+        super().__init__()
+        self.bare, self.a, self.b = linear, a, b
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.addmm(self.bare(x), x @ self.a, self.b)
+
+
+class _EmbeddingBeside(nn.Module):  # type: ignore[misc]
+    """An embedding of float32 with its adapter beside it, for tokens and as a head."""
+
+    def __init__(self, embedding: nn.Module, a: mx.array, b: mx.array) -> None:
+        super().__init__()
+        self.bare, self.a, self.b = embedding, a, b
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.addmm(self.bare(x), self.a[x], self.b)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """The logits after hidden states."""
+        return mx.addmm(self.bare.as_linear(x), x @ self.b.T, self.a.T)
+
+
+def _beside(module: nn.Module) -> nn.Module:
+    """What computes as an adapted layer of float32 does in decoding, in fewer steps; its arrays are the same."""
+    bare = _bare(module)
+    if isinstance(module, LoRALinear):
+        return _LinearBeside(bare, module.lora_a, module.scale * module.lora_b)
+    if isinstance(module, LoRAEmbedding):
+        return _EmbeddingBeside(bare, module.lora_a, module.scale * module.lora_b)
+    return module
 
 
 def _add_layers(model: nn.Module, config: AdapterConfig, where: str) -> None:

@@ -63,6 +63,12 @@ def fingerprints(path: Path) -> Fingerprints:
     return Fingerprints(model.hexdigest(), former.hexdigest(), _template(path))
 
 
+def fingerprint_of_cut(target: Fingerprints, layers: int) -> Fingerprints:
+    """What a draft is known by that is made of the first `layers` of a target; it has no chat template of its own."""
+    name = hashlib.sha256(f"self:{layers} of {target.model}".encode()).hexdigest()
+    return Fingerprints(model=name, former=name, template=None)
+
+
 def _ends(shard: Path) -> Iterator[bytes]:
     """Name and size of a shard, its header with the megabyte after it, and its last megabyte."""
     size = shard.stat().st_size

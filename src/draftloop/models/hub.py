@@ -6,9 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import reference
+from ..config import Models
 from ..errors import PairError
 from ..store.files import reading
-from .fingerprints import Fingerprints, fingerprints
+from .fingerprints import Fingerprints, fingerprint_of_cut, fingerprints
+from .names import ModelNames
 
 _EMBEDDED = {"embedded:target": reference.TARGET, "embedded:draft": reference.DRAFT}
 
@@ -40,6 +42,22 @@ def local_fingerprints(name: str) -> Fingerprints | None:
     """Those of a model that is on this machine already; None where it would have to be downloaded."""
     path = _local(name)
     return None if path is None else fingerprints(path)
+
+
+def local_pair(models: Models, names: ModelNames) -> tuple[Fingerprints | None, Fingerprints | None]:
+    """Those of target and draft; None where one would have to be downloaded, or is still to be cut from the target.
+
+    Raises:
+        StoreError: what the data directory knows of a self-draft cannot be read.
+    """
+    target = local_fingerprints(models.target)
+    if not models.is_self or target is None:
+        return target, None if models.is_self else local_fingerprints(models.draft)
+    layers = models.self_layers
+    if layers is None:
+        kept = names.self_layers.of(names.of(target))
+        layers = None if kept is None else kept.layers
+    return target, None if layers is None else fingerprint_of_cut(target, layers)
 
 
 def is_local(name: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm
 from mlx import nn
+from mlx_lm.utils import load_config
 
 from ..errors import PairError
 
@@ -63,6 +64,15 @@ def load_directory(
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", _LONGEST_REASON, placeholder=" …")
         raise PairError(f"{path} cannot be loaded by mlx-lm: {reason}") from error
     return model, tokenizer, config
+
+
+def read_model_config(path: Path) -> dict[str, Any]:
+    """The config that mlx-lm loads a directory with. Raises PairError: it cannot be read."""
+    try:
+        config: dict[str, Any] = load_config(path)
+    except (OSError, ValueError) as error:
+        raise PairError(f"{path / 'config.json'} cannot be read: {error}") from error
+    return config
 
 
 def widen_on_cpu(model: nn.Module) -> None:

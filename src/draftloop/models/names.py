@@ -20,6 +20,7 @@ from ..store.files import FILES, Files
 from ..store.lock import Lock
 from ..store.sealed import read_sealed, write_sealed
 from .fingerprints import Fingerprints
+from .self_layers import SelfLayersFile
 
 SCHEMA = 1
 FILE = "models.json"
@@ -53,11 +54,15 @@ class ModelNames:
     Args:
         root: the data directory.
         files: the seam for the operations that change something.
+
+    Attributes:
+        self_layers: of how many layers a draft that is cut from a target is made here.
     """
 
     def __init__(self, root: Path, files: Files = FILES) -> None:
         self._root, self._path, self._files = root, root / FILE, files
         self._lock = Lock(root / ".models.lock", files=files)
+        self.self_layers = SelfLayersFile(root, files)
 
     def of(self, model: Fingerprints) -> str:
         """The name of a model in this data directory. Changes nothing.
@@ -82,7 +87,7 @@ class ModelNames:
         Raises:
             StoreError: as `of`, or the disk refused.
         """
-        if any(True for _ in self._naming()) and not {one.model for one in models} <= self._read().names.keys():
+        if self.has_records() and not {one.model for one in models} <= self._read().names.keys():
             with self._lock:
                 known, current = self._read(), {one.model: self.of(one) for one in models}
                 # A former fingerprint that fits proves that the template is still the one of that time.
@@ -111,6 +116,10 @@ class ModelNames:
             with self._lock:
                 known = self._read()
                 self._write(replace(known, templates=known.templates | {name: target.template}))
+
+    def has_records(self) -> bool:
+        """Whether something here names a model, so that what is known of models is kept."""
+        return any(True for _ in self._naming())
 
     def _mentions(self, name: str) -> bool:
         """Whether something here is of a model of that name."""

@@ -8,6 +8,8 @@ are never proposed nor emitted.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from ..data.records import PairId
 from ..errors import AdapterError, PairError
 from . import adapter as lora
 from . import manifest
-from .fingerprints import Fingerprints, fingerprints
+from .fingerprints import Fingerprints, fingerprint_of_cut, fingerprints
 from .hub import find_model
-from .loading import load_directory, widen_on_cpu
+from .loading import load_directory, read_model_config, widen_on_cpu
 from .names import ModelNames
+from .self_draft import check_decodes, cut_draft, layers_to_start_with
+from .self_layers import SelfLayers
 from .twin import twin_of
 
 
@@ -43,6 +47,8 @@ class Pair:
         adapter: version or directory attached to the draft; None is the bare draft.
         files: fingerprints of target and draft; None where they were not loaded from files.
         draft_names: others by which an adapter from elsewhere may name this draft.
+        self_layers: of how many of the target's own layers the draft is made, and why; None where it is a model of its
+            own.
     """
 
     target: nn.Module
@@ -55,6 +61,7 @@ class Pair:
     adapter: str | None = None
     files: tuple[Fingerprints, Fingerprints] | None = None
     draft_names: frozenset[str] = frozenset()
+    self_layers: SelfLayers | None = None
 
     def portable(self, identity: PairId) -> PairId:
         """The identity of a pair for another data directory: these models by their fingerprints."""
@@ -66,6 +73,19 @@ class Pair:
     def twin(self) -> Pair:
         """The same pair with a draft of its own, made of the same arrays: another adapter may be on it."""
         return replace(self, draft=twin_of(self.draft))
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Within the block the draft decodes as fast as it can, its adapter merged where that costs no second target.
+
+        A draft that is made of the target's arrays keeps its adapter beside them: merging would copy them.
+        """
+        with lora.merged(self.draft, copies=self.self_layers is None):
+            yield
+
+    def merge(self) -> None:
+        """The same for good."""
+        lora.merge(self.draft, copies=self.self_layers is None)
 
     def with_adapter(self, path: Path | None, name: str | None = None) -> Pair:
         """The same pair with another adapter, or none, on the same draft.
@@ -115,6 +135,9 @@ def load_pair(
         AdapterError: the adapter does not fit the draft.
         StoreError: `names` cannot be read.
     """
+    if models.is_self:
+        pair = _load_with_self(models, names, lazy_target=lazy_target)
+        return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
     target_path, draft_path = (find_model(name) for name in (models.target, models.draft))
     target, tokenizer, target_config = _load(target_path, models, lazy_target)
     draft, draft_tokenizer, draft_config = _load(draft_path, models)
@@ -137,6 +160,70 @@ def load_pair(
     if not lazy_target:
         check_caches(pair)
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
+
+
+def with_self_layers(pair: Pair, models: Models, layers: SelfLayers, names: ModelNames | None = None) -> Pair:
+    """The same target with a bare draft of so many of its own layers.
+
+    Args:
+        pair: its target is shared.
+        models: by whose target's directory the config is read.
+        layers: how many, and why.
+        names: as in `load_pair`.
+
+    Raises:
+        PairError: so many layers are no draft.
+        StoreError: `names` cannot be read.
+    """
+    path = find_model(models.target)
+    own = fingerprints(path) if pair.files is None else pair.files[0]
+    draft, file = cut_draft(pair.target, read_model_config(path), layers.layers), fingerprint_of_cut(own, layers.layers)
+    check_decodes(draft, layers.layers)
+    return replace(
+        pair,
+        draft=draft,
+        adapter=None,
+        identity=replace(pair.identity, draft=file.model if names is None else names.of(file)),
+        files=(own, file),
+        draft_names=frozenset(file.names),
+        self_layers=layers,
+    )
+
+
+def with_kept_layers(pair: Pair, models: Models, names: ModelNames) -> Pair:
+    """The pair with as many layers as its data directory has chosen by now; itself where that is nothing new.
+
+    Raises as `with_self_layers`.
+    """
+    if pair.self_layers is None or models.self_layers is not None:
+        return pair
+    kept = names.self_layers.of(pair.identity.target)
+    is_new = kept is not None and kept.layers != pair.self_layers.layers
+    return with_self_layers(pair, models, kept, names) if kept is not None and is_new else pair
+
+
+def _load_with_self(models: Models, names: ModelNames | None, *, lazy_target: bool) -> Pair:
+    path = find_model(models.target)
+    target, tokenizer, config = _load(path, models, lazy_target)
+    own = fingerprints(path)
+    name = own.model if names is None else names.of(own)
+    width = int(target(mx.array([[0]])).shape[-1])
+    bare = Pair(
+        target=target,
+        draft=target,
+        tokenizer=tokenizer,
+        identity=PairId(target=name, draft=name, tokenizer=_tokenizer_fingerprint(tokenizer)),
+        width=width,
+        stop_tokens=frozenset(int(i) for i in tokenizer.eos_token_ids),
+        context=position_limit(config),
+        files=(own, own),
+    )
+    kept = None if names is None or models.self_layers is not None else names.self_layers.of(name)
+    layers = kept or layers_to_start_with(target, config, models.self_layers)
+    pair = with_self_layers(bare, models, layers, names)
+    if not lazy_target:
+        check_caches(pair)
+    return pair
 
 
 def _load(path: Path, models: Models, lazy: bool = False) -> tuple[nn.Module, Any, dict[str, Any]]:

@@ -15,7 +15,7 @@ from ..errors import RunError, StoreError
 from ..evaluation.drift import LoggedGeneration, StreamCheck, check_streams
 from ..evaluation.looks import Look, due_looks, new_outputs
 from ..evaluation.promotion_watch import watching_from
-from ..models.hub import local_fingerprints
+from ..models.hub import local_pair
 from ..registry.registry import Pointer
 from ..status import Overview, read_overview
 from ..training.run import RunDirectory
@@ -49,6 +49,7 @@ class Facts:
         failed: the last training, if it failed; else None.
         recipe: of the configuration that a training would have now.
         target: the configured target's name; None where it is not on this machine.
+        draft: the draft's; None where it is not on this machine, or not cut from the target yet.
         template: a sentence if its chat template changed since prompts were last collected.
     """
 
@@ -63,6 +64,7 @@ class Facts:
     failed: Failed | None
     recipe: str
     target: str | None
+    draft: str | None = None
     template: str | None = None
 
     @property
@@ -83,7 +85,7 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
         StoreError: the pointer is damaged, or a newer draftloop wrote there.
     """
     # 1. The configured models, by their names in this directory, and what the log has of them.
-    files = [local_fingerprints(name) for name in (config.models.target, config.models.draft)]
+    files = local_pair(config.models, data.names)
     target, draft = (None if file is None else data.names.of(file) for file in files)
     overview = read_overview(data, target, draft)
     pointer, history = data.registry.pointer(), History(data.audit.entries(), target)
@@ -105,6 +107,7 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
         failed=history.failed,
         recipe=recipe(config),
         target=target,
+        draft=draft,
         template=None if files[0] is None else data.names.changed_template(files[0]),
     )
 

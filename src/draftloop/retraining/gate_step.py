@@ -11,7 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config
 from ..data.log_position import is_gone
@@ -27,6 +27,10 @@ from ..registry.verdicts import Attempt, Verdict, VerdictOutcome
 from ..status import read_overview
 from .facts import Facts, History
 from .work import Work
+
+if TYPE_CHECKING:
+    from ..evaluation.gate_evaluation import GateEvaluation
+    from ..models.pair import Pair
 
 # -- a candidate ------------------------------------------------------------------------------------------------------
 
@@ -85,6 +89,7 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
         on_work=work.on_work or ignore_work,
     )
     decision, reasons = evaluation.decision, "; ".join(evaluation.decision.reasons)
+    _note_whether_it_pays(work, pair.with_adapter(work.directory(version)), evaluation)
     work.result.numbers = evaluation.to_json()
     if decision.outcome == "inconclusive":
         work.result.end("inconclusive", reasons, version)
@@ -100,6 +105,21 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
     if outcome == "promoted":
         _promote(work, version, reasons, pointer)
     work.result.end(outcome, reasons, version)
+
+
+def _note_whether_it_pays(work: Work, pair: Pair, evaluation: GateEvaluation) -> None:
+    """Keep what steps take for the commands that ask later, and say so where the candidate would not pay yet."""
+    from ..evaluation.break_even import break_even
+    from ..evaluation.gate_evaluation import CANDIDATE
+    from ..evaluation.latency import machine_fingerprint
+    from ..evaluation.latency_profiles import StoredProfile
+
+    key = machine_fingerprint(pair, greedy=False)
+    if work.data.costs.of(key) is None:
+        work.data.costs.keep_or_say(key, StoredProfile(evaluation.profile), work.say)
+    position = evaluation.positions.get("all")
+    if position is not None and (warning := break_even(position[CANDIDATE], evaluation.profile).warning):
+        work.say(warning)
 
 
 def finish_promotion(work: Work, version: str, why: str, pointer: Pointer) -> None:

@@ -17,7 +17,7 @@ from ..config import Config
 from ..data.log_position import mark_of
 from ..data_directory import DataDirectory
 from ..errors import ChampionMoved, Interrupted, StoreError, TrainingFailed
-from ..models.hub import local_fingerprints
+from ..models.hub import local_pair
 from ..runtime.signals import StopRequest
 from .facts import SETTLING, Facts, read_facts
 from .gate_step import check_champion, finish_promotion, gate_candidate, watch_champion
@@ -117,7 +117,7 @@ def _do_what_is_due(work: Work, force: bool, allowed: Sequence[Action] | None) -
     # 1. Report a damaged champion at once, and not when a training is due. Keep the models' names now: one that
     #    draftloop 0.1 named is recognised only until its template changes, and most runs load no model.
     data.registry.resolve("champion")
-    files = (local_fingerprints(name) for name in (config.models.target, config.models.draft))
+    files = local_pair(config.models, data.names)
     data.names.keep(*(file for file in files if file is not None))
 
     # 2. The facts, with the champion watched from now on.

@@ -137,6 +137,20 @@ class Work:
             self._pair = self._pair.with_adapter(champion)
         return self._pair
 
+    def with_settled_layers(self, pair: Pair, on_step: OnStep) -> Pair:
+        """The pair with as many of the target's layers as pay, chosen now where they are not and it is a self-draft."""
+        from ..evaluation.gate_target import LoggedTarget
+        from .layers_choice import settle_layers, without_trials
+
+        if isinstance(self.target, LoggedTarget):
+            pair = without_trials(
+                pair, self.data, self.config.models, "nothing is measured where the target is not loaded"
+            )
+        else:
+            pair = settle_layers(pair, self.data, self.config, self.say, on_step, self.stop, self.target)
+        self._pair = pair
+        return pair
+
     def load_bare(self, models: Models) -> Pair:
         """A pair without an adapter on its draft."""
         return self.load(models, None, None)

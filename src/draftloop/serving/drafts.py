@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 
 from ..errors import DraftloopError
-from ..models import adapter as lora
 from ..models.pair import Pair
 from ..registry.registry import Pointer, Registry
 from ..runtime.memory import REFUSALS
@@ -33,6 +32,7 @@ class Drafts:
         registry: of the data directory.
         reference: an adapter as `--adapter` takes it; only `champion` follows the pointer.
         load: loads the pair with the bare draft.
+        renew: gives that pair with the draft of now, which another process may have chosen to cut otherwise.
         serve: what is known of a pair, and how it is decoded.
         metrics: says which version is in use, and which could not be.
         say: told of each change, in a line for a person.
@@ -43,12 +43,14 @@ class Drafts:
         registry: Registry,
         reference: str,
         load: Callable[[], Pair],
+        renew: Callable[[Pair], Pair],
         serve: Callable[[Pair], Served],
         metrics: Metrics,
         say: Callable[[str], None],
     ) -> None:
         self._registry, self._reference = registry, reference
-        self._load, self._serve, self._metrics, self._say = load, serve, metrics, say
+        self._load, self._renew, self._serve = load, renew, serve
+        self._metrics, self._say = metrics, say
         self._base: Pair | None = None
         self._sequence = 0
         self._next = 0.0
@@ -83,7 +85,7 @@ class Drafts:
                 return None
             self._sequence, self._again = pointer.sequence, now + TRY_AGAIN
             pair = self._following(served.pair, pointer)
-            renewed = None if pair is None else self._in_use(served.with_pair(pair))
+            renewed = None if pair is None else self._in_use(self._served_with(pair, served))
         except (DraftloopError, OSError, *REFUSALS) as error:  # such as no file or memory left
             self._stays(served, error)
             return None
@@ -96,9 +98,18 @@ class Drafts:
         """The pair with the champion of now; None where that is the draft in use."""
         if pointer.champion == pair.adapter:
             return None
-        assert self._base is not None  # `first` comes first
         path = self._registry.resolve("champion")  # by now it may be another one
-        return self._base.twin().with_adapter(path, None if path is None else self._registry.name_of(path))
+        return self._bare().with_adapter(path, None if path is None else self._registry.name_of(path))
+
+    def _bare(self) -> Pair:
+        """The pair with a bare draft of its own."""
+        assert self._base is not None  # `first` comes first
+        self._base = self._renew(self._base)
+        return self._base.twin()
+
+    def _served_with(self, pair: Pair, before: Served) -> Served:
+        """What is known of the pair in use holds for another adapter, and not for another draft."""
+        return before.with_pair(pair) if pair.identity == before.pair.identity else self._serve(pair)
 
     def _stays(self, served: Served, error: Exception) -> None:
         """Say why the draft in use stays, once for as long as the reason is the same."""
@@ -114,14 +125,13 @@ class Drafts:
         Raises:
             AdapterError: there is no such version, or it cannot be used.
         """
-        assert self._base is not None  # `first` comes first
-        pair = self._base.twin()
+        pair = self._bare()
         if version is not None:
             pair = pair.with_adapter(self._registry.resolve(version), version)
-        lora.merge(pair.draft)
+        pair.merge()
         return pair
 
     def _in_use(self, served: Served) -> Served:
-        lora.merge(served.pair.draft)
+        served.pair.merge()
         self._metrics.champion(served.pair.adapter or "base")
         return served

@@ -1,0 +1,195 @@
+"""How many of the target's own layers a self-draft gets: short trainings at a few numbers, and the best forecast.
+
+    the first failures ─┐                     ┌-> acceptance length by K on what it was not trained on ┐
+                        ├-> a short training ─┤                                                         ├-> forecast
+    N of a few ─────────┘                     └-> seconds of a draft step, of a target pass ────────────┘
+
+More layers are accepted more and cost more; which number pays depends on the machine. It is chosen once in a data
+directory, for with another one everything that was learned begins anew. Held-out prompts are not read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ..config import SAMPLING, Config, Models, Rule
+from ..data.records import Record
+from ..data.usable import why_not_measured
+from ..data_directory import DataDirectory
+from ..errors import Interrupted, NothingToDo
+from ..evaluation.estimator import Acceptance, expected_rounds, forecast, total
+from ..evaluation.gate_target import LoadedTarget, Timing
+from ..evaluation.latency import QUICK, measure_latency
+from ..models.cut_config import count_layers
+from ..models.hub import find_model
+from ..models.loading import read_model_config
+from ..models.pair import Pair, with_self_layers
+from ..models.self_draft import least_layers
+from ..models.self_layers import LayersTrial, SelfLayers
+from ..runtime.signals import StopRequest
+from ..training.train import OnStep, train
+
+SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8)  # of the target's layers, that are tried
+FAILURES = 100  # the first ones: seven in ten are trained on, one in ten chooses the weights, two are measured on
+LEAST_FAILURES = 20  # with fewer nothing is chosen yet
+MEASURED = 30  # more generations, of the split `validation`, that are measured on
+EPOCHS = 6  # of a trial
+TRAINED = "trained"
+_TRIALS = ".layers-trial-"
+_QUICKLY: Timing = partial(measure_latency, care=QUICK)
+
+Say = Callable[[str], None]
+
+
+def settle_layers(
+    pair: Pair,
+    data: DataDirectory,
+    config: Config,
+    say: Say = lambda _: None,
+    on_step: OnStep = lambda _done, _of: None,
+    stop: StopRequest | None = None,
+    target: LoadedTarget | None = None,
+) -> Pair:
+    """The pair with as many layers as pay most, chosen now and kept; as it is, where there is nothing to choose.
+
+    Args:
+        pair: with whatever draft; one that is no self-draft, or whose number is settled, is returned as it is.
+        data: its first failures are learned from; they and some of the split `validation` are measured on.
+        config: resolved.
+        say: told what is being done, and what came of it.
+        on_step, stop: as in `train`.
+        target: scores and times; by default that of the pair, timed quickly.
+
+    Raises:
+        NothingToDo: there are too few failures yet.
+        StoreError: the disk refused.
+        TrainingFailed, Interrupted: as in `train`; nothing was chosen.
+    """
+    if pair.self_layers is None or pair.self_layers.is_settled:
+        return pair
+    failures, validation = _texts(pair, data)
+    if len(failures) < LEAST_FAILURES:
+        raise NothingToDo(
+            f"models.draft is self, and its number of layers is chosen on the first {FAILURES} failures: there are "
+            f"{len(failures)} that can be trained on, expected at least {LEAST_FAILURES}; collect more, or give the "
+            "number (models.draft: self:N)"
+        )
+    numbers, trials = numbers_to_try(pair, config.models), []
+    with _scratch(data) as scratch:
+        own = scratch.log.extend(failures)
+        measured = [*validation, *(record for record in own if record.split == "heldout")] or own  # hardly ever all
+        for number, layers in enumerate(numbers, 1):
+            say(f"choosing the layers of the self-draft: {layers} of the target's, {number} of {len(numbers)} tried")
+            cut = with_self_layers(pair, config.models, SelfLayers(layers, is_settled=False, why="a trial"))
+            try:
+                result = train(cut, scratch, _short(config), on_step=on_step, stop=stop)
+            except Interrupted:
+                raise Interrupted(
+                    "while the layers of the self-draft were chosen; the next training begins with that again"
+                ) from None
+            adapter = scratch.registry.root / result.version
+            trials.append(_measured(cut, adapter, measured, config, target or LoadedTarget(_QUICKLY)))
+    chosen = choose(trials)
+    data.names.self_layers.keep(pair.identity.target, chosen)
+    say(chosen.why)
+    return with_self_layers(pair, config.models, chosen, data.names)
+
+
+def without_trials(pair: Pair, data: DataDirectory, models: Models, why: str) -> Pair:
+    """The pair with the number of layers that it has, kept for good, where none can be tried."""
+    if pair.self_layers is None or pair.self_layers.is_settled:
+        return pair
+    kept = replace(pair.self_layers, is_settled=True, why=f"{pair.self_layers.layers} layers by rule: {why}")
+    data.names.self_layers.keep(pair.identity.target, kept)
+    return with_self_layers(pair, models, kept, data.names)
+
+
+def choose(trials: Sequence[LayersTrial]) -> SelfLayers:
+    """The number with the highest forecast, and the sentence that says so."""
+    best = max(trials, key=lambda trial: trial.forecast)
+    gave = ", ".join(
+        f"{one.layers}: {one.acceptance:.3f} accepted per position, {one.forecast:.2f}x at K = {one.num_draft_tokens}"
+        for one in trials
+    )
+    why = f"{best.layers} layers have the highest forecast after a short training of each ({gave})"
+    return SelfLayers(best.layers, is_settled=True, why=why, trials=tuple(trials))
+
+
+def numbers_to_try(pair: Pair, models: Models) -> list[int]:
+    """A few numbers of layers of which a draft decodes, fewest first."""
+    config = read_model_config(find_model(models.target))
+    count = count_layers(config) or 0
+    wanted = {max(1, min(count - 1, round(count * share))) for share in SHARES}
+    return sorted({least_layers(pair.target, config, layers) for layers in wanted})
+
+
+def _texts(pair: Pair, data: DataDirectory) -> tuple[list[Record], list[Record]]:
+    """The first failures, and the first generations of the split `validation`."""
+    failures: list[Record] = []
+    validation: list[Record] = []
+    for record in data.log.records(splits={"train", "validation"}):
+        if why_not_measured(record, pair.identity, pair.width) is not None:
+            continue
+        if record.split == "validation" and len(validation) < MEASURED:
+            validation.append(record)
+        elif record.split == "train" and record.is_failure and len(failures) < FAILURES:
+            failures.append(replace(record, teacher=None))  # its blob lies elsewhere
+    return failures, validation
+
+
+@contextmanager
+def _scratch(data: DataDirectory) -> Iterator[DataDirectory]:
+    """A data directory within this one, which goes afterwards; what a killed process left of one goes first."""
+    data.files.make_directory(data.runs)
+    for left in data.runs.glob(f"{_TRIALS}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_TRIALS, dir=data.runs) as folder:
+        yield DataDirectory(Path(folder), data.settings)
+
+
+def _short(config: Config) -> Config:
+    """A training of a few passes, without new samples and replay."""
+    minutes = config.training.max_minutes
+    short = {
+        "epochs": EPOCHS,
+        "answers": 0,
+        "proposals": 0,
+        "spot_check_share": 0.0,
+        "replay_ratio": 0.0,
+        "max_minutes": None if minutes is None else minutes / (4 * len(SHARES)),
+    }
+    return config.model_copy(update={"training": config.training.model_copy(update=short)})
+
+
+def _measured(
+    pair: Pair, adapter: Path, records: Sequence[Record], config: Config, target: LoadedTarget
+) -> LayersTrial:
+    """What a trained draft gives on generations that it was not trained on."""
+    assert pair.self_layers is not None
+    most = config.speculative.max_draft_tokens
+    profile = target.latency(pair.with_adapter(adapter), most, lambda _done, _of: None)
+    positions, tokens = 0.0, 0
+    by_k: dict[int, list[Acceptance]] = {k: [] for k in range(1, most + 1)}
+    for rule in ("greedy", _rule(config)):
+        some = [record for record in records if (record.sampler.temperature == 0) is (rule == "greedy")]
+        for one in target.score(pair, some, rule, {TRAINED: adapter}, lambda: None)[TRAINED]:
+            positions, tokens = positions + (one.position_sum or 0.0), tokens + len(one.log_p)
+            for k, outputs in by_k.items():
+                outputs.append(expected_rounds(one.log_p, one.log_q, rule, k))
+    speed_ups = {
+        k: forecast(total(outputs).acceptance_length, profile.t_draft, profile.t_target[0], profile.t_target[k], k)
+        for k, outputs in by_k.items()
+    }
+    best = max(speed_ups, key=speed_ups.__getitem__)
+    return LayersTrial(pair.self_layers.layers, profile.t_draft, positions / tokens, best, speed_ups[best])
+
+
+def _rule(config: Config) -> Rule:
+    wanted = config.speculative.rule
+    return wanted if wanted in SAMPLING else "rejection"
