@@ -17,6 +17,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from draftloop.models.cut_config import count_layers, cut_config
 from draftloop.models.hub import find_model
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -35,17 +36,17 @@ def cut(model: Path, layers: int, folder: Path) -> None:
     """Write the draft.
 
     Args:
-        model: directory in mlx-lm's format whose layers all are alike, and are called `layers`.
+        model: directory in mlx-lm's format whose layers are called `layers`.
         layers: how many are kept, from the first on.
         folder: is made.
 
     Raises:
-        SystemExit: the model has not so many layers, or not layers of one kind.
+        SystemExit: the model has not so many layers, or its config does not say how many.
     """
     config = json.loads((model / "config.json").read_text())
-    count = config.get("num_hidden_layers")
-    if not isinstance(count, int) or not 1 <= layers < count or "layer_types" in config:
-        raise SystemExit(f"{model}: expected a model of more than {layers} layers that are all alike")
+    count = count_layers(config)
+    if count is None or not 1 <= layers < count:
+        raise SystemExit(f"{model}: expected a model of more than {layers} layers")
     weights: dict[str, mx.array] = {}
     for path in sorted(model.glob("model*.safetensors")):
         loaded = mx.load(str(path))
@@ -55,7 +56,7 @@ def cut(model: Path, layers: int, folder: Path) -> None:
     for path in model.iterdir():
         if path.is_file() and not path.name.startswith("model"):
             shutil.copyfile(path, folder / path.name)
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}, indent=1))
+    (folder / "config.json").write_text(json.dumps(cut_config(config, layers), indent=1))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
 
 

@@ -135,7 +135,7 @@ def test_optimizer_random_state_and_position_agree_after_a_resumption_too(tmp_pa
     tensors, progress = checkpoint(straight)
     assert checkpoint(resumed) == (tensors, progress)
     assert progress["step"] == later
-    assert {name.split(".")[0] for name in tensors} == {"adapter", "optimizer", "best", "random"}
+    assert {name.split(".")[0] for name in tensors} == {"adapter", "optimizer", "best", "random", "accepted"}
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, uninterrupted):

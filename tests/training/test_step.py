@@ -21,7 +21,7 @@ from draftloop.training.batches import Batch, make_batch
 from draftloop.training.dataset.batch_plan import Window
 from draftloop.training.dataset.examples import Example
 from draftloop.training.forward import LEAST_PIECE, PIECE_BYTES, Forward, make_forward
-from draftloop.training.losses import Labels, TeacherProbs
+from draftloop.training.losses import LK_ETA, Labels, TeacherProbs
 from draftloop.training.memory.fitting import Fit
 from draftloop.training.step import Learner, SkippedBatch, learning_rate, problem
 from draftloop.training.teacher import LiveTeacher, TeacherParts
@@ -72,10 +72,12 @@ def difference(one: Learner, two: Learner) -> float:
     return max(mx.abs(ours[name] - theirs[name]).max().item() for name in ours)
 
 
+@pytest.mark.parametrize("kind", ["ce", "lk"])
 @pytest.mark.parametrize("split", [(3, 9), (1, 1, 10), (4, 4, 4)])
-def test_accumulating_is_the_full_batch_with_cross_entropy(split):
+def test_accumulating_is_the_full_batch(kind, split):
     """Micro-batches of unequal sizes: averaging their means instead would be off by far more."""
-    whole, pieces = learner(loss="ce", max_grad_norm=1e9), learner(loss="ce", max_grad_norm=1e9)
+    whole, pieces = learner(loss=kind, max_grad_norm=1e9), learner(loss=kind, max_grad_norm=1e9)
+    whole.accepted = pieces.accepted = 0.4  # of a step before
     borders = np.cumsum([0, *split])
     batches = [EXAMPLES[a:b] for a, b in pairwise(borders)]
     one = whole.train(window(EXAMPLES), 0, 0, nothing)
@@ -88,6 +90,28 @@ def test_accumulating_is_the_full_batch_with_cross_entropy(split):
     for name, value in whole.state().items():
         if name.endswith(".m"):  # the mean gradient itself, before AdamW normalises it
             assert mx.allclose(value, pieces.state()[name], rtol=1e-3, atol=1e-7)
+
+
+def test_lk_mixes_its_terms_by_what_the_step_before_accepted():
+    found = learner(loss="lk")
+    first = found.train(window(EXAMPLES), 0, 0, nothing)
+    assert found.accepted == pytest.approx(first.acceptance / first.tokens)
+    others = [Learner(found.draft, found.forward, found.teacher, 64, Training(loss=kind), 100) for kind in ("kl", "tv")]
+    kl, tv = (one.evaluate(EXAMPLES).loss for one in others)
+    share = math.exp(-LK_ETA * found.accepted)
+    assert found.train(window(EXAMPLES), 1, 0, nothing).loss == pytest.approx(share * kl + (1 - share) * tv, rel=1e-5)
+
+
+def test_what_was_accepted_comes_back_with_the_state_and_goes_with_the_moments():
+    found = learner(loss="lk")
+    found.train(window(EXAMPLES), 0, 0, nothing)
+    kept, accepted = found.state(), found.accepted
+    found.train(window(EXAMPLES), 1, 0, nothing)
+    assert found.accepted != accepted
+    found.restore(kept)
+    assert found.accepted == pytest.approx(accepted, rel=1e-6)
+    found.begin_anew(0.5)
+    assert found.accepted is None
 
 
 def test_the_mean_of_means_would_not_be_the_full_batch():

@@ -11,6 +11,7 @@ ahead of what it has computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class ChunkedLoss:
         teacher: its distributions there.
         width: W, the tokens that target and draft share.
         module: whose parameters the head reads, adapted ones among them; None where it has none.
+        accepted: mean acceptance that λ of `lk` is made of; None takes that of the positions, which costs another pass.
     """
 
     kind: Loss
@@ -45,6 +47,7 @@ class ChunkedLoss:
     teacher: TeacherParts
     width: int
     module: nn.Module | None = None
+    accepted: float | None = None
 
     def sums(self, rows: mx.array, size: int) -> Sums:
         """The sums of a micro-batch, with a gradient through `rows` and the head's trainable parameters.
@@ -54,16 +57,16 @@ class ChunkedLoss:
             size: positions a piece; with M or more all is done at once, and nothing is evaluated here.
         """
         if size >= rows.shape[0]:
-            return combine(self.kind, self._terms(rows, slice(None)))
+            return combine(self.kind, self._terms(rows, slice(None)), self._share())
         # 1. Rows and parameters without their past: a piece's graph ends at them and is freed with it.
         pieces = _pieces(rows, size)
         traced = {} if self.module is None else self.module.trainable_parameters()
         fixed, parameters = _constant(rows), tree_map(_constant, traced)
         try:
             self._set(parameters)
-            # 2. λ of `lk` depends on all positions, so it takes a pass of its own.
-            share = None
-            if self.kind == "lk":
+            # 2. Where λ of `lk` depends on all positions, it takes a pass of its own.
+            share = self._share()
+            if self.kind == "lk" and share is None:
                 totals = self._totals(fixed, pieces)
                 share = lk_weight(totals.overlap, totals.tokens)
             # 3. Sums and gradients, piece by piece.
@@ -84,7 +87,11 @@ class ChunkedLoss:
 
     def values(self, rows: mx.array, size: int) -> Sums:
         """The same numbers without a gradient, evaluated piece by piece. Args as `sums`."""
-        return combine(self.kind, self._totals(rows, _pieces(rows, size)))
+        return combine(self.kind, self._totals(rows, _pieces(rows, size)), self._share())
+
+    def _share(self) -> mx.array | None:
+        """λ, where what it is made of is given."""
+        return None if self.accepted is None else lk_weight(mx.array(self.accepted), mx.array(1.0))
 
     def _totals(self, rows: mx.array, pieces: list[slice]) -> Terms:
         values = [[term.item() for term in self._terms(rows[piece], piece)] for piece in pieces]
@@ -115,7 +122,10 @@ class ChunkedLoss:
 
 
 def _pieces(rows: mx.array, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, rows.shape[0], size)]
+    """As few as `size` allows, and all about as large: each costs some time, however few positions it has."""
+    count = rows.shape[0]
+    even = math.ceil(count / math.ceil(count / size))
+    return [slice(start, min(start + even, count)) for start in range(0, count, even)]
 
 
 def _carrying(values: mx.array, gradient: mx.array) -> mx.array:

@@ -106,18 +106,45 @@ def draft_logits(logits: mx.array, labels: Labels, width: int, tokens: mx.array 
         tokens: (M, k) int32, the teacher's top-k, -1 where a column stands for none; None where it gives all W.
     """
     scaled = logits[..., :width].astype(mx.float32) / labels.temperature  # (M, W)
-    scaled = scaled - mx.stop_gradient(mx.max(scaled, axis=-1, keepdims=True))
     label = mx.take_along_axis(scaled, labels.tokens[:, None], axis=-1).squeeze(-1)  # (M,)
     argmax = None if labels.greedy is None else mx.argmax(scaled, axis=-1).astype(mx.int32)
-    if tokens is None:
-        return DraftLogits(scaled, label, argmax)
-    # A column without a token (-1) repeats the largest token of its row, which is out of the bucket already; a row
-    # without any token is padding, and has weight 0.
-    present = mx.where(tokens < 0, mx.max(tokens, axis=-1, keepdims=True), tokens)  # (M, k)
-    outside = mx.put_along_axis(scaled, present, mx.array(_LEAST_LOGIT), axis=-1)
-    bucket = mx.logsumexp(outside, axis=-1, keepdims=True)  # (M, 1)
-    named = mx.where(tokens < 0, _LEAST_LOGIT, mx.take_along_axis(scaled, present, axis=-1))
-    return DraftLogits(mx.concatenate([named, bucket], axis=-1), label, argmax)
+    if tokens is not None:
+        # A column without a token (-1) repeats the largest token of its row, which is out of the bucket already; a row
+        # without any token is padding, and has weight 0.
+        present = mx.where(tokens < 0, mx.max(tokens, axis=-1, keepdims=True), tokens)  # (M, k)
+        bucket = bucket_of(scaled, present)[0]  # (M, 1)
+        named = mx.where(tokens < 0, _LEAST_LOGIT, mx.take_along_axis(scaled, present, axis=-1))
+        scaled = mx.concatenate([named, bucket], axis=-1)
+    highest = mx.stop_gradient(mx.max(scaled, axis=-1, keepdims=True))
+    return DraftLogits(scaled - highest, label - highest.squeeze(-1), argmax)
+
+
+@mx.custom_function  # type: ignore[untyped-decorator]
+def bucket_of(scaled: mx.array, named: mx.array) -> tuple[mx.array, ...]:
+    """The logit of all tokens that are not named, as one: log Σ exp. Its gradient takes no further exponential.
+
+    Args:
+        scaled: (M, W) float32.
+        named: (M, k) int32, at least one.
+
+    Returns:
+        The logit, (M, 1), about `_LEAST_LOGIT` where all tokens are named; and for the gradient exp of what is not
+        named, (M, W), its sum and the logit that it was shifted by, both (M, 1).
+    """
+    outside = mx.put_along_axis(scaled, named, mx.array(_LEAST_LOGIT), axis=-1)
+    highest = mx.max(outside, axis=-1, keepdims=True)
+    exponentials = mx.exp(outside - highest)
+    z = mx.sum(exponentials, axis=-1, keepdims=True)
+    return highest + mx.log(z), exponentials, z, highest
+
+
+@bucket_of.vjp  # type: ignore[untyped-decorator]
+def _bucket_gradient(
+    primals: tuple[mx.array, mx.array], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+) -> tuple[mx.array, mx.array]:
+    """∂ log Σ exp is the share of each token, 0 of a named one. Where all are named there is nothing to change."""
+    _, exponentials, z, highest = outputs
+    return exponentials * mx.where(highest > _LEAST_LOGIT / 2, cotangents[0] / z, 0.0), mx.zeros_like(primals[1])
 
 
 @mx.custom_function  # type: ignore[untyped-decorator]
@@ -245,7 +272,7 @@ def _is_top(teacher: TeacherProbs, tokens: mx.array) -> mx.array:
 
 
 def lk_weight(overlap: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
-    """λ = exp(−η·ā) with ā the mean acceptance of a micro-batch; it has no gradient."""
+    """λ = exp(−η·ā) with ā the mean acceptance of some positions; it has no gradient."""
     return mx.stop_gradient(mx.exp(-eta * overlap / mx.maximum(tokens, 1.0)))
 
 
@@ -258,7 +285,7 @@ def combine(kind: Loss, sums: Terms, weight: mx.array | None = None) -> Sums:
     Args:
         kind: the loss.
         sums: over all positions of a micro-batch, or over a piece of them.
-        weight: λ of the whole micro-batch where `sums` are over a piece of it.
+        weight: λ; None makes it of these positions, which have to be all of a micro-batch then.
     """
     rejected = sums.tokens - sums.overlap
     if kind == "ce":

@@ -4,11 +4,12 @@
                            -> teacher.teach      p (M, S) ┴-> ChunkedLoss -> Sums and the gradient of their loss
 
 Every micro-batch gives sums over its supervised tokens; the window divides once, by all tokens of its micro-batches, so
-accumulating equals one large batch, but for `lk`: it mixes its two terms by each micro-batch's own mean acceptance. A
-micro-batch whose loss or gradient cannot be used leaves no trace but its name. Dropout is drawn from (seed, step,
-micro-batch) alone. What does not fit into memory is worked on in parts, whose sums are added. The update of a window of
-one micro-batch is evaluated together with its gradient, and taken back where the gradient cannot be used; while the
-device works on it, the arrays of the next one are made.
+accumulating equals one large batch. λ of `lk` is made of what was accepted in the step before, so that all parts of a
+step have one, and none needs another pass for it; in the first step each micro-batch has its own. A micro-batch whose
+loss or gradient cannot be used leaves no trace but its name. Dropout is drawn from (seed, step, micro-batch) alone.
+What does not fit into memory is worked on in parts, whose sums are added. The update of a window of one micro-batch is
+evaluated together with its gradient, and taken back where the gradient cannot be used; while the device works on it,
+the arrays of the next one are made.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from .teacher import Teacher, TeacherParts
 
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0, seed=0)
 State = dict[str, mx.array]
+ACCEPTED = "accepted"  # of a state
 MOST_WARMUP = 0.2  # of a training's steps, however many the configuration asks for
 
 
@@ -85,6 +87,7 @@ class Learner:
         piece: positions whose logits exist at a time.
         slower: a factor on the scheduled learning rate.
         peak: learning rate of the schedule; where the settings leave it to a test, the rule by width's until then.
+        accepted: mean acceptance in the last step; None before the first one.
     """
 
     draft: nn.Module
@@ -118,23 +121,26 @@ class Learner:
         return rate_by_width(lora.input_width(self.draft), lora.carried_shape(self.draft).scale)
 
     def begin_anew(self, slower: float) -> None:
-        """Forget all moments, and go on with the scheduled learning rate times `slower`."""
+        """Forget all moments and what was accepted, and go on with the scheduled learning rate times `slower`."""
         settings, self.slower = self.settings, slower
+        self.accepted: float | None = None
         self.optimizer = optim.AdamW(self.peak, weight_decay=settings.weight_decay, bias_correction=True)
         self.optimizer.init(self.draft.trainable_parameters())
         mx.eval(self.optimizer.state)  # so that the moments count when the memory that is taken is measured
 
     def state(self) -> State:
-        """Adapter, optimizer and random state by name: with the position in the plan, all that a resumed run needs."""
+        """Adapter, optimizer, random state, acceptance: with the position in the plan, all that a resumed run needs."""
         adapter = {f"adapter.{name}": value for name, value in lora.adapter_parameters(self.draft).items()}
         optimizer = {f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)}
-        return {**adapter, **optimizer, "random": get_state()}
+        accepted = {} if self.accepted is None else {ACCEPTED: mx.array(self.accepted)}
+        return {**adapter, **optimizer, "random": get_state(), **accepted}
 
     def restore(self, state: State) -> None:
         """Go back to what `state` returned; what else is in it is passed over."""
         lora.load_parameters(self.draft, under("adapter.", state))
         self.optimizer.state = tree_unflatten(list(under("optimizer.", state).items()))
         set_state(state["random"])
+        self.accepted = float(state[ACCEPTED].item()) if ACCEPTED in state else None
 
     def train(
         self,
@@ -193,6 +199,8 @@ class Learner:
                 mx.eval(self.draft.trainable_parameters(), self.optimizer.state)
                 mx.synchronize()
                 norm = float(updated.item())
+            if tokens:
+                self.accepted = acceptance / tokens
         return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
 
     @contextmanager
@@ -230,8 +238,7 @@ class Learner:
     def _accumulated(self, parts: Sequence[Sequence[Example]]) -> tuple[Sums, Any] | SkippedBatch:
         """Sums as Python numbers and the gradient of the loss sum, or why they cannot be used.
 
-        Sums of parts are those of the whole, but for two things: dropout is drawn part by part, and each part mixes
-        the two terms of `lk` by its own mean acceptance.
+        Sums of parts are those of the whole, but that dropout is drawn part by part.
         """
         sums, gradients = [], None
         for part in parts:
@@ -259,13 +266,13 @@ class Learner:
         return result
 
     def _sums(self, batch: Batch, teacher: TeacherParts) -> Sums:
-        loss, rows = self._loss(batch, teacher)
+        loss, rows = self._loss(batch, teacher, self.accepted)
         return loss.sums(rows, self.piece)
 
-    def _loss(self, batch: Batch, teacher: TeacherParts) -> tuple[ChunkedLoss, mx.array]:
-        forward = self.forward
+    def _loss(self, batch: Batch, teacher: TeacherParts, accepted: float | None = None) -> tuple[ChunkedLoss, mx.array]:
+        forward, kind = self.forward, self.settings.loss
         rows = forward.hidden(batch.inputs, batch.positions)  # (M, D)
-        return ChunkedLoss(self.settings.loss, forward.head, batch, teacher, self.width, forward.module()), rows
+        return ChunkedLoss(kind, forward.head, batch, teacher, self.width, forward.module(), accepted), rows
 
     def _update(self, gradients: Any, tokens: mx.array | int, rate: float) -> mx.array:
         """Enqueue the update with the mean gradient; gives its norm before clipping."""
