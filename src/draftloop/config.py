@@ -149,6 +149,9 @@ class Models(Section):
         "the small model that proposes tokens; self or self:N: the target's own first layers, by measurement or N",
         min_length=1,
     )
+    draft_vocabulary: Literal["auto", "all"] = setting(
+        "auto", "tokens that the draft may propose; auto: the most used ones, as many as pay, by measurement; all"
+    )
     trust_remote_code: bool = setting(False, "let a model directory run Python code of its own")
 
     @field_validator("draft")

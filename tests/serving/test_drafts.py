@@ -20,7 +20,7 @@ from draftloop.data_directory import DataDirectory
 from draftloop.errors import AdapterError
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
-from draftloop.models.pair import Pair, load_pair, with_kept_layers, with_self_layers
+from draftloop.models.pair import Pair, load_pair, with_kept_choices, with_self_layers
 from draftloop.models.self_layers import SelfLayers
 from draftloop.registry.registry import Registry
 from draftloop.serving.drafts import LOOK_EVERY, TRY_AGAIN, Drafts
@@ -46,7 +46,7 @@ def served(pair: Pair) -> Served:
 
 def drafts_of(shop: Shop, reference: str = "champion") -> tuple[Drafts, Metrics, list[str]]:
     metrics, said, models, names = Metrics(), list[str](), shop.config.models, shop.data.names
-    load, renew = partial(load_pair, models, names=names), partial(with_kept_layers, models=models, names=names)
+    load, renew = partial(load_pair, models, names=names), partial(with_kept_choices, models=models, names=names)
     return Drafts(shop.data.registry, reference, load, renew, served, metrics, said.append), metrics, said
 
 

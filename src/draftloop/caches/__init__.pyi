@@ -8,6 +8,7 @@ from .once import once_per_model as once_per_model
 from .probe import NoWayBack as NoWayBack
 from .probe import Rewinding as Rewinding
 from .probe import by_single_steps as by_single_steps
+from .probe import comparable as comparable
 from .probe import find_way as find_way
 from .probe import new_cache as new_cache
 from .probe import rewinding_of as rewinding_of

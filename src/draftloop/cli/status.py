@@ -16,6 +16,7 @@ from .options import json_option, model_options
 
 if TYPE_CHECKING:
     from ..evaluation.break_even import BreakEven
+    from ..models.draft_vocabulary import DraftVocabulary
     from ..models.self_layers import SelfLayers
     from ..retraining.facts import Facts
     from ..retraining.plan import NextAction
@@ -69,6 +70,22 @@ def _self_layers(app: App, facts: Facts) -> SelfLayers | None:
     return app.data.names.self_layers.of(facts.target)
 
 
+def _vocabulary(app: App, facts: Facts) -> DraftVocabulary | None:
+    """What the draft may propose; None where that is not chosen, and all tokens may be."""
+    if facts.draft is None or app.config.models.draft_vocabulary == "all":
+        return None
+    return app.data.names.vocabularies.of(facts.draft)
+
+
+def _draft_rows(app: App, facts: Facts) -> dict[str, str]:
+    """What was chosen for the draft, and why."""
+    layers, chosen = _self_layers(app, facts), _vocabulary(app, facts)
+    return {
+        **({} if layers is None else {"self-draft": f"{layers.layers} layers: {layers.why}"}),
+        **({} if chosen is None else {"draft proposes": chosen.why}),
+    }
+
+
 def _values(app: App, facts: Facts, action: NextAction, running: Running | None) -> dict[str, Any]:
     from ..data.exchange import stored_bytes
     from ..retraining.running import unfinished
@@ -103,6 +120,7 @@ def _values(app: App, facts: Facts, action: NextAction, running: Running | None)
         "generations_of_champion": {"unseen": facts.champion_generations[0], "all": facts.champion_generations[1]},
         "chat_template_changed": facts.template,
         "self_layers": asdict(layers) if (layers := _self_layers(app, facts)) else None,
+        "draft_vocabulary": None if (chosen := _vocabulary(app, facts)) is None else chosen.summary(),
         "break_even": asdict(even) if (even := _break_even(app, facts)) else None,
         "log": str(data.log.path),
         "log_bytes": stored.log,
@@ -143,8 +161,7 @@ def _print(app: App, facts: Facts, action: NextAction, running: Running | None, 
         "previous": values["previous"] or "none",
         "candidate": values["candidate"] and f"{values['candidate']}, without a verdict",
     }
-    if layers := _self_layers(app, facts):
-        rows["self-draft"] = f"{layers.layers} layers: {layers.why}"
+    rows |= _draft_rows(app, facts)
     if last := values["last_retrain"]:
         rows["last retrain"] = f"{last['outcome']}, {moment(last['when'])}"
     unseen, every = facts.champion_generations

@@ -53,6 +53,7 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
         raise NothingToDo(f"{data.log.path} holds no generation to train on; run collect-data first")
     with data.training_lock(), data.presence.shown("train"):  # before MLX is imported
         from ..retraining.layers_choice import settle_layers
+        from ..retraining.vocabulary_choice import settle_vocabulary
         from ..training.train import resume as resume_run
         from ..training.train import train
 
@@ -64,7 +65,10 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
             adapter = "none" if from_base else "champion"
             pair = app.load_pair(adapter, lazy_target=config.training.teacher != "live")
             app.say_where()
-            result = train(settle_layers(pair, data, config, note), data, config)
+            pair = settle_layers(pair, data, config, note)
+            result = train(pair, data, config)
+            if config.training.teacher == "live":  # else the target is not loaded, and the gate's comparison chooses
+                settle_vocabulary(pair, data, config, note)
     if as_json:
         print_json({"status": "ok", **asdict(result)})
         return

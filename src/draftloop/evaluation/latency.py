@@ -82,6 +82,7 @@ def machine_fingerprint(pair: Pair, *, greedy: bool) -> str:
         greedy,
         asdict(pair.identity),
         lora.stays_beside(pair.draft),
+        *([] if pair.vocabulary is None or pair.vocabulary.is_whole else [len(pair.vocabulary.tokens)]),
         *(device.get(fact) for fact in ("device_name", "architecture", "memory_size", "total_memory")),
         os.cpu_count(),
         blas.loaded(),

@@ -23,6 +23,7 @@ from ..config import Rule
 from ..decoding.sampling_filters import sampling_log_probs
 from ..decoding.teacher_forced import TargetGeneration, blocks, distributions
 from ..models.pair import Pair
+from ..models.short_head import shortened
 
 BLOCK_BYTES = 512 << 20  # of target distributions held at once
 
@@ -100,8 +101,9 @@ def _under_drafts(
     """For every draft, and each generation of a block: the draft's name, the index, and log q (N, V)."""
     for name, draft in drafts.items():
         model = draft() if callable(draft) else pair.with_adapter(draft).draft
-        for i, log_q in distributions(model, generations, block, pair.width, sampling_log_probs):
-            yield name, i, log_q
+        with shortened(model, pair.vocabulary):
+            for i, log_q in distributions(model, generations, block, pair.width, sampling_log_probs):
+                yield name, i, log_q
 
 
 def _scores(log_p: mx.array, log_q: mx.array, output: tuple[int, ...], rule: Rule) -> OutputScores:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import mlx.core as mx
 from mlx import nn
@@ -257,6 +258,32 @@ class _EmbeddingBeside(nn.Module):  # type: ignore[misc]
     def as_linear(self, x: mx.array) -> mx.array:
         """The logits after hidden states."""
         return mx.addmm(self.bare.as_linear(x), x @ self.b.T, self.a.T)
+
+
+class HeadParts(NamedTuple):
+    """A head as sums of products: x W + (x a) b, and a bias if it has one.
+
+    Attributes:
+        bare: holds W (V, D), or its quantized form.
+        a, b: (D, rank) and (rank, V), float32, the scale in one of them; None without an adapter.
+    """
+
+    bare: nn.Module
+    a: mx.array | None = None
+    b: mx.array | None = None
+
+
+def head_parts(module: nn.Module) -> HeadParts:
+    """Of a linear layer or an embedding that is used as a head: bare, adapted, or made ready for decoding."""
+    if isinstance(module, LoRALinear):
+        return HeadParts(module.linear, module.lora_a, module.scale * module.lora_b)
+    if isinstance(module, LoRAEmbedding):
+        return HeadParts(module.embedding, module.scale * module.lora_b.T, module.lora_a.T)
+    if isinstance(module, _LinearBeside):
+        return HeadParts(module.bare, module.a, module.b)
+    if isinstance(module, _EmbeddingBeside):
+        return HeadParts(module.bare, module.b.T, module.a.T)
+    return HeadParts(module)
 
 
 def _beside(module: nn.Module) -> nn.Module:

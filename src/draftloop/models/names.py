@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter
 from ..store.files import FILES, Files
 from ..store.lock import Lock
 from ..store.sealed import read_sealed, write_sealed
+from .draft_vocabulary import DraftVocabularyFile
 from .fingerprints import Fingerprints
 from .self_layers import SelfLayersFile
 
@@ -57,12 +58,14 @@ class ModelNames:
 
     Attributes:
         self_layers: of how many layers a draft that is cut from a target is made here.
+        vocabularies: which tokens each draft may propose here.
     """
 
     def __init__(self, root: Path, files: Files = FILES) -> None:
         self._root, self._path, self._files = root, root / FILE, files
         self._lock = Lock(root / ".models.lock", files=files)
         self.self_layers = SelfLayersFile(root, files)
+        self.vocabularies = DraftVocabularyFile(root, files)
 
     def of(self, model: Fingerprints) -> str:
         """The name of a model in this data directory. Changes nothing.

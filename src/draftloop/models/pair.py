@@ -25,12 +25,14 @@ from ..data.records import PairId
 from ..errors import AdapterError, PairError
 from . import adapter as lora
 from . import manifest
+from .draft_vocabulary import DraftVocabulary
 from .fingerprints import Fingerprints, fingerprint_of_cut, fingerprints
 from .hub import find_model
 from .loading import load_directory, read_model_config, widen_on_cpu
 from .names import ModelNames
 from .self_draft import check_decodes, cut_draft, layers_to_start_with
 from .self_layers import SelfLayers
+from .short_head import shorten, shortened
 from .twin import twin_of
 
 
@@ -49,6 +51,7 @@ class Pair:
         draft_names: others by which an adapter from elsewhere may name this draft.
         self_layers: of how many of the target's own layers the draft is made, and why; None where it is a model of its
             own.
+        vocabulary: which tokens the draft may propose; None where that is not chosen, and all may be.
     """
 
     target: nn.Module
@@ -62,6 +65,7 @@ class Pair:
     files: tuple[Fingerprints, Fingerprints] | None = None
     draft_names: frozenset[str] = frozenset()
     self_layers: SelfLayers | None = None
+    vocabulary: DraftVocabulary | None = None
 
     def portable(self, identity: PairId) -> PairId:
         """The identity of a pair for another data directory: these models by their fingerprints."""
@@ -78,14 +82,16 @@ class Pair:
     def merged(self) -> Iterator[None]:
         """Within the block the draft decodes as fast as it can, its adapter merged where that costs no second target.
 
-        A draft that is made of the target's arrays keeps its adapter beside them: merging would copy them.
+        A draft that is made of the target's arrays keeps its adapter beside them: merging would copy them. The head is
+        that of the tokens it may propose.
         """
-        with lora.merged(self.draft, copies=self.self_layers is None):
+        with lora.merged(self.draft, copies=self.self_layers is None), shortened(self.draft, self.vocabulary):
             yield
 
     def merge(self) -> None:
         """The same for good."""
         lora.merge(self.draft, copies=self.self_layers is None)
+        shorten(self.draft, self.vocabulary)
 
     def with_adapter(self, path: Path | None, name: str | None = None) -> Pair:
         """The same pair with another adapter, or none, on the same draft.
@@ -157,6 +163,8 @@ def load_pair(
         files=files,
         draft_names=frozenset(files[1].names) if names is None else names.all_of(files[1]),
     )
+    if names is not None:
+        pair = with_kept_vocabulary(pair, models, names)
     if not lazy_target:
         check_caches(pair)
     return pair.with_adapter(adapter_path, adapter_name) if adapter_path is not None else pair
@@ -179,7 +187,7 @@ def with_self_layers(pair: Pair, models: Models, layers: SelfLayers, names: Mode
     own = fingerprints(path) if pair.files is None else pair.files[0]
     draft, file = cut_draft(pair.target, read_model_config(path), layers.layers), fingerprint_of_cut(own, layers.layers)
     check_decodes(draft, layers.layers)
-    return replace(
+    cut = replace(
         pair,
         draft=draft,
         adapter=None,
@@ -187,19 +195,27 @@ def with_self_layers(pair: Pair, models: Models, layers: SelfLayers, names: Mode
         files=(own, file),
         draft_names=frozenset(file.names),
         self_layers=layers,
+        vocabulary=None,
     )
+    return cut if names is None else with_kept_vocabulary(cut, models, names)
 
 
-def with_kept_layers(pair: Pair, models: Models, names: ModelNames) -> Pair:
-    """The pair with as many layers as its data directory has chosen by now; itself where that is nothing new.
+def with_kept_vocabulary(pair: Pair, models: Models, names: ModelNames) -> Pair:
+    """The pair with the tokens that its data directory has chosen for the draft. Raises StoreError: unreadable."""
+    kept = None if models.draft_vocabulary == "all" else names.vocabularies.of(pair.identity.draft)
+    return pair if kept == pair.vocabulary else replace(pair, vocabulary=kept)
+
+
+def with_kept_choices(pair: Pair, models: Models, names: ModelNames) -> Pair:
+    """The pair with what its data directory has chosen by now: layers and tokens; itself where that is nothing new.
 
     Raises as `with_self_layers`.
     """
-    if pair.self_layers is None or models.self_layers is not None:
-        return pair
-    kept = names.self_layers.of(pair.identity.target)
-    is_new = kept is not None and kept.layers != pair.self_layers.layers
-    return with_self_layers(pair, models, kept, names) if kept is not None and is_new else pair
+    if pair.self_layers is not None and models.self_layers is None:
+        kept = names.self_layers.of(pair.identity.target)
+        if kept is not None and kept.layers != pair.self_layers.layers:
+            return with_self_layers(pair, models, kept, names)
+    return with_kept_vocabulary(pair, models, names)
 
 
 def _load_with_self(models: Models, names: ModelNames | None, *, lazy_target: bool) -> Pair:

@@ -30,6 +30,7 @@ class LayersTrial:
         acceptance: per position on the generations that nothing was trained on.
         num_draft_tokens: the K with the highest forecast; 0 where decoding without a draft is fastest.
         forecast: speed-up at that K over decoding without a draft.
+        vocabulary: how many tokens it could propose, as many as paid most; None where only all were tried.
     """
 
     layers: int
@@ -37,6 +38,7 @@ class LayersTrial:
     acceptance: float
     num_draft_tokens: int
     forecast: float
+    vocabulary: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,10 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
         work.result.end("inconclusive", why, version)
         return
 
-    # 3. Write the attempt down before anything is scored: it fixes the records and spends a share of alpha.
+    # 3. What drafts may propose is chosen with the first candidate, and holds for both that are compared.
+    pair = work.with_settled_vocabulary(pair, version, pointer)
+
+    # 4. Write the attempt down before anything is scored: it fixes the records and spends a share of alpha.
     champion = pointer.champion
     hashes = _weights_hash(registry, version), None if champion is None else _weights_hash(registry, champion)
     epoch, attempt = verdicts.open_attempt(
@@ -72,7 +75,7 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
         lambda number: heldout_sample(records.values(), gate.max_heldout_generations, number, group_of),
     )
 
-    # 4. Score both drafts on these records, with the settings that the epoch fixed, and let the gate decide.
+    # 5. Score both drafts on these records, with the settings that the epoch fixed, and let the gate decide.
     from ..evaluation.gate_evaluation import evaluate_gate, ignore_work
 
     work.say(f"scoring {len(epoch.record_ids)} held-out generations: attempt {attempt} of epoch {epoch.number}")
@@ -95,7 +98,7 @@ def gate_candidate(work: Work, version: str, pointer: Pointer) -> None:
         work.result.end("inconclusive", reasons, version)
         return
 
-    # 5. Write the verdict down, then move the pointer, if the champion is still the one that was compared with.
+    # 6. Write the verdict down, then move the pointer, if the champion is still the one that was compared with.
     outcome: Literal["promoted", "refused"] = "promoted" if decision.outcome == "promote" else "refused"
     conditions = {"conditions": _conditions(work.config, epoch.pair), "epoch": epoch.fixed}
     scored = {"epoch": epoch.number, "attempt": attempt, "pair": epoch.pair}

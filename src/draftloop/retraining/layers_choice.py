@@ -15,34 +15,32 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from ..config import SAMPLING, Config, Models, Rule
+from ..config import Config, Models
 from ..data.records import Record
 from ..data.usable import why_not_measured
 from ..data_directory import DataDirectory
 from ..errors import Interrupted, NothingToDo
-from ..evaluation.estimator import Acceptance, expected_rounds, forecast, total
-from ..evaluation.gate_target import LoadedTarget, Timing
-from ..evaluation.latency import QUICK, measure_latency
+from ..evaluation.draft_trials import QUICKLY, try_drafts
+from ..evaluation.gate_target import LoadedTarget
 from ..models.cut_config import count_layers
+from ..models.draft_vocabulary import DraftVocabulary
 from ..models.hub import find_model
 from ..models.loading import read_model_config
-from ..models.pair import Pair, with_self_layers
+from ..models.pair import Pair, with_kept_vocabulary, with_self_layers
 from ..models.self_draft import least_layers
 from ..models.self_layers import LayersTrial, SelfLayers
 from ..runtime.signals import StopRequest
 from ..training.train import OnStep, train
+from .vocabulary_choice import choose_vocabulary, size_of, vocabularies_to_try
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8)  # of the target's layers, that are tried
 FAILURES = 100  # the first ones: seven in ten are trained on, one in ten chooses the weights, two are measured on
 LEAST_FAILURES = 20  # with fewer nothing is chosen yet
 MEASURED = 30  # more generations, of the split `validation`, that are measured on
 EPOCHS = 6  # of a trial
-TRAINED = "trained"
 _TRIALS = ".layers-trial-"
-_QUICKLY: Timing = partial(measure_latency, care=QUICK)
 
 Say = Callable[[str], None]
 
@@ -80,7 +78,11 @@ def settle_layers(
             f"{len(failures)} that can be trained on, expected at least {LEAST_FAILURES}; collect more, or give the "
             "number (models.draft: self:N)"
         )
-    numbers, trials = numbers_to_try(pair, config.models), []
+    numbers, trials, found = (
+        numbers_to_try(pair, config.models),
+        list[LayersTrial](),
+        dict[int, DraftVocabulary | None](),
+    )
     with _scratch(data) as scratch:
         own = scratch.log.extend(failures)
         measured = [*validation, *(record for record in own if record.split == "heldout")] or own  # hardly ever all
@@ -93,12 +95,19 @@ def settle_layers(
                 raise Interrupted(
                     "while the layers of the self-draft were chosen; the next training begins with that again"
                 ) from None
-            adapter = scratch.registry.root / result.version
-            trials.append(_measured(cut, adapter, measured, config, target or LoadedTarget(_QUICKLY)))
+            cut = cut.with_adapter(scratch.registry.root / result.version)
+            best, vocabulary = _best(cut, data, measured, config, target or LoadedTarget(QUICKLY))
+            trials.append(best)
+            found[layers] = vocabulary
     chosen = choose(trials)
     data.names.self_layers.keep(pair.identity.target, chosen)
     say(chosen.why)
-    return with_self_layers(pair, config.models, chosen, data.names)
+    pair = with_self_layers(pair, config.models, chosen, data.names)
+    vocabulary = found[chosen.layers]
+    if vocabulary is not None:
+        say(vocabulary.why)
+        data.names.vocabularies.keep(pair.identity.draft, vocabulary)
+    return with_kept_vocabulary(pair, config.models, data.names)
 
 
 def without_trials(pair: Pair, data: DataDirectory, models: Models, why: str) -> Pair:
@@ -167,29 +176,22 @@ def _short(config: Config) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=short)})
 
 
-def _measured(
-    pair: Pair, adapter: Path, records: Sequence[Record], config: Config, target: LoadedTarget
-) -> LayersTrial:
-    """What a trained draft gives on generations that it was not trained on."""
+def _best(
+    pair: Pair, data: DataDirectory, records: Sequence[Record], config: Config, target: LoadedTarget
+) -> tuple[LayersTrial, DraftVocabulary | None]:
+    """What a trained draft gives with the tokens that pay most, and these; None where they are not chosen here."""
     assert pair.self_layers is not None
-    most = config.speculative.max_draft_tokens
-    profile = target.latency(pair.with_adapter(adapter), most, lambda _done, _of: None)
-    positions, tokens = 0.0, 0
-    by_k: dict[int, list[Acceptance]] = {k: [] for k in range(1, most + 1)}
-    for rule in ("greedy", _rule(config)):
-        some = [record for record in records if (record.sampler.temperature == 0) is (rule == "greedy")]
-        for one in target.score(pair, some, rule, {TRAINED: adapter}, lambda: None)[TRAINED]:
-            positions, tokens = positions + (one.position_sum or 0.0), tokens + len(one.log_p)
-            for k, outputs in by_k.items():
-                outputs.append(expected_rounds(one.log_p, one.log_q, rule, k))
-    speed_ups = {
-        k: forecast(total(outputs).acceptance_length, profile.t_draft, profile.t_target[0], profile.t_target[k], k)
-        for k, outputs in by_k.items()
-    }
-    best = max(speed_ups, key=speed_ups.__getitem__)
-    return LayersTrial(pair.self_layers.layers, profile.t_draft, positions / tokens, best, speed_ups[best])
-
-
-def _rule(config: Config) -> Rule:
-    wanted = config.speculative.rule
-    return wanted if wanted in SAMPLING else "rejection"
+    wanted: list[DraftVocabulary] = []
+    if config.models.draft_vocabulary != "all":
+        wanted = vocabularies_to_try(pair, data, {record.id for record in records})
+    trials = try_drafts(pair, [None, *wanted], records, config, target)
+    best = max(trials, key=lambda trial: trial.forecast)
+    trial = LayersTrial(
+        pair.self_layers.layers,
+        best.t_draft,
+        best.acceptance,
+        best.num_draft_tokens,
+        best.forecast,
+        size_of(best, pair.width),
+    )
+    return trial, choose_vocabulary(trials, wanted[0].head, pair.width) if wanted else None

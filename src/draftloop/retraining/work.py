@@ -151,6 +151,16 @@ class Work:
         self._pair = pair
         return pair
 
+    def with_settled_vocabulary(self, pair: Pair, version: str, pointer: Pointer) -> Pair:
+        """The pair with the tokens that its draft may propose, chosen now with a version where they are not."""
+        from ..evaluation.gate_target import LoggedTarget
+        from .vocabulary_choice import settle_vocabulary
+
+        if not isinstance(self.target, LoggedTarget):
+            pair = pair.with_adapter(self.directory(version), version)
+            self._pair = settle_vocabulary(pair, self.data, self.config, self.say, self.target)
+        return self.pair(pointer)
+
     def load_bare(self, models: Models) -> Pair:
         """A pair without an adapter on its draft."""
         return self.load(models, None, None)

@@ -32,7 +32,7 @@ class Drafts:
         registry: of the data directory.
         reference: an adapter as `--adapter` takes it; only `champion` follows the pointer.
         load: loads the pair with the bare draft.
-        renew: gives that pair with the draft of now, which another process may have chosen to cut otherwise.
+        renew: gives that pair with the draft of now, whose layers and tokens another process may have chosen.
         serve: what is known of a pair, and how it is decoded.
         metrics: says which version is in use, and which could not be.
         say: told of each change, in a line for a person.
@@ -109,7 +109,8 @@ class Drafts:
 
     def _served_with(self, pair: Pair, before: Served) -> Served:
         """What is known of the pair in use holds for another adapter, and not for another draft."""
-        return before.with_pair(pair) if pair.identity == before.pair.identity else self._serve(pair)
+        is_same = pair.identity == before.pair.identity and pair.vocabulary == before.pair.vocabulary
+        return before.with_pair(pair) if is_same else self._serve(pair)
 
     def _stays(self, served: Served, error: Exception) -> None:
         """Say why the draft in use stays, once for as long as the reason is the same."""

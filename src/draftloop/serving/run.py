@@ -18,7 +18,7 @@ from ..data_directory import DataDirectory
 from ..errors import ServeError
 from ..evaluation.latency import machine_fingerprint
 from ..evaluation.latency_profiles import StoredProfile
-from ..models.pair import Pair, with_kept_layers
+from ..models.pair import Pair, with_kept_choices
 from ..retraining.log_bound import LogBound
 from ..runtime.signals import AGAIN, handling
 from . import admin
@@ -76,7 +76,7 @@ def run_server(
         sources.know(data.log.sources())
         return drafts.first()
 
-    renew = partial(with_kept_layers, models=config.models, names=data.names)
+    renew = partial(with_kept_choices, models=config.models, names=data.names)
     drafts = Drafts(data.registry, adapter, load, renew, serve, metrics, say)
 
     most, bound = config.speculative.num_draft_tokens, LogBound(data, config, say)
