@@ -35,9 +35,9 @@ from draftloop.evaluation.benchmark import accepted
 from draftloop.evaluation.estimator import total
 from draftloop.evaluation.live_decoding import decode_all
 from draftloop.evaluation.scoring import score_carried
-from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair
 from draftloop.prompts.files import read_prompts
+from draftloop.prompts.prompt import Prompt
 
 TOKENS = 96
 LENGTHS = range(1, 9)
@@ -68,11 +68,12 @@ def main() -> None:
     rows, figures = [], []
     collecting, estimating = [], []
     for domain in reference.DOMAINS:
+        prompts = read_prompts(reference.prompts_file(domain, "benchmark"))
         found = take_turns(
             {
-                OTHERS: partial(one_after_the_other, pair, domain, settings, size.one_by_one),
-                LIVE_LOOP: partial(collect, pair, domain, settings, size.live, live=True),
-                OURS: partial(collect, pair, domain, settings, size.collected, live=False),
+                OTHERS: partial(one_after_the_other, pair, prompts[: size.one_by_one], settings),
+                LIVE_LOOP: partial(collect, pair, prompts[: size.live], settings, live=True),
+                OURS: partial(collect, pair, prompts[: size.collected], settings, live=False),
             },
             size.repeats,
         )
@@ -107,12 +108,12 @@ def main() -> None:
         results.write("speed_collecting", conditions, figures, rows=rows)
 
 
-def one_after_the_other(pair: Pair, domain: str, settings: Settings, count: int) -> float:
+def one_after_the_other(pair: Pair, prompts: Sequence[Prompt], settings: Settings) -> float:
     """Tokens a second of texts that the target writes, and the draft after it."""
-    draw = make_sampler(settings.sampler.temperature)
+    draw = make_sampler(settings.sampler.temperature, top_p=settings.sampler.top_p)
     tokens, began = 0, time.perf_counter()
-    with lora.merged(pair.draft):
-        for ids in speed_world.prompt_ids(pair, domain, count):
+    with pair.merged():
+        for ids in speed_world.ids_of(pair, prompts):
             for model in (pair.target, pair.draft):
                 made = stream_generate(model, pair.tokenizer, list(ids), max_tokens=settings.max_tokens, sampler=draw)
                 written = sum(1 for _ in made)
@@ -120,12 +121,11 @@ def one_after_the_other(pair: Pair, domain: str, settings: Settings, count: int)
     return tokens / (time.perf_counter() - began)
 
 
-def collect(pair: Pair, domain: str, settings: Settings, count: int, *, live: bool) -> float:
+def collect(pair: Pair, prompts: Sequence[Prompt], settings: Settings, *, live: bool) -> float:
     """Tokens a second of records on disk, with as much of the target's distributions as by default."""
-    prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[:count]
     with tempfile.TemporaryDirectory() as folder:
         data = DataDirectory(Path(folder), Data())
-        how = CollectSettings(replace(settings, teacher_top_k=Data().teacher_top_k), source=domain, live=live)
+        how = CollectSettings(replace(settings, teacher_top_k=Data().teacher_top_k), live=live)
         began = time.perf_counter()
         report = collect_data(pair, prompts, data.log, how, blobs=data.blobs)
         return report.acceptance.tokens / (time.perf_counter() - began)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from draftloop.evaluation.throughput import relative_spread
 from draftloop.models import manifest
 from draftloop.models.pair import Pair, load_pair
 from draftloop.prompts.files import read_prompts
-from draftloop.prompts.prompt import encode_prompt
+from draftloop.prompts.prompt import Prompt, encode_prompt
 
 FAILURES = LoopSettings(weak_prompts=300, own_prompts=300, benchmark_prompts=4, max_tokens=64)
 
@@ -67,7 +67,11 @@ def described(adapter: Path | None) -> str:
 
 def prompt_ids(pair: Pair, domain: str, count: int) -> list[tuple[int, ...]]:
     """The first benchmark prompts of a domain."""
-    prompts = read_prompts(reference.prompts_file(domain, "benchmark"))[:count]
+    return ids_of(pair, read_prompts(reference.prompts_file(domain, "benchmark"))[:count])
+
+
+def ids_of(pair: Pair, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+    """Prompts as the target reads them; one that it cannot read is left out."""
     found = [encode_prompt(prompt, pair.tokenizer, chat_template=True, max_length=1 << 20) for prompt in prompts]
     return [tuple(ids) for ids in found if isinstance(ids, list)]
 

@@ -36,7 +36,8 @@ from ..training.train import OnStep, train
 from .vocabulary_choice import choose_vocabulary, size_of, vocabularies_to_try
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8)  # of the target's layers, that are tried
-FAILURES = 100  # the first ones: seven in ten are trained on, one in ten chooses the weights, two are measured on
+FAILURES = 100  # the first ones, of which the last are not trained on
+MEASURED_SHARE = 1 / 5  # of them, that are measured on instead
 LEAST_FAILURES = 20  # with fewer nothing is chosen yet
 MEASURED = 30  # more generations, of the split `validation`, that are measured on
 EPOCHS = 6  # of a trial
@@ -58,7 +59,7 @@ def settle_layers(
 
     Args:
         pair: with whatever draft; one that is no self-draft, or whose number is settled, is returned as it is.
-        data: its first failures are learned from; they and some of the split `validation` are measured on.
+        data: of its first failures most are learned from; the others, and some of the split `validation`, measured on.
         config: resolved.
         say: told what is being done, and what came of it.
         on_step, stop: as in `train`.
@@ -83,9 +84,10 @@ def settle_layers(
         list[LayersTrial](),
         dict[int, DraftVocabulary | None](),
     )
+    learned = len(failures) - int(MEASURED_SHARE * len(failures))
+    measured = [*failures[learned:], *validation]
     with _scratch(data) as scratch:
-        own = scratch.log.extend(failures)
-        measured = [*validation, *(record for record in own if record.split == "heldout")] or own  # hardly ever all
+        scratch.log.extend(failures[:learned])
         for number, layers in enumerate(numbers, 1):
             say(f"choosing the layers of the self-draft: {layers} of the target's, {number} of {len(numbers)} tried")
             cut = with_self_layers(pair, config.models, SelfLayers(layers, is_settled=False, why="a trial"))
