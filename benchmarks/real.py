@@ -22,20 +22,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import results
 from real_prompts import varied_instructions
 from results import Figure
 
 from draftloop.cli.tables import print_table
+from draftloop.config import Config
+from draftloop.data_directory import DataDirectory
+from draftloop.models import adapter as lora
+from draftloop.models.pair import load_pair
 from draftloop.store.atomic import write_atomically
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # what makes the models is no part of the package
 from scripts.real_models import SOURCES, places, real_model
 
+MAIN = "smollm2"  # its results are `real.json`
 SIZES = (50, 150, 500)  # failures
 PROMPTS, MEASURED, DECODED = 960, 60, 8
 LENGTHS = "1,2,3,4,6"
 MEGABYTE = 1 << 20
+NULL = 1e-4  # of an adapter's B where nothing was learned
 SETTINGS: dict[str, dict[str, Any]] = {
     "speculative": {"temperature": 0.7, "top_p": 0.95, "max_tokens": 48},
     "data": {"teacher_top_k": 64},
@@ -122,6 +129,25 @@ class Folder:
                 shutil.copyfile(kept, self.data(name) / kept.name)
         return name
 
+    def add_null(self, trained: str) -> None:
+        """A data directory like another one, whose only version has learned nothing: noise next to nothing."""
+        if self.data("null").exists():
+            return
+        shutil.copytree(self.data(trained), self.data("null"), ignore=shutil.ignore_patterns("adapters", "runs"))
+        data = DataDirectory(self.data("null"))
+        config = Config.model_validate_json((self._path / "config.yaml").read_text())
+        pair = load_pair(config.models, names=data.names)
+        lora.attach_fresh(pair.draft, lora.shape_for(pair.draft, config.training.lora), 0)
+        random = mx.random.key(0)
+        noise = {
+            name: NULL * mx.random.normal(leaf.shape, key=random)
+            for name, leaf in lora.adapter_parameters(pair.draft).items()
+            if name.endswith("lora_b")
+        }
+        lora.load_parameters(pair.draft, noise)
+        manifest = {"pair": pair.identity, "parent": None}
+        data.registry.create(lambda path: lora.save_adapter(pair.draft, path), manifest)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -132,7 +158,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where all of it is kept")
     given = parser.parse_args()
     target = real_model(given.model)
-    name = f"real_{given.model}" + ("" if given.draft == "self" else "_draft")
+    name = "_".join(
+        ["real", *([] if given.model == MAIN else [given.model]), *([] if given.draft == "self" else ["draft"])]
+    )
     folder = Folder(given.folder or places() / "benchmark" / name, target, given.draft)
     sizes = [int(size) for size in given.sizes.split(",")]
     steps = carry_out(folder, sizes, given.minutes)
@@ -182,6 +210,8 @@ def carry_out(folder: Folder, sizes: Sequence[int], minutes: float) -> dict[str,
         *("benchmark", "speed", "--adapter", "latest", "--prompts-file", measure, "--limit", str(DECODED)),
         *("--num-draft-tokens", LENGTHS),
     )
+    folder.add_null(str(most))
+    found["gate of a null"] = folder.step("gate-null", "null", "retrain", codes=(0, 11, 12))
     found["gate"] = folder.step("gate", str(most), "retrain", codes=(0, 11, 12))
     return found
 
@@ -222,12 +252,18 @@ def figures_of(steps: dict[str, Step], sizes: Sequence[int]) -> list[Figure]:
     peak = max(step.peak_mb for step in steps.values())
     gate = steps["gate"].found
     return [
-        Figure("accepted per position on other requests", last["after"], "", at_least=0.45),
+        Figure("accepted per position on other requests", last["after"], "share", at_least=0.45),
         Figure("training", last["minutes"], "minutes", at_most=90),
         Figure("highest forecast over the target alone", best["forecast"], "x"),
         Figure("measured at that K", best["speed_up"], "x"),
         Figure("most memory of any step", peak, "MB", at_most=3 * 1024),
-        Figure("promoted by the gate", float(gate["outcome"] == "promoted"), "", at_least=1),
+        Figure(
+            "a null promoted by the gate",
+            float(steps["gate of a null"].found["outcome"] == "promoted"),
+            "of 1",
+            at_most=0,
+        ),
+        Figure("promoted by the gate", float(gate["outcome"] == "promoted"), "of 1", at_least=1),
     ]
 
 

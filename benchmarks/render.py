@@ -274,6 +274,27 @@ def log_table(found: dict[str, Any]) -> str:
     return "\n".join([figures_table(found), *lines, ""])
 
 
+def real_table(found: dict[str, Any]) -> str:
+    """The figures, then what was learned from how many failures."""
+    return "\n".join([figures_table(found), *_rows(found["learned"]), ""])
+
+
+def real_ways_table(found: dict[str, Any]) -> str:
+    """The figures, how fast each way is, and what a step is made of where that was measured."""
+    lines = ["| | tokens/s | ± |", "|---|---|---|"]
+    lines += [f"| {row['way']} | {row['speed']:,.1f} | {row['spread']:.0%} |" for row in found["rows"]]
+    if "parts" in found:
+        lines += ["", "| part of a step, timed alone | seconds |", "|---|---|"]
+        lines += [f"| {row['part']} | {row['seconds']:.2f} |" for row in found["parts"]]
+    return "\n".join([figures_table(found), *lines, ""])
+
+
+def _rows(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of rows that have the same columns."""
+    lines = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
+    return lines + [f"| {' | '.join(number(value) for value in row.values())} |" for row in rows]
+
+
 TABLES = {
     "demo": demo_table,
     "drift": drift_tables,
@@ -284,6 +305,9 @@ TABLES = {
     "learning_main": learning_table,
     "learning_smollm2": learning_table,
     "live_soak": soak_table,
+    "real": real_table,
+    "real_training_smollm2": real_ways_table,
+    "real_collecting_smollm2": real_ways_table,
     "soak": soak_table,
     "speed_decoding": decoding_table,
     "speed_caches": caches_table,

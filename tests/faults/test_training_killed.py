@@ -107,7 +107,7 @@ def straight(root: Path, settings: dict[str, Any], files: CountingFiles | None =
     shop = Workshop(root, settings, KeptCheckpoints())
     result = shop.train()
     found = end_of(shop, result.run)
-    assert {name.split(".")[0] for name in found.tensors} == {"adapter", "optimizer", "best", "random"}
+    assert {name.split(".")[0] for name in found.tensors} == {"adapter", "optimizer", "best", "random", "accepted"}
     assert result.best_step
     return found
 

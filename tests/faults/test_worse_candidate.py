@@ -63,13 +63,14 @@ def test_what_was_trained_on_noise_is_never_promoted(
     tmp_path: Path, collected: Shop, validated: bool, row: Row
 ) -> None:
     """With validation the weights it started from are kept; without, the gate sees the noise, and that it is worse."""
-    candidates = row.count(1, 15)
+    candidates, worse = row.count(1, 15), 0
     for seed in range(candidates):
         shop = with_noise(collected, tmp_path / str(seed), seed, validated)
         found = shop.retrain()
         assert (found.outcome, found.trained, found.version) == ("refused", True, "v0001")
         assert shop.data.registry.pointer() == Pointer()
-        assert validated or found.numbers["difference"] < 0.0
+        worse += not validated and found.numbers["difference"] < 0.0
+    assert validated or worse >= 0.8 * candidates  # noise brings a random draft nearer now and then, and proves nothing
     row.did(candidates, "candidates trained on noise")
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.registry.registry import Registry
 from draftloop.runtime.signals import StopRequest
+from draftloop.training import teacher_setup
 from draftloop.training import train as train_module
 from draftloop.training.checkpoints import Checkpoints
 from draftloop.training.dataset import batch_plan as plan_module
 from draftloop.training.dataset.batch_plan import order
 from draftloop.training.memory.out_of_memory import estimate_fit
+from draftloop.training.teacher import LiveTeacher
 
 IDS = mx.array([[5, 1, 9, 30, 2, 7]])
 
@@ -150,6 +154,24 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, trained):
 def test_the_buffer_remembers_what_was_trained_on(trained):
     shop, _ = trained
     assert {record.id for record in shop.replay.records()} == {r.id for r in shop.log.records(splits={"train"})}
+
+
+def test_what_the_teacher_kept_is_freed_with_the_training(tmp_path, monkeypatch):
+    """It may be gigabytes, and trainings may follow each other in a process. A cycle would keep it for a while."""
+    made = []
+
+    def noting(*arguments, **named):
+        made.append(weakref.ref(teacher := LiveTeacher(*arguments, **named)))
+        return teacher
+
+    monkeypatch.setattr(teacher_setup, "LiveTeacher", noting)
+    gc.collect()
+    gc.disable()
+    try:
+        workshop(tmp_path, answers=1, proposals=1, epochs=4).train()
+        assert [teacher() for teacher in made] == [None]
+    finally:
+        gc.enable()
 
 
 def test_two_records_are_enough(tmp_path, capsys):

@@ -28,12 +28,12 @@ from ..models.cut_config import count_layers
 from ..models.draft_vocabulary import DraftVocabulary
 from ..models.hub import find_model
 from ..models.loading import read_model_config
-from ..models.pair import Pair, with_kept_vocabulary, with_self_layers
+from ..models.pair import Pair, with_self_layers
 from ..models.self_draft import least_layers
 from ..models.self_layers import LayersTrial, SelfLayers
 from ..runtime.signals import StopRequest
 from ..training.train import OnStep, train
-from .vocabulary_choice import choose_vocabulary, size_of, vocabularies_to_try
+from .vocabulary_choice import size_of, vocabularies_to_try
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8)  # of the target's layers, that are tried
 FAILURES = 100  # the first ones, of which the last are not trained on
@@ -79,11 +79,7 @@ def settle_layers(
             f"{len(failures)} that can be trained on, expected at least {LEAST_FAILURES}; collect more, or give the "
             "number (models.draft: self:N)"
         )
-    numbers, trials, found = (
-        numbers_to_try(pair, config.models),
-        list[LayersTrial](),
-        dict[int, DraftVocabulary | None](),
-    )
+    numbers, trials = numbers_to_try(pair, config.models), []
     learned = len(failures) - int(MEASURED_SHARE * len(failures))
     measured = [*failures[learned:], *validation]
     with _scratch(data) as scratch:
@@ -98,18 +94,11 @@ def settle_layers(
                     "while the layers of the self-draft were chosen; the next training begins with that again"
                 ) from None
             cut = cut.with_adapter(scratch.registry.root / result.version)
-            best, vocabulary = _best(cut, data, measured, config, target or LoadedTarget(QUICKLY))
-            trials.append(best)
-            found[layers] = vocabulary
+            trials.append(_best(cut, data, measured, config, target or LoadedTarget(QUICKLY)))
     chosen = choose(trials)
     data.names.self_layers.keep(pair.identity.target, chosen)
     say(chosen.why)
-    pair = with_self_layers(pair, config.models, chosen, data.names)
-    vocabulary = found[chosen.layers]
-    if vocabulary is not None:
-        say(vocabulary.why)
-        data.names.vocabularies.keep(pair.identity.draft, vocabulary)
-    return with_kept_vocabulary(pair, config.models, data.names)
+    return with_self_layers(pair, config.models, chosen, data.names)
 
 
 def without_trials(pair: Pair, data: DataDirectory, models: Models, why: str) -> Pair:
@@ -180,15 +169,14 @@ def _short(config: Config) -> Config:
 
 def _best(
     pair: Pair, data: DataDirectory, records: Sequence[Record], config: Config, target: LoadedTarget
-) -> tuple[LayersTrial, DraftVocabulary | None]:
-    """What a trained draft gives with the tokens that pay most, and these; None where they are not chosen here."""
+) -> LayersTrial:
+    """What a trained draft gives with as many tokens to propose as pay; which ones is chosen with a real version."""
     assert pair.self_layers is not None
     wanted: list[DraftVocabulary] = []
     if config.models.draft_vocabulary != "all":
         wanted = vocabularies_to_try(pair, data, {record.id for record in records})
-    trials = try_drafts(pair, [None, *wanted], records, config, target)
-    best = max(trials, key=lambda trial: trial.forecast)
-    trial = LayersTrial(
+    best = max(try_drafts(pair, [None, *wanted], records, config, target), key=lambda trial: trial.forecast)
+    return LayersTrial(
         pair.self_layers.layers,
         best.t_draft,
         best.acceptance,
@@ -196,4 +184,3 @@ def _best(
         best.forecast,
         size_of(best, pair.width),
     )
-    return trial, choose_vocabulary(trials, wanted[0].head, pair.width) if wanted else None

@@ -103,7 +103,6 @@ class Learner:
         self.peak = given if given != "auto" else self._rate_by_width()
         self.begin_anew(1.0)
         self.piece = positions_at_a_time(self.width, self.piece_bytes)
-        self._sums_and_gradients = nn.value_and_grad(self.draft, self._sums)
         self.fit = Fit()
         self._prepared: Batch | None = None
 
@@ -262,8 +261,12 @@ class Learner:
         batch, self._prepared = self._prepared, None
         if batch is None or batch.examples != tuple(examples):
             batch = make_batch(examples)
-        result: tuple[Sums, Any] = self._sums_and_gradients(batch, self.teacher.teach(batch))
-        return result
+        return self._sums_and_gradients(batch, self.teacher.teach(batch))
+
+    def _sums_and_gradients(self, batch: Batch, teacher: TeacherParts) -> tuple[Sums, Any]:
+        """Made anew each time: kept, it would hold this object in a cycle, and with it all that the teacher keeps."""
+        found: tuple[Sums, Any] = nn.value_and_grad(self.draft, self._sums)(batch, teacher)
+        return found
 
     def _sums(self, batch: Batch, teacher: TeacherParts) -> Sums:
         loss, rows = self._loss(batch, teacher, self.accepted)
