@@ -18,11 +18,13 @@ from draftloop.models import adapter as lora
 from draftloop.runtime.signals import StopRequest
 from draftloop.training import loop as loop_module
 from draftloop.training import rate_test as rate_test_module
+from draftloop.training.batches import Batch
 from draftloop.training.checkpoints import Checkpoints
 from draftloop.training.losses import Sums
 from draftloop.training.peak_rate import MOST_STEPS, MOST_TRIALS, SHARE
 from draftloop.training.result import TrainResult
 from draftloop.training.step import Learner
+from draftloop.training.teacher import LiveTeacher
 from draftloop.training.validation import ValidationScores, validate
 
 pytestmark = pytest.mark.usefixtures("module_on_the_cpu")  # where a resumed run promises the same bits
@@ -406,8 +408,25 @@ def test_trials_are_as_short_as_three_of_them_need_to_fit_into_the_share(tmp_pat
     assert whole.peak_rate is not None
     assert limited.peak_rate is not None
     assert whole.peak_rate.steps == MOST_STEPS
-    assert limited.peak_rate.steps == int((SHARE * 1200.0 - 2 * A_STEP) / (3 * A_STEP)) == 12
+    assert limited.peak_rate.steps == int((SHARE * 1200.0 - 3 * A_STEP) / (3 * A_STEP)) == 12
     assert len(limited.peak_rate.trials) >= 3
+
+
+def test_what_only_the_first_trial_takes_is_counted_once(tmp_path, clock, monkeypatch):
+    """The teacher reads a record the first time that it is asked for it, here for twice the time of a step."""
+    teach, read = LiveTeacher.teach, set()
+
+    def slowly(self: LiveTeacher, batch: Batch):
+        new = {example.record_id for example in batch.examples} - read
+        clock.take(2 * A_STEP * bool(new and read))  # but for what is read before the test begins
+        read.update(new)
+        return teach(self, batch)
+
+    monkeypatch.setattr(LiveTeacher, "teach", slowly)
+    found = workshop(tmp_path, epochs=300, patience=1, max_minutes=20.0).train().peak_rate
+    assert found is not None
+    # To find out takes three steps and the reading of two; of what is left each step takes a reading, and thrice itself.
+    assert found.steps == int((SHARE * 1200.0 - (3 + 2 * 2) * A_STEP) / ((3 + 2) * A_STEP)) == 6
 
 
 def test_without_time_for_three_trials_the_rule_decides_at_once(tmp_path, clock):
@@ -415,7 +434,7 @@ def test_without_time_for_three_trials_the_rule_decides_at_once(tmp_path, clock)
     assert result.peak_rate is not None
     assert (result.peak_rate.rate, result.peak_rate.by) == (RULE, "width")
     assert result.peak_rate.why == "the time limit leaves a test no more"
-    assert seconds == 2 * A_STEP  # that show how long a step takes
+    assert seconds == 3 * A_STEP  # that show how long a step takes
 
 
 def test_a_run_without_a_limit_makes_the_whole_test(tmp_path, clock):
