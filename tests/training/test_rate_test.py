@@ -425,7 +425,7 @@ def test_what_only_the_first_trial_takes_is_counted_once(tmp_path, clock, monkey
     monkeypatch.setattr(LiveTeacher, "teach", slowly)
     found = workshop(tmp_path, epochs=300, patience=1, max_minutes=20.0).train().peak_rate
     assert found is not None
-    # To find out takes three steps and the reading of two; of what is left each step takes a reading, and thrice itself.
+    # To find out takes three steps and two readings; of what is left each step takes a reading, and thrice itself.
     assert found.steps == int((SHARE * 1200.0 - (3 + 2 * 2) * A_STEP) / ((3 + 2) * A_STEP)) == 6
 
 
