@@ -90,13 +90,16 @@ def test_a_round_of_mlx_lm_that_the_end_cut_counts_as_one(call, prompts: list[st
     assert lengths == {0: None, 1: 2.0, 3: 3.0}  # rounds of 2, 2 and 2; of 4 and 2
 
 
-def test_text_is_a_table_and_one_line_of_advice(call_with_pair, prompts: list[str]) -> None:
+def test_text_is_a_table_and_advice(call_with_pair, prompts: list[str]) -> None:
     found = call_with_pair(*SHORT, *prompts, "--temp", "0")
     assert found.code == 0
     assert found.out.startswith("2 prompts, 12 tokens at most, adapter none; a draft step ")
     assert found.out.count("greedy") == 3
-    last = found.out.splitlines()[-1]
-    assert last.startswith(("fastest on this machine: K = ", "leave speculation off"))
+    *_, before, last = found.out.splitlines()
+    off = before.startswith("leave speculation off") and last.startswith(
+        ("it would take about ", "it would not be faster")
+    )
+    assert off or last.startswith("fastest on this machine: K = ")
 
 
 def test_one_pass_has_no_spread(call_with_pair, prompts: list[str]) -> None:

@@ -34,6 +34,7 @@ CARD = Card(
     name="better-draft",
     target="mlx-community/Qwen2.5-7B-Instruct-4bit",
     draft="mlx-community/Qwen2.5-0.5B-Instruct-4bit",
+    layers=None,
     fused=True,
     version="v0003",
     parent="v0002",
@@ -86,6 +87,12 @@ def test_the_head_is_that_of_mlx_lms_own_cards() -> None:
 @pytest.mark.parametrize("draft", ["embedded:draft", "./models/draft", "/models/x/draft", "draft", "~/a"])
 def test_a_model_that_is_no_repository_is_no_base_model_for_the_hub(draft: str) -> None:
     assert "base_model" not in head(write_card(replace(CARD, draft=draft)))
+
+
+def test_a_draft_of_the_target_s_own_layers_says_of_how_many() -> None:
+    said = write_card(replace(CARD, layers=4))
+    assert "the first 4 layers of `mlx-community/Qwen2.5-0.5B-Instruct-4bit`" in said
+    assert "the first" not in write_card(CARD)
 
 
 def test_a_whole_draft_is_used_by_its_own_name() -> None:
