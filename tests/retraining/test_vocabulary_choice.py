@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from shop import PROMPTS, Shop
+from shop import LATER, PROMPTS, Shop
 
 from draftloop.config import Models
 from draftloop.data_directory import DataDirectory
@@ -69,6 +69,21 @@ def test_what_pays_is_chosen_once_and_kept(trained: Shop) -> None:
     again = pair_of(trained)
     assert again.vocabulary == load_pair(trained.config.models, names=trained.data.names).vocabulary == found.vocabulary
     assert settle_vocabulary(again, trained.data, trained.config, said.append) is again
+
+
+def test_from_then_on_nothing_else_is_proposed_and_what_was_rejected_is_logged(trained: Shop) -> None:
+    chosen = settle_vocabulary(pair_of(trained), trained.data, trained.config, target=TARGET).vocabulary
+    assert chosen is not None
+    trained.data.registry.promote("v0001")
+    before = {record.id for record in trained.data.log.records()}
+    trained.collect(LATER[:30])
+    records = [record for record in trained.data.log.records() if record.id not in before]
+    proposed = {one.draft_token for record in records for one in record.disagreements}
+    emitted = {token for record in records for token in record.target_output}
+    assert len(records) == 30
+    assert proposed <= set(chosen.tokens)
+    assert not emitted <= set(chosen.tokens)
+    assert any(value is None for record in records for value in record.log_q)  # where q has no mass
 
 
 def test_it_is_the_most_used_tokens_of_what_is_trained_on_and_what_ends_an_output(trained: Shop) -> None:

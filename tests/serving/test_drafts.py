@@ -14,12 +14,15 @@ from engine_client import Client, answer_of
 from mlx.utils import tree_flatten
 from mortal import HANGS
 from shop import Shop, flip_a_bit
+from tiny import sampler
 
 from draftloop.config import Config, Models, Speculative
 from draftloop.data_directory import DataDirectory
+from draftloop.decoding.decoder import Decoding, Settings
 from draftloop.errors import AdapterError
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
+from draftloop.models.draft_vocabulary import DraftVocabulary
 from draftloop.models.pair import Pair, load_pair, with_kept_choices, with_self_layers
 from draftloop.models.self_layers import SelfLayers
 from draftloop.registry.registry import Registry
@@ -275,3 +278,24 @@ def test_a_self_draft_of_other_layers_is_cut_anew_from_the_same_target(tmp_path:
     assert second.pair.target is first.pair.target
     assert len(first.pair.draft.layers) == 1  # requests under way end with it
     assert said == ["requests begin with v0001 from now on"]
+
+
+def test_what_a_draft_may_propose_is_that_of_the_data_directory_from_the_next_swap_on(tmp_path: Path) -> None:
+    """The child that trains chooses it before its gate compares, and asks the server for what steps take with it."""
+    shop = shop_at(tmp_path)
+    drafts, _, _ = drafts_of(shop)
+    first = drafts.first()
+    chosen = DraftVocabulary(tuple(range(0, first.pair.width, 2)), "model.embed_tokens", "it pays")
+    shop.data.names.vocabularies.keep(first.pair.identity.draft, chosen)
+    candidate = drafts.candidate("v0001")
+    shop.data.registry.promote("v0001")
+    second = drafts.renewed(first, LOOK_EVERY)
+    assert second is not None
+    for pair in (candidate, second.pair):
+        assert pair.vocabulary == chosen
+        assert mx.isinf(pair.draft(mx.array([[1, 2]]))[..., 1::2]).all().item()
+    assert not mx.isinf(first.pair.draft(mx.array([[1, 2]]))).any().item()  # requests under way end with it
+    settings = Settings(sampler(0.8), "rejection", num_draft_tokens=3, max_tokens=24)
+    rounds = list(Decoding(second.pair, [1, 2, 3], settings))
+    assert {token % 2 for round_ in rounds for token in round_.proposals} == {0}
+    assert {token % 2 for round_ in rounds for token in round_.tokens} == {0, 1}
