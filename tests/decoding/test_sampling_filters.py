@@ -9,6 +9,7 @@ from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 from tiny import sampler
 
 from draftloop.data.records import Sampler
+from draftloop.decoding import sampling_filters
 from draftloop.decoding.sampling_filters import sampling_log_probs
 
 LOGITS = mx.random.normal((5, 40), key=mx.random.key(3)) * 3
@@ -61,3 +62,21 @@ def test_ids_past_the_shared_width_get_no_row_and_no_mass() -> None:
 def test_half_precision_logits_are_read_as_float32() -> None:
     log_probs = sampling_log_probs(LOGITS.astype(mx.float16), sampler(0.7, top_p=0.9), 40)
     assert log_probs.dtype == mx.float32
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.95, 0.9999])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 6.0], ids=["all alike", "flat", "peaked"])
+def test_a_nucleus_found_in_the_top_of_a_vocabulary_is_that_of_all_of_it(
+    top_p: float, spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = mx.round(4 * spread * mx.random.normal((12, 6_000), key=mx.random.key(3))) / 4  # with many ties
+    logits = mx.where(mx.arange(6_000) % 7 == 0, -mx.inf, logits)
+    mixed = mx.concatenate([logits, 10 * logits])
+    asked = sampler(1.0, top_p=top_p)
+    of_top = [np.array(sampling_log_probs(rows, asked, 6_000)) for rows in (logits, mixed)]
+    monkeypatch.setattr(sampling_filters, "_PART", 1.0)
+    of_all = [np.array(sampling_log_probs(rows, asked, 6_000)) for rows in (logits, mixed)]
+    for found, expected in zip(of_top, of_all, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(of_top[1][:12], of_top[0])  # whatever rows are beside it

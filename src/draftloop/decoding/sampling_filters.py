@@ -13,6 +13,8 @@ import mlx.core as mx
 from ..data.records import Sampler
 from .row_blocks import row_sums
 
+_PART, _LEAST_PART = 1 / 16, 256  # of a vocabulary, that is sorted first
+
 
 def sampling_log_probs(logits: mx.array, sampler: Sampler, width: int) -> mx.array:
     """The log-distribution that `sampler` draws from.
@@ -70,13 +72,30 @@ def _log_softmax(logits: mx.array) -> mx.array:
 
 
 def _keep_top_p(log_probs: mx.array, top_p: float) -> mx.array:
-    """The fewest top tokens whose mass reaches `top_p`; ties with the last one stay."""
+    """The fewest top tokens whose mass reaches `top_p`; ties with the last one stay.
+
+    On a CPU the sort of a large vocabulary takes several times as long as all the rest, and its top nearly always has
+    the mass. To see whether it has, the top is computed at once; on a GPU a sort is quick, and nothing is waited for.
+    """
+    width = log_probs.shape[-1]
+    part = max(_LEAST_PART, int(width * _PART))
+    if mx.default_device() == mx.cpu and part < width:
+        ascending = mx.sort(mx.topk(log_probs, part, axis=-1), axis=-1)
+        above = _mass_above(ascending)
+        if mx.all(above[..., 0] >= top_p).item():
+            return _without_those_below(log_probs, ascending, above, top_p)
     ascending = mx.sort(log_probs, axis=-1)
-    probs = mx.exp(ascending)
-    above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)  # mass of everything more probable
-    total = above[..., :1] + probs[..., :1]
-    dropped = mx.sum(above >= top_p * total, axis=-1, keepdims=True)
-    threshold = mx.take_along_axis(ascending, dropped, axis=-1)
+    return _without_those_below(log_probs, ascending, _mass_above(ascending), top_p)
+
+
+def _mass_above(ascending: mx.array) -> mx.array:
+    """The mass of everything more probable than each."""
+    return mx.cumsum(mx.exp(ascending), axis=-1, reverse=True, inclusive=False)
+
+
+def _without_those_below(log_probs: mx.array, ascending: mx.array, above: mx.array, top_p: float) -> mx.array:
+    dropped = mx.sum(above >= top_p, axis=-1, keepdims=True)
+    threshold = mx.take_along_axis(ascending, mx.minimum(dropped, ascending.shape[-1] - 1), axis=-1)
     return mx.where(log_probs < threshold, -mx.inf, log_probs)
 
 
