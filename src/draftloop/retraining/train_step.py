@@ -35,7 +35,7 @@ def train_candidate(work: Work) -> None:
         run.give_up("cut off, without a checkpoint on top of this champion and pair, for a teacher that is at hand")
     with _training(work) as on_step:
         pair, config = work.pair(work.data.registry.pointer()), _config_of_training(work)
-        pair = work.with_settled_layers(pair, on_step)
+        pair = work.with_settled_layers(pair, config, on_step)
         _note_trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
 
 
