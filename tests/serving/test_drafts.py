@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -299,3 +300,12 @@ def test_what_a_draft_may_propose_is_that_of_the_data_directory_from_the_next_sw
     rounds = list(Decoding(second.pair, [1, 2, 3], settings))
     assert {token % 2 for round_ in rounds for token in round_.proposals} == {0}
     assert {token % 2 for round_ in rounds for token in round_.tokens} == {0, 1}
+
+
+def test_a_bare_self_draft_of_other_layers_is_another_reader() -> None:
+    """After a rollback to the bare draft, what one of fewer layers has read must not be found."""
+    models = Models(target="embedded:target", draft="self")
+    pair = load_pair(models)
+    other = with_self_layers(pair, models, SelfLayers(3, is_settled=True, why="it pays"))
+    assert reader_of(pair) != reader_of(other)
+    assert reader_of(pair) == reader_of(pair.twin()) != reader_of(replace(pair, adapter="v0001"))

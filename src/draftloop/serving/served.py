@@ -107,8 +107,8 @@ class Served:
 
 
 def reader_of(pair: Pair) -> str:
-    """What reads the draft's prompt caches: it and its adapter."""
-    return f"draft {pair.adapter or 'bare'}"
+    """What reads the draft's prompt caches: it, for a self-draft may get other layers, and its adapter."""
+    return f"draft {pair.identity.draft} {pair.adapter or 'bare'}"
 
 
 def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable[[str], None]) -> Served:
