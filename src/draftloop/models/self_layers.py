@@ -28,7 +28,7 @@ class LayersTrial:
         layers: N.
         t_draft: seconds of a draft step.
         acceptance: per position on the generations that nothing was trained on.
-        num_draft_tokens: the K with the highest forecast; 0 where decoding without a draft is fastest.
+        num_draft_tokens: the K with the highest forecast, at least 1.
         forecast: speed-up at that K over decoding without a draft.
         vocabulary: how many tokens it could propose, as many as paid most; None where only all were tried.
     """
