@@ -84,6 +84,11 @@ def test_a_stop_leaves_it_open(shop: Shop) -> None:
     assert [path.name for path in shop.data.runs.iterdir() if path.name.startswith(".layers")] == []
 
 
+def test_a_retrain_that_is_stopped_meanwhile_does_not_say_that_it_goes_on_from_there(shop: Shop) -> None:
+    with pytest.raises(Interrupted, match="were chosen; the next training begins with that again"):
+        shop.retrain(stop=StopAfter(3))
+
+
 def test_what_a_killed_process_left_goes(shop: Shop) -> None:
     left = shop.data.runs / ".layers-trial-old"
     left.mkdir(parents=True)

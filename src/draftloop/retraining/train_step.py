@@ -97,7 +97,10 @@ def _training(work: Work) -> Iterator[OnStep]:
         work.result.trained = True
         work.result.end("nothing", str(error))
     except Interrupted as error:
-        raise Interrupted(f"{str(error).partition(';')[0]}; the next `retrain` goes on from there") from None
+        where, _, how = str(error).partition(";")
+        if "--resume" not in how:
+            raise  # before there was a run
+        raise Interrupted(f"{where}; the next `retrain` goes on from there") from None
 
 
 def _unfinished(work: Work) -> list[RunDirectory]:
