@@ -108,7 +108,7 @@ def _unfinished(work: Work) -> list[RunDirectory]:
     runs = []
     for run in RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files):
         try:
-            of_these_models = run.config().models == work.config.models
+            of_these_models = run.config().models.of_training == work.config.models.of_training
         except RunError:  # a configuration that nobody can read any more
             of_these_models = True
         if of_these_models:
