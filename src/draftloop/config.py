@@ -162,6 +162,11 @@ class Models(Section):
         return value
 
     @property
+    def of_training(self) -> Models:
+        """Those that a training depends on: what the draft may propose is none of its business."""
+        return self.model_copy(update={"draft_vocabulary": "auto"})
+
+    @property
     def is_self(self) -> bool:
         """Whether the draft is made of the target's own first layers."""
         return self.draft == SELF or self.draft.startswith(SELF + ":")

@@ -13,7 +13,7 @@ import zoo
 from mlx import nn
 from mlx_lm.models.cache import RotatingKVCache
 
-from draftloop.caches import NoWayBack, find_way, recorder, rewinding_of
+from draftloop.caches import NoWayBack, find_way, recorder, rewinding_of, spread_of_logits
 from draftloop.caches.probe import Rewinding, how_wrong
 from draftloop.caches.recorder import _noting_kind
 from draftloop.caches.rewindable import RewindableCache
@@ -156,3 +156,11 @@ def test_an_interrupt_while_layers_are_watched_leaves_them_as_they_were(monkeypa
     for _ in range(2):
         again.read(mx.array([1, 2, 3], mx.uint32))
         again.rewind(2)
+
+
+def test_what_may_not_be_proposed_counts_for_nothing_in_what_is_off() -> None:
+    """A wrong way must not pass, nor a right one fail, because most tokens of a short head have no logit."""
+    logits = mx.array([[7.0, 9.0], [9.0, 7.0]])
+    assert spread_of_logits(logits) == 1.0
+    nothing = mx.full((2, 30), -mx.inf)
+    assert spread_of_logits(mx.concatenate([nothing, logits], axis=1)) == 1.0

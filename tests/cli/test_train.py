@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx_lm
 import pytest
 from clocks import Ticking
 
 from draftloop.config import Models
+from draftloop.retraining import vocabulary_choice
 from draftloop.training import loop as loop_module
+from draftloop.training import train as train_module
+from draftloop.training.result import TrainResult
 
 
 @pytest.fixture
@@ -88,6 +93,26 @@ def test_a_second_training_starts_from_the_champion_unless_asked_otherwise(call_
     assert call("adapters", "promote", "v0001").code == 0
     assert call_with_pair("train", "--epochs", "1", "--rank", "2", "--json").json["parent"] == "v0001"
     assert call_with_pair("train", "--epochs", "1", "--rank", "2", "--from-base", "--json").json["parent"] is None
+
+
+@pytest.mark.parametrize(
+    ("best_step", "teacher", "chooses"), [(0, "live", False), (3, "live", True), (3, "logged", False)]
+)
+@pytest.mark.usefixtures("collected")
+def test_tokens_are_chosen_for_good_with_a_version_that_learned_something(
+    call_with_pair, monkeypatch, best_step: int, teacher: str, chooses: bool
+) -> None:
+    chosen: list[str] = []
+    train = train_module.train
+
+    def trained(*arguments: Any, **options: Any) -> TrainResult:
+        return replace(train(*arguments, **options), best_step=best_step)
+
+    monkeypatch.setattr(train_module, "train", trained)
+    monkeypatch.setattr(vocabulary_choice, "settle_vocabulary", lambda *_arguments: chosen.append("chosen"))
+    found = call_with_pair("train", "--epochs", "1", "--rank", "2", "--teacher", teacher)
+    assert found.code == 0, found.err
+    assert bool(chosen) == chooses
 
 
 def test_nothing_logged_is_nothing_to_do(call_with_pair) -> None:

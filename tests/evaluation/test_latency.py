@@ -9,6 +9,7 @@ import pytest
 
 from draftloop.evaluation.latency import QUICK, machine_fingerprint, measure_latency
 from draftloop.models.pair import Pair
+from draftloop.models.self_layers import SelfLayers
 
 CUDA = {"device_name": "a card", "architecture": "sm_90", "total_memory": 80 << 30, "free_memory": 70 << 30}
 
@@ -37,3 +38,14 @@ def test_whoever_waits_for_the_costs_is_told_from_the_beginning_to_the_end_how_f
     measure_latency(small_pair, 3, QUICK, lambda *at: told.append(at))
     of = QUICK.blocks * (QUICK.warm_up + QUICK.repeats) * (2 + 3)  # plain steps, draft steps, and rounds of 1, 2 and 3
     assert told == [(done, of) for done in range(of + 1)]
+
+
+def test_the_adapter_of_a_self_draft_is_felt_whatever_type_its_weights_have(small_pair: Pair) -> None:
+    layers = SelfLayers(1, is_settled=True, why="a test")
+    keys = {
+        (own, adapter): machine_fingerprint(replace(small_pair, self_layers=own, adapter=adapter), greedy=True)
+        for own in (None, layers)
+        for adapter in (None, "v0001", "v0002")
+    }
+    assert keys[None, None] == keys[None, "v0001"]  # which is merged into weights of its own
+    assert keys[layers, None] != keys[layers, "v0001"] == keys[layers, "v0002"]

@@ -29,9 +29,11 @@ from draftloop.evaluation.benchmark import logged_samples
 from draftloop.export.export import Exported, ExportPlan, export_version, plan_export
 from draftloop.export.fuse import Quantization
 from draftloop.export.verify import measure_export
+from draftloop.models.draft_vocabulary import DraftVocabulary
 from draftloop.models.fingerprints import fingerprints
 from draftloop.models.manifest import verify_adapter
 from draftloop.models.pair import Pair, load_pair
+from draftloop.models.short_head import place_of_head
 from draftloop.registry.registry import Registry
 
 SECRET = "the wedding of Zebulon and Xanthippe"
@@ -203,6 +205,19 @@ def test_what_is_shipped_in_float_scores_as_draft_and_adapter(
             assert shipped.acceptance_length == pytest.approx(adapted.acceptance_length, abs=1e-4)
             assert shipped.acceptance_per_position == pytest.approx(adapted.acceptance_per_position, abs=1e-4)
             assert abs(shipped.acceptance_per_position - rows["none", rule].acceptance_per_position) > 0.01
+
+
+def test_what_the_draft_may_propose_here_does_not_bind_what_is_shipped(
+    tmp_path: Path, registry: Registry, pair: Pair, config: Config, records: list[Record]
+) -> None:
+    head = place_of_head(pair.draft)
+    assert head is not None
+    few = replace(pair, vocabulary=DraftVocabulary((0, 1), head, "a test"))
+    measured = [
+        export_version(job(registry, tmp_path / name, fuse=False), one, config, records).measured
+        for name, one in (("few", few), ("all", pair))
+    ]
+    assert measured[0] == measured[1]
 
 
 def test_what_is_measured_is_the_quantized_draft_that_lies_there(

@@ -106,6 +106,20 @@ def test_a_head_that_is_not_the_last_thing_stays_whole(family: str, head: str | 
     assert place_of_head(zoo.model(family)) == head
 
 
+class _Scaled(nn.Linear):  # type: ignore[misc]
+    """As some models rotate what goes into their quantized head."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(2.0 * x)
+
+
+def test_a_head_that_does_more_than_multiply_stays_whole() -> None:
+    model = model_of("own 32 bits")
+    assert place_of_head(model) == "lm_head"
+    model.lm_head.__class__ = _Scaled
+    assert place_of_head(model) is None
+
+
 def test_greedy_outputs_are_the_target_s_whatever_the_draft_may_propose() -> None:
     pair = tiny_pair(likeness=0.9)
     plain = [int(token) for token, _ in islice(generate_step(mx.array([5, 6, 7]), pair.target), 40)]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from model_dirs import write_llama
 from shop import PROMPTS, Shop, config_of, fixed_costs
 from stops import StopAfter
 
-from draftloop.config import Models
+from draftloop.config import Config, Models, Training
 from draftloop.data_directory import DataDirectory
-from draftloop.errors import Interrupted, NothingToDo
+from draftloop.errors import Interrupted, NothingToDo, TrainingFailed
 from draftloop.evaluation.gate_target import LoadedTarget
-from draftloop.models.pair import load_pair
+from draftloop.models.pair import Pair, load_pair
 from draftloop.models.self_layers import LayersTrial
+from draftloop.retraining import layers_choice
 from draftloop.retraining.layers_choice import choose, numbers_to_try, settle_layers, without_trials
+from draftloop.retraining.run import Beside
 
 TARGET = LoadedTarget(fixed_costs)
 
@@ -81,6 +84,11 @@ def test_a_stop_leaves_it_open(shop: Shop) -> None:
     assert [path.name for path in shop.data.runs.iterdir() if path.name.startswith(".layers")] == []
 
 
+def test_a_retrain_that_is_stopped_meanwhile_does_not_say_that_it_goes_on_from_there(shop: Shop) -> None:
+    with pytest.raises(Interrupted, match="were chosen; the next training begins with that again"):
+        shop.retrain(stop=StopAfter(3))
+
+
 def test_what_a_killed_process_left_goes(shop: Shop) -> None:
     left = shop.data.runs / ".layers-trial-old"
     left.mkdir(parents=True)
@@ -111,3 +119,31 @@ def test_retrain_chooses_trains_and_promotes(shop: Shop) -> None:
     champion = pair.with_adapter(shop.data.registry.resolve("champion"))
     assert champion.adapter == "v0001"
     assert shop.retrain().steps in (["nothing"], ["wait"])
+
+
+def training_of_trials(shop: Shop, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Training:
+    """How the first trial of a run of `retrain` is to train; it is not made."""
+    found: list[Config] = []
+
+    def noted(_pair: Pair, _data: DataDirectory, config: Config, **_options: Any) -> None:
+        found.append(config)
+        raise TrainingFailed("that is enough")
+
+    monkeypatch.setattr(layers_choice, "train", noted)
+    with pytest.raises(TrainingFailed):
+        shop.retrain(**options)
+    return found[0].training
+
+
+def test_trials_keep_to_the_limits_of_a_training(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.config = config_of(shop.config.models, retrain={"max_minutes": 32.0, "max_memory_gb": 5.0})
+    training = training_of_trials(shop, monkeypatch, beside=Beside("a test", 3.0))
+    assert (training.memory, training.max_minutes) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize(("teacher", "of_trials"), [("live", "live"), ("logged", "live"), ("none", "none")])
+def test_what_was_kept_of_the_teacher_is_not_looked_for_in_trials(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, teacher: str, of_trials: str
+) -> None:
+    shop.config = config_of(shop.config.models, training={"teacher": teacher})
+    assert training_of_trials(shop, monkeypatch).teacher == of_trials

@@ -165,6 +165,7 @@ def test_every_setting_of_a_training_makes_another_recipe_and_no_other_does() ->
         {"data": {"max_output_length": 9}},
     ):
         assert changed(**sections) != recipe(CONFIG)
+    assert changed(models={"draft_vocabulary": "all"}) == recipe(CONFIG)  # which earlier draftloops did not know
     assert changed(speculative={"max_tokens": 9}, retrain={"niceness": 3, "keep_versions": 2}) == recipe(CONFIG)
 
 

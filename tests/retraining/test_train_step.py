@@ -31,6 +31,14 @@ def test_a_training_that_was_stopped_is_gone_on_with(shop: Shop) -> None:
     assert lines[0] == "resume: run r0001 was cut off and left a checkpoint"
 
 
+def test_a_run_goes_on_whatever_the_draft_may_propose_by_now(shop: Shop) -> None:
+    with pytest.raises(Interrupted):
+        shop.retrain(stop=StopAfter(0))
+    shop.config = config_of(shop.config.models.model_copy(update={"draft_vocabulary": "all"}))
+    found = shop.retrain()
+    assert (found.steps, found.run) == (["resume", "gate"], "r0001")
+
+
 @pytest.mark.slow
 def test_a_run_that_left_no_checkpoint_is_given_up_and_it_starts_clean(shop: Shop) -> None:
     run = shop.data.runs / "r0001"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from tiny import sampler
 from draftloop.config import Config, Models, Speculative
 from draftloop.data_directory import DataDirectory
 from draftloop.decoding.decoder import Decoding, Settings
+from draftloop.decoding.draft_length import LatencyProfile
 from draftloop.errors import AdapterError
+from draftloop.evaluation.latency import machine_fingerprint
 from draftloop.models import adapter as lora
 from draftloop.models.adapter_format import AdapterConfig
 from draftloop.models.draft_vocabulary import DraftVocabulary
@@ -30,6 +33,7 @@ from draftloop.serving.drafts import LOOK_EVERY, TRY_AGAIN, Drafts
 from draftloop.serving.engine import TARGET, Capacity, Engine
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
+from draftloop.serving.run import _keep_experience as keep_experience
 from draftloop.serving.served import Served, reader_of
 
 PROMPT = "def read_file(path):\n    "
@@ -299,3 +303,41 @@ def test_what_a_draft_may_propose_is_that_of_the_data_directory_from_the_next_sw
     rounds = list(Decoding(second.pair, [1, 2, 3], settings))
     assert {token % 2 for round_ in rounds for token in round_.proposals} == {0}
     assert {token % 2 for round_ in rounds for token in round_.tokens} == {0, 1}
+
+
+def test_what_a_draft_takes_of_the_memory_as_it_decodes_is_taken_before_requests_get_the_rest(tmp_path: Path) -> None:
+    shop = shop_at(tmp_path)
+    shop.data.registry.promote("v0001")
+    drafts, _, _ = drafts_of(shop)
+    merged: list[bool] = []
+
+    def noting(pair: Pair) -> Served:
+        merged.append(not lora.is_attached(pair.draft))
+        return served(pair)
+
+    drafts._serve = noting
+    assert drafts.first().pair.adapter == "v0001"
+    assert merged == [True]
+
+
+@pytest.mark.parametrize("adapter", [None, "v0001"])
+def test_latencies_of_a_bare_self_draft_are_kept_as_no_other_ones(
+    tmp_path: Path, small_pair: Pair, adapter: str | None
+) -> None:
+    """The server began with the bare draft, and ends with a champion whose latencies nobody measured."""
+    data, profile = DataDirectory(tmp_path), LatencyProfile(0.001, (0.01, 0.011))
+    pair = replace(small_pair, self_layers=SelfLayers(1, is_settled=True, why="a test"))
+    key = machine_fingerprint(pair, greedy=True)
+    began = Served(pair, Speculative(), {True: profile}, "rejection", measured={True: key})
+    keep_experience(began.with_pair(replace(pair, adapter=adapter)), data, lambda _line: None)
+    kept = data.costs.of(machine_fingerprint(replace(pair, adapter=adapter), greedy=True))
+    assert (kept is not None) == (adapter is None)
+
+
+def test_a_bare_self_draft_of_other_layers_is_another_reader() -> None:
+    """After a rollback to the bare draft, what one of fewer layers has read must not be found."""
+    models = Models(target="embedded:target", draft="self")
+    pair = load_pair(models)
+    other = with_self_layers(pair, models, SelfLayers(3, is_settled=True, why="it pays"))
+    assert reader_of(pair) != reader_of(other)
+    assert reader_of(pair) == reader_of(pair.twin()) != reader_of(replace(pair, adapter="v0001"))

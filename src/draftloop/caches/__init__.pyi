@@ -12,5 +12,6 @@ from .probe import comparable as comparable
 from .probe import find_way as find_way
 from .probe import new_cache as new_cache
 from .probe import rewinding_of as rewinding_of
+from .probe import spread_of_logits as spread_of_logits
 from .rewindable import RewindableCache as RewindableCache
 from .whole_pass import read_whole as read_whole

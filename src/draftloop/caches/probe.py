@@ -180,7 +180,7 @@ def _off(rewinding: Rewinding, tokens: list[int], *, rounds: bool) -> float:
         cache.rewind(back)
         return cache.read(mx.array(tail, mx.uint32))
 
-    scale, same, taken_back = mx.std(comparable(expected)).item(), after(0), after(_BACK)
+    scale, same, taken_back = spread_of_logits(expected), after(0), after(_BACK)
     allowed = min(max(_LEAST * scale, _TIMES * _difference(same, expected)), _MOST * scale)
     off = _difference(taken_back, expected)
     if rounds:
@@ -203,3 +203,11 @@ def _difference(one: mx.array, other: mx.array) -> float:
 def comparable(logits: mx.array) -> mx.array:
     """In float32, and 0 for a token that a draft must not propose: its logit is minus infinity, always."""
     return mx.where(logits == -mx.inf, 0.0, logits.astype(mx.float32))
+
+
+def spread_of_logits(logits: mx.array) -> float:
+    """Their standard deviation, of tokens that may be proposed: the zeros of `comparable` would make it another one."""
+    may = logits != -mx.inf
+    count, values = may.sum(), comparable(logits)
+    off = mx.where(may, values - values.sum() / count, 0.0)
+    return float(mx.sqrt(mx.square(off).sum() / count).item())

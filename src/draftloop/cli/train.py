@@ -67,7 +67,9 @@ def train_command(app: App, from_base: bool, resume: str | None, as_json: bool) 
             app.say_where()
             pair = settle_layers(pair, data, config, note)
             result = train(pair, data, config)
-            if config.training.teacher == "live":  # else the target is not loaded, and the gate's comparison chooses
+            # Without a live teacher the target is not loaded, and the gate's comparison chooses. It is for good, so not
+            # with weights that learned nothing: the fewest tokens are enough for what a bare draft has accepted.
+            if config.training.teacher == "live" and result.best_step != 0:
                 settle_vocabulary(pair, data, config, note)
     if as_json:
         print_json({"status": "ok", **asdict(result)})

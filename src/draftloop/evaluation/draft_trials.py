@@ -60,7 +60,9 @@ def try_drafts(
         target: that times.
     """
     most = config.speculative.max_draft_tokens
-    variants = {f"{i}": replace(pair.twin(), vocabulary=one) for i, one in enumerate(vocabularies)}
+    whole = replace(pair.twin(), vocabulary=None)
+    whole.merge()  # once: the variants share all but the rows of their heads
+    variants = {f"{i}": replace(whole.twin(), vocabulary=one) for i, one in enumerate(vocabularies)}
     for variant in variants.values():
         variant.merge()
     profiles = {name: target.latency(variant, most, lambda _done, _of: None) for name, variant in variants.items()}

@@ -75,13 +75,16 @@ def measure_latency(
 
 
 def machine_fingerprint(pair: Pair, *, greedy: bool) -> str:
-    """Of what latencies depend on: the pair (`latency_profiles.pair_key`), adapter beside its weights, machine, MLX."""
+    """Of what latencies depend on: the pair (`latency_profiles.pair_key`), adapter beside its weights, machine, MLX.
+
+    A self-draft's adapter is beside its weights whatever type these have (`Pair.merged`).
+    """
     device = mx.device_info()  # on CUDA with how much memory is free
     facts = (
         STEPS_MADE_ANEW,
         greedy,
         asdict(pair.identity),
-        lora.stays_beside(pair.draft),
+        lora.stays_beside(pair.draft) or (pair.self_layers is not None and pair.adapter is not None),
         *([] if pair.vocabulary is None or pair.vocabulary.is_whole else [len(pair.vocabulary.tokens)]),
         *(device.get(fact) for fact in ("device_name", "architecture", "memory_size", "total_memory")),
         os.cpu_count(),

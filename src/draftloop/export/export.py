@@ -144,7 +144,8 @@ def export_version(
             "this adapter lies on the target's own first layers, which are no model that mlx-lm could load it on; "
             "export them with the adapter in their weights: --fuse"
         )
-    pair = pair.with_adapter(job.version.path, job.version.name)
+    # An export has its whole head, whatever the draft may propose here: all that is compared with it has that, too.
+    pair = replace(pair.with_adapter(job.version.path, job.version.name), vocabulary=None)
     place, records = job.destination, list(held_out)
     without = left_out(records, pair)
     if without:

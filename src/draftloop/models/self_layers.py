@@ -28,7 +28,7 @@ class LayersTrial:
         layers: N.
         t_draft: seconds of a draft step.
         acceptance: per position on the generations that nothing was trained on.
-        num_draft_tokens: the K with the highest forecast; 0 where decoding without a draft is fastest.
+        num_draft_tokens: the K with the highest forecast, at least 1.
         forecast: speed-up at that K over decoding without a draft.
         vocabulary: how many tokens it could propose, as many as paid most; None where only all were tried.
     """
@@ -86,11 +86,14 @@ class SelfLayersFile:
 
     def keep(self, target: str, layers: SelfLayers) -> None:
         """Keep a number; a settled one stays as it is. Raises StoreError: as `of`, or the disk refused."""
+        if self._changes(target, layers):
+            with self._lock:
+                if self._changes(target, layers):  # another process may have settled it just now
+                    write_sealed(self._path, _Kept({**self._read().by_target, target: layers}), self._files)
+
+    def _changes(self, target: str, layers: SelfLayers) -> bool:
         before = self.of(target)
-        if before == layers or (before is not None and before.is_settled):
-            return
-        with self._lock:
-            write_sealed(self._path, _Kept({**self._read().by_target, target: layers}), self._files)
+        return before is None or (before != layers and not before.is_settled)
 
     def _read(self) -> _Kept:
         remedy = "Restore it, or delete it: the number of layers is then chosen anew, and another one is another draft."

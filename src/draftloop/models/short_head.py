@@ -19,14 +19,19 @@ from .adapter import HeadParts, head_parts
 from .draft_vocabulary import DraftVocabulary
 from .head import find_head
 
+_PLAIN = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
+
 
 def place_of_head(model: nn.Module) -> str | None:
     """The dotted name of a head that can be shortened; None where the model has none.
 
-    That is one whose output is the logits: what a model does behind it, such as a cap, would move minus infinity.
+    That is one whose output is the logits: what a model does behind it, such as a cap, would move minus infinity. And
+    it is a layer of MLX's own: one that a model made for itself may do more than multiply with its rows.
     """
     head = find_head(model)
-    return ".".join(head.path) if head is not None and head.is_last else None
+    if head is None or not head.is_last or type(head_parts(head.module()).bare) not in _PLAIN:
+        return None
+    return ".".join(head.path)
 
 
 @contextmanager

@@ -114,8 +114,9 @@ def read_facts(data: DataDirectory, config: Config, now: float) -> Facts:
 
 def recipe(config: Config) -> str:
     """sha256 of all settings that a training depends on: a training that failed may succeed with another recipe."""
-    kept = config.data.model_dump_json(exclude={"max_log_mb"})  # no training depends on it
-    sections = config.models.model_dump_json() + kept + config.training.model_dump_json()
+    models = config.models.model_dump_json(exclude={"draft_vocabulary"})  # no training depends on these two
+    kept = config.data.model_dump_json(exclude={"max_log_mb"})
+    sections = models + kept + config.training.model_dump_json()
     budget = f"{config.retrain.max_minutes} {config.retrain.max_memory_gb}"
     return hashlib.sha256((sections + budget).encode()).hexdigest()
 
@@ -214,7 +215,10 @@ def _resumable(data: DataDirectory, config: Config, pointer: Pointer) -> str | N
     for run in reversed(RunDirectory.unfinished(data.runs, PURPOSE)):
         with suppress(RunError):
             own = run.config()
-            fits = own.models == config.models and run.description().get("parent") == pointer.champion
+            fits = (
+                own.models.of_training == config.models.of_training
+                and run.description().get("parent") == pointer.champion
+            )
             is_taught = own.training.teacher != "live" or config.training.teacher == "live"
             if fits and is_taught and run.checkpoints.exist():
                 return run.id

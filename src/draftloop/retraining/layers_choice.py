@@ -154,9 +154,12 @@ def _scratch(data: DataDirectory) -> Iterator[DataDirectory]:
 
 
 def _short(config: Config) -> Config:
-    """A training of a few passes, without new samples and replay."""
-    minutes = config.training.max_minutes
+    """A training of a few passes, without new samples and replay; the target teaches, for what was kept of it is not
+    at hand.
+    """
+    minutes, teacher = config.training.max_minutes, config.training.teacher
     short = {
+        "teacher": "live" if teacher == "logged" else teacher,
         "epochs": EPOCHS,
         "answers": 0,
         "proposals": 0,

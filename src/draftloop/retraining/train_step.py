@@ -35,7 +35,7 @@ def train_candidate(work: Work) -> None:
         run.give_up("cut off, without a checkpoint on top of this champion and pair, for a teacher that is at hand")
     with _training(work) as on_step:
         pair, config = work.pair(work.data.registry.pointer()), _config_of_training(work)
-        pair = work.with_settled_layers(pair, on_step)
+        pair = work.with_settled_layers(pair, config, on_step)
         _note_trained(work, train_adapter(pair, work.data, config, on_step=on_step, stop=work.stop, purpose=PURPOSE))
 
 
@@ -97,7 +97,10 @@ def _training(work: Work) -> Iterator[OnStep]:
         work.result.trained = True
         work.result.end("nothing", str(error))
     except Interrupted as error:
-        raise Interrupted(f"{str(error).partition(';')[0]}; the next `retrain` goes on from there") from None
+        where, _, how = str(error).partition(";")
+        if "--resume" not in how:
+            raise  # before there was a run
+        raise Interrupted(f"{where}; the next `retrain` goes on from there") from None
 
 
 def _unfinished(work: Work) -> list[RunDirectory]:
@@ -105,7 +108,7 @@ def _unfinished(work: Work) -> list[RunDirectory]:
     runs = []
     for run in RunDirectory.unfinished(work.data.runs, PURPOSE, work.data.files):
         try:
-            of_these_models = run.config().models == work.config.models
+            of_these_models = run.config().models.of_training == work.config.models.of_training
         except RunError:  # a configuration that nobody can read any more
             of_these_models = True
         if of_these_models:

@@ -137,17 +137,21 @@ class Work:
             self._pair = self._pair.with_adapter(champion)
         return self._pair
 
-    def with_settled_layers(self, pair: Pair, on_step: OnStep) -> Pair:
-        """The pair with as many of the target's layers as pay, chosen now where they are not and it is a self-draft."""
+    def with_settled_layers(self, pair: Pair, config: Config, on_step: OnStep) -> Pair:
+        """The pair with as many of the target's layers as pay, chosen now where they are not and it is a self-draft.
+
+        Args:
+            pair: the configured one.
+            config: of a training, within its limits of time and memory.
+            on_step: as in `train`.
+        """
         from ..evaluation.gate_target import LoggedTarget
         from .layers_choice import settle_layers, without_trials
 
         if isinstance(self.target, LoggedTarget):
-            pair = without_trials(
-                pair, self.data, self.config.models, "nothing is measured where the target is not loaded"
-            )
+            pair = without_trials(pair, self.data, config.models, "nothing is measured where the target is not loaded")
         else:
-            pair = settle_layers(pair, self.data, self.config, self.say, on_step, self.stop, self.target)
+            pair = settle_layers(pair, self.data, config, self.say, on_step, self.stop, self.target)
         self._pair = pair
         return pair
 

@@ -65,7 +65,7 @@ class Drafts:
         pair = self._base.twin()
         if path is not None:
             pair = pair.with_adapter(path, self._registry.name_of(path))
-        return self._in_use(self._serve(pair))
+        return self._in_use(pair)
 
     def renewed(self, served: Served, now: float | None = None) -> Served | None:
         """What requests are to begin with from now on, where that is another draft; looks at most once a second.
@@ -85,7 +85,7 @@ class Drafts:
                 return None
             self._sequence, self._again = pointer.sequence, now + TRY_AGAIN
             pair = self._following(served.pair, pointer)
-            renewed = None if pair is None else self._in_use(self._served_with(pair, served))
+            renewed = None if pair is None else self._in_use(pair, served)
         except (DraftloopError, OSError, *REFUSALS) as error:  # such as no file or memory left
             self._stays(served, error)
             return None
@@ -132,7 +132,9 @@ class Drafts:
         pair.merge()
         return pair
 
-    def _in_use(self, served: Served) -> Served:
-        served.pair.merge()
-        self._metrics.champion(served.pair.adapter or "base")
+    def _in_use(self, pair: Pair, before: Served | None = None) -> Served:
+        """Made as it is for decoding first, so that what this takes of the memory is not given to requests."""
+        pair.merge()
+        served = self._serve(pair) if before is None else self._served_with(pair, before)
+        self._metrics.champion(pair.adapter or "base")
         return served

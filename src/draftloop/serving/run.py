@@ -155,10 +155,15 @@ def served_name(target: str) -> str:
 
 
 def _keep_experience(served: Served, data: DataDirectory, say: Say) -> None:
-    """What requests have shown of acceptance is for the next start; so are latencies that had no directory before."""
+    """What requests have shown of acceptance is for the next start; so are latencies that had no directory before.
+
+    Not so those that were measured of the bare draft, where its steps are others than those of the one in use by now.
+    """
     for greedy, profile in served.profiles.items():
         key = machine_fingerprint(served.pair, greedy=greedy)
         kept = data.costs.of(key)
+        if kept is None and key != served.measured.get(greedy):
+            continue
         known = kept or StoredProfile(profile)
         rules = {rule: seen for rule, seen in served.learned().items() if (rule == "greedy") == greedy}
         if kept is None or rules:

@@ -36,6 +36,7 @@ class Served:
         room: bytes for the caches of requests; None is without bound.
         teacher_top_k: kept of the target's distributions with what is captured.
         experience: acceptance by depth under each rule at the start; requests go on from it and share what they learn.
+        measured: the keys of `profiles` among all that are known (`latency.machine_fingerprint`).
     """
 
     pair: Pair
@@ -45,6 +46,7 @@ class Served:
     room: Room | None = None
     teacher_top_k: int = 0
     experience: dict[Rule, Experience] = field(default_factory=dict)
+    measured: dict[bool, str] = field(default_factory=dict)
     _policies: dict[Rule, AdaptiveDraftLength] = field(default_factory=dict)
 
     def with_pair(self, pair: Pair) -> Served:
@@ -107,8 +109,8 @@ class Served:
 
 
 def reader_of(pair: Pair) -> str:
-    """What reads the draft's prompt caches: it and its adapter."""
-    return f"draft {pair.adapter or 'bare'}"
+    """What reads the draft's prompt caches: it, for a self-draft may get other layers, and its adapter."""
+    return f"draft {pair.identity.draft} {pair.adapter or 'bare'}"
 
 
 def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable[[str], None]) -> Served:
@@ -123,14 +125,15 @@ def serve_pair(pair: Pair, config: Config, costs: LatencyProfiles, say: Callable
     speculative, profiles = config.speculative, dict[bool, LatencyProfile]()
     rule: Rule = rule_for(speculative.rule, 1.0)
     experience: dict[Rule, Experience] = {}
+    measured: dict[bool, str] = {}
     if speculative.draft_length == "auto":
         for greedy in (True, False):
             key, most = machine_fingerprint(pair, greedy=greedy), speculative.max_draft_tokens
             measure = partial(measure_latency, pair, most, QUICK, greedy=greedy)
             known = costs.of_or_measured(key, most, measure, say)
-            profiles[greedy] = known.costs
+            profiles[greedy], measured[greedy] = known.costs, key
             experience |= known.experience
             if speculative.rule == "auto" and not greedy and known.advice is not None and known.advice.rule:
                 rule = known.advice.rule
     room = Room.of(pair, room_left(budget("auto", read_device())), config.serve.max_concurrent)
-    return Served(pair, speculative, profiles, rule, room, config.data.teacher_top_k, experience)
+    return Served(pair, speculative, profiles, rule, room, config.data.teacher_top_k, experience, measured)
