@@ -102,6 +102,18 @@ def test_lk_mixes_its_terms_by_what_the_step_before_accepted():
     assert found.train(window(EXAMPLES), 1, 0, nothing).loss == pytest.approx(share * kl + (1 - share) * tv, rel=1e-5)
 
 
+def test_lk_weighs_greedy_records_by_their_overlap_in_every_step():
+    """What is reported of them is how often both models' likeliest tokens agree, which is another number."""
+    greedy = examples_of(PAIR, 12, temperature=0.0)
+    found = learner(loss="lk", texts=greedy)
+    first = found.evaluate(greedy)  # as the first step, by its own overlap
+    assert abs(first.overlap - first.acceptance) / first.tokens > 0.02
+    found.accepted = first.overlap / first.tokens
+    with_it = found.train(window(greedy), 0, 0, nothing)
+    assert with_it.loss == pytest.approx(first.loss, rel=1e-5)
+    assert found.accepted == pytest.approx(first.overlap / first.tokens, rel=1e-5)
+
+
 def test_what_was_accepted_comes_back_with_the_state_and_goes_with_the_moments():
     found = learner(loss="lk")
     found.train(window(EXAMPLES), 0, 0, nothing)
@@ -375,7 +387,7 @@ def test_a_training_of_a_few_steps_warms_up_too_but_not_one_of_a_single_step():
 def test_problems_are_told_apart():
     from draftloop.training.losses import Sums
 
-    assert problem(Sums(4.0, 2.0, 1.0), 1.0, max_loss=2.0) is None
-    assert "loss 2.5 is above" in problem(Sums(5.0, 2.0, 1.0), 1.0, max_loss=2.0)
-    assert problem(Sums(math.inf, 2.0, 1.0), 1.0, max_loss=2.0) == "its loss is inf"
-    assert problem(Sums(1.0, 2.0, 1.0), math.inf, max_loss=2.0) == "the norm of its gradient is inf"
+    assert problem(Sums(4.0, 2.0, 1.0, 1.0), 1.0, max_loss=2.0) is None
+    assert "loss 2.5 is above" in problem(Sums(5.0, 2.0, 1.0, 1.0), 1.0, max_loss=2.0)
+    assert problem(Sums(math.inf, 2.0, 1.0, 1.0), 1.0, max_loss=2.0) == "its loss is inf"
+    assert problem(Sums(1.0, 2.0, 1.0, 1.0), math.inf, max_loss=2.0) == "the norm of its gradient is inf"

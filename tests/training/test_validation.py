@@ -39,7 +39,7 @@ def test_what_a_limit_takes_lies_all_over_the_lengths():
 
 
 def test_scores_are_ratios_of_sums_over_all_and_by_source():
-    sums = {"code": Sums(8.0, 4.0, 3.0), "prose": Sums(2.0, 1.0, 0.2)}
+    sums = {"code": Sums(8.0, 4.0, 3.0, 3.0), "prose": Sums(2.0, 1.0, 0.2, 0.2)}
     scores = validate([(EXAMPLES[0],), (EXAMPLES[5],)], lambda batch: sums[batch[0].source])
     assert scores == ValidationScores(2.0, pytest.approx(3.2 / 5), 5, {"code": 0.75, "prose": pytest.approx(0.2)})
 

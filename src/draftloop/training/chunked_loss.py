@@ -38,7 +38,7 @@ class ChunkedLoss:
         teacher: its distributions there.
         width: W, the tokens that target and draft share.
         module: whose parameters the head reads, adapted ones among them; None where it has none.
-        accepted: mean acceptance that λ of `lk` is made of; None takes that of the positions, which costs another pass.
+        accepted: mean overlap that λ of `lk` is made of; None takes that of the positions, which costs another pass.
     """
 
     kind: Loss
@@ -79,11 +79,11 @@ class ChunkedLoss:
         finally:
             self._set(traced)
         # 4. Back in the caller's graph: terms that are 0 carry the gradients.
-        loss, tokens, acceptance = (mx.array(sum(column)) for column in zip(*values, strict=True))
+        loss, *others = (mx.array(sum(column)) for column in zip(*values, strict=True))
         carried = _carrying(rows, mx.concatenate(row_gradients))
         for (_, own), (_, gradient) in zip(tree_flatten(traced), tree_flatten(head_gradients), strict=True):
             carried = carried + _carrying(own, gradient)
-        return Sums(loss + carried, tokens, acceptance)
+        return Sums(loss + carried, *others)
 
     def values(self, rows: mx.array, size: int) -> Sums:
         """The same numbers without a gradient, evaluated piece by piece. Args as `sums`."""

@@ -28,11 +28,15 @@ _LEAST_LOGIT = -3e38  # below any that a model gives
 
 
 class Sums(NamedTuple):
-    """Over the supervised positions of a micro-batch: the loss, their number, the acceptance summed. Scalars."""
+    """Over the supervised positions of a micro-batch: the loss, their number, the acceptance summed. Scalars.
+
+    `overlap` is what λ of `lk` is made of; the acceptance is another number at temperature 0 (`Terms`).
+    """
 
     loss: mx.array
     tokens: mx.array
     acceptance: mx.array
+    overlap: mx.array
 
 
 class Labels(NamedTuple):
@@ -272,7 +276,7 @@ def _is_top(teacher: TeacherProbs, tokens: mx.array) -> mx.array:
 
 
 def lk_weight(overlap: mx.array, tokens: mx.array, eta: float = LK_ETA) -> mx.array:
-    """λ = exp(−η·ā) with ā the mean acceptance of some positions; it has no gradient."""
+    """λ = exp(−η·ā) with ā the mean overlap of some positions; it has no gradient."""
     return mx.stop_gradient(mx.exp(-eta * overlap / mx.maximum(tokens, 1.0)))
 
 
@@ -301,7 +305,7 @@ def combine(kind: Loss, sums: Terms, weight: mx.array | None = None) -> Sums:
         loss = weight * sums.divergence + (1.0 - weight) * rejected
     else:
         assert_never(kind)
-    return Sums(loss, sums.tokens, mx.stop_gradient(sums.acceptance))
+    return Sums(loss, sums.tokens, mx.stop_gradient(sums.acceptance), mx.stop_gradient(sums.overlap))
 
 
 def _masked_sum(values: mx.array, weights: mx.array) -> mx.array:

@@ -87,7 +87,7 @@ class Learner:
         piece: positions whose logits exist at a time.
         slower: a factor on the scheduled learning rate.
         peak: learning rate of the schedule; where the settings leave it to a test, the rule by width's until then.
-        accepted: mean acceptance in the last step; None before the first one.
+        accepted: mean overlap Σ min(p, q) in the last step (`losses.Terms`); None before the first one.
     """
 
     draft: nn.Module
@@ -165,7 +165,7 @@ class Learner:
         self.draft.train()
         rate = self.slower * learning_rate(step, self.steps, self.peak, self.settings.warmup_steps)
         gradients: Any = None
-        loss, acceptance, tokens, norm = 0.0, 0.0, 0, 0.0
+        loss, acceptance, overlap, tokens, norm = 0.0, 0.0, 0.0, 0, 0.0
         skipped: list[SkippedBatch] = []
         with self._restored_on_error() as before:
             for number, examples in enumerate(window.micro_batches):
@@ -188,6 +188,7 @@ class Learner:
                 skipped_in_row = 0
                 sums, own = result
                 loss, acceptance, tokens = loss + sums.loss, acceptance + sums.acceptance, tokens + int(sums.tokens)
+                overlap += sums.overlap
                 if at_once:
                     norm = own
                 else:
@@ -199,7 +200,7 @@ class Learner:
                 mx.synchronize()
                 norm = float(updated.item())
             if tokens:
-                self.accepted = acceptance / tokens
+                self.accepted = overlap / tokens
         return StepResult(loss, acceptance, tokens, norm, rate, tuple(skipped), skipped_in_row)
 
     @contextmanager
