@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,16 @@ def test_a_training_at_work_holds_it_off_and_nothing_is_lost(data: DataDirectory
     with data.training_lock(), pytest.raises(LockedError):
         remove_from_log(DataDirectory(data.root, files=NO_SYNC), BAD)
     assert data.log.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("source", ["bad", "nobody"])
+def test_copies_that_a_killed_trial_of_layers_left_go_too(data: DataDirectory, source: str) -> None:
+    left = data.runs / ".layers-trial-old" / "failures" / "failures.jsonl"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(data.log.path.read_bytes())
+    with suppress(NothingToDo):
+        remove_from_log(data, RecordChoice(source=source))
+    assert list(data.runs.glob(".layers*")) == []
 
 
 def test_where_nothing_fits_nothing_is_done(data: DataDirectory) -> None:

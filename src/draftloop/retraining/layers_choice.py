@@ -10,12 +10,8 @@ directory, for with another one everything that was learned begins anew. Held-ou
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ..config import Config, Models
 from ..data.records import Record
@@ -33,6 +29,7 @@ from ..models.self_draft import least_layers
 from ..models.self_layers import LayersTrial, SelfLayers
 from ..runtime.signals import StopRequest
 from ..training.train import OnStep, train
+from .layer_trials import trial_directory
 from .vocabulary_choice import size_of, vocabularies_to_try
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8)  # of the target's layers, that are tried
@@ -41,7 +38,6 @@ MEASURED_SHARE = 1 / 5  # of them, that are measured on instead
 LEAST_FAILURES = 20  # with fewer nothing is chosen yet
 MEASURED = 30  # more generations, of the split `validation`, that are measured on
 EPOCHS = 6  # of a trial
-_TRIALS = ".layers-trial-"
 
 Say = Callable[[str], None]
 
@@ -82,7 +78,7 @@ def settle_layers(
     numbers, trials = numbers_to_try(pair, config.models), []
     learned = len(failures) - int(MEASURED_SHARE * len(failures))
     measured = [*failures[learned:], *validation]
-    with _scratch(data) as scratch:
+    with trial_directory(data) as scratch:
         scratch.log.extend(failures[:learned])
         for number, layers in enumerate(numbers, 1):
             say(f"choosing the layers of the self-draft: {layers} of the target's, {number} of {len(numbers)} tried")
@@ -141,16 +137,6 @@ def _texts(pair: Pair, data: DataDirectory) -> tuple[list[Record], list[Record]]
         elif record.split == "train" and record.is_failure and len(failures) < FAILURES:
             failures.append(replace(record, teacher=None))  # its blob lies elsewhere
     return failures, validation
-
-
-@contextmanager
-def _scratch(data: DataDirectory) -> Iterator[DataDirectory]:
-    """A data directory within this one, which goes afterwards; what a killed process left of one goes first."""
-    data.files.make_directory(data.runs)
-    for left in data.runs.glob(f"{_TRIALS}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_TRIALS, dir=data.runs) as folder:
-        yield DataDirectory(Path(folder), data.settings)
 
 
 def _short(config: Config) -> Config:

@@ -15,6 +15,7 @@ from ..data.removal import RecordChoice, RemovedRecords, choose_records, removal
 from ..data_directory import DataDirectory
 from ..errors import DraftloopError, NothingToDo
 from ..training.run import RunDirectory
+from .layer_trials import remove_left_trials
 
 _NOTHING = "no record in log and replay buffer fits: nothing was removed"
 
@@ -102,6 +103,7 @@ def remove_from_log(data: DataDirectory, choice: RecordChoice) -> LogRemoval:
     if not data.exists:  # the lock would make it
         raise NothingToDo(_NOTHING)
     with data.training_lock(), data.presence.shown("log rm"):
+        remove_left_trials(data)  # it has copies of records
         try:
             planned = plan_removal(data, choice)
         except NothingToDo:
