@@ -14,6 +14,7 @@ from draftloop.config import Config, Models, Training
 from draftloop.data_directory import DataDirectory
 from draftloop.errors import Interrupted, NothingToDo, TrainingFailed
 from draftloop.evaluation.gate_target import LoadedTarget
+from draftloop.models import adapter as lora
 from draftloop.models.pair import Pair, load_pair
 from draftloop.models.self_layers import LayersTrial
 from draftloop.retraining import layers_choice
@@ -98,7 +99,7 @@ def test_what_a_killed_process_left_goes(shop: Shop) -> None:
 
 def test_without_the_target_the_rule_s_number_is_kept(shop: Shop) -> None:
     pair = load_pair(shop.config.models, names=shop.data.names)
-    kept = without_trials(pair, shop.data, shop.config.models, "no target")
+    kept = without_trials(pair, shop.data, "no target")
     assert kept.self_layers is not None
     assert (kept.self_layers.layers, kept.self_layers.is_settled) == (1, True)
     assert kept.self_layers.why == "1 layers by rule: no target"
@@ -147,3 +148,20 @@ def test_what_was_kept_of_the_teacher_is_not_looked_for_in_trials(
 ) -> None:
     shop.config = config_of(shop.config.models, training={"teacher": teacher})
     assert training_of_trials(shop, monkeypatch).teacher == of_trials
+
+
+@pytest.mark.parametrize("has_target", [True, False])
+def test_a_number_whose_version_is_in_use_is_kept_with_that_version(shop: Shop, has_target: bool) -> None:
+    """As after `self:1`, when `self` begins with one layer too."""
+    name = shop.add_version(0.1)
+    shop.data.registry.promote(name, "a test", shop.data.registry.pointer().sequence)
+    pair = load_pair(shop.config.models, shop.data.registry.resolve("champion"), name, names=shop.data.names)
+    if has_target:
+        settled = settle_layers(pair, shop.data, shop.config, target=TARGET)
+    else:
+        settled = without_trials(pair, shop.data, "no target")
+    assert settled.self_layers == shop.data.names.self_layers.of(pair.identity.target)
+    assert settled.self_layers is not None
+    assert (settled.self_layers.layers, settled.self_layers.is_settled) == (1, True)
+    assert (settled.adapter, settled.identity) == (name, pair.identity)
+    assert lora.is_attached(settled.draft)

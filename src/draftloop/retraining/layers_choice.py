@@ -54,7 +54,8 @@ def settle_layers(
     """The pair with as many layers as pay most, chosen now and kept; as it is, where there is nothing to choose.
 
     Args:
-        pair: with whatever draft; one that is no self-draft, or whose number is settled, is returned as it is.
+        pair: with whatever draft; one that is no self-draft, or whose number is settled, is returned as it is. One that
+            carries a version (of `self:N`, say, with the N that `self` begins with) keeps its number and the version.
         data: of its first failures most are learned from; the others, and some of the split `validation`, measured on.
         config: resolved.
         say: told what is being done, and what came of it.
@@ -68,6 +69,8 @@ def settle_layers(
     """
     if pair.self_layers is None or pair.self_layers.is_settled:
         return pair
+    if pair.adapter is not None:
+        return without_trials(pair, data, "versions of that many are in use")
     failures, validation = _texts(pair, data)
     if len(failures) < LEAST_FAILURES:
         raise NothingToDo(
@@ -97,13 +100,13 @@ def settle_layers(
     return with_self_layers(pair, config.models, chosen, data.names)
 
 
-def without_trials(pair: Pair, data: DataDirectory, models: Models, why: str) -> Pair:
+def without_trials(pair: Pair, data: DataDirectory, why: str) -> Pair:
     """The pair with the number of layers that it has, kept for good, where none can be tried."""
     if pair.self_layers is None or pair.self_layers.is_settled:
         return pair
     kept = replace(pair.self_layers, is_settled=True, why=f"{pair.self_layers.layers} layers by rule: {why}")
     data.names.self_layers.keep(pair.identity.target, kept)
-    return with_self_layers(pair, models, kept, data.names)
+    return replace(pair, self_layers=kept)
 
 
 def choose(trials: Sequence[LayersTrial]) -> SelfLayers:

@@ -149,7 +149,7 @@ class Work:
         from .layers_choice import settle_layers, without_trials
 
         if isinstance(self.target, LoggedTarget):
-            pair = without_trials(pair, self.data, config.models, "nothing is measured where the target is not loaded")
+            pair = without_trials(pair, self.data, "nothing is measured where the target is not loaded")
         else:
             pair = settle_layers(pair, self.data, config, self.say, on_step, self.stop, self.target)
         self._pair = pair
