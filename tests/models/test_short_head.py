@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import islice
 
@@ -18,6 +19,7 @@ from tiny import sampler, tiny_llama, tiny_pair
 from draftloop.caches import read_whole
 from draftloop.config import Lora
 from draftloop.decoding.decoder import Decoding, Settings
+from draftloop.errors import PairError
 from draftloop.models import adapter as lora
 from draftloop.models.draft_vocabulary import DraftVocabulary
 from draftloop.models.short_head import place_of_head, shorten, shortened
@@ -149,3 +151,12 @@ def test_samples_have_the_target_s_law_and_not_the_short_draft_s(rule: str) -> N
     assert p_value(counts, law) > FITS
     shorter = np.where(np.isin(np.arange(64), likely), law, 1e-9)
     assert p_value(counts, shorter) < BROKEN
+
+
+@pytest.mark.parametrize("head", ["lm_head", "language_model.model.embed_tokens"])
+def test_a_head_that_is_not_where_it_was_is_said_with_a_way_out(head: str) -> None:
+    """Another release of mlx-lm may name a family's modules otherwise."""
+    model = tiny_llama(tied=True, width=64)
+    with pytest.raises(PairError, match=rf"draft_vocabulary\.json.*{re.escape(head)}.*delete"):
+        shorten(model, DraftVocabulary(TOKENS, head, "a test"))
+    assert place_of_head(model) == "model.embed_tokens"

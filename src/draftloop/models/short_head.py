@@ -15,8 +15,9 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_unflatten
 
+from ..errors import PairError
 from .adapter import HeadParts, head_parts
-from .draft_vocabulary import DraftVocabulary
+from .draft_vocabulary import FILE, DraftVocabulary
 from .head import find_head
 
 _PLAIN = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
@@ -53,10 +54,18 @@ def shorten(model: nn.Module, vocabulary: DraftVocabulary | None) -> list[tuple[
 
     Returns:
         The head that there was before, by its name; nothing where nothing was changed.
+
+    Raises:
+        PairError: the head is not where it was when the vocabulary was chosen.
     """
     if vocabulary is None or vocabulary.is_whole:
         return []
-    whole = dict(model.named_modules())[vocabulary.head]
+    whole = dict(model.named_modules()).get(vocabulary.head)
+    if whole is None:
+        raise PairError(
+            f"{FILE} says that the draft's head is {vocabulary.head}, and it has no layer of that name; was mlx-lm "
+            f"changed? Then delete {FILE} in the data directory: which tokens the draft may propose is chosen anew"
+        )
     if isinstance(whole, _ShortLinear | _ShortEmbedding):
         return []
     kind = _ShortEmbedding if hasattr(whole, "as_linear") else _ShortLinear
