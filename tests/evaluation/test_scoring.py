@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -20,8 +21,10 @@ from draftloop.decoding.decoder import Settings
 from draftloop.decoding.teacher_forced import TargetGeneration
 from draftloop.evaluation import scoring
 from draftloop.evaluation.estimator import log_probs
-from draftloop.evaluation.scoring import OutputScores, score
+from draftloop.evaluation.scoring import OutputScores, log_q_of, score
+from draftloop.models.draft_vocabulary import DraftVocabulary
 from draftloop.models.pair import Pair, load_pair
+from draftloop.models.short_head import place_of_head
 from draftloop.prompts.prompt import Prompt
 
 MODES: list[tuple[Rule, float]] = [("greedy", 0.0), ("rejection", 0.9), ("block", 0.9), ("match", 0.9)]
@@ -171,3 +174,35 @@ def test_a_text_without_mass_under_the_draft_has_minus_infinity_there(small_pair
     (found,) = score(small_pair, [greedy], "greedy", BARE)["none"]
     assert set(found.log_q) <= {0.0, -np.inf}
     assert set(found.position) <= {0.0, 1.0}
+
+
+def of_some_tokens(pair: Pair) -> Pair:
+    head = place_of_head(pair.draft)
+    assert head is not None
+    return replace(pair, vocabulary=DraftVocabulary(tuple(range(0, VOCABULARY, 2)), head, "a test"))
+
+
+@pytest.mark.parametrize(("rule", "temperature"), MODES)
+def test_a_draft_is_scored_with_the_tokens_that_it_may_propose_as_it_decodes(
+    pair: Pair, rule: Rule, temperature: float
+) -> None:
+    pair = of_some_tokens(pair)
+    with pair.merged():
+        records = live(pair, rule, temperature)
+    assert any(value is None for record in records for value in record.log_q)
+    found = score(pair, [TargetGeneration.of(record) for record in records], rule, BARE)["none"]
+    for record, one in zip(records, found, strict=True):
+        np.testing.assert_allclose(one.log_q, log_probs(record.log_q), atol=1e-4)
+        assert not np.isnan(one.position).any()
+
+
+def test_a_scoring_that_is_given_up_leaves_the_whole_head(pair: Pair) -> None:
+    pair, logits = of_some_tokens(pair), pair.draft(mx.array([[1, 2]]))
+
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    for work in (partial(score, rule="rejection"), log_q_of):
+        with pytest.raises(KeyboardInterrupt):
+            work(pair, texts_of_many_lengths(), drafts=BARE, on_generation=give_up)
+        assert mx.array_equal(pair.draft(mx.array([[1, 2]])), logits)
