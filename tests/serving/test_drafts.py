@@ -33,6 +33,7 @@ from draftloop.serving.drafts import LOOK_EVERY, TRY_AGAIN, Drafts
 from draftloop.serving.engine import TARGET, Capacity, Engine
 from draftloop.serving.job import Job
 from draftloop.serving.metrics import Metrics
+from draftloop.serving.room import Room
 from draftloop.serving.run import _keep_experience as keep_experience
 from draftloop.serving.served import Served, reader_of
 
@@ -51,10 +52,12 @@ def served(pair: Pair) -> Served:
     return Served(pair, Speculative(), {}, "rejection")
 
 
-def drafts_of(shop: Shop, reference: str = "champion") -> tuple[Drafts, Metrics, list[str]]:
+def drafts_of(
+    shop: Shop, reference: str = "champion", serve: Callable[[Pair], Served] = served
+) -> tuple[Drafts, Metrics, list[str]]:
     metrics, said, models, names = Metrics(), list[str](), shop.config.models, shop.data.names
     load, renew = partial(load_pair, models, names=names), partial(with_kept_choices, models=models, names=names)
-    return Drafts(shop.data.registry, reference, load, renew, served, metrics, said.append), metrics, said
+    return Drafts(shop.data.registry, reference, load, renew, serve, metrics, said.append), metrics, said
 
 
 def test_the_pointer_is_followed_and_the_weights_are_shared(tmp_path: Path) -> None:
@@ -282,6 +285,26 @@ def test_a_self_draft_of_other_layers_is_cut_anew_from_the_same_target(tmp_path:
     assert second.pair.target is first.pair.target
     assert len(first.pair.draft.layers) == 1  # requests under way end with it
     assert said == ["requests begin with v0001 from now on"]
+
+
+def test_requests_keep_their_room_when_the_draft_is_another_one(tmp_path: Path) -> None:
+    """What is left at a swap is less by the caches of requests under way, and of earlier ones, that the room is for."""
+    left, models = iter([1e9, 1e3]), Models(target="embedded:target", draft="self")
+    shop = Shop(DataDirectory(tmp_path), Config(models=models))
+    drafts, _, _ = drafts_of(shop, serve=lambda pair: replace(served(pair), room=Room.of(pair, next(left), 2)))
+    first, names = drafts.first(), shop.data.names
+    settled = SelfLayers(3, is_settled=True, why="it pays")
+    names.self_layers.keep(first.pair.identity.target, settled)
+    other = with_self_layers(first.pair, models, settled, names)
+    lora.attach_fresh(other.draft, AdapterConfig(4, 1.0), seed=0)
+    shop.data.registry.create(lambda path: lora.save_adapter(other.draft, path), {"pair": other.identity})
+    shop.data.registry.promote("v0001")
+    second = drafts.renewed(first, LOOK_EVERY)
+    assert second is not None
+    assert first.room is not None
+    assert second.room is not None
+    assert second.room.left(0) == first.room.left(0) == 1e9
+    assert second.room.bytes_of(10, 10) > first.room.bytes_of(10, 10)  # of more layers
 
 
 def test_what_a_draft_may_propose_is_that_of_the_data_directory_from_the_next_swap_on(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..errors import DraftloopError
 from ..models.pair import Pair
@@ -108,9 +109,13 @@ class Drafts:
         return self._base.twin()
 
     def _served_with(self, pair: Pair, before: Served) -> Served:
-        """What is known of the pair in use holds for another adapter, and not for another draft."""
-        is_same = pair.identity == before.pair.identity and pair.vocabulary == before.pair.vocabulary
-        return before.with_pair(pair) if is_same else self._serve(pair)
+        """What is known of the pair in use holds for another adapter, and not for another draft.
+
+        But the memory for requests is still that: what is left now is less by the caches of those under way.
+        """
+        if pair.identity == before.pair.identity and pair.vocabulary == before.pair.vocabulary:
+            return before.with_pair(pair)
+        return replace(self._serve(pair), room=None if before.room is None else before.room.with_pair(pair))
 
     def _stays(self, served: Served, error: Exception) -> None:
         """Say why the draft in use stays, once for as long as the reason is the same."""

@@ -32,6 +32,10 @@ class Room:
         """For a pair that is loaded; a token is read with each model to see what it takes."""
         return cls((row_bytes(pair.target), row_bytes(pair.draft)), most_bytes, at_once)
 
+    def with_pair(self, pair: Pair) -> Room:
+        """The same bytes for another pair that is loaded."""
+        return Room.of(pair, self._most_bytes, self._at_once)
+
     def bytes_of(self, prompt: int, answer: int) -> float:
         """What a request takes at the end of its answer; lengths in tokens."""
         return sum(row.of(prompt + answer) for row in self._rows)
