@@ -1,4 +1,4 @@
-"""Where a model's head is, found by trying, whatever a model calls it and wherever it lies. Knows no loss and no cache.
+"""Where a model's head is, found by trying, whatever a model calls it and wherever it lies. Knows no loss.
 
 A head is a linear layer with an output for every token, or an embedding that is used as one. What it is given in the
 model's own call are the hidden states. What a model does with logits behind its head, where it caps or scales them, is
